@@ -1,0 +1,38 @@
+import { z } from "zod";
+import { atMs, certificate, healthStatus, vote } from "./primitives.ts";
+
+/** The whole state of one endpoint's health: what a prober that takes over needs to go on. */
+export const healthState = z.looseObject({
+  status: healthStatus,
+  /** 0 (dead) to 1 (well). */
+  score: z.number().min(0).max(1),
+  sinceMs: atMs,
+  okRun: z.number().int().nonnegative(),
+  failRun: z.number().int().nonnegative(),
+  /** Times of the changes between up and down inside the flap window. */
+  changesAtMs: z.array(atMs).max(100),
+  heldDownUntilMs: atMs.nullable(),
+  lastObservedAtMs: atMs.nullable(),
+});
+export type HealthState = z.infer<typeof healthState>;
+
+/**
+ * `health.changed.<upstream>.<endpoint>`, fenced. `service, status, responseTime, error, timestamp, critical` are the fields
+ * of the reference's health report; `responseTime` is in milliseconds, null where no answer came.
+ */
+export const healthChanged = z.looseObject({
+  service: z.string(),
+  endpoint: z.string(),
+  status: healthStatus,
+  responseTime: z.number().nonnegative().nullable(),
+  error: z.string().nullable(),
+  timestamp: z.iso.datetime(),
+  critical: z.boolean(),
+  previousStatus: healthStatus.nullable(),
+  reason: z.string(),
+  prober: z.string(),
+  votes: z.array(vote),
+  state: healthState,
+  certificate,
+});
+export type HealthChanged = z.infer<typeof healthChanged>;

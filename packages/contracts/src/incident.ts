@@ -1,0 +1,56 @@
+import { z } from "zod";
+import { actor, atMs } from "./primitives.ts";
+
+/** `page` wakes someone; `notify` is read in the morning. */
+export const severity = z.enum(["page", "notify"]);
+export type Severity = z.infer<typeof severity>;
+
+/** `incident.changed.<id>`, fenced: the whole incident after the change. */
+export const incidentChanged = z.looseObject({
+  id: z.string(),
+  /** Groups what belongs together; one open incident a key. */
+  dedupKey: z.string(),
+  upstream: z.string().nullable(),
+  severity,
+  status: z.enum(["open", "acknowledged", "resolved"]),
+  title: z.string(),
+  /** One line a cause, oldest first. */
+  causes: z.array(z.looseObject({ atMs, subject: z.string(), seq: z.number().int(), text: z.string() })).max(100),
+  openedAtMs: atMs,
+  changedAtMs: atMs,
+  /** When the first notification is due or was enqueued; null when none is wanted. */
+  notifyAtMs: atMs.nullable(),
+  /** Notifications already put in the outbox. */
+  notified: z.array(z.enum(["opened", "escalated", "resolved"])),
+  acknowledgedBy: actor.nullable(),
+});
+export type IncidentChanged = z.infer<typeof incidentChanged>;
+
+/** `outbox.<channel>`, work queue: one notification for one channel. */
+export const notification = z.looseObject({
+  /** Stable: `<incident>/<kind>/<channel>`; receivers may drop repeats by it. */
+  id: z.string(),
+  channel: z.string(),
+  incidentId: z.string(),
+  kind: z.enum(["opened", "escalated", "resolved", "test"]),
+  severity,
+  title: z.string(),
+  text: z.string(),
+  upstream: z.string().nullable(),
+  atMs,
+});
+export type Notification = z.infer<typeof notification>;
+
+/** `notify.sent.<channel>` and `notify.failed.<channel>`. */
+export const notifyResult = z.looseObject({
+  notificationId: z.string(),
+  channel: z.string(),
+  incidentId: z.string(),
+  kind: z.string(),
+  attempt: z.number().int().positive(),
+  timestamp: z.iso.datetime(),
+  /** For `failed`: why, and whether it will be tried again. */
+  error: z.string().nullable(),
+  willRetry: z.boolean(),
+});
+export type NotifyResult = z.infer<typeof notifyResult>;

@@ -1,0 +1,244 @@
+import { isMap, isScalar, LineCounter, parseDocument } from "yaml";
+import { hashOf } from "./canonical.ts";
+import { type Topology, topology } from "./topology.ts";
+
+/** One thing that is wrong in a configuration: where, what was found, and what to do. */
+export interface ConfigProblem {
+  /** `upstreams.pinecone.endpoints.0.url` */
+  readonly path: string;
+  readonly line: number | null;
+  readonly message: string;
+}
+
+/** The configuration cannot be used; the message lists every problem with its path, value and fix. */
+export class ConfigError extends Error {
+  override readonly name = "ConfigError";
+  readonly code = "config_invalid";
+  readonly retriable = false;
+  readonly problems: readonly ConfigProblem[];
+  constructor(problems: readonly ConfigProblem[], file: string) {
+    super(
+      `${file} cannot be used:\n${problems.map((p) => `  ${p.path}${p.line === null ? "" : ` (line ${p.line})`}: ${p.message}`).join("\n")}`,
+    );
+    this.problems = problems;
+  }
+}
+
+export interface ParseTopologyOptions {
+  /** Name of the file, for messages. */
+  readonly file: string;
+  /** Variables for `${NAME}` and `${NAME:-default}`. Never used for secrets. */
+  readonly env: Readonly<Record<string, string | undefined>>;
+  /** Whether a secret of this name can be resolved; absent: not checked here. */
+  readonly hasSecret?: (name: string) => boolean;
+  /** Where the router will listen, besides `router.public_urls`. */
+  readonly routerUrls?: readonly string[];
+}
+
+export interface ParsedTopology {
+  readonly topology: Topology;
+  readonly hash: string;
+}
+
+/** Reads `failover.yaml`. Throws {@link ConfigError} with every problem found, not only the first. */
+export function parseTopology(text: string, options: ParseTopologyOptions): ParsedTopology {
+  const lines = new LineCounter();
+  const document = parseDocument(text, { lineCounter: lines, uniqueKeys: true, maxAliasCount: 100 } as Parameters<typeof parseDocument>[1]);
+  if (document.errors.length > 0) {
+    throw new ConfigError(
+      document.errors.map((error) => ({ path: "(yaml)", line: error.linePos?.[0].line ?? null, message: firstLine(error.message) })),
+      options.file,
+    );
+  }
+  const problems: ConfigProblem[] = [];
+  const lineOf = (path: readonly PropertyKey[]): number | null => {
+    for (let length = path.length; length > 0; length -= 1) {
+      const key = path[length - 1];
+      const parent = length === 1 ? document.contents : document.getIn(path.slice(0, length - 1), true);
+      const pair = isMap(parent) ? parent.items.find((item) => isScalar(item.key) && String(item.key.value) === String(key)) : undefined;
+      const node = (pair?.key ?? document.getIn(path.slice(0, length), true)) as { range?: [number, number, number] } | undefined;
+      if (node?.range) return lines.linePos(node.range[0]).line;
+    }
+    return null;
+  };
+  const report = (path: readonly PropertyKey[], message: string): void => {
+    problems.push({ path: path.length === 0 ? "(file)" : path.map(String).join("."), line: lineOf(path), message });
+  };
+
+  const raw = interpolate(document.toJS({ maxAliasCount: 100 }), options.env, report);
+  const parsed = topology.safeParse(raw);
+  if (!parsed.success) {
+    for (const issue of parsed.error.issues) {
+      if (issue.code === "unrecognized_keys") {
+        for (const key of issue.keys)
+          report([...issue.path, key], `unknown key${suggestion(key, issue.path)}; remove it or correct its spelling`);
+        continue;
+      }
+      const found = issue.path.reduce<unknown>((value, key) => (value as Record<PropertyKey, unknown> | undefined)?.[key], raw);
+      const foundText = found === undefined ? "it is missing" : `found ${JSON.stringify(found)?.slice(0, 120)}`;
+      const nested = issue.code === "invalid_key" ? issue.issues.map((inner) => inner.message).join("; ") : issue.message;
+      report(issue.path, `${nested} (${foundText})`);
+    }
+    throw new ConfigError(problems, options.file);
+  }
+  checkMeaning(parsed.data, options, report);
+  if (problems.length > 0) throw new ConfigError(problems, options.file);
+  return { topology: parsed.data, hash: hashOf(parsed.data) };
+}
+
+type Report = (path: readonly PropertyKey[], message: string) => void;
+
+function checkMeaning(config: Topology, options: ParseTopologyOptions, report: Report): void {
+  const routerOrigins = new Set([...(options.routerUrls ?? []), ...config.router.public_urls].flatMap(originsOf));
+  const legacyToolOwner = new Map<string, string>();
+  for (const [upstreamName, upstream] of Object.entries(config.upstreams)) {
+    const at = ["upstreams", upstreamName];
+    const names = new Map<string, number>();
+    const urls = new Map<string, number>();
+    upstream.endpoints.forEach((endpoint, index) => {
+      const where = [...at, "endpoints", index];
+      const sameName = names.get(endpoint.name);
+      if (sameName !== undefined)
+        report(
+          [...where, "name"],
+          `duplicate endpoint ${JSON.stringify(endpoint.name)}: endpoint ${sameName} has it too; give each endpoint its own name`,
+        );
+      names.set(endpoint.name, index);
+      const sameUrl = urls.get(endpoint.url);
+      if (sameUrl !== undefined)
+        report(
+          [...where, "url"],
+          `duplicate endpoint ${endpoint.url}: endpoint ${sameUrl} has the same URL, so it can be no backup for it`,
+        );
+      urls.set(endpoint.url, index);
+      if (originsOf(endpoint.url).some((origin) => routerOrigins.has(origin)))
+        report([...where, "url"], `${endpoint.url} points back at the router; give the upstream's own address`);
+    });
+    if (!upstream.endpoints.some((endpoint) => endpoint.role === "write"))
+      report([...at, "endpoints"], "every endpoint has role: read; at least one must take writes");
+    for (const [toolName, tool] of Object.entries(upstream.tools)) {
+      if (tool.legacy === undefined) continue;
+      const where = [...at, "tools", toolName, "legacy"];
+      if (originsOf(tool.legacy.url).some((origin) => routerOrigins.has(origin))) {
+        report(
+          [...where, "url"],
+          `${tool.legacy.url} points back at the router, so a fallback would loop; give the legacy API's own address`,
+        );
+      }
+      const owner = legacyToolOwner.get(toolName);
+      if (owner !== undefined)
+        report(
+          where,
+          `the tool ${toolName} has a legacy implementation in the upstream ${owner} too; a tool that can be rolled back needs a name of its own`,
+        );
+      legacyToolOwner.set(toolName, upstreamName);
+    }
+  }
+  const channels = new Set<string>();
+  config.notifications.channels.forEach((channel, index) => {
+    if (channels.has(channel.name))
+      report(["notifications", "channels", index, "name"], `duplicate channel ${JSON.stringify(channel.name)}`);
+    channels.add(channel.name);
+  });
+  config.local.processes.forEach((process, index) => {
+    if (process.serves === undefined) return;
+    const [upstreamName = "", endpointName = ""] = process.serves.split("/");
+    if (!config.upstreams[upstreamName]?.endpoints.some((endpoint) => endpoint.name === endpointName)) {
+      report(
+        ["local", "processes", index, "serves"],
+        `no endpoint ${JSON.stringify(process.serves)}; write upstream/endpoint as named under upstreams`,
+      );
+    }
+  });
+  if (options.hasSecret) {
+    for (const { path, name } of secretsIn(config)) {
+      if (!options.hasSecret(name))
+        report(
+          path,
+          `the secret ${name} is missing; set the environment variable ${name}, or put it into a file of that name in the folder MCPF_SECRETS_DIR`,
+        );
+    }
+  }
+}
+
+/** Every `{ secret: NAME }` of a configuration with its path. */
+export function secretsIn(value: unknown, path: readonly PropertyKey[] = []): { path: readonly PropertyKey[]; name: string }[] {
+  if (Array.isArray(value)) return value.flatMap((item, index) => secretsIn(item, [...path, index]));
+  if (value === null || typeof value !== "object") return [];
+  const secret = (value as { secret?: unknown }).secret;
+  if (typeof secret === "string") return [{ path, name: secret }];
+  return Object.entries(value).flatMap(([key, inner]) => secretsIn(inner, [...path, key]));
+}
+
+const loopback = new Set(["localhost", "127.0.0.1", "[::1]", "0.0.0.0", "[::]"]);
+
+/** The origin of a URL; for an address of this machine under all its names. */
+function originsOf(url: string): string[] {
+  const { protocol, hostname, port } = new URL(url);
+  const number = port === "" ? (protocol === "https:" ? "443" : "80") : port;
+  return (loopback.has(hostname) ? [...loopback] : [hostname]).map((host) => `${host}:${number}`);
+}
+
+/** Replaces `${NAME}` and `${NAME:-default}` in strings; a variable without value or default is a problem at its place. */
+function interpolate(value: unknown, env: ParseTopologyOptions["env"], report: Report, path: readonly PropertyKey[] = []): unknown {
+  if (typeof value === "string") {
+    return value.replace(/\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}/g, (_all, variable: string, fallback: string | undefined) => {
+      const found = env[variable];
+      if (found !== undefined && found !== "") return found;
+      if (fallback !== undefined) return fallback;
+      report(path, `the variable ${variable} is not set; set it, or write \${${variable}:-default}`);
+      return "";
+    });
+  }
+  if (Array.isArray(value)) return value.map((item, index) => interpolate(item, env, report, [...path, index]));
+  if (value !== null && typeof value === "object") {
+    return Object.fromEntries(Object.entries(value).map(([key, inner]) => [key, interpolate(inner, env, report, [...path, key])]));
+  }
+  return value;
+}
+
+const firstLine = (text: string): string => text.split("\n")[0]?.slice(0, 200) ?? "";
+
+/** The known key nearest to a misspelt one, by edit distance, as ", did you mean ...?". */
+function suggestion(key: string, path: readonly PropertyKey[]): string {
+  const known = knownKeys(path);
+  const best = known.map((candidate) => ({ candidate, distance: editDistance(key, candidate) })).sort((a, b) => a.distance - b.distance)[0];
+  if (best && best.distance <= Math.max(2, Math.floor(key.length / 3))) return `, did you mean ${JSON.stringify(best.candidate)}?`;
+  return known.length === 0 ? "" : ` (known here: ${known.join(", ")})`;
+}
+
+function knownKeys(path: readonly PropertyKey[]): string[] {
+  let node: unknown = topology;
+  for (const key of path) {
+    const inner = unwrap(node);
+    node = inner?.shape ? inner.shape[String(key)] : (inner?.valueType ?? inner?.element);
+    if (node === undefined) return [];
+  }
+  return Object.keys(unwrap(node)?.shape ?? {});
+}
+
+interface Walkable {
+  shape?: Record<string, unknown>;
+  valueType?: unknown;
+  element?: unknown;
+  unwrap?: () => unknown;
+  def?: { innerType?: unknown };
+}
+/** The schema inside defaults and optionals. */
+function unwrap(schema: unknown): Walkable | undefined {
+  let current = schema as Walkable | undefined;
+  for (let depth = 0; depth < 8 && current?.def?.innerType !== undefined; depth += 1) current = current.def.innerType as Walkable;
+  return current;
+}
+
+function editDistance(a: string, b: string): number {
+  let previous = Array.from({ length: b.length + 1 }, (_, index) => index);
+  for (let i = 1; i <= a.length; i += 1) {
+    const current = [i];
+    for (let j = 1; j <= b.length; j += 1) {
+      current[j] = Math.min((previous[j] ?? 0) + 1, (current[j - 1] ?? 0) + 1, (previous[j - 1] ?? 0) + (a[i - 1] === b[j - 1] ? 0 : 1));
+    }
+    previous = current;
+  }
+  return previous[b.length] ?? 0;
+}

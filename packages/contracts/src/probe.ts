@@ -1,0 +1,55 @@
+import { z } from "zod";
+import { atMs, failureCode, outcomeClass } from "./primitives.ts";
+
+export const probePurpose = z.enum(["scheduled", "retry", "confirm", "requested"]);
+
+/** One probe of one endpoint by one prober. */
+export const observation = z.looseObject({
+  upstream: z.string(),
+  endpoint: z.string(),
+  observer: z.string(),
+  purpose: probePurpose,
+  /** Set when the probe answered a `probe.requested`. */
+  requestId: z.string().nullable(),
+  startedAtMs: atMs,
+  responseTimeMs: z.number().nonnegative(),
+  outcome: outcomeClass,
+  code: failureCode.nullable(),
+  /** A sentence without secrets, at most 300 characters. */
+  error: z.string().max(300).nullable(),
+  httpStatus: z.number().int().nullable(),
+  era: z.enum(["legacy", "modern"]).nullable(),
+});
+export type Observation = z.infer<typeof observation>;
+
+/** `probe.observed.<prober>`: a batch of observations. Stream SIGNALS. */
+export const probeObserved = z.looseObject({ observer: z.string(), observations: z.array(observation).min(1).max(1000) });
+export type ProbeObserved = z.infer<typeof probeObserved>;
+
+/**
+ * `probe.requested` (core NATS, broadcast): every live prober probes these endpoints at once, publishes the observation
+ * with this id in `probe.observed.<prober>`, and replies with it where the message has a reply subject.
+ */
+export const probeRequested = z.looseObject({
+  requestId: z.string().min(1).max(128),
+  targets: z
+    .array(z.object({ upstream: z.string(), endpoint: z.string() }))
+    .min(1)
+    .max(100),
+  purpose: z.enum(["confirm", "requested"]),
+  timeoutMs: z.number().int().positive().max(60_000),
+  requestedBy: z.string(),
+});
+export type ProbeRequested = z.infer<typeof probeRequested>;
+
+/** `prober.heartbeat` (core NATS). */
+export const proberHeartbeat = z.looseObject({
+  prober: z.string(),
+  zone: z.string().nullable(),
+  startedAtMs: atMs,
+  sentAtMs: atMs,
+  endpointsOwned: z.number().int().nonnegative(),
+  /** Endpoints (`upstream/endpoint`) that this prober holds as its own now. */
+  ready: z.boolean(),
+});
+export type ProberHeartbeat = z.infer<typeof proberHeartbeat>;

@@ -1,0 +1,208 @@
+import { z } from "zod";
+import { name } from "./primitives.ts";
+
+/**
+ * `failover.yaml`. Keys are snake_case, as in the reference documents, and a duration or size has its unit in its name. The blocks
+ * `rollback:`, `fallback:`, `development:` and `production:` load as those documents have them (seconds, ratios).
+ * Everything has a default but the upstreams. Secrets are only named: `{ secret: PINECONE_API_KEY }`.
+ */
+
+const milliseconds = (min: number, max: number) => z.number().int().min(min).max(max);
+const httpUrl = z.url({ protocol: /^https?$/, error: "give a URL that begins with http:// or https://" });
+
+/** The name of a secret; its value comes from the environment or a file, in the one service that sends it. */
+export const secretRef = z.strictObject({
+  secret: z.string().regex(/^[A-Z][A-Z0-9_]*$/, "name the environment variable: capitals, digits and '_'"),
+  /** Put before the value: `Bearer `. */
+  prefix: z.string().optional(),
+});
+export type SecretRef = z.infer<typeof secretRef>;
+const headers = z.record(z.string().regex(/^[!#$%&'*+.^_`|~0-9A-Za-z-]+$/, "not a valid header name"), z.union([z.string(), secretRef]));
+
+export const probeConfig = z.strictObject({
+  type: z.enum(["mcp", "http"]).optional(),
+  /** `http`: appended to the endpoint's URL. */
+  path: z.string().default(""),
+  method: z.enum(["GET", "HEAD", "POST"]).default("GET"),
+  interval_ms: milliseconds(100, 3_600_000).optional(),
+  timeout_ms: milliseconds(50, 60_000).optional(),
+  failures_down: z.number().int().min(1).max(100).optional(),
+  successes_up: z.number().int().min(1).max(100).optional(),
+});
+
+export const breakerConfig = z.strictObject({
+  /** Consecutive hard failures of one observer that open the breaker. */
+  failure_threshold: z.number().int().min(1).max(10_000).optional(),
+  /** Open time; fixed when given (no doubling). */
+  reset_timeout_ms: milliseconds(100, 3_600_000).optional(),
+  /** Time-out of one call. */
+  timeout_ms: milliseconds(50, 600_000).optional(),
+  failure_ratio: z.number().min(0.01).max(1).optional(),
+  slow_ratio: z.number().min(0.01).max(1).optional(),
+  minimum_calls: z.number().int().min(1).max(100_000).optional(),
+});
+
+export const failoverConfig = z.strictObject({
+  automatic: z.boolean().optional(),
+  cooldown_ms: milliseconds(0, 86_400_000).optional(),
+  moves_per_hour: z.number().int().min(0).max(100_000).optional(),
+  failback: z.enum(["manual", "automatic"]).optional(),
+  failback_after_ms: milliseconds(1000, 86_400_000).optional(),
+});
+
+export const legacyTool = z.strictObject({
+  url: httpUrl,
+  method: z.enum(["GET", "POST"]).default("GET"),
+  /** GET sends the arguments as the query, POST as a JSON body. */
+  timeout_ms: milliseconds(50, 600_000).optional(),
+  headers: headers.default({}),
+});
+
+export const toolConfig = z.strictObject({
+  /** The operator's word, stronger than annotations: a read-only tool may be sent again and hedged. */
+  read_only: z.boolean().optional(),
+  /** An idempotent tool may be sent again, one attempt after another. */
+  idempotent: z.boolean().optional(),
+  legacy: legacyTool.optional(),
+});
+
+export const endpointConfig = z.strictObject({
+  name,
+  url: httpUrl,
+  /** 0 is preferred. */
+  tier: z.number().int().min(0).max(100),
+  role: z.enum(["write", "read"]).default("write"),
+  weight: z.number().positive().max(1000).default(1),
+  zone: z.string().optional(),
+  headers: headers.default({}),
+  /** HTTP basic credentials. */
+  auth: z.strictObject({ username: z.union([z.string(), secretRef]), password: secretRef }).optional(),
+});
+export type EndpointConfig = z.infer<typeof endpointConfig>;
+
+export const upstreamConfig = z.strictObject({
+  kind: z.enum(["mcp", "http"]),
+  mode: z.enum(["active_standby", "pool"]).default("active_standby"),
+  critical: z.boolean().default(true),
+  /** What a session is worth on another endpoint (requirement R3). */
+  sessions: z.enum(["stateless", "replayable", "sticky"]).default("replayable"),
+  /** Tool annotations of this upstream's servers may be believed. */
+  trusted: z.boolean().default(false),
+  balancing: z.enum(["health_weighted", "round_robin", "least_connections", "peak_ewma"]).default("health_weighted"),
+  endpoints: z.array(endpointConfig).min(1, "give at least one endpoint").max(1000),
+  probe: probeConfig.prefault({}),
+  breaker: breakerConfig.prefault({}),
+  failover: failoverConfig.prefault({}),
+  tools: z.record(z.string().min(1).max(128), toolConfig).default({}),
+  contacts: z.array(z.string()).default([]),
+  /** Deadline of one call and all its attempts. */
+  call_timeout_ms: milliseconds(100, 600_000).optional(),
+});
+export type UpstreamConfig = z.infer<typeof upstreamConfig>;
+
+export const channelConfig = z.discriminatedUnion("type", [
+  z.strictObject({
+    name,
+    type: z.literal("webhook"),
+    url: httpUrl,
+    headers: headers.default({}),
+    severities: z.array(z.enum(["page", "notify"])).default(["page", "notify"]),
+  }),
+  z.strictObject({ name, type: z.literal("log"), severities: z.array(z.enum(["page", "notify"])).default(["page", "notify"]) }),
+]);
+export type ChannelConfig = z.infer<typeof channelConfig>;
+
+/** The reference's `rollback:` block: seconds and ratios. */
+export const rollbackConfig = z.strictObject({
+  enabled: z.boolean().default(true),
+  automatic_rollback: z.boolean().default(true),
+  rollback_thresholds: z
+    .strictObject({
+      error_rate: z.number().gt(0).max(1).default(0.1),
+      response_time: z.number().positive().default(5.0),
+      memory_usage: z.number().gt(0).max(1).default(0.8),
+    })
+    .prefault({}),
+  fallback_timeout: z.number().positive().max(3600).default(30),
+  /** Overrides the probes' interval where given, in seconds. */
+  health_check_interval: z.number().positive().max(3600).optional(),
+  minimum_calls: z.number().int().min(1).max(100_000).default(20),
+});
+
+/** The reference's `fallback:` block. */
+export const fallbackConfig = z.strictObject({
+  enabled: z.boolean().default(true),
+  tool_fallback: z.boolean().default(true),
+  agent_fallback: z.boolean().default(true),
+  system_fallback: z.boolean().default(true),
+  legacy_mode: z.boolean().default(false),
+  fallback_timeout: z.number().positive().max(3600).default(60),
+});
+
+/** The reference's `development:` and `production:` blocks; `--env` or `MCPF_ENV` picks one. */
+export const environmentConfig = z.strictObject({
+  mcp_enabled: z.boolean().default(true),
+  fallback_enabled: z.boolean().default(true),
+  rollback_enabled: z.boolean().default(true),
+  legacy_mode: z.boolean().default(false),
+  monitoring_enabled: z.boolean().default(true),
+});
+
+/** A process that `npm start` runs beside the stack: the upstreams of a local trial. Ignored in production. */
+export const localProcess = z.strictObject({
+  name,
+  command: z.array(z.string().min(1)).min(1),
+  env: z.record(z.string(), z.string()).default({}),
+  /** Added to the port base; the process finds its port in `PORT`, others as `MCPF_PORT_<NAME>` (capitals, '-' as '_'). */
+  port_offset: z.number().int().min(2).max(999),
+  /** `upstream/endpoint` that it serves, for `mcpf chaos`. */
+  serves: z.string().optional(),
+  /** Puts a fault proxy on the port, and the process behind it. */
+  fault_proxy: z.boolean().default(false),
+  /** How long it stays down after it ended by itself, so that a failover can be watched. */
+  restart_after_ms: milliseconds(0, 3_600_000).default(1000),
+  /** A path that answers once it is ready; without it, an open port is enough. */
+  ready_path: z.string().optional(),
+});
+export type LocalProcess = z.infer<typeof localProcess>;
+
+export const topology = z.strictObject({
+  version: z.literal(1).default(1),
+  upstreams: z.record(name, upstreamConfig).refine((all) => Object.keys(all).length > 0, "give at least one upstream"),
+  /** Agents by name, with the upstream tools that they use; an agent can be rolled back as a whole. */
+  agents: z.record(name, z.strictObject({ tools: z.array(z.string()).default([]) })).default({}),
+  probes: z
+    .strictObject({ interval_ms: milliseconds(100, 3_600_000).optional(), timeout_ms: milliseconds(50, 60_000).optional() })
+    .prefault({}),
+  failover: failoverConfig
+    .extend({
+      /** Automatic moves of the whole fleet in {@link fleet_window_ms}. */
+      fleet_moves: z.number().int().min(1).max(100_000).optional(),
+      fleet_window_ms: milliseconds(1000, 86_400_000).optional(),
+    })
+    .prefault({}),
+  rollback: rollbackConfig.prefault({}),
+  fallback: fallbackConfig.prefault({}),
+  development: environmentConfig.optional(),
+  production: environmentConfig.optional(),
+  notifications: z
+    .strictObject({ channels: z.array(channelConfig).default([{ name: "log", type: "log", severities: ["page", "notify"] }]) })
+    .prefault({}),
+  router: z
+    .strictObject({
+      /** Where agents reach the router; used to refuse a legacy URL that points back at it. */
+      public_urls: z.array(httpUrl).default([]),
+      body_bytes_max: z
+        .number()
+        .int()
+        .min(1024)
+        .max(1_073_741_824)
+        .default(4 * 1024 * 1024),
+      allowed_hosts: z.array(z.string()).default([]),
+      allowed_origins: z.array(z.string()).default([]),
+    })
+    .prefault({}),
+  contacts: z.record(z.string(), z.string()).default({}),
+  local: z.strictObject({ processes: z.array(localProcess).default([]) }).prefault({}),
+});
+export type Topology = z.infer<typeof topology>;

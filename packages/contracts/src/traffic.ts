@@ -1,0 +1,69 @@
+import { z } from "zod";
+import { atMs, failureCode, implementation } from "./primitives.ts";
+
+const count = z.number().int().nonnegative();
+
+/** Upper bounds, in milliseconds, of the latency histogram in {@link trafficEndpoint}; the last bucket has no bound. */
+export const latencyBucketsMs = [1, 2, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000] as const;
+
+/** What one router process saw of one endpoint in one window. */
+export const trafficEndpoint = z.looseObject({
+  upstream: z.string(),
+  endpoint: z.string(),
+  ok: count,
+  hard: count,
+  soft: count,
+  auth: count,
+  caller: count,
+  inFlight: count,
+  /** Age of the oldest call in flight; 0 when there is none. */
+  oldestInFlightMs: z.number().nonnegative(),
+  /** Hard failures before the first call that was not one, and after the last: so that runs are carried over windows. */
+  hardRunHead: count,
+  hardRunTail: count,
+  lastCode: failureCode.nullable(),
+  lastHardAtMs: atMs.nullable(),
+  lastOkAtMs: atMs.nullable(),
+  /** Ended calls per bucket of {@link latencyBucketsMs}, one more than there are bounds. */
+  latency: z.array(count).length(latencyBucketsMs.length + 1),
+  latencyMsSum: z.number().nonnegative(),
+  latencyMsMax: z.number().nonnegative(),
+});
+export type TrafficEndpoint = z.infer<typeof trafficEndpoint>;
+
+/** What one router process saw of one tool in one window; `errors` counts hard failures, JSON-RPC errors of the server and `isError` results. */
+export const trafficTool = z.looseObject({
+  upstream: z.string(),
+  tool: z.string(),
+  agent: z.string().nullable(),
+  implementation,
+  calls: count,
+  errors: count,
+  latency: z.array(count).length(latencyBucketsMs.length + 1),
+});
+export type TrafficTool = z.infer<typeof trafficTool>;
+
+/** The route that a router holds for an upstream: which decision it has applied. */
+export const routeHeld = z.looseObject({
+  generation: count,
+  epoch: count,
+  eventId: z.string().nullable(),
+  active: z.string(),
+});
+export type RouteHeld = z.infer<typeof routeHeld>;
+
+/**
+ * `traffic.observed.<router>`: one message a router process and window (250 ms while there is traffic, at once when a route was
+ * applied, at least every 2 s). Stream SIGNALS.
+ */
+export const trafficObserved = z.looseObject({
+  router: z.string(),
+  fromMs: atMs,
+  toMs: atMs,
+  endpoints: z.array(trafficEndpoint).max(5000),
+  tools: z.array(trafficTool).max(5000),
+  routes: z.record(z.string(), routeHeld),
+  /** `scope/name` to the epoch of the rollback decision that this router has applied. */
+  rollbacks: z.record(z.string(), count),
+});
+export type TrafficObserved = z.infer<typeof trafficObserved>;

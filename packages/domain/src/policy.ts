@@ -1,0 +1,294 @@
+import { hashOf, type Topology } from "@mcp-failover/contracts";
+
+/**
+ * The defaults of every decision, with their sources, and how a configuration overrides them.
+ * Durations are milliseconds, ratios 0 to 1. Sources in short: Envoy = outlier detection and priorities; HAProxy = rise and fall;
+ * Sentinel = Redis Sentinel; Orchestrator = its anti-flapping; Hystrix, Finagle, Polly, resilience4j = their breakers; reference = the guide
+ * and the rollback strategy that the project comes from.
+ */
+
+export interface HealthPolicy {
+  /** reference: 5 s. */
+  readonly intervalMs: number;
+  /** reference: 5 s. */
+  readonly timeoutMs: number;
+  /** HAProxy `fall`: 3. */
+  readonly failuresDown: number;
+  /** HAProxy `rise`: 2. */
+  readonly successesUp: number;
+  /** After a failure the next probe comes this soon, and counts. */
+  readonly fastRetryMs: number;
+  /** Time-out of a probe that confirms a suspicion. */
+  readonly confirmTimeoutMs: number;
+  /** This many changes between up and down within `flapWindowMs` hold the endpoint down for `holdDownMs`. Sentinel and Orchestrator hold off far longer. */
+  readonly flapChanges: number;
+  readonly flapWindowMs: number;
+  readonly holdDownMs: number;
+  /** Older results prove nothing: two intervals and a time-out. */
+  readonly freshMs: number;
+  /** Nothing is said to be down in the first 5 s of a prober; ends early when all is proven. Orchestrator waits 3 polls. */
+  readonly graceMs: number;
+}
+
+export interface BreakerPolicy {
+  /** Polly, Finagle: 30 s. */
+  readonly windowMs: number;
+  readonly bucketMs: number;
+  /** Envoy, Finagle: 5; the reference's `failureThreshold` wins. */
+  readonly consecutiveFailures: number;
+  /** Hystrix: 20. */
+  readonly minimumCalls: number;
+  /** Wilson lower bound (95 %) of the failure ratio has to be over this... */
+  readonly failureRatio: number;
+  /** ...and of the slow ratio over this. */
+  readonly slowRatio: number;
+  /** ...on so many evaluations in a row (measured: halves and more of the false trips go). */
+  readonly evaluations: number;
+  readonly slowMsMin: number;
+  readonly slowFactor: number;
+  /** Finagle: 5 s doubling to 300 s, with equal jitter. */
+  readonly openMs: number;
+  readonly openMsMax: number;
+  readonly openFactor: number;
+  /** Calls that half-open lets through, in the whole fleet. resilience4j: 10. */
+  readonly halfOpenCalls: number;
+  readonly permitMs: number;
+  /** Successes that close a half-open breaker. */
+  readonly halfOpenSuccesses: number;
+}
+
+export interface FailoverPolicy {
+  readonly automatic: boolean;
+  /** Between automatic moves of one upstream. Sentinel: 360 s; ours is shorter because a candidate has to be proven. */
+  readonly cooldownMs: number;
+  readonly movesPerHour: number;
+  readonly fleetMoves: number;
+  readonly fleetWindowMs: number;
+  readonly reservationMs: number;
+  /** A vote or proof older than this moves nothing. */
+  readonly evidenceFreshMs: number;
+  /** Observers seen within this time count for the majority. */
+  readonly observerWindowMs: number;
+  /** Sentinel's TILT: a gap of the clock this long stops automatic moves for `tiltMs`. */
+  readonly clockGapMs: number;
+  readonly tiltMs: number;
+  readonly failback: "manual" | "automatic";
+  readonly failbackAfterMs: number;
+  /** How long notices wait for the routers to say that they have applied an epoch. */
+  readonly applyWaitMs: number;
+}
+
+export interface RollbackPolicy {
+  readonly enabled: boolean;
+  readonly automatic: boolean;
+  /** reference: 0.1. */
+  readonly errorRate: number;
+  /** reference: 5.0 s, at the p95. */
+  readonly responseMsMax: number;
+  readonly minimumCalls: number;
+  readonly windowMs: number;
+  readonly evaluations: number;
+  /** reference `rollback.fallback_timeout`: 30 s bound a switch. */
+  readonly switchMs: number;
+  /** Share of rolled-back children over which the parent scope is widened. */
+  readonly widenShare: number;
+  readonly rampPercent: readonly number[];
+  readonly rampStepMs: number;
+}
+
+export interface RouterPolicy {
+  /** Deadline of one call with all its attempts; below the 60 s after which SDK clients give up. */
+  readonly callMs: number;
+  /** reference `fallback.fallback_timeout`: 60 s for one call with its fallback. */
+  readonly fallbackMs: number;
+  /** Kept back from the client's own deadline. */
+  readonly deadlineMarginMs: number;
+  readonly connectMs: number;
+  /** Finagle, Linkerd: 20 % of the calls may be retries. */
+  readonly retryBudget: number;
+  readonly retriesPerSecondMin: number;
+  readonly attemptsMax: number;
+  /** Envoy panic threshold: 50 %. */
+  readonly panicRatio: number;
+  /** reference: instances under 0.3 get nothing. */
+  readonly scoreMin: number;
+  readonly slowStartMs: number;
+  /** Static stability: writes on a route older than this, with the log out of reach, are served and said to be stale. */
+  readonly staleMsMax: number;
+  readonly windowMs: number;
+  readonly fallback: { readonly tool: boolean; readonly agent: boolean; readonly system: boolean };
+  readonly legacyMode: boolean;
+}
+
+export interface Policy {
+  readonly health: HealthPolicy;
+  readonly breaker: BreakerPolicy;
+  readonly failover: FailoverPolicy;
+  readonly rollback: RollbackPolicy;
+  readonly router: RouterPolicy;
+}
+
+const secondMs = 1000;
+const minuteMs = 60 * secondMs;
+
+export const defaultPolicy: Policy = {
+  health: {
+    intervalMs: 5 * secondMs,
+    timeoutMs: 5 * secondMs,
+    failuresDown: 3,
+    successesUp: 2,
+    fastRetryMs: 250,
+    confirmTimeoutMs: 500,
+    flapChanges: 4,
+    flapWindowMs: 10 * minuteMs,
+    holdDownMs: 5 * minuteMs,
+    freshMs: 15 * secondMs,
+    graceMs: 5 * secondMs,
+  },
+  breaker: {
+    windowMs: 30 * secondMs,
+    bucketMs: secondMs,
+    consecutiveFailures: 5,
+    minimumCalls: 20,
+    failureRatio: 0.1,
+    slowRatio: 0.05,
+    evaluations: 3,
+    slowMsMin: secondMs,
+    slowFactor: 4,
+    openMs: 5 * secondMs,
+    openMsMax: 300 * secondMs,
+    openFactor: 2,
+    halfOpenCalls: 10,
+    permitMs: 30 * secondMs,
+    halfOpenSuccesses: 3,
+  },
+  failover: {
+    automatic: true,
+    cooldownMs: minuteMs,
+    movesPerHour: 3,
+    fleetMoves: 10,
+    fleetWindowMs: minuteMs,
+    reservationMs: 5 * secondMs,
+    evidenceFreshMs: 10 * secondMs,
+    observerWindowMs: 10 * minuteMs,
+    clockGapMs: 2 * secondMs,
+    tiltMs: 30 * secondMs,
+    failback: "manual",
+    failbackAfterMs: 300 * secondMs,
+    applyWaitMs: secondMs,
+  },
+  rollback: {
+    enabled: true,
+    automatic: true,
+    errorRate: 0.1,
+    responseMsMax: 5 * secondMs,
+    minimumCalls: 20,
+    windowMs: 30 * secondMs,
+    evaluations: 3,
+    switchMs: 30 * secondMs,
+    widenShare: 0.5,
+    rampPercent: [1, 5, 25, 50, 100],
+    rampStepMs: 30 * secondMs,
+  },
+  router: {
+    callMs: 55 * secondMs,
+    fallbackMs: 60 * secondMs,
+    deadlineMarginMs: 500,
+    connectMs: 2 * secondMs,
+    retryBudget: 0.2,
+    retriesPerSecondMin: 10,
+    attemptsMax: 3,
+    panicRatio: 0.5,
+    scoreMin: 0.3,
+    slowStartMs: minuteMs,
+    staleMsMax: 10 * minuteMs,
+    windowMs: 250,
+    fallback: { tool: true, agent: true, system: true },
+    legacyMode: false,
+  },
+};
+
+/** An upstream that no configuration names was asked for. */
+export class UnknownUpstreamError extends Error {
+  override readonly name = "UnknownUpstreamError";
+  readonly code = "unknown_upstream";
+  readonly retriable = false;
+  constructor(upstream: string, known: readonly string[]) {
+    super(`no upstream ${JSON.stringify(upstream)} is configured; known: ${known.join(", ") || "none"}`);
+  }
+}
+
+/** The policy of one upstream: the defaults, what the configuration sets for all, what it sets for this one. */
+export function policyFor(topology: Topology, upstreamName: string, environment: "development" | "production"): Policy {
+  const upstream = topology.upstreams[upstreamName];
+  if (upstream === undefined) throw new UnknownUpstreamError(upstreamName, Object.keys(topology.upstreams));
+  const block = topology[environment];
+  const { health, breaker, failover, rollback, router } = defaultPolicy;
+  const intervalMs =
+    upstream.probe.interval_ms ??
+    topology.probes.interval_ms ??
+    (topology.rollback.health_check_interval === undefined ? health.intervalMs : topology.rollback.health_check_interval * secondMs);
+  const timeoutMs = upstream.probe.timeout_ms ?? topology.probes.timeout_ms ?? health.timeoutMs;
+  const fallbackOn = topology.fallback.enabled && (block?.fallback_enabled ?? true);
+  const moves = { ...definedOf(topology.failover), ...definedOf(upstream.failover) };
+  return {
+    health: {
+      ...health,
+      intervalMs,
+      timeoutMs,
+      failuresDown: upstream.probe.failures_down ?? health.failuresDown,
+      successesUp: upstream.probe.successes_up ?? health.successesUp,
+      confirmTimeoutMs: Math.min(health.confirmTimeoutMs, timeoutMs),
+      freshMs: 2 * intervalMs + timeoutMs,
+    },
+    breaker: {
+      ...breaker,
+      consecutiveFailures: upstream.breaker.failure_threshold ?? breaker.consecutiveFailures,
+      failureRatio: upstream.breaker.failure_ratio ?? breaker.failureRatio,
+      slowRatio: upstream.breaker.slow_ratio ?? breaker.slowRatio,
+      minimumCalls: upstream.breaker.minimum_calls ?? breaker.minimumCalls,
+      ...(upstream.breaker.reset_timeout_ms === undefined
+        ? {}
+        : { openMs: upstream.breaker.reset_timeout_ms, openMsMax: upstream.breaker.reset_timeout_ms, openFactor: 1 }),
+    },
+    failover: {
+      ...failover,
+      automatic: moves.automatic ?? failover.automatic,
+      cooldownMs: moves.cooldown_ms ?? failover.cooldownMs,
+      movesPerHour: moves.moves_per_hour ?? failover.movesPerHour,
+      fleetMoves: topology.failover.fleet_moves ?? failover.fleetMoves,
+      fleetWindowMs: topology.failover.fleet_window_ms ?? failover.fleetWindowMs,
+      failback: moves.failback ?? failover.failback,
+      failbackAfterMs: moves.failback_after_ms ?? failover.failbackAfterMs,
+    },
+    rollback: {
+      ...rollback,
+      enabled: topology.rollback.enabled && (block?.rollback_enabled ?? true),
+      automatic: topology.rollback.automatic_rollback,
+      errorRate: topology.rollback.rollback_thresholds.error_rate,
+      responseMsMax: topology.rollback.rollback_thresholds.response_time * secondMs,
+      minimumCalls: topology.rollback.minimum_calls,
+      switchMs: topology.rollback.fallback_timeout * secondMs,
+    },
+    router: {
+      ...router,
+      callMs: upstream.call_timeout_ms ?? upstream.breaker.timeout_ms ?? router.callMs,
+      fallbackMs: topology.fallback.fallback_timeout * secondMs,
+      fallback: {
+        tool: fallbackOn && topology.fallback.tool_fallback,
+        agent: fallbackOn && topology.fallback.agent_fallback,
+        system: fallbackOn && topology.fallback.system_fallback,
+      },
+      legacyMode: topology.fallback.legacy_mode || (block?.legacy_mode ?? false) || block?.mcp_enabled === false,
+    },
+  };
+}
+
+/** Identity of a policy, on every decision that it made. */
+export function policyHash(policy: unknown): string {
+  return hashOf(policy).slice(0, 16);
+}
+
+function definedOf<T extends object>(value: T): Partial<T> {
+  return Object.fromEntries(Object.entries(value).filter(([, inner]) => inner !== undefined)) as Partial<T>;
+}
