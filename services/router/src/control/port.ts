@@ -1,0 +1,123 @@
+import type { FailureCode } from "@mcp-failover/contracts";
+
+/**
+ * The interface between the router's data plane (sockets, sessions, streams) and its control (routes, breakers, policy, accounting).
+ *
+ * How one call uses it:
+ *   const call = control.begin({...});
+ *   if (call.implementation === "legacy") -> call.legacy
+ *   else for (;;) { const attempt = await call.next(); if (attempt === null) break; ...; if (!attempt.done(result).retry) break; }
+ *   // gave up: call.legacy (fallback) where it is not null, else call.problem()
+ *   call.end("ok" | "error");   // always, once; also when the client went away
+ */
+export interface RouterControl {
+  /** Null: unknown upstream (404). */
+  upstream(name: string): UpstreamView | null;
+  upstreams(): readonly string[];
+  /** Begins one call: fixes deadline and policy. Throws nothing. */
+  begin(call: CallDescription): CallControl;
+  ready(): { ok: boolean; reason: string };
+  /** Annotations seen in an answer to tools/list; believed only where the operator said `trusted: true`. */
+  learnTools(upstream: string, tools: readonly LearnedTool[]): void;
+  /** Called after the route of an upstream changed (another active endpoint, another configuration); returns how to stop. */
+  onRouteChange(listener: (upstream: string) => void): () => void;
+}
+
+export interface LearnedTool {
+  readonly name: string;
+  readonly annotations?: {
+    readonly readOnlyHint?: boolean | undefined;
+    readonly idempotentHint?: boolean | undefined;
+    readonly destructiveHint?: boolean | undefined;
+  };
+}
+
+export interface UpstreamView {
+  readonly name: string;
+  readonly kind: "mcp" | "http";
+  readonly mode: "active_standby" | "pool";
+  readonly sessions: "stateless" | "replayable" | "sticky";
+  /** Name of the active endpoint (`active_standby`), or of the first endpoint of the active tier (`pool`). */
+  readonly active: string;
+  readonly epoch: number;
+  readonly generation: number;
+  readonly endpoints: readonly EndpointView[];
+  readonly bodyBytesMax: number;
+  readonly callMs: number;
+}
+
+export interface EndpointView {
+  readonly name: string;
+  readonly url: string;
+  readonly role: "write" | "read";
+  /** Secrets already resolved: in memory only, for this endpoint only. */
+  readonly headers: Readonly<Record<string, string>>;
+}
+
+export interface CallDescription {
+  readonly upstream: string;
+  readonly kind: "mcp" | "http";
+  /** JSON-RPC method or HTTP method. */
+  readonly method: string;
+  readonly tool: string | null;
+  readonly agent: string | null;
+  /** The endpoint that holds the session now. */
+  readonly sessionEndpoint: string | null;
+  /** Epoch milliseconds from the client, or Infinity. */
+  readonly deadlineMs: number;
+  readonly startedAtMs: number;
+}
+
+export interface CallControl {
+  /** Epoch milliseconds: the client's own deadline less a margin, or the policy's, whichever is sooner. */
+  readonly deadlineMs: number;
+  /** "mcp": use attempts; "legacy": serve by `legacy`. */
+  readonly implementation: "mcp" | "legacy";
+  readonly safety: "read_only" | "idempotent" | "unsafe";
+  /** The route is older than `staleMsMax` and the log is out of reach: the call is served, and the answer should say so. */
+  readonly stale: boolean;
+  /**
+   * Next endpoint to try, or null: give up (with why). `tried` is kept inside.
+   * A promise only where a write that the active endpoint refused waits for the fleet's next epoch (at most 1.5 s, inside the
+   * deadline; `end()` ends the wait with null): so always `await` it, or test for `instanceof Promise` on the hot path.
+   */
+  next(): Attempt | null | Promise<Attempt | null>;
+  /** Why next() said null, as a typed problem. */
+  problem(): CallProblem;
+  /**
+   * Serves the tool from its legacy HTTP API (rolled back, or as fallback). Null when there is none or it is not allowed: read it
+   * again after the attempts, because it becomes null once an unsafe call may have run.
+   */
+  readonly legacy: ((args: unknown, signal: AbortSignal, operationId: string) => Promise<LegacyResult>) | null;
+  end(outcome: "ok" | "error"): void;
+}
+
+export interface Attempt {
+  readonly endpoint: EndpointView;
+  readonly connectMs: number;
+  /**
+   * Tells the outcome of the attempt; `executed: "no"` only with proof. Returns whether another attempt is allowed
+   * (never twice, budget, deadline). Every attempt must be told exactly once.
+   */
+  done(result: AttemptResult): { readonly retry: boolean };
+}
+
+export type AttemptResult =
+  | {
+      readonly outcome: "ok" | "caller" | "soft" | "auth";
+      readonly httpStatus: number;
+      /** isError or server-side JSON-RPC error. */
+      readonly toolError: boolean;
+    }
+  | { readonly outcome: "hard"; readonly code: FailureCode; readonly executed: "no" | "unknown"; readonly message: string }
+  /** The client went away. */
+  | { readonly outcome: "aborted" };
+
+export type LegacyResult = { content: unknown[]; structuredContent?: unknown; isError?: boolean };
+
+export interface CallProblem {
+  readonly code: "no_endpoint" | "outcome_unknown" | "deadline" | "budget" | "unknown_upstream";
+  /** A sentence for the client, without secrets. */
+  readonly message: string;
+  readonly retriable: boolean;
+}
