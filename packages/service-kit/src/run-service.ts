@@ -1,0 +1,192 @@
+import { randomUUID } from "node:crypto";
+import { type Bus, BusError, connectBus } from "@mcp-failover/bus";
+import { type EventType, makeEvent, type NewEvent, type ServiceName } from "@mcp-failover/contracts";
+import { type Logger, pino } from "pino";
+import { collectDefaultMetrics, Gauge, Registry } from "prom-client";
+import type { z } from "zod";
+import { type BaseEnvironment, baseEnvironment, EnvironmentError, parseEnvironment } from "./environment.ts";
+import { type Readiness, startHealthServer } from "./health-server.ts";
+import type { Kit, KitService, Running } from "./kit.ts";
+import { openSecrets, type Secrets } from "./secrets.ts";
+
+export interface ServiceOptions<C extends z.ZodType> {
+  readonly name: KitService;
+  /** Read from the environment besides {@link baseEnvironment}. */
+  readonly config: C;
+  readonly start: (kit: Kit<z.infer<C>>) => Promise<Running>;
+  /** False for what goes on without NATS (the router): its absence then degrades instead of making not ready. Default true. */
+  readonly needsBus?: boolean;
+}
+
+/** An orderly stop takes at most this long; then the process ends anyway, because a supervisor waits. */
+const stopMsMax = 8000;
+const serveRetryMs = 500;
+
+/**
+ * Runs a service until SIGTERM, SIGINT or the end of its supervisor: environment, log, metrics, health, bus, start, orderly stop.
+ * Ends the process with 0 after an orderly stop, 1 after a failure, 2 when the environment is wrong.
+ */
+export async function runService<C extends z.ZodType>(options: ServiceOptions<C>): Promise<void> {
+  let environment: BaseEnvironment;
+  let config: z.infer<C>;
+  try {
+    environment = parseEnvironment(baseEnvironment, process.env);
+    config = parseEnvironment(options.config, process.env);
+  } catch (error) {
+    if (!(error instanceof EnvironmentError)) throw error;
+    process.stderr.write(`${options.name}: ${error.message}\n`);
+    process.exit(2);
+  }
+  const instance = environment.MCPF_INSTANCE ?? `${options.name}-${randomUUID().slice(0, 8)}`;
+  const secrets = openSecrets(process.env, environment.MCPF_SECRETS_DIR);
+  const log = openLog(options.name, instance, environment.MCPF_LOG_LEVEL, secrets);
+  process.on("uncaughtException", (error) => {
+    log.fatal({ err: error }, "uncaught exception; the process ends, and its supervisor starts it anew");
+    process.exit(1);
+  });
+
+  const registry = new Registry();
+  collectDefaultMetrics({ register: registry });
+  const conditions = new Map<string, { ok: boolean; required: boolean; reason: string }>();
+  const readiness = (): Readiness => {
+    const all = [...conditions.values()];
+    const status = all.some((c) => !c.ok && c.required) ? "not_ready" : all.some((c) => !c.ok) ? "degraded" : "ready";
+    return { status, conditions: Object.fromEntries(conditions) };
+  };
+  const ready: Kit["ready"] = (condition, ok, reason = "", { required = true } = {}) => {
+    const before = conditions.get(condition);
+    if (before?.ok !== ok || before.reason !== reason) log[ok ? "info" : "warn"]({ condition, ok, reason }, "readiness");
+    conditions.set(condition, { ok, required, reason });
+  };
+  ready("started", false, "starting");
+
+  const bus = connectBus({
+    servers: environment.NATS_URL,
+    name: `${options.name}/${instance}`,
+    instance,
+    log: { warn: (details, message) => log.warn(details, message), debug: (details, message) => log.debug(details, message) },
+  });
+  watchBus(bus, ready, registry, options.needsBus ?? true);
+  const health = await startHealthServer({ host: environment.MCPF_HEALTH_HOST, port: environment.MCPF_HEALTH_PORT, readiness, registry });
+
+  const kit: Kit<z.infer<C>> = {
+    service: options.name,
+    instance,
+    config,
+    bus,
+    log,
+    registry,
+    secrets,
+    dataDir: environment.MCPF_DATA_DIR,
+    healthUrl: health.url,
+    nowMs: () => Date.now(),
+    ready,
+    readiness,
+    event: (type, keys, data, { id = `${instance}-${randomUUID()}`, traceparent } = {}) =>
+      makeEvent({
+        type,
+        keys,
+        data,
+        id,
+        service: options.name as ServiceName,
+        instance,
+        timeMs: Date.now(),
+        ...(traceparent === undefined ? {} : { traceparent }),
+      } as NewEvent<EventType>) as never,
+  };
+
+  let running: Running;
+  try {
+    running = await options.start(kit);
+  } catch (error) {
+    log.fatal({ err: error }, "could not start");
+    process.exit(1);
+  }
+  const serving = serveRequests(kit, running);
+  ready("started", true);
+  log.info({ health: health.url }, "started");
+
+  let stopping = false;
+  const stop = async (why: string): Promise<void> => {
+    if (stopping) return;
+    stopping = true;
+    log.info({ why }, "stopping");
+    ready("started", false, "stopping");
+    setTimeout(() => {
+      log.error({ afterMs: stopMsMax }, "the orderly stop took too long; ending");
+      process.exit(1);
+    }, stopMsMax).unref();
+    await running.stop?.();
+    await (await serving.current())?.stop();
+    serving.cancel();
+    await bus.close();
+    await health.close();
+    process.exit(0);
+  };
+  const stopFor = (why: string) => () => {
+    stop(why).catch((error: unknown) => {
+      log.error({ err: error }, "the orderly stop failed; ending");
+      process.exit(1);
+    });
+  };
+  process.on("SIGTERM", stopFor("SIGTERM"));
+  process.on("SIGINT", stopFor("SIGINT"));
+  if (environment.MCPF_PARENT_PIPE === "1") {
+    process.stdin.on("end", stopFor("the supervisor is gone"));
+    process.stdin.on("error", stopFor("the supervisor is gone"));
+    process.stdin.resume();
+  }
+}
+
+/** A JSON log on standard output; values of secrets never reach it. */
+function openLog(service: string, instance: string, level: string, secrets: Secrets): Logger {
+  return pino({
+    level,
+    base: { service, instance },
+    timestamp: pino.stdTimeFunctions.isoTime,
+    formatters: { level: (label) => ({ level: label }) },
+    hooks: { streamWrite: (line) => secrets.redact(line) },
+  });
+}
+
+function watchBus(bus: Bus, ready: Kit["ready"], registry: Registry, required: boolean): void {
+  const connected = new Gauge({ name: "mcpf_bus_connected", help: "1 while the bus is connected", registers: [registry] });
+  const say = (): void => {
+    const { status } = bus;
+    connected.set(status.kind === "connected" ? 1 : 0);
+    ready("bus", status.kind === "connected", status.kind === "disconnected" ? `NATS is out of reach: ${status.reason}` : "", { required });
+  };
+  bus.onStatus(say);
+  say();
+}
+
+/** Registers the service and its requests, as soon as the bus is there. */
+function serveRequests(kit: Kit, running: Running): { current(): Promise<{ stop(): Promise<void> } | null>; cancel(): void } {
+  let cancelled = false;
+  let served: { stop(): Promise<void> } | null = null;
+  const attempt = async (): Promise<void> => {
+    while (!cancelled && served === null) {
+      try {
+        served = await kit.bus.serve({
+          name: kit.service,
+          instance: kit.instance,
+          version: "0.1.0",
+          description: `${kit.service} of mcp-failover`,
+          metadata: { instance: kit.instance, health: kit.healthUrl },
+          handlers: running.handlers ?? {},
+        });
+      } catch (error) {
+        if (!(error instanceof BusError)) throw error;
+        kit.log.debug({ err: error }, "cannot register the service yet");
+        await new Promise((resolve) => setTimeout(resolve, serveRetryMs));
+      }
+    }
+  };
+  attempt().catch((error: unknown) => kit.log.error({ err: error }, "cannot register the service"));
+  return {
+    current: async () => served,
+    cancel: () => {
+      cancelled = true;
+    },
+  };
+}
