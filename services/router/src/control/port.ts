@@ -111,7 +111,12 @@ export type AttemptResult =
     }
   | { readonly outcome: "hard"; readonly code: FailureCode; readonly executed: "no" | "unknown"; readonly message: string }
   /** The client went away. */
-  | { readonly outcome: "aborted" };
+  | { readonly outcome: "aborted" }
+  /**
+   * Nothing was sent and nothing is wrong with the endpoint's health: it cannot serve this call (other protocol era, fewer capabilities
+   * than the session was promised, a sticky session lives elsewhere). Another endpoint may be tried, without cost to the retry budget.
+   */
+  | { readonly outcome: "ineligible"; readonly message: string };
 
 export type LegacyResult = { content: unknown[]; structuredContent?: unknown; isError?: boolean };
 
