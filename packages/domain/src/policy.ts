@@ -55,6 +55,28 @@ export interface BreakerPolicy {
   readonly permitMs: number;
   /** Successes that close a half-open breaker. */
   readonly halfOpenSuccesses: number;
+  /** An observer's success contradicts another's failures for this long: two probes of 5 s. */
+  readonly evidenceFreshMs: number;
+  /** The p95 that makes a call slow is taken over this long before the window. */
+  readonly baselineMs: number;
+  /** Each closed period this long takes one opening off the back-off. Envoy: one step a healthy interval. */
+  readonly openingDecayMs: number;
+  /** A router that has not reported for this long gets no permits: five of its 2 s reports. */
+  readonly routerLiveMs: number;
+}
+
+/** The breaker that one process keeps for itself (`local-breaker.ts`). */
+export interface LocalBreakerPolicy {
+  /** Hard failures in a row that eject; a refused connection ejects at once. HAProxy `fall`: 3; an upstream's own threshold wins. */
+  readonly failures: number;
+  /** Linkerd: 1 s doubling (to 60 s there; shorter here, because the fleet's breaker takes over). */
+  readonly ejectMs: number;
+  readonly ejectMsMax: number;
+  readonly ejectFactor: number;
+  /** A trial without result stops blocking others after this. */
+  readonly trialMs: number;
+  /** Each closed period this long takes one ejection off the back-off. */
+  readonly decayMs: number;
 }
 
 export interface FailoverPolicy {
@@ -123,6 +145,7 @@ export interface RouterPolicy {
 export interface Policy {
   readonly health: HealthPolicy;
   readonly breaker: BreakerPolicy;
+  readonly localBreaker: LocalBreakerPolicy;
   readonly failover: FailoverPolicy;
   readonly rollback: RollbackPolicy;
   readonly router: RouterPolicy;
@@ -161,6 +184,18 @@ export const defaultPolicy: Policy = {
     halfOpenCalls: 10,
     permitMs: 30 * secondMs,
     halfOpenSuccesses: 3,
+    evidenceFreshMs: 10 * secondMs,
+    baselineMs: 10 * minuteMs,
+    openingDecayMs: minuteMs,
+    routerLiveMs: 10 * secondMs,
+  },
+  localBreaker: {
+    failures: 3,
+    ejectMs: secondMs,
+    ejectMsMax: 30 * secondMs,
+    ejectFactor: 2,
+    trialMs: 5 * secondMs,
+    decayMs: 30 * secondMs,
   },
   failover: {
     automatic: true,
@@ -223,7 +258,7 @@ export function policyFor(topology: Topology, upstreamName: string, environment:
   const upstream = topology.upstreams[upstreamName];
   if (upstream === undefined) throw new UnknownUpstreamError(upstreamName, Object.keys(topology.upstreams));
   const block = topology[environment];
-  const { health, breaker, failover, rollback, router } = defaultPolicy;
+  const { health, breaker, localBreaker, failover, rollback, router } = defaultPolicy;
   const intervalMs =
     upstream.probe.interval_ms ??
     topology.probes.interval_ms ??
@@ -251,6 +286,7 @@ export function policyFor(topology: Topology, upstreamName: string, environment:
         ? {}
         : { openMs: upstream.breaker.reset_timeout_ms, openMsMax: upstream.breaker.reset_timeout_ms, openFactor: 1 }),
     },
+    localBreaker: { ...localBreaker, failures: upstream.breaker.failure_threshold ?? localBreaker.failures },
     failover: {
       ...failover,
       automatic: moves.automatic ?? failover.automatic,
