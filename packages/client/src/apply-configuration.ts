@@ -1,0 +1,115 @@
+import { randomUUID } from "node:crypto";
+import type { Bus, Stored } from "@mcp-failover/bus";
+import { type Actor, type ConfigApplied, makeEvent, type Topology } from "@mcp-failover/contracts";
+
+/** Larger configurations go to the object store, which is not built yet; the limit of one message is 1 MiB. */
+const topologyBytesMax = 512 * 1024;
+const lostRacesMax = 20;
+const stream = "AUDIT";
+const subject = "config.applied";
+
+/** The configuration does not fit into one event. */
+export class ConfigTooLargeError extends Error {
+  override readonly name = "ConfigTooLargeError";
+  readonly code = "config_too_large";
+  readonly retriable = false;
+  constructor(bytes: number) {
+    super(
+      `the configuration has ${bytes} bytes as JSON, and at most ${topologyBytesMax} can be applied: split it over several stacks, or shorten its names and contacts`,
+    );
+  }
+}
+/** Others applied a configuration between every read and write of ours. */
+export class ConfigContendedError extends Error {
+  override readonly name = "ConfigContendedError";
+  readonly code = "config_contended";
+  readonly retriable = true;
+  constructor() {
+    super(`others applied configurations ${lostRacesMax} times meanwhile: look at \`mcpf config history\` and apply again`);
+  }
+}
+
+export interface ApplyConfigurationOptions {
+  readonly topology: Topology;
+  /** SHA-256 of the topology, from `parseTopology`. */
+  readonly hash: string;
+  /** The same of the file that it came from; null when it came from a rollback or a patch. */
+  readonly fileHash: string | null;
+  readonly environment: "development" | "production";
+  readonly by: Actor;
+  readonly reason: string;
+  readonly service: "bootstrap" | "cli";
+  readonly instance: string;
+  readonly nowMs: number;
+  /** True for a start with a file: what operators applied since stays in force unless the file itself has changed (the log wins). */
+  readonly onlyIfFileChanged: boolean;
+}
+export interface AppliedConfiguration {
+  /** False when nothing had to be written. */
+  readonly applied: boolean;
+  /** What is in force now. */
+  readonly version: number;
+  readonly hash: string;
+}
+
+/**
+ * Makes a configuration the next version in the log. Fenced: of several that apply at once each gets its own version, or sees that the
+ * same one is there already. The same topology for the same environment as the one in force makes no new version.
+ * Throws {@link ConfigTooLargeError}, {@link ConfigContendedError} and the bus's `BusError`.
+ */
+export async function applyConfiguration(bus: Bus, options: ApplyConfigurationOptions): Promise<AppliedConfiguration> {
+  const bytes = Buffer.byteLength(JSON.stringify(options.topology));
+  if (bytes > topologyBytesMax) throw new ConfigTooLargeError(bytes);
+  let last = await bus.lastOf(stream, subject);
+  for (let lost = 0; lost < lostRacesMax; lost += 1) {
+    const inForce = configOf(last) ?? (last === null ? null : await newest(bus, last.seq, () => true));
+    if (inForce !== null && (await isKnown(bus, inForce, last, options))) {
+      return { applied: false, version: inForce.version, hash: inForce.hash };
+    }
+    const version = (inForce?.version ?? 0) + 1;
+    const event = makeEvent({
+      type: subject,
+      keys: [],
+      id: `${options.instance}-config-${version}-${randomUUID()}`,
+      service: options.service,
+      instance: options.instance,
+      timeMs: options.nowMs,
+      data: {
+        version,
+        hash: options.hash,
+        fileHash: options.fileHash,
+        timestamp: new Date(options.nowMs).toISOString(),
+        by: options.by,
+        reason: options.reason,
+        environment: options.environment,
+        topology: options.topology,
+      },
+    });
+    const outcome = await bus.appendFenced(event, last?.seq ?? 0);
+    if (outcome.outcome === "won") return { applied: true, version, hash: options.hash };
+    last = outcome.last;
+  }
+  throw new ConfigContendedError();
+}
+
+async function isKnown(bus: Bus, inForce: ConfigApplied, last: Stored | null, options: ApplyConfigurationOptions): Promise<boolean> {
+  if (inForce.hash === options.hash && inForce.environment === options.environment) return true;
+  if (!options.onlyIfFileChanged) return false;
+  const fromFile = inForce.fileHash === null && last !== null ? await newest(bus, last.seq, (config) => config.fileHash !== null) : inForce;
+  return fromFile?.fileHash === options.fileHash && fromFile.environment === options.environment;
+}
+
+/** The newest version up to a sequence for which something holds, for example that it came from a file. */
+async function newest(bus: Bus, toSeq: number, holds: (config: ConfigApplied) => boolean): Promise<ConfigApplied | null> {
+  let found: ConfigApplied | null = null;
+  for await (const stored of bus.read(stream, { filter: subject, toSeq })) {
+    const config = configOf(stored);
+    if (config !== null && holds(config)) found = config;
+  }
+  return found;
+}
+
+/** Null for nothing, and for a malformed event: it is in QUARANTINE, and the version before it is in force. */
+function configOf(stored: Stored | null): ConfigApplied | null {
+  return stored?.content.kind === "event" && stored.content.event.type === subject ? stored.content.event.data : null;
+}

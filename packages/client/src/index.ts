@@ -1,0 +1,7 @@
+export {
+  type AppliedConfiguration,
+  type ApplyConfigurationOptions,
+  applyConfiguration,
+  ConfigContendedError,
+  ConfigTooLargeError,
+} from "./apply-configuration.ts";
