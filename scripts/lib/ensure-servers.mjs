@@ -43,15 +43,20 @@ export class ServerMissingError extends Error {
  * Finds nats-server and redis-server, or installs them: the path in NATS_SERVER_BIN / REDIS_SERVER_BIN, then PATH, then the
  * system's package manager. Only the programs are wanted: a service that an installation started is stopped again.
  *
- * @param {{ need?: readonly ServerName[], log?: (line: string) => void }} [options] `need`: default both; `log`: default stderr
+ * @param {{ need?: readonly ServerName[], log?: (line: string) => void, extraDirs?: readonly string[] }} [options]
+ *   `need`: default both; `log`: default stderr; `extraDirs`: where to look after PATH
  * @returns {Promise<{ natsServer: string | undefined, redisServer: string | undefined }>} absolute paths; undefined only for what was not needed
  * @throws {ServerMissingError}
  */
 export async function ensureServers(options = {}) {
-  const { need = /** @type {ServerName[]} */ (Object.keys(SERVERS)), log = (line) => process.stderr.write(`${line}\n`) } = options;
-  const missing = need.filter((name) => findServer(name) === undefined);
-  const problem = missing.length === 0 ? undefined : await install(missing, log);
-  const lacking = need.filter((name) => findServer(name) === undefined);
+  const {
+    need = /** @type {ServerName[]} */ (Object.keys(SERVERS)),
+    log = (line) => process.stderr.write(`${line}\n`),
+    extraDirs = EXTRA_DIRS,
+  } = options;
+  const missing = need.filter((name) => findServer(name, extraDirs) === undefined);
+  const problem = missing.length === 0 ? undefined : await install(missing, extraDirs, log);
+  const lacking = need.filter((name) => findServer(name, extraDirs) === undefined);
   if (lacking.length > 0) {
     const variables = lacking.map((name) => `${SERVERS[name].env}=/path/to/${name}`).join(" and ");
     throw new ServerMissingError(
@@ -59,16 +64,17 @@ export async function ensureServers(options = {}) {
       lacking,
     );
   }
-  const path = (/** @type {ServerName} */ name) => (need.includes(name) ? findServer(name) : undefined);
+  const path = (/** @type {ServerName} */ name) => (need.includes(name) ? findServer(name, extraDirs) : undefined);
   return { natsServer: path("nats-server"), redisServer: path("redis-server") };
 }
 
 /**
  * @param {ServerName} name
+ * @param {readonly string[]} extraDirs
  * @returns {string | undefined} absolute path
  * @throws {ServerMissingError} when the variable names something that cannot be run: silently using another one would surprise
  */
-function findServer(name) {
+function findServer(name, extraDirs) {
   const { env, program } = SERVERS[name];
   const chosen = process.env[env];
   if (chosen !== undefined && chosen !== "") {
@@ -76,7 +82,7 @@ function findServer(name) {
     if (!isExecutable(path)) throw new ServerMissingError(`${env} is ${chosen}, which is not a program that can be run.`, [name]);
     return path;
   }
-  return findProgram(program, EXTRA_DIRS);
+  return findProgram(program, extraDirs);
 }
 
 /** @param {string} program @param {readonly string[]} [extraDirs] */
@@ -100,11 +106,12 @@ function isExecutable(path) {
 
 /**
  * @param {readonly ServerName[]} missing
+ * @param {readonly string[]} extraDirs
  * @param {(line: string) => void} log
  * @returns {Promise<string | undefined>} a clause that says why nothing was installed
  */
-async function install(missing, log) {
-  const manager = /** @type {const} */ (["apt-get", "apk", "dnf", "brew"]).find((name) => findProgram(name, EXTRA_DIRS) !== undefined);
+async function install(missing, extraDirs, log) {
+  const manager = /** @type {const} */ (["apt-get", "apk", "dnf", "brew"]).find((name) => findProgram(name, extraDirs) !== undefined);
   if (manager === undefined) return "none of apt-get, apk, dnf and brew is here to install from";
   const packages = missing.map((name) => SERVERS[name].packages[manager]);
   // Homebrew refuses to run as root; the others need it.
@@ -131,7 +138,8 @@ async function install(missing, log) {
 function installCommands(manager, packages) {
   switch (manager) {
     case "apt-get": {
-      // RUNLEVEL=1 makes invoke-rc.d treat the machine as single-user, where no daemon is started; nothing is written for it.
+      // RUNLEVEL=1 makes a System V machine look like single-user mode, where a package starts no daemon. systemd starts one
+      // all the same, and only a file in /usr/sbin could forbid it: we write none, and stop the unit afterwards.
       const apt = ["env", "DEBIAN_FRONTEND=noninteractive", "RUNLEVEL=1", "apt-get", "-o", "DPkg::Lock::Timeout=120"];
       return [
         [...apt, "update"],

@@ -1,0 +1,47 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { closingLine, countTests } from "../../scripts/lib/test-count.mjs";
+
+const cwd = "/repo";
+const file = "/repo/test/a.test.ts";
+const passed = { type: "test:pass", name: "a guarantee", nesting: 0, file, kind: "test" };
+
+test("tests are counted and suites are not", () => {
+  const suite = { ...passed, name: "a suite", kind: "suite" };
+  assert.deepEqual(countTests([passed, suite], [file], cwd), { passed: 1, failed: 0, skipped: 0, silent: [] });
+});
+
+test("a suite that failed only through its tests does not count twice, one whose hook failed counts once", () => {
+  const failed = { ...passed, type: "test:fail", failureType: "testCodeFailure" };
+  const suite = { ...passed, type: "test:fail", kind: "suite", failureType: "subtestsFailed" };
+  assert.equal(countTests([failed, suite], [file], cwd).failed, 1);
+  assert.equal(countTests([{ ...suite, failureType: "hookFailed" }], [file], cwd).failed, 1);
+});
+
+test("a skipped test is neither passed nor failed", () => {
+  assert.deepEqual(countTests([passed, { ...passed, skipped: true }], [file], cwd), { passed: 1, failed: 0, skipped: 1, silent: [] });
+});
+
+test("a file that declares no test is failed, although node:test reports the file itself as passed", () => {
+  for (const name of ["test/a.test.ts", file]) {
+    assert.deepEqual(countTests([{ ...passed, name }], [file], cwd), { passed: 0, failed: 1, skipped: 0, silent: [file] });
+  }
+});
+
+test("a file that crashes is one failed test", () => {
+  const crashed = { ...passed, type: "test:fail", name: file, failureType: "testCodeFailure" };
+  assert.deepEqual(countTests([crashed], [file], cwd), { passed: 0, failed: 1, skipped: 0, silent: [] });
+});
+
+test("a file that never got its turn is failed", () => {
+  assert.deepEqual(countTests([passed], [file, "/repo/test/b.test.ts"], cwd), {
+    passed: 1,
+    failed: 1,
+    skipped: 0,
+    silent: ["/repo/test/b.test.ts"],
+  });
+});
+
+test("the closing line has the form that every test command promises", () => {
+  assert.equal(closingLine({ passed: 3, failed: 0, skipped: 1 }), "3 passed, 0 failed, 1 skipped");
+});
