@@ -17,3 +17,5 @@ export {
   type Stored,
   type StreamInfo,
 } from "./bus.ts";
+export type { BusLog } from "./log.ts";
+export { type MemoryBroker, type MemoryBrokerOptions, type MemoryConnectOptions, memoryBroker } from "./memory.ts";

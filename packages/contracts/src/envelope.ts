@@ -18,7 +18,11 @@ export const envelope = z.looseObject({
   traceparent: z.string().optional(),
   data: z.unknown(),
 });
-export type Envelope<T = unknown> = Omit<z.infer<typeof envelope>, "data"> & { data: T };
+/** The fields are named one by one, because `Omit` loses them behind the index signature of an open object. */
+export type Envelope<T = unknown> = Pick<
+  z.infer<typeof envelope>,
+  "specversion" | "id" | "source" | "type" | "subject" | "time" | "datacontenttype" | "dataschema" | "traceparent"
+> & { data: T };
 
 export const contentType = "application/cloudevents+json";
 /** Header with the SHA-256 (hex) of the stored bytes: one altered byte is found and named by `mcpf events verify`. */

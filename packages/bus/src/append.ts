@@ -1,0 +1,100 @@
+import { type Appended, BusError, type Fenced, type Stored } from "./bus.ts";
+import type { LogPort } from "./log-port.ts";
+import { decode, type EventLike, encodeEvent, isOwn, type Outgoing, type RawMessage } from "./message.ts";
+
+const defaultTimeoutMs = 5000;
+/** One try gets this long, so that a lost answer leaves time to settle it. */
+const tryMs = 2000;
+const pauseMsMin = 50;
+const pauseMsMax = 500;
+
+/** Stores an event without a fence; tries again with the same id until the time-out, which the store counts as one. */
+export async function append(log: LogPort, event: EventLike, timeoutMs: number = defaultTimeoutMs): Promise<Appended> {
+  const message = encodeEvent(event);
+  const retry = retryUntil(log, timeoutMs, `store ${message.subject}`);
+  for (;;) {
+    const outcome = await log.publish(message, retry.leftMs());
+    if (outcome.kind === "stored") return { seq: outcome.seq, duplicate: outcome.duplicate };
+    if (outcome.kind === "wrong_sequence")
+      throw new BusError("rejected", `${message.subject} carries a fence it was not given`, { retriable: false });
+    await retry.pause(outcome.cause);
+  }
+}
+
+/** Guarantees B1 to B3. */
+export async function appendFenced(
+  log: LogPort,
+  event: EventLike,
+  expectedSeq: number,
+  timeoutMs: number = defaultTimeoutMs,
+): Promise<Fenced> {
+  if (!Number.isSafeInteger(expectedSeq) || expectedSeq < 0) {
+    throw new RangeError(`expectedSeq is ${expectedSeq}: give the last sequence of the subject, or 0 where there is none`);
+  }
+  return publishFenced(log, encodeEvent(event, { expectedSeq }), timeoutMs);
+}
+
+/**
+ * Publishes until the outcome is known. A repeat has the same id, expectation and nonce, so it can store nothing twice:
+ * the store answers `duplicate` when an earlier try went through, and `wrong_sequence` when somebody else came first.
+ */
+export async function publishFenced(log: LogPort, message: Outgoing, timeoutMs: number): Promise<Fenced> {
+  const retry = retryUntil(log, timeoutMs, `store ${message.subject}`);
+  let maybeStored = false;
+  for (;;) {
+    const outcome = await log.publish(message, retry.leftMs());
+    if (outcome.kind === "stored") {
+      if (!outcome.duplicate) return { outcome: "won", seq: outcome.seq };
+      // B3: somebody's message has this id. It is ours only if an earlier try of this very call stored it.
+      const there = maybeStored ? await log.at(message.stream, outcome.seq, retry.leftMs()) : null;
+      return there !== null && isOwn(there, message) ? { outcome: "won", seq: outcome.seq } : lost(await last());
+    }
+    if (outcome.kind === "wrong_sequence") {
+      const there = await last();
+      return maybeStored && there !== null && isOwn(there, message) ? { outcome: "won", seq: there.seq } : lost(there);
+    }
+    if (!outcome.sent) {
+      await retry.pause(outcome.cause);
+      continue;
+    }
+    maybeStored = true;
+    // B2: the log says what became of it. Where it cannot say yet, the next round asks again.
+    const there = await last().catch((cause: unknown) => {
+      if (cause instanceof BusError && cause.retriable) return null;
+      throw cause;
+    });
+    if (there !== null && isOwn(there, message)) return { outcome: "won", seq: there.seq };
+    await retry.pause(outcome.cause);
+  }
+
+  function last(): Promise<RawMessage | null> {
+    return log.lastOf(message.stream, message.subject, retry.leftMs());
+  }
+}
+
+function lost(there: RawMessage | null): Fenced {
+  const last: Stored | null = there === null ? null : decode(there);
+  return { outcome: "lost", last };
+}
+
+/** Tries and pauses with a common end. Throws {@link BusError} when the time is over. */
+function retryUntil(log: LogPort, timeoutMs: number, what: string): { leftMs(): number; pause(cause: unknown): Promise<void> } {
+  const endMs = log.nowMs() + timeoutMs;
+  let pauseMs = pauseMsMin;
+  return {
+    leftMs: () => Math.max(1, Math.min(tryMs, endMs - log.nowMs())),
+    async pause(cause) {
+      const leftMs = endMs - log.nowMs();
+      if (leftMs <= pauseMs) {
+        const code = cause instanceof BusError ? cause.code : "timeout";
+        throw new BusError(
+          code === "unreachable" ? "unreachable" : "timeout",
+          `could not ${what} within ${timeoutMs} ms, and whether it is stored is not known: look at the log before doing it again`,
+          { retriable: true, cause },
+        );
+      }
+      await log.sleep(pauseMs);
+      pauseMs = Math.min(pauseMs * 2, pauseMsMax);
+    },
+  };
+}

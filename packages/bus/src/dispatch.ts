@@ -1,0 +1,32 @@
+import { type Reply, type RequestSubject, requests, sayIssues } from "@mcp-failover/contracts";
+import { RefusedError, type ServiceDefinition } from "./bus.ts";
+
+/** Answers one request of a service: reads and checks the body, calls the handler, never throws. */
+export async function dispatch(
+  service: ServiceDefinition,
+  subject: RequestSubject,
+  bytes: Uint8Array,
+  onError: (error: unknown) => void,
+): Promise<Reply> {
+  let json: unknown;
+  try {
+    json = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes));
+  } catch {
+    return refusal("bad_request", `${subject} takes a JSON body`, false); // The parser's own words could quote a secret.
+  }
+  const body = requests[subject].schema.safeParse(json);
+  if (!body.success) return refusal("bad_request", `${subject}: ${sayIssues(body.error)}`, false);
+  const handler = service.handlers[subject] as ((body: unknown) => Promise<unknown>) | undefined;
+  if (handler === undefined) return refusal("not_served", `${service.name} does not answer ${subject}`, false);
+  try {
+    return { ok: true, result: (await handler(body.data)) ?? null };
+  } catch (error) {
+    if (error instanceof RefusedError) return refusal(error.code, error.message, error.retriable);
+    onError(error);
+    return refusal("internal", `${service.name} failed on ${subject}: see its log`, true);
+  }
+}
+
+export function refusal(code: string, message: string, retriable: boolean): Reply {
+  return { ok: false, error: { code, message, retriable } };
+}

@@ -1,0 +1,44 @@
+// Seams for tests, apart from what `index.ts` exports: nothing that runs in production imports this.
+import type { Bus } from "./bus.ts";
+import { brokerStates, links, type MemoryBroker } from "./memory.ts";
+
+export interface MemorySeams {
+  /** Ends the connection as a network does; `restore` brings it back. */
+  cut(reason?: string): void;
+  restore(): void;
+  /** The next `count` publishes end with an unknown outcome: after they were stored, or without. */
+  losePublishes(count: number, options: { stored: boolean }): void;
+  /** Every operation takes this much longer. */
+  delay(ms: number): void;
+  /** Core messages dropped while cut. */
+  readonly dropped: number;
+}
+
+/** Throws a `RangeError` for a bus that `memoryBroker` did not make. */
+export function memorySeams(bus: Bus): MemorySeams {
+  const link = links.get(bus);
+  if (link === undefined) throw new RangeError("only a bus of memoryBroker() has seams");
+  return {
+    cut: (reason = "cut by a test") => link.cut(reason),
+    restore: () => link.restore(),
+    losePublishes: (count, { stored }) => link.losePublishes(count, stored),
+    delay: (ms) => {
+      link.delayMs = ms;
+    },
+    get dropped() {
+      return link.dropped;
+    },
+  };
+}
+
+/** Publishes bytes as they are, malformed ones too, as a foreign client could. */
+export function publishRawToMemory(
+  broker: MemoryBroker,
+  subject: string,
+  bytes: Uint8Array | string,
+  headers: Record<string, string> = {},
+): void {
+  const state = brokerStates.get(broker);
+  if (state === undefined) throw new RangeError("not a broker of memoryBroker()");
+  state.ingest({ subject, bytes: typeof bytes === "string" ? new TextEncoder().encode(bytes) : bytes, headers });
+}

@@ -1,0 +1,159 @@
+import type { StreamName } from "@mcp-failover/contracts";
+import type { Delivery, Following, FollowOptions, QueueOptions, QueueVerdict } from "../bus.ts";
+import { backOffMs, type FollowHandler, guarded, handOver, place, settledWithin } from "../hand-over.ts";
+import type { BusLog } from "../log.ts";
+import type { Quarantine } from "../quarantine.ts";
+import type { BrokerState } from "./broker.ts";
+import type { MemoryLink } from "./link.ts";
+import type { MemoryStream } from "./store.ts";
+
+const stopMs = 2000;
+
+export interface Reader {
+  readonly state: BrokerState;
+  readonly link: MemoryLink;
+  readonly quarantine: Quarantine;
+  readonly log: BusLog;
+}
+
+export function follow(reader: Reader, name: StreamName, options: FollowOptions, handler: FollowHandler): Following {
+  const { state, link, quarantine, log } = reader;
+  const filter = options.filter ?? ">";
+  let stopped = false;
+  let seq = 0;
+  const over = () => stopped || link.status.kind === "closed";
+
+  async function run(): Promise<void> {
+    const stream = await found();
+    if (stream === null) return;
+    const lastAtStart = stream.lastSeq;
+    for (const message of options.from === "last_per_subject" ? stream.lasts(filter) : []) {
+      await ready();
+      if (over()) return;
+      await hand(message);
+    }
+    let cursor = startOf(stream, options.from);
+    let caughtUp = false;
+    while (!over()) {
+      const message = stream.next(cursor, filter);
+      if (!caughtUp && (message === null || message.seq > lastAtStart)) {
+        caughtUp = true;
+        guarded(() => options.onCaughtUp?.(), log, "onCaughtUp failed");
+      }
+      if (message === null || !link.connected) {
+        await state.changed(null);
+        continue;
+      }
+      cursor = message.seq + 1;
+      await hand(message);
+    }
+  }
+
+  async function hand(message: Parameters<typeof quarantine.look>[0]): Promise<void> {
+    seq = message.seq;
+    await handOver(quarantine.look(message), handler, options, log);
+  }
+
+  async function ready(): Promise<void> {
+    while (!over() && !link.connected) await state.changed(null);
+  }
+
+  async function found(): Promise<MemoryStream | null> {
+    while (!over()) {
+      const stream = link.connected ? state.streams.get(name) : undefined;
+      if (stream !== undefined) return stream;
+      await state.changed(null);
+    }
+    return null;
+  }
+
+  // Begins after the caller has what it returns, as a real connection does.
+  const loop = Promise.resolve().then(run);
+  return {
+    get seq() {
+      return seq;
+    },
+    async stop() {
+      stopped = true;
+      state.wake();
+      await settledWithin(loop, stopMs);
+    },
+  };
+}
+
+function startOf(stream: MemoryStream, from: FollowOptions["from"]): number {
+  if (typeof from === "string") return stream.lastSeq + 1;
+  if ("seq" in from) return from.seq;
+  for (const message of stream.messages.values()) if (message.timeMs >= from.timeMs) return message.seq;
+  return stream.lastSeq + 1;
+}
+
+export function consumeQueue(
+  reader: Reader,
+  durable: string,
+  options: QueueOptions,
+  handler: (delivery: Delivery) => Promise<QueueVerdict>,
+): Following {
+  const { state, link, quarantine, log } = reader;
+  let stopped = false;
+  let seq = 0;
+  const working = new Set<Promise<void>>();
+  const over = () => stopped || link.status.kind === "closed";
+
+  async function run(): Promise<void> {
+    while (!over()) {
+      const stream = state.streams.get("OUTBOX");
+      if (stream === undefined || !link.connected || working.size >= options.concurrency) {
+        await state.changed(null);
+        continue;
+      }
+      const queue = state.queue("OUTBOX", durable, options.filter);
+      const taken = queue.take(state.nowMs(), options.ackWaitMs);
+      if (taken === null) {
+        const dueMs = queue.nextDueMs();
+        await state.changed(dueMs === null ? null : Math.max(1, dueMs - state.nowMs()));
+        continue;
+      }
+      seq = taken.message.seq;
+      const work = handle(taken).finally(() => {
+        working.delete(work);
+        state.wake();
+      });
+      working.add(work);
+    }
+    await Promise.all(working);
+  }
+
+  async function handle({ message, attempt }: { message: Parameters<typeof quarantine.look>[0]; attempt: number }): Promise<void> {
+    const queue = state.queue("OUTBOX", durable, options.filter);
+    const stillAtIt = setInterval(() => {
+      if (link.connected) queue.extend(message.seq, state.nowMs() + options.ackWaitMs);
+    }, options.ackWaitMs / 2);
+    try {
+      const stored = quarantine.look(message);
+      const verdict = await handler({ stored, attempt }).catch((err: unknown): QueueVerdict => {
+        log.warn({ err, ...place(stored) }, "a queued message failed and comes back");
+        return { kind: "later", delayMs: backOffMs(attempt) };
+      });
+      await link.reach(options.ackWaitMs);
+      if (verdict.kind === "done") queue.done(message.seq);
+      else queue.extend(message.seq, state.nowMs() + verdict.delayMs);
+    } catch (err) {
+      log.warn({ err, ...place(message) }, "a verdict was not delivered, so the message comes back"); // B6: at least once.
+    } finally {
+      clearInterval(stillAtIt);
+    }
+  }
+
+  const loop = Promise.resolve().then(run);
+  return {
+    get seq() {
+      return seq;
+    },
+    async stop() {
+      stopped = true;
+      state.wake();
+      await settledWithin(loop, stopMs);
+    },
+  };
+}

@@ -1,0 +1,70 @@
+import { sha256 } from "@mcp-failover/contracts";
+import { publishFenced } from "./append.ts";
+import type { Stored } from "./bus.ts";
+import type { LogPort } from "./log-port.ts";
+import { decode, outgoing, type RawMessage } from "./message.ts";
+
+/** Places already reported by this connection; the fence makes it once in the fleet, this only saves work. */
+const seenMax = 1000;
+/** Under way at a time; more than this are left to the next reader. */
+const pendingMax = 64;
+const timeoutMs = 10_000;
+/** Base64 makes 3 bytes 4, and the record has to fit into the stream. */
+const payloadBytesMax = 512 * 1024;
+
+export interface Quarantine {
+  /** Looks into a message; a malformed one is put into QUARANTINE behind the reader's back. */
+  look(raw: RawMessage): Stored;
+  /** The same for a message that is in no stream. */
+  core(subject: string, bytes: Uint8Array, headers: Readonly<Record<string, string>>, reason: string): void;
+}
+
+/** B5. A failure here is reported and never stops the reader: the next one that sees the message tries again. */
+export function quarantine(log: LogPort, onError: (error: unknown, place: string) => void): Quarantine {
+  const seen = new Set<string>();
+  let pending = 0;
+
+  function put(
+    place: string,
+    record: { subject: string; reason: string; headers: Readonly<Record<string, string>> },
+    bytes: Uint8Array,
+  ): void {
+    if (seen.has(place)) return;
+    if (pending >= pendingMax) {
+      onError(new Error(`${pendingMax} messages are on their way to QUARANTINE already`), place);
+      return;
+    }
+    if (seen.size >= seenMax) for (const oldest of seen) if (seen.delete(oldest)) break;
+    seen.add(place);
+    pending += 1;
+    const [, stream = "", at = ""] = place.split(".");
+    const payload = Buffer.from(bytes.subarray(0, payloadBytesMax)).toString("base64");
+    const body = { stream, seq: stream === "core" ? null : Number(at), ...record, truncated: bytes.length > payloadBytesMax, payload };
+    Promise.resolve()
+      .then(() => {
+        const encoded = new TextEncoder().encode(JSON.stringify(body));
+        return publishFenced(log, outgoing("QUARANTINE", place, encoded, place, "application/json", { expectedSeq: 0 }), timeoutMs);
+      })
+      .catch((error: unknown) => {
+        seen.delete(place);
+        onError(error, place);
+      })
+      .finally(() => {
+        pending -= 1;
+      });
+  }
+
+  return {
+    look(raw) {
+      const stored = decode(raw);
+      if (stored.content.kind === "malformed" && raw.stream !== "QUARANTINE") {
+        const { subject, headers } = raw;
+        put(`quarantine.${raw.stream}.${raw.seq}`, { subject, reason: stored.content.reason, headers }, raw.bytes);
+      }
+      return stored;
+    },
+    core(subject, bytes, headers, reason) {
+      put(`quarantine.core.${sha256(bytes).slice(0, 16)}`, { subject, reason, headers }, bytes);
+    },
+  };
+}

@@ -1,0 +1,4 @@
+export { type NatsOptions, startNats } from "./nats.ts";
+export { type RedisOptions, startRedis } from "./redis.ts";
+export { type RunningServer, ServerStartError } from "./server.ts";
+export { freePort, tempDir } from "./system.ts";

@@ -1,0 +1,53 @@
+import { accessSync, constants } from "node:fs";
+import { mkdtemp, rm } from "node:fs/promises";
+import { createServer } from "node:net";
+import { tmpdir } from "node:os";
+import { delimiter, isAbsolute, join } from "node:path";
+
+/** Where packages put servers that the PATH of an ordinary user may leave out. */
+const extraDirs = ["/usr/sbin", "/usr/local/sbin", "/usr/local/bin", "/opt/homebrew/bin"];
+const given = new Set<number>();
+
+/** A TCP port of 127.0.0.1 that was free just now, and that this process has not been given before. */
+export async function freePort(): Promise<number> {
+  for (let attempt = 0; attempt < 100; attempt += 1) {
+    const port = await new Promise<number>((resolve, reject) => {
+      const server = createServer();
+      server.once("error", reject);
+      server.listen(0, "127.0.0.1", () => {
+        const address = server.address();
+        server.close(() => resolve(typeof address === "object" && address !== null ? address.port : 0));
+      });
+    });
+    if (port > 0 && !given.has(port)) {
+      given.add(port);
+      return port;
+    }
+  }
+  throw new Error("no free port on 127.0.0.1 after 100 tries");
+}
+
+/** A new folder, and how to remove it with all that is in it. */
+export async function tempDir(prefix = "mcpf-test-"): Promise<{ path: string; remove(): Promise<void> }> {
+  const path = await mkdtemp(join(tmpdir(), prefix));
+  return { path, remove: () => rm(path, { recursive: true, force: true, maxRetries: 5, retryDelay: 100 }) };
+}
+
+/** The program that the variable names, else the one on PATH. Throws with what to do when there is none. */
+export function findProgram(program: string, variable: string): string {
+  const chosen = process.env[variable];
+  if (chosen !== undefined && chosen !== "") return chosen;
+  const dirs = [...(process.env["PATH"] ?? "").split(delimiter), ...extraDirs].filter((dir) => isAbsolute(dir));
+  const found = dirs.map((dir) => join(dir, program)).find(isExecutable);
+  if (found === undefined) throw new Error(`${program} is not on PATH: install it, or set ${variable}=/path/to/${program}`);
+  return found;
+}
+
+function isExecutable(path: string): boolean {
+  try {
+    accessSync(path, constants.X_OK);
+    return true;
+  } catch {
+    return false; // Not there, or not ours to run: look on.
+  }
+}
