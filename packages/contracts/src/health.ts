@@ -13,6 +13,14 @@ export const healthState = z.looseObject({
   changesAtMs: z.array(atMs).max(100),
   heldDownUntilMs: atMs.nullable(),
   lastObservedAtMs: atMs.nullable(),
+  /** Alive but credentials refused (`auth`) or rate limited (`soft`) so many times in a row, by `cause`; and well so many times in a row. */
+  impairedRun: z.number().int().nonnegative().optional(),
+  wellRun: z.number().int().nonnegative().optional(),
+  cause: z.enum(["auth", "soft"]).nullable().optional(),
+  /** Which side it was last known on: what counts as a change between up and down when `unknown` lay between. */
+  side: z.enum(["up", "down"]).nullable().optional(),
+  /** Moving average of the response times of answers; null before the first. Time-outs of quick probes follow it. */
+  usualMs: z.number().nonnegative().nullable().optional(),
 });
 export type HealthState = z.infer<typeof healthState>;
 

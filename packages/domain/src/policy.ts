@@ -18,8 +18,14 @@ export interface HealthPolicy {
   readonly successesUp: number;
   /** After a failure the next probe comes this soon, and counts. */
   readonly fastRetryMs: number;
-  /** Time-out of a probe that confirms a suspicion. */
+  /** While down (or not proven yet) probes come at least this often: one such wait, two quick successes, and calls work again in under 3 s. */
+  readonly downIntervalMs: number;
+  /** Time-out of a probe that confirms a suspicion, and of a quick retry. */
   readonly confirmTimeoutMs: number;
+  /** Quick probes wait at least this many times the usual response time, so that a slow but sound endpoint is never condemned by them. Same factor as `slowFactor`. */
+  readonly confirmUsualFactor: number;
+  /** Share of the interval by which each probe is moved, so that probes of many endpoints never fall into step. Cloudprober: 10 %. */
+  readonly jitterRatio: number;
   /** This many changes between up and down within `flapWindowMs` hold the endpoint down for `holdDownMs`. Sentinel and Orchestrator hold off far longer. */
   readonly flapChanges: number;
   readonly flapWindowMs: number;
@@ -28,6 +34,11 @@ export interface HealthPolicy {
   readonly freshMs: number;
   /** Nothing is said to be down in the first 5 s of a prober; ends early when all is proven. Orchestrator waits 3 polls. */
   readonly graceMs: number;
+  /** Weight of the newest result in the score: after 3 failures in a row about a third of the old score is left. */
+  readonly scoreWeight: number;
+  /** A score that moved this far without a change of status is said too, at most every `scoreEveryMs`: AUDIT forgets nothing. */
+  readonly scoreStep: number;
+  readonly scoreEveryMs: number;
 }
 
 export interface BreakerPolicy {
@@ -98,6 +109,16 @@ export interface FailoverPolicy {
   readonly failbackAfterMs: number;
   /** How long notices wait for the routers to say that they have applied an epoch. */
   readonly applyWaitMs: number;
+  /** A router is live that was heard within this time; routers speak at least every 2 s. */
+  readonly routerLiveMs: number;
+  /** A call in flight for longer, with no answer since it began, is a router's word against the endpoint. reference: time-out 5 s. */
+  readonly slowInFlightMs: number;
+  /** How long a decision waits for the probes that it asked for: a confirming probe (500 ms), sent again twice. */
+  readonly proofWaitMs: number;
+  /** Rounds of requested probes of one upstream are at least this far apart... */
+  readonly gatherEveryMs: number;
+  /** ...and this far once a suspicion has lasted long, so that a long outage costs few probes. */
+  readonly gatherEveryMsMax: number;
 }
 
 export interface RollbackPolicy {
@@ -161,12 +182,18 @@ export const defaultPolicy: Policy = {
     failuresDown: 3,
     successesUp: 2,
     fastRetryMs: 250,
+    downIntervalMs: secondMs,
     confirmTimeoutMs: 500,
+    confirmUsualFactor: 4,
+    jitterRatio: 0.1,
     flapChanges: 4,
     flapWindowMs: 10 * minuteMs,
     holdDownMs: 5 * minuteMs,
     freshMs: 15 * secondMs,
     graceMs: 5 * secondMs,
+    scoreWeight: 0.3,
+    scoreStep: 0.25,
+    scoreEveryMs: 30 * secondMs,
   },
   breaker: {
     windowMs: 30 * secondMs,
@@ -211,6 +238,11 @@ export const defaultPolicy: Policy = {
     failback: "manual",
     failbackAfterMs: 300 * secondMs,
     applyWaitMs: secondMs,
+    routerLiveMs: 5 * secondMs,
+    slowInFlightMs: 5 * secondMs,
+    proofWaitMs: 1500,
+    gatherEveryMs: 300,
+    gatherEveryMsMax: 2 * secondMs,
   },
   rollback: {
     enabled: true,

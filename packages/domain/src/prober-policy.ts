@@ -1,0 +1,42 @@
+/** How a prober process works, whatever it probes; what is decided about one endpoint is in `HealthPolicy`. */
+export interface ProberPolicy {
+  /** A killed prober's endpoints are probed again within 3 s: silence of three heartbeats, then at once. */
+  readonly heartbeatMs: number;
+  readonly deadAfterMs: number;
+  /** A new prober listens this long for others before it takes endpoints: two heartbeats. */
+  readonly settleMs: number;
+  readonly batchMs: number;
+  /** Below the contract's 1000, so that a batch of long errors stays under NATS' 1 MiB. */
+  readonly batchMax: number;
+  /** Observations kept while the log is out of reach; the oldest are dropped, and counted. */
+  readonly bufferMax: number;
+  /** Probes in flight: in all, of these kept for confirming ones, and of one host. Gatus and Uptime Kuma fall behind without such limits. */
+  readonly inFlightMax: number;
+  readonly inFlightReserved: number;
+  readonly inFlightPerHostMax: number;
+  /** Questions to the peers under way at once; what is over waits for the next failing probe. */
+  readonly questionsMax: number;
+  /** Added to the probe's time-out when waiting for the peers' words. */
+  readonly answerMarginMs: number;
+  /** MCP: how long a found protocol era is believed, and how long one probe session is used (each leaked one costs 67 KB, measured). */
+  readonly eraMs: number;
+  readonly sessionMs: number;
+  readonly answerBytesMax: number;
+}
+
+export const proberPolicy: ProberPolicy = {
+  heartbeatMs: 500,
+  deadAfterMs: 1500,
+  settleMs: 1000,
+  batchMs: 250,
+  batchMax: 500,
+  bufferMax: 10_000,
+  inFlightMax: 256,
+  inFlightReserved: 64,
+  inFlightPerHostMax: 4,
+  questionsMax: 64,
+  answerMarginMs: 150,
+  eraMs: 600_000,
+  sessionMs: 300_000,
+  answerBytesMax: 1024 * 1024,
+};
