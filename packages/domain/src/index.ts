@@ -1,4 +1,22 @@
 export {
+  type BalancingCandidate,
+  type BalancingQuestion,
+  type BalancingStrategy,
+  effectiveWeight,
+  observeLatency,
+  type PeakEwma,
+  pickEndpoint,
+  shedLatencyMs,
+} from "./balancing.ts";
+export {
+  type BreakerDecision,
+  type BreakerInput,
+  type BreakerRule,
+  decideBreaker,
+  initialBreakerState,
+} from "./breaker.ts";
+export { type Evaluation, type EvidenceCut, evidenceOf, type ObserverEvidence } from "./breaker-evidence.ts";
+export {
   decideHealth,
   evidenceMax,
   foldEvidence,
@@ -10,6 +28,17 @@ export {
   isAlive,
 } from "./health.ts";
 export {
+  acknowledgeIncident,
+  dueNotification,
+  foldIncident,
+  type Incident,
+  type IncidentContext,
+  incidentKeyOf,
+  type NotificationKind,
+  notifyWaitMs,
+  pageWaitMs,
+} from "./incidents.ts";
+export {
   initialLocalBreaker,
   type LocalBreaker,
   type LocalOutcome,
@@ -19,6 +48,16 @@ export {
   localRecord,
   localRelease,
 } from "./local-breaker.ts";
+export {
+  type AnswerClass,
+  classifyHttpStatus,
+  classifyMcpAnswer,
+  classifyRpcError,
+  classifyTransportError,
+  type Executed,
+  type McpAnswer,
+  type TransportPhase,
+} from "./outcome.ts";
 export {
   type BreakerPolicy,
   defaultPolicy,
@@ -35,5 +74,50 @@ export {
 export { gridSlot, type NextProbe, nextProbe, probeTimeoutMs, type ScheduleInput, slotsBetween } from "./probe-schedule.ts";
 export { type ProberPolicy, proberPolicy } from "./prober-policy.ts";
 export { ownerOf } from "./rendezvous.ts";
+export {
+  budgetTokens,
+  chargeRetry,
+  creditCall,
+  initialRetryBudget,
+  mayRetry,
+  type RetryAnswer,
+  type RetryBudget,
+  type RetryQuestion,
+  retryBudgetTtlMs,
+  type Safety,
+  type SafetyQuestion,
+  safetyOf,
+  type ToolAnnotations,
+} from "./retry.ts";
+export {
+  type Availability,
+  availabilityOf,
+  type BreakerGate,
+  type BreakerGateQuestion,
+  breakerGate,
+  chooseImplementation,
+  type ImplementationQuestion,
+  isNewerRoute,
+  planRoute,
+  type RouteEndpoint,
+  type RouteOrder,
+  type RoutePlan,
+  type RouteQuestion,
+  type RouteRule,
+  whyNot,
+} from "./routing.ts";
 export { emptyReadModel, type FailoverRecord, foldReadModel, historyMax, type Placed, type ReadModel, viewStatus } from "./status.ts";
-export { fractionOf, hashText } from "./string-hash.ts";
+export { hashText, unitHash } from "./string-hash.ts";
+export { wilsonLowerBound, wilsonUpperBound } from "./wilson.ts";
+export {
+  type BaselineSlot,
+  callsOf,
+  type EndpointWindow,
+  emptyWindow,
+  expireWindow,
+  foldProbe,
+  foldTraffic,
+  type ObserverWindow,
+  observersMax,
+  type WindowBucket,
+} from "./window.ts";
