@@ -104,7 +104,7 @@ export function dueNotification(incident: Incident, nowMs: number): { kind: Noti
   const told = (kind: NotificationKind): boolean => incident.notified.includes(kind);
   const after = (kind: NotificationKind): Incident => ({ ...incident, notified: [...incident.notified, kind], changedAtMs: nowMs });
   if (!told("opened")) {
-    // Healed while it waited: nobody has to be woken for what is over, but a page that was due is still told.
+    // Healed while it waited: nobody has to be woken for what is over.
     if (incident.status === "resolved" || incident.notifyAtMs === null || nowMs < incident.notifyAtMs) return null;
     return {
       kind: "opened",

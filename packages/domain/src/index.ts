@@ -106,8 +106,17 @@ export {
   type RouteRule,
   whyNot,
 } from "./routing.ts";
-export { emptyReadModel, type FailoverRecord, foldReadModel, historyMax, type Placed, type ReadModel, viewStatus } from "./status.ts";
-export { hashText, unitHash } from "./string-hash.ts";
+export {
+  emptyReadModel,
+  type FailoverRecord,
+  foldReadModel,
+  historyMax,
+  initialActive,
+  type Placed,
+  type ReadModel,
+  viewStatus,
+} from "./status.ts";
+export { fractionOf, hashText } from "./string-hash.ts";
 export { wilsonLowerBound, wilsonUpperBound } from "./wilson.ts";
 export {
   type BaselineSlot,

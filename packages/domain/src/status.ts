@@ -146,10 +146,10 @@ export function foldReadModel(model: ReadModel, { seq, timeMs, event }: Placed):
 }
 
 /** The endpoint that is active before the first decision (S3): the first write endpoint of the lowest tier. */
-function firstActive(upstream: Topology["upstreams"][string]): { name: string; tier: number } {
+export function initialActive(upstream: Topology["upstreams"][string]): string {
   const writers = upstream.endpoints.filter((endpoint) => endpoint.role === "write");
   const first = writers.reduce((best, endpoint) => (endpoint.tier < best.tier ? endpoint : best), writers[0] ?? { name: "", tier: 0 });
-  return { name: first.name, tier: first.tier };
+  return first.name;
 }
 
 /** What `mcpf status -o json` shows (S2). An upstream without a decision is active since the configuration was applied. */
@@ -160,13 +160,12 @@ export function viewStatus(
 ): StatusView {
   const upstreams = Object.entries(model.topology?.upstreams ?? {}).map(([name, upstream]) => {
     const route = model.routes[name]?.state;
-    const first = firstActive(upstream);
     const held = route?.held ?? null;
     const holds = held !== null && (held.untilMs === null || held.untilMs > nowMs);
     return {
       name,
       critical: upstream.critical,
-      active: route?.active ?? first.name,
+      active: route?.active ?? initialActive(upstream),
       epoch: route?.epoch ?? 0,
       since: new Date(route?.sinceMs ?? model.configAtMs).toISOString(),
       mode: upstream.mode,
