@@ -1,6 +1,6 @@
 import type { HealthState, Observation } from "@mcp-failover/contracts";
 import type { HealthPolicy } from "./policy.ts";
-import { unitHash } from "./string-hash.ts";
+import { fractionOf } from "./string-hash.ts";
 
 /**
  * When to probe an endpoint next, and how long to wait for it.
@@ -49,9 +49,9 @@ export function nextProbe({ key, policy, state, lastOutcome, retryAfterMs, nowMs
 /** The first time on the grid of a key that is after `afterMs` (S1, S2). */
 export function gridSlot(key: string, policy: Pick<HealthPolicy, "intervalMs" | "jitterRatio">, afterMs: number): number {
   const { intervalMs, jitterRatio } = policy;
-  const phaseMs = unitHash(key) * intervalMs;
+  const phaseMs = fractionOf(key) * intervalMs;
   for (let n = Math.floor((afterMs - phaseMs) / intervalMs); ; n += 1) {
-    const atMs = Math.ceil(phaseMs + n * intervalMs + unitHash(`${key}#${n}`) * jitterRatio * intervalMs);
+    const atMs = Math.ceil(phaseMs + n * intervalMs + fractionOf(`${key}#${n}`) * jitterRatio * intervalMs);
     if (atMs > afterMs) return atMs;
   }
 }
@@ -82,5 +82,5 @@ function sooner(a: NextProbe, b: NextProbe): NextProbe {
 
 /** A wait made shorter by up to the jitter, the same for all who ask with the same key and time. */
 function jittered(key: string, waitMs: number, ratio: number, nowMs: number): number {
-  return Math.max(1, Math.round(waitMs * (1 - ratio * unitHash(`${key}@${nowMs}`))));
+  return Math.max(1, Math.round(waitMs * (1 - ratio * fractionOf(`${key}@${nowMs}`))));
 }

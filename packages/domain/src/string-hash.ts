@@ -16,11 +16,6 @@ export function hashText(text: string): number {
 }
 
 /** The hash of a text as a number from 0 up to, but not, 1. */
-export function unitHash(text: string): number {
+export function fractionOf(text: string): number {
   return hashText(text) / 2 ** 53;
-}
-
-/** The hash of a text as a whole number below 2^32. */
-export function hash32(text: string): number {
-  return hashText(text) % 2 ** 32;
 }

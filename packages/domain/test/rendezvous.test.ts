@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { unitHash, hashText, ownerOf } from "@mcp-failover/domain";
+import { fractionOf, hashText, ownerOf } from "@mcp-failover/domain";
 import fc from "fast-check";
 
 const members = fc.uniqueArray(fc.string({ minLength: 1, maxLength: 12 }), { minLength: 1, maxLength: 12 });
@@ -65,7 +65,7 @@ test("R4: ten thousand keys spread over 3 and over 7 members within 10 % of even
 test("the fraction of a text is at least 0 and below 1", () => {
   fc.assert(
     fc.property(fc.string(), (text) => {
-      const fraction = unitHash(text);
+      const fraction = fractionOf(text);
       assert.ok(fraction >= 0 && fraction < 1);
     }),
   );
