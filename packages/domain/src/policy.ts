@@ -151,6 +151,12 @@ export interface RouterPolicy {
   readonly retryBudget: number;
   readonly retriesPerSecondMin: number;
   readonly attemptsMax: number;
+  /** How long a write that the active endpoint refused waits for the fleet to move it; under the 2 s in which a failover is due. */
+  readonly epochWaitMs: number;
+  /** Writes of one upstream that wait so at once; the others fail at once. */
+  readonly epochWaitersMax: number;
+  /** Time-out of a connect to an endpoint that failed just now: with two of them dead, a call still fails in under a second. */
+  readonly panicConnectMs: number;
   /** Envoy panic threshold: 50 %. */
   readonly panicRatio: number;
   /** reference: instances under 0.3 get nothing. */
@@ -265,6 +271,9 @@ export const defaultPolicy: Policy = {
     retryBudget: 0.2,
     retriesPerSecondMin: 10,
     attemptsMax: 3,
+    epochWaitMs: 1500,
+    epochWaitersMax: 1000,
+    panicConnectMs: 450,
     panicRatio: 0.5,
     scoreMin: 0.3,
     slowStartMs: minuteMs,
