@@ -98,10 +98,14 @@ export type Availability = "good" | "unproven" | "out" | "barred";
 export function availabilityOf(endpoint: RouteEndpoint, scoreMin: number | null): Availability {
   if (!endpoint.usable || endpoint.breaker === "forced_open") return "barred";
   if (endpoint.health === "unhealthy" || !endpoint.breakerAllows) return "out";
-  // "disabled" and "metrics_only" are an operator's word that no breaker may stop calls, this process's own included.
-  if (!endpoint.localAllows && endpoint.breaker !== "disabled" && endpoint.breaker !== "metrics_only") return "out";
+  if (isEjected(endpoint)) return "out";
   if (endpoint.health === "unknown") return "unproven";
   return scoreMin !== null && endpoint.score < scoreMin ? "out" : "good";
+}
+
+/** "disabled" and "metrics_only" are an operator's word that no breaker may stop calls, this process's own included. */
+function isEjected({ localAllows, breaker }: RouteEndpoint): boolean {
+  return !localAllows && breaker !== "disabled" && breaker !== "metrics_only";
 }
 
 /** One sentence on why an endpoint gets no calls, or null where it may get some. For error messages and `mcpf why`. */
@@ -111,7 +115,7 @@ export function whyNot(endpoint: RouteEndpoint, policy: RoutingPolicy = defaultP
   if (endpoint.health === "unhealthy") return "unhealthy";
   if (!endpoint.breakerAllows)
     return `its breaker is ${endpoint.breaker === "half_open" ? "half open, without a permit for this router" : "open"}`;
-  if (availabilityOf(endpoint, null) === "out") return "it refused or failed calls just now";
+  if (isEjected(endpoint)) return "it refused or failed calls just now";
   return availabilityOf(endpoint, policy.scoreMin) === "out" ? `its score is under ${policy.scoreMin}` : null;
 }
 
@@ -190,7 +194,7 @@ function planPool(question: RouteQuestion, policy: RoutingPolicy): RoutePlan {
   const capacity = shares.reduce((sum, share) => sum + share, 0);
   // Envoy: health is ignored only where all tiers together cannot carry the traffic, and most of the group looks dead.
   if (capacity < 1 && allowed.length > 0 && allowed.filter(isGood).length / allowed.length < policy.panicRatio) {
-    const able = allowed.filter((endpoint) => isOpen(endpoint) && endpoint.localAllows);
+    const able = allowed.filter((endpoint) => isOpen(endpoint) && !isEjected(endpoint));
     const picked = pickFrom(able, question, true, policy);
     if (picked !== null) return plan(picked.name, isGood(picked) ? "balanced" : "panic");
     return planLast(question, allowed, policy);
