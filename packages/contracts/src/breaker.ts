@@ -16,6 +16,11 @@ export const breakerState = z.looseObject({
   openings: z.number().int().nonnegative(),
   /** Set while `half_open`. */
   permits: z.array(permit).max(1000),
+  /**
+   * Set when the permits of this `half_open` ran out without a verdict and were renewed: how often, when last, and the successes seen
+   * before that. Calls of the generations since its beginning count.
+   */
+  renewed: z.looseObject({ times: z.number().int().positive(), atMs, successes: z.number().int().nonnegative() }).optional(),
 });
 export type BreakerState = z.infer<typeof breakerState>;
 

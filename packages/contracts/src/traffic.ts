@@ -10,6 +10,11 @@ export const latencyBucketsMs = [1, 2, 5, 10, 25, 50, 100, 250, 500, 1000, 2500,
 export const trafficEndpoint = z.looseObject({
   upstream: z.string(),
   endpoint: z.string(),
+  /**
+   * Generation of the fleet's breaker under which these calls were let through; a window with calls of two generations has two items.
+   * The breaker does not count calls of an older one. Without it, calls count when the window began after the breaker's last change.
+   */
+  breakerGeneration: count.optional(),
   ok: count,
   hard: count,
   soft: count,

@@ -17,6 +17,22 @@ export {
 } from "./breaker.ts";
 export { type Evaluation, type EvidenceCut, evidenceOf, type ObserverEvidence } from "./breaker-evidence.ts";
 export {
+  type Evidence,
+  foldSignal,
+  noEvidence,
+  routersApplying,
+  routersHolding,
+  type Signal,
+  suspectObservers,
+  type Testimony,
+  testimonyOn,
+  type WeighedVote,
+} from "./evidence.ts";
+export { decideFailover, initialFailoverState } from "./failover.ts";
+export { failoverInput, type FailoverAudit, foldFailoverAudit, noFailoverAudit } from "./failover-input.ts";
+export type { FailoverDecision, FailoverInput, FailoverOrder } from "./failover-outcome.ts";
+export { decideReservation, type Reservation, type ReservationDecision, type ReservationInput } from "./fleet.ts";
+export {
   decideHealth,
   evidenceMax,
   foldEvidence,

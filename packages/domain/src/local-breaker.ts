@@ -101,8 +101,10 @@ export function localRelease(state: LocalBreaker, permit: LocalPermit): LocalBre
 }
 
 function eject(generation: number, ejections: number, nowMs: number, policy: LocalBreakerPolicy): LocalBreaker {
-  const forMs = Math.min(policy.ejectMsMax, policy.ejectMs * policy.ejectFactor ** Math.min(ejections, 32));
-  return { status: "ejected", generation: generation + 1, untilMs: nowMs + forMs, ejections: Math.min(ejections + 1, 32) };
+  const forMs = Math.min(policy.ejectMsMax, policy.ejectMs * policy.ejectFactor ** ejections);
+  // Ejections stop growing where their time does, so that quiet time takes them back soon.
+  const next = forMs < policy.ejectMsMax ? ejections + 1 : ejections;
+  return { status: "ejected", generation: generation + 1, untilMs: nowMs + forMs, ejections: next };
 }
 
 function close(state: LocalBreaker, nowMs: number): LocalBreaker {

@@ -1,0 +1,255 @@
+import type { BreakerState, Permit } from "@mcp-failover/contracts";
+import type { Evaluation, ObserverEvidence } from "./breaker-evidence.ts";
+import type { BreakerPolicy } from "./policy.ts";
+import { fractionOf } from "./string-hash.ts";
+import { wilsonLowerBound } from "./wilson.ts";
+
+/**
+ * The fleet's circuit breaker of one endpoint.
+ *
+ * Invariants, cited by the property tests and the simulator:
+ * C1  It opens only when an observer has `consecutiveFailures` hard failures in a row, or `minimumCalls` and more with the Wilson lower bound
+ *     of its failure or slow ratio over the threshold on `evaluations` seconds in a row.
+ * C2  `soft`, `auth` and `caller` results never open it.
+ * C3  Observers that say so have to outnumber those whose own fresh evidence says otherwise: with any such, one observer moves nothing. One is
+ *     enough only where no other has evidence that could contradict: a result newer than the run, or enough calls for a ratio.
+ * C4  Only evidence since the last change counts; results of an older generation neither open nor close.
+ * C5  The generation grows by exactly one at every change, and nothing else changes without it.
+ * C6  Open ends by time alone: `openUntilMs` is set, at most `openMsMax` ahead.
+ * C7  Half-open is never stuck: it opens on failures, closes on successes, and permits that expire without a verdict are renewed.
+ * C8  Permits let through at most max(`halfOpenCalls`, 1) calls in all, each router at most once, each with an expiry.
+ * C9  `forced_open`, `disabled` and `metrics_only` are an operator's: nothing automatic changes them.
+ * C10 The same input gives the same decision: time, jitter and evidence are data.
+ */
+export interface BreakerInput {
+  readonly upstream: string;
+  readonly endpoint: string;
+  readonly policy: BreakerPolicy;
+  /** A store's timestamp or 1 s boundary. */
+  readonly nowMs: number;
+  readonly state: BreakerState;
+  /** Since the last change of `state` (`evidenceOf`). */
+  readonly evidence: readonly ObserverEvidence[];
+  /** Routers that have reported lately; they get the permits. */
+  readonly routers: readonly string[];
+}
+export type BreakerRule =
+  | "consecutive_failures"
+  | "failure_ratio"
+  | "slow_ratio"
+  | "open_time_over"
+  | "half_open_failed"
+  | "half_open_succeeded"
+  | "permits_expired"
+  | "operator"
+  | "none";
+export interface BreakerDecision {
+  readonly rule: BreakerRule;
+  readonly changed: boolean;
+  /** One sentence for people. */
+  readonly reason: string;
+  /** The whole state after it. */
+  readonly state: BreakerState;
+  readonly rejected: readonly { readonly option: string; readonly why: string }[];
+}
+
+/** Before the first `breaker.changed` of an endpoint; needs no event. */
+export const initialBreakerState: BreakerState = {
+  status: "closed",
+  generation: 0,
+  sinceMs: 0,
+  openUntilMs: null,
+  openings: 0,
+  permits: [],
+};
+
+/** Decides what becomes of one breaker at `nowMs`. Pure; `changed: false` gives back the same state. */
+export function decideBreaker(input: BreakerInput): BreakerDecision {
+  switch (input.state.status) {
+    case "closed":
+      return decideClosed(input);
+    case "open":
+      return decideOpen(input);
+    case "half_open":
+      return decideHalfOpen(input);
+    case "metrics_only": {
+      const trip = findTrip(input);
+      return stay(input, "operator", trip.found ? `metrics only; it would open: ${trip.reason}` : "metrics only");
+    }
+    case "forced_open":
+    case "disabled":
+      return stay(input, "operator", `${input.state.status} by an operator`);
+  }
+}
+
+function decideClosed(input: BreakerInput): BreakerDecision {
+  const { policy, state, nowMs } = input;
+  const trip = findTrip(input);
+  if (!trip.found) return { ...stay(input, "none", "nothing trips it"), rejected: trip.rejected };
+  const quiet = Math.floor(Math.max(0, nowMs - state.sinceMs) / policy.openingDecayMs);
+  const openings = Math.max(0, state.openings - quiet);
+  return { ...change(input, trip.rule, trip.reason, opened(input, openings)), rejected: trip.rejected };
+}
+
+function decideOpen(input: BreakerInput): BreakerDecision {
+  const { state, nowMs } = input;
+  if (nowMs < (state.openUntilMs ?? 0)) return stay(input, "none", "open until its time is over");
+  return change(input, "open_time_over", "its open time is over; some calls and all probes may try it", {
+    status: "half_open",
+    openUntilMs: null,
+    openings: state.openings,
+    permits: permitsFor(input, input.policy.permitMs),
+  });
+}
+
+function decideHalfOpen(input: BreakerInput): BreakerDecision {
+  const { policy, state, nowMs, evidence } = input;
+  const failing = evidence.filter((one) => one.hardRun > 0);
+  const working = evidence.filter((one) => one.hardRun === 0 && one.answered > 0);
+  const successes = (state.renewed?.successes ?? 0) + evidence.reduce((all, one) => all + one.answered, 0);
+  const expired = nowMs >= endOfPermits(state, policy);
+  const counts = `${say(failing.length, "observer")} failing, ${working.length} working, ${say(successes, "success", "successes")}`;
+  // On a draw the permits' time is waited out, then caution wins.
+  if (failing.length > working.length || (failing.length > 0 && expired)) {
+    return change(input, "half_open_failed", `half-open failed: ${counts}`, opened(input, state.openings));
+  }
+  if (successes >= policy.halfOpenSuccesses && working.length > failing.length) {
+    return change(input, "half_open_succeeded", `half-open succeeded: ${counts}`, {
+      status: "closed",
+      openUntilMs: null,
+      openings: state.openings,
+      permits: [],
+    });
+  }
+  // With no router there is nobody to renew them for: probes alone decide, and a router that comes gets its share then.
+  if (!expired || input.routers.length === 0) return stay(input, "none", `half-open, no verdict yet: ${counts}`);
+  const times = (state.renewed?.times ?? 0) + 1;
+  const permitMs = Math.min(Math.max(policy.permitMs, policy.openMsMax), policy.permitMs * 2 ** Math.min(times, 16));
+  return change(input, "permits_expired", `the permits expired without a verdict and are renewed: ${counts}`, {
+    status: "half_open",
+    // The same half-open goes on: calls that began in it still count.
+    sinceMs: state.sinceMs,
+    openUntilMs: null,
+    openings: state.openings,
+    permits: permitsFor(input, permitMs),
+    renewed: { times, atMs: nowMs, successes },
+  });
+}
+
+type Trip =
+  | {
+      readonly found: true;
+      readonly rule: "consecutive_failures" | "failure_ratio" | "slow_ratio";
+      readonly reason: string;
+      readonly rejected: BreakerDecision["rejected"];
+    }
+  | { readonly found: false; readonly rejected: BreakerDecision["rejected"] };
+
+/** The first rule that opens the breaker, and those that only a minority of the observers sees broken (C3). */
+function findTrip(input: BreakerInput): Trip {
+  const rejected: { option: string; why: string }[] = [];
+  for (const { rule, side, what } of [bySuccession(input), byRatio(input, "hard"), byRatio(input, "slow")]) {
+    if (side.accusing.length === 0) continue;
+    const accusers = side.accusing.map((one) => one.observer).join(", ");
+    const others = side.contradicting.map((one) => one.observer).join(", ");
+    if (side.accusing.length > side.contradicting.length) {
+      return { found: true, rule, reason: `${accusers}: ${what}${others === "" ? "" : `; outvoted: ${others}`}`, rejected };
+    }
+    rejected.push({ option: `open by ${rule}`, why: `${accusers}: ${what}, but ${others} saw otherwise` });
+  }
+  return { found: false, rejected };
+}
+
+interface Sides {
+  readonly accusing: readonly ObserverEvidence[];
+  readonly contradicting: readonly ObserverEvidence[];
+}
+
+function bySuccession(input: BreakerInput): { rule: "consecutive_failures"; what: string; side: Sides } {
+  const { policy } = input;
+  const fresh = freshOf(input);
+  const accusing = fresh.filter((one) => one.hardRun >= policy.consecutiveFailures);
+  const sinceMs = Math.min(...accusing.map((one) => one.runSinceMs ?? 0));
+  // Whoever got an answer after the run had begun contradicts it. One who has only failures since, or nothing, does not.
+  const contradicting = fresh.filter(
+    (one) =>
+      one.hardRun < policy.consecutiveFailures &&
+      one.lastNotHardAtMs !== null &&
+      one.lastNotHardAtMs >= sinceMs &&
+      one.lastNotHardAtMs > input.nowMs - policy.evidenceFreshMs,
+  );
+  return {
+    rule: "consecutive_failures",
+    what: `${policy.consecutiveFailures} or more hard failures in a row`,
+    side: { accusing, contradicting },
+  };
+}
+
+function byRatio(input: BreakerInput, kind: "hard" | "slow"): { rule: "failure_ratio" | "slow_ratio"; what: string; side: Sides } {
+  const { policy } = input;
+  const threshold = kind === "hard" ? policy.failureRatio : policy.slowRatio;
+  const over = (one: Evaluation): boolean => one.calls >= policy.minimumCalls && wilsonLowerBound(one[kind], one.calls) > threshold;
+  const trips = (one: ObserverEvidence): boolean => one.evaluations.length >= policy.evaluations && one.evaluations.every(over);
+  const fresh = freshOf(input);
+  const accusing = fresh.filter(trips);
+  // A ratio is contradicted only by as many calls as it takes to state one. One who is over it, but not yet for long enough, does not.
+  const contradicting = fresh.filter((one) => {
+    const last = one.evaluations.at(-1);
+    return last !== undefined && last.calls >= policy.minimumCalls && !over(last);
+  });
+  return {
+    rule: kind === "hard" ? "failure_ratio" : "slow_ratio",
+    what: `${kind === "hard" ? "failures" : "slow calls"} certainly over ${threshold} on ${policy.evaluations} evaluations in a row`,
+    side: { accusing, contradicting },
+  };
+}
+
+function freshOf(input: BreakerInput): readonly ObserverEvidence[] {
+  return input.evidence.filter((one) => one.lastAtMs > input.nowMs - input.policy.evidenceFreshMs);
+}
+
+type Next = Pick<BreakerState, "status" | "openUntilMs" | "openings" | "permits" | "renewed"> & { readonly sinceMs?: number };
+
+/** Finagle's equal jitter: half of the back-off is fixed, half is spread, here by a hash so that a replay gets the same (C10). */
+function opened(input: BreakerInput, openings: number): Next {
+  const { policy, state, nowMs } = input;
+  const wholeMs = Math.min(policy.openMsMax, policy.openMs * policy.openFactor ** openings);
+  const spread = fractionOf(`${input.upstream}/${input.endpoint}/${state.generation + 1}`);
+  // A time that an operator set (no growth) is kept to the millisecond.
+  const openMs = policy.openFactor === 1 ? wholeMs : Math.round(wholeMs / 2 + (spread * wholeMs) / 2);
+  // Openings stop growing where the open time does, so that quiet time takes them back soon.
+  return { status: "open", openUntilMs: nowMs + openMs, openings: wholeMs < policy.openMsMax ? openings + 1 : openings, permits: [] };
+}
+
+/** Splits the calls of half-open over the routers. With more routers than calls another part of them has its turn at each generation. */
+function permitsFor(input: BreakerInput, forMs: number): Permit[] {
+  const routers = [...new Set(input.routers)].sort();
+  if (routers.length === 0) return [];
+  const calls = Math.max(1, input.policy.halfOpenCalls);
+  const chosen = Math.min(routers.length, calls);
+  const first = (input.state.generation * chosen) % routers.length;
+  return Array.from({ length: chosen }, (_, index) => ({
+    router: routers[(first + index) % routers.length] ?? "",
+    calls: Math.floor(calls / chosen) + (index < calls % chosen ? 1 : 0),
+    expiresAtMs: input.nowMs + forMs,
+  }));
+}
+
+/** When the permits stop; without any, when they would have. */
+function endOfPermits(state: BreakerState, policy: BreakerPolicy): number {
+  const [first] = state.permits;
+  return first?.expiresAtMs ?? (state.renewed?.atMs ?? state.sinceMs) + policy.permitMs;
+}
+
+function change(input: BreakerInput, rule: BreakerRule, reason: string, next: Next): BreakerDecision {
+  const { sinceMs = input.nowMs, ...rest } = next;
+  return { rule, changed: true, reason, state: { ...rest, generation: input.state.generation + 1, sinceMs }, rejected: [] };
+}
+
+function stay(input: BreakerInput, rule: BreakerRule, reason: string): BreakerDecision {
+  return { rule, changed: false, reason, state: input.state, rejected: [] };
+}
+
+function say(count: number, one: string, many = `${one}s`): string {
+  return `${count} ${count === 1 ? one : many}`;
+}

@@ -1,0 +1,146 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import type { OutcomeClass } from "@mcp-failover/contracts";
+import {
+  callsOf,
+  defaultPolicy,
+  type EndpointWindow,
+  emptyWindow,
+  evidenceOf,
+  expireWindow,
+  foldProbe,
+  foldTraffic,
+  initialBreakerState,
+  observersMax,
+} from "@mcp-failover/domain";
+import fc from "fast-check";
+import { type Call, calls, probeOf, trafficOf } from "./signals.ts";
+
+const policy = defaultPolicy.breaker;
+const t0 = 1_700_000_000_000;
+const see = (window: EndpointWindow, nowMs: number) => evidenceOf(window, initialBreakerState, policy, nowMs);
+const router = (window: EndpointWindow, ended: readonly Call[], atMs: number, rest: Parameters<typeof trafficOf>[1] = {}) =>
+  foldTraffic(window, trafficOf(ended, rest), { router: "router-1", atMs, spanMs: 250 });
+
+const outcome = fc.constantFrom<OutcomeClass>("ok", "hard", "hard", "hard", "soft", "auth", "caller");
+
+test("W2, W4: whatever windows a router cuts its calls into, run and counts are those of the single calls", () => {
+  fc.assert(
+    fc.property(
+      fc.array(fc.tuple(fc.array(outcome, { maxLength: 8 }), fc.integer({ min: 0, max: 900 })), { minLength: 1, maxLength: 30 }),
+      (cuts) => {
+        let window = emptyWindow;
+        let atMs = t0;
+        const all: OutcomeClass[] = [];
+        for (const [some, waitMs] of cuts) {
+          atMs += waitMs;
+          window = router(
+            window,
+            some.map((one) => ({ outcome: one })),
+            atMs,
+          );
+          all.push(...some);
+        }
+        const [evidence] = see(window, atMs);
+        assert.ok(evidence);
+        const expected = all.length - 1 - all.findLastIndex((one) => one !== "hard");
+        assert.equal(evidence.hardRun, expected, "the run");
+        assert.equal(evidence.runSinceMs === null, expected === 0);
+        const counted = (window["router-1"]?.buckets ?? []).reduce((sum, bucket) => sum + callsOf(bucket), 0);
+        assert.equal(counted, all.length);
+        assert.equal(evidence.answered, all.filter((one) => one === "ok" || one === "auth" || one === "caller").length);
+      },
+    ),
+  );
+});
+
+test("W1: four old failures, idle longer than the window, one new failure are one failure", () => {
+  let window = router(emptyWindow, calls("hard", 4), t0);
+  window = router(window, calls("hard", 1), t0 + policy.windowMs + 2000);
+  assert.equal(see(window, t0 + policy.windowMs + 2000)[0]?.hardRun, 1);
+});
+
+test("W1: failures are gone when their time is over, although nothing arrives", () => {
+  const window = router(emptyWindow, calls("hard", 9), t0);
+  assert.equal(see(window, t0 + policy.windowMs - 1000)[0]?.hardRun, 9);
+  assert.deepEqual(see(window, t0 + policy.windowMs + policy.bucketMs), []);
+  assert.deepEqual(expireWindow(window, t0 + 2 * policy.baselineMs), {});
+});
+
+test("W3: observers, buckets and slots have limits, and the stalest observer goes first", () => {
+  let window = emptyWindow;
+  for (let index = 0; index < 3 * observersMax; index += 1) window = foldProbe(window, probeOf(`prober-${index}`, "ok"), t0 + index);
+  assert.equal(Object.keys(window).length, observersMax);
+  assert.ok(window[`prober-${3 * observersMax - 1}`]);
+  for (let second = 0; second < 2000; second += 1) {
+    window = router(window, calls("ok", 1), t0 + second * 1000, { breakerGeneration: second % 3 });
+  }
+  assert.ok((window["router-1"]?.buckets.length ?? 999) <= 122);
+  assert.ok((window["router-1"]?.slots.length ?? 999) <= 22);
+});
+
+test("an evaluation needs a second with calls: looking at the same calls again is none", () => {
+  const window = router(router(emptyWindow, calls("ok", 30), t0), calls("ok", 10), t0 + 1000);
+  const evaluations = see(window, t0 + 20_000)[0]?.evaluations;
+  assert.deepEqual(evaluations, [
+    { atMs: t0 + 1000, calls: 30, hard: 0, slow: 0 },
+    { atMs: t0 + 2000, calls: 40, hard: 0, slow: 0 },
+  ]);
+});
+
+function secondsOf(from: EndpointWindow, fromMs: number, seconds: number, latencyMs: number): EndpointWindow {
+  let window = from;
+  for (let second = 0; second < seconds; second += 1) window = router(window, calls("ok", 10, latencyMs), fromMs + second * 1000);
+  return window;
+}
+
+test("slow is four times the usual p95 and at least 1 s; an upstream that always takes 3 s is not slow", () => {
+  const usual = secondsOf(emptyWindow, t0, 120, 3000);
+  const [evidence] = see(usual, t0 + 120_000);
+  assert.equal(evidence?.slowMs, 20_000, "4 x the bound 5000 of the bucket that 3000 falls into");
+  assert.equal(evidence?.evaluations.at(-1)?.slow, 0);
+  const fast = see(secondsOf(emptyWindow, t0, 120, 40), t0 + 120_000);
+  assert.equal(fast[0]?.slowMs, 1000);
+});
+
+test("an endpoint that turned slow does not become its own measure, not even soon after the start", () => {
+  for (const fastSeconds of [10, 60, 300]) {
+    const window = secondsOf(secondsOf(emptyWindow, t0, fastSeconds, 40), t0 + fastSeconds * 1000, 20, 6000);
+    const [evidence] = see(window, t0 + (fastSeconds + 20) * 1000);
+    assert.equal(evidence?.slowMs, 1000, `${fastSeconds} s of fast calls before`);
+    assert.equal(evidence?.evaluations.at(-1)?.slow, 200);
+  }
+});
+
+test("with too few calls nothing is slow: unknown is not slow", () => {
+  const [evidence] = see(router(emptyWindow, calls("ok", 15, 9000), t0), t0 + 1000);
+  assert.equal(evidence?.slowMs, null);
+  assert.equal(evidence?.evaluations.at(-1)?.slow, 0);
+});
+
+test("calls that hang count as slow by their age, before any of them has ended", () => {
+  let window = secondsOf(emptyWindow, t0, 60, 40);
+  const from = t0 + 60_000;
+  for (let second = 0; second < 6; second += 1) {
+    window = router(window, [], from + second * 1000, { inFlight: 30, oldestInFlightMs: second * 1000 });
+  }
+  const last = see(window, from + 6000)[0]?.evaluations.at(-1);
+  assert.equal(last?.slow, 30, "all 30 have been in flight for more than 1 s");
+  const young = router(secondsOf(emptyWindow, t0, 60, 40), [], from, { inFlight: 30, oldestInFlightMs: 500 });
+  assert.equal(see(young, from + 1000)[0]?.evaluations.at(-1)?.slow, 0);
+});
+
+test("the same signals give the same windows", () => {
+  fc.assert(
+    fc.property(fc.array(fc.tuple(outcome, fc.integer({ min: 0, max: 3000 }), fc.constantFrom("a", "b"))), (script) => {
+      const run = (): EndpointWindow => {
+        let atMs = t0;
+        return script.reduce((window, [one, waitMs, who]) => {
+          atMs += waitMs;
+          return foldProbe(window, probeOf(who, one), atMs);
+        }, emptyWindow);
+      };
+      assert.deepEqual(run(), run());
+    }),
+  );
+});
