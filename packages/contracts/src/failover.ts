@@ -19,6 +19,9 @@ export const failoverState = z.looseObject({
   held: hold.nullable(),
   /** Moves inside the longest window that a limit looks at, newest last. */
   moves: z.array(move).max(1000),
+  /** Time of the last decision, of whatever action, and how far its decider had read SIGNALS: evidence behind it decides nothing. */
+  decidedAtMs: atMs.optional(),
+  signalsSeq: z.number().int().nonnegative().optional(),
 });
 export type FailoverState = z.infer<typeof failoverState>;
 
@@ -68,6 +71,8 @@ export type FailoverReleased = z.infer<typeof failoverReleased>;
 export const failoverRejected = z.looseObject({
   service: z.string(),
   timestamp: z.iso.datetime(),
+  /** Epoch of the route that stayed as it was. */
+  epoch: z.number().int().nonnegative().optional(),
   rule: z.string(),
   reason: z.string(),
   automatic: z.boolean(),

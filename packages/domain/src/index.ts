@@ -29,7 +29,15 @@ export {
   type WeighedVote,
 } from "./evidence.ts";
 export { decideFailover, initialFailoverState } from "./failover.ts";
-export { failoverInput, type FailoverAudit, foldFailoverAudit, noFailoverAudit } from "./failover-input.ts";
+export {
+  type FailoverAudit,
+  type FailoverMoment,
+  failoverInput,
+  failoverStateOf,
+  foldFailoverAudit,
+  noFailoverAudit,
+  reservationInput,
+} from "./failover-input.ts";
 export type { FailoverDecision, FailoverInput, FailoverOrder } from "./failover-outcome.ts";
 export { decideReservation, type Reservation, type ReservationDecision, type ReservationInput } from "./fleet.ts";
 export {

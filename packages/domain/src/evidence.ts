@@ -1,0 +1,333 @@
+import {
+  type Event,
+  endpointKey,
+  type FailureCode,
+  type LogRef,
+  type OutcomeClass,
+  type RouteHeld,
+  type TrafficEndpoint,
+} from "@mcp-failover/contracts";
+import type { FailoverPolicy } from "./policy.ts";
+
+/**
+ * What the observers say of the endpoints: SIGNALS folded, AUDIT never read.
+ *
+ * E1  One observer has one word on one endpoint: its latest. A probe that began before the one already counted changes nothing,
+ *     so that the late end of a hung probe does not undo an answer.
+ * E2  Silence is no word: a word older than `evidenceFreshMs` is `unknown`, never `unhealthy`.
+ * E3  Only `hard` is a word against an endpoint and only `ok` one for it; `soft`, `auth` and `caller` are answers of something alive
+ *     that prove nothing.
+ * E4  Observers of an endpoint are all probers heard within `observerWindowMs` and the routers that had traffic to it then. A router
+ *     that is live now and sends it nothing abstains; one that has gone silent still counts, because it may be on the other
+ *     side of a partition.
+ * E5  An observer whose every fresh word, on two endpoints or more, is against them, while another reaches one of them, is suspect itself.
+ * E6  Whatever is folded, the state stays within its limits; the words heard longest ago go first.
+ * E7  Folding reads nothing but its arguments and alters none of them.
+ */
+export interface Evidence {
+  /** By `upstream/endpoint`, then by observer (`prober:a`, `router:b`). */
+  readonly words: ReadonlyMap<string, ReadonlyMap<string, Word>>;
+  /** When each prober was last heard, store time. */
+  readonly probers: ReadonlyMap<string, number>;
+  readonly routers: ReadonlyMap<string, RouterSeen>;
+  /** First and last sequence folded; 0 before the first. */
+  readonly firstSeq: number;
+  readonly lastSeq: number;
+  readonly lastTimeMs: number;
+}
+
+export interface RouterSeen {
+  readonly atMs: number;
+  readonly routes: Readonly<Record<string, RouteHeld>>;
+  readonly rollbacks: Readonly<Record<string, number>>;
+}
+
+/** One observer's latest word on one endpoint. Times are the store's, but `startedAtMs`, which only orders one observer's own probes. */
+interface Word {
+  readonly observer: string;
+  readonly kind: "prober" | "router";
+  /** Null: nothing has ended yet. */
+  readonly outcome: OutcomeClass | null;
+  readonly code: FailureCode | null;
+  readonly atMs: number;
+  readonly seq: number;
+  readonly startedAtMs: number;
+  readonly responseTimeMs: number | null;
+  readonly purpose: string | null;
+  /** Hard failures in a row, and when the first of them was stored. */
+  readonly hardRun: number;
+  readonly hardSinceMs: number | null;
+  readonly lastOkAtMs: number | null;
+  /** The last probe made for the purpose that ended `ok`. */
+  readonly proof: Proof | null;
+  /** Routers: when it last had traffic there, and the age of its oldest call in flight then. */
+  readonly trafficAtMs: number | null;
+  readonly trafficSeq: number;
+  readonly oldestInFlightMs: number;
+}
+export type Proof = { readonly atMs: number; readonly seq: number };
+
+/** A vote as it is weighed; extends the contract's `vote`. */
+export type WeighedVote = {
+  observer: string;
+  kind: "prober" | "router";
+  verdict: "healthy" | "unhealthy" | "unknown";
+  outcome: OutcomeClass;
+  code: FailureCode | null;
+  atMs: number;
+  responseTimeMs: number | null;
+  ref: LogRef | null;
+  /** Of a probe: what it was made for. */
+  purpose: string | null;
+  hardRun: number;
+  hardSinceMs: number | null;
+  proof: Proof | null;
+};
+export type Testimony = { observers: string[]; votes: WeighedVote[] };
+
+export type Signal = {
+  readonly seq: number;
+  /** The store's timestamp. */
+  readonly timeMs: number;
+  readonly event: Event<"probe.observed"> | Event<"traffic.observed">;
+};
+export type EvidenceTimes = Pick<FailoverPolicy, "evidenceFreshMs" | "observerWindowMs" | "routerLiveMs" | "slowInFlightMs">;
+
+const endpointsMax = 10_000;
+const observersMax = 500;
+/** An observer's clock that went back further than this was set, and its probes are in order again from here. */
+const clockSetBackMs = 60_000;
+
+export const noEvidence: Evidence = {
+  words: new Map(),
+  probers: new Map(),
+  routers: new Map(),
+  firstSeq: 0,
+  lastSeq: 0,
+  lastTimeMs: 0,
+};
+
+/** Takes in one message of SIGNALS (E1, E3, E6, E7). */
+export function foldSignal(evidence: Evidence, signal: Signal): Evidence {
+  const { event, seq, timeMs } = signal;
+  const words = new Map(evidence.words);
+  const put = (key: string, observer: string, next: (before: Word | undefined) => Word): void => {
+    const before = words.get(key);
+    const changed = bounded(new Map(before).set(observer, next(before?.get(observer))), observersMax, (word) => word.atMs);
+    words.delete(key);
+    words.set(key, changed);
+  };
+  let { probers, routers } = evidence;
+  if (event.type === "probe.observed") {
+    const { observer, observations } = event.data;
+    probers = bounded(new Map(probers).set(observer, timeMs), observersMax, (heardAtMs) => heardAtMs);
+    for (const seen of observations) {
+      put(endpointKey(seen.upstream, seen.endpoint), `prober:${observer}`, (before) => wordOfProbe(before, observer, seen, signal));
+    }
+  } else {
+    const { router, endpoints, routes, rollbacks } = event.data;
+    routers = bounded(new Map(routers).set(router, { atMs: timeMs, routes, rollbacks }), observersMax, (seen) => seen.atMs);
+    for (const window of endpoints) {
+      put(endpointKey(window.upstream, window.endpoint), `router:${router}`, (before) => wordOfWindow(before, router, window, signal));
+    }
+  }
+  while (words.size > endpointsMax) words.delete(words.keys().next().value as string);
+  return { words, probers, routers, firstSeq: evidence.firstSeq === 0 ? seq : evidence.firstSeq, lastSeq: seq, lastTimeMs: timeMs };
+}
+
+type Probe = Event<"probe.observed">["data"]["observations"][number];
+
+function wordOfProbe(before: Word | undefined, observer: string, probe: Probe, { seq, timeMs }: Signal): Word {
+  if (before !== undefined) {
+    const behindMs = before.startedAtMs - probe.startedAtMs;
+    if (behindMs > 0 && behindMs <= clockSetBackMs) return before;
+  }
+  const hard = probe.outcome === "hard";
+  return {
+    observer,
+    kind: "prober",
+    outcome: probe.outcome,
+    code: probe.code,
+    atMs: timeMs,
+    seq,
+    startedAtMs: probe.startedAtMs,
+    responseTimeMs: probe.responseTimeMs,
+    purpose: probe.purpose,
+    ...runOf(before, hard, 1, timeMs),
+    lastOkAtMs: probe.outcome === "ok" ? timeMs : (before?.lastOkAtMs ?? null),
+    proof: probe.purpose === "confirm" && probe.outcome === "ok" ? { atMs: timeMs, seq } : (before?.proof ?? null),
+    trafficAtMs: null,
+    trafficSeq: 0,
+    oldestInFlightMs: 0,
+  };
+}
+
+function wordOfWindow(before: Word | undefined, router: string, window: TrafficEndpoint, { seq, timeMs }: Signal): Word {
+  const alive = window.ok + window.soft + window.auth + window.caller;
+  const base = {
+    observer: router,
+    kind: "router",
+    startedAtMs: 0,
+    purpose: null,
+    proof: null,
+    trafficAtMs: timeMs,
+    trafficSeq: seq,
+  } as const;
+  const { oldestInFlightMs } = window;
+  if (alive + window.hard === 0) {
+    const kept = before ?? { outcome: null, code: null, responseTimeMs: null, hardRun: 0, hardSinceMs: null, lastOkAtMs: null };
+    return { atMs: timeMs, seq, ...kept, ...base, oldestInFlightMs };
+  }
+  const hard = window.hardRunTail > 0 || alive === 0;
+  const outcome = hard ? "hard" : window.ok > 0 ? "ok" : window.soft > 0 ? "soft" : window.auth > 0 ? "auth" : "caller";
+  return {
+    ...base,
+    outcome,
+    code: hard ? (window.lastCode ?? "other") : null,
+    atMs: timeMs,
+    seq,
+    responseTimeMs: window.latencyMsSum / (alive + window.hard),
+    ...runOf(alive === 0 ? before : undefined, hard, alive === 0 ? window.hard : window.hardRunTail, timeMs),
+    lastOkAtMs: window.ok > 0 ? timeMs : (before?.lastOkAtMs ?? null),
+    oldestInFlightMs,
+  };
+}
+
+/** The run of hard failures after `count` more of them, carried on from the word before where nothing ended well between. */
+function runOf(carried: Word | undefined, hard: boolean, count: number, timeMs: number): Pick<Word, "hardRun" | "hardSinceMs"> {
+  if (!hard) return { hardRun: 0, hardSinceMs: null };
+  return { hardRun: (carried?.hardRun ?? 0) + count, hardSinceMs: carried?.hardSinceMs ?? timeMs };
+}
+
+/** Who observes an endpoint now (E4), and what each says (E2, E3), in the order of the observers' names. */
+export function testimonyOn(evidence: Evidence, upstream: string, endpoint: string, times: EvidenceTimes, nowMs: number): Testimony {
+  const words = evidence.words.get(endpointKey(upstream, endpoint)) ?? new Map<string, Word>();
+  const observers = [...evidence.probers]
+    .filter(([, heardAtMs]) => nowMs - heardAtMs <= times.observerWindowMs)
+    .map(([id]) => `prober:${id}`);
+  for (const [key, word] of words) if (word.kind === "router" && routerObserves(evidence, word, times, nowMs)) observers.push(key);
+  observers.sort();
+  const votes = observers.flatMap((observer) => {
+    const word = words.get(observer);
+    const vote = word === undefined ? null : voteOf(word, times, nowMs);
+    return vote === null ? [] : [vote];
+  });
+  return { observers, votes };
+}
+
+function routerObserves(evidence: Evidence, word: Word, times: EvidenceTimes, nowMs: number): boolean {
+  const trafficAtMs = word.trafficAtMs ?? 0;
+  if (nowMs - trafficAtMs > times.observerWindowMs) return false;
+  const live = nowMs - (evidence.routers.get(word.observer)?.atMs ?? 0) <= times.routerLiveMs;
+  return !live || nowMs - trafficAtMs <= times.evidenceFreshMs;
+}
+
+/** A word as a vote; null where nothing was said yet. */
+function voteOf(word: Word, times: EvidenceTimes, nowMs: number): WeighedVote | null {
+  const stuck = isStuck(word, times, nowMs);
+  if (word.outcome === null && !stuck) return null;
+  const atMs = stuck ? (word.trafficAtMs ?? word.atMs) : word.atMs;
+  const outcome = stuck ? "hard" : (word.outcome ?? "hard");
+  const fresh = nowMs - atMs <= times.evidenceFreshMs;
+  return {
+    observer: word.observer,
+    kind: word.kind,
+    verdict: !fresh ? "unknown" : outcome === "ok" ? "healthy" : outcome === "hard" ? "unhealthy" : "unknown",
+    outcome,
+    code: stuck ? "timeout" : word.code,
+    atMs,
+    responseTimeMs: word.responseTimeMs,
+    ref: { stream: "SIGNALS", seq: stuck ? word.trafficSeq : word.seq },
+    purpose: word.purpose,
+    hardRun: stuck ? Math.max(1, word.hardRun) : word.hardRun,
+    hardSinceMs: stuck ? (word.hardSinceMs ?? atMs) : word.hardSinceMs,
+    proof: word.proof,
+  };
+}
+
+/** A call has been in flight for too long, and nothing has come back since it began. */
+function isStuck(word: Word, times: EvidenceTimes, nowMs: number): boolean {
+  if (word.trafficAtMs === null || word.oldestInFlightMs <= times.slowInFlightMs) return false;
+  if (nowMs - word.trafficAtMs > times.evidenceFreshMs) return false;
+  return word.lastOkAtMs === null || word.lastOkAtMs < word.trafficAtMs - word.oldestInFlightMs;
+}
+
+/** Observers that can reach nothing while others can (E5), by their keys, sorted. */
+export function suspectObservers(evidence: Evidence, times: EvidenceTimes, nowMs: number): string[] {
+  const against = new Map<string, string[]>();
+  const reaching = new Set<string>();
+  const reachedBy = new Map<string, number>();
+  for (const [endpoint, words] of evidence.words) {
+    for (const [observer, word] of words) {
+      const verdict = voteOf(word, times, nowMs)?.verdict;
+      if (verdict === "healthy") {
+        reaching.add(observer);
+        reachedBy.set(endpoint, (reachedBy.get(endpoint) ?? 0) + 1);
+      }
+      if (verdict === "unhealthy") against.set(observer, [...(against.get(observer) ?? []), endpoint]);
+    }
+  }
+  return [...against]
+    .filter(
+      ([observer, endpoints]) => !reaching.has(observer) && endpoints.length >= 2 && endpoints.some((endpoint) => reachedBy.has(endpoint)),
+    )
+    .map(([observer]) => observer)
+    .sort();
+}
+
+/** Which live routers hold a route at least as new, and which do not, sorted. */
+export function routersHolding(
+  evidence: Evidence,
+  upstream: string,
+  route: { readonly generation: number; readonly epoch: number },
+  liveMs: number,
+  nowMs: number,
+): { appliedBy: string[]; notAppliedBy: string[] } {
+  const holds = ({ routes }: RouterSeen): boolean => {
+    const held = routes[upstream];
+    return (
+      held !== undefined && (held.generation > route.generation || (held.generation === route.generation && held.epoch >= route.epoch))
+    );
+  };
+  return splitRouters(evidence.routers, holds, liveMs, nowMs);
+}
+
+/** The same for a rollback decision of one `scope/name`. */
+export function routersApplying(
+  evidence: Pick<Evidence, "routers">,
+  scopeAndName: string,
+  epoch: number,
+  liveMs: number,
+  nowMs: number,
+): { appliedBy: string[]; notAppliedBy: string[] } {
+  return splitRouters(evidence.routers, ({ rollbacks }) => (rollbacks[scopeAndName] ?? -1) >= epoch, liveMs, nowMs);
+}
+
+function splitRouters(routers: Evidence["routers"], applied: (seen: RouterSeen) => boolean, liveMs: number, nowMs: number) {
+  const live = [...routers].filter(([, seen]) => nowMs - seen.atMs <= liveMs).sort(([a], [b]) => (a < b ? -1 : 1));
+  return {
+    appliedBy: live.filter(([, seen]) => applied(seen)).map(([router]) => router),
+    notAppliedBy: live.filter(([, seen]) => !applied(seen)).map(([router]) => router),
+  };
+}
+
+/** The highest epoch of an upstream that a router says it holds, in this generation of the log; 0: none. After a loss of the log it is above the log's own. */
+export function seenEpoch(evidence: Evidence, upstream: string, generation: number): number {
+  let highest = 0;
+  for (const { routes } of evidence.routers.values()) {
+    const held = routes[upstream];
+    if (held?.generation === generation) highest = Math.max(highest, held.epoch);
+  }
+  return highest;
+}
+
+/** Drops the entries heard longest ago until the map is within its limit. Alters and returns the map that it is given. */
+function bounded<V>(map: Map<string, V>, max: number, heardAtMs: (value: V) => number): Map<string, V> {
+  while (map.size > max) {
+    let oldest: [string, number] | null = null;
+    for (const [key, value] of map) if (oldest === null || heardAtMs(value) < oldest[1]) oldest = [key, heardAtMs(value)];
+    if (oldest === null) break;
+    map.delete(oldest[0]);
+  }
+  return map;
+}

@@ -1,0 +1,160 @@
+import { type BreakerStatus, type Event, endpointKey, type FailoverState, type Topology, topology } from "@mcp-failover/contracts";
+import { type Evidence, seenEpoch, suspectObservers, type Testimony, testimonyOn } from "./evidence.ts";
+import { initialFailoverState } from "./failover.ts";
+import type { FailoverInput } from "./failover-outcome.ts";
+import type { EndpointSlice, HealthSlice } from "./failover-proof.ts";
+import type { Reservation, ReservationInput } from "./fleet.ts";
+import { policyFor } from "./policy.ts";
+
+/**
+ * What a failover decision reads of AUDIT, folded; and the join of both streams into the input of `decideFailover`.
+ *
+ * J1  Each subject's last event is all that is kept: folding from the last event of each subject gives the same as folding everything.
+ * J2  The input holds what the decision needs and no more: at most 50 endpoints, of which those that look best are kept, so that leaving
+ *     the others out makes no group look worse than it is; and 250 votes, thinned evenly, so that majorities stay majorities.
+ */
+export interface FailoverAudit {
+  readonly config: { readonly version: number; readonly environment: "development" | "production"; readonly topology: Topology } | null;
+  /** Of the log; 0 before `log.started`. */
+  readonly generation: number;
+  readonly states: ReadonlyMap<string, FailoverState>;
+  readonly health: ReadonlyMap<string, HealthSlice>;
+  readonly breakers: ReadonlyMap<string, BreakerStatus>;
+  readonly reservations: readonly Reservation[];
+}
+
+export const noFailoverAudit: FailoverAudit = {
+  config: null,
+  generation: 0,
+  states: new Map(),
+  health: new Map(),
+  breakers: new Map(),
+  reservations: [],
+};
+
+/** Takes in one event of AUDIT; events that no failover decision reads change nothing. */
+export function foldFailoverAudit(audit: FailoverAudit, event: Event): FailoverAudit {
+  switch (event.type) {
+    case "log.started":
+      return { ...audit, generation: Math.max(audit.generation, event.data.generation) };
+    case "config.applied": {
+      const parsed = topology.safeParse(event.data.topology);
+      if (!parsed.success) return audit;
+      return { ...audit, config: { version: event.data.version, environment: event.data.environment, topology: parsed.data } };
+    }
+    case "failover.decided":
+      return { ...audit, states: new Map(audit.states).set(event.data.service, event.data.state) };
+    case "health.changed": {
+      const { status, sinceMs, heldDownUntilMs } = event.data.state;
+      const key = endpointKey(event.data.service, event.data.endpoint);
+      return { ...audit, health: new Map(audit.health).set(key, { status, sinceMs, heldDownUntilMs }) };
+    }
+    case "breaker.changed": {
+      const key = endpointKey(event.data.service, event.data.endpoint);
+      return { ...audit, breakers: new Map(audit.breakers).set(key, event.data.status) };
+    }
+    case "fleet.reserved":
+      return { ...audit, reservations: event.data.reservations };
+    default:
+      return audit;
+  }
+}
+
+/** The route of an upstream as it is now: the last decision's, or the one before the first. Throws `UnknownUpstreamError`. */
+export function failoverStateOf(audit: FailoverAudit, upstream: string): FailoverState {
+  if (audit.config === null) throw new RangeError("no configuration has been applied yet");
+  return audit.states.get(upstream) ?? initialFailoverState(audit.config.topology, upstream, audit.generation);
+}
+
+export interface FailoverMoment {
+  readonly command: FailoverInput["command"];
+  readonly fleet: FailoverInput["fleet"];
+  readonly clock: FailoverInput["clock"];
+  readonly gatherSinceMs: number | null;
+  readonly nowMs: number;
+}
+
+const groupMax = 25;
+const candidatesMax = 25;
+const groupVotesMax = 125;
+const candidateVotesMax = 125;
+
+/** Joins the two streams for one upstream at one moment (J2). Throws when the upstream is not configured. */
+export function failoverInput(audit: FailoverAudit, evidence: Evidence, upstream: string, moment: FailoverMoment): FailoverInput {
+  const state = failoverStateOf(audit, upstream);
+  const { topology: config, environment } = audit.config as NonNullable<FailoverAudit["config"]>;
+  const policies = policyFor(config, upstream, environment);
+  const policy = { ...policies.failover, confirmTimeoutMs: policies.health.confirmTimeoutMs };
+  const { mode, endpoints: configured } = config.upstreams[upstream] as Topology["upstreams"][string];
+  const { nowMs } = moment;
+
+  const spoken = new Map(configured.map(({ name }) => [name, testimonyOn(evidence, upstream, name, policy, nowMs)] as const));
+  const against = (name: string): number => spoken.get(name)?.votes.filter((vote) => vote.verdict === "unhealthy").length ?? 0;
+  const isDown = (name: string): number => (audit.health.get(endpointKey(upstream, name))?.status === "unhealthy" ? 1 : 0);
+  const active = configured.find(({ name }) => name === state.active);
+  const inGroup = (endpoint: EndpointSlice): boolean =>
+    endpoint.name === state.active || (mode === "pool" && endpoint.role === "write" && endpoint.tier === active?.tier);
+  const group = configured.filter(inGroup).sort((a, b) => against(a.name) - against(b.name));
+  const others = configured.filter((endpoint) => !inGroup(endpoint)).sort((a, b) => a.tier - b.tier || isDown(a.name) - isDown(b.name));
+  const kept = [...group.slice(0, groupMax), ...others.slice(0, candidatesMax)];
+  const keptNames = new Set(kept.map(({ name }) => name));
+  const endpoints = configured.filter(({ name }) => keptNames.has(name)).map(({ name, tier, role }) => ({ name, tier, role }));
+
+  const groupNames = new Set(group.slice(0, groupMax).map(({ name }) => name));
+  const shareOf = (name: string): number =>
+    groupNames.has(name) ? groupVotesMax / groupNames.size : candidateVotesMax / Math.max(1, kept.length - groupNames.size);
+  const testimonies = endpoints.map(({ name }) => [name, cut(spoken.get(name), Math.max(3, Math.floor(shareOf(name))))] as const);
+  const doubted = testimonies.some(([, { votes }]) => votes.some((vote) => vote.verdict === "unhealthy"));
+  const heard = new Set(testimonies.flatMap(([, { observers }]) => observers));
+  const pick = <V>(all: ReadonlyMap<string, V>): Record<string, V> =>
+    Object.fromEntries(
+      endpoints.flatMap(({ name }) => {
+        const value = all.get(endpointKey(upstream, name));
+        return value === undefined ? [] : [[name, value]];
+      }),
+    );
+  return {
+    upstream,
+    mode,
+    endpoints,
+    policy,
+    generation: audit.generation,
+    seenEpoch: seenEpoch(evidence, upstream, audit.generation),
+    state,
+    evidence: Object.fromEntries(testimonies),
+    health: pick(audit.health),
+    breakers: pick(audit.breakers),
+    suspects: doubted ? suspectObservers(evidence, policy, nowMs).filter((observer) => heard.has(observer)) : [],
+    signals: { seq: evidence.lastSeq, atMs: evidence.lastTimeMs },
+    ...moment,
+  };
+}
+
+/** The input of a reservation for a move of `upstream` at `epoch`. */
+export function reservationInput(audit: FailoverAudit, upstream: string, epoch: number, nowMs: number): ReservationInput {
+  const { topology: config, environment } = audit.config as NonNullable<FailoverAudit["config"]>;
+  const { fleetMoves, fleetWindowMs, reservationMs } = policyFor(config, upstream, environment).failover;
+  const moved = audit.reservations.flatMap((one) =>
+    audit.states.get(one.upstream)?.moves.some((move) => move.epoch === one.epoch) ? [{ upstream: one.upstream, epoch: one.epoch }] : [],
+  );
+  const reservations = audit.reservations.map(({ upstream: of, epoch: at, atMs, expiresAtMs, used }) => ({
+    upstream: of,
+    epoch: at,
+    atMs,
+    expiresAtMs,
+    used,
+  }));
+  return { upstream, epoch, state: { reservations }, moved, policy: { fleetMoves, fleetWindowMs, reservationMs }, nowMs };
+}
+
+/** At most `max` observers, thinned so that the shares of the verdicts stay; who is left out is left out of the majority too. */
+function cut(testimony: Testimony | undefined, max: number): Testimony {
+  const { observers, votes } = testimony ?? { observers: [], votes: [] };
+  if (observers.length <= max) return { observers, votes };
+  const verdictOf = new Map(votes.map((vote) => [`${vote.kind}:${vote.observer}`, vote.verdict]));
+  const rank = { healthy: 0, unknown: 1, unhealthy: 2 } as const;
+  const ranked = [...observers].sort((a, b) => rank[verdictOf.get(a) ?? "unknown"] - rank[verdictOf.get(b) ?? "unknown"]);
+  const step = (index: number): number => Math.floor((index * max) / observers.length);
+  const kept = ranked.filter((_, index) => step(index + 1) > step(index));
+  return { observers: kept.sort(), votes: votes.filter((vote) => kept.includes(`${vote.kind}:${vote.observer}`)) };
+}

@@ -1,0 +1,97 @@
+import {
+  candidatesOf,
+  decided,
+  type FailoverDecision,
+  type FailoverInput,
+  type FailoverOrder,
+  gather,
+  type Rejection,
+  rejectionsOf,
+} from "./failover-outcome.ts";
+import { type CandidateCode, type HealthSlice, weighCandidate } from "./failover-proof.ts";
+
+/** An operator's move: refused like an automatic one unless forced, and never to what is not proven unless forced by name (F5, F6, F8). */
+export function obeyMove(input: FailoverInput, order: Extract<FailoverOrder, { kind: "failover" }>): FailoverDecision {
+  const { policy, state, nowMs, endpoints } = input;
+  const no = (rule: string, reason: string, rejected: Rejection[] = []): FailoverDecision => ({
+    kind: "rejected",
+    rule,
+    reason,
+    automatic: false,
+    sinceMs: nowMs,
+    rejected,
+    targets: [],
+  });
+  const overrode: string[] = [];
+  const named = endpoints.find((endpoint) => endpoint.name === order.to);
+  if (order.to !== null && named === undefined) {
+    const known = endpoints.map((endpoint) => endpoint.name).join(", ");
+    return no("unknown_endpoint", `${input.upstream} has no endpoint ${JSON.stringify(order.to)}; it has: ${known}`);
+  }
+  if (named?.name === state.active) return no("already_active", `${named.name} is active already (epoch ${state.epoch})`);
+  if (state.held !== null) {
+    if (!order.force)
+      return no("held", `${input.upstream} is held by ${state.held.by.id} (${state.held.reason}); release it, or use --force`);
+    overrode.push("hold");
+  }
+  const last = state.moves.filter((move) => move.automatic).at(-1);
+  if (last !== undefined && nowMs - last.atMs < policy.cooldownMs) {
+    const until = new Date(last.atMs + policy.cooldownMs).toISOString();
+    if (!order.force) return no("cooldown", `it was moved automatically at epoch ${last.epoch}; wait until ${until}, or use --force`);
+    overrode.push("cooldown");
+  }
+  const sinceMs = nowMs - policy.evidenceFreshMs;
+  const context = order.force ? withoutHoldDown(input) : input;
+  const candidates =
+    named === undefined ? candidatesOf(context, sinceMs, order.afterSeq) : [weighCandidate(named, context, sinceMs, order.afterSeq)];
+  const to = candidates.find((candidate) => candidate.refusal === null);
+  const rejected = rejectionsOf(candidates, to);
+  if (order.force) overrode.push(...heldDown(input, named ?? to));
+  if (named !== undefined && order.force && to === undefined) {
+    const refused = candidates[0]?.refusal;
+    if (refused?.code === "read_only") return no("read_only", `${named.name} cannot become active: ${refused.why}`, rejected);
+    overrode.push(overrideNames[refused?.code ?? "candidate_unknown"]);
+    const forced = { name: named.name, tier: named.tier, refusal: null, pending: false };
+    return decided(input, "moved", { rule: "operator_forced", reason: order.reason, to: forced, overrode, rejected });
+  }
+  const better = candidates.some((candidate) => candidate.pending && (to === undefined || candidate.tier < to.tier));
+  if (better && !order.gatherOver) {
+    const targets = candidates.filter((candidate) => candidate.pending).map((candidate) => candidate.name);
+    return { ...gather(input, "the operator's target has to be proven first"), targets };
+  }
+  if (to === undefined) {
+    const first = candidates[0];
+    const why = rejected.map(({ option, why }) => `${option}: ${why}`).join("; ");
+    return no(first?.refusal?.code ?? "no_candidate", why === "" ? `${input.upstream} has no other endpoint` : why, rejected);
+  }
+  const rule = order.force ? "operator_forced" : "operator";
+  return decided(input, "moved", { rule, reason: order.reason, to, overrode, rejected });
+}
+
+const overrideNames: Record<CandidateCode, string> = {
+  read_only: "role",
+  candidate_held_down: "hold_down",
+  candidate_unhealthy: "unhealthy",
+  candidate_breaker_open: "breaker",
+  candidate_unknown: "proof",
+};
+
+/** What is held down is called unhealthy for that alone; whether it lives its proof has to say. */
+function withoutHoldDown(input: FailoverInput): FailoverInput {
+  const free = ([name, known]: [string, HealthSlice]): [string, HealthSlice] => {
+    const held = (known.heldDownUntilMs ?? 0) > input.nowMs;
+    return [name, held ? { ...known, status: "unknown", heldDownUntilMs: null } : known];
+  };
+  return { ...input, health: Object.fromEntries(Object.entries(input.health).map(free)) };
+}
+function heldDown(input: FailoverInput, endpoint: { readonly name: string } | undefined): string[] {
+  if (endpoint === undefined) return [];
+  return (input.health[endpoint.name]?.heldDownUntilMs ?? 0) > input.nowMs ? ["hold_down"] : [];
+}
+
+export function obeyHold(input: FailoverInput, order: Exclude<FailoverOrder, { kind: "failover" }>): FailoverDecision {
+  if (order.kind === "hold") return decided(input, "held", { rule: "operator", reason: order.reason });
+  if (input.state.held !== null) return decided(input, "released", { rule: "operator", reason: order.reason });
+  const reason = `${input.upstream} is not held; there is nothing to release`;
+  return { kind: "rejected", rule: "not_held", reason, automatic: false, sinceMs: input.nowMs, rejected: [], targets: [] };
+}

@@ -1,0 +1,148 @@
+import type { BreakerStatus, HealthStatus } from "@mcp-failover/contracts";
+import type { Testimony, WeighedVote } from "./evidence.ts";
+import type { FailoverPolicy } from "./policy.ts";
+
+/**
+ * How far the word of the observers goes: whether an endpoint has failed, and whether another is proven.
+ * The invariants F2 to F5 of `failover.ts` are kept here.
+ */
+export type EndpointSlice = { name: string; tier: number; role: "write" | "read" };
+export type HealthSlice = { status: HealthStatus; sinceMs: number; heldDownUntilMs: number | null };
+
+export type ProofContext = {
+  policy: FailoverPolicy & { confirmTimeoutMs: number };
+  evidence: Record<string, Testimony>;
+  health: Record<string, HealthSlice>;
+  breakers: Record<string, BreakerStatus>;
+  /** Observers that can reach nothing while others can: `prober:a`. */
+  suspects: string[];
+  clock: { tilted: boolean; freshAfterSeq: number };
+  nowMs: number;
+};
+
+export type Suspicion =
+  | { readonly kind: "none"; readonly proven: boolean }
+  | { readonly kind: "suspected"; readonly sinceMs: number | null; readonly why: string; readonly answered: boolean }
+  | {
+      readonly kind: "failed";
+      readonly sinceMs: number;
+      readonly rule: "majority_unhealthy" | "lone_observer_confirmed";
+      readonly why: string;
+    };
+
+const keyOf = (vote: WeighedVote): string => `${vote.kind}:${vote.observer}`;
+
+/** A vote that may move something: fresh, after whatever the decider slept through, of an observer that is not suspect itself. */
+function isUsable(vote: WeighedVote, context: ProofContext, afterMs: number, afterSeq = 0): boolean {
+  return (
+    vote.verdict !== "unknown" &&
+    context.nowMs - vote.atMs <= context.policy.evidenceFreshMs &&
+    vote.atMs > afterMs &&
+    (vote.ref?.seq ?? 0) > Math.max(context.clock.freshAfterSeq, afterSeq) &&
+    !context.suspects.includes(keyOf(vote))
+  );
+}
+
+/** What the observers say of an endpoint in use, with votes after `afterMs` only (F2, F3, F4). */
+export function weighActive(endpoint: string, context: ProofContext, afterMs: number): Suspicion {
+  const { observers, votes } = context.evidence[endpoint] ?? { observers: [], votes: [] };
+  const usable = votes.filter((vote) => isUsable(vote, context, afterMs));
+  const against = usable.filter((vote) => vote.verdict === "unhealthy");
+  const hinted = hintOf(endpoint, context);
+  if (against.length === 0) {
+    const proven = usable.some((vote) => vote.verdict === "healthy");
+    if (hinted === null || proven) return { kind: "none", proven };
+    return { kind: "suspected", sinceMs: null, why: hinted, answered: false };
+  }
+  const sinceMs = Math.max(afterMs, Math.min(...against.map((vote) => vote.hardSinceMs ?? vote.atMs)));
+  const why = `${against.length} of ${observers.length} observers say it fails (${against.map((vote) => `${keyOf(vote)}: ${vote.code ?? vote.outcome}`).join(", ")})`;
+  if (observers.length >= 2 && against.length >= 2 && against.length * 2 > observers.length) {
+    return { kind: "failed", sinceMs, rule: "majority_unhealthy", why };
+  }
+  if (observers.length === 1 && loneWordHolds(against[0] as WeighedVote, context)) {
+    return { kind: "failed", sinceMs, rule: "lone_observer_confirmed", why: `the only observer says it twice: ${why}` };
+  }
+  // Who spoke before the last observer turned has to be asked again: it may have turned too.
+  const turnedAtMs = Math.max(...against.map((vote) => vote.hardSinceMs ?? vote.atMs));
+  const heard = new Set(usable.filter((vote) => vote.atMs >= turnedAtMs).map(keyOf));
+  const probers = observers.filter((observer) => observer.startsWith("prober:") && !context.suspects.includes(observer));
+  const answered = observers.length > 1 && probers.every((observer) => heard.has(observer));
+  return { kind: "suspected", sinceMs, why, answered };
+}
+
+/** A lone observer: its own second probe, made for the purpose; and time enough for another observer to speak up (F3). */
+function loneWordHolds(vote: WeighedVote, { policy, nowMs }: ProofContext): boolean {
+  if (vote.kind !== "prober" || vote.purpose !== "confirm" || vote.hardRun < 2) return false;
+  return nowMs - (vote.hardSinceMs ?? nowMs) >= policy.confirmTimeoutMs;
+}
+
+/** What others decided about it, enough to ask the observers and for nothing more. */
+function hintOf(endpoint: string, { health, breakers }: ProofContext): string | null {
+  if (health[endpoint]?.status === "unhealthy") return "its health is unhealthy";
+  return breakers[endpoint] === "open" ? "its breaker is open" : null;
+}
+
+export type Candidate = {
+  readonly name: string;
+  readonly tier: number;
+  /** Null: it may be moved to. */
+  readonly refusal: { readonly code: CandidateCode; readonly why: string } | null;
+  /** Nothing speaks against it but that its proof has not come yet. */
+  readonly pending: boolean;
+};
+export type CandidateCode = "read_only" | "candidate_held_down" | "candidate_unhealthy" | "candidate_breaker_open" | "candidate_unknown";
+
+/**
+ * Whether an endpoint may be moved to (F5): its proof is a probe made for the purpose, ended `ok`, stored at `sinceMs` or later and
+ * after `afterSeq`, not contradicted by as many other observers.
+ */
+export function weighCandidate(endpoint: EndpointSlice, context: ProofContext, sinceMs: number, afterSeq: number): Candidate {
+  const refuse = (code: CandidateCode, why: string, pending = false): Candidate => ({
+    name: endpoint.name,
+    tier: endpoint.tier,
+    refusal: { code, why },
+    pending,
+  });
+  if (endpoint.role === "read") return refuse("read_only", "it takes no writes (role: read)");
+  const health = context.health[endpoint.name];
+  if (health?.heldDownUntilMs != null && health.heldDownUntilMs > context.nowMs) {
+    return refuse("candidate_held_down", `it flapped and is held down until ${new Date(health.heldDownUntilMs).toISOString()}`);
+  }
+  if (health?.status === "unhealthy") return refuse("candidate_unhealthy", "its health is unhealthy");
+  const breaker = context.breakers[endpoint.name];
+  if (breaker === "open" || breaker === "forced_open") return refuse("candidate_breaker_open", `its breaker is ${breaker}`);
+
+  const { observers, votes } = context.evidence[endpoint.name] ?? { observers: [], votes: [] };
+  const usable = votes.filter((vote) => isUsable(vote, context, 0, afterSeq));
+  const against = usable.filter((vote) => vote.verdict === "unhealthy");
+  const healthy = usable.filter((vote) => vote.verdict === "healthy");
+  const proofs = healthy.filter((vote) => isProof(vote, context, sinceMs, afterSeq));
+  if (proofs.length > 0 && healthy.length > against.length) {
+    return { name: endpoint.name, tier: endpoint.tier, refusal: null, pending: false };
+  }
+  const probers = observers.filter((observer) => observer.startsWith("prober:"));
+  const spoken = new Set(votes.filter((vote) => vote.atMs >= sinceMs && (vote.ref?.seq ?? 0) > afterSeq).map(keyOf));
+  const pending = probers.length === 0 || !probers.every((observer) => spoken.has(observer));
+  if (against.length > 0) {
+    return refuse(
+      "candidate_unhealthy",
+      `${against.length} of ${observers.length} observers say that it fails (${codesOf(against)})`,
+      pending,
+    );
+  }
+  const auth = votes.find((vote) => vote.outcome === "auth" && vote.atMs >= sinceMs);
+  if (auth) return refuse("candidate_unknown", `it answers ${auth.observer}, but refuses the credentials, which proves nothing`, pending);
+  return refuse("candidate_unknown", "no probe made for the purpose has proven it since", pending);
+}
+
+function isProof(vote: WeighedVote, { policy, nowMs, clock }: ProofContext, sinceMs: number, afterSeq: number): boolean {
+  const { proof } = vote;
+  return (
+    proof !== null &&
+    proof.atMs >= sinceMs &&
+    nowMs - proof.atMs <= policy.evidenceFreshMs &&
+    proof.seq > Math.max(afterSeq, clock.freshAfterSeq)
+  );
+}
+
+const codesOf = (votes: readonly WeighedVote[]): string => votes.map((vote) => `${keyOf(vote)}: ${vote.code ?? vote.outcome}`).join(", ");
