@@ -1,0 +1,155 @@
+import { randomUUID } from "node:crypto";
+import { readFile } from "node:fs/promises";
+import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
+import type { AddressInfo } from "node:net";
+import { BusError } from "@mcp-failover/bus";
+import { healthAnswer, type Kit } from "@mcp-failover/service-kit";
+import { z } from "zod";
+import type { ConsoleConfig } from "./config.ts";
+import type { Feed } from "./feed.ts";
+
+const bodyBytesMax = 16 * 1024;
+const commandTimeoutMs = 15_000;
+
+const pages: Readonly<Record<string, { file: string; type: string }>> = {
+  "/": { file: "index.html", type: "text/html; charset=utf-8" },
+  "/app.js": { file: "app.js", type: "text/javascript; charset=utf-8" },
+  "/style.css": { file: "style.css", type: "text/css; charset=utf-8" },
+};
+
+const failoverBody = z.strictObject({
+  upstream: z.string().min(1).max(64),
+  to: z.string().min(1).max(64).nullable().default(null),
+  reason: z.string().trim().min(1, "say why: a change needs a reason").max(1000),
+  force: z.boolean().default(false),
+  /** Made by the page once a form, so that a double click acts once. */
+  commandId: z.string().min(8).max(64).optional(),
+});
+
+interface Parts {
+  readonly feed: Feed;
+  readonly view: () => unknown;
+}
+
+/** The console's web server. Only answers to its own host names, so that no other site's page can act through a browser (DNS rebinding). */
+export async function serveConsole(kit: Kit<ConsoleConfig>, parts: Parts): Promise<{ url: string; close(): Promise<void> }> {
+  const hosts = new Set([
+    "localhost",
+    "127.0.0.1",
+    "[::1]",
+    ...kit.config.MCPF_CONSOLE_HOSTS.split(",")
+      .map((host) => host.trim())
+      .filter(Boolean),
+  ]);
+  const server = createServer((request, response) => {
+    answer(kit, parts, hosts, request, response).catch((error: unknown) => {
+      kit.log.error({ err: error, path: request.url }, "a request of the console failed");
+      if (!response.headersSent) sendJson(response, 500, { error: { code: "internal", message: "the console failed; its log says why" } });
+      else response.destroy();
+    });
+  });
+  await new Promise<void>((resolve, reject) => {
+    server.once("error", reject);
+    server.listen(kit.config.MCPF_CONSOLE_PORT, kit.config.MCPF_CONSOLE_HOST, resolve);
+  });
+  const { port } = server.address() as AddressInfo;
+  return {
+    url: `http://${kit.config.MCPF_CONSOLE_HOST}:${port}`,
+    close: () =>
+      new Promise((resolve) => {
+        server.close(() => resolve());
+        server.closeAllConnections();
+      }),
+  };
+}
+
+async function answer(
+  kit: Kit<ConsoleConfig>,
+  parts: Parts,
+  hosts: ReadonlySet<string>,
+  request: IncomingMessage,
+  response: ServerResponse,
+): Promise<void> {
+  const path = (request.url ?? "/").split("?")[0] ?? "/";
+  if (!hosts.has((request.headers.host ?? "").replace(/:\d+$/, ""))) {
+    return sendJson(response, 403, {
+      error: { code: "host_not_allowed", message: "this host name is not the console's; add it to MCPF_CONSOLE_HOSTS" },
+    });
+  }
+  const health = await healthAnswer(path, kit.readiness, kit.registry);
+  if (health) return void response.writeHead(health.status, { "content-type": health.type }).end(health.body);
+  const page = pages[path];
+  if (page && request.method === "GET") {
+    const text = await readFile(new URL(`page/${page.file}`, import.meta.url));
+    response.writeHead(200, {
+      "content-type": page.type,
+      "cache-control": "no-cache",
+      "content-security-policy": "default-src 'self'; frame-ancestors 'none'",
+      "x-content-type-options": "nosniff",
+    });
+    return void response.end(text);
+  }
+  if (path === "/api/status" && request.method === "GET") return sendJson(response, 200, parts.view());
+  if (path === "/api/events" && request.method === "GET") {
+    if (!parts.feed.join(response, { ...(parts.view() as object), items: parts.feed.items() })) {
+      sendJson(response, 503, { error: { code: "too_many_watchers", message: "too many browsers watch already; close one" } });
+    }
+    return;
+  }
+  if (path === "/api/failover" && request.method === "POST") return failover(kit, request, response);
+  sendJson(response, 404, { error: { code: "not_found", message: "try / or /api/status" } });
+}
+
+async function failover(kit: Kit, request: IncomingMessage, response: ServerResponse): Promise<void> {
+  const { origin } = request.headers;
+  // A form of another site can send a POST, but neither this content type nor our own origin.
+  if (
+    request.headers["content-type"]?.split(";")[0] !== "application/json" ||
+    (origin !== undefined && new URL(origin).host !== request.headers.host)
+  ) {
+    return sendJson(response, 403, { error: { code: "origin_not_allowed", message: "send JSON from the console's own page" } });
+  }
+  const text = await readBody(request);
+  if (text === null) return sendJson(response, 413, { error: { code: "too_large", message: `at most ${bodyBytesMax} bytes` } });
+  const body = failoverBody.safeParse(parseJson(text));
+  if (!body.success) {
+    const message = body.error.issues.map((issue) => `${issue.path.join(".") || "body"}: ${issue.message}`).join("; ");
+    return sendJson(response, 400, { error: { code: "bad_request", message } });
+  }
+  const { upstream, to, reason, force, commandId } = body.data;
+  try {
+    const reply = await kit.bus.request(
+      "command.failover",
+      { commandId: commandId ?? randomUUID(), by: { kind: "operator", id: "console" }, reason, upstream, to, force, dryRun: false },
+      { timeoutMs: commandTimeoutMs },
+    );
+    return sendJson(response, reply.ok ? 200 : 409, reply);
+  } catch (error) {
+    if (!(error instanceof BusError)) throw error;
+    return sendJson(response, 503, { error: { code: error.code, message: error.message } });
+  }
+}
+
+function parseJson(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch (error) {
+    if (error instanceof SyntaxError) return undefined;
+    throw error;
+  }
+}
+
+async function readBody(request: IncomingMessage): Promise<string | null> {
+  const chunks: Buffer[] = [];
+  let size = 0;
+  for await (const chunk of request as AsyncIterable<Buffer>) {
+    size += chunk.length;
+    if (size > bodyBytesMax) return null;
+    chunks.push(chunk);
+  }
+  return Buffer.concat(chunks).toString("utf8");
+}
+
+function sendJson(response: ServerResponse, status: number, body: unknown): void {
+  response.writeHead(status, { "content-type": "application/json", "cache-control": "no-store" }).end(JSON.stringify(body));
+}

@@ -1,0 +1,59 @@
+import type { Stored } from "@mcp-failover/bus";
+import { emptyReadModel, foldReadModel, type ReadModel, viewStatus } from "@mcp-failover/domain";
+import type { Kit, Running } from "@mcp-failover/service-kit";
+import type { ConsoleConfig } from "./config.ts";
+import { Feed } from "./feed.ts";
+import { serveConsole } from "./server.ts";
+
+/** Browsers get the state at most this often. */
+const stateMs = 100;
+
+/** AUDIT -> read model and live list -> browsers; a failover that a person asks for -> `command.failover`. Decides nothing. */
+export async function startConsole(kit: Kit<ConsoleConfig>): Promise<Running> {
+  let model: ReadModel = emptyReadModel;
+  let caughtUp = false;
+  let due: NodeJS.Timeout | null = null;
+  const feed = new Feed();
+  const view = () => ({
+    status: viewStatus(model, [], kit.nowMs()),
+    seq: model.seq,
+    connected: kit.bus.status.kind === "connected",
+  });
+  const pushState = (): void => {
+    due ??= setTimeout(() => {
+      due = null;
+      feed.send("state", view());
+    }, stateMs);
+  };
+  kit.ready("audit", false, "the log has not been read yet", { required: false });
+  const following = kit.bus.follow(
+    "AUDIT",
+    {
+      from: "last_per_subject",
+      onCaughtUp: () => {
+        caughtUp = true;
+        kit.ready("audit", true, "", { required: false });
+        pushState();
+      },
+    },
+    (stored: Stored) => {
+      if (stored.content.kind === "event") {
+        model = foldReadModel(model, { seq: stored.seq, subject: stored.subject, timeMs: stored.timeMs, event: stored.content.event });
+      }
+      feed.add(stored);
+      if (caughtUp) pushState();
+    },
+  );
+  const unwatch = kit.bus.onStatus(pushState);
+  const server = await serveConsole(kit, { feed, view });
+  kit.log.info({ url: server.url }, "console");
+  return {
+    async stop() {
+      unwatch();
+      if (due) clearTimeout(due);
+      await following.stop();
+      feed.close();
+      await server.close();
+    },
+  };
+}
