@@ -24,8 +24,7 @@ export interface WindowBucket {
   readonly soft: number;
   readonly auth: number;
   readonly caller: number;
-  /** Hard failures before the first result that was not one, and after the last. */
-  readonly hardRunHead: number;
+  /** Hard failures after the last result that was not one. Only the run that still stands matters, so heads are not kept. */
   readonly hardRunTail: number;
   /** Time of the item in which the run at the end began; null without one. */
   readonly tailSinceMs: number | null;
@@ -82,7 +81,6 @@ export function foldTraffic(
     auth: item.auth,
     caller: item.caller,
     // A router that miscounts must not make a run out of calls that it did not have.
-    hardRunHead: notHard === 0 ? item.hard : Math.min(item.hardRunHead, item.hard),
     hardRunTail: notHard === 0 ? item.hard : Math.min(item.hardRunTail, item.hard),
     tailSinceMs: (notHard === 0 ? item.hard : item.hardRunTail) > 0 ? atMs : null,
     lastNotHardAtMs: notHard > 0 ? atMs : null,
@@ -106,7 +104,6 @@ export function foldProbe(window: EndpointWindow, item: Observation, atMs: numbe
     soft: of("soft"),
     auth: of("auth"),
     caller: of("caller"),
-    hardRunHead: hard,
     hardRunTail: hard,
     tailSinceMs: hard === 1 ? atMs : null,
     lastNotHardAtMs: hard === 1 ? null : atMs,
@@ -153,7 +150,6 @@ function addBucket(buckets: readonly WindowBucket[], item: WindowBucket): readon
 }
 
 function mergeBuckets(a: WindowBucket, b: WindowBucket): WindowBucket {
-  const aAllHard = callsOf(a) === a.hard;
   const bAllHard = callsOf(b) === b.hard;
   return {
     atMs: a.atMs,
@@ -165,7 +161,6 @@ function mergeBuckets(a: WindowBucket, b: WindowBucket): WindowBucket {
     soft: a.soft + b.soft,
     auth: a.auth + b.auth,
     caller: a.caller + b.caller,
-    hardRunHead: aAllHard ? a.hard + b.hardRunHead : a.hardRunHead,
     hardRunTail: bAllHard ? a.hardRunTail + b.hard : b.hardRunTail,
     tailSinceMs: bAllHard ? (a.tailSinceMs ?? b.tailSinceMs) : b.tailSinceMs,
     lastNotHardAtMs: b.lastNotHardAtMs ?? a.lastNotHardAtMs,

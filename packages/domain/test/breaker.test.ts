@@ -191,6 +191,16 @@ test("C7: permits that hang or are not used expire and are renewed, keeping the 
   assert.equal(decide([{ ...answering("router-1"), answered: 2 }], { state }).rule, "half_open_succeeded", "1 + 2 successes");
 });
 
+test("C7: calls let through before a renewal still count after it, and none counts twice", () => {
+  const renewed: BreakerState = { ...halfOpen, generation: 3, sinceMs: t0, renewed: { times: 1, atMs: t0 + 31_000, successes: 2 } };
+  const at = (atMs: number) => ({ router: "router-1", atMs: t0 + atMs, spanMs: 250 });
+  let window = foldTraffic(emptyWindow, trafficOf(calls("ok", 2), { breakerGeneration: 2 }), at(30_500));
+  assert.deepEqual(evidenceOf(window, renewed, policy, t0 + 32_000), [], "in the 2 successes already");
+  window = foldTraffic(window, trafficOf(calls("ok", 1), { breakerGeneration: 2 }), at(31_500));
+  window = foldTraffic(window, trafficOf(calls("ok", 1), { breakerGeneration: 1 }), at(31_600));
+  assert.equal(evidenceOf(window, renewed, policy, t0 + 32_000)[0]?.answered, 1);
+});
+
 test("C7: with no router known nothing is renewed in vain", () => {
   assert.equal(decide([], { state: { ...halfOpen, permits: [] }, nowMs: t0 + 1e6, routers: [] }).changed, false);
   assert.equal(decide([], { state: { ...halfOpen, permits: [] }, nowMs: t0 + 1e6 }).rule, "permits_expired");

@@ -106,6 +106,14 @@ test("panic: a forced call passes an ejected breaker; its success closes it, its
   assert.equal(localRecord(forced.state, forced.permit, ok, 20).status, "closed");
 });
 
+test("L5: the failure of a forced call from during the ejection does not fail the trial that came after it", () => {
+  const ejected = call(initialLocalBreaker, refused, 0);
+  const forced = localAcquire(ejected, 10, { force: true });
+  assert.ok(forced.permit);
+  const trial = permitOf(forced.state, 1000);
+  assert.deepEqual(localRecord(trial.state, forced.permit, timeout, 1010), trial.state);
+});
+
 const outcome: fc.Arbitrary<LocalOutcome> = fc.oneof(
   fc.constant(ok),
   fc.constant(refused),

@@ -32,6 +32,7 @@ test("W2, W4: whatever windows a router cuts its calls into, run and counts are 
         let window = emptyWindow;
         let atMs = t0;
         const all: OutcomeClass[] = [];
+        const times: number[] = [];
         for (const [some, waitMs] of cuts) {
           atMs += waitMs;
           window = router(
@@ -40,18 +41,26 @@ test("W2, W4: whatever windows a router cuts its calls into, run and counts are 
             atMs,
           );
           all.push(...some);
+          times.push(...some.map(() => atMs));
         }
         const [evidence] = see(window, atMs);
         assert.ok(evidence);
         const expected = all.length - 1 - all.findLastIndex((one) => one !== "hard");
         assert.equal(evidence.hardRun, expected, "the run");
-        assert.equal(evidence.runSinceMs === null, expected === 0);
+        assert.equal(evidence.runSinceMs, times[all.length - expected] ?? null, "since the window in which the run began");
         const counted = (window["router-1"]?.buckets ?? []).reduce((sum, bucket) => sum + callsOf(bucket), 0);
         assert.equal(counted, all.length);
         assert.equal(evidence.answered, all.filter((one) => one === "ok" || one === "auth" || one === "caller").length);
       },
     ),
   );
+});
+
+test("the last answer is the newest one, also inside one second", () => {
+  let window = foldProbe(emptyWindow, probeOf("prober-1", "ok"), t0 + 100);
+  window = foldProbe(window, probeOf("prober-1", "caller"), t0 + 600);
+  window = foldProbe(window, probeOf("prober-1", "hard"), t0 + 900);
+  assert.equal(see(window, t0 + 1000)[0]?.lastNotHardAtMs, t0 + 600);
 });
 
 test("W1: four old failures, idle longer than the window, one new failure are one failure", () => {
