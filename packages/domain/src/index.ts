@@ -141,6 +141,16 @@ export {
   viewStatus,
 } from "./status.ts";
 export { fractionOf, hashText } from "./string-hash.ts";
+export {
+  evidenceRefs,
+  type LogMessage,
+  nothingVerified,
+  type Problem,
+  type Recompute,
+  type SignalAt,
+  type VerifyState,
+  verifyNext,
+} from "./verify.ts";
 export { wilsonLowerBound, wilsonUpperBound } from "./wilson.ts";
 export {
   type BaselineSlot,

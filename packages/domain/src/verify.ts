@@ -1,0 +1,250 @@
+import {
+  type Certificate,
+  canonicalJson,
+  type Event,
+  integrityHeader,
+  parseEvent,
+  sha256,
+  subjectFor,
+  type Vote,
+} from "@mcp-failover/contracts";
+
+/**
+ * Checks the log against itself: `mcpf events verify`.
+ *
+ * V1  The stored bytes have the hash that their publisher gave them: one altered byte is found and named.
+ * V2  Every event parses as what its subject says it is; what does not is named (it is in QUARANTINE too).
+ * V3  A fenced event expected exactly the event before it on its subject: nothing was taken out, put in or decided twice.
+ * V4  Epochs of an upstream or a rollback scope go up by one, or more only with another generation or after a route seen above the log's.
+ * V5  A decision, taken again on the input that it recorded, is the same decision; and its input's state is what the event before left.
+ * V6  The votes of a decision are the observations that SIGNALS holds where they point; where those have expired that is counted, not condemned.
+ */
+
+/** A message of AUDIT as it is stored. */
+export interface LogMessage {
+  readonly seq: number;
+  readonly subject: string;
+  readonly timeMs: number;
+  readonly headers: Readonly<Record<string, string>>;
+  readonly bytes: Uint8Array;
+}
+
+export interface Problem {
+  readonly seq: number;
+  readonly subject: string;
+  readonly check: "bytes" | "event" | "fence" | "epoch" | "decision" | "state" | "evidence";
+  readonly message: string;
+}
+
+/** A pure function that took decisions, by the name in the certificate; undefined: not known here. */
+export type Recompute = (input: unknown) => { readonly rule: string; readonly state?: unknown; readonly kind?: string };
+
+/** What stands in SIGNALS at a sequence; null: expired. */
+export type SignalAt = (seq: number) => Event | null;
+
+export interface VerifyState {
+  readonly messages: number;
+  readonly decisions: number;
+  readonly inputsExpired: number;
+  readonly problems: readonly Problem[];
+  /** Last sequence and state of each fenced subject. */
+  readonly last: ReadonlyMap<
+    string,
+    { readonly seq: number; readonly state: unknown; readonly epoch: number | null; readonly generation: number | null }
+  >;
+}
+
+export const nothingVerified: VerifyState = { messages: 0, decisions: 0, inputsExpired: 0, problems: [], last: new Map() };
+const problemsMax = 1000;
+const expectedHeader = "Nats-Expected-Last-Subject-Sequence";
+
+/** Sequences in SIGNALS that a message's decision points at; the caller reads them before {@link verifyNext}. */
+export function evidenceRefs(message: Pick<LogMessage, "subject" | "bytes">): number[] {
+  const parsed = parseEvent(message.subject, message.bytes);
+  if (!parsed.ok) return [];
+  return votesOf(parsed.event).flatMap(({ vote }) => (vote.ref?.stream === "SIGNALS" ? [vote.ref.seq] : []));
+}
+
+/** Checks one more message, in the order of the log. A partial log (from a sequence on) is checked as far as it goes. */
+export function verifyNext(
+  state: VerifyState,
+  message: LogMessage,
+  context: { readonly deciders: Readonly<Record<string, Recompute>>; readonly signalAt: SignalAt; readonly complete: boolean },
+): VerifyState {
+  const problems: Problem[] = [];
+  const report = (check: Problem["check"], text: string): void => {
+    problems.push({ seq: message.seq, subject: message.subject, check, message: text });
+  };
+  const header = (name: string): string | undefined =>
+    Object.entries(message.headers).find(([key]) => key.toLowerCase() === name.toLowerCase())?.[1];
+
+  const hash = header(integrityHeader);
+  if (hash === undefined) report("bytes", `has no ${integrityHeader}: it was not published by this system`);
+  else if (hash !== sha256(message.bytes)) report("bytes", "its bytes are not those that were published");
+
+  const parsed = parseEvent(message.subject, message.bytes);
+  if (!parsed.ok) report("event", parsed.reason);
+  const before = state.last.get(message.subject);
+  const last = new Map(state.last);
+  let decisions = state.decisions;
+  let inputsExpired = state.inputsExpired;
+
+  if (parsed.ok) {
+    const { event } = parsed;
+    if (subjectOfEvent(event) !== message.subject) report("event", `its envelope names ${subjectOfEvent(event)}`);
+    const expected = header(expectedHeader);
+    if (expected !== undefined && (before !== undefined || context.complete) && Number(expected) !== (before?.seq ?? 0)) {
+      report("fence", `expected ${expected} as the last event of its subject, which was ${before?.seq ?? 0}`);
+    }
+    const after = stateOf(event);
+    const epochs = epochOf(event);
+    if (epochs !== null && before?.epoch != null && epochs.epoch !== before.epoch + 1 && !epochMayJump(event, epochs, before.generation)) {
+      report("epoch", `epoch ${epochs.epoch} follows epoch ${before.epoch}`);
+    }
+    const certificate = certificateOf(event);
+    if (certificate !== null) {
+      decisions += 1;
+      verifyDecision(event, certificate, before?.state, context, report);
+      for (const { vote, endpoint, upstream } of votesOf(event)) {
+        if (vote.ref?.stream !== "SIGNALS") continue;
+        const signal = context.signalAt(vote.ref.seq);
+        if (signal === null) inputsExpired += 1;
+        else if (!saidBy(signal, vote, upstream, endpoint)) {
+          report("evidence", `the vote of ${vote.observer} on ${upstream}/${endpoint} is not what SIGNALS ${vote.ref.seq} says`);
+        }
+      }
+    }
+    last.set(message.subject, { seq: message.seq, state: after, epoch: epochs?.epoch ?? null, generation: epochs?.generation ?? null });
+  } else {
+    last.set(message.subject, { seq: message.seq, state: undefined, epoch: before?.epoch ?? null, generation: before?.generation ?? null });
+  }
+  return {
+    messages: state.messages + 1,
+    decisions,
+    inputsExpired,
+    problems: [...state.problems, ...problems].slice(0, problemsMax),
+    last,
+  };
+}
+
+function verifyDecision(
+  event: Event,
+  certificate: Certificate,
+  stateBefore: unknown,
+  context: { readonly deciders: Readonly<Record<string, Recompute>> },
+  report: (check: Problem["check"], text: string) => void,
+): void {
+  const recompute = context.deciders[certificate.decider];
+  if (recompute === undefined) {
+    report("decision", `no decider ${JSON.stringify(certificate.decider).slice(0, 60)} is known here`);
+    return;
+  }
+  let again: ReturnType<Recompute>;
+  try {
+    again = recompute(certificate.input);
+  } catch (error) {
+    report(
+      "decision",
+      `${certificate.decider} cannot read the input that was recorded: ${error instanceof Error ? error.message.slice(0, 160) : "unknown"}`,
+    );
+    return;
+  }
+  if (again.rule !== certificate.rule)
+    report("decision", `${certificate.decider} now decides by ${again.rule}, and the event says ${certificate.rule}`);
+  const after = stateOf(event);
+  if (after === undefined) return;
+  if (canonicalJson(again.state) !== canonicalJson(after))
+    report("decision", `${certificate.decider} now comes to another state than the event holds`);
+  const inputState = (certificate.input as { state?: unknown } | null)?.state;
+  if (stateBefore !== undefined && canonicalJson(inputState) !== canonicalJson(stateBefore)) {
+    report("state", "it was decided from a state that the event before it did not leave");
+  }
+}
+
+/** The whole state after an event that carries one. */
+function stateOf(event: Event): unknown {
+  switch (event.type) {
+    case "health.changed":
+    case "breaker.changed":
+    case "failover.decided":
+    case "rollback.decided":
+      return event.data.state;
+    case "fleet.reserved":
+      return { reservations: event.data.reservations };
+    default:
+      return undefined;
+  }
+}
+
+function certificateOf(event: Event): Certificate | null {
+  return "certificate" in event.data ? (event.data.certificate as Certificate) : null;
+}
+
+function epochOf(event: Event): { epoch: number; generation: number | null } | null {
+  if (event.type === "failover.decided") return { epoch: event.data.state.epoch, generation: event.data.state.generation };
+  if (event.type === "rollback.decided") return { epoch: event.data.state.epoch, generation: null };
+  return null;
+}
+
+/** After the log was lost, the next epoch is above all that routers hold (design, "When the log is lost or restored"). */
+function epochMayJump(
+  event: Event,
+  { epoch, generation }: { epoch: number; generation: number | null },
+  generationBefore: number | null,
+): boolean {
+  if (generation !== generationBefore) return true;
+  const seen = (certificateOf(event)?.input as { seenEpoch?: unknown } | undefined)?.seenEpoch;
+  return typeof seen === "number" && epoch === seen + 1;
+}
+
+function votesOf(event: Event): { vote: Vote; upstream: string; endpoint: string }[] {
+  if (event.type === "health.changed") {
+    return event.data.votes.map((vote) => ({ vote, upstream: event.data.service, endpoint: event.data.endpoint }));
+  }
+  if (event.type !== "failover.decided" && event.type !== "failover.rejected" && event.type !== "failover.failed") return [];
+  const evidence = (event.data.certificate.input as { evidence?: Record<string, { votes?: Vote[] }> } | null)?.evidence ?? {};
+  return Object.entries(evidence).flatMap(([endpoint, { votes = [] }]) =>
+    votes.map((vote) => ({ vote, upstream: event.data.service, endpoint })),
+  );
+}
+
+function saidBy(signal: Event, vote: Vote, upstream: string, endpoint: string): boolean {
+  if (signal.type === "probe.observed") {
+    return signal.data.observations.some(
+      (one) =>
+        one.upstream === upstream &&
+        one.endpoint === endpoint &&
+        one.observer === vote.observer &&
+        one.outcome === vote.outcome &&
+        one.code === vote.code,
+    );
+  }
+  if (signal.type === "traffic.observed") {
+    return (
+      signal.data.router === vote.observer && signal.data.endpoints.some((one) => one.upstream === upstream && one.endpoint === endpoint)
+    );
+  }
+  return false;
+}
+
+function subjectOfEvent(event: Event): string {
+  return subjectFor(event.type, ...(event.subject === undefined ? [] : splitKeys(event)));
+}
+
+/** The envelope's subject joins the keys by "/", and a key may hold one itself: only the number of keys tells them apart. */
+function splitKeys(event: Event): string[] {
+  const parts = (event.subject ?? "").split("/");
+  const count = keyCounts[event.type] ?? 1;
+  return parts.length <= count ? parts : [...parts.slice(0, count - 1), parts.slice(count - 1).join("/")];
+}
+
+const keyCounts: Partial<Record<Event["type"], number>> = {
+  "health.changed": 2,
+  "breaker.changed": 2,
+  "rollback.decided": 2,
+  "rollback.executed": 2,
+  "rollback.advanced": 2,
+  "rollback.paused": 2,
+  "rollback.recovered": 2,
+  "rollback.rejected": 2,
+};
