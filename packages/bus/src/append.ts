@@ -1,6 +1,8 @@
 import { type Appended, BusError, type Fenced, type Stored } from "./bus.ts";
-import type { LogPort } from "./log-port.ts";
+import type { LogPort, PublishOutcome } from "./log-port.ts";
 import { decode, type EventLike, encodeEvent, isOwn, type Outgoing, type RawMessage } from "./message.ts";
+
+type Unknown = Extract<PublishOutcome, { kind: "unknown" }>;
 
 const defaultTimeoutMs = 5000;
 /** One try gets this long, so that a lost answer leaves time to settle it. */
@@ -17,7 +19,7 @@ export async function append(log: LogPort, event: EventLike, timeoutMs: number =
     if (outcome.kind === "stored") return { seq: outcome.seq, duplicate: outcome.duplicate };
     if (outcome.kind === "wrong_sequence")
       throw new BusError("rejected", `${message.subject} carries a fence it was not given`, { retriable: false });
-    await retry.pause(outcome.cause);
+    await retry.pause(outcome);
   }
 }
 
@@ -54,7 +56,7 @@ export async function publishFenced(log: LogPort, message: Outgoing, timeoutMs: 
       return maybeStored && there !== null && isOwn(there, message) ? { outcome: "won", seq: there.seq } : lost(there);
     }
     if (!outcome.sent) {
-      await retry.pause(outcome.cause);
+      await retry.pause(outcome);
       continue;
     }
     maybeStored = true;
@@ -64,7 +66,7 @@ export async function publishFenced(log: LogPort, message: Outgoing, timeoutMs: 
       throw cause;
     });
     if (there !== null && isOwn(there, message)) return { outcome: "won", seq: there.seq };
-    await retry.pause(outcome.cause);
+    await retry.pause(outcome);
   }
 
   function last(): Promise<RawMessage | null> {
@@ -78,23 +80,25 @@ function lost(there: RawMessage | null): Fenced {
 }
 
 /** Tries and pauses with a common end. Throws {@link BusError} when the time is over. */
-function retryUntil(log: LogPort, timeoutMs: number, what: string): { leftMs(): number; pause(cause: unknown): Promise<void> } {
+function retryUntil(log: LogPort, timeoutMs: number, what: string): { leftMs(): number; pause(outcome: Unknown): Promise<void> } {
   const endMs = log.nowMs() + timeoutMs;
   let pauseMs = pauseMsMin;
+  let sent = false;
   return {
     leftMs: () => Math.max(1, Math.min(tryMs, endMs - log.nowMs())),
-    async pause(cause) {
-      const leftMs = endMs - log.nowMs();
-      if (leftMs <= pauseMs) {
-        const code = cause instanceof BusError ? cause.code : "timeout";
-        throw new BusError(
-          code === "unreachable" ? "unreachable" : "timeout",
-          `could not ${what} within ${timeoutMs} ms, and whether it is stored is not known: look at the log before doing it again`,
-          { retriable: true, cause },
-        );
+    async pause(outcome) {
+      sent ||= outcome.sent;
+      if (endMs - log.nowMs() > pauseMs) {
+        await log.sleep(pauseMs);
+        pauseMs = Math.min(pauseMs * 2, pauseMsMax);
+        return;
       }
-      await log.sleep(pauseMs);
-      pauseMs = Math.min(pauseMs * 2, pauseMsMax);
+      const { cause } = outcome;
+      const why = cause instanceof Error ? ` (${cause.message})` : "";
+      if (!sent)
+        throw new BusError("unreachable", `could not ${what} within ${timeoutMs} ms, nothing was sent${why}`, { retriable: true, cause });
+      const advice = "whether it is stored is not known: look at the log before doing it again";
+      throw new BusError("timeout", `could not ${what} within ${timeoutMs} ms, and ${advice}${why}`, { retriable: true, cause });
     },
   };
 }

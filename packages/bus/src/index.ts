@@ -19,3 +19,4 @@ export {
 } from "./bus.ts";
 export type { BusLog } from "./log.ts";
 export { type MemoryBroker, type MemoryBrokerOptions, type MemoryConnectOptions, memoryBroker } from "./memory.ts";
+export { type ConnectOptions, connectBus } from "./nats.ts";

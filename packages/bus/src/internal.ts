@@ -1,6 +1,9 @@
 // Seams for tests, apart from what `index.ts` exports: nothing that runs in production imports this.
 import type { Bus } from "./bus.ts";
 import { brokerStates, links, type MemoryBroker } from "./memory.ts";
+import { callApi } from "./nats/api.ts";
+import type { NatsLink } from "./nats/link.ts";
+import { natsLinks } from "./nats.ts";
 
 export interface MemorySeams {
   /** Ends the connection as a network does; `restore` brings it back. */
@@ -41,4 +44,28 @@ export function publishRawToMemory(
   const state = brokerStates.get(broker);
   if (state === undefined) throw new RangeError("not a broker of memoryBroker()");
   state.ingest({ subject, bytes: typeof bytes === "string" ? new TextEncoder().encode(bytes) : bytes, headers });
+}
+
+/** Publishes bytes as they are over a bus of `connectBus`, as a foreign client could. Throws a `RangeError` for another bus. */
+export async function publishRaw(bus: Bus, subject: string, bytes: Uint8Array | string, headers?: Record<string, string>): Promise<void> {
+  const link = linkOf(bus);
+  const nc = await link.reach(5000);
+  link.send(subject, typeof bytes === "string" ? new TextEncoder().encode(bytes) : bytes, headers === undefined ? {} : { headers });
+  await nc.flush();
+}
+
+/** Asks the JetStream API as an administrator would: `STREAM.PURGE.SIGNALS`, `STREAM.DELETE.AUDIT`. Throws what the API answers with. */
+export async function jetStreamApi<T>(bus: Bus, verb: string, body?: unknown): Promise<T> {
+  return callApi<T>(linkOf(bus), verb, body, 5000);
+}
+
+/** Core messages dropped for want of a connection. */
+export function droppedBy(bus: Bus): number {
+  return natsLinks.get(bus)?.dropped ?? memorySeams(bus).dropped;
+}
+
+function linkOf(bus: Bus): NatsLink {
+  const link = natsLinks.get(bus);
+  if (link === undefined) throw new RangeError("only a bus of connectBus() is on NATS");
+  return link;
 }

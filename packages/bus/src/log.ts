@@ -1,7 +1,7 @@
 /** Where the bus says what it does; a pino logger fits. */
 export interface BusLog {
-  info(fields: object, message: string): void;
   warn(fields: object, message: string): void;
+  debug(fields: object, message: string): void;
 }
 
-export const silent: BusLog = { info: () => undefined, warn: () => undefined };
+export const silent: BusLog = { warn: () => undefined, debug: () => undefined };

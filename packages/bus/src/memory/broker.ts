@@ -2,6 +2,7 @@ import { type StreamDefinition, type StreamName, streams as standardStreams } fr
 import { BusError, type ServiceDefinition } from "../bus.ts";
 import type { PublishOutcome } from "../log-port.ts";
 import { subjectMatches } from "../subjects.ts";
+import { widened } from "../widened.ts";
 import { type BucketLimits, MemoryBucket } from "./bucket.ts";
 import { MemoryQueue } from "./queue.ts";
 import { MemoryStream } from "./store.ts";
@@ -120,17 +121,4 @@ export class BrokerState {
 
 export function missingStream(name: StreamName): BusError {
   return new BusError("rejected", `the stream ${name} does not exist yet: bootstrap makes it`, { retriable: true });
-}
-
-/** Only ever wider: what an older version needs stays. */
-export function widened(have: StreamDefinition, want: StreamDefinition): StreamDefinition {
-  const orUnlimited = (a: number, b: number) => (a === 0 || b === 0 ? 0 : Math.max(a, b));
-  return {
-    ...have,
-    subjects: [...new Set([...have.subjects, ...want.subjects])],
-    maxAgeMs: orUnlimited(have.maxAgeMs, want.maxAgeMs),
-    maxBytes: Math.max(have.maxBytes, want.maxBytes),
-    maxMsgBytes: Math.max(have.maxMsgBytes, want.maxMsgBytes),
-    duplicateWindowMs: Math.max(have.duplicateWindowMs, want.duplicateWindowMs),
-  };
 }

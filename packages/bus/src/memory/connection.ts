@@ -7,17 +7,17 @@ import {
   parseEvent,
   type Reply,
   type RequestSubject,
-  reply,
   requests,
 } from "@mcp-failover/contracts";
 import { append, appendFenced } from "../append.ts";
-import { type Bus, BusError, type Following, NoResponderError, type ServiceDefinition, type Stored } from "../bus.ts";
-import { dispatch, refusal } from "../dispatch.ts";
+import { type Bus, type Following, NoResponderError, type ServiceDefinition, type Stored } from "../bus.ts";
+import { dispatch } from "../dispatch.ts";
 import { guarded } from "../hand-over.ts";
 import { type BusLog, silent } from "../log.ts";
 import { type EventLike, encodeBody, parseReplyEvent } from "../message.ts";
 import { quarantine } from "../quarantine.ts";
 import { refuseReplicas } from "../replicas.ts";
+import { noAnswer, readReply } from "../replies.ts";
 import type { BrokerState, CoreMessage } from "./broker.ts";
 import { consumeQueue, follow } from "./follow.ts";
 import { MemoryLink } from "./link.ts";
@@ -203,19 +203,4 @@ export function connectMemory(state: BrokerState, options: MemoryConnectOptions)
     },
   };
   return { bus, link };
-}
-
-/** Reads a service's answer; one that is none becomes a refusal, so that the asker has one shape to look at. */
-export function readReply(bytes: Uint8Array, subject: string): Reply {
-  try {
-    const parsed = reply.safeParse(JSON.parse(new TextDecoder().decode(bytes)));
-    if (parsed.success) return parsed.data;
-  } catch {
-    return refusal("bad_reply", `the answer to ${subject} is not JSON: the service is of another version`, false); // Its text may hold anything.
-  }
-  return refusal("bad_reply", `the answer to ${subject} is no reply: the service is of another version`, false);
-}
-
-export function noAnswer(subject: string, timeoutMs: number): BusError {
-  return new BusError("timeout", `no answer to ${subject} within ${timeoutMs} ms; it may have been done all the same`, { retriable: true });
 }

@@ -4,7 +4,7 @@ import { guarded } from "../hand-over.ts";
 import type { BusLog } from "../log.ts";
 import type { LogPort, PublishOutcome } from "../log-port.ts";
 import type { Outgoing } from "../message.ts";
-import type { BrokerState, CoreMessage } from "./broker.ts";
+import { type BrokerState, type CoreMessage, missingStream } from "./broker.ts";
 
 const defaultReachMs = 5000;
 
@@ -72,10 +72,10 @@ export class MemoryLink implements LogPort {
     } catch (cause) {
       return { kind: "unknown", sent: false, cause };
     }
+    if (!this.#state.streams.has(message.stream)) return { kind: "unknown", sent: false, cause: missingStream(message.stream) };
     const loss = this.#losses.shift();
     const lost: PublishOutcome = { kind: "unknown", sent: true, cause: new Error("the acknowledgement was lost") };
     if (loss !== undefined && !loss.stored) return lost;
-    this.#state.stream(message.stream);
     const outcome = this.#state.ingest(message) ?? lost;
     return loss === undefined ? outcome : lost;
   }

@@ -1,0 +1,98 @@
+import { append, appendFenced } from "./append.ts";
+import type { Bus, Following } from "./bus.ts";
+import { type BusLog, silent } from "./log.ts";
+import { openBucket } from "./nats/bucket.ts";
+import { publish, request, requestMany, serve, services, subscribe } from "./nats/core.ts";
+import { follow, type NatsReader, read } from "./nats/follow.ts";
+import { NatsLink } from "./nats/link.ts";
+import { NatsLog } from "./nats/log.ts";
+import { consumeQueue } from "./nats/queue.ts";
+import { ensureStreams } from "./nats/streams.ts";
+import { quarantine } from "./quarantine.ts";
+
+const readMs = 5000;
+
+export interface ConnectOptions {
+  /** `nats://host:port`, several separated by commas; credentials as `nats://user:password@host`. */
+  readonly servers: string;
+  /** Shown by the server's monitoring: `prober/prober-1`. */
+  readonly name: string;
+  readonly instance: string;
+  readonly log?: BusLog;
+}
+
+/** For tests and metrics, apart from the port. */
+export const natsLinks = new WeakMap<Bus, NatsLink>();
+
+/**
+ * Connects to NATS, and returns at once: a service starts without it, and `status` says when it is there. Meanwhile operations throw
+ * `BusError` `unreachable` within their time-out, and `publish` drops.
+ */
+export function connectBus(options: ConnectOptions): Bus {
+  const say = options.log ?? silent;
+  const link = new NatsLink({ servers: options.servers, name: options.name, log: say });
+  const log = new NatsLog(link);
+  const quarantined = quarantine(log, (err, place) => say.warn({ err, place }, "a malformed message could not be put into QUARANTINE"));
+  const reader: NatsReader = { link, log, quarantine: quarantined, say };
+  const running = new Set<Following>();
+  const serving = new Set<{ stop(): Promise<void> }>();
+
+  function keep(following: Following): Following {
+    const kept: Following = {
+      get seq() {
+        return following.seq;
+      },
+      stop: () => {
+        running.delete(kept);
+        return following.stop();
+      },
+    };
+    running.add(kept);
+    return kept;
+  }
+
+  const bus: Bus = {
+    get status() {
+      return link.status;
+    },
+    onStatus: (listener) => link.onStatus(listener),
+    append: (event) => append(log, event),
+    appendFenced: (event, expectedSeq, { timeoutMs } = {}) => appendFenced(log, event, expectedSeq, timeoutMs),
+    async lastOf(stream, subject) {
+      const raw = await log.lastOf(stream, subject, readMs);
+      return raw === null ? null : quarantined.look(raw);
+    },
+    async at(stream, seq) {
+      const raw = await log.at(stream, seq, readMs);
+      return raw === null ? null : quarantined.look(raw);
+    },
+    info: (stream) => log.info(stream),
+    read: (stream, readOptions = {}) => read(reader, stream, readOptions),
+    follow: (stream, followOptions, handler) => keep(follow(reader, stream, followOptions, handler)),
+    consumeQueue: (durable, queueOptions, handler) => keep(consumeQueue(reader, durable, queueOptions, handler)),
+    publish: (event, { replyTo } = {}) => publish(reader, event, replyTo),
+    subscribe: (type, handler) => subscribe(reader, type, handler),
+    requestMany: (event, manyOptions) => requestMany(reader, event, manyOptions),
+    request: (subject, body, { timeoutMs } = {}) => request(reader, subject, body, timeoutMs),
+    async serve(service) {
+      const served = await serve(reader, service);
+      serving.add(served);
+      return {
+        stop: () => {
+          serving.delete(served);
+          return served.stop();
+        },
+      };
+    },
+    services: ({ timeoutMs } = {}) => services(reader, timeoutMs),
+    bucket: async (name, limits = {}) => openBucket(link, name, limits),
+    ensureStreams: (definitions, { replicas }) => ensureStreams(link, definitions, replicas),
+    async close() {
+      await Promise.all([...running].map((following) => following.stop()));
+      await Promise.all([...serving].map((served) => served.stop()));
+      await link.close();
+    },
+  };
+  natsLinks.set(bus, link);
+  return bus;
+}

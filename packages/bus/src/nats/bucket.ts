@@ -1,0 +1,90 @@
+import type { KV, KvOptions, NatsConnection } from "nats";
+import { type Bucket, BusError } from "../bus.ts";
+import { type NatsLink, UnansweredError } from "./link.ts";
+
+const reachMs = 5000;
+/** `wrong last sequence`: somebody else wrote first. */
+const wrongLastSequence = 10071;
+
+/** JetStream KV. The bucket is made at first use; a new connection opens it anew. */
+export function openBucket(link: NatsLink, name: string, limits: { ttlMs?: number; maxValueBytes?: number; maxBytes?: number }): Bucket {
+  let opened: { nc: NatsConnection; kv: Promise<KV> } | null = null;
+  const options: Partial<KvOptions> = {
+    history: 1,
+    ...(limits.ttlMs === undefined ? {} : { ttl: limits.ttlMs }),
+    ...(limits.maxValueBytes === undefined ? {} : { maxValueSize: limits.maxValueBytes }),
+    ...(limits.maxBytes === undefined ? {} : { max_bytes: limits.maxBytes }),
+  };
+
+  async function open(): Promise<KV> {
+    const nc = await link.reach(reachMs);
+    if (opened?.nc !== nc) {
+      const kv = nc.jetstream({ timeout: reachMs }).views.kv(name, options);
+      opened = { nc, kv };
+      kv.catch(() => {
+        opened = null; // The next use tries again; this one throws.
+      });
+    }
+    return opened.kv;
+  }
+
+  async function through<T>(key: string, act: (kv: KV) => Promise<T>): Promise<T> {
+    const lost = Promise.withResolvers<never>();
+    let off: () => void = () => undefined;
+    try {
+      const kv = await open();
+      off = link.onStatus(() => {
+        if (!link.connected) lost.reject(link.unreachable());
+      });
+      const work = act(kv);
+      work.catch(() => undefined); // The race may be over before it fails.
+      return await Promise.race([work, lost.promise]);
+    } catch (error) {
+      throw explain(error, name, key);
+    } finally {
+      off();
+      lost.promise.catch(() => undefined);
+    }
+  }
+
+  /** Null when somebody else was first. */
+  async function fenced(write: Promise<number>): Promise<number | null> {
+    try {
+      return await write;
+    } catch (error) {
+      if (errCodeOf(error) === wrongLastSequence) return null;
+      throw error;
+    }
+  }
+
+  return {
+    get: (key) =>
+      through(key, async (kv) => {
+        const entry = await kv.get(key);
+        return entry === null || entry.operation !== "PUT" ? null : { value: entry.string(), revision: entry.revision };
+      }),
+    create: (key, value) => through(key, (kv) => fenced(kv.create(key, value))),
+    update: (key, value, revision) => through(key, (kv) => fenced(kv.update(key, value, revision))),
+    put: (key, value) => through(key, (kv) => kv.put(key, value)),
+    delete: (key) => through(key, (kv) => kv.delete(key)),
+  };
+}
+
+function errCodeOf(error: unknown): number | undefined {
+  return (error as { api_error?: { err_code?: number } } | null)?.api_error?.err_code;
+}
+
+function explain(error: unknown, bucket: string, key: string): BusError {
+  if (error instanceof BusError) return error;
+  const text = error instanceof Error ? error.message : String(error);
+  const code = (error as { code?: unknown } | null)?.code;
+  const what = `the key ${JSON.stringify(key)} of the bucket ${bucket}`;
+  if (error instanceof UnansweredError || code === "TIMEOUT") {
+    return new BusError("timeout", `no answer about ${what}; a write may have happened: read it again`, { retriable: true, cause: error });
+  }
+  if (code === "503") return new BusError("unreachable", `JetStream does not answer about ${what}`, { retriable: true, cause: error });
+  if (errCodeOf(error) === 10054 || code === "MAX_PAYLOAD_EXCEEDED") {
+    return new BusError("too_large", `the value for ${what} is larger than the bucket takes`, { retriable: false, cause: error });
+  }
+  return new BusError("rejected", `${what}: ${text}`, { retriable: false, cause: error });
+}

@@ -1,0 +1,210 @@
+import {
+  contentType,
+  type Event,
+  type EventType,
+  events,
+  parseEvent,
+  type Reply,
+  type RequestSubject,
+  requests,
+} from "@mcp-failover/contracts";
+import { createInbox, type Msg, type NatsConnection, type Service } from "nats";
+import { NoResponderError, type ServiceDefinition } from "../bus.ts";
+import { dispatch } from "../dispatch.ts";
+import { guarded } from "../hand-over.ts";
+import { type EventLike, encodeBody, parseReplyEvent } from "../message.ts";
+import { noAnswer, readReply } from "../replies.ts";
+import { headersOf, toBusError } from "./api.ts";
+import type { NatsReader } from "./follow.ts";
+import { UnansweredError } from "./link.ts";
+
+const defaultTimeoutMs = 5000;
+const discoveryMs = 1000;
+/** Instances answer at once; after this much silence there are no more. */
+const quietMs = 200;
+const repliesMax = 10_000;
+const againMs = 1000;
+
+/** Core NATS: at most once, no store. */
+export function publish({ link }: NatsReader, event: EventLike, replyTo?: string): void {
+  const { subject, bytes } = encodeBody(event);
+  link.send(subject, bytes, { headers: { "Content-Type": contentType }, ...(replyTo === undefined ? {} : { replyTo }) });
+}
+
+export function subscribe<T extends EventType>(
+  { link, quarantine, say }: NatsReader,
+  type: T,
+  handler: (event: Event<T>, respond: (event: Event) => void) => void,
+): { stop(): void } {
+  const definition = events[type];
+  const filter = definition.keys.length === 0 ? type : `${type}.>`;
+  const take = ({ subject, data, headers, reply }: Msg) => {
+    const parsed = parseEvent(subject, data);
+    if (!parsed.ok) {
+      // What belongs to a stream is quarantined by those who read the stream.
+      if (definition.stream === null) quarantine.core(subject, data, headersOf(headers), parsed.reason);
+      return;
+    }
+    const respond = (answer: Event) => {
+      if (reply) link.send(reply, encodeBody(answer).bytes);
+    };
+    guarded(() => handler(parsed.event as Event<T>, respond), say, `a handler of ${type} failed`);
+  };
+  const stop = link.attach((nc) => {
+    const subscription = nc.subscribe(filter, {
+      callback: (error, message) => {
+        if (error) say.warn({ err: error, filter }, "a subscription failed");
+        else take(message);
+      },
+    });
+    return () => subscription.unsubscribe();
+  });
+  return { stop };
+}
+
+/** Publishes with a reply inbox; ends at once where nobody listens. Throws {@link BusError} `unreachable`. */
+export async function* requestMany(
+  reader: NatsReader,
+  event: EventLike,
+  { timeoutMs, max = repliesMax }: { timeoutMs: number; max?: number },
+): AsyncGenerator<Event> {
+  const { link, quarantine } = reader;
+  const { subject, bytes } = encodeBody(event);
+  const nc = await link.reach(timeoutMs);
+  let count = 0;
+  for await (const message of replies(nc, subject, bytes, { timeoutMs, quietMs: null })) {
+    const parsed = parseReplyEvent(message.data);
+    if (!parsed.ok) {
+      quarantine.core(subject, message.data, headersOf(message.headers), `a reply: ${parsed.reason}`);
+      continue;
+    }
+    count += 1;
+    yield parsed.event;
+    if (count >= max) return;
+  }
+}
+
+/** Replies as they come, until the time-out, `quietMs` of silence, or the word that nobody listens. */
+async function* replies(
+  nc: NatsConnection,
+  subject: string,
+  bytes: Uint8Array,
+  options: { timeoutMs: number; quietMs: number | null },
+): AsyncGenerator<Msg> {
+  const inbox = createInbox();
+  const mail: Msg[] = [];
+  let ended = false;
+  let wake: () => void = () => undefined;
+  const subscription = nc.subscribe(inbox, {
+    callback: (error, message) => {
+      if (error || message.headers?.code === 503) ended = true;
+      else if (mail.length < repliesMax) mail.push(message);
+      wake();
+    },
+  });
+  const endMs = Date.now() + options.timeoutMs;
+  try {
+    nc.publish(subject, bytes, { reply: inbox });
+    for (let heard = false; ; ) {
+      const message = mail.shift();
+      if (message !== undefined) {
+        heard = true;
+        yield message;
+        continue;
+      }
+      const leftMs = endMs - Date.now();
+      if (ended || leftMs <= 0 || nc.isClosed()) return;
+      const waitMs = heard && options.quietMs !== null ? Math.min(leftMs, options.quietMs) : leftMs;
+      let timer: NodeJS.Timeout | undefined;
+      await new Promise<void>((resolve) => {
+        wake = resolve;
+        timer = setTimeout(resolve, waitMs);
+      });
+      clearTimeout(timer);
+      if (mail.length === 0 && waitMs < leftMs) return;
+    }
+  } finally {
+    subscription.unsubscribe();
+  }
+}
+
+/** Throws {@link NoResponderError} at once when no instance is there. */
+export async function request({ link }: NatsReader, subject: RequestSubject, body: unknown, timeoutMs = defaultTimeoutMs): Promise<Reply> {
+  try {
+    const message = await link.request(subject, new TextEncoder().encode(JSON.stringify(body)), { timeoutMs });
+    return readReply(message.data, subject);
+  } catch (error) {
+    if (error instanceof UnansweredError && error.reason === "no_responders")
+      throw new NoResponderError(subject, requests[subject].service);
+    if (error instanceof UnansweredError && error.reason === "timeout") throw noAnswer(subject, timeoutMs);
+    if (error instanceof UnansweredError && !error.sent) throw link.unreachable(error);
+    throw toBusError(error, `ask ${subject}`);
+  }
+}
+
+/** One NATS micro service with an endpoint a request subject; its default queue group "q" makes one instance answer. */
+export async function serve({ link, say }: NatsReader, service: ServiceDefinition): Promise<{ stop(): Promise<void> }> {
+  const subjects = Object.keys(service.handlers) as RequestSubject[];
+  let stopped = false;
+  let running: Service | null = null;
+  let first: Promise<unknown> = Promise.resolve();
+
+  async function add(nc: NatsConnection): Promise<void> {
+    const added = await nc.services.add({
+      name: service.name,
+      version: service.version,
+      description: service.description,
+      metadata: { ...service.metadata, instance: service.instance },
+    });
+    if (stopped) {
+      await added.stop();
+      return;
+    }
+    running = added;
+    for (const subject of subjects)
+      added.addEndpoint(subject.replaceAll(".", "-"), { subject, handler: (_error, message) => answer(subject, message) });
+    await nc.flush();
+    // It stops by itself when the server refuses it a subject, and says so nowhere else.
+    void added.stopped.then(async (error) => {
+      if (stopped || nc.isClosed()) return;
+      say.warn(
+        { service: service.name, reason: error instanceof Error ? error.message : "stopped" },
+        "the service was stopped and is registered again",
+      );
+      await link.sleep(againMs);
+      if (!stopped && !nc.isClosed())
+        await add(nc).catch((err: unknown) => say.warn({ err, service: service.name }, "could not register the service"));
+    });
+  }
+
+  function answer(subject: RequestSubject, message: { data: Uint8Array; respond(data: string): boolean }): void {
+    const onError = (err: unknown) => say.warn({ err, subject }, "a request's handler failed");
+    void dispatch(service, subject, message.data, onError).then((reply) =>
+      guarded(() => message.respond(JSON.stringify(reply)), say, "a reply could not be sent"),
+    );
+  }
+
+  const detach = link.attach((nc) => {
+    first = add(nc).catch((err: unknown) => say.warn({ err, service: service.name }, "could not register the service"));
+    return () => undefined;
+  });
+  if (link.connected) await first;
+  return {
+    async stop() {
+      stopped = true;
+      detach();
+      await running?.stop();
+    },
+  };
+}
+
+/** Who is there, by `$SRV.PING`. */
+export async function services({ link }: NatsReader, timeoutMs = discoveryMs) {
+  const nc = await link.reach(timeoutMs);
+  const found: { name: string; id: string; metadata: Record<string, string> }[] = [];
+  for await (const message of replies(nc, "$SRV.PING", new Uint8Array(), { timeoutMs, quietMs })) {
+    const { name, id, metadata } = message.json<{ name?: unknown; id?: unknown; metadata?: Record<string, string> }>();
+    if (typeof name === "string" && typeof id === "string") found.push({ name, id, metadata: metadata ?? {} });
+  }
+  return found;
+}

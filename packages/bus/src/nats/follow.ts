@@ -1,0 +1,171 @@
+import type { StreamName } from "@mcp-failover/contracts";
+import { BusError, type Following, type FollowOptions, type ReadOptions, type Stored } from "../bus.ts";
+import { type FollowHandler, guarded, handOver, settledWithin } from "../hand-over.ts";
+import type { BusLog } from "../log.ts";
+import type { Quarantine } from "../quarantine.ts";
+import { toBusError } from "./api.ts";
+import type { NatsLink } from "./link.ts";
+import type { NatsLog } from "./log.ts";
+import { openConsumer, type PullConsumer } from "./pull.ts";
+
+/** Messages that wait in this process at most. */
+const batch = 256;
+const infoMs = 5000;
+const stopMs = 2000;
+const retryMsMin = 100;
+const retryMsMax = 1000;
+/** A read that gets nothing for so long gives up. */
+const readStallMs = 15_000;
+
+export interface NatsReader {
+  readonly link: NatsLink;
+  readonly log: NatsLog;
+  readonly quarantine: Quarantine;
+  readonly say: BusLog;
+}
+
+/**
+ * B4. Each stretch is a new consumer on the server, from behind the last sequence handed over; whatever ends it (a restart, a lost
+ * connection, missed heartbeats, a gap) the next stretch goes on from there, so nothing is lost and nothing comes twice.
+ */
+export function follow(reader: NatsReader, stream: StreamName, options: FollowOptions, handler: FollowHandler): Following {
+  const { link, log, quarantine, say } = reader;
+  const filter = options.filter ?? ">";
+  let stopped = false;
+  let seq = 0;
+  /** What `from` came to when the stream was first seen: a start by time or at the end must not move when we begin anew. */
+  let start: Record<string, unknown> | null = null;
+  let lastAtStart = 0;
+  let created: string | null = null;
+  let caughtUp = false;
+  let consumer: PullConsumer | null = null;
+  const over = () => stopped || link.closed;
+
+  async function run(): Promise<void> {
+    let retryMs = retryMsMin;
+    while (!over()) {
+      if (!link.connected) {
+        await link.changed(null);
+        retryMs = retryMsMin;
+        continue;
+      }
+      const before = seq;
+      const reason = await stretch().catch((error: unknown) => (error instanceof Error ? error.message : String(error)));
+      consumer?.close();
+      consumer = null;
+      if (over()) return;
+      say.debug({ stream, filter, seq, reason }, "following begins anew");
+      if (seq > before) retryMs = retryMsMin;
+      if (link.connected) await link.sleep(retryMs * (0.75 + Math.random() / 2));
+      retryMs = Math.min(retryMs * 2, retryMsMax);
+    }
+  }
+
+  /** Follows until something breaks, and says what. */
+  async function stretch(): Promise<string> {
+    const info = await log.streamInfo(stream, infoMs);
+    if (created !== null && (created !== info.created || info.state.last_seq < seq)) {
+      say.warn({ stream, filter, seq, lastSeq: info.state.last_seq }, "this is another log than before: following begins at its start");
+      // All of it is new to one who wanted what is new, or what comes after something that is gone.
+      start = options.from === "last_per_subject" ? { deliver_policy: "last_per_subject" } : fromSeq(1);
+      seq = 0;
+    }
+    if (start === null) {
+      start = startOf(options.from, info.state.last_seq);
+      lastAtStart = info.state.last_seq;
+    }
+    created = info.created;
+    const place = seq === 0 ? start : { deliver_policy: "by_start_sequence", opt_start_seq: seq + 1 };
+    consumer = await openConsumer(link, stream, { ...place, filter_subject: filter });
+    for (;;) {
+      if (!caughtUp && seq >= lastAtStart) catchUp();
+      const pull = consumer.pull({ batch, wait: caughtUp });
+      for (;;) {
+        const step = await pull.next();
+        if (over()) return "stopped";
+        if (step.done) {
+          if (step.value.kind === "broken") return step.value.reason;
+          if (step.value.kind === "empty" && !caughtUp) catchUp();
+          break;
+        }
+        const { raw } = step.value;
+        if (!caughtUp && raw.seq > lastAtStart) catchUp();
+        seq = raw.seq;
+        await handOver(quarantine.look(raw), handler, options, say);
+        if (over()) return "stopped";
+      }
+    }
+  }
+
+  function catchUp(): void {
+    caughtUp = true;
+    guarded(() => options.onCaughtUp?.(), say, "onCaughtUp failed");
+  }
+
+  // Begins after the caller has what it returns.
+  const loop = Promise.resolve().then(run);
+  return {
+    get seq() {
+      return seq;
+    },
+    async stop() {
+      stopped = true;
+      consumer?.interrupt("stopped");
+      await settledWithin(loop, stopMs);
+    },
+  };
+}
+
+function startOf(from: FollowOptions["from"], lastSeq: number): Record<string, unknown> {
+  if (from === "last_per_subject") return { deliver_policy: "last_per_subject" };
+  if (from === "new") return fromSeq(lastSeq + 1);
+  if ("seq" in from) return fromSeq(from.seq);
+  return { deliver_policy: "by_start_time", opt_start_time: new Date(from.timeMs).toISOString() };
+}
+
+function fromSeq(seq: number): Record<string, unknown> {
+  return seq <= 1 ? { deliver_policy: "all" } : { deliver_policy: "by_start_sequence", opt_start_seq: seq };
+}
+
+/** Reads in batches up to what is the end now. Throws {@link BusError} when the log stays out of reach. */
+export async function* read(reader: NatsReader, stream: StreamName, options: ReadOptions): AsyncGenerator<Stored> {
+  const { link, log, quarantine } = reader;
+  await link.reach(infoMs);
+  const { state } = await log.streamInfo(stream, infoMs);
+  const endSeq = Math.min(state.last_seq, options.toSeq ?? state.last_seq);
+  let next = Math.max(options.fromSeq ?? 1, state.first_seq);
+  let progressMs = Date.now();
+  while (next <= endSeq) {
+    let consumer: PullConsumer | null = null;
+    try {
+      await link.reach(infoMs);
+      consumer = await openConsumer(link, stream, { ...fromSeq(next), filter_subject: options.filter ?? ">" });
+      for (let going = true; going; ) {
+        const pull = consumer.pull({ batch, wait: false });
+        for (;;) {
+          const step = await pull.next();
+          if (step.done) {
+            if (step.value.kind === "empty") return;
+            going = step.value.kind === "done";
+            break;
+          }
+          const { raw } = step.value;
+          if (raw.seq > endSeq) return;
+          next = raw.seq + 1;
+          yield quarantine.look(raw);
+          progressMs = Date.now();
+          if (next > endSeq) return;
+        }
+      }
+    } catch (error) {
+      const failure = toBusError(error, `read the stream ${stream}`, stream);
+      if (!failure.retriable || link.closed) throw failure;
+    } finally {
+      consumer?.close();
+    }
+    if (Date.now() - progressMs > readStallMs) {
+      throw new BusError("timeout", `reading ${stream} stopped before ${endSeq}, at ${next}: NATS does not answer`, { retriable: true });
+    }
+    await link.sleep(retryMsMin);
+  }
+}

@@ -1,0 +1,18 @@
+import { type Reply, reply } from "@mcp-failover/contracts";
+import { BusError } from "./bus.ts";
+import { refusal } from "./dispatch.ts";
+
+/** Reads a service's answer; one that is none becomes a refusal, so that the asker has one shape to look at. */
+export function readReply(bytes: Uint8Array, subject: string): Reply {
+  try {
+    const parsed = reply.safeParse(JSON.parse(new TextDecoder().decode(bytes)));
+    if (parsed.success) return parsed.data;
+  } catch {
+    return refusal("bad_reply", `the answer to ${subject} is not JSON: the service is of another version`, false); // Its text may hold anything.
+  }
+  return refusal("bad_reply", `the answer to ${subject} is no reply: the service is of another version`, false);
+}
+
+export function noAnswer(subject: string, timeoutMs: number): BusError {
+  return new BusError("timeout", `no answer to ${subject} within ${timeoutMs} ms; it may have been done all the same`, { retriable: true });
+}
