@@ -1,0 +1,84 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { memoryBroker } from "@mcp-failover/bus";
+import { type ApplyConfigurationOptions, applyConfiguration, ConfigTooLargeError } from "@mcp-failover/client";
+import { parseTopology } from "@mcp-failover/contracts";
+
+function parsed(url: string) {
+  return parseTopology(`upstreams: { docs: { kind: http, endpoints: [{ name: primary, url: "${url}", tier: 0 }] } }`, {
+    file: "failover.yaml",
+    env: {},
+  });
+}
+const fileA = parsed("http://127.0.0.1:1001");
+const fileB = parsed("http://127.0.0.1:1002");
+const from = (
+  what: { topology: ApplyConfigurationOptions["topology"]; hash: string },
+  more: Partial<ApplyConfigurationOptions> = {},
+): ApplyConfigurationOptions => ({
+  ...what,
+  fileHash: what.hash,
+  environment: "development",
+  by: { kind: "operator", id: "ada" },
+  reason: "test",
+  service: "cli",
+  instance: "cli-1",
+  nowMs: 1_700_000_000_000,
+  onlyIfFileChanged: false,
+  ...more,
+});
+const atStart = { service: "bootstrap", instance: "bootstrap-1", onlyIfFileChanged: true } as const;
+
+test("versions count from 1, and the same configuration makes no new one", async () => {
+  const bus = memoryBroker().connect();
+  assert.deepEqual(await applyConfiguration(bus, from(fileA)), { applied: true, version: 1, hash: fileA.hash });
+  assert.deepEqual(await applyConfiguration(bus, from(fileA)), { applied: false, version: 1, hash: fileA.hash });
+  assert.deepEqual(await applyConfiguration(bus, from(fileB)), { applied: true, version: 2, hash: fileB.hash });
+  assert.equal(
+    (await applyConfiguration(bus, from(fileB, { environment: "production" }))).version,
+    3,
+    "another environment is another version",
+  );
+  await bus.close();
+});
+
+test("the log wins over the file: a start applies the file only when it has changed since it was last applied", async () => {
+  const bus = memoryBroker().connect();
+  await applyConfiguration(bus, from(fileA, atStart));
+  await applyConfiguration(bus, from(fileB, { fileHash: null, reason: "an operator's patch" }));
+  assert.deepEqual(await applyConfiguration(bus, from(fileA, atStart)), { applied: false, version: 2, hash: fileB.hash });
+  assert.equal((await applyConfiguration(bus, from(fileA))).version, 3, "an operator may apply it again by hand");
+  assert.equal((await applyConfiguration(bus, from(fileB, atStart))).version, 4, "a changed file is applied");
+  await bus.close();
+});
+
+test("of ten that apply at once each gets a version of its own, without a gap", async () => {
+  const broker = memoryBroker();
+  const files = Array.from({ length: 10 }, (_, index) => parsed(`http://127.0.0.1:${2000 + index}`));
+  const results = await Promise.all(
+    files.map((file, index) => applyConfiguration(broker.connect(), from(file, { instance: `cli-${index}` }))),
+  );
+  assert.deepEqual(
+    results.map((result) => result.version).sort((a, b) => a - b),
+    [1, 2, 3, 4, 5, 6, 7, 8, 9, 10],
+  );
+});
+
+test("of ten starts at once with one file, one applies it", async () => {
+  const broker = memoryBroker();
+  const results = await Promise.all(
+    Array.from({ length: 10 }, (_, index) =>
+      applyConfiguration(broker.connect(), from(fileA, { ...atStart, instance: `bootstrap-${index}` })),
+    ),
+  );
+  assert.equal(results.filter((result) => result.applied).length, 1);
+  assert.ok(results.every((result) => result.version === 1));
+});
+
+test("a configuration that does not fit into one event is refused with its size", async () => {
+  const bus = memoryBroker().connect();
+  const contacts = Object.fromEntries(Array.from({ length: 6000 }, (_, index) => [`team-${index}`, "x".repeat(100)]));
+  await assert.rejects(applyConfiguration(bus, from({ ...fileA, topology: { ...fileA.topology, contacts } })), ConfigTooLargeError);
+  assert.equal(await bus.lastOf("AUDIT", "config.applied"), null);
+  await bus.close();
+});
