@@ -1,0 +1,114 @@
+import type { Implementation, RollbackScope } from "@mcp-failover/contracts";
+import { ask, type Context } from "../context.ts";
+import { type ExitCode, usageError } from "../errors.ts";
+
+export interface ChangeOptions {
+  readonly reason?: string;
+  readonly yes?: boolean;
+}
+
+const commandMsMax = 40_000;
+
+/** In every command: who, why and the idempotency key. */
+async function begin(context: Context, options: ChangeOptions, question: string) {
+  if (options.reason === undefined || options.reason.trim() === "")
+    throw usageError("a change needs --reason TEXT: it is what the next person on call reads");
+  await context.confirm(question, options.yes ?? false);
+  return { commandId: context.newId(), by: context.by(), reason: options.reason };
+}
+
+function done(context: Context, result: unknown, say: (answer: Record<string, unknown>) => string): ExitCode {
+  context.out.print(result, () => say((result ?? {}) as Record<string, unknown>));
+  return 0;
+}
+
+export async function failover(
+  context: Context,
+  upstream: string,
+  options: ChangeOptions & { to?: string; force?: boolean; dryRun?: boolean },
+): Promise<ExitCode> {
+  const base = await begin(context, options, `Fail ${upstream} over${options.to ? ` to ${options.to}` : ""}?`);
+  const result = await ask(
+    context,
+    "command.failover",
+    { ...base, upstream, to: options.to ?? null, force: options.force ?? false, dryRun: options.dryRun ?? false },
+    commandMsMax,
+  );
+  return done(context, result, (answer) =>
+    options.dryRun
+      ? `would do: ${JSON.stringify(answer)}`
+      : `${upstream}: ${String(answer["previousEndpoint"])} -> ${String(answer["currentEndpoint"])} (epoch ${String(answer["epoch"])})`,
+  );
+}
+
+export async function hold(context: Context, upstream: string, options: ChangeOptions & { for?: string }): Promise<ExitCode> {
+  const forMs = options.for === undefined ? null : parseDuration(options.for);
+  const base = await begin(context, options, `Hold ${upstream}? Nothing will move it by itself.`);
+  const result = await ask(context, "command.hold", { ...base, upstream, forMs }, commandMsMax);
+  return done(
+    context,
+    result,
+    (answer) => `${upstream} is held${forMs === null ? "" : ` for ${options.for}`} (epoch ${String(answer["epoch"])})`,
+  );
+}
+
+export async function release(context: Context, upstream: string, options: ChangeOptions): Promise<ExitCode> {
+  const base = await begin(context, options, `Release ${upstream}?`);
+  const result = await ask(context, "command.release", { ...base, upstream }, commandMsMax);
+  return done(context, result, (answer) => `${upstream} is released (epoch ${String(answer["epoch"])})`);
+}
+
+export async function rollback(
+  context: Context,
+  scope: string,
+  name: string | undefined,
+  options: ChangeOptions & { force?: boolean },
+): Promise<ExitCode> {
+  const target = scopeOf(scope, name);
+  const base = await begin(context, options, `Roll ${target.scope} ${target.name} back to legacy?`);
+  const result = await ask(context, "command.rollback", { ...base, ...target, force: options.force ?? false }, commandMsMax);
+  return done(context, result, (answer) => sayImplementation(target, answer, "legacy"));
+}
+
+export async function recover(
+  context: Context,
+  scope: string,
+  name: string | undefined,
+  options: ChangeOptions & { percent?: string },
+): Promise<ExitCode> {
+  const target = scopeOf(scope, name);
+  const percent = options.percent === undefined ? 100 : Number(options.percent);
+  if (!(percent >= 1 && percent <= 100)) throw usageError(`--percent is a number from 1 to 100, not ${options.percent}`);
+  const base = await begin(context, options, `Bring ${target.scope} ${target.name} back to MCP?`);
+  const result = await ask(context, "command.recover", { ...base, ...target, percent }, commandMsMax);
+  return done(context, result, (answer) => sayImplementation(target, answer, "mcp"));
+}
+
+export async function acknowledge(context: Context, incidentId: string, options: ChangeOptions): Promise<ExitCode> {
+  const base = await begin(context, { ...options, yes: true }, "");
+  const result = await ask(context, "command.acknowledge", { ...base, incidentId });
+  return done(context, result, (answer) => `${incidentId}: ${String(answer["status"])}`);
+}
+
+function sayImplementation(target: { scope: string; name: string }, answer: Record<string, unknown>, expected: Implementation): string {
+  return `${target.scope} ${target.name}: ${String(answer["implementation"] ?? expected)} (epoch ${String(answer["epoch"])})`;
+}
+
+function scopeOf(scope: string, name: string | undefined): { scope: RollbackScope; name: string } {
+  if (scope === "system") return { scope, name: "system" };
+  if (scope !== "tool" && scope !== "agent")
+    throw usageError(`unknown scope ${JSON.stringify(scope)}: use tool NAME, agent NAME or system`, "unknown_scope");
+  if (name === undefined) throw usageError(`name the ${scope}: mcpf rollback ${scope} NAME --reason TEXT`);
+  return { scope, name };
+}
+
+const unitsMs: Readonly<Record<string, number>> = { s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 };
+
+/** `90s`, `30m`, `2h`, `1d` in milliseconds. */
+export function parseDuration(text: string): number {
+  const match = /^(\d{1,6})(s|m|h|d)$/.exec(text);
+  const unitMs = unitsMs[match?.[2] ?? ""];
+  if (!match || unitMs === undefined)
+    throw usageError(`${JSON.stringify(text)} is no duration: write a number and s, m, h or d, for example 30m`);
+  return Number(match[1]) * unitMs;
+}

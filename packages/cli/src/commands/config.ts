@@ -1,0 +1,80 @@
+import { existsSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { applyConfiguration, ConfigTooLargeError } from "@mcp-failover/client";
+import { ConfigError, type ParsedTopology, parseTopology } from "@mcp-failover/contracts";
+import type { Context } from "../context.ts";
+import { CliError, type ExitCode, usageError } from "../errors.ts";
+import type { ChangeOptions } from "./changes.ts";
+
+const defaultFile = "failover.yaml";
+const fileBytesMax = 4 * 1024 * 1024;
+
+/** `mcpf config validate [FILE]`: 2 with every problem, its path and what to do. */
+export async function validate(context: Context, file: string | undefined): Promise<ExitCode> {
+  const { topology, hash } = await load(context, file ?? defaultFile);
+  const upstreams = Object.keys(topology.upstreams);
+  context.out.print(
+    { valid: true, hash, upstreams },
+    () => `${file ?? defaultFile} is valid: ${upstreams.length} upstreams (${upstreams.join(", ")}), hash ${hash.slice(0, 12)}`,
+  );
+  return 0;
+}
+
+/** `mcpf config apply FILE --reason TEXT`: the next version in the log. */
+export async function apply(context: Context, file: string, options: ChangeOptions & { env?: string }): Promise<ExitCode> {
+  if (options.reason === undefined || options.reason.trim() === "") throw usageError("a change needs --reason TEXT");
+  const environment = options.env ?? context.env["MCPF_ENV"] ?? "development";
+  if (environment !== "development" && environment !== "production")
+    throw usageError(`--env is development or production, not ${environment}`);
+  const { topology, hash } = await load(context, file);
+  await context.confirm(`Apply ${file} (${Object.keys(topology.upstreams).length} upstreams)?`, options.yes ?? false);
+  try {
+    const result = await applyConfiguration(await context.bus(), {
+      topology,
+      hash,
+      fileHash: hash,
+      environment,
+      by: context.by(),
+      reason: options.reason,
+      service: "cli",
+      instance: context.newId(),
+      nowMs: context.nowMs(),
+      onlyIfFileChanged: false,
+    });
+    context.out.print(result, () =>
+      result.applied ? `version ${result.version} is applied` : `nothing to do: version ${result.version} is the same`,
+    );
+    return 0;
+  } catch (error) {
+    if (error instanceof ConfigTooLargeError) throw usageError(error.message, error.code);
+    throw error;
+  }
+}
+
+async function load(context: Context, file: string): Promise<ParsedTopology> {
+  let text: string;
+  try {
+    const bytes = readFileSync(file);
+    if (bytes.length > fileBytesMax) throw usageError(`${file} has ${bytes.length} bytes; a configuration has at most ${fileBytesMax}`);
+    text = bytes.toString("utf8");
+  } catch (error) {
+    if (error instanceof CliError) throw error;
+    throw usageError(`${file} cannot be read (${(error as NodeJS.ErrnoException).code}): give the path of a failover.yaml`, "no_file");
+  }
+  const folder = context.env["MCPF_SECRETS_DIR"];
+  const routerUrl = await context.stack().then(
+    (stack) => stack.routerUrl,
+    () => context.env["MCPF_ROUTER_URL"] ?? null,
+  );
+  try {
+    return parseTopology(text, {
+      file,
+      env: context.env,
+      hasSecret: (name) => Boolean(context.env[name]) || (folder !== undefined && existsSync(join(folder, name))),
+      routerUrls: routerUrl === null ? ["http://127.0.0.1:7300"] : [routerUrl],
+    });
+  } catch (error) {
+    if (error instanceof ConfigError) throw usageError(error.message, error.code);
+    throw error;
+  }
+}

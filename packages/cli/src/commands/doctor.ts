@@ -1,0 +1,142 @@
+import { BusError } from "@mcp-failover/bus";
+import { type StreamName, streams } from "@mcp-failover/contracts";
+import type { Context } from "../context.ts";
+import { CliError, type ExitCode } from "../errors.ts";
+import { table } from "../output.ts";
+import { configuredUpstreams } from "../read-log.ts";
+
+interface Finding {
+  readonly check: string;
+  readonly ok: boolean;
+  readonly detail: string;
+  /** What to do, when it is not well. */
+  readonly fix: string | null;
+}
+
+const fillWarn = 0.7;
+const requestMsMax = 2000;
+const expected = [
+  "prober",
+  "breaker-state",
+  "failover-controller",
+  "rollback-controller",
+  "router",
+  "state-store",
+  "notifier",
+  "chaos-runner",
+  "console",
+];
+
+/** `mcpf doctor`: looks at every part and says what to do; 3 when something is wrong. */
+export async function doctor(context: Context): Promise<ExitCode> {
+  const findings: Finding[] = [];
+  const add = (check: string, ok: boolean, detail: string, fix: string): void => {
+    findings.push({ check, ok, detail, fix: ok ? null : fix });
+  };
+  try {
+    const bus = await context.bus();
+    const { status } = bus;
+    add(
+      "nats",
+      status.kind === "connected",
+      status.kind === "connected" ? `nats-server ${status.serverVersion}` : status.kind,
+      "start the stack with `npm start`",
+    );
+    for (const { name } of streams) await checkStream(context, name, add);
+    const upstreams = await configuredUpstreams(bus);
+    add(
+      "configuration",
+      upstreams.length > 0,
+      upstreams.length > 0 ? `upstreams: ${upstreams.join(", ")}` : "none is applied",
+      "apply one: mcpf config apply FILE --reason TEXT",
+    );
+    const services = await bus.services({ timeoutMs: 1000 });
+    for (const name of expected) {
+      const instances = services.filter((one) => one.name === name).length;
+      add(`service ${name}`, instances > 0, `${instances} running`, `start it; its log says why it ended (${context.dataDir}/logs)`);
+    }
+    await checkReadiness(services, add);
+  } catch (error) {
+    if (!(error instanceof CliError) && !(error instanceof BusError)) throw error;
+    add("nats", false, error.message, "start the stack with `npm start`, or give NATS_URL");
+  }
+  await checkWeb(context, add);
+  context.out.print(
+    { ok: findings.every(({ ok }) => ok), findings },
+    () =>
+      table(
+        ["", "CHECK", "DETAIL", "WHAT TO DO"],
+        findings.map(({ check, ok, detail, fix }) => [ok ? "ok" : "NOT OK", check, detail, fix ?? ""]),
+      ),
+    findings,
+  );
+  return findings.every(({ ok }) => ok) ? 0 : 3;
+}
+
+type Add = (check: string, ok: boolean, detail: string, fix: string) => void;
+
+async function checkStream(context: Context, name: StreamName, add: Add): Promise<void> {
+  const bus = await context.bus();
+  const check = `stream ${name}`;
+  try {
+    const info = await bus.info(name);
+    const fill = info.maxBytes > 0 ? info.bytes / info.maxBytes : 0;
+    // AUDIT that is full stops decisions; a full QUARANTINE drops its oldest.
+    add(
+      check,
+      fill < fillWarn,
+      `${info.messages} messages, ${(fill * 100).toFixed(1)} % full, ${info.replicas} replica(s)`,
+      "make room: raise max_bytes, or export and trim the oldest events",
+    );
+    if (name === "QUARANTINE" && info.messages > 0)
+      add(
+        "quarantine",
+        false,
+        `${info.messages} messages that do not parse`,
+        "look at them: what publishes them does not speak version 1 of the events",
+      );
+  } catch (error) {
+    if (!(error instanceof BusError)) throw error;
+    add(check, false, error.message, "run the bootstrap service: it makes the streams");
+  }
+}
+
+async function checkReadiness(services: readonly { name: string; metadata: Record<string, string> }[], add: Add): Promise<void> {
+  for (const { name, metadata } of services) {
+    const url = metadata["health"];
+    if (url === undefined || url.endsWith(":0")) continue;
+    const answer = await get(`${url}/readyz`);
+    const conditions = (answer.body as { status?: string; conditions?: Record<string, { ok: boolean; reason: string }> } | null) ?? {};
+    const reasons = Object.entries(conditions.conditions ?? {}).flatMap(([key, { ok, reason }]) => (ok ? [] : [`${key}: ${reason}`]));
+    const ready = answer.status === 200 && reasons.length === 0;
+    if (!ready)
+      add(
+        `readiness of ${metadata["instance"] ?? name}`,
+        false,
+        reasons.join("; ") || answer.detail,
+        "see its log; the reason names the neighbour that is missing",
+      );
+  }
+}
+
+async function checkWeb(context: Context, add: Add): Promise<void> {
+  const stack = await context.stack().catch(() => null);
+  if (stack === null) return;
+  for (const [check, url] of [
+    ["router", stack.routerUrl],
+    ["console", stack.consoleUrl],
+  ] as const) {
+    if (url === null) continue;
+    const answer = await get(`${url}/readyz`);
+    add(check, answer.status === 200, answer.detail, `see ${context.dataDir}/logs`);
+  }
+}
+
+async function get(url: string): Promise<{ status: number; detail: string; body: unknown }> {
+  try {
+    const response = await fetch(url, { signal: AbortSignal.timeout(requestMsMax), redirect: "error" });
+    return { status: response.status, detail: `${url} answers ${response.status}`, body: await response.json().catch(() => null) };
+  } catch (error) {
+    return { status: 0, detail: `${url} does not answer (${(error as Error).name})`, body: null };
+  }
+}

@@ -1,0 +1,64 @@
+import { BusError } from "@mcp-failover/bus";
+import { type StatusView, statusView } from "@mcp-failover/contracts";
+import { viewStatus } from "@mcp-failover/domain";
+import type { Context } from "../context.ts";
+import type { ExitCode } from "../errors.ts";
+import { table } from "../output.ts";
+import { foldLog } from "../read-log.ts";
+
+/** `mcpf status`: 3 when an upstream's active endpoint is not healthy. */
+export async function status(context: Context): Promise<ExitCode> {
+  const view = await readStatus(context);
+  context.out.print(view, () => showStatus(view), view.upstreams);
+  const sick = view.upstreams.some(({ active, endpoints }) => endpoints.find(({ name }) => name === active)?.health !== "healthy");
+  return sick ? 3 : 0;
+}
+
+/** The state-store's answer; without one, the log itself, folded here. */
+export async function readStatus(context: Context): Promise<StatusView> {
+  const bus = await context.bus();
+  try {
+    const reply = await bus.request("state.status", {}, { timeoutMs: 3000 });
+    if (reply.ok) return statusView.parse(reply.result);
+    context.out.note(`the state-store refused (${reply.error.message}); this is folded from the log`);
+  } catch (error) {
+    if (!(error instanceof BusError)) throw error;
+    context.out.note(`no state-store answers (${error.code}); this is folded from the log`);
+  }
+  const { model } = await foldLog(bus);
+  const counts = new Map<string, number>();
+  for (const { name } of await bus.services({ timeoutMs: 500 })) counts.set(name, (counts.get(name) ?? 0) + 1);
+  return viewStatus(
+    model,
+    [...counts].map(([name, instances]) => ({ name, instances })),
+    context.nowMs(),
+  );
+}
+
+function showStatus(view: StatusView): string {
+  const rows = view.upstreams.flatMap((upstream) =>
+    upstream.endpoints.map((endpoint, index) => [
+      index === 0 ? upstream.name : "",
+      index === 0 ? String(upstream.epoch) : "",
+      `${endpoint.name === upstream.active ? "* " : "  "}${endpoint.name}`,
+      endpoint.health,
+      endpoint.score.toFixed(2),
+      endpoint.breaker,
+      endpoint.responseTime === null ? "-" : `${endpoint.responseTime.toFixed(1)} ms`,
+      [index === 0 && upstream.held ? `HELD by ${upstream.held.by}: ${upstream.held.reason}` : "", endpoint.reason ?? ""]
+        .filter(Boolean)
+        .join(" | "),
+    ]),
+  );
+  const rolledBack = [
+    ...(view.rollback.system === "legacy" ? ["system"] : []),
+    ...Object.entries(view.rollback.agents).flatMap(([name, of]) => (of === "legacy" ? [`agent ${name}`] : [])),
+    ...Object.entries(view.rollback.tools).flatMap(([name, of]) => (of === "legacy" ? [`tool ${name}`] : [])),
+  ];
+  return [
+    table(["UPSTREAM", "EPOCH", "ENDPOINT", "HEALTH", "SCORE", "BREAKER", "RESPONSE", "WHY"], rows),
+    "",
+    `on legacy: ${rolledBack.join(", ") || "nothing"}`,
+    `services: ${view.services.map(({ name, instances }) => `${name} ${instances}`).join(", ") || "none"}`,
+  ].join("\n");
+}

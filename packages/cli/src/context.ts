@@ -1,0 +1,165 @@
+import { randomUUID } from "node:crypto";
+import { readFile } from "node:fs/promises";
+import { userInfo } from "node:os";
+import { join } from "node:path";
+import { createInterface } from "node:readline/promises";
+import { type Bus, BusError, connectBus, NoResponderError } from "@mcp-failover/bus";
+import type { Actor, Reply, RequestInput, RequestSubject } from "@mcp-failover/contracts";
+import { CliError, usageError } from "./errors.ts";
+import type { Output } from "./output.ts";
+
+/** How to reach a stack, as `npm start` writes it into its data directory. */
+export interface Stack {
+  readonly natsUrl: string;
+  readonly routerUrl: string | null;
+  readonly consoleUrl: string | null;
+  readonly redisUrl: string | null;
+}
+
+/** What a command is given. */
+export interface Context {
+  readonly out: Output;
+  readonly dataDir: string;
+  readonly env: Readonly<Record<string, string | undefined>>;
+  stack(): Promise<Stack>;
+  /** Connected, or a {@link CliError} within {@link connectMsMax}. */
+  bus(): Promise<Bus>;
+  by(): Actor;
+  newId(): string;
+  nowMs(): number;
+  /** Asks a person at the terminal; without one, `--yes` has to say it. */
+  confirm(question: string, yes: boolean): Promise<void>;
+  close(): Promise<void>;
+}
+
+const connectMsMax = 3000;
+
+export function openContext(options: {
+  out: Output;
+  dataDir: string;
+  env: Readonly<Record<string, string | undefined>>;
+  /** A test's bus instead of one from the stack. */
+  bus?: Bus;
+}): Context {
+  let bus: Bus | null = options.bus ?? null;
+  const stack = async (): Promise<Stack> => readStack(options.dataDir, options.env);
+  return {
+    out: options.out,
+    dataDir: options.dataDir,
+    env: options.env,
+    stack,
+    async bus() {
+      if (bus !== null) return bus;
+      const { natsUrl } = await stack();
+      bus = connectBus({
+        servers: natsUrl,
+        name: "mcpf",
+        instance: `mcpf-${process.pid}`,
+        log: { warn: () => undefined, debug: () => undefined },
+      });
+      await untilConnected(bus, natsUrl);
+      return bus;
+    },
+    by: () => ({ kind: "operator", id: options.env["MCPF_OPERATOR"] ?? userName() }),
+    newId: () => `mcpf-${randomUUID()}`,
+    nowMs: () => Date.now(),
+    confirm,
+    async close() {
+      if (options.bus === undefined) await bus?.close();
+    },
+  };
+}
+
+async function readStack(dataDir: string, env: Readonly<Record<string, string | undefined>>): Promise<Stack> {
+  const file = join(dataDir, "stack.json");
+  let found: Partial<Record<keyof Stack, string>> = {};
+  try {
+    found = JSON.parse(await readFile(file, "utf8")) as typeof found;
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== "ENOENT" || env["NATS_URL"] === undefined) {
+      throw new CliError(
+        1,
+        "no_stack",
+        `no running stack is known in ${dataDir} (${file} cannot be read): start one with \`npm start\`, or name it with --data-dir DIR or NATS_URL`,
+      );
+    }
+  }
+  const natsUrl = env["NATS_URL"] ?? found.natsUrl;
+  if (natsUrl === undefined)
+    throw new CliError(1, "no_stack", `${file} does not say where NATS is: start the stack anew with \`npm start\``);
+  return { natsUrl, routerUrl: found.routerUrl ?? null, consoleUrl: found.consoleUrl ?? null, redisUrl: found.redisUrl ?? null };
+}
+
+async function untilConnected(bus: Bus, url: string): Promise<void> {
+  if (bus.status.kind === "connected") return;
+  const connected = await new Promise<boolean>((resolve) => {
+    const timer = setTimeout(() => resolve(false), connectMsMax);
+    const stop = bus.onStatus((status) => {
+      if (status.kind !== "connected") return;
+      clearTimeout(timer);
+      stop();
+      resolve(true);
+    });
+  });
+  if (connected) return;
+  await bus.close();
+  throw new CliError(
+    1,
+    "unreachable",
+    `NATS does not answer at ${new URL(url).host}: see that the stack runs (\`npm start\`), or give NATS_URL`,
+    true,
+  );
+}
+
+async function confirm(question: string, yes: boolean): Promise<void> {
+  if (yes) return;
+  if (!process.stdin.isTTY) throw usageError("a change needs --yes where there is no terminal to ask at");
+  const prompt = createInterface({ input: process.stdin, output: process.stderr });
+  try {
+    const answer = await prompt.question(`${question} [y/N] `);
+    if (!/^y(es)?$/i.test(answer.trim())) throw new CliError(1, "cancelled", "nothing was changed");
+  } finally {
+    prompt.close();
+  }
+}
+
+function userName(): string {
+  try {
+    return userInfo().username;
+  } catch {
+    // A container's user id may have no name.
+    return "operator";
+  }
+}
+
+/** Codes of refusals that mean "you asked for something that does not exist": exit code 2. */
+const usageCodes = new Set([
+  "unknown_upstream",
+  "unknown_endpoint",
+  "unknown_tool",
+  "unknown_agent",
+  "unknown_scope",
+  "unknown_scenario",
+  "unknown_incident",
+  "bad_request",
+  "invalid_request",
+]);
+
+/** Asks a service; a refusal ends the command with its code and text. */
+export async function ask<S extends RequestSubject>(
+  context: Context,
+  subject: S,
+  body: RequestInput<S>,
+  timeoutMs = 10_000,
+): Promise<unknown> {
+  const bus = await context.bus();
+  let reply: Reply;
+  try {
+    reply = await bus.request(subject, body, { timeoutMs });
+  } catch (error) {
+    if (error instanceof NoResponderError || error instanceof BusError) throw new CliError(1, error.code, error.message, error.retriable);
+    throw error;
+  }
+  if (reply.ok) return reply.result;
+  throw new CliError(usageCodes.has(reply.error.code) ? 2 : 1, reply.error.code, reply.error.message, reply.error.retriable);
+}

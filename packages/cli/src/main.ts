@@ -1,0 +1,7 @@
+import { runCli } from "./program.ts";
+
+process.exitCode = await runCli(process.argv.slice(2), {
+  env: process.env,
+  write: (text) => process.stdout.write(text),
+  writeError: (text) => process.stderr.write(text),
+});

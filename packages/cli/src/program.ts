@@ -1,0 +1,222 @@
+import type { Bus } from "@mcp-failover/bus";
+import { Command, CommanderError, Option } from "commander";
+import { type Context, openContext } from "./context.ts";
+import { CliError, type ExitCode } from "./errors.ts";
+import { type Format, openOutput } from "./output.ts";
+
+export interface CliEnvironment {
+  readonly env: Readonly<Record<string, string | undefined>>;
+  readonly write: (text: string) => void;
+  readonly writeError: (text: string) => void;
+  /** A test's bus. */
+  readonly bus?: Bus;
+}
+
+/** Runs `mcpf` with these arguments and gives its exit code. Command modules are loaded when they are used, because each start counts. */
+export async function runCli(argv: readonly string[], environment: CliEnvironment): Promise<ExitCode> {
+  let exitCode: ExitCode = 0;
+  let format: Format = "table";
+  const program = new Command("mcpf")
+    .description("See and steer the failover of MCP servers and APIs. Exit codes: 0 done, 1 failed, 2 wrong usage, 3 unhealthy.")
+    .addOption(new Option("--data-dir <dir>", "data directory of the stack").default(environment.env["MCPF_DATA_DIR"] ?? ".mcpf"))
+    .addOption(new Option("-o, --output <format>", "how to print").choices(["table", "json", "ndjson"]).default("table"))
+    .exitOverride()
+    .configureOutput({ writeOut: environment.write, writeErr: environment.writeError })
+    .showHelpAfterError("(mcpf --help lists the commands)");
+
+  /** Wraps a command: context, exit code, closing. */
+  const action =
+    (run: (context: Context, ...rest: never[]) => Promise<ExitCode>) =>
+    async (...given: unknown[]): Promise<void> => {
+      const command = given.pop() as Command;
+      const options = command.optsWithGlobals<{ output: Format; dataDir: string }>();
+      format = options.output;
+      const context = openContext({
+        out: openOutput(options.output, environment.write, environment.writeError),
+        dataDir: options.dataDir,
+        env: environment.env,
+        ...(environment.bus === undefined ? {} : { bus: environment.bus }),
+      });
+      try {
+        exitCode = await run(context, ...(given as never[]));
+      } finally {
+        await context.close();
+      }
+    };
+  addCommands(program, action);
+
+  try {
+    // -o may stand after the command too: commander hands unknown options of a subcommand to nobody otherwise.
+    await program.parseAsync([...hoistGlobals(argv)], { from: "user" });
+    return exitCode;
+  } catch (error) {
+    if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : 2;
+    if (!(error instanceof CliError)) throw error;
+    const wanted = argv.includes("json") || argv.includes("ndjson") ? "json" : format;
+    environment.writeError(
+      wanted === "table"
+        ? `mcpf: ${error.message}\n`
+        : `${JSON.stringify({ error: { code: error.code, message: error.message, retriable: error.retriable } })}\n`,
+    );
+    return error.exitCode;
+  }
+}
+
+/** Global options may stand anywhere: `mcpf status -o json`. */
+function hoistGlobals(argv: readonly string[]): readonly string[] {
+  const hoisted: string[] = [];
+  const rest: string[] = [];
+  for (let index = 0; index < argv.length; index += 1) {
+    const word = argv[index] as string;
+    if (word === "--") {
+      rest.push(...argv.slice(index));
+      break;
+    }
+    if (["-o", "--output", "--data-dir"].includes(word) && argv[index + 1] !== undefined) {
+      hoisted.push(word, argv[index + 1] as string);
+      index += 1;
+    } else if (/^(-o.|--output=|--data-dir=)/.test(word)) hoisted.push(word);
+    else rest.push(word);
+  }
+  return [...hoisted, ...rest];
+}
+
+type Action = (run: (context: Context, ...rest: never[]) => Promise<ExitCode>) => (...given: unknown[]) => Promise<void>;
+
+function addCommands(program: Command, action: Action): void {
+  const changes = () => import("./commands/changes.ts");
+  const reason = ["--reason <text>", "why; it is recorded"] as const;
+  const yes = ["--yes", "do not ask"] as const;
+
+  program
+    .command("status")
+    .description("what serves each upstream, and how well")
+    .action(action(async (context) => (await import("./commands/status.ts")).status(context)));
+  program
+    .command("why <upstream>")
+    .description("why the active endpoint is active: votes, rule, rejected alternatives")
+    .action(action(async (context, upstream: string) => (await import("./commands/why.ts")).why(context, upstream)));
+  program
+    .command("failover <upstream>")
+    .description("move an upstream to a healthy endpoint")
+    .option("--to <endpoint>", "which; otherwise the best proven one")
+    .option("--force", "override cool-down, limits and holds; recorded")
+    .option("--dry-run", "say what would be done")
+    .option(...reason)
+    .option(...yes)
+    .action(action(async (context, upstream: string, options: object) => (await changes()).failover(context, upstream, options)));
+  program
+    .command("hold <upstream>")
+    .description("stop automatic moves of an upstream")
+    .option("--for <duration>", "90s, 30m, 2h; otherwise until released")
+    .option(...reason)
+    .option(...yes)
+    .action(action(async (context, upstream: string, options: object) => (await changes()).hold(context, upstream, options)));
+  program
+    .command("release <upstream>")
+    .description("allow automatic moves again")
+    .option(...reason)
+    .option(...yes)
+    .action(action(async (context, upstream: string, options: object) => (await changes()).release(context, upstream, options)));
+  program
+    .command("rollback <scope> [name]")
+    .description("serve a tool, an agent or the system by its legacy implementation")
+    .option("--force", "also when legacy is no better")
+    .option(...reason)
+    .option(...yes)
+    .action(
+      action(async (context, scope: string, name: string | undefined, options: object) =>
+        (await changes()).rollback(context, scope, name, options),
+      ),
+    );
+  program
+    .command("recover <scope> [name]")
+    .description("bring a tool, an agent or the system back to MCP")
+    .option("--percent <number>", "share of the calls that go to MCP", "100")
+    .option(...reason)
+    .option(...yes)
+    .action(
+      action(async (context, scope: string, name: string | undefined, options: object) =>
+        (await changes()).recover(context, scope, name, options),
+      ),
+    );
+  program
+    .command("ack <incident>")
+    .description("say that you have an incident")
+    .option(...reason)
+    .action(action(async (context, incident: string, options: object) => (await changes()).acknowledge(context, incident, options)));
+
+  const events = program.command("events").description("the log: read it, replay it, verify it");
+  const log = () => import("./commands/events.ts");
+  events
+    .command("tail [filter]")
+    .description("the last events, for example `mcpf events tail 'failover.>'`")
+    .option("--since <duration>", "how far back", "10m")
+    .option("-f, --follow", "go on with what happens")
+    .action(action(async (context, filter: string | undefined, options: object) => (await log()).tail(context, filter, options)));
+  events
+    .command("replay")
+    .description("fold the log again and compare with the read model")
+    .option("--to <seq>", "up to this event only")
+    .action(action(async (context, options: object) => (await log()).replay(context, options)));
+  events
+    .command("verify")
+    .description("recompute every decision and check every byte")
+    .option("--file <file>", "an export instead of the live log")
+    .action(action(async (context, options: object) => (await log()).verify(context, options)));
+  events
+    .command("export")
+    .description("the log as NDJSON, byte for byte")
+    .option("--file <file>", "write to a file")
+    .action(action(async (context, options: object) => (await log()).exportLog(context, options)));
+
+  const state = program.command("state").description("read models");
+  state
+    .command("get <upstream>")
+    .description("the state of one upstream")
+    .action(action(async (context, upstream: string) => (await import("./commands/state.ts")).get(context, upstream)));
+  state
+    .command("history <upstream>")
+    .description("its failovers, newest first")
+    .option("--limit <number>", "how many", "10")
+    .action(
+      action(async (context, upstream: string, options: object) =>
+        (await import("./commands/state.ts")).history(context, upstream, options),
+      ),
+    );
+
+  program
+    .command("chaos")
+    .description("rehearse failure")
+    .command("run <scenario> <upstream>")
+    .description("killService or slowResponse, with baseline, recovery time and validations")
+    .option("--endpoint <name>", "which; otherwise the active one")
+    .option("--tool <name>", "read-only tool to watch with")
+    .option("--duration-ms <number>", "how long the fault lasts at most")
+    .option("--delay-ms <number>", "slowResponse: added to each answer")
+    .option("--max-wait-ms <number>", "how long to wait for recovery")
+    .option(...reason)
+    .option(...yes)
+    .action(
+      action(async (context, scenario: string, upstream: string, options: object) =>
+        (await import("./commands/chaos.ts")).run(context, scenario, upstream, options),
+      ),
+    );
+
+  const config = program.command("config").description("the configuration");
+  config
+    .command("validate [file]")
+    .description("check a failover.yaml: every problem with path and fix")
+    .action(action(async (context, file: string | undefined) => (await import("./commands/config.ts")).validate(context, file)));
+  config
+    .command("apply <file>")
+    .description("make it the next version in the log; services change without a restart")
+    .option("--env <name>", "development or production")
+    .option(...reason)
+    .option(...yes)
+    .action(action(async (context, file: string, options: object) => (await import("./commands/config.ts")).apply(context, file, options)));
+  program
+    .command("doctor")
+    .description("look at every part and say what to do")
+    .action(action(async (context) => (await import("./commands/doctor.ts")).doctor(context)));
+}
