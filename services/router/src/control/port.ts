@@ -17,6 +17,8 @@ export interface RouterControl {
   /** Begins one call: fixes deadline and policy. Throws nothing. */
   begin(call: CallDescription): CallControl;
   ready(): { ok: boolean; reason: string };
+  /** Host names and origins that clients may use besides loopback (`router.allowed_hosts`, `allowed_origins`, hosts of `public_urls`). */
+  access?(): { readonly hosts: readonly string[]; readonly origins: readonly string[] };
   /** Annotations seen in an answer to tools/list; believed only where the operator said `trusted: true`. */
   learnTools(upstream: string, tools: readonly LearnedTool[]): void;
   /** Called after the route of an upstream changed (another active endpoint, another configuration); returns how to stop. */
@@ -71,6 +73,11 @@ export interface CallDescription {
 export interface CallControl {
   /** Epoch milliseconds: the client's own deadline less a margin, or the policy's, whichever is sooner. */
   readonly deadlineMs: number;
+  /**
+   * Epoch milliseconds until which `legacy` may take. Later than `deadlineMs` where a fallback is possible, so that a call whose attempts timed out
+   * still gets it: do not abort the signal given to `legacy` at `deadlineMs`. It keeps to this by itself.
+   */
+  readonly fallbackDeadlineMs: number;
   /** "mcp": use attempts; "legacy": serve by `legacy`. */
   readonly implementation: "mcp" | "legacy";
   readonly safety: "read_only" | "idempotent" | "unsafe";
@@ -86,7 +93,8 @@ export interface CallControl {
   problem(): CallProblem;
   /**
    * Serves the tool from its legacy HTTP API (rolled back, or as fallback). Null when there is none or it is not allowed: read it
-   * again after the attempts, because it becomes null once an unsafe call may have run.
+   * again after the attempts, because it becomes null once an unsafe call may have run, and after it was used.
+   * It rejects with a `LegacyError`; after that `problem()` says what the client is to be told ("outcome unknown" where it may have run).
    */
   readonly legacy: ((args: unknown, signal: AbortSignal, operationId: string) => Promise<LegacyResult>) | null;
   end(outcome: "ok" | "error"): void;
@@ -108,6 +116,8 @@ export type AttemptResult =
       readonly httpStatus: number;
       /** isError or server-side JSON-RPC error. */
       readonly toolError: boolean;
+      /** Of a 429 that said so. */
+      readonly retryAfterMs?: number;
     }
   | { readonly outcome: "hard"; readonly code: FailureCode; readonly executed: "no" | "unknown"; readonly message: string }
   /** The client went away. */

@@ -1,0 +1,40 @@
+import { RefusedRequest } from "./errors.ts";
+
+/**
+ * Refuses requests that a foreign web page makes through a browser (DNS rebinding, requirement R23): the Host must be one of the
+ * router's names, and an Origin, which only browsers send, one that is allowed. Checked here, because upstreams never see either.
+ */
+export interface AccessRules {
+  /** Host names without port, besides loopback; `*` allows all. */
+  readonly hosts: readonly string[];
+  /** Whole origins (`https://console.example.com`), besides loopback; `*` allows all. */
+  readonly origins: readonly string[];
+}
+
+const loopback = new Set(["localhost", "127.0.0.1", "[::1]"]);
+
+/** Throws {@link RefusedRequest} with 403, as SDK servers do. */
+export function checkAccess(host: string | undefined, origin: string | undefined, rules: AccessRules): void {
+  const name = hostName(host);
+  if (name === null || !(loopback.has(name) || rules.hosts.includes("*") || rules.hosts.includes(name))) {
+    throw new RefusedRequest(403, -32000, `Invalid Host: ${String(host).slice(0, 100)}; allow it in router.allowed_hosts`);
+  }
+  if (origin === undefined) return;
+  if (rules.origins.includes("*") || rules.origins.includes(origin)) return;
+  let originHost: string | null = null;
+  try {
+    originHost = new URL(origin).hostname;
+  } catch {
+    // "null" and other texts that are no URL belong to no allowed page.
+    originHost = null;
+  }
+  if (originHost === null || !loopback.has(originHost)) {
+    throw new RefusedRequest(403, -32000, `Invalid Origin: ${origin.slice(0, 100)}; allow it in router.allowed_origins`);
+  }
+}
+
+function hostName(host: string | undefined): string | null {
+  if (host === undefined) return null;
+  const match = /^(\[[0-9a-fA-F:.]+\]|[^:/@?#\s]+)(?::\d{1,5})?$/.exec(host);
+  return match?.[1]?.toLowerCase() ?? null;
+}

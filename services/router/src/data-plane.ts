@@ -1,0 +1,100 @@
+import type { AccessRules } from "./access.ts";
+import type { RouterControl } from "./control/port.ts";
+import type { SessionDirectory } from "./mcp/directory.ts";
+import { createEraBook } from "./mcp/era.ts";
+import type { DataPlaneLog, DataPlaneMetrics, McpContext, StreamClaims } from "./mcp/inbound.ts";
+import { createReplay } from "./mcp/replay.ts";
+import { createSealer } from "./mcp/seal.ts";
+import { createSessionTable, type Session } from "./mcp/session.ts";
+import { type RouterServer, type RouterServerOptions, startServer } from "./server.ts";
+import { createUpstreamClient } from "./upstream-client.ts";
+
+/** The data plane of one router process: everything between the port and the upstreams. */
+export interface DataPlaneOptions {
+  readonly host: string;
+  readonly port: number;
+  /** Seals session ids; the same in all router processes behind one port. */
+  readonly sessionSecret: string;
+  readonly control: RouterControl;
+  readonly directory: SessionDirectory;
+  readonly claims: StreamClaims;
+  readonly access: () => AccessRules;
+  readonly log: DataPlaneLog;
+  readonly metrics: DataPlaneMetrics;
+  readonly health: RouterServerOptions["health"];
+  readonly nowMs: () => number;
+  readonly limits?: Partial<DataPlaneLimits>;
+}
+export interface DataPlaneLimits {
+  readonly heartbeatMs: number;
+  readonly sessionsMax: number;
+  readonly sessionIdleMs: number;
+  /** Connections an endpoint, of calls and of streams each. */
+  readonly connectionsMax: number;
+}
+const limitsDefault: DataPlaneLimits = { heartbeatMs: 15_000, sessionsMax: 50_000, sessionIdleMs: 30 * 60_000, connectionsMax: 2048 };
+
+export interface DataPlane extends RouterServer {
+  /** A session that is in memory, by its key; for the claims of other processes. */
+  sessionByKey(key: string): Session | null;
+}
+
+/** Starts to listen. */
+export async function startDataPlane(options: DataPlaneOptions): Promise<DataPlane> {
+  const { control, nowMs, log, metrics } = options;
+  const limits = { ...limitsDefault, ...options.limits };
+  const client = createUpstreamClient({ connectionsMax: limits.connectionsMax, headerBytesMax: 64 * 1024, idleMs: 4000 });
+  const sessions = createSessionTable({
+    sealer: createSealer(options.sessionSecret),
+    sessionsMax: limits.sessionsMax,
+    idleMs: limits.sessionIdleMs,
+    nowMs,
+  });
+  const replay = createReplay({
+    client,
+    directory: options.directory,
+    nowMs,
+    onReplay: (session, endpoint, outcome, tookMs) => {
+      metrics.replay(session.sealed.upstream, outcome);
+      log.debug({ upstream: session.sealed.upstream, endpoint, outcome, tookMs }, "session replay");
+    },
+  });
+  const mcp: McpContext = {
+    control,
+    client,
+    sessions,
+    directory: options.directory,
+    replay,
+    eras: createEraBook(client, nowMs),
+    claims: options.claims,
+    log,
+    metrics,
+    nowMs,
+    heartbeatMs: limits.heartbeatMs,
+  };
+  const server = await startServer({
+    host: options.host,
+    port: options.port,
+    mcp,
+    http: { control, client, log, metrics, nowMs },
+    access: options.access,
+    health: options.health,
+  });
+  const stopFollowing = control.onRouteChange((upstream) => {
+    const view = control.upstream(upstream);
+    for (const session of sessions.all()) if (session.sealed.upstream === upstream) session.stream?.tick(view);
+    client.retain(new Set(control.upstreams().flatMap((name) => control.upstream(name)?.endpoints.map(({ url }) => url) ?? [])));
+  });
+  return {
+    ...server,
+    sessionByKey(key) {
+      for (const session of sessions.all()) if (session.sealed.key === key) return session;
+      return null;
+    },
+    async close(graceMs) {
+      stopFollowing();
+      await server.close(graceMs);
+      await client.close();
+    },
+  };
+}

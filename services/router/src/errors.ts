@@ -1,0 +1,120 @@
+import type { ServerResponse } from "node:http";
+import type { CallProblem } from "./control/port.ts";
+
+/**
+ * The router's own JSON-RPC error codes. They lie outside -32768 to -32000, because SDKs use that range for errors of their own
+ * (requirement R22). Clients see them in HTTP 200: SDK clients turn any other status into an opaque transport error.
+ */
+export const rpcCodes = {
+  /** The call was sent, no answer came, and it may have run. */
+  outcome_unknown: 1001,
+  /** No endpoint could be reached; the call did not run. */
+  no_endpoint: 1002,
+  /** The time for the call was over before it could be sent. */
+  deadline: 1003,
+  /** The upstream sheds load (429). */
+  overloaded: 1004,
+  /** The upstream refused the router's own credential. */
+  upstream_auth: 1005,
+  /** The session lived on an endpoint that is gone, and must not move (`sessions: sticky`). */
+  session_lost: 1006,
+  /** Too many of the recent calls were sent again already. */
+  budget: 1007,
+  unknown_upstream: 1008,
+  /** The upstream answered with something that is no answer. */
+  upstream_malformed: 1009,
+} as const;
+export type RouterErrorCode = keyof typeof rpcCodes;
+
+/** An answer of the router itself, for one call. */
+export interface RouterError {
+  readonly code: RouterErrorCode;
+  readonly message: string;
+  readonly retriable: boolean;
+  readonly retryAfterMs?: number;
+}
+
+export function routerErrorOf(problem: CallProblem): RouterError {
+  return { code: problem.code, message: problem.message, retriable: problem.retriable };
+}
+
+export interface ErrorPlace {
+  readonly upstream: string;
+  readonly operationId: string;
+}
+
+/** A JSON-RPC error answer to `id`. */
+export function rpcErrorMessage(id: string | number | null, error: RouterError, place: ErrorPlace): object {
+  return {
+    jsonrpc: "2.0",
+    id,
+    error: {
+      code: rpcCodes[error.code],
+      message: error.message,
+      data: {
+        code: error.code,
+        operationId: place.operationId,
+        upstream: place.upstream,
+        retriable: error.retriable,
+        ...(error.retryAfterMs === undefined ? {} : { retryAfterMs: error.retryAfterMs }),
+      },
+    },
+  };
+}
+
+/** The HTTP status that a router error has where there is no JSON-RPC request to answer (`/http/*`, notifications). */
+export function httpStatusOf(code: RouterErrorCode): number {
+  switch (code) {
+    case "outcome_unknown":
+    case "upstream_auth":
+    case "upstream_malformed":
+      return 502;
+    case "deadline":
+      return 504;
+    case "unknown_upstream":
+    case "session_lost":
+      return 404;
+    case "overloaded":
+      return 429;
+    case "no_endpoint":
+    case "budget":
+      return 503;
+  }
+}
+
+/** A request that is refused before it is a call: status and JSON-RPC shaped body, as SDK servers answer. */
+export class RefusedRequest extends Error {
+  override readonly name = "RefusedRequest";
+  readonly code = "refused";
+  readonly retriable = false;
+  readonly status: number;
+  readonly rpcCode: number;
+  readonly headers: Readonly<Record<string, string>>;
+  constructor(status: number, rpcCode: number, message: string, headers: Readonly<Record<string, string>> = {}) {
+    super(message);
+    this.status = status;
+    this.rpcCode = rpcCode;
+    this.headers = headers;
+  }
+}
+
+/** Writes a whole JSON answer, unless the client is gone or an answer has begun. */
+export function sendJson(
+  response: ServerResponse,
+  status: number,
+  body: object | Buffer,
+  headers: Readonly<Record<string, string>> = {},
+): void {
+  if (response.headersSent || response.destroyed) return;
+  const bytes = Buffer.isBuffer(body) ? body : Buffer.from(JSON.stringify(body));
+  response.writeHead(status, { "content-type": "application/json", "content-length": bytes.length, ...headers });
+  response.end(bytes);
+}
+
+export function sendRefusal(response: ServerResponse, refusal: RefusedRequest): void {
+  sendJson(response, refusal.status, rpcErrorBody(null, refusal.rpcCode, refusal.message), refusal.headers);
+}
+
+export function rpcErrorBody(id: string | number | null, code: number, message: string): object {
+  return { jsonrpc: "2.0", id, error: { code, message } };
+}

@@ -1,0 +1,216 @@
+import type { IncomingHttpHeaders, IncomingMessage, ServerResponse } from "node:http";
+import { classifyHttpStatus } from "@mcp-failover/domain";
+import type { AttemptResult, RouterControl, UpstreamView } from "./control/port.ts";
+import { httpStatusOf, type RouterError, routerErrorOf, sendJson } from "./errors.ts";
+import { clientDeadlineMs, type DataPlaneLog, type DataPlaneMetrics, operationHeader } from "./mcp/inbound.ts";
+import { AbortedByRouter, type ResponseHeaders, type UpstreamClient, UpstreamError, type UpstreamResponse } from "./upstream-client.ts";
+
+/**
+ * `/http/<upstream>/*`: any HTTP API. Guarantees:
+ * P1  A request is sent again only where the control allows it; the body is held for that, up to the limit.
+ * P2  Headers that concern one connection, credentials and cookies stay on their side (requirement R24); redirects are passed on.
+ * P3  Answers are streamed with back-pressure. One that breaks off midway breaks off for the client too: it is never passed as whole.
+ */
+export interface HttpContext {
+  readonly control: RouterControl;
+  readonly client: UpstreamClient;
+  readonly log: DataPlaneLog;
+  readonly metrics: DataPlaneMetrics;
+  readonly nowMs: () => number;
+}
+export interface HttpInbound {
+  readonly request: IncomingMessage;
+  readonly response: ServerResponse;
+  readonly view: UpstreamView;
+  /** What follows the name of the upstream in the URL: path and query. */
+  readonly suffix: string;
+  readonly operationId: string;
+  readonly startedAtMs: number;
+}
+
+/** A body may pause this long; the deadline of the call ends with its headers, because downloads and event streams take their time. */
+const bodyIdleMs = 60_000;
+
+export async function serveHttp(context: HttpContext, inbound: HttpInbound, body: Buffer): Promise<void> {
+  const { control, nowMs } = context;
+  const { request, response, view } = inbound;
+  const call = control.begin({
+    upstream: view.name,
+    kind: "http",
+    method: request.method ?? "GET",
+    tool: null,
+    agent: typeof request.headers["mcpf-agent"] === "string" ? request.headers["mcpf-agent"] : null,
+    sessionEndpoint: null,
+    deadlineMs: clientDeadlineMs(request.headers, inbound.startedAtMs),
+    startedAtMs: inbound.startedAtMs,
+  });
+  const abort = new AbortController();
+  const deadline = setTimeout(() => abort.abort(new AbortedByRouter("deadline")), Math.max(0, call.deadlineMs - nowMs()));
+  response.once("close", () => {
+    if (!response.writableFinished) abort.abort(new AbortedByRouter("client_gone"));
+  });
+  try {
+    for (let attempt = await call.next(); attempt !== null; attempt = await call.next()) {
+      const startedAtMs = nowMs();
+      const { endpoint } = attempt;
+      let upstream: UpstreamResponse | null = null;
+      let told: AttemptResult;
+      try {
+        upstream = await context.client.send({
+          endpoint,
+          method: request.method ?? "GET",
+          suffix: inbound.suffix,
+          headers: requestHeaders(request.headers),
+          body: body.length === 0 ? null : body,
+          connectMs: attempt.connectMs,
+          signal: abort.signal,
+          lane: "call",
+        });
+        told = statusTold(upstream.status, endpoint.name);
+      } catch (error) {
+        if (!(error instanceof UpstreamError)) throw error;
+        told = isGone(abort.signal)
+          ? { outcome: "aborted" }
+          : { outcome: "hard", code: error.code, executed: error.written ? "unknown" : "no", message: error.message };
+      }
+      if (upstream !== null) clearTimeout(deadline);
+      const measure = (): void => {
+        context.metrics.call({ upstream: view.name, endpoint: endpoint.name, outcome: told.outcome }, nowMs() - startedAtMs);
+        context.log.debug(
+          { upstream: view.name, endpoint: endpoint.name, method: request.method, outcome: told.outcome, operationId: inbound.operationId },
+          "attempt",
+        );
+      };
+      if (upstream !== null && (told.outcome === "ok" || told.outcome === "caller")) {
+        const broken = await relay(upstream, inbound);
+        if (broken !== null) {
+          told = isGone(abort.signal)
+            ? { outcome: "aborted" }
+            : { outcome: "hard", code: broken.code, executed: "unknown", message: broken.message };
+        }
+        attempt.done(told);
+        measure();
+        return call.end(told.outcome === "hard" ? "error" : "ok");
+      }
+      const { retry } = attempt.done(told);
+      measure();
+      if (told.outcome === "aborted") return call.end("error");
+      if (retry) {
+        upstream?.discard(250);
+        continue;
+      }
+      // The upstream's own answer says more than ours could; only its 401 and 403 are about the router's credential, not the client's.
+      if (upstream !== null && told.outcome !== "auth") {
+        await relay(upstream, inbound);
+      } else if (told.outcome === "auth") {
+        upstream?.discard(250);
+        fail(inbound, {
+          code: "upstream_auth",
+          message: `${endpoint.name} refused the credential that the router has for it; an operator has to renew it`,
+          retriable: false,
+        });
+      } else {
+        fail(inbound, routerErrorOf(call.problem()));
+      }
+      return call.end("error");
+    }
+    fail(inbound, routerErrorOf(call.problem()));
+    call.end("error");
+  } finally {
+    clearTimeout(deadline);
+  }
+}
+
+function fail(inbound: HttpInbound, error: RouterError): void {
+  const { response, view, operationId } = inbound;
+  sendJson(
+    response,
+    httpStatusOf(error.code),
+    { error: { code: error.code, message: error.message, operationId, upstream: view.name, retriable: error.retriable } },
+    { [operationHeader]: operationId, ...(error.retriable ? { "retry-after": "1" } : {}) },
+  );
+}
+
+/** Passes an answer on; null when it was complete. */
+function relay(upstream: UpstreamResponse, inbound: HttpInbound): Promise<UpstreamError | null> {
+  const { response } = inbound;
+  if (response.destroyed) {
+    upstream.cancel("the client is gone");
+    return Promise.resolve(null);
+  }
+  response.writeHead(upstream.status, { ...responseHeaders(upstream.headers), [operationHeader]: inbound.operationId });
+  return new Promise((resolve) => {
+    let idle = setTimeout(() => upstream.cancel(`nothing came for ${bodyIdleMs} ms`), bodyIdleMs);
+    response.on("drain", () => upstream.resume());
+    upstream.read({
+      data(chunk) {
+        idle = idle.refresh();
+        return response.write(chunk);
+      },
+      end() {
+        clearTimeout(idle);
+        response.end();
+        resolve(null);
+      },
+      error(error) {
+        clearTimeout(idle);
+        response.destroy();
+        resolve(error);
+      },
+    });
+  });
+}
+
+export function statusTold(httpStatus: number, where: string): AttemptResult {
+  const { outcome, code, toolError } = classifyHttpStatus(httpStatus);
+  if (outcome !== "hard") return { outcome, httpStatus, toolError };
+  return { outcome, code: code ?? "http_5xx", executed: "unknown", message: `${where} answered ${httpStatus}` };
+}
+
+function isGone(signal: AbortSignal): boolean {
+  return signal.reason instanceof AbortedByRouter && signal.reason.kind === "client_gone";
+}
+
+/** Headers that concern one connection (RFC 9110, 7.6.1). */
+const hopByHop = new Set([
+  "connection",
+  "keep-alive",
+  "proxy-authenticate",
+  "proxy-authorization",
+  "proxy-connection",
+  "te",
+  "trailer",
+  "transfer-encoding",
+  "upgrade",
+]);
+const keptFromUpstream = new Set(["host", "content-length", "expect", "authorization", "cookie", "origin"]);
+const keptFromClient = new Set(["set-cookie", "www-authenticate"]);
+
+function requestHeaders(headers: IncomingHttpHeaders): Record<string, string | string[]> {
+  const named = namedByConnection(headers.connection);
+  const passed: Record<string, string | string[]> = {};
+  for (const [name, value] of Object.entries(headers)) {
+    if (value === undefined || hopByHop.has(name) || keptFromUpstream.has(name) || named.has(name) || name.startsWith("mcpf-")) continue;
+    passed[name] = value;
+  }
+  return passed;
+}
+
+function responseHeaders(headers: ResponseHeaders): Record<string, string | string[]> {
+  const named = namedByConnection(headers["connection"]);
+  const passed: Record<string, string | string[]> = {};
+  for (const [name, value] of Object.entries(headers)) {
+    if (value === undefined || hopByHop.has(name) || keptFromClient.has(name) || named.has(name)) continue;
+    passed[name] = value;
+  }
+  return passed;
+}
+
+function namedByConnection(value: string | string[] | undefined): ReadonlySet<string> {
+  return new Set(
+    String(value ?? "")
+      .toLowerCase()
+      .split(",")
+      .map((name) => name.trim()),
+  );
+}

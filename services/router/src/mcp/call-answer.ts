@@ -1,0 +1,237 @@
+import type { ServerResponse } from "node:http";
+import { classifyMcpAnswer } from "@mcp-failover/domain";
+import type { AttemptResult } from "../control/port.ts";
+import { type RouterError, rpcErrorMessage, sendJson } from "../errors.ts";
+import { UpstreamError, type UpstreamResponse } from "../upstream-client.ts";
+import { isObject, readServerMessage, type ServerMessage, serverMessageOf } from "./envelope.ts";
+import { rewriteEvent, tagRequestId } from "./rewrite.ts";
+import type { Hold } from "./session.ts";
+import { readEvents, type SseEvent, SseWriter } from "./sse.ts";
+
+/** An answer in one piece (JSON) may be this long. */
+const answerBytesMax = 16 * 1024 * 1024;
+/** How long the rest of a stream is read after its answer, so that the connection can be used again. */
+const restMs = 250;
+
+export type Answer = Extract<ServerMessage, { kind: "answer" }>;
+
+/** How the relay of one upstream answer ended. */
+export type Relayed =
+  | { readonly kind: "answered"; readonly told: AttemptResult; readonly message: Answer }
+  /** The upstream closed the stream in good order before its answer, with an event id to go on from (2025-11-25 polling). */
+  | { readonly kind: "parked"; readonly told: AttemptResult }
+  | { readonly kind: "failed"; readonly told: AttemptResult };
+
+/**
+ * The client's side of one request. Guarantees:
+ * A1  The client gets exactly one answer to its request (requirement R10): that of the upstream that answered first, or one error.
+ * A2  Events are written as they come, in order; a client that reads slowly slows the reading of the upstream.
+ * A3  After a retry the client sees no progress value twice or falling (R12).
+ * A4  A request that the server made on this stream is withdrawn when its server is gone (R14).
+ */
+export class CallAnswer {
+  readonly #response: ServerResponse;
+  readonly #writer: SseWriter;
+  readonly #requestId: string | number;
+  readonly #headers: Readonly<Record<string, string>>;
+  readonly #nowMs: () => number;
+  readonly #asked = new Set<string>();
+  #progress = Number.NEGATIVE_INFINITY;
+  /** What the client had seen when the current attempt began. */
+  #progressFloor = Number.NEGATIVE_INFINITY;
+  #acknowledged = false;
+  #done = false;
+
+  constructor(response: ServerResponse, requestId: string | number, headers: Readonly<Record<string, string>>, nowMs: () => number) {
+    this.#response = response;
+    this.#writer = new SseWriter(response);
+    this.#requestId = requestId;
+    this.#headers = headers;
+    this.#nowMs = nowMs;
+  }
+
+  get done(): boolean {
+    return this.#done;
+  }
+  /** The server has asked the client something (sampling, elicitation): such a call is not sent again. */
+  get prompted(): boolean {
+    return this.#asked.size > 0;
+  }
+  get streaming(): boolean {
+    return this.#writer.open;
+  }
+
+  /** Keeps a quiet stream alive through what lies between; opens it when the answer lets itself be waited for. */
+  heartbeat(everyMs: number): void {
+    const nowMs = this.#nowMs();
+    if (this.#writer.open && nowMs - this.#writer.lastWriteAtMs >= everyMs) this.#writer.comment("alive", nowMs);
+  }
+
+  /** Relays a successful answer (2xx with a body). */
+  async relay(response: UpstreamResponse, hold: Hold | null, where: string): Promise<Relayed> {
+    const type = String(response.headers["content-type"] ?? "");
+    if (type.includes("text/event-stream")) return this.#relayStream(response, hold, where);
+    if (!type.includes("application/json")) {
+      response.discard(restMs);
+      return failed("malformed", `${where} answered with content type ${JSON.stringify(type.slice(0, 80))}`);
+    }
+    let bytes: Buffer;
+    try {
+      bytes = await response.collect(answerBytesMax);
+    } catch (error) {
+      return failedBy(error, where);
+    }
+    let message: ServerMessage;
+    try {
+      message = serverMessageOf(JSON.parse(bytes.toString("utf8")));
+    } catch {
+      return failed("malformed", `${where} answered with something that is not JSON`);
+    }
+    if (message.kind !== "answer" || message.id !== this.#requestId) {
+      return failed("malformed", `${where} answered with something that is no answer to the request`);
+    }
+    this.#finish(bytes, response.status, response);
+    return { kind: "answered", told: toldOf(message, response.status), message };
+  }
+
+  /** Passes on an answer that is no success, as it is (a caller's error). */
+  pass(status: number, body: Buffer, response: UpstreamResponse): void {
+    this.#finish(body, status, response);
+  }
+
+  /** A whole answer with headers of its own (`initialize`). */
+  whole(body: Buffer, headers: Readonly<Record<string, string>>): void {
+    if (this.#done) return;
+    this.#done = true;
+    sendJson(this.#response, 200, body, { ...this.#headers, ...headers });
+  }
+
+  /** The router's own result. */
+  result(result: object): void {
+    this.#finish(Buffer.from(JSON.stringify({ jsonrpc: "2.0", id: this.#requestId, result })), 200, null);
+  }
+
+  /** The router's own error, in-band: HTTP 200, or an event on the stream that has begun (R10, R22). */
+  error(error: RouterError, place: { upstream: string; operationId: string }): void {
+    this.#finish(Buffer.from(JSON.stringify(rpcErrorMessage(this.#requestId, error, place))), 200, null);
+  }
+
+  /** Ends the stream without an answer: the client will come for it with its last event id. */
+  park(): void {
+    this.#done = true;
+    this.#writer.end();
+  }
+
+  /** Tells the client that what the dead server asked is void (A4). */
+  withdraw(): void {
+    for (const id of this.#asked) {
+      const message = { jsonrpc: "2.0", method: "notifications/cancelled", params: { requestId: id, reason: "the server is gone" } };
+      if (this.#writer.open) this.#writer.write({ event: "message", data: JSON.stringify(message) }, this.#nowMs());
+    }
+    this.#asked.clear();
+  }
+
+  #finish(body: Buffer, status: number, response: UpstreamResponse | null): void {
+    if (this.#done) return;
+    this.#done = true;
+    if (this.#writer.open) {
+      this.#writer.write({ event: "message", data: body.toString("utf8") }, this.#nowMs());
+      this.#writer.end();
+      return;
+    }
+    sendJson(this.#response, status, body, { ...this.#headers, ...(response === null ? {} : passedHeaders(response)) });
+  }
+
+  #relayStream(response: UpstreamResponse, hold: Hold | null, where: string): Promise<Relayed> {
+    this.#progressFloor = this.#progress;
+    return new Promise((resolve) => {
+      let resumable = false;
+      let answered = false;
+      readEvents(response, {
+        event: (event) => {
+          if (answered) return true;
+          if (event.id !== undefined && event.id !== "") resumable = true;
+          const isMessage = event.event === undefined || event.event === "message";
+          const message: ServerMessage = isMessage && event.data !== "" ? readServerMessage(event.data) : { kind: "other" };
+          if (!this.#wanted(message, hold)) return true;
+          this.#writer.begin({ ...this.#headers, ...passedHeaders(response) });
+          const more = this.#write(rewriteEvent(event, message, hold), () => response.resume());
+          if (message.kind !== "answer" || message.id !== this.#requestId) return more;
+          answered = true;
+          this.#done = true;
+          this.#writer.end();
+          const rest = setTimeout(() => response.cancel("the answer is complete"), restMs);
+          rest.unref();
+          resolve({ kind: "answered", told: toldOf(message, response.status), message });
+          return true;
+        },
+        end: () => {
+          if (answered) return;
+          // With an event id the client can come back for the answer; without one it never could.
+          if (resumable) resolve({ kind: "parked", told: { outcome: "ok", httpStatus: response.status, toolError: false } });
+          else resolve(failed("closed", `${where} ended its stream without an answer`));
+        },
+        error: (error) => resolve(failedBy(error, where)),
+        malformed: (message) => resolve(failed("malformed", `${where}: ${message}`)),
+      });
+    });
+  }
+
+  #write(event: SseEvent, resume: () => void): boolean {
+    const more = this.#writer.write(event, this.#nowMs());
+    if (!more) this.#writer.whenDrained(resume);
+    return more;
+  }
+
+  /** Whether the client should see a message; remembers what A3 and A4 need. */
+  #wanted(message: ServerMessage, hold: Hold | null): boolean {
+    if (message.kind === "request") {
+      if (hold !== null && this.#asked.size < 1024) this.#asked.add(tagRequestId(message.id, hold));
+      else this.#asked.add(String(message.id));
+      return true;
+    }
+    if (message.kind !== "notification") return true;
+    if (message.method === "notifications/progress") {
+      const params = message.value["params"];
+      const progress = isObject(params) ? params["progress"] : undefined;
+      if (typeof progress !== "number") return true;
+      if (progress <= this.#progressFloor) return false;
+      this.#progress = Math.max(progress, this.#progress);
+    }
+    if (message.method === "notifications/subscriptions/acknowledged") {
+      if (this.#acknowledged) return false;
+      this.#acknowledged = true;
+    }
+    return true;
+  }
+}
+
+/** What may travel from an upstream to the client besides the body. No cookies, no credentials (requirement R24). */
+export function passedHeaders(response: UpstreamResponse): Record<string, string> {
+  const passed: Record<string, string> = {};
+  for (const [name, value] of Object.entries(response.headers)) {
+    if (typeof value !== "string" || name === "mcp-session-id") continue;
+    if (name === "content-type" || name === "cache-control" || name === "retry-after" || name === "allow" || name.startsWith("mcp-")) {
+      passed[name] = value;
+    }
+  }
+  return passed;
+}
+
+export function toldOf(message: Answer, httpStatus: number): AttemptResult {
+  const { outcome, toolError } = classifyMcpAnswer({ httpStatus, rpcErrorCode: message.error, isError: message.isError });
+  return { outcome: outcome === "hard" ? "caller" : outcome, httpStatus, toolError };
+}
+
+function failed(code: "malformed" | "closed", message: string): Relayed {
+  return { kind: "failed", told: { outcome: "hard", code, executed: "unknown", message } };
+}
+function failedBy(error: unknown, where: string): Relayed {
+  if (error instanceof UpstreamError) {
+    return { kind: "failed", told: { outcome: "hard", code: error.code, executed: "unknown", message: error.message } };
+  }
+  return {
+    kind: "failed",
+    told: { outcome: "hard", code: "other", executed: "unknown", message: `${where}: the answer could not be read` },
+  };
+}

@@ -1,0 +1,105 @@
+import { RefusedRequest } from "../errors.ts";
+
+/** What the router reads of a client's message; everything else is passed on as the bytes that came. */
+export type Envelope =
+  | {
+      readonly kind: "request";
+      readonly id: string | number;
+      readonly method: string;
+      /** `params.name` of a `tools/call`. */
+      readonly tool: string | null;
+      readonly params: Readonly<Record<string, unknown>>;
+      readonly era: Era;
+    }
+  | { readonly kind: "notification"; readonly method: string; readonly params: Readonly<Record<string, unknown>>; readonly era: Era }
+  /** A client's answer to a request of the server. */
+  | { readonly kind: "response"; readonly id: string | number | null; readonly message: Readonly<Record<string, unknown>> };
+
+/** `modern`: protocol 2026-07-28 and later, without sessions; the version travels in each request. */
+export type Era = "legacy" | "modern";
+
+export const versionKey = "io.modelcontextprotocol/protocolVersion";
+export const clientInfoKey = "io.modelcontextprotocol/clientInfo";
+/** The first version without `initialize` and sessions; versions are dates, so text order is time order. */
+export const firstModernVersion = "2026-07-28";
+
+/**
+ * Reads the envelope of a message. Throws {@link RefusedRequest} with the statuses and codes that SDK servers use: 400/-32700 for what
+ * is not JSON or not JSON-RPC, 400/-32600 for a batch (removed in 2025-06-18).
+ */
+export function readEnvelope(body: Buffer): Envelope {
+  let value: unknown;
+  try {
+    value = JSON.parse(body.toString("utf8"));
+  } catch {
+    throw new RefusedRequest(400, -32700, "Parse error: Invalid JSON");
+  }
+  if (Array.isArray(value)) throw new RefusedRequest(400, -32600, "Invalid Request: send one message a request; batches are not supported");
+  if (!isObject(value) || value["jsonrpc"] !== "2.0") throw new RefusedRequest(400, -32700, "Parse error: Invalid JSON-RPC message");
+  const { id, method } = value;
+  if (typeof method === "string") {
+    const params = isObject(value["params"]) ? value["params"] : {};
+    const era = eraOf(params);
+    if (id === undefined) return { kind: "notification", method, params, era };
+    if (!isId(id)) throw new RefusedRequest(400, -32700, "Parse error: the id of a request is a string or a number");
+    const name = params["name"];
+    return { kind: "request", id, method, tool: method === "tools/call" && typeof name === "string" ? name : null, params, era };
+  }
+  if (method === undefined && ("result" in value || "error" in value))
+    return { kind: "response", id: isId(id) ? id : null, message: value };
+  throw new RefusedRequest(400, -32700, "Parse error: Invalid JSON-RPC message");
+}
+
+function eraOf(params: Readonly<Record<string, unknown>>): Era {
+  const meta = params["_meta"];
+  const version = isObject(meta) ? meta[versionKey] : undefined;
+  return typeof version === "string" ? "modern" : "legacy";
+}
+
+/** The name that the client gives itself, to find the agent of a call. */
+export function clientNameOf(info: unknown): string | null {
+  const name = isObject(info) ? info["name"] : undefined;
+  return typeof name === "string" && name.length <= 128 ? name : null;
+}
+
+/** A message of the server, as far as the relay needs it. */
+export type ServerMessage =
+  | {
+      readonly kind: "answer";
+      readonly id: string | number | null;
+      readonly error: number | null;
+      readonly isError: boolean;
+      readonly value: Record<string, unknown>;
+    }
+  | { readonly kind: "request"; readonly id: string | number; readonly method: string; readonly value: Record<string, unknown> }
+  | { readonly kind: "notification"; readonly method: string; readonly value: Record<string, unknown> }
+  | { readonly kind: "other" };
+
+/** Reads a message of the server; `other` when it is not JSON-RPC. */
+export function readServerMessage(text: string): ServerMessage {
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch {
+    return { kind: "other" };
+  }
+  return serverMessageOf(value);
+}
+
+export function serverMessageOf(value: unknown): ServerMessage {
+  if (!isObject(value)) return { kind: "other" };
+  const { id, method, result, error } = value;
+  if (typeof method === "string") return isId(id) ? { kind: "request", id, method, value } : { kind: "notification", method, value };
+  if (isObject(error) && typeof error["code"] === "number") {
+    return { kind: "answer", id: isId(id) ? id : null, error: error["code"], isError: false, value };
+  }
+  if (isObject(result) && isId(id)) return { kind: "answer", id, error: null, isError: result["isError"] === true, value };
+  return { kind: "other" };
+}
+
+export function isObject(value: unknown): value is Record<string, unknown> {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+function isId(value: unknown): value is string | number {
+  return typeof value === "string" || typeof value === "number";
+}

@@ -1,0 +1,232 @@
+import { RefusedRequest } from "../errors.ts";
+import { AbortedByRouter, UpstreamError, type UpstreamResponse } from "../upstream-client.ts";
+import { readServerMessage, type ServerMessage } from "./envelope.ts";
+import { checkGetHeaders, forwardedHeaders, type Inbound, type McpContext, operationHeader, sessionNotFound } from "./inbound.ts";
+import { rewriteEvent, splitEventId } from "./rewrite.ts";
+import type { Hold, Session } from "./session.ts";
+import { openAnywhere, SessionStream, type StreamOutcome, streamHeaders, streamOutcome } from "./session-stream.ts";
+import { readEvents, type SseEvent, SseWriter } from "./sse.ts";
+
+/** How long a stream that another router process gives up may still be reported as taken by the upstream. */
+const conflictTries = 40;
+const conflictPauseMs = 50;
+
+/** The client's GET: the session's stream, or the resumption of one that broke. */
+export async function serveGet(context: McpContext, inbound: Inbound): Promise<void> {
+  const { request } = inbound;
+  checkGetHeaders(request.headers);
+  const sessionId = request.headers["mcp-session-id"];
+  if (typeof sessionId !== "string") return passGet(context, inbound);
+  const session = context.sessions.open(sessionId, inbound.view.name);
+  if (session === null || session.lost) throw sessionNotFound();
+  const lastEventId = request.headers["last-event-id"];
+  const from = typeof lastEventId === "string" ? splitEventId(lastEventId) : null;
+  const hold = from === null ? null : session.holdByTag(from.tag);
+  if (from !== null && hold !== null && (await resume(context, inbound, session, hold, from.id))) return;
+  await serveFresh(context, inbound, session);
+}
+
+function headersOf(inbound: Inbound, session: Session): Record<string, string> {
+  return { "mcp-session-id": session.id, [operationHeader]: inbound.operationId };
+}
+
+/** The session's own stream. */
+async function serveFresh(context: McpContext, inbound: Inbound, session: Session): Promise<void> {
+  const { response, view } = inbound;
+  const writer = new SseWriter(response);
+  let earlier: readonly SseEvent[] = [];
+  let stream = session.stream;
+  if (stream !== null) {
+    if (!stream.take()) throw new RefusedRequest(409, -32000, "Conflict: Only one SSE stream is allowed per session");
+  } else {
+    stream = new SessionStream(context, session, view.name);
+    stream.take();
+    session.stream = stream;
+    const mine = stream;
+    const open = (): Promise<StreamOutcome> =>
+      openAnywhere(context, session, view.name, (hold, endpoint, connectMs) => mine.connect(hold, endpoint, connectMs));
+    try {
+      let outcome = await open();
+      if (outcome.kind === "conflict") {
+        const claimed = await context.claims.claim(session.sealed.key);
+        if (claimed?.kind === "released") earlier = claimed.events;
+        for (let tries = 0; outcome.kind === "conflict" && claimed?.kind !== "in_use" && tries < conflictTries; tries++) {
+          await new Promise((resolve) => setTimeout(resolve, conflictPauseMs));
+          outcome = await open();
+        }
+      }
+      refuse(outcome, view.name);
+    } catch (error) {
+      mine.close();
+      throw error;
+    }
+  }
+  if (response.destroyed) return stream.close();
+  const attached = stream;
+  response.once("close", () => attached.close());
+  stream.attach(writer, headersOf(inbound, session), earlier);
+}
+
+function refuse(outcome: StreamOutcome, upstream: string): void {
+  switch (outcome.kind) {
+    case "open":
+    case "pending":
+      return;
+    case "unsupported":
+      throw new RefusedRequest(405, -32000, "Method Not Allowed: this upstream has no stream of its own", { allow: "POST, DELETE" });
+    case "conflict":
+      throw new RefusedRequest(409, -32000, "Conflict: Only one SSE stream is allowed per session");
+    case "session_lost":
+      throw sessionNotFound();
+    case "refused":
+      if (outcome.status === 404) throw sessionNotFound();
+      throw new RefusedRequest(
+        outcome.status >= 400 && outcome.status < 500 ? outcome.status : 503,
+        -32000,
+        `${upstream} refused the stream`,
+      );
+    case "failed":
+      throw new RefusedRequest(503, -32000, `no endpoint of ${upstream} can open the stream now; try again`, { "retry-after": "1" });
+  }
+}
+
+/**
+ * Goes on with a broken stream where it was (requirement R9). Returns false when the endpoint does not know it any more: the client then
+ * gets a fresh stream, and errors for what it still waited for there.
+ */
+async function resume(context: McpContext, inbound: Inbound, session: Session, hold: Hold, eventId: string): Promise<boolean> {
+  const { response, view } = inbound;
+  const endpoint = view.endpoints.find((candidate) => candidate.name === hold.endpoint);
+  if (endpoint === undefined) return false;
+  const abort = new AbortController();
+  response.once("close", () => abort.abort(new AbortedByRouter("client_gone")));
+  let upstream: UpstreamResponse;
+  try {
+    upstream = await context.client.send({
+      endpoint,
+      method: "GET",
+      headers: { ...streamHeaders(session, hold), "last-event-id": eventId },
+      body: null,
+      connectMs: 1000,
+      signal: abort.signal,
+      lane: "stream",
+    });
+  } catch (error) {
+    if (error instanceof UpstreamError) return answerParked(context, inbound, session, hold, null);
+    throw error;
+  }
+  const outcome = await streamOutcome(upstream);
+  if (outcome.kind !== "open") {
+    if (outcome.kind === "unsupported") refuse(outcome, view.name);
+    return answerParked(context, inbound, session, hold, null);
+  }
+  const writer = new SseWriter(response);
+  writer.begin(headersOf(inbound, session));
+  writer.flushHeaders();
+  const heartbeat = setInterval(() => writer.comment("alive", context.nowMs()), context.heartbeatMs);
+  response.once("close", () => clearInterval(heartbeat));
+  const broken = (): void => {
+    if (!answerParked(context, inbound, session, hold, writer)) writer.end();
+  };
+  readEvents(upstream, {
+    event: (event) => {
+      const message: ServerMessage = event.data === "" ? { kind: "other" } : readServerMessage(event.data);
+      if (message.kind === "answer" && message.id !== null) session.parked.delete(message.id);
+      const more = writer.write(rewriteEvent(event, message, hold), context.nowMs());
+      if (!more) writer.whenDrained(() => upstream.resume());
+      return more;
+    },
+    end: () => writer.end(),
+    error: broken,
+    malformed: broken,
+  });
+  return true;
+}
+
+/** Gives its error to every request whose answer was parked on an endpoint that is lost (requirement R10). True when there were any. */
+function answerParked(context: McpContext, inbound: Inbound, session: Session, hold: Hold, begun: SseWriter | null): boolean {
+  const lost = [...session.parked].filter(([, parked]) => parked.tag === hold.tag);
+  if (lost.length === 0) return false;
+  const writer = begun ?? new SseWriter(inbound.response);
+  writer.begin(headersOf(inbound, session));
+  for (const [id, parked] of lost) {
+    session.parked.delete(id);
+    writer.write({ event: "message", data: JSON.stringify(parked.error) }, context.nowMs());
+  }
+  writer.end();
+  return true;
+}
+
+/** A GET without a session: it goes to an endpoint as it is (a stateless server answers 405). */
+async function passGet(context: McpContext, inbound: Inbound): Promise<void> {
+  const { request, response, view } = inbound;
+  const call = context.control.begin({
+    upstream: view.name,
+    kind: "mcp",
+    method: "GET",
+    tool: null,
+    agent: null,
+    sessionEndpoint: null,
+    deadlineMs: Number.POSITIVE_INFINITY,
+    startedAtMs: inbound.startedAtMs,
+  });
+  const abort = new AbortController();
+  response.once("close", () => abort.abort(new AbortedByRouter("client_gone")));
+  for (let attempt = await call.next(); attempt !== null; attempt = await call.next()) {
+    const { endpoint, connectMs } = attempt;
+    try {
+      const headers = { ...forwardedHeaders(request.headers), accept: "text/event-stream" };
+      const upstream = await context.client.send({
+        endpoint,
+        method: "GET",
+        headers,
+        body: null,
+        connectMs,
+        signal: abort.signal,
+        lane: "stream",
+      });
+      attempt.done({ outcome: upstream.status < 400 ? "ok" : "caller", httpStatus: upstream.status, toolError: false });
+      call.end("ok");
+      return relayRaw(context, inbound, upstream);
+    } catch (error) {
+      if (!(error instanceof UpstreamError)) throw error;
+      const gone = abort.signal.aborted;
+      const { retry } = attempt.done(
+        gone ? { outcome: "aborted" } : { outcome: "hard", code: error.code, executed: "no", message: error.message },
+      );
+      if (gone || !retry) break;
+    }
+  }
+  call.end("error");
+  throw new RefusedRequest(503, -32000, `no endpoint of ${view.name} can be reached; try again`, { "retry-after": "1" });
+}
+
+async function relayRaw(context: McpContext, inbound: Inbound, upstream: UpstreamResponse): Promise<void> {
+  if (upstream.status === 200) {
+    const writer = new SseWriter(inbound.response);
+    writer.begin({ [operationHeader]: inbound.operationId });
+    writer.flushHeaders();
+    readEvents(upstream, {
+      event: (event) => {
+        const more = writer.write(event, context.nowMs());
+        if (!more) writer.whenDrained(() => upstream.resume());
+        return more;
+      },
+      end: () => writer.end(),
+      error: () => writer.end(),
+      malformed: () => writer.end(),
+    });
+    return;
+  }
+  if (upstream.status === 401 || upstream.status === 403 || upstream.status >= 500) {
+    upstream.discard(250);
+    throw new RefusedRequest(502, -32000, `${inbound.view.name} refused the stream (${upstream.status})`);
+  }
+  upstream.discard(250);
+  throw new RefusedRequest(
+    upstream.status,
+    -32000,
+    upstream.status === 405 ? "Method not allowed." : "Bad Request: a session id is needed for a stream",
+    upstream.status === 405 ? { allow: "POST, DELETE" } : {},
+  );
+}

@@ -1,0 +1,98 @@
+import type { IncomingHttpHeaders, IncomingMessage, ServerResponse } from "node:http";
+import type { RouterControl, UpstreamView } from "../control/port.ts";
+import { RefusedRequest } from "../errors.ts";
+import type { UpstreamClient } from "../upstream-client.ts";
+import type { SessionDirectory } from "./directory.ts";
+import type { EraBook } from "./era.ts";
+import type { Replay } from "./replay.ts";
+import type { SessionTable } from "./session.ts";
+
+/** What the handlers of `/mcp/<upstream>` work with. */
+export interface McpContext {
+  readonly control: RouterControl;
+  readonly client: UpstreamClient;
+  readonly sessions: SessionTable;
+  readonly directory: SessionDirectory;
+  readonly replay: Replay;
+  readonly eras: EraBook;
+  readonly claims: StreamClaims;
+  readonly log: DataPlaneLog;
+  readonly metrics: DataPlaneMetrics;
+  readonly nowMs: () => number;
+  readonly heartbeatMs: number;
+}
+
+export interface DataPlaneLog {
+  debug(details: object, message: string): void;
+  info(details: object, message: string): void;
+  warn(details: object, message: string): void;
+  error(details: object, message: string): void;
+}
+export interface DataPlaneMetrics {
+  call(labels: { upstream: string; endpoint: string; outcome: string }, tookMs: number): void;
+  replay(upstream: string, outcome: string): void;
+}
+
+/** Asks the other router processes for the stream that one of them opened for a client that came here (requirement R7). */
+export interface StreamClaims {
+  /** The events that were waiting there, in order; null when no process had the stream. */
+  claim(sessionKey: string): Promise<ClaimedStream | null>;
+}
+export type ClaimedStream = { readonly kind: "released"; readonly events: readonly ClaimedEvent[] } | { readonly kind: "in_use" };
+export interface ClaimedEvent {
+  readonly id?: string | undefined;
+  readonly event?: string | undefined;
+  readonly data: string;
+}
+
+/** One HTTP request to `/mcp/<upstream>`. */
+export interface Inbound {
+  readonly request: IncomingMessage;
+  readonly response: ServerResponse;
+  readonly view: UpstreamView;
+  readonly operationId: string;
+  readonly startedAtMs: number;
+}
+
+export const operationHeader = "mcpf-operation-id";
+
+/**
+ * Headers of a client's request that travel to the upstream. Everything else stays here: credentials and cookies are the router's
+ * business (requirement R24), Host and Origin were checked here (R23), and the session id is the router's own (R2).
+ */
+export function forwardedHeaders(headers: IncomingHttpHeaders): Record<string, string> {
+  const forwarded: Record<string, string> = {};
+  for (const [name, value] of Object.entries(headers)) {
+    if (typeof value !== "string") continue;
+    if (plainHeaders.has(name) || (name.startsWith("mcp-") && name !== "mcp-session-id")) forwarded[name] = value;
+  }
+  return forwarded;
+}
+const plainHeaders = new Set(["accept", "content-type", "accept-language", "user-agent", "traceparent", "tracestate", "baggage"]);
+
+/** The time by which the client wants its answer, from `mcpf-timeout-ms`; Infinity without. */
+export function clientDeadlineMs(headers: IncomingHttpHeaders, nowMs: number): number {
+  const given = Number(headers["mcpf-timeout-ms"]);
+  return Number.isFinite(given) && given > 0 ? nowMs + given : Number.POSITIVE_INFINITY;
+}
+
+/** Refuses what SDK servers refuse, with the same statuses (406, 415). */
+export function checkPostHeaders(headers: IncomingHttpHeaders): void {
+  const accept = headers.accept ?? "";
+  if (!accept.includes("application/json") || !accept.includes("text/event-stream")) {
+    throw new RefusedRequest(406, -32000, "Not Acceptable: Client must accept both application/json and text/event-stream");
+  }
+  const type = (headers["content-type"] ?? "").split(";")[0]?.trim().toLowerCase();
+  if (type !== "application/json") throw new RefusedRequest(415, -32000, "Unsupported Media Type: Content-Type must be application/json");
+}
+
+export function checkGetHeaders(headers: IncomingHttpHeaders): void {
+  const accept = headers.accept ?? "";
+  if (!accept.includes("text/event-stream")) {
+    throw new RefusedRequest(406, -32000, "Not Acceptable: Client must accept text/event-stream");
+  }
+}
+
+export function sessionNotFound(): RefusedRequest {
+  return new RefusedRequest(404, -32001, "Session not found: it has ended or is not one of this router; initialize a new one");
+}

@@ -1,0 +1,208 @@
+import type { AttemptResult } from "../control/port.ts";
+import { httpStatusOf, RefusedRequest, routerErrorOf } from "../errors.ts";
+import { statusTold } from "../http-proxy.ts";
+import { UpstreamError, type UpstreamResponse } from "../upstream-client.ts";
+import { isSessionUnknown } from "./call.ts";
+import type { Envelope } from "./envelope.ts";
+import { forwardedHeaders, type Inbound, type McpContext } from "./inbound.ts";
+import { ReplayError } from "./replay.ts";
+import { splitRequestId } from "./rewrite.ts";
+import type { Hold, Session } from "./session.ts";
+import { SessionStream } from "./session-stream.ts";
+
+/** Messages of a client that have no answer: notifications, and its answers to the server's requests. The client gets 202. */
+
+/** Delivers a notification to the session's endpoint, or to any without a session. Throws {@link RefusedRequest} when it cannot. */
+export async function serveNotification(
+  context: McpContext,
+  inbound: Inbound,
+  envelope: Extract<Envelope, { kind: "notification" }>,
+  body: Buffer,
+  session: Session | null,
+): Promise<void> {
+  if (session !== null && envelope.method === "notifications/cancelled") {
+    await cancel(context, inbound, envelope, body, session);
+  } else {
+    const placed = await deliver(context, inbound, envelope.method, body, session);
+    if (session !== null && envelope.method === "notifications/initialized" && placed !== null) {
+      await openStreamAhead(context, inbound, session, placed);
+    }
+  }
+  accepted(inbound);
+}
+
+/** Takes the client's answer back to the endpoint that asked; one for an endpoint that is gone is dropped (requirement R14). */
+export async function serveResponse(
+  context: McpContext,
+  inbound: Inbound,
+  envelope: Extract<Envelope, { kind: "response" }>,
+  body: Buffer,
+  session: Session | null,
+): Promise<void> {
+  const named = splitRequestId(envelope.id);
+  if (session === null || named === null) {
+    await deliver(context, inbound, "response", body, session);
+    return accepted(inbound);
+  }
+  const hold = session.holdByTag(named.tag) ?? (await holdFromDirectory(context, session, named.tag));
+  if (hold !== null) {
+    const restored = Buffer.from(JSON.stringify({ ...envelope.message, id: named.id }));
+    await sendTo(context, inbound, session, hold, restored);
+  }
+  accepted(inbound);
+}
+
+/** The request may run on another endpoint than the session's home: its cancellation goes where it runs (requirement R13). */
+async function cancel(
+  context: McpContext,
+  inbound: Inbound,
+  envelope: Extract<Envelope, { kind: "notification" }>,
+  body: Buffer,
+  session: Session,
+): Promise<void> {
+  const id = envelope.params["requestId"];
+  const running = typeof id === "string" || typeof id === "number" ? session.running.get(id) : undefined;
+  const hold = running ?? session.holds.get(session.home);
+  if (hold !== undefined) await sendTo(context, inbound, session, hold, body);
+}
+
+/** Sends to one hold, once. What cannot be delivered is void: its session is gone with its endpoint. */
+async function sendTo(context: McpContext, inbound: Inbound, session: Session, hold: Hold, body: Buffer): Promise<void> {
+  const endpoint = inbound.view.endpoints.find((candidate) => candidate.name === hold.endpoint);
+  if (endpoint === undefined) return;
+  try {
+    const response = await context.client.send({
+      endpoint,
+      method: "POST",
+      headers: headersFor(inbound, session, hold),
+      body,
+      connectMs: 2000,
+      signal: AbortSignal.timeout(5000),
+      lane: "call",
+    });
+    response.discard(1000);
+  } catch (error) {
+    if (!(error instanceof UpstreamError)) throw error;
+    context.log.debug(
+      { upstream: inbound.view.name, endpoint: endpoint.name, code: error.code },
+      "a message for a lost endpoint was dropped",
+    );
+  }
+}
+
+async function holdFromDirectory(context: McpContext, session: Session, tag: string): Promise<Hold | null> {
+  const record = await context.directory.read(session.sealed.key);
+  if (record === null) return null;
+  context.replay.adopt(session, record);
+  return session.holdByTag(tag);
+}
+
+/** Returns where it went, or null when a replay has already said it. */
+async function deliver(
+  context: McpContext,
+  inbound: Inbound,
+  method: string,
+  body: Buffer,
+  session: Session | null,
+): Promise<{ hold: Hold; endpoint: string; connectMs: number } | null> {
+  const { control, nowMs } = context;
+  const call = control.begin({
+    upstream: inbound.view.name,
+    kind: "mcp",
+    method,
+    tool: null,
+    agent: null,
+    sessionEndpoint: session?.home ?? null,
+    deadlineMs: Number.POSITIVE_INFINITY,
+    startedAtMs: inbound.startedAtMs,
+  });
+  const signal = AbortSignal.timeout(Math.max(1, Math.min(call.deadlineMs - nowMs(), 60_000)));
+  for (let attempt = await call.next(); attempt !== null; attempt = await call.next()) {
+    const { endpoint, connectMs } = attempt;
+    let told: AttemptResult;
+    try {
+      let hold: Hold | null = null;
+      let response: UpstreamResponse | "session_lost" = "session_lost";
+      for (let tries = 0; tries < 2 && response === "session_lost"; tries++) {
+        if (session !== null) {
+          const how = { lost: hold, connectMs, deadlineMs: call.deadlineMs, initialized: method !== "notifications/initialized" };
+          hold = await context.replay.holdOn(session, inbound.view, endpoint, how);
+        }
+        const headers = session === null || hold === null ? forwardedHeaders(inbound.request.headers) : headersFor(inbound, session, hold);
+        response = await afterSend(
+          await context.client.send({ endpoint, method: "POST", headers, body, connectMs, signal, lane: "call" }),
+          hold !== null,
+        );
+      }
+      told =
+        response === "session_lost"
+          ? { outcome: "hard", code: "other", executed: "no", message: `${endpoint.name} does not know the session` }
+          : statusTold(response.status, endpoint.name);
+      if (told.outcome === "ok") {
+        attempt.done(told);
+        call.end("ok");
+        if (session === null || hold === null) return null;
+        session.home = endpoint.name;
+        return { hold, endpoint: endpoint.name, connectMs };
+      }
+      if (told.outcome === "caller" && response !== "session_lost") {
+        attempt.done(told);
+        call.end("ok");
+        throw new RefusedRequest(response.status, -32600, `${inbound.view.name} refused the message (${response.status})`);
+      }
+    } catch (error) {
+      if (error instanceof UpstreamError) {
+        told = { outcome: "hard", code: error.code, executed: error.written ? "unknown" : "no", message: error.message };
+      } else if (error instanceof ReplayError) {
+        if (error.code === "ended" || error.code === "sticky") {
+          attempt.done({ outcome: "aborted" });
+          call.end("error");
+          throw new RefusedRequest(404, -32001, error.message);
+        }
+        told = { outcome: "ineligible", message: error.message };
+      } else throw error;
+    }
+    if (!attempt.done(told).retry) break;
+  }
+  const error = routerErrorOf(call.problem());
+  call.end("error");
+  throw new RefusedRequest(httpStatusOf(error.code), -32000, error.message, { "retry-after": "1" });
+}
+
+async function afterSend(response: UpstreamResponse, sessionBearing: boolean): Promise<UpstreamResponse | "session_lost"> {
+  if (response.status < 400 || response.status >= 500) {
+    response.discard(1000);
+    return response;
+  }
+  const body = await response.collect(64 * 1024);
+  return sessionBearing && isSessionUnknown(response.status, body) ? "session_lost" : response;
+}
+
+function headersFor(inbound: Inbound, session: Session, hold: Hold): Record<string, string> {
+  const headers = forwardedHeaders(inbound.request.headers);
+  if (hold.upstreamSession !== null) headers["mcp-session-id"] = hold.upstreamSession;
+  headers["mcp-protocol-version"] ??= session.sealed.version;
+  return headers;
+}
+
+/** Requirement R7: the server's stream is open before the client hears that it may go on. */
+async function openStreamAhead(
+  context: McpContext,
+  inbound: Inbound,
+  session: Session,
+  placed: { hold: Hold; endpoint: string; connectMs: number },
+): Promise<void> {
+  const endpoint = inbound.view.endpoints.find((candidate) => candidate.name === placed.endpoint);
+  if (session.stream !== null || endpoint === undefined) return;
+  const stream = new SessionStream(context, session, inbound.view.name);
+  session.stream = stream;
+  const outcome = await stream.connect(placed.hold, endpoint, placed.connectMs);
+  if (outcome.kind === "open" || outcome.kind === "pending") stream.awaitClient();
+  else stream.close();
+}
+
+function accepted(inbound: Inbound): void {
+  const { response } = inbound;
+  if (response.headersSent || response.destroyed) return;
+  response.writeHead(202, { "content-length": 0 }).end();
+}

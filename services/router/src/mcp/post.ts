@@ -1,0 +1,64 @@
+import { sendJson } from "../errors.ts";
+import { serveCall } from "./call.ts";
+import { type Envelope, readEnvelope } from "./envelope.ts";
+import { checkPostHeaders, type Inbound, type McpContext, sessionNotFound } from "./inbound.ts";
+import { serveInitialize } from "./initialize.ts";
+import { serveNotification, serveResponse } from "./notify.ts";
+import { type Session, subscriptionsMax } from "./session.ts";
+
+/** One message of a client. */
+export async function servePost(context: McpContext, inbound: Inbound, body: Buffer): Promise<void> {
+  const { request, view } = inbound;
+  checkPostHeaders(request.headers);
+  const envelope = readEnvelope(body);
+  if (envelope.kind !== "response" && envelope.era === "modern") {
+    if (envelope.kind === "request") await serveCall(context, inbound, envelope, body, null);
+    else await serveNotification(context, inbound, envelope, body, null);
+    return;
+  }
+  if (envelope.kind === "request" && envelope.method === "initialize") return serveInitialize(context, inbound, envelope, body);
+  const sessionId = request.headers["mcp-session-id"];
+  const session = typeof sessionId === "string" ? context.sessions.open(sessionId, view.name) : null;
+  if (typeof sessionId === "string" && (session === null || session.lost)) throw sessionNotFound();
+  switch (envelope.kind) {
+    case "request":
+      return serveRequest(context, inbound, envelope, body, session);
+    case "notification":
+      return serveNotification(context, inbound, envelope, body, session);
+    case "response":
+      return serveResponse(context, inbound, envelope, body, session);
+  }
+}
+
+async function serveRequest(
+  context: McpContext,
+  inbound: Inbound,
+  envelope: Extract<Envelope, { kind: "request" }>,
+  body: Buffer,
+  session: Session | null,
+): Promise<void> {
+  // A ping asks whether this end of the line lives, and that is the router (requirement R15).
+  if (envelope.method === "ping") return sendJson(inbound.response, 200, { jsonrpc: "2.0", id: envelope.id, result: {} });
+  const outcome = await serveCall(context, inbound, envelope, body, session);
+  if (session !== null && outcome === "ok") remember(context, session, envelope);
+}
+
+/** Keeps what a replay has to say again; in the directory too, for the other router processes. */
+function remember(context: McpContext, session: Session, envelope: Extract<Envelope, { kind: "request" }>): void {
+  const uri = envelope.params["uri"];
+  if (envelope.method === "logging/setLevel") session.level = envelope.params;
+  else if (envelope.method === "resources/subscribe" && typeof uri === "string") {
+    if (session.subscriptions.size >= subscriptionsMax) return;
+    session.subscriptions.add(uri);
+  } else if (envelope.method === "resources/unsubscribe" && typeof uri === "string") session.subscriptions.delete(uri);
+  else return;
+  const { level } = session;
+  context.directory
+    .change(session.sealed.key, (record) => {
+      const subscriptions = new Set(record.subscriptions);
+      if (envelope.method === "resources/subscribe") subscriptions.add(String(uri));
+      if (envelope.method === "resources/unsubscribe") subscriptions.delete(String(uri));
+      return { ...record, level: level ?? record.level, subscriptions: [...subscriptions].slice(0, subscriptionsMax) };
+    })
+    .catch((error: unknown) => context.log.warn({ err: error }, "the session directory could not be written"));
+}

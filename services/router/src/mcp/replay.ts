@@ -1,0 +1,243 @@
+import type { EndpointView, UpstreamView } from "../control/port.ts";
+import { type UpstreamClient, UpstreamError, type UpstreamResponse } from "../upstream-client.ts";
+import type { SessionDirectory, SessionRecord } from "./directory.ts";
+import { isObject, type ServerMessage, serverMessageOf } from "./envelope.ts";
+import { capabilityPaths } from "./seal.ts";
+import { type Hold, newHold, type Session, subscriptionsMax } from "./session.ts";
+import { readEvents } from "./sse.ts";
+
+/**
+ * Gives a session a place on an endpoint (requirement R3). Guarantees:
+ * R1  A request waits until the session is whole there: initialize, initialized, log level, subscriptions, the client's stream.
+ * R2  Requests of one session that need the same endpoint share one replay; of several router processes the first writer wins.
+ * R3  An endpoint that speaks another version, or offers less than the client was promised, is refused: the client is not told of it.
+ * R4  A session that the client has ended is not brought back, and a sticky one is not moved.
+ */
+export interface Replay {
+  /** `lost`: the hold that the upstream does not know any more. Throws {@link ReplayError} or {@link UpstreamError}. */
+  holdOn(session: Session, view: UpstreamView, endpoint: EndpointView, how: ReplayOptions): Promise<Hold>;
+  /** Takes over what other router processes wrote about the session. */
+  adopt(session: Session, record: SessionRecord): void;
+  /** Tells an endpoint that a session is over; best effort. */
+  forget(session: Session, endpoint: EndpointView, hold: Hold): void;
+}
+export interface ReplayOptions {
+  readonly lost: Hold | null;
+  readonly connectMs: number;
+  readonly deadlineMs: number;
+  /** False while the client itself is about to say `notifications/initialized`. */
+  readonly initialized: boolean;
+}
+
+/** A session cannot be had on an endpoint, though nothing is wrong with the line. */
+export class ReplayError extends Error {
+  override readonly name = "ReplayError";
+  readonly code: "ended" | "sticky" | "ineligible" | "refused";
+  readonly retriable: boolean;
+  /** HTTP status of a refusal. */
+  readonly status: number;
+  constructor(code: ReplayError["code"], message: string, status = 0) {
+    super(message);
+    this.code = code;
+    this.retriable = code === "ineligible" || code === "refused";
+    this.status = status;
+  }
+}
+
+export interface ReplayDeps {
+  readonly client: UpstreamClient;
+  readonly directory: SessionDirectory;
+  readonly nowMs: () => number;
+  readonly onReplay: (session: Session, endpoint: string, outcome: "replayed" | "adopted" | "failed", tookMs: number) => void;
+}
+
+/** A replay may take this long, whatever the deadline of the call that needs it. */
+const replayMsMax = 10_000;
+const answerBytesMax = 1024 * 1024;
+
+export function createReplay(deps: ReplayDeps): Replay {
+  const { client, directory, nowMs } = deps;
+
+  const holdOn: Replay["holdOn"] = (session, view, endpoint, how) => {
+    const here = session.holds.get(endpoint.name);
+    if (here !== undefined && here !== how.lost) return Promise.resolve(here);
+    const underWay = session.replays.get(endpoint.name);
+    if (underWay !== undefined) return underWay;
+    const replay = move(session, view, endpoint, how).finally(() => session.replays.delete(endpoint.name));
+    session.replays.set(endpoint.name, replay);
+    return replay;
+  };
+
+  const move = async (session: Session, view: UpstreamView, endpoint: EndpointView, how: ReplayOptions): Promise<Hold> => {
+    if (session.ended) throw new ReplayError("ended", "the client has ended this session");
+    const startedAtMs = nowMs();
+    if (view.sessions === "stateless" && session.sealed.upstreamSession === null) return settle(session, endpoint, null);
+    const record = await directory.read(session.sealed.key);
+    if (record?.ended) throw new ReplayError("ended", "the client has ended this session");
+    const adopted = record?.holds[endpoint.name];
+    if (adopted !== undefined && (how.lost === null || adopted !== how.lost.upstreamSession)) {
+      deps.onReplay(session, endpoint.name, "adopted", nowMs() - startedAtMs);
+      return settle(session, endpoint, adopted);
+    }
+    if (view.sessions === "sticky") {
+      session.lost = true;
+      throw new ReplayError("sticky", `the session lived on ${session.home} and must not move (sessions: sticky); start a new one`);
+    }
+    if (record !== null) remember(session, record.level, record.subscriptions);
+    const signal = AbortSignal.timeout(Math.max(1, Math.min(replayMsMax, how.deadlineMs - nowMs())));
+    try {
+      const upstreamSession = await introduce(session, endpoint, how, signal);
+      const stands = await directory.change(session.sealed.key, (now) => {
+        const theirs = now.holds[endpoint.name];
+        const stale = how.lost !== null && theirs === how.lost.upstreamSession;
+        if (now.ended || (theirs !== undefined && !stale)) return null;
+        return { ...now, holds: { ...now.holds, [endpoint.name]: upstreamSession } };
+      });
+      const winner = stands.holds[endpoint.name] ?? null;
+      // Another process was first, or the client ended the session meanwhile: what we made is not used.
+      if (winner !== upstreamSession || stands.ended) forget(session, endpoint, newHold(endpoint.name, upstreamSession, nowMs()));
+      if (stands.ended) throw new ReplayError("ended", "the client has ended this session");
+      const hold = settle(session, endpoint, winner);
+      await session.stream?.follow(hold, endpoint, view);
+      deps.onReplay(session, endpoint.name, "replayed", nowMs() - startedAtMs);
+      return hold;
+    } catch (error) {
+      deps.onReplay(session, endpoint.name, "failed", nowMs() - startedAtMs);
+      throw error;
+    }
+  };
+
+  const settle = (session: Session, endpoint: EndpointView, upstreamSession: string | null): Hold => {
+    const hold = newHold(endpoint.name, upstreamSession, nowMs());
+    session.holds.set(endpoint.name, hold);
+    return hold;
+  };
+
+  /** Says to the endpoint all that the client has said, and returns the upstream's session id. */
+  const introduce = async (session: Session, endpoint: EndpointView, how: ReplayOptions, signal: AbortSignal): Promise<string | null> => {
+    const { sealed } = session;
+    const say = (method: string, params: unknown, id: string | null, upstreamSession: string | null) =>
+      client.send({
+        endpoint,
+        method: "POST",
+        headers: {
+          "content-type": "application/json",
+          accept: "application/json, text/event-stream",
+          ...(id === "mcpf-initialize" ? {} : { "mcp-protocol-version": sealed.version }),
+          ...(upstreamSession === null ? {} : { "mcp-session-id": upstreamSession }),
+        },
+        body: Buffer.from(JSON.stringify({ jsonrpc: "2.0", ...(id === null ? {} : { id }), method, params })),
+        connectMs: how.connectMs,
+        signal,
+        lane: "call",
+      });
+
+    const answer = await say("initialize", { ...sealed.clientParams, protocolVersion: sealed.version }, "mcpf-initialize", null);
+    const { result } = await readAnswer(answer, endpoint);
+    if (result["protocolVersion"] !== sealed.version) {
+      throw new ReplayError("ineligible", `${endpoint.name} speaks ${String(result["protocolVersion"])}, the session ${sealed.version}`);
+    }
+    const offers = new Set(capabilityPaths(result["capabilities"]));
+    const missing = sealed.capabilities.filter((path) => !offers.has(path));
+    if (missing.length > 0)
+      throw new ReplayError("ineligible", `${endpoint.name} lacks what the client was promised: ${missing.join(", ")}`);
+    const header = answer.headers["mcp-session-id"];
+    const upstreamSession = typeof header === "string" ? header : null;
+
+    if (how.initialized) {
+      const accepted = await say("notifications/initialized", undefined, null, upstreamSession);
+      accepted.discard(1000);
+      if (accepted.status >= 400) throw new ReplayError("refused", `${endpoint.name} refused notifications/initialized`, accepted.status);
+    }
+    if (session.level !== undefined)
+      await readAnswer(await say("logging/setLevel", session.level, "mcpf-level", upstreamSession), endpoint);
+    for (const uri of session.subscriptions) {
+      await readAnswer(await say("resources/subscribe", { uri }, `mcpf-subscribe`, upstreamSession), endpoint);
+    }
+    return upstreamSession;
+  };
+
+  const forget: Replay["forget"] = (session, endpoint, hold) => {
+    if (hold.upstreamSession === null) return;
+    client
+      .send({
+        endpoint,
+        method: "DELETE",
+        headers: { "mcp-session-id": hold.upstreamSession, "mcp-protocol-version": session.sealed.version },
+        body: null,
+        connectMs: 1000,
+        signal: AbortSignal.timeout(5000),
+        lane: "call",
+      })
+      .then(
+        (response) => response.discard(1000),
+        // The endpoint is most likely gone, which is why the session left it.
+        () => undefined,
+      );
+  };
+
+  const adopt: Replay["adopt"] = (session, record) => {
+    for (const [endpoint, upstreamSession] of Object.entries(record.holds)) {
+      if (session.holds.get(endpoint)?.upstreamSession !== upstreamSession) {
+        session.holds.set(endpoint, newHold(endpoint, upstreamSession, nowMs()));
+      }
+    }
+  };
+
+  return { holdOn, adopt, forget };
+}
+
+function remember(session: Session, level: unknown, subscriptions: readonly string[]): void {
+  session.level ??= level;
+  for (const uri of subscriptions) if (session.subscriptions.size < subscriptionsMax) session.subscriptions.add(uri);
+}
+
+/** The result of a request of ours; an error of the server makes the endpoint ineligible. */
+async function readAnswer(response: UpstreamResponse, endpoint: EndpointView): Promise<{ result: Record<string, unknown> }> {
+  if (response.status >= 500) {
+    response.discard(1000);
+    throw new UpstreamError("http_5xx", `${endpoint.name} answered ${response.status} to the replay of a session`, false);
+  }
+  if (response.status >= 300) {
+    response.discard(1000);
+    throw new ReplayError("refused", `${endpoint.name} answered ${response.status} to the replay of a session`, response.status);
+  }
+  const message = await firstAnswer(response);
+  if (message === null) throw new UpstreamError("malformed", `${endpoint.name} gave no answer to the replay of a session`, false);
+  if (message.error !== null) {
+    throw new ReplayError("ineligible", `${endpoint.name} answered the replay of a session with error ${message.error}`);
+  }
+  return { result: isObject(message.value["result"]) ? message.value["result"] : {} };
+}
+
+type Answered = Extract<ServerMessage, { kind: "answer" }> & { readonly text: string };
+
+/** The first JSON-RPC answer in a JSON body or an event stream. */
+export async function firstAnswer(response: UpstreamResponse): Promise<Answered | null> {
+  if (!String(response.headers["content-type"] ?? "").includes("text/event-stream")) {
+    return answeredOf((await response.collect(answerBytesMax)).toString("utf8"));
+  }
+  return new Promise((resolve, reject) => {
+    readEvents(response, {
+      event(event) {
+        const answered = event.data === "" ? null : answeredOf(event.data);
+        if (answered !== null) resolve(answered);
+        return true;
+      },
+      end: () => resolve(null),
+      error: reject,
+      malformed: () => resolve(null),
+    });
+  });
+}
+
+function answeredOf(text: string): Answered | null {
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch {
+    return null;
+  }
+  const message = serverMessageOf(value);
+  return message.kind === "answer" ? { ...message, text } : null;
+}

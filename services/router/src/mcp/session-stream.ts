@@ -1,0 +1,327 @@
+import type { EndpointView, RouterControl, UpstreamView } from "../control/port.ts";
+import { AbortedByRouter, type UpstreamClient, UpstreamError, type UpstreamResponse } from "../upstream-client.ts";
+import { isSessionUnknown } from "./call.ts";
+import { readServerMessage, type ServerMessage } from "./envelope.ts";
+import type { DataPlaneLog } from "./inbound.ts";
+import { type Replay, ReplayError } from "./replay.ts";
+import { rewriteEvent } from "./rewrite.ts";
+import type { Hold, Session } from "./session.ts";
+import { readEvents, type SseEvent, type SseWriter } from "./sse.ts";
+
+/**
+ * The one stream of a session on which the server speaks by itself (GET). Guarantees (requirements R7, R8):
+ * G1  It is open upstream before the client hears that it is initialized, so that nothing the server says early is lost; until the client
+ *     comes, events wait here, at most `waitingCharsMax`, after which the upstream waits too.
+ * G2  A client comes within `unclaimedMs`, or the stream is closed, so that another router process can open it.
+ * G3  The client's stream outlives its upstream: it is opened again on the endpoint that the routes name, until the client leaves.
+ * G4  One stream a session.
+ */
+export interface StreamDeps {
+  readonly control: RouterControl;
+  readonly client: UpstreamClient;
+  readonly replay: Replay;
+  readonly log: DataPlaneLog;
+  readonly nowMs: () => number;
+  readonly heartbeatMs: number;
+}
+
+export type StreamOutcome =
+  | { readonly kind: "open" }
+  /** The upstream has not said anything yet; it goes on in the background. */
+  | { readonly kind: "pending" }
+  /** 405: the upstream has no such stream. */
+  | { readonly kind: "unsupported" }
+  /** 409: another has it, most likely another router process. */
+  | { readonly kind: "conflict" }
+  | { readonly kind: "session_lost" }
+  | { readonly kind: "refused"; readonly status: number }
+  | { readonly kind: "failed"; readonly error: UpstreamError };
+
+const waitingCharsMax = 1024 * 1024;
+export const unclaimedMs = 5000;
+const headersWaitMs = 500;
+const reopenMsMin = 100;
+const reopenMsMax = 5000;
+
+export class SessionStream {
+  readonly #deps: StreamDeps;
+  readonly #session: Session;
+  readonly #upstreamName: string;
+  #upstream: UpstreamResponse | null = null;
+  #connection = 0;
+  #abort: AbortController | null = null;
+  #endpoint: string | null = null;
+  #writer: SseWriter | null = null;
+  #waiting: SseEvent[] = [];
+  #waitingChars = 0;
+  #unclaimed: NodeJS.Timeout | undefined;
+  #reopening = false;
+  #taken = false;
+  #closed = false;
+
+  constructor(deps: StreamDeps, session: Session, upstreamName: string) {
+    this.#deps = deps;
+    this.#session = session;
+    this.#upstreamName = upstreamName;
+  }
+
+  /** A client takes the stream; false when another has it (G4). */
+  take(): boolean {
+    if (this.#taken) return false;
+    this.#taken = true;
+    clearTimeout(this.#unclaimed);
+    return true;
+  }
+
+  /** Opens the stream upstream, in place of the one that it had. Waits for the first word of the upstream, but not long. */
+  async connect(hold: Hold, endpoint: EndpointView, connectMs: number): Promise<StreamOutcome> {
+    if (this.#closed) return { kind: "refused", status: 410 };
+    const connection = ++this.#connection;
+    this.#abort?.abort(new AbortedByRouter("given_up"));
+    this.#upstream?.cancel("the stream moves");
+    this.#upstream = null;
+    this.#endpoint = endpoint.name;
+    const abort = new AbortController();
+    this.#abort = abort;
+    const opening = this.#open(connection, hold, endpoint, connectMs, abort.signal);
+    let timer: NodeJS.Timeout | undefined;
+    const late = new Promise<StreamOutcome>((resolve) => {
+      timer = setTimeout(() => resolve({ kind: "pending" }), Math.max(headersWaitMs, 0));
+    });
+    const outcome = await Promise.race([opening, late]);
+    clearTimeout(timer);
+    // An upstream that answers late and badly ends what it was given the benefit of the doubt for.
+    if (outcome.kind === "pending") this.#watch(opening, connection);
+    return outcome;
+  }
+
+  #watch(opening: Promise<StreamOutcome>, connection: number): void {
+    const gone = (): void => this.#upstreamGone(connection);
+    opening.then((later) => later.kind !== "open" && gone(), gone);
+  }
+
+  async #open(connection: number, hold: Hold, endpoint: EndpointView, connectMs: number, signal: AbortSignal): Promise<StreamOutcome> {
+    let response: UpstreamResponse;
+    try {
+      response = await this.#deps.client.send({
+        endpoint,
+        method: "GET",
+        headers: streamHeaders(this.#session, hold),
+        body: null,
+        connectMs,
+        signal,
+        lane: "stream",
+      });
+    } catch (error) {
+      if (error instanceof UpstreamError) return { kind: "failed", error };
+      throw error;
+    }
+    const outcome = await streamOutcome(response);
+    if (outcome.kind !== "open") return outcome;
+    if (connection !== this.#connection || this.#closed) {
+      response.cancel("the stream is not wanted any more");
+      return { kind: "refused", status: 410 };
+    }
+    this.#upstream = response;
+    readEvents(response, {
+      event: (event) => this.#event(connection, event, hold),
+      end: () => this.#upstreamGone(connection),
+      error: () => this.#upstreamGone(connection),
+      malformed: () => this.#upstreamGone(connection),
+    });
+    return outcome;
+  }
+
+  /** The client has come: what waited is written first. */
+  attach(writer: SseWriter, headers: Readonly<Record<string, string>>, earlier: readonly SseEvent[] = []): void {
+    this.#writer = writer;
+    writer.begin(headers);
+    writer.flushHeaders();
+    const nowMs = this.#deps.nowMs();
+    for (const event of [...earlier, ...this.#waiting]) writer.write(event, nowMs);
+    this.#waiting = [];
+    this.#waitingChars = 0;
+    this.#upstream?.resume();
+    if (this.#upstream === null && this.#abort === null) this.#reopen();
+  }
+
+  /** Gives the client this long to come (G2). */
+  awaitClient(ms: number = unclaimedMs): void {
+    this.#unclaimed = setTimeout(() => this.close(), ms);
+    this.#unclaimed.unref();
+  }
+
+  /** Hands what waited to another router process, where the client went; null while a client is here. */
+  release(): readonly SseEvent[] | null {
+    if (this.#taken) return null;
+    const events = this.#waiting;
+    this.#waiting = [];
+    this.close();
+    return events;
+  }
+
+  /** The session has a new hold: the stream goes there if the session itself moved (not for a read that was balanced elsewhere). */
+  async follow(hold: Hold, endpoint: EndpointView, view: UpstreamView): Promise<void> {
+    const moved = view.mode === "active_standby" && view.active === endpoint.name;
+    if (this.#closed || !(moved || this.#endpoint === endpoint.name || this.#upstream === null)) return;
+    const outcome = await this.connect(hold, endpoint, headersWaitMs);
+    if (outcome.kind !== "open" && outcome.kind !== "pending") this.#upstreamGone(this.#connection);
+  }
+
+  /** Once a second: heartbeats, and a move when the routes name another endpoint. */
+  tick(view: UpstreamView | null): void {
+    if (this.#closed || this.#writer === null) return;
+    if (this.#writer.gone) return this.close();
+    const nowMs = this.#deps.nowMs();
+    if (nowMs - this.#writer.lastWriteAtMs >= this.#deps.heartbeatMs) this.#writer.comment("alive", nowMs);
+    const movable = view !== null && view.mode === "active_standby" && view.sessions !== "sticky";
+    if (movable && this.#endpoint !== view.active && !this.#reopening) this.#reopen();
+  }
+
+  close(): void {
+    if (this.#closed) return;
+    this.#closed = true;
+    clearTimeout(this.#unclaimed);
+    this.#abort?.abort(new AbortedByRouter("given_up"));
+    this.#upstream?.cancel("the stream is closed");
+    this.#upstream = null;
+    this.#writer?.end();
+    if (this.#session.stream === this) this.#session.stream = null;
+  }
+
+  #event(connection: number, event: SseEvent, hold: Hold): boolean {
+    if (connection !== this.#connection || this.#closed) return true;
+    const message: ServerMessage = event.data === "" ? { kind: "other" } : readServerMessage(event.data);
+    const rewritten = rewriteEvent(event, message, hold);
+    if (this.#writer !== null) {
+      const more = this.#writer.write(rewritten, this.#deps.nowMs());
+      if (!more) this.#writer.whenDrained(() => this.#upstream?.resume());
+      return more;
+    }
+    this.#waiting.push(rewritten);
+    this.#waitingChars += rewritten.data.length + 64;
+    return this.#waitingChars < waitingCharsMax;
+  }
+
+  #upstreamGone(connection: number): void {
+    if (connection !== this.#connection || this.#closed) return;
+    this.#upstream = null;
+    this.#abort = null;
+    // Nobody listens: whoever comes will open it anew.
+    if (this.#writer === null) this.close();
+    else this.#reopen();
+  }
+
+  #reopen(): void {
+    if (this.#reopening || this.#closed) return;
+    this.#reopening = true;
+    this.#reopenLoop()
+      .catch((error: unknown) => {
+        this.#deps.log.warn({ upstream: this.#upstreamName, err: error }, "the stream of a session could not be opened again");
+        this.close();
+      })
+      .finally(() => {
+        this.#reopening = false;
+      });
+  }
+
+  /** Until it stands or the client leaves; the wait doubles, and differs between sessions so that they do not come all at once. */
+  async #reopenLoop(): Promise<void> {
+    for (let waitMs = reopenMsMin; !this.#closed; waitMs = Math.min(2 * waitMs, reopenMsMax)) {
+      const outcome = await openAnywhere(this.#deps, this.#session, this.#upstreamName, (hold, endpoint, connectMs) =>
+        this.connect(hold, endpoint, connectMs),
+      );
+      if (outcome.kind === "open" || outcome.kind === "pending") return;
+      if (this.#writer?.gone || this.#session.ended || this.#session.lost || outcome.kind === "unsupported") return this.close();
+      await new Promise((resolve) => setTimeout(resolve, waitMs * (0.5 + Math.random())).unref());
+    }
+  }
+}
+
+/** Opens a stream on the endpoint that the control names, with a replay of the session where it is needed. */
+export async function openAnywhere(
+  deps: StreamDeps,
+  session: Session,
+  upstreamName: string,
+  connect: (hold: Hold, endpoint: EndpointView, connectMs: number) => Promise<StreamOutcome>,
+): Promise<StreamOutcome> {
+  const { control, replay, nowMs } = deps;
+  const view = control.upstream(upstreamName);
+  if (view === null) return { kind: "refused", status: 404 };
+  const startedAtMs = nowMs();
+  const call = control.begin({
+    upstream: upstreamName,
+    kind: "mcp",
+    method: "GET",
+    tool: null,
+    agent: null,
+    sessionEndpoint: session.home,
+    deadlineMs: Number.POSITIVE_INFINITY,
+    startedAtMs,
+  });
+  let outcome: StreamOutcome = { kind: "refused", status: 503 };
+  for (let attempt = await call.next(); attempt !== null; attempt = await call.next()) {
+    const { endpoint, connectMs } = attempt;
+    try {
+      const how = { lost: null, connectMs, deadlineMs: Math.min(call.deadlineMs, nowMs() + 10_000), initialized: true };
+      let hold = await replay.holdOn(session, view, endpoint, how);
+      outcome = await connect(hold, endpoint, connectMs);
+      if (outcome.kind === "session_lost") {
+        hold = await replay.holdOn(session, view, endpoint, { ...how, lost: hold });
+        outcome = await connect(hold, endpoint, connectMs);
+      }
+    } catch (error) {
+      if (error instanceof ReplayError) {
+        const { retry } = attempt.done({ outcome: "ineligible", message: error.message });
+        outcome = { kind: "refused", status: error.code === "ended" || error.code === "sticky" ? 404 : 503 };
+        if (retry) continue;
+        break;
+      }
+      if (!(error instanceof UpstreamError)) throw error;
+      outcome = { kind: "failed", error };
+    }
+    if (outcome.kind !== "failed") {
+      attempt.done({ outcome: outcome.kind === "open" ? "ok" : "caller", httpStatus: 200, toolError: false });
+      break;
+    }
+    const { code, message } = outcome.error;
+    // A stream asks for nothing that could run twice.
+    if (!attempt.done({ outcome: "hard", code, executed: "no", message }).retry) break;
+  }
+  call.end(outcome.kind === "failed" || outcome.kind === "refused" ? "error" : "ok");
+  return outcome;
+}
+
+export function streamHeaders(session: Session, hold: Hold): Record<string, string> {
+  return {
+    accept: "text/event-stream",
+    "mcp-protocol-version": session.sealed.version,
+    ...(hold.upstreamSession === null ? {} : { "mcp-session-id": hold.upstreamSession }),
+  };
+}
+
+/** What an answer to a GET means. The body of one that is no stream is read and forgotten. */
+export async function streamOutcome(response: UpstreamResponse): Promise<StreamOutcome> {
+  const isStream = String(response.headers["content-type"] ?? "").includes("text/event-stream");
+  if (response.status === 200 && isStream) return { kind: "open" };
+  if (response.status === 405 || response.status === 409 || response.status < 400) {
+    response.discard(250);
+    return response.status === 405
+      ? { kind: "unsupported" }
+      : response.status === 409
+        ? { kind: "conflict" }
+        : { kind: "refused", status: 502 };
+  }
+  if (response.status >= 500) {
+    response.discard(250);
+    return { kind: "failed", error: new UpstreamError("http_5xx", `a stream was answered with ${response.status}`, true) };
+  }
+  let body: Buffer;
+  try {
+    body = await response.collect(64 * 1024);
+  } catch (error) {
+    if (error instanceof UpstreamError) return { kind: "failed", error };
+    throw error;
+  }
+  return isSessionUnknown(response.status, body) ? { kind: "session_lost" } : { kind: "refused", status: response.status };
+}

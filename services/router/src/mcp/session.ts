@@ -1,0 +1,141 @@
+import { createHash } from "node:crypto";
+import type { SealedSession, Sealer } from "./seal.ts";
+import type { SessionStream } from "./session-stream.ts";
+
+/**
+ * A client's session as one router process knows it. All of it can be made anew from the sealed id and the directory, so that idle
+ * sessions are dropped from memory without harm.
+ */
+export class Session {
+  readonly id: string;
+  readonly sealed: SealedSession;
+  /** The session's places: one upstream session an endpoint. */
+  readonly holds = new Map<string, Hold>();
+  /** Replays that are under way, by endpoint: concurrent requests share one. */
+  readonly replays = new Map<string, Promise<Hold>>();
+  /** Requests that a client's `cancelled` may name, with where they run. */
+  readonly running = new Map<string | number, Hold>();
+  /** Requests whose stream the upstream closed before the answer, to be fetched with an event id; with the error for when it is lost. */
+  readonly parked = new Map<string | number, { readonly tag: string; readonly error: object }>();
+  readonly subscriptions = new Set<string>();
+  level: unknown;
+  /** Where the last call went; streams and answers of the client follow it. */
+  home: string;
+  ended = false;
+  /** Lost for good: `sticky` and its endpoint is gone. */
+  lost = false;
+  stream: SessionStream | null = null;
+  lastUsedAtMs: number;
+
+  constructor(id: string, sealed: SealedSession, nowMs: number) {
+    this.id = id;
+    this.sealed = sealed;
+    this.home = sealed.endpoint;
+    this.lastUsedAtMs = nowMs;
+    this.holds.set(sealed.endpoint, newHold(sealed.endpoint, sealed.upstreamSession, nowMs));
+  }
+
+  /** The hold that an event id or a rewritten request id names, while the session is still there. */
+  holdByTag(tag: string): Hold | null {
+    for (const hold of this.holds.values()) if (hold.tag === tag) return hold;
+    return null;
+  }
+  get busy(): boolean {
+    return this.stream !== null || this.running.size > 0 || this.replays.size > 0;
+  }
+}
+
+/** One upstream session of a client's session. */
+export interface Hold {
+  readonly endpoint: string;
+  readonly upstreamSession: string | null;
+  /** Short name, the same in every router process; in event ids and in ids of the server's requests. */
+  readonly tag: string;
+  usedAtMs: number;
+  inFlight: number;
+}
+
+export function newHold(endpoint: string, upstreamSession: string | null, nowMs: number): Hold {
+  const tag = createHash("sha256").update(`${endpoint}\n${upstreamSession}`).digest("base64url").slice(0, 8);
+  return { endpoint, upstreamSession, tag, usedAtMs: nowMs, inFlight: 0 };
+}
+
+export const subscriptionsMax = 256;
+export const runningMax = 1024;
+export const parkedMax = 256;
+
+export interface SessionTableOptions {
+  readonly sealer: Sealer;
+  readonly sessionsMax: number;
+  readonly idleMs: number;
+  readonly nowMs: () => number;
+}
+
+/** The sessions that this process has in memory. */
+export interface SessionTable {
+  readonly size: number;
+  /** Opens a session id. Null: not one of ours, of another upstream, or ended. */
+  open(id: string, upstream: string): Session | null;
+  /** Starts a session; throws when its content is too large for an id. */
+  start(sealed: SealedSession): Session;
+  end(session: Session): void;
+  /** Drops idle sessions and old marks of ended ones. */
+  sweep(): void;
+  all(): Iterable<Session>;
+}
+
+export function createSessionTable(options: SessionTableOptions): SessionTable {
+  const { sealer, nowMs } = options;
+  const sessions = new Map<string, Session>();
+  const endedIds = new Map<string, number>();
+
+  const keep = (session: Session): Session => {
+    sessions.set(session.id, session);
+    if (sessions.size > options.sessionsMax) dropOldest();
+    return session;
+  };
+  // The map is in order of last use; a busy session is passed over.
+  const dropOldest = (): void => {
+    let looked = 0;
+    for (const [id, session] of sessions) {
+      if (!session.busy) {
+        sessions.delete(id);
+        return;
+      }
+      if (++looked >= 100) return;
+    }
+  };
+
+  return {
+    get size() {
+      return sessions.size;
+    },
+    open(id, upstream) {
+      const known = sessions.get(id);
+      if (known !== undefined) {
+        if (known.sealed.upstream !== upstream || known.ended) return null;
+        known.lastUsedAtMs = nowMs();
+        sessions.delete(id);
+        sessions.set(id, known);
+        return known;
+      }
+      if (endedIds.has(id)) return null;
+      const sealed = sealer.open(id);
+      if (sealed === null || sealed.upstream !== upstream) return null;
+      return keep(new Session(id, sealed, nowMs()));
+    },
+    start: (sealed) => keep(new Session(sealer.seal(sealed), sealed, nowMs())),
+    end(session) {
+      session.ended = true;
+      sessions.delete(session.id);
+      endedIds.set(session.id, nowMs());
+      if (endedIds.size > options.sessionsMax) endedIds.delete(endedIds.keys().next().value as string);
+    },
+    sweep() {
+      const before = nowMs() - options.idleMs;
+      for (const [id, session] of sessions) if (session.lastUsedAtMs < before && !session.busy) sessions.delete(id);
+      for (const [id, atMs] of endedIds) if (atMs < nowMs() - 24 * 3_600_000) endedIds.delete(id);
+    },
+    all: () => sessions.values(),
+  };
+}

@@ -1,0 +1,137 @@
+import type { ServerResponse } from "node:http";
+import { createParser, type EventSourceMessage } from "eventsource-parser";
+import type { BodySink, UpstreamError, UpstreamResponse } from "../upstream-client.ts";
+
+/** One event of a stream, ready to be written. */
+export interface SseEvent {
+  readonly id?: string | undefined;
+  readonly event?: string | undefined;
+  readonly data: string;
+  readonly retryMs?: number | undefined;
+}
+
+/** An event bigger than this ends the stream that sent it (requirement R25); images travel in events, so it is generous. */
+export const eventCharsMax = 8 * 1024 * 1024;
+
+/** The text of one event. */
+export function formatEvent(event: SseEvent): string {
+  let text = event.event === undefined ? "" : `event: ${event.event}\n`;
+  if (event.id !== undefined) text += `id: ${event.id}\n`;
+  if (event.retryMs !== undefined) text += `retry: ${event.retryMs}\n`;
+  if (event.data.includes("\n")) for (const line of event.data.split("\n")) text += `data: ${line}\n`;
+  else text += `data: ${event.data}\n`;
+  return `${text}\n`;
+}
+
+export interface SseListener {
+  /** Returns false to stop the reading until `resume()` of the response. */
+  event(event: SseEvent): boolean;
+  /** Orderly end of the stream. */
+  end(): void;
+  error(error: UpstreamError): void;
+  /** The stream is not one: an event over the limit. */
+  malformed(message: string): void;
+}
+
+/** Reads an answer as a stream of events, handed over one by one as they come. */
+export function readEvents(response: UpstreamResponse, listener: SseListener): void {
+  const decoder = new TextDecoder();
+  let retryMs: number | undefined;
+  let more = true;
+  let over = false;
+  const stop = (message: string): void => {
+    if (over) return;
+    over = true;
+    response.cancel(message);
+    listener.malformed(message);
+  };
+  const parser = createParser({
+    maxBufferSize: eventCharsMax,
+    onRetry: (value) => {
+      retryMs = value;
+    },
+    onEvent: (message: EventSourceMessage) => {
+      const event = { id: message.id, event: message.event, data: message.data, retryMs };
+      retryMs = undefined;
+      more = listener.event(event) && more;
+    },
+    onError: (error) => {
+      if (error.type === "max-buffer-size-exceeded") stop(`an event is longer than ${eventCharsMax} characters`);
+    },
+  });
+  const sink: BodySink = {
+    data(chunk) {
+      if (over) return true;
+      more = true;
+      parser.feed(decoder.decode(chunk, { stream: true }));
+      return more;
+    },
+    end() {
+      if (!over) listener.end();
+      over = true;
+    },
+    error(error) {
+      if (!over) listener.error(error);
+      over = true;
+    },
+  };
+  response.read(sink);
+}
+
+/** The client's side of a stream. Writes are dropped after the client went away. */
+export class SseWriter {
+  readonly #response: ServerResponse;
+  #open = false;
+  #lastWriteAtMs = 0;
+  #drained: (() => void) | null = null;
+
+  constructor(response: ServerResponse) {
+    this.#response = response;
+    response.on("drain", () => {
+      const drained = this.#drained;
+      this.#drained = null;
+      drained?.();
+    });
+  }
+  get open(): boolean {
+    return this.#open;
+  }
+  get gone(): boolean {
+    return this.#response.destroyed || this.#response.writableEnded;
+  }
+  get lastWriteAtMs(): number {
+    return this.#lastWriteAtMs;
+  }
+
+  begin(headers: Readonly<Record<string, string>>): void {
+    if (this.#open || this.gone || this.#response.headersSent) return;
+    this.#open = true;
+    this.#response.writeHead(200, {
+      "content-type": "text/event-stream",
+      "cache-control": "no-cache, no-transform",
+      "x-accel-buffering": "no",
+      ...headers,
+    });
+  }
+  /** Returns false when the client reads too slowly; `whenDrained` tells when to go on. */
+  write(event: SseEvent, nowMs: number): boolean {
+    return this.#write(formatEvent(event), nowMs);
+  }
+  comment(text: string, nowMs: number): void {
+    this.#write(`: ${text}\n\n`, nowMs);
+  }
+  flushHeaders(): void {
+    if (!this.gone) this.#response.flushHeaders();
+  }
+  whenDrained(go: () => void): void {
+    this.#drained = go;
+  }
+  end(): void {
+    if (!this.gone) this.#response.end();
+  }
+  #write(text: string, nowMs: number): boolean {
+    if (this.gone) return true;
+    this.#lastWriteAtMs = nowMs;
+    return this.#response.write(text);
+  }
+}

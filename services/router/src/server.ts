@@ -1,0 +1,171 @@
+import { randomBytes } from "node:crypto";
+import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
+import type { AddressInfo } from "node:net";
+import { type AccessRules, checkAccess } from "./access.ts";
+import type { UpstreamView } from "./control/port.ts";
+import { RefusedRequest, rpcCodes, sendJson, sendRefusal } from "./errors.ts";
+import { type HttpContext, serveHttp } from "./http-proxy.ts";
+import { type McpContext, operationHeader } from "./mcp/inbound.ts";
+import { serveMcp } from "./mcp/serve-mcp.ts";
+
+/**
+ * The router's HTTP face. Guarantees:
+ * S1  Every request is answered or its connection is closed; an error of the router's own is a 500 without details, and is logged.
+ * S2  No body is read beyond the limit of its upstream.
+ * S3  A stop takes no new connections, lets what is in flight end for `graceMs`, then closes the streams, then everything.
+ */
+export interface RouterServer {
+  readonly url: string;
+  readonly port: number;
+  close(graceMs: number): Promise<void>;
+}
+export interface RouterServerOptions {
+  readonly host: string;
+  readonly port: number;
+  readonly mcp: McpContext;
+  readonly http: HttpContext;
+  readonly access: () => AccessRules;
+  /** `/healthz`, `/readyz`, `/metrics`; null for other paths. */
+  readonly health: (path: string) => Promise<{ status: number; type: string; body: string } | null>;
+}
+
+/** Leaves room for a session id beside the other headers. */
+const headerBytesMax = 48 * 1024;
+const tickMs = 1000;
+const sweepEveryTicks = 30;
+
+export async function startServer(options: RouterServerOptions): Promise<RouterServer> {
+  const { mcp } = options;
+  let draining = false;
+  let inFlight = 0;
+
+  const server: Server = createServer(
+    {
+      maxHeaderSize: headerBytesMax,
+      // A client's own keep-alive is shorter, so that the client closes first and never writes into a closed connection.
+      keepAliveTimeout: 75_000,
+      headersTimeout: 30_000,
+      requestTimeout: 120_000,
+      noDelay: true,
+    },
+    (request, response) => {
+      inFlight++;
+      response.once("close", () => inFlight--);
+      // A client that hangs up is noticed where it matters; without a listener it would end the process.
+      response.on("error", (error) => mcp.log.debug({ err: error }, "the client's connection failed"));
+      if (draining) response.setHeader("connection", "close");
+      serve(options, request, response).catch((error: unknown) => {
+        if (error instanceof RefusedRequest) return refuse(request, response, error);
+        mcp.log.error({ err: error, path: request.url }, "a request failed inside the router");
+        if (response.headersSent) response.destroy();
+        else sendJson(response, 500, { jsonrpc: "2.0", id: null, error: { code: -32603, message: "internal error of the router" } });
+      });
+    },
+  );
+  await new Promise<void>((resolve, reject) => {
+    server.once("error", reject);
+    // Two router processes share the port; the kernel spreads the connections.
+    server.listen({ host: options.host, port: options.port, reusePort: true }, () => {
+      server.off("error", reject);
+      resolve();
+    });
+  });
+  const { port } = server.address() as AddressInfo;
+
+  let ticks = 0;
+  const ticker = setInterval(() => {
+    for (const session of mcp.sessions.all()) session.stream?.tick(mcp.control.upstream(session.sealed.upstream));
+    if (++ticks % sweepEveryTicks === 0) mcp.sessions.sweep();
+  }, tickMs);
+
+  return {
+    port,
+    url: `http://${options.host.includes(":") ? `[${options.host}]` : options.host}:${port}`,
+    async close(graceMs) {
+      draining = true;
+      const closed = new Promise<void>((resolve) => server.close(() => resolve()));
+      const streams = (): number => [...mcp.sessions.all()].filter((session) => session.stream !== null).length;
+      const untilMs = mcp.nowMs() + graceMs;
+      while (inFlight > streams() && mcp.nowMs() < untilMs) {
+        server.closeIdleConnections();
+        await new Promise((resolve) => setTimeout(resolve, 20));
+      }
+      clearInterval(ticker);
+      for (const session of mcp.sessions.all()) session.stream?.close();
+      server.closeIdleConnections();
+      const forced = setTimeout(() => server.closeAllConnections(), 100);
+      await closed;
+      clearTimeout(forced);
+    },
+  };
+}
+
+async function serve(options: RouterServerOptions, request: IncomingMessage, response: ServerResponse): Promise<void> {
+  const url = request.url ?? "/";
+  const [path = "/"] = url.split("?", 1);
+  const [, face, name] = path.split("/", 3);
+  if ((face !== "mcp" && face !== "http") || !name) {
+    const health = await options.health(path);
+    if (health !== null) {
+      response.writeHead(health.status, { "content-type": health.type }).end(health.body);
+      return;
+    }
+    throw new RefusedRequest(404, -32000, "not found: use /mcp/<upstream>, /http/<upstream>/..., /healthz, /readyz or /metrics");
+  }
+  checkAccess(request.headers.host, request.headers.origin, options.access());
+  const { mcp } = options;
+  const view = viewOf(options, face, name);
+  const operationId = `op-${randomBytes(9).toString("base64url")}`;
+  const inbound = { request, response, view, operationId, startedAtMs: mcp.nowMs() };
+  if (face === "mcp") {
+    if (path.length > "/mcp/".length + name.length + 1) throw new RefusedRequest(404, -32000, `not found: use /mcp/${view.name}`);
+    return serveMcp(mcp, inbound, () => readBody(request, view.bodyBytesMax));
+  }
+  const suffix = url.slice("/http/".length + name.length);
+  return serveHttp(options.http, { ...inbound, suffix }, await readBody(request, view.bodyBytesMax));
+}
+
+function viewOf(options: RouterServerOptions, face: "mcp" | "http", name: string): UpstreamView {
+  const { control } = options.mcp;
+  const view = control.upstream(name);
+  if (view !== null && (view.kind === face || face === "http")) return view;
+  const known = control.upstreams();
+  const advice =
+    view === null
+      ? `no upstream ${JSON.stringify(name.slice(0, 64))} is configured; known: ${known.join(", ") || "none yet"}; add it to failover.yaml and apply it`
+      : `${name} is an HTTP API: use /http/${name}/...`;
+  throw new RefusedRequest(404, rpcCodes.unknown_upstream, advice);
+}
+
+/** The whole body. Throws {@link RefusedRequest} with 413 as soon as it is known to be too large. */
+function readBody(request: IncomingMessage, bytesMax: number): Promise<Buffer> {
+  const tooLarge = (): RefusedRequest =>
+    new RefusedRequest(413, -32000, `Request body too large: at most ${bytesMax} bytes (router.body_bytes_max)`, { connection: "close" });
+  if (Number(request.headers["content-length"] ?? 0) > bytesMax) return Promise.reject(tooLarge());
+  return new Promise((resolve, reject) => {
+    const chunks: Buffer[] = [];
+    let size = 0;
+    const onData = (chunk: Buffer): void => {
+      size += chunk.length;
+      if (size > bytesMax) {
+        request.off("data", onData);
+        request.pause();
+        reject(tooLarge());
+        return;
+      }
+      chunks.push(chunk);
+    };
+    request.on("data", onData);
+    request.once("end", () => resolve(chunks.length === 1 ? (chunks[0] as Buffer) : Buffer.concat(chunks, size)));
+    request.once("error", () => reject(new RefusedRequest(400, -32700, "the body of the request broke off")));
+  });
+}
+
+function refuse(request: IncomingMessage, response: ServerResponse, refusal: RefusedRequest): void {
+  response.once("finish", () => {
+    // What the client still sends is not read; the connection goes, after it had time to read the answer.
+    if (!request.complete) setTimeout(() => request.destroy(), 250).unref();
+  });
+  if (!response.headersSent && refusal.status !== 413) response.setHeader(operationHeader, "none");
+  sendRefusal(response, refusal);
+}

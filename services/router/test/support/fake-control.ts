@@ -1,0 +1,101 @@
+import type { AttemptResult, CallControl, CallDescription, EndpointView, RouterControl, UpstreamView } from "../../src/control/port.ts";
+
+/**
+ * A control for tests of the data plane alone: one upstream `fake`, the endpoints in order after the active one, a retry where the
+ * tool is read-only or the attempt provably did not run. It keeps what it was told.
+ */
+export interface FakeControl extends RouterControl {
+  active: string;
+  readonly told: { endpoint: string; method: string; tool: string | null; result: AttemptResult }[];
+  readonly calls: CallDescription[];
+  readonly ended: ("ok" | "error")[];
+  legacy: CallControl["legacy"];
+  implementation: "mcp" | "legacy";
+  readOnly: Set<string>;
+  view: UpstreamView;
+  move(endpoint: string): void;
+}
+
+export function fakeControl(
+  endpoints: { name: string; url: string; headers?: Record<string, string> }[],
+  options: Partial<UpstreamView> = {},
+): FakeControl {
+  const listeners = new Set<(upstream: string) => void>();
+  const views: EndpointView[] = endpoints.map(({ name, url, headers = {} }) => ({ name, url, role: "write", headers }));
+  const control: FakeControl = {
+    active: views[0]?.name ?? "",
+    told: [],
+    calls: [],
+    ended: [],
+    legacy: null,
+    implementation: "mcp",
+    readOnly: new Set(["tools/list", "initialize", "whoami", "slow", "GET", "HEAD", "resources/list", "prompts/list", "server/discover"]),
+    view: {
+      name: "fake",
+      kind: "mcp",
+      mode: "active_standby",
+      sessions: "replayable",
+      active: "",
+      epoch: 0,
+      generation: 1,
+      endpoints: views,
+      bodyBytesMax: 256 * 1024,
+      callMs: 10_000,
+      ...options,
+    },
+    move(endpoint) {
+      control.active = endpoint;
+      for (const listener of listeners) listener("fake");
+    },
+    upstream: (name) => (name === "fake" ? { ...control.view, active: control.active } : null),
+    upstreams: () => ["fake"],
+    ready: () => ({ ok: true, reason: "" }),
+    learnTools: () => undefined,
+    onRouteChange(listener) {
+      listeners.add(listener);
+      return () => listeners.delete(listener);
+    },
+    begin(call) {
+      control.calls.push(call);
+      const safe = control.readOnly.has(call.tool ?? call.method);
+      const order = [...views].sort((a, b) => Number(b.name === control.active) - Number(a.name === control.active));
+      const deadlineMs = Math.min(call.deadlineMs, call.startedAtMs + control.view.callMs);
+      let unknown = false;
+      let refused = false;
+      return {
+        deadlineMs,
+        fallbackDeadlineMs: deadlineMs,
+        implementation: call.tool === null ? "mcp" : control.implementation,
+        safety: safe ? "read_only" : "unsafe",
+        stale: false,
+        next() {
+          const endpoint = refused ? undefined : order.shift();
+          if (endpoint === undefined) return null;
+          return {
+            endpoint,
+            connectMs: 500,
+            done(result) {
+              control.told.push({ endpoint: endpoint.name, method: call.method, tool: call.tool, result });
+              if (result.outcome === "hard" && result.executed === "unknown") unknown = true;
+              const retry =
+                result.outcome === "ineligible" ||
+                (result.outcome === "hard" && (result.executed === "no" || safe)) ||
+                (result.outcome === "soft" && safe);
+              refused = !retry;
+              return { retry };
+            },
+          };
+        },
+        problem: () =>
+          unknown && !safe
+            ? { code: "outcome_unknown", message: "the call may have run", retriable: false }
+            : { code: "no_endpoint", message: "no endpoint can be reached", retriable: true },
+        get legacy() {
+          return call.tool !== null && !(unknown && !safe) ? control.legacy : null;
+        },
+        end: (outcome) => control.ended.push(outcome),
+      };
+    },
+  };
+  return control;
+}

@@ -1,0 +1,47 @@
+import { type DataPlane, type DataPlaneLimits, startDataPlane } from "../../src/data-plane.ts";
+import { createMemoryDirectory, type SessionDirectory } from "../../src/mcp/directory.ts";
+import type { StreamClaims } from "../../src/mcp/inbound.ts";
+import type { FakeControl } from "./fake-control.ts";
+
+export interface TestRouter extends DataPlane {
+  readonly mcpUrl: URL;
+  readonly problems: unknown[];
+}
+
+/** A data plane on a free port of loopback. Errors that it logs are kept: a test that meets one fails by looking at them. */
+export async function startTestRouter(
+  control: FakeControl,
+  options: {
+    directory?: SessionDirectory;
+    claims?: StreamClaims;
+    limits?: Partial<DataPlaneLimits>;
+    secret?: string;
+    port?: number;
+    log?: (details: object, message: string) => void;
+  } = {},
+): Promise<TestRouter> {
+  const problems: unknown[] = [];
+  const quiet = (details: object, message: string): void => options.log?.(details, message);
+  const plane = await startDataPlane({
+    host: "127.0.0.1",
+    port: options.port ?? 0,
+    sessionSecret: options.secret ?? "a secret of the tests that is long enough",
+    control,
+    directory: options.directory ?? createMemoryDirectory(),
+    claims: options.claims ?? { claim: async () => null },
+    access: () => ({ hosts: [], origins: [] }),
+    log: {
+      debug: quiet,
+      info: quiet,
+      warn: quiet,
+      error: (details, message) => {
+        problems.push({ details, message });
+      },
+    },
+    metrics: { call: () => undefined, replay: () => undefined },
+    health: async (path) => (path === "/healthz" ? { status: 200, type: "text/plain", body: "ok" } : null),
+    nowMs: () => Date.now(),
+    ...(options.limits === undefined ? {} : { limits: options.limits }),
+  });
+  return { ...plane, mcpUrl: new URL(`${plane.url}/mcp/fake`), problems };
+}
