@@ -1,0 +1,26 @@
+import type { Dispatcher } from "undici";
+import type { EndpointMoment } from "./endpoint-state.ts";
+import type { CallDescription } from "./port.ts";
+import type { TrafficReport } from "./traffic-report.ts";
+import type { UpstreamState } from "./upstream-state.ts";
+
+/** What a call needs of the router around it. */
+export interface CallWorld {
+  readonly report: TrafficReport;
+  readonly legacyAgent: Dispatcher;
+  nowMs(): number;
+  /** For durations: does not jump when the wall clock is set. */
+  monotonicMs(): number;
+  /** In [0, 1). */
+  random(): number;
+  redact(text: string): string;
+  /** The fleet's decisions are heard now. */
+  logReachable(): boolean;
+  isStale(staleMsMax: number): boolean;
+  moment(nowMs: number): EndpointMoment;
+  implementationOf(upstream: UpstreamState, call: CallDescription, hasLegacy: boolean): "mcp" | "legacy";
+  /** Finds out, without waiting, whether anybody listens at the endpoints that could become active. */
+  lookAtCandidates(upstream: UpstreamState): void;
+  refusedRetry(upstream: string, rule: string): void;
+  panicked(upstream: string): void;
+}

@@ -1,0 +1,342 @@
+import { chargeRetry, mayRetry, planRoute, type RoutePlan, type Safety, whyNot } from "@mcp-failover/domain";
+import { CallAttempt } from "./attempt.ts";
+import type { CallWorld } from "./call-world.ts";
+import { callLegacy, LegacyError } from "./legacy.ts";
+import type { Attempt, AttemptResult, CallControl, CallDescription, CallProblem, EndpointView, LegacyResult } from "./port.ts";
+import type { UpstreamState } from "./upstream-state.ts";
+
+/**
+ * One call of a client, from its first attempt to its end.
+ *
+ * Invariants, cited by the tests:
+ * A1  After an attempt of an `unsafe` call that may have run, nothing is sent any more: not to another endpoint, not to the legacy API.
+ * A2  At most one attempt is out at a time, each is told once, and what is told twice is ignored.
+ * A3  Whatever happens, in-flight counts, permits and waits of a call are given back when it ends.
+ * A4  A tool's call is counted once for MCP, and once for legacy where that served it.
+ */
+export class Call implements CallControl {
+  readonly deadlineMs: number;
+  readonly fallbackDeadlineMs: number;
+  readonly implementation: "mcp" | "legacy";
+  readonly safety: Safety;
+  readonly stale: boolean;
+  readonly #world: CallWorld;
+  readonly #upstream: UpstreamState;
+  readonly #call: CallDescription;
+  readonly #begunMs: number;
+  readonly #tried: string[] = [];
+  readonly #failures: string[] = [];
+  #open: CallAttempt | null = null;
+  #again = false;
+  #mayHaveRun = false;
+  #legacyUsed = false;
+  #toolCounted = false;
+  #ended = false;
+  /** Set once no further attempt is made; null also after an answer. */
+  #problem: CallProblem | null = null;
+  #answered = false;
+  #fallbackBarred = false;
+  #waitUntilMs: number | null = null;
+  #waitOver = false;
+  #wake: (() => void) | null = null;
+
+  constructor(world: CallWorld, upstream: UpstreamState, call: CallDescription) {
+    const { policy } = upstream;
+    this.#world = world;
+    this.#upstream = upstream;
+    this.#call = call;
+    this.#begunMs = world.monotonicMs();
+    this.safety = upstream.safetyOf(call);
+    const legacy = upstream.tool(call.tool)?.legacy ?? null;
+    this.implementation = world.implementationOf(upstream, call, legacy !== null);
+    const totalMs = legacy === null ? policy.router.callMs : Math.max(policy.router.callMs, policy.router.fallbackMs);
+    const clientMs = Math.max(0, call.deadlineMs - call.startedAtMs);
+    // The margin leaves a client with a short deadline most of it.
+    const marginMs = Number.isFinite(clientMs) ? Math.min(policy.router.deadlineMarginMs, clientMs / 5) : 0;
+    const allMs = Math.min(totalMs, clientMs - marginMs);
+    this.fallbackDeadlineMs = call.startedAtMs + allMs;
+    // Where there is a fallback, the attempts leave it a fifth of the time, at most what it may take.
+    const reserveMs = legacy === null || this.implementation === "legacy" ? 0 : Math.min(legacy.timeoutMs ?? legacyMsUsual, allMs / 5);
+    const attemptsMs = this.implementation === "legacy" ? allMs : Math.min(policy.router.callMs, allMs - reserveMs);
+    this.deadlineMs = call.startedAtMs + attemptsMs;
+    this.stale = upstream.config.mode === "active_standby" && this.safety !== "read_only" && world.isStale(policy.router.staleMsMax);
+  }
+
+  next(): Attempt | null | Promise<Attempt | null> {
+    if (this.#ended || this.#answered || this.#problem !== null || this.implementation === "legacy") return null;
+    if (this.#open !== null) {
+      // Nobody told how the last attempt ended, so it may have run.
+      this.#open.done({ outcome: "hard", code: "other", executed: "unknown", message: "the attempt was left without a result" });
+      if (this.#problem !== null) return null;
+    }
+    const nowMs = this.#world.nowMs();
+    if (nowMs >= this.deadlineMs) return this.#giveUp(deadlineProblem);
+    const plan = this.#plan(nowMs);
+    return plan.rule === "wait" ? this.#await(nowMs) : this.#take(plan, nowMs);
+  }
+
+  problem(): CallProblem {
+    return this.#problem ?? { code: "no_endpoint", message: `no attempt at ${this.#upstream.name} was made`, retriable: true };
+  }
+
+  get legacy(): CallControl["legacy"] {
+    const tool = this.#upstream.tool(this.#call.tool)?.legacy ?? null;
+    if (tool === null || this.#legacyUsed || this.#ended || this.#open !== null) return null;
+    if (this.implementation === "mcp" && !this.#mayFallBack()) return null;
+    return (args, signal, operationId) => this.#callLegacy(args, signal, operationId);
+  }
+
+  end(_outcome: "ok" | "error"): void {
+    if (this.#ended) return;
+    this.#open?.done({ outcome: "aborted" });
+    this.#ended = true;
+    this.#wake?.();
+  }
+
+  /** How an attempt of this call ended. Called by the attempt, once. */
+  settle(attempt: CallAttempt, result: AttemptResult): { readonly retry: boolean } {
+    this.#open = null;
+    const nowMs = this.#world.nowMs();
+    const { endpoint } = attempt;
+    switch (result.outcome) {
+      case "ok":
+      case "caller":
+        this.#answered = true;
+        this.#countTool(result.toolError);
+        return { retry: false };
+      case "aborted":
+        this.#fallbackBarred = true;
+        this.#problem = { code: "outcome_unknown", message: "the client went away", retriable: false };
+        return { retry: false };
+      case "ineligible":
+        this.#again = false;
+        this.#failures.push(`${endpoint.name}: ${result.message}`);
+        return this.#retryWhere(nowMs, { executed: "no", message: result.message });
+      case "soft":
+      case "auth":
+        return this.#settleRefused(endpoint, result.outcome, nowMs);
+      case "hard":
+        if (result.executed === "unknown") this.#mayHaveRun = true;
+        this.#again = true;
+        this.#failures.push(`${endpoint.name}: ${result.code}`);
+        return this.#retryWhere(nowMs, { executed: result.executed, message: `${endpoint.name}: ${result.code}` });
+    }
+  }
+
+  #retryWhere(nowMs: number, failed: { readonly executed: "no" | "unknown"; readonly message: string }): { readonly retry: boolean } {
+    const { policy } = this.#upstream;
+    const answer = mayRetry({
+      safety: this.safety,
+      executed: this.safety === "unsafe" && this.#mayHaveRun ? "unknown" : failed.executed,
+      attempts: this.#tried.length,
+      attemptsMax: policy.router.attemptsMax,
+      budget: this.#upstream.budget,
+      deadlineMs: this.deadlineMs,
+      nowMs,
+    });
+    if (!answer.retry) {
+      this.#world.refusedRetry(this.#upstream.name, answer.rule);
+      this.#giveUp(answer.rule === "attempts" ? this.#noEndpoint() : this.#problemOf(answer.rule, failed.message));
+      return { retry: false };
+    }
+    const plan = this.#plan(nowMs);
+    if (plan.endpoint === null && plan.rule !== "wait") {
+      this.#giveUp(this.#noEndpoint());
+      return { retry: false };
+    }
+    if (answer.charged) this.#upstream.budget = chargeRetry(this.#upstream.budget, nowMs);
+    return { retry: true };
+  }
+
+  /** 429, 401, 403: the endpoint answered. Another one may do better, but the same one will not, and a write may have been done. */
+  #settleRefused(endpoint: EndpointView, outcome: "soft" | "auth", nowMs: number): { readonly retry: boolean } {
+    this.#mayHaveRun = true;
+    this.#again = false;
+    const why = outcome === "soft" ? "it sheds load (429)" : "it refused the router's credential";
+    this.#failures.push(`${endpoint.name}: ${why}`);
+    const { policy, budget } = this.#upstream;
+    const question = { attempts: this.#tried.length, attemptsMax: policy.router.attemptsMax, deadlineMs: this.deadlineMs, nowMs };
+    const answer = mayRetry({ ...question, safety: this.safety, executed: "unknown", budget });
+    const plan = answer.retry ? this.#plan(nowMs) : null;
+    if (plan === null || plan.endpoint === null || plan.rule === "panic") {
+      this.#answered = true;
+      this.#countTool(false);
+      this.#problem = { code: "no_endpoint", message: `${endpoint.name}: ${why}`, retriable: true };
+      return { retry: false };
+    }
+    if (answer.retry && answer.charged) this.#upstream.budget = chargeRetry(budget, nowMs);
+    return { retry: true };
+  }
+
+  #plan(nowMs: number): RoutePlan {
+    const upstream = this.#upstream;
+    const moment = this.#world.moment(nowMs);
+    for (const endpoint of upstream.endpoints) endpoint.refresh(moment);
+    return planRoute(
+      {
+        mode: upstream.config.mode,
+        active: upstream.active,
+        activeTier: upstream.activeTier,
+        strategy: upstream.config.balancing,
+        safety: this.safety,
+        sessions: upstream.config.sessions,
+        sessionEndpoint: this.#call.sessionEndpoint,
+        tried: this.#tried,
+        again: this.#again,
+        mayWait: this.#mayWait(nowMs),
+        endpoints: upstream.endpoints,
+        random: this.#world.random(),
+        turn: upstream.turn,
+        nowMs,
+      },
+      upstream.policy.router,
+    );
+  }
+
+  /** A wait helps only where the fleet may move the upstream by itself, soon, to somewhere, and this router would hear of it. */
+  #mayWait(nowMs: number): boolean {
+    const { config, policy, held, failing, waiters } = this.#upstream;
+    if (this.safety === "read_only" || config.mode !== "active_standby" || this.#waitOver) return false;
+    if (held || failing || !policy.failover.automatic || !this.#world.logReachable()) return false;
+    if (this.#wake === null && waiters.size >= policy.router.epochWaitersMax) return false;
+    return this.#upstream.hasCandidate(nowMs);
+  }
+
+  async #await(nowMs: number): Promise<Attempt | null> {
+    const { policy, waiters } = this.#upstream;
+    this.#waitUntilMs ??= Math.min(nowMs + policy.router.epochWaitMs, this.deadlineMs);
+    const untilMs = this.#waitUntilMs;
+    this.#world.lookAtCandidates(this.#upstream);
+    for (;;) {
+      const wait = waiters.wait(untilMs - this.#world.nowMs());
+      this.#wake = wait.wake;
+      await wait.over;
+      this.#wake = null;
+      if (this.#ended) return null;
+      const wokenMs = this.#world.nowMs();
+      if (wokenMs >= this.deadlineMs) return this.#giveUp(deadlineProblem);
+      if (wokenMs >= untilMs) this.#waitOver = true;
+      const plan = this.#plan(wokenMs);
+      if (plan.rule !== "wait") return this.#take(plan, wokenMs);
+    }
+  }
+
+  #take(plan: RoutePlan, nowMs: number): Attempt | null {
+    const upstream = this.#upstream;
+    const endpoint = plan.endpoint === null ? undefined : upstream.endpoints.find(({ name }) => name === plan.endpoint);
+    if (endpoint === undefined) return this.#giveUp(plan.rule === "session_lost" ? sessionLostProblem : this.#noEndpoint());
+    const remembered = plan.rule === "panic" || endpoint.ejected;
+    const connectMs = remembered
+      ? Math.min(upstream.policy.router.panicConnectMs, upstream.policy.router.connectMs)
+      : upstream.policy.router.connectMs;
+    if (plan.rule === "panic") this.#world.panicked(upstream.name);
+    this.#tried.push(endpoint.name);
+    this.#open = new CallAttempt(this, this.#world, upstream, {
+      endpoint: endpoint.view,
+      state: endpoint,
+      connectMs: Math.max(1, Math.min(connectMs, this.deadlineMs - nowMs)),
+      permit: endpoint.acquire(nowMs),
+      inFlight: this.#world.report.begin(upstream.name, endpoint.name),
+      begunMs: this.#world.monotonicMs(),
+    });
+    return this.#open;
+  }
+
+  #giveUp(problem: CallProblem): null {
+    const mayHaveRun = this.#mayHaveRun && this.safety === "idempotent";
+    // Another run of an idempotent call does no harm, but what the first one did is not known.
+    this.#problem = mayHaveRun ? { code: "outcome_unknown", message: `${problem.message}; it may have run`, retriable: true } : problem;
+    this.#fallbackBarred = problem === sessionLostProblem;
+    // A call that never reached anything because its own time was over, or its session, says nothing about the tool.
+    if (problem !== sessionLostProblem && !(problem === deadlineProblem && this.#tried.length === 0)) this.#countTool(true);
+    return null;
+  }
+
+  #problemOf(rule: "outcome_unknown" | "deadline" | "budget", last: string): CallProblem {
+    const { name } = this.#upstream;
+    if (rule === "outcome_unknown") {
+      const message = `the call to ${name} was sent and may have run (${last}); look whether it did before you send it again`;
+      return { code: "outcome_unknown", message, retriable: false };
+    }
+    if (rule === "deadline") return { ...deadlineProblem, message: `${deadlineProblem.message} (${last})` };
+    return {
+      code: "budget",
+      message: `${name} fails, and too many calls were sent again already (${last}); try again later`,
+      retriable: true,
+    };
+  }
+
+  #noEndpoint(): CallProblem {
+    const upstream = this.#upstream;
+    const others = upstream.endpoints.filter(({ name }) => !this.#tried.includes(name));
+    const reasons = others.map(
+      (endpoint) => `${endpoint.name}: ${endpoint.problem ?? whyNot(endpoint, upstream.policy.router) ?? standbyReason}`,
+    );
+    const why = [...this.#failures, ...reasons].slice(0, reasonsMax).join("; ");
+    return { code: "no_endpoint", message: `no endpoint of ${upstream.name} can take the call (${why}); try again soon`, retriable: true };
+  }
+
+  #mayFallBack(): boolean {
+    if (this.#problem === null || this.#fallbackBarred || (this.safety === "unsafe" && this.#mayHaveRun)) return false;
+    const { tool, agent, system } = this.#upstream.policy.router.fallback;
+    if (tool || (agent && this.#call.agent !== null)) return true;
+    return system && this.#upstream.endpoints.every((endpoint) => whyNot(endpoint, this.#upstream.policy.router) !== null);
+  }
+
+  async #callLegacy(args: unknown, signal: AbortSignal, operationId: string): Promise<LegacyResult> {
+    const tool = this.#upstream.tool(this.#call.tool)?.legacy ?? null;
+    if (tool === null || this.#legacyUsed) throw new LegacyError("the legacy API was called already", { executed: "unknown" });
+    this.#legacyUsed = true;
+    const begunMs = this.#world.monotonicMs();
+    const count = (error: boolean) => this.#countOne("legacy", error, begunMs);
+    const leftMs = this.fallbackDeadlineMs - this.#world.nowMs();
+    try {
+      const result = await callLegacy({
+        tool,
+        args,
+        signal,
+        operationId,
+        timeoutMs: Math.min(tool.timeoutMs ?? Number.POSITIVE_INFINITY, leftMs),
+        bodyBytesMax: this.#upstream.view.bodyBytesMax,
+        agent: this.#world.legacyAgent,
+        redact: this.#world.redact,
+      });
+      count(result.isError === true);
+      return result;
+    } catch (error) {
+      if (!signal.aborted) count(true);
+      if (error instanceof LegacyError) this.#problem = this.#legacyProblem(error);
+      throw error;
+    }
+  }
+
+  #legacyProblem(error: LegacyError): CallProblem {
+    if (error.executed === "unknown" && this.safety === "unsafe") {
+      return { code: "outcome_unknown", message: `${error.message}; it may have run: look before you send it again`, retriable: false };
+    }
+    return { code: error.timedOut ? "deadline" : "no_endpoint", message: error.message, retriable: true };
+  }
+
+  #countTool(error: boolean): void {
+    if (this.#toolCounted) return;
+    this.#toolCounted = true;
+    this.#countOne("mcp", error, this.#begunMs);
+  }
+
+  #countOne(implementation: "mcp" | "legacy", error: boolean, begunMs: number): void {
+    const { tool, agent } = this.#call;
+    if (tool === null) return;
+    const latencyMs = Math.max(0, this.#world.monotonicMs() - begunMs);
+    this.#world.report.tool({ upstream: this.#upstream.name, tool, agent, implementation, error, latencyMs });
+  }
+}
+
+const legacyMsUsual = 5000;
+const reasonsMax = 8;
+const standbyReason = "not active, and only the active endpoint takes calls that may write";
+const deadlineProblem: CallProblem = { code: "deadline", message: "the time for the call was over", retriable: true };
+const sessionLostProblem: CallProblem = {
+  code: "no_endpoint",
+  message: "the endpoint that holds the session is gone, and the session must not move: begin a new one",
+  retriable: false,
+};

@@ -1,0 +1,42 @@
+import { Counter, Gauge, type Registry } from "prom-client";
+
+export interface ControlMetrics {
+  refusedRetry(upstream: string, rule: string): void;
+  panicked(upstream: string): void;
+  routeHeld(upstream: string, epoch: number): void;
+  windowsDropped(count: number): void;
+}
+
+/** What the control counts of itself. Labels come from the configuration and from fixed lists, so there are never many. */
+export function controlMetrics(registry: Registry): ControlMetrics {
+  const registers = [registry];
+  const refused = new Counter({
+    name: "mcpf_router_retries_refused_total",
+    help: "Failed calls that were not sent again, by the rule that said no.",
+    labelNames: ["upstream", "rule"],
+    registers,
+  });
+  const panics = new Counter({
+    name: "mcpf_router_panic_attempts_total",
+    help: "Attempts at an endpoint that was believed to be down, because no other was left.",
+    labelNames: ["upstream"],
+    registers,
+  });
+  const epoch = new Gauge({
+    name: "mcpf_router_route_epoch",
+    help: "Epoch of the route that is applied.",
+    labelNames: ["upstream"],
+    registers,
+  });
+  const dropped = new Counter({
+    name: "mcpf_router_traffic_windows_dropped_total",
+    help: "Windows of traffic that were given up because the log was away for too long.",
+    registers,
+  });
+  return {
+    refusedRetry: (upstream, rule) => refused.inc({ upstream, rule }),
+    panicked: (upstream) => panics.inc({ upstream }),
+    routeHeld: (upstream, value) => epoch.set({ upstream }, value),
+    windowsDropped: (count) => dropped.inc(count),
+  };
+}

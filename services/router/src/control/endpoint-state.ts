@@ -1,0 +1,159 @@
+import type {
+  BreakerState,
+  BreakerStatus,
+  EndpointConfig,
+  FailureCode,
+  HealthState,
+  HealthStatus,
+  OutcomeClass,
+} from "@mcp-failover/contracts";
+import {
+  breakerGate,
+  initialLocalBreaker,
+  type LocalBreaker,
+  type LocalBreakerPolicy,
+  type LocalPermit,
+  localAcquire,
+  localAllows,
+  localRecord,
+  localRelease,
+  observeLatency,
+  type PeakEwma,
+  type RouteEndpoint,
+  shedLatencyMs,
+} from "@mcp-failover/domain";
+import type { EndpointView } from "./port.ts";
+
+/** What a router believes of an endpoint that nobody has judged yet. */
+const unknownScore = 0.5;
+
+export interface EndpointMoment {
+  readonly router: string;
+  readonly logReachable: boolean;
+  readonly nowMs: number;
+}
+
+export interface AttemptEnd {
+  readonly outcome: OutcomeClass;
+  readonly code: FailureCode | null;
+  readonly latencyMs: number;
+  readonly retryAfterMs: number | null;
+}
+
+/**
+ * One endpoint as this process knows it: what the fleet says, and what it saw itself. It is the `RouteEndpoint` that plans are made from, brought up
+ * to date by {@link refresh} so that a call allocates none.
+ */
+export class EndpointState implements RouteEndpoint {
+  readonly name: string;
+  tier: number;
+  role: "write" | "read";
+  weight: number;
+  usable: boolean;
+  /** Why it cannot be used. */
+  problem: string | null;
+  view: EndpointView;
+  health: HealthStatus = "unknown";
+  score = unknownScore;
+  recoveredAtMs: number | null = null;
+  breaker: BreakerStatus = "closed";
+  breakerAllows = true;
+  localAllows = true;
+  inFlight = 0;
+  lastFailedAtMs: number | null = null;
+  /** When a connect to see whether anybody is there got no answer in time. */
+  silentAtMs: number | null = null;
+  #breakerState: BreakerState | null = null;
+  #permitsUsed = 0;
+  #local: LocalBreaker = initialLocalBreaker;
+  #ewma: PeakEwma | null = null;
+
+  constructor(config: EndpointConfig, view: EndpointView, problem: string | null) {
+    this.name = config.name;
+    this.tier = config.tier;
+    this.role = config.role;
+    this.weight = config.weight;
+    this.view = view;
+    this.problem = problem;
+    this.usable = problem === null;
+  }
+
+  /** Takes over a new configuration of the endpoint and keeps what was learned, unless its address is another one. */
+  reconfigure(config: EndpointConfig, view: EndpointView, problem: string | null): void {
+    if (view.url !== this.view.url) {
+      this.#local = initialLocalBreaker;
+      this.#ewma = null;
+      this.lastFailedAtMs = null;
+    }
+    this.tier = config.tier;
+    this.role = config.role;
+    this.weight = config.weight;
+    this.view = view;
+    this.problem = problem;
+    this.usable = problem === null;
+  }
+
+  get ewmaMs(): number | null {
+    return this.#ewma?.valueMs ?? null;
+  }
+
+  /** This process's own breaker has put it out: a remembered failure, with which nobody pays for the endpoint again. */
+  get ejected(): boolean {
+    return this.#local.status === "ejected";
+  }
+
+  applyHealth(state: HealthState | null): void {
+    const wasDown = this.health === "unhealthy";
+    this.health = state?.status ?? "unknown";
+    this.score = state?.score ?? unknownScore;
+    if (wasDown && this.health !== "unhealthy") this.recoveredAtMs = state?.sinceMs ?? null;
+  }
+
+  applyBreaker(state: BreakerState | null): void {
+    if (state?.generation !== this.#breakerState?.generation) this.#permitsUsed = 0;
+    this.#breakerState = state;
+    this.breaker = state?.status ?? "closed";
+  }
+
+  /** Brings what depends on the time up to it. */
+  refresh(moment: EndpointMoment): void {
+    this.localAllows = localAllows(this.#local, moment.nowMs);
+    const gate = breakerGate({ ...moment, state: this.#breakerState, permitsUsed: this.#permitsUsed });
+    this.breakerAllows = gate === "allow" || gate === "permit" || (gate === "trial" && this.inFlight === 0);
+  }
+
+  /** Takes the permits for one call. `force`: panic, or an operator's disabled breaker. */
+  acquire(nowMs: number): LocalPermit {
+    const { state, permit } = localAcquire(this.#local, nowMs, { force: true });
+    this.#local = state;
+    this.inFlight += 1;
+    if (this.#breakerState?.status === "half_open") this.#permitsUsed += 1;
+    // With `force` there always is one.
+    return permit ?? { generation: state.generation };
+  }
+
+  /** Folds the end of a call. Returns whether this ejected the endpoint. */
+  record(permit: LocalPermit, end: AttemptEnd, nowMs: number, policy: LocalBreakerPolicy): boolean {
+    this.inFlight -= 1;
+    const wasEjected = this.ejected;
+    this.#local = localRecord(this.#local, permit, { class: end.outcome, code: end.code }, nowMs, policy);
+    if (end.outcome === "hard") this.lastFailedAtMs = nowMs;
+    const latencyMs = end.outcome === "soft" ? shedLatencyMs(end.latencyMs, end.retryAfterMs) : end.latencyMs;
+    this.#ewma = observeLatency(this.#ewma, latencyMs, nowMs);
+    return !wasEjected && this.ejected;
+  }
+
+  /** The call ended without a word on the endpoint. */
+  release(permit: LocalPermit): void {
+    this.inFlight -= 1;
+    this.#local = localRelease(this.#local, permit);
+  }
+
+  /** A connect that was made only to see whether anybody is there was refused. */
+  refuse(nowMs: number, policy: LocalBreakerPolicy): void {
+    const { state, permit } = localAcquire(this.#local, nowMs);
+    if (permit === null) return;
+    this.#local = localRecord(state, permit, { class: "hard", code: "refused" }, nowMs, policy);
+    this.lastFailedAtMs = nowMs;
+  }
+}

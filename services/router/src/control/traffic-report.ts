@@ -1,0 +1,184 @@
+import { type Bus, BusError } from "@mcp-failover/bus";
+import type { Event, RouteHeld, TrafficObserved } from "@mcp-failover/contracts";
+import {
+  type ClosedWindow,
+  countCall,
+  countTool,
+  type EndedCall,
+  type EndedTool,
+  emptyWindow,
+  endpointsOf,
+  type InFlight,
+  InFlightCalls,
+  mergeWindows,
+} from "./traffic-window.ts";
+
+export interface ReportOptions {
+  readonly bus: Pick<Bus, "append" | "status">;
+  readonly router: string;
+  readonly nowMs: () => number;
+  readonly makeEvent: (data: TrafficObserved) => Event<"traffic.observed">;
+  /** What this router holds now. */
+  readonly held: () => { readonly routes: Record<string, RouteHeld>; readonly rollbacks: Record<string, number> };
+  readonly windowMs: number;
+  readonly onProblem: (error: unknown) => void;
+}
+
+/** Without traffic a router says what it holds this often: others count it as live by it. */
+const idleMs = 2000;
+/** Urgent reports (a route applied, an endpoint ejected) come at most this often. */
+const urgentGapMs = 20;
+/** While the log is away, windows are joined into ones this long, and at most so many are kept: 30 s, the breakers' own window. */
+const joinedMs = 1000;
+const joinedMax = 30;
+/** So many entries stay well under NATS's 1 MiB: about 450 bytes an endpoint, 250 a tool. */
+const entriesPerMessage = 800;
+
+/**
+ * Sends `traffic.observed` windows. A call never waits for it, and it never holds more than {@link joinedMax} windows.
+ * A message whose fate is unknown is sent again with the same id, so that the log counts it once (W1).
+ */
+export class TrafficReport {
+  /** Windows that were dropped because the log was away too long. */
+  dropped = 0;
+  readonly #options: ReportOptions;
+  readonly #inFlight = new InFlightCalls();
+  #open: ClosedWindow;
+  #waiting: ClosedWindow[] = [];
+  #unsent: Event<"traffic.observed">[] = [];
+  #sending: Promise<void> | null = null;
+  #lastSentMs = 0;
+  #sentInFlight = false;
+  #again = false;
+  readonly #timer: NodeJS.Timeout;
+  #urgent: NodeJS.Timeout | undefined;
+  #stopped = false;
+
+  constructor(options: ReportOptions) {
+    this.#options = options;
+    this.#open = emptyWindow(options.nowMs());
+    this.#timer = setInterval(() => this.#tick(), options.windowMs);
+    this.#timer.unref();
+  }
+
+  begin(upstream: string, endpoint: string): InFlight {
+    const call = { upstream, endpoint, startedAtMs: this.#options.nowMs() };
+    this.#inFlight.begin(call);
+    return call;
+  }
+
+  /** `ended: null`: the client went away, or nothing was sent; the call counts as nothing. */
+  end(call: InFlight, ended: EndedCall | null): void {
+    this.#inFlight.end(call);
+    if (ended !== null) countCall(this.#open, call.upstream, call.endpoint, ended);
+  }
+
+  tool(call: EndedTool): void {
+    countTool(this.#open, call);
+  }
+
+  /** A route was applied or an endpoint ejected: said at once, not at the next tick. */
+  hurry(): void {
+    if (this.#stopped) return;
+    this.#urgent ??= setTimeout(() => {
+      this.#urgent = undefined;
+      this.#send();
+    }, urgentGapMs);
+    this.#urgent.unref();
+  }
+
+  async stop(): Promise<void> {
+    this.#stopped = true;
+    clearInterval(this.#timer);
+    clearTimeout(this.#urgent);
+    await this.#sending;
+    if (this.#options.bus.status.kind !== "connected") return;
+    this.#send();
+    await this.#sending;
+  }
+
+  /** How much is held back now: for tests and metrics. */
+  get backlog(): { readonly windows: number; readonly messages: number } {
+    return { windows: this.#waiting.length, messages: this.#unsent.length };
+  }
+
+  #tick(): void {
+    const nowMs = this.#options.nowMs();
+    const busy = this.#open.endpoints.size > 0 || this.#open.tools.size > 0 || this.#inFlight.any || this.#sentInFlight;
+    if (busy || this.#waiting.length > 0 || this.#unsent.length > 0 || nowMs - this.#lastSentMs >= idleMs) this.#send();
+  }
+
+  #send(): void {
+    this.#close();
+    if (this.#sending !== null) {
+      // What is on its way may not have it yet: it is said right after.
+      this.#again = true;
+      return;
+    }
+    if (this.#options.bus.status.kind !== "connected") return;
+    this.#sending = this.#drain().finally(() => {
+      this.#sending = null;
+      if (!this.#again || this.#stopped) return;
+      this.#again = false;
+      this.#send();
+    });
+  }
+
+  /** Ends the open window and puts it behind those that wait; the oldest goes when there are too many. */
+  #close(): void {
+    const nowMs = this.#options.nowMs();
+    this.#open.toMs = Math.max(nowMs, this.#open.fromMs);
+    const last = this.#waiting.at(-1);
+    if (last !== undefined && this.#open.toMs - last.fromMs <= joinedMs)
+      this.#waiting[this.#waiting.length - 1] = mergeWindows(last, this.#open);
+    else this.#waiting.push(this.#open);
+    this.#open = emptyWindow(nowMs);
+    while (this.#waiting.length > joinedMax) {
+      this.#waiting.shift();
+      this.dropped += 1;
+    }
+  }
+
+  async #drain(): Promise<void> {
+    try {
+      if (this.#unsent.length === 0) this.#unsent = this.#messages();
+      for (let event = this.#unsent[0]; event !== undefined; event = this.#unsent[0]) {
+        await this.#options.bus.append(event);
+        this.#unsent.shift();
+      }
+    } catch (error) {
+      // What the log will never take must not hold back what comes after it.
+      if (error instanceof BusError && !error.retriable) {
+        this.#unsent.shift();
+        this.dropped += 1;
+      }
+      this.#options.onProblem(error);
+    }
+  }
+
+  /** Everything that waits, in as few messages as fit: each carries the routes, so that a reader of the last one knows them. */
+  #messages(): Event<"traffic.observed">[] {
+    const [first, ...others] = this.#waiting;
+    this.#waiting = [];
+    const nowMs = this.#options.nowMs();
+    const window = others.reduce(mergeWindows, first ?? emptyWindow(nowMs));
+    const endpoints = endpointsOf(window, this.#inFlight.at(nowMs));
+    const tools = [...window.tools.values()];
+    this.#lastSentMs = nowMs;
+    this.#sentInFlight = this.#inFlight.any;
+    const { routes, rollbacks } = this.#options.held();
+    const parts = Math.max(1, Math.ceil(Math.max(endpoints.length, tools.length) / entriesPerMessage));
+    return Array.from({ length: parts }, (_, part) => {
+      const [from, to] = [part * entriesPerMessage, (part + 1) * entriesPerMessage];
+      return this.#options.makeEvent({
+        router: this.#options.router,
+        fromMs: window.fromMs,
+        toMs: window.toMs,
+        endpoints: endpoints.slice(from, to),
+        tools: tools.slice(from, to),
+        routes,
+        rollbacks,
+      });
+    });
+  }
+}

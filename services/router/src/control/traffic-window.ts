@@ -1,0 +1,245 @@
+import {
+  endpointKey,
+  type FailureCode,
+  type Implementation,
+  latencyBucketsMs,
+  type OutcomeClass,
+  type TrafficEndpoint,
+  type TrafficTool,
+} from "@mcp-failover/contracts";
+
+/**
+ * Counts what this process saw of endpoints and tools, a window at a time.
+ *
+ * Invariants, cited by the tests:
+ * W1  Every ended call is in exactly one window, or in none when its window was dropped: nothing is counted twice.
+ * W2  `hardRunHead` and `hardRunTail` are exact, also after windows were merged: runs of failures are carried over windows.
+ * W3  A window holds at most `entriesMax` endpoints and as many tools; what is beyond is counted as left out, not kept.
+ */
+export interface EndpointCounts {
+  readonly upstream: string;
+  readonly endpoint: string;
+  ok: number;
+  hard: number;
+  soft: number;
+  auth: number;
+  caller: number;
+  hardRunHead: number;
+  hardRunTail: number;
+  lastCode: FailureCode | null;
+  lastHardAtMs: number | null;
+  lastOkAtMs: number | null;
+  latency: number[];
+  latencyMsSum: number;
+  latencyMsMax: number;
+}
+
+/** What of one window can be merged with the next one: everything but what is in flight. */
+export interface ClosedWindow {
+  readonly fromMs: number;
+  toMs: number;
+  readonly endpoints: Map<string, EndpointCounts>;
+  readonly tools: Map<string, TrafficTool>;
+  leftOut: number;
+}
+
+export interface EndedCall {
+  readonly outcome: OutcomeClass;
+  readonly code: FailureCode | null;
+  readonly latencyMs: number;
+  readonly atMs: number;
+}
+
+export interface EndedTool {
+  readonly upstream: string;
+  readonly tool: string;
+  readonly agent: string | null;
+  readonly implementation: Implementation;
+  readonly error: boolean;
+  readonly latencyMs: number;
+}
+
+/** As many as `traffic.observed` takes. */
+export const entriesMax = 5000;
+
+const emptyLatency = (): number[] => new Array<number>(latencyBucketsMs.length + 1).fill(0);
+
+function bucketOf(latencyMs: number): number {
+  const index = latencyBucketsMs.findIndex((bound) => latencyMs <= bound);
+  return index === -1 ? latencyBucketsMs.length : index;
+}
+
+export function emptyWindow(fromMs: number): ClosedWindow {
+  return { fromMs, toMs: fromMs, endpoints: new Map(), tools: new Map(), leftOut: 0 };
+}
+
+export function countCall(window: ClosedWindow, upstream: string, endpoint: string, call: EndedCall): void {
+  const key = endpointKey(upstream, endpoint);
+  let counts = window.endpoints.get(key);
+  if (counts === undefined) {
+    if (window.endpoints.size >= entriesMax) {
+      window.leftOut += 1;
+      return;
+    }
+    counts = emptyCounts(upstream, endpoint);
+    window.endpoints.set(key, counts);
+  }
+  const onlyHardSoFar = counts.hard === endedOf(counts);
+  counts[call.outcome] += 1;
+  if (call.outcome === "hard") {
+    if (onlyHardSoFar) counts.hardRunHead += 1;
+    counts.hardRunTail += 1;
+    counts.lastCode = call.code;
+    counts.lastHardAtMs = call.atMs;
+  } else {
+    counts.hardRunTail = 0;
+    if (call.outcome === "ok") counts.lastOkAtMs = call.atMs;
+  }
+  const bucket = bucketOf(call.latencyMs);
+  counts.latency[bucket] = (counts.latency[bucket] ?? 0) + 1;
+  counts.latencyMsSum += call.latencyMs;
+  counts.latencyMsMax = Math.max(counts.latencyMsMax, call.latencyMs);
+}
+
+export function countTool(window: ClosedWindow, call: EndedTool): void {
+  const key = JSON.stringify([call.upstream, call.tool, call.agent, call.implementation]);
+  let tool = window.tools.get(key);
+  if (tool === undefined) {
+    if (window.tools.size >= entriesMax) {
+      window.leftOut += 1;
+      return;
+    }
+    const { upstream, agent, implementation } = call;
+    tool = { upstream, tool: call.tool, agent, implementation, calls: 0, errors: 0, latency: emptyLatency() };
+    window.tools.set(key, tool);
+  }
+  tool.calls += 1;
+  if (call.error) tool.errors += 1;
+  const bucket = bucketOf(call.latencyMs);
+  tool.latency[bucket] = (tool.latency[bucket] ?? 0) + 1;
+}
+
+/** Adds a later window to an earlier one (W2). */
+export function mergeWindows(earlier: ClosedWindow, later: ClosedWindow): ClosedWindow {
+  const merged: ClosedWindow = { ...earlier, endpoints: new Map(earlier.endpoints), tools: new Map(earlier.tools), toMs: later.toMs };
+  merged.leftOut += later.leftOut;
+  for (const [key, counts] of later.endpoints) {
+    const before = merged.endpoints.get(key);
+    if (before === undefined && merged.endpoints.size >= entriesMax) merged.leftOut += endedOf(counts);
+    else merged.endpoints.set(key, before === undefined ? counts : addCounts(before, counts));
+  }
+  for (const [key, tool] of later.tools) {
+    const before = merged.tools.get(key);
+    if (before === undefined && merged.tools.size >= entriesMax) merged.leftOut += tool.calls;
+    else merged.tools.set(key, before === undefined ? tool : addTools(before, tool));
+  }
+  return merged;
+}
+
+function addCounts(before: EndpointCounts, after: EndpointCounts): EndpointCounts {
+  return {
+    upstream: before.upstream,
+    endpoint: before.endpoint,
+    ok: before.ok + after.ok,
+    hard: before.hard + after.hard,
+    soft: before.soft + after.soft,
+    auth: before.auth + after.auth,
+    caller: before.caller + after.caller,
+    hardRunHead: before.hard === endedOf(before) ? before.hard + after.hardRunHead : before.hardRunHead,
+    hardRunTail: after.hard === endedOf(after) ? before.hardRunTail + after.hard : after.hardRunTail,
+    lastCode: after.lastCode ?? before.lastCode,
+    lastHardAtMs: after.lastHardAtMs ?? before.lastHardAtMs,
+    lastOkAtMs: after.lastOkAtMs ?? before.lastOkAtMs,
+    latency: before.latency.map((count, index) => count + (after.latency[index] ?? 0)),
+    latencyMsSum: before.latencyMsSum + after.latencyMsSum,
+    latencyMsMax: Math.max(before.latencyMsMax, after.latencyMsMax),
+  };
+}
+
+function addTools(before: TrafficTool, after: TrafficTool): TrafficTool {
+  return {
+    ...before,
+    calls: before.calls + after.calls,
+    errors: before.errors + after.errors,
+    latency: before.latency.map((count, index) => count + (after.latency[index] ?? 0)),
+  };
+}
+
+function endedOf(counts: EndpointCounts): number {
+  return counts.ok + counts.hard + counts.soft + counts.auth + counts.caller;
+}
+
+function emptyCounts(upstream: string, endpoint: string): EndpointCounts {
+  return {
+    upstream,
+    endpoint,
+    ok: 0,
+    hard: 0,
+    soft: 0,
+    auth: 0,
+    caller: 0,
+    hardRunHead: 0,
+    hardRunTail: 0,
+    lastCode: null,
+    lastHardAtMs: null,
+    lastOkAtMs: null,
+    latency: emptyLatency(),
+    latencyMsSum: 0,
+    latencyMsMax: 0,
+  };
+}
+
+/** One call that is out now. Its identity is the object. */
+export interface InFlight {
+  readonly upstream: string;
+  readonly endpoint: string;
+  readonly startedAtMs: number;
+}
+
+/** The calls that are out now, the oldest of each endpoint first. */
+export class InFlightCalls {
+  readonly #byEndpoint = new Map<string, Set<InFlight>>();
+
+  begin(call: InFlight): void {
+    const key = endpointKey(call.upstream, call.endpoint);
+    const calls = this.#byEndpoint.get(key);
+    if (calls === undefined) this.#byEndpoint.set(key, new Set([call]));
+    else calls.add(call);
+  }
+
+  end(call: InFlight): void {
+    const key = endpointKey(call.upstream, call.endpoint);
+    const calls = this.#byEndpoint.get(key);
+    calls?.delete(call);
+    if (calls?.size === 0) this.#byEndpoint.delete(key);
+  }
+
+  get any(): boolean {
+    return this.#byEndpoint.size > 0;
+  }
+
+  /** Count and age by `upstream/endpoint`, only where there are any. */
+  at(
+    nowMs: number,
+  ): Map<string, { readonly upstream: string; readonly endpoint: string; readonly count: number; readonly oldestMs: number }> {
+    const seen = new Map();
+    for (const [key, calls] of this.#byEndpoint) {
+      // A set keeps the order of insertion, and calls are inserted as they start.
+      const [oldest] = calls;
+      if (oldest === undefined) continue;
+      const { upstream, endpoint, startedAtMs } = oldest;
+      seen.set(key, { upstream, endpoint, count: calls.size, oldestMs: Math.max(0, nowMs - startedAtMs) });
+    }
+    return seen;
+  }
+}
+
+/** The endpoints of a message: those with calls in the window, and those with calls in flight. */
+export function endpointsOf(window: ClosedWindow, inFlight: ReturnType<InFlightCalls["at"]>): TrafficEndpoint[] {
+  const keys = new Set([...window.endpoints.keys(), ...inFlight.keys()]);
+  return [...keys].slice(0, entriesMax).flatMap((key) => {
+    const flying = inFlight.get(key);
+    const counts = window.endpoints.get(key) ?? (flying === undefined ? null : emptyCounts(flying.upstream, flying.endpoint));
+    return counts === null ? [] : [{ ...counts, inFlight: flying?.count ?? 0, oldestInFlightMs: flying?.oldestMs ?? 0 }];
+  });
+}
