@@ -142,6 +142,7 @@ export {
   rollbackState,
 } from "./rollback.ts";
 export { type RequestInput, type RequestOf, type RequestSubject, requests } from "./services.ts";
+export { type SessionClaimed, type SessionReleased, sessionClaimed, sessionReleased } from "./session.ts";
 export { type StatusView, statusView } from "./status.ts";
 export { type StreamDefinition, type StreamName, streams } from "./streams.ts";
 export { decodeToken, encodeToken, endpointKey, keysOf, subjectOf } from "./tokens.ts";

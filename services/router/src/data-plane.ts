@@ -35,6 +35,7 @@ export interface DataPlaneLimits {
 const limitsDefault: DataPlaneLimits = { heartbeatMs: 15_000, sessionsMax: 50_000, sessionIdleMs: 30 * 60_000, connectionsMax: 2048 };
 
 export interface DataPlane extends RouterServer {
+  readonly sessionCount: number;
   /** A session that is in memory, by its key; for the claims of other processes. */
   sessionByKey(key: string): Session | null;
 }
@@ -86,7 +87,11 @@ export async function startDataPlane(options: DataPlaneOptions): Promise<DataPla
     client.retain(new Set(control.upstreams().flatMap((name) => control.upstream(name)?.endpoints.map(({ url }) => url) ?? [])));
   });
   return {
-    ...server,
+    url: server.url,
+    port: server.port,
+    get sessionCount() {
+      return sessions.size;
+    },
     sessionByKey(key) {
       for (const session of sessions.all()) if (session.sealed.key === key) return session;
       return null;

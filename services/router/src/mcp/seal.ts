@@ -26,6 +26,10 @@ export interface Sealer {
   seal(session: SealedSession): string;
   /** Null: not sealed with this key, damaged, or of another version. */
   open(id: string): SealedSession | null;
+  /** For what travels between router processes. */
+  wrap(text: string): string;
+  /** Null: not wrapped with this key. */
+  unwrap(wrapped: string): string | null;
 }
 
 /** The client introduces itself with more than a session id can hold. */
@@ -41,34 +45,43 @@ export class SessionTooLargeError extends Error {
 const prefix = "mcpf1.";
 /** Compressed content; leaves room for the other headers of a request. */
 const sealedBytesMax = 8 * 1024;
-const openedBytesMax = 256 * 1024;
-const context = Buffer.from("mcp-failover session 1");
+const openedBytesMax = 4 * 1024 * 1024;
+const sessionContext = Buffer.from("mcp-failover session 1");
+const wrapContext = Buffer.from("mcp-failover between routers 1");
 
 /** Makes a sealer; the secret may be any text of at least 16 characters. */
 export function createSealer(secret: string): Sealer {
   const key = Buffer.from(hkdfSync("sha256", secret, "mcp-failover", "session id", 32));
+  const lock = (plain: Buffer, context: Buffer): Buffer => {
+    const nonce = randomBytes(12);
+    const cipher = createCipheriv("aes-256-gcm", key, nonce).setAAD(context);
+    const sealed = Buffer.concat([cipher.update(plain), cipher.final()]);
+    return Buffer.concat([nonce, cipher.getAuthTag(), sealed]);
+  };
+  /** Null for any failure: they all mean the same, that this is none of ours. */
+  const unlock = (bytes: Buffer, context: Buffer): string | null => {
+    if (bytes.length < 29) return null;
+    try {
+      const decipher = createDecipheriv("aes-256-gcm", key, bytes.subarray(0, 12)).setAAD(context).setAuthTag(bytes.subarray(12, 28));
+      const plain = Buffer.concat([decipher.update(bytes.subarray(28)), decipher.final()]);
+      return inflateRawSync(plain, { maxOutputLength: openedBytesMax }).toString("utf8");
+    } catch {
+      return null;
+    }
+  };
   return {
     seal(session) {
       const plain = deflateRawSync(JSON.stringify(toTuple(session)));
       if (plain.length > sealedBytesMax) throw new SessionTooLargeError(plain.length);
-      const nonce = randomBytes(12);
-      const cipher = createCipheriv("aes-256-gcm", key, nonce).setAAD(context);
-      const sealed = Buffer.concat([cipher.update(plain), cipher.final()]);
-      return prefix + Buffer.concat([nonce, cipher.getAuthTag(), sealed]).toString("base64url");
+      return prefix + lock(plain, sessionContext).toString("base64url");
     },
     open(id) {
       if (!id.startsWith(prefix) || id.length > 2 * sealedBytesMax) return null;
-      const bytes = Buffer.from(id.slice(prefix.length), "base64url");
-      if (bytes.length < 29) return null;
-      try {
-        const decipher = createDecipheriv("aes-256-gcm", key, bytes.subarray(0, 12)).setAAD(context).setAuthTag(bytes.subarray(12, 28));
-        const plain = Buffer.concat([decipher.update(bytes.subarray(28)), decipher.final()]);
-        return fromTuple(JSON.parse(inflateRawSync(plain, { maxOutputLength: openedBytesMax }).toString("utf8")));
-      } catch {
-        // Any failure means the same to the client: this is no session of ours.
-        return null;
-      }
+      const text = unlock(Buffer.from(id.slice(prefix.length), "base64url"), sessionContext);
+      return text === null ? null : fromTuple(JSON.parse(text));
     },
+    wrap: (text) => lock(deflateRawSync(text), wrapContext).toString("base64url"),
+    unwrap: (wrapped) => unlock(Buffer.from(wrapped, "base64url"), wrapContext),
   };
 }
 

@@ -37,7 +37,8 @@ export type StreamOutcome =
   | { readonly kind: "refused"; readonly status: number }
   | { readonly kind: "failed"; readonly error: UpstreamError };
 
-const waitingCharsMax = 1024 * 1024;
+/** Fits into one NATS message, compressed or not, when another router process claims it. */
+const waitingCharsMax = 512 * 1024;
 export const unclaimedMs = 5000;
 const headersWaitMs = 500;
 const reopenMsMin = 100;
@@ -171,7 +172,10 @@ export class SessionStream {
   /** Once a second: heartbeats, and a move when the routes name another endpoint. */
   tick(view: UpstreamView | null): void {
     if (this.#closed || this.#writer === null) return;
-    if (this.#writer.gone) return this.close();
+    if (this.#writer.gone) {
+      this.close();
+      return;
+    }
     const nowMs = this.#deps.nowMs();
     if (nowMs - this.#writer.lastWriteAtMs >= this.#deps.heartbeatMs) this.#writer.comment("alive", nowMs);
     const movable = view !== null && view.mode === "active_standby" && view.sessions !== "sticky";

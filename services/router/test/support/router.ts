@@ -43,5 +43,5 @@ export async function startTestRouter(
     nowMs: () => Date.now(),
     ...(options.limits === undefined ? {} : { limits: options.limits }),
   });
-  return { ...plane, mcpUrl: new URL(`${plane.url}/mcp/fake`), problems };
+  return Object.assign(plane, { mcpUrl: new URL(`${plane.url}/mcp/fake`), problems });
 }

@@ -1,0 +1,22 @@
+import { z } from "zod";
+
+/**
+ * `session.claimed`: a router process was asked for the stream of a client's session, and the upstream says that another has it. Core
+ * NATS, request; the process that opened it ahead of the client gives it up and answers with `session.released`.
+ */
+export const sessionClaimed = z.looseObject({
+  router: z.string(),
+  /** The session's key in the directory, no secret and no session id. */
+  session: z.string(),
+});
+export type SessionClaimed = z.infer<typeof sessionClaimed>;
+
+export const sessionReleased = z.looseObject({
+  router: z.string(),
+  session: z.string(),
+  /** A client reads the stream: it stays where it is. */
+  inUse: z.boolean(),
+  /** What waited in the stream, sealed with the routers' session key: payloads of agents never travel in clear. */
+  sealed: z.string().nullable(),
+});
+export type SessionReleased = z.infer<typeof sessionReleased>;

@@ -1,0 +1,29 @@
+import { z } from "zod";
+
+const list = z
+  .string()
+  .default("")
+  .transform((text) =>
+    text
+      .split(",")
+      .map((item) => item.trim())
+      .filter((item) => item !== ""),
+  );
+
+/** What the router reads from its environment besides what every service does. */
+export const routerConfig = z.object({
+  /** Loopback by default: who can reach the port can call every tool behind it. */
+  MCPF_ROUTER_HOST: z.string().min(1).default("127.0.0.1"),
+  /** 0: any free port. */
+  MCPF_ROUTER_PORT: z.coerce.number().int().min(0).max(65_535).default(7300),
+  /** Seals session ids; the same for every router process. Without it, a file in the data directory, made at the first start. */
+  MCPF_SESSION_KEY: z.string().min(16, "give at least 16 characters, the same to every router process").optional(),
+  /** Host names and origins besides loopback and `router.allowed_hosts`, `router.allowed_origins`; `*` allows all. Separated by commas. */
+  MCPF_ROUTER_ALLOWED_HOSTS: list,
+  MCPF_ROUTER_ALLOWED_ORIGINS: list,
+  /** Comments on quiet streams keep them open through what lies between. */
+  MCPF_ROUTER_HEARTBEAT_MS: z.coerce.number().int().min(100).max(300_000).default(15_000),
+  /** How long a stop lets calls in flight end. */
+  MCPF_ROUTER_GRACE_MS: z.coerce.number().int().min(0).max(7000).default(5000),
+});
+export type RouterConfig = z.infer<typeof routerConfig>;

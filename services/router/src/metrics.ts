@@ -1,0 +1,31 @@
+import { Counter, Gauge, Histogram, type Registry } from "prom-client";
+import type { DataPlaneMetrics } from "./mcp/inbound.ts";
+
+/** Prometheus metrics of the data plane. Names are pinned: dashboards depend on them. */
+export function dataPlaneMetrics(registry: Registry, gauges: { sessions(): number }): DataPlaneMetrics {
+  const attempts = new Histogram({
+    name: "mcpf_router_attempt_seconds",
+    help: "Time of one attempt at an endpoint, until its answer was complete",
+    labelNames: ["upstream", "endpoint", "outcome"],
+    buckets: [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60],
+    registers: [registry],
+  });
+  const replays = new Counter({
+    name: "mcpf_router_session_replays_total",
+    help: "Sessions that were given a place on another endpoint, or again on their own",
+    labelNames: ["upstream", "outcome"],
+    registers: [registry],
+  });
+  new Gauge({
+    name: "mcpf_router_sessions",
+    help: "Sessions in the memory of this process",
+    registers: [registry],
+    collect() {
+      this.set(gauges.sessions());
+    },
+  });
+  return {
+    call: (labels, tookMs) => attempts.observe(labels, tookMs / 1000),
+    replay: (upstream, outcome) => replays.inc({ upstream, outcome }),
+  };
+}

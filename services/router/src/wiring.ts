@@ -1,0 +1,62 @@
+import { healthAnswer, type Kit, type Running } from "@mcp-failover/service-kit";
+import type { RouterConfig } from "./config.ts";
+import { createRouterControl } from "./control/control.ts";
+import { startDataPlane } from "./data-plane.ts";
+import { createStreamClaims, serveStreamClaims } from "./mcp/claims.ts";
+import { createSharedDirectory } from "./mcp/directory.ts";
+import { createSealer } from "./mcp/seal.ts";
+import { dataPlaneMetrics } from "./metrics.ts";
+import { sessionSecret } from "./session-key.ts";
+
+/** KV bucket of the sessions that were moved. */
+const bucketName = "router-sessions";
+const bucketLimits = { ttlMs: 24 * 3_600_000, maxValueBytes: 64 * 1024, maxBytes: 128 * 1024 * 1024 };
+/** What a request may wait for the directory; a healthy one answers in a few milliseconds. */
+const directoryMs = 300;
+
+/**
+ * The whole router: `control` hears the log and decides where calls go, the data plane carries them. It says `traffic.observed` (control) and
+ * asks other routers with `session.claimed`.
+ */
+export async function startRouter(kit: Kit<RouterConfig>): Promise<Running> {
+  const { config, bus, log, registry } = kit;
+  const secret = await sessionSecret(config.MCPF_SESSION_KEY, kit.dataDir);
+  const sealer = createSealer(secret);
+  const control = await createRouterControl(kit);
+  let sessions = (): number => 0;
+  const plane = await startDataPlane({
+    host: config.MCPF_ROUTER_HOST,
+    port: config.MCPF_ROUTER_PORT,
+    sessionSecret: secret,
+    control,
+    directory: createSharedDirectory({
+      bucket: () => bus.bucket(bucketName, bucketLimits),
+      reachable: () => bus.status.kind === "connected",
+      timeoutMs: directoryMs,
+      onTrouble: (error) => log.debug({ err: error }, "the session directory is out of reach; this process goes on with what it knows"),
+    }),
+    claims: createStreamClaims(kit, sealer),
+    access: () => {
+      const { hosts = [], origins = [] } = control.access?.() ?? {};
+      return {
+        hosts: [...config.MCPF_ROUTER_ALLOWED_HOSTS, ...hosts],
+        origins: [...config.MCPF_ROUTER_ALLOWED_ORIGINS, ...origins],
+      };
+    },
+    log,
+    metrics: dataPlaneMetrics(registry, { sessions: () => sessions() }),
+    health: (path) => healthAnswer(path, kit.readiness, registry),
+    nowMs: kit.nowMs,
+    limits: { heartbeatMs: config.MCPF_ROUTER_HEARTBEAT_MS },
+  });
+  sessions = () => plane.sessionCount;
+  const claims = serveStreamClaims(kit, sealer, plane.sessionByKey);
+  log.info({ url: plane.url }, "listening");
+  return {
+    async stop() {
+      claims.stop();
+      await plane.close(config.MCPF_ROUTER_GRACE_MS);
+      await control.stop();
+    },
+  };
+}
