@@ -35,7 +35,7 @@ export function evidenceOf(window: EndpointWindow, cut: EvidenceCut, policy: Bre
   return Object.values(window)
     .map((one) => evidenceOfObserver(one, cut, policy, nowMs))
     .filter((evidence) => evidence !== null)
-    .sort((a, b) => (a.observer < b.observer ? -1 : 1));
+    .sort((a, b) => (a.observer === b.observer ? (a.kind < b.kind ? -1 : 1) : a.observer < b.observer ? -1 : 1));
 }
 
 function evidenceOfObserver(one: ObserverWindow, cut: EvidenceCut, policy: BreakerPolicy, nowMs: number): ObserverEvidence | null {

@@ -16,6 +16,7 @@ export {
   initialBreakerState,
 } from "./breaker.ts";
 export { type Evaluation, type EvidenceCut, evidenceOf, type ObserverEvidence } from "./breaker-evidence.ts";
+export { type BreakerSignals, emptyBreakerSignals, expireBreakerSignals, foldBreakerSignal, liveRouters } from "./breaker-signals.ts";
 export {
   type Evidence,
   foldSignal,

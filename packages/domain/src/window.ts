@@ -48,7 +48,7 @@ export interface ObserverWindow {
   readonly slots: readonly BaselineSlot[];
   readonly lastAtMs: number;
 }
-/** By observer. */
+/** By kind and observer: `router:router-1`. */
 export type EndpointWindow = { readonly [observer: string]: ObserverWindow };
 
 const { bucketMs, windowMs, baselineMs } = defaultPolicy.breaker;
@@ -127,7 +127,8 @@ export function callsOf(bucket: WindowBucket): number {
 }
 
 function fold(window: EndpointWindow, observer: string, kind: ObserverWindow["kind"], item: WindowBucket): EndpointWindow {
-  const before = window[observer];
+  const key = `${kind}:${observer}`;
+  const before = window[key];
   // Should the store's clock step back, the item counts as of the newest time known: order is the log's.
   const atMs = Math.max(item.atMs, before?.lastAtMs ?? 0);
   const bucket = { ...item, atMs: floorTo(atMs, bucketMs) };
@@ -138,7 +139,7 @@ function fold(window: EndpointWindow, observer: string, kind: ObserverWindow["ki
     slots: addSlot(before?.slots ?? [], { atMs: floorTo(atMs, slotMs), latency: item.latency }),
     lastAtMs: atMs,
   };
-  const next = { ...window, [observer]: expireObserver(merged, atMs) };
+  const next = { ...window, [key]: expireObserver(merged, atMs) };
   return before === undefined && Object.keys(next).length > observersMax ? withoutStalest(next) : next;
 }
 
@@ -184,7 +185,7 @@ function expireObserver(one: ObserverWindow, nowMs: number): ObserverWindow {
 
 function withoutStalest(window: EndpointWindow): EndpointWindow {
   const stalest = Object.values(window).reduce((a, b) => (b.lastAtMs < a.lastAtMs ? b : a));
-  return Object.fromEntries(Object.entries(window).filter(([key]) => key !== stalest.observer));
+  return Object.fromEntries(Object.entries(window).filter(([, one]) => one !== stalest));
 }
 
 function floorTo(value: number, step: number): number {

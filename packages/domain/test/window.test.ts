@@ -48,7 +48,7 @@ test("W2, W4: whatever windows a router cuts its calls into, run and counts are 
         const expected = all.length - 1 - all.findLastIndex((one) => one !== "hard");
         assert.equal(evidence.hardRun, expected, "the run");
         assert.equal(evidence.runSinceMs, times[all.length - expected] ?? null, "since the window in which the run began");
-        const counted = (window["router-1"]?.buckets ?? []).reduce((sum, bucket) => sum + callsOf(bucket), 0);
+        const counted = (window["router:router-1"]?.buckets ?? []).reduce((sum, bucket) => sum + callsOf(bucket), 0);
         assert.equal(counted, all.length);
         assert.equal(evidence.answered, all.filter((one) => one === "ok" || one === "auth" || one === "caller").length);
       },
@@ -80,12 +80,12 @@ test("W3: observers, buckets and slots have limits, and the stalest observer goe
   let window = emptyWindow;
   for (let index = 0; index < 3 * observersMax; index += 1) window = foldProbe(window, probeOf(`prober-${index}`, "ok"), t0 + index);
   assert.equal(Object.keys(window).length, observersMax);
-  assert.ok(window[`prober-${3 * observersMax - 1}`]);
+  assert.ok(window[`prober:prober-${3 * observersMax - 1}`]);
   for (let second = 0; second < 2000; second += 1) {
     window = router(window, calls("ok", 1), t0 + second * 1000, { breakerGeneration: second % 3 });
   }
-  assert.ok((window["router-1"]?.buckets.length ?? 999) <= 122);
-  assert.ok((window["router-1"]?.slots.length ?? 999) <= 22);
+  assert.ok((window["router:router-1"]?.buckets.length ?? 999) <= 122);
+  assert.ok((window["router:router-1"]?.slots.length ?? 999) <= 22);
 });
 
 test("an evaluation needs a second with calls: looking at the same calls again is none", () => {

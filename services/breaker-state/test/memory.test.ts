@@ -1,0 +1,3 @@
+import { describeBreakerState, memory } from "./breaker-state.ts";
+
+describeBreakerState(memory);
