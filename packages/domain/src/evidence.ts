@@ -20,7 +20,8 @@ import type { FailoverPolicy } from "./policy.ts";
  * E4  Observers of an endpoint are all probers heard within `observerWindowMs` and the routers that had traffic to it then. A router
  *     that is live now and sends it nothing abstains; one that has gone silent still counts, because it may be on the other
  *     side of a partition.
- * E5  An observer whose every fresh word, on two endpoints or more, is against them, while another reaches one of them, is suspect itself.
+ * E5  An observer whose every fresh word, on two endpoints or more, is against them, is suspect itself when another has reached one of
+ *     them after it began to say so.
  * E6  Whatever is folded, the state stays within its limits; the words heard longest ago go first.
  * E7  Folding reads nothing but its arguments and alters none of them.
  */
@@ -254,23 +255,25 @@ function isStuck(word: Word, times: EvidenceTimes, nowMs: number): boolean {
 
 /** Observers that can reach nothing while others can (E5), by their keys, sorted. */
 export function suspectObservers(evidence: Evidence, times: EvidenceTimes, nowMs: number): string[] {
-  const against = new Map<string, string[]>();
   const reaching = new Set<string>();
-  const reachedBy = new Map<string, number>();
+  const reachedAtMs = new Map<string, number>();
+  const against = new Map<string, { endpoint: string; sinceMs: number }[]>();
   for (const [endpoint, words] of evidence.words) {
     for (const [observer, word] of words) {
-      const verdict = voteOf(word, times, nowMs)?.verdict;
-      if (verdict === "healthy") {
+      const vote = voteOf(word, times, nowMs);
+      if (vote?.verdict === "healthy") {
         reaching.add(observer);
-        reachedBy.set(endpoint, (reachedBy.get(endpoint) ?? 0) + 1);
+        reachedAtMs.set(endpoint, Math.max(reachedAtMs.get(endpoint) ?? 0, vote.atMs));
       }
-      if (verdict === "unhealthy") against.set(observer, [...(against.get(observer) ?? []), endpoint]);
+      if (vote?.verdict === "unhealthy") {
+        against.set(observer, [...(against.get(observer) ?? []), { endpoint, sinceMs: vote.hardSinceMs ?? vote.atMs }]);
+      }
     }
   }
+  const contradicted = ({ endpoint, sinceMs }: { endpoint: string; sinceMs: number }): boolean =>
+    (reachedAtMs.get(endpoint) ?? 0) > sinceMs;
   return [...against]
-    .filter(
-      ([observer, endpoints]) => !reaching.has(observer) && endpoints.length >= 2 && endpoints.some((endpoint) => reachedBy.has(endpoint)),
-    )
+    .filter(([observer, failing]) => !reaching.has(observer) && failing.length >= 2 && failing.some(contradicted))
     .map(([observer]) => observer)
     .sort();
 }

@@ -1,3 +1,12 @@
+export { type Command, type CommandActions, type CommandDesk, openCommandDesk } from "./decider/command-desk.ts";
+export {
+  type FencedDecider,
+  type FencedDeciderOptions,
+  type Folded,
+  type Published,
+  startFencedDecider,
+} from "./decider/fenced-decider.ts";
+export { type Notice, type NoticeDesk, openNoticeDesk, type ToldDecision } from "./decider/notices.ts";
 export { type BaseEnvironment, baseEnvironment, EnvironmentError, parseEnvironment } from "./environment.ts";
 export { type AppliedTopology, followTopology, readTopology } from "./follow-topology.ts";
 export { type HealthServer, healthAnswer, type Readiness, startHealthServer } from "./health-server.ts";

@@ -1,0 +1,126 @@
+import { BusError, RefusedError } from "@mcp-failover/bus";
+import type { Actor, Event } from "@mcp-failover/contracts";
+import type { Kit } from "../kit.ts";
+import type { FencedDecider } from "./fenced-decider.ts";
+
+/**
+ * Commands are recorded before they act, and act once: a repeat (a client that lost the answer and asked again, perhaps another
+ * instance) gets the first answer.
+ *
+ * C1  No command acts before its `command.accepted` is stored.
+ * C2  A repeated `commandId` never acts a second time while the first one's outcome is in the log or can still come.
+ */
+export interface CommandDesk {
+  /** Takes in an event of AUDIT: accepted commands, and outcomes by their `commandId`. */
+  fold(event: Event, at: { seq: number }): void;
+  /** Reads which commands were accepted before this process began; call it once both streams are read. */
+  load(): Promise<void>;
+  /** Runs a command, or gives the answer of its first run. Throws {@link RefusedError}. */
+  run<A>(command: Command, actions: CommandActions<A>): Promise<A>;
+}
+export interface Command {
+  /** Its request without `command.`: `failover`. */
+  readonly name: string;
+  readonly commandId: string;
+  readonly by: Actor;
+  readonly reason: string;
+  readonly parameters: Record<string, unknown>;
+}
+export interface CommandActions<A> {
+  act(): Promise<A>;
+  /** The answer that an outcome in the log stands for; throws {@link RefusedError} for a refusal. */
+  answerOf(outcome: Event): Promise<A>;
+  /** Subjects on which an outcome may stand. */
+  readonly outcomeSubjects: readonly string[];
+}
+
+/** So many commands are remembered; older repeats are looked up in the log while the store remembers their ids. */
+const rememberedMax = 2000;
+/** How far back in AUDIT accepted commands are read at the start. */
+const backSeqs = 100_000;
+/** How long a repeat waits for the outcome of the first run before it runs the command itself. */
+const firstRunMs = 5000;
+
+export function openCommandDesk(kit: Kit<unknown>, decider: () => FencedDecider): CommandDesk {
+  const accepted = new Map<string, { name: string; seq: number }>();
+  const outcomes = new Map<string, Event>();
+  const running = new Map<string, Promise<unknown>>();
+  const remember = <V>(map: Map<string, V>, key: string, value: V): void => {
+    map.set(key, value);
+    while (map.size > rememberedMax) map.delete(map.keys().next().value as string);
+  };
+  const fold: CommandDesk["fold"] = (event, { seq }) => {
+    if (event.type === "command.accepted") {
+      if (!accepted.has(event.data.commandId)) remember(accepted, event.data.commandId, { name: event.data.command, seq });
+      return;
+    }
+    const commandId = (event.data as { commandId?: unknown } | null)?.commandId;
+    if (typeof commandId === "string" && !outcomes.has(commandId)) remember(outcomes, commandId, event);
+  };
+
+  /** Records the command; says where the first record of its id stands, and whether that is another than this. */
+  const record = async (command: Command): Promise<{ seq: number; repeated: boolean }> => {
+    const known = accepted.get(command.commandId);
+    if (known !== undefined && known.name !== command.name) {
+      const why = `the commandId ${command.commandId} belongs to a ${known.name} command already; give every command an id of its own`;
+      throw new RefusedError("command_id_reused", why);
+    }
+    if (known !== undefined) return { seq: known.seq, repeated: true };
+    const { name, commandId, by, reason, parameters } = command;
+    const data = { commandId, command: name, by, reason, timestamp: new Date(kit.nowMs()).toISOString(), parameters };
+    const event = kit.event("command.accepted", [name], data, { id: `command-${commandId}` });
+    const { seq, duplicate } = await kit.bus.append(event);
+    remember(accepted, commandId, { name, seq });
+    return { seq, repeated: duplicate };
+  };
+  const findOutcome = async (commandId: string, fromSeq: number, subjects: readonly string[]): Promise<Event | null> => {
+    const untilMs = kit.nowMs() + firstRunMs;
+    for (;;) {
+      const found = outcomes.get(commandId);
+      if (found !== undefined) return found;
+      const leftMs = untilMs - kit.nowMs();
+      if (leftMs <= 0) break;
+      await decider().changed(Math.min(leftMs, 250));
+    }
+    for (const filter of subjects) {
+      for await (const stored of kit.bus.read("AUDIT", { fromSeq, filter })) {
+        if (stored.content.kind === "event" && (stored.content.event.data as { commandId?: unknown }).commandId === commandId) {
+          return stored.content.event;
+        }
+      }
+    }
+    return null;
+  };
+  const runOnce = async <A>(command: Command, actions: CommandActions<A>): Promise<A> => {
+    const { seq, repeated } = await record(command);
+    if (!repeated) return actions.act();
+    const outcome = await findOutcome(command.commandId, seq, actions.outcomeSubjects);
+    return outcome === null ? actions.act() : actions.answerOf(outcome);
+  };
+
+  return {
+    fold,
+    async load() {
+      const { lastSeq } = await kit.bus.info("AUDIT");
+      const range = { fromSeq: Math.max(1, lastSeq - backSeqs), filter: "command.accepted.>" };
+      for await (const { content, seq } of kit.bus.read("AUDIT", range)) if (content.kind === "event") fold(content.event, { seq });
+    },
+    async run(command, actions) {
+      const busy = running.get(command.commandId);
+      if (busy !== undefined) return busy as Promise<Awaited<ReturnType<typeof actions.act>>>;
+      if (!decider().settled) {
+        throw new RefusedError("not_ready", `${kit.service} is still reading the log, or cannot reach it: ask again in a second`, true);
+      }
+      const run = runOnce(command, actions).catch((error: unknown) => {
+        if (error instanceof BusError) throw new RefusedError("log_unreachable", `nothing is known to be done: ${error.message}`, true);
+        throw error;
+      });
+      running.set(command.commandId, run);
+      try {
+        return await run;
+      } finally {
+        running.delete(command.commandId);
+      }
+    },
+  };
+}

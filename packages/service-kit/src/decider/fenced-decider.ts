@@ -1,0 +1,221 @@
+import { BusError, type Following, type Stored } from "@mcp-failover/bus";
+import { type Certificate, type DataOf, type Event, type EventType, subjectFor } from "@mcp-failover/contracts";
+import { Counter, Gauge } from "prom-client";
+import type { Kit } from "../kit.ts";
+import { type ClockReading, compareClocks } from "./clock-guard.ts";
+
+/**
+ * What every service needs that decides on the log: both streams followed and folded, the expectation of each fenced publish, a clock
+ * that is stamped by the store, and the reasons not to decide just now.
+ *
+ * D1  A fenced event is published with the sequence that this process has folded last on its subject; who loses folds what stands there
+ *     and decides anew. Lost races are counted, never retried with the same decision.
+ * D2  An event is folded once, whether it came by following, by winning or by losing; on one subject never backwards.
+ * D3  Nothing is evaluated before both streams are read to their end, nor while the log is out of reach.
+ * D4  After a disconnect or a pause of the process, SIGNALS up to then is no evidence (`freshAfterSeq`); after a jump of the clock nothing
+ *     automatic happens for a while (`tilted`).
+ * D5  Decisions are taken for a store timestamp of what was folded, or for a boundary of one second.
+ */
+export interface FencedDecider {
+  /** True when a decision may be taken now (D3). */
+  readonly settled: boolean;
+  readonly clock: { readonly tilted: boolean; readonly freshAfterSeq: number };
+  /** The time to decide for (D5). */
+  decisionMs(): number;
+  /** What this process had folded, for certificates. */
+  folded(): Certificate["folded"];
+  /** Publishes a fenced event at the end of what was folded of its subject (D1). Throws `BusError` when the log is out of reach. */
+  publish<T extends EventType>(type: T, keys: readonly string[], data: DataOf<T>, options?: { id?: string }): Promise<Published>;
+  /** Resolves at the next event that is folded, or after `timeoutMs`. */
+  changed(timeoutMs: number): Promise<void>;
+  stop(): Promise<void>;
+}
+export type Published = { readonly outcome: "won"; readonly seq: number; readonly id: string } | { readonly outcome: "lost" };
+
+/** Where an event stands in its stream, and when the store took it. */
+export interface Folded {
+  readonly seq: number;
+  readonly timeMs: number;
+}
+export interface FencedDeciderOptions {
+  readonly foldAudit: (event: Event, at: Folded) => void;
+  readonly foldSignal: (event: Event, at: Folded) => void;
+  /** Called after each event folded (once settled) and at each boundary of a second (`null`). Must not throw and not block. */
+  readonly evaluate: (event: Event | null) => void;
+  /** How far back SIGNALS is read at the start. */
+  readonly signalsBackMs: number;
+  readonly clockGapMs: number;
+  readonly tiltMs: number;
+}
+
+const tickMs = 250;
+const secondMs = 1000;
+
+/** Starts following both streams. Call `stop` at the end. */
+export function startFencedDecider(kit: Kit<unknown>, options: FencedDeciderOptions): FencedDecider {
+  const lost = new Counter({
+    name: "mcpf_lost_races_total",
+    help: "Fenced events that another instance published first",
+    labelNames: ["type"],
+    registers: [kit.registry],
+  });
+  const tilts = new Counter({
+    name: "mcpf_clock_irregularities_total",
+    help: "Jumps of the clock and pauses of the process",
+    labelNames: ["kind"],
+    registers: [kit.registry],
+  });
+  const settledGauge = new Gauge({ name: "mcpf_decider_settled", help: "1 while decisions may be taken", registers: [kit.registry] });
+  const lastSeqs = new Map<string, number>();
+  const ranges: { AUDIT: Certificate["folded"]["AUDIT"]; SIGNALS: Certificate["folded"]["SIGNALS"] } = { AUDIT: null, SIGNALS: null };
+  const caughtUp = { AUDIT: false, SIGNALS: false };
+  let storeMs = 0;
+  let freshAfterSeq = 0;
+  let resuming = false;
+  let connected = kit.bus.status.kind === "connected";
+  let tiltedUntilMonotonicMs = 0;
+  let stopped = false;
+  let waiters: (() => void)[] = [];
+
+  const isSettled = (): boolean => caughtUp.AUDIT && caughtUp.SIGNALS && connected && !resuming && !stopped;
+  const saySettled = (): void => {
+    settledGauge.set(isSettled() ? 1 : 0);
+    const reading = !caughtUp.AUDIT ? "AUDIT" : !caughtUp.SIGNALS ? "SIGNALS" : null;
+    kit.ready("log", reading === null, reading === null ? "" : `${reading} is not read to its end yet`);
+  };
+  const wake = (): void => {
+    const woken = waiters;
+    waiters = [];
+    for (const resolve of woken) resolve();
+  };
+  const folds = { AUDIT: options.foldAudit, SIGNALS: options.foldSignal };
+  const take = (stored: Stored): boolean => {
+    const { stream, subject, seq } = stored;
+    if (stream !== "AUDIT" && stream !== "SIGNALS") return false;
+    if (stream === "AUDIT") {
+      if (seq <= (lastSeqs.get(subject) ?? 0)) return false;
+      lastSeqs.set(subject, seq);
+    }
+    const range = ranges[stream];
+    ranges[stream] = range === null ? { first: seq, last: seq } : { first: Math.min(range.first, seq), last: Math.max(range.last, seq) };
+    if (stored.content.kind === "event") folds[stream](stored.content.event, { seq, timeMs: stored.timeMs });
+    return true;
+  };
+  const onStored = (stored: Stored): void => {
+    storeMs = stored.timeMs;
+    if (!take(stored)) return;
+    wake();
+    if (isSettled() && stored.content.kind === "event") options.evaluate(stored.content.event);
+  };
+  const follow = (stream: "AUDIT" | "SIGNALS"): Following =>
+    kit.bus.follow(
+      stream,
+      {
+        from: stream === "AUDIT" ? "last_per_subject" : { timeMs: kit.nowMs() - options.signalsBackMs },
+        onCaughtUp: () => {
+          caughtUp[stream] = true;
+          saySettled();
+          if (isSettled()) options.evaluate(null);
+        },
+        onError: (error, { seq }) => kit.log.error({ err: error, stream, seq }, "an event could not be folded"),
+      },
+      onStored,
+    );
+
+  /** What SIGNALS holds until now was said while this process did not listen (D4). */
+  const resume = async (why: string): Promise<void> => {
+    resuming = true;
+    saySettled();
+    while (!stopped) {
+      try {
+        freshAfterSeq = (await kit.bus.info("SIGNALS")).lastSeq;
+        kit.log.info({ why, freshAfterSeq }, "deciding on what comes from here");
+        break;
+      } catch (error) {
+        if (!(error instanceof BusError)) throw error;
+        await new Promise((resolve) => setTimeout(resolve, tickMs));
+      }
+    }
+    resuming = false;
+    saySettled();
+  };
+  const resumeAfter = (why: string): void => {
+    if (resuming || stopped) return;
+    resume(why).catch((error: unknown) => kit.log.error({ err: error }, "cannot tell where SIGNALS ends; not deciding"));
+  };
+  const unlisten = kit.bus.onStatus((status) => {
+    const before = connected;
+    connected = status.kind === "connected";
+    saySettled();
+    if (connected && !before && caughtUp.SIGNALS) resumeAfter("the bus is back");
+  });
+
+  const read = (): ClockReading => ({ wallMs: kit.nowMs(), monotonicMs: performance.now() });
+  let reading = read();
+  let lastBoundaryMs = Math.floor(reading.wallMs / secondMs) * secondMs;
+  const ticking = setInterval(() => {
+    const now = read();
+    const between = compareClocks(reading, now, options.clockGapMs);
+    const gapMs = Math.round(now.monotonicMs - reading.monotonicMs);
+    reading = now;
+    if (between !== "even" && caughtUp.SIGNALS) {
+      tilts.inc({ kind: between });
+      kit.log.warn(
+        { between, gapMs },
+        between === "jumped" ? "the clock jumped; nothing automatic for a while" : "this process stood still",
+      );
+      if (between === "jumped") tiltedUntilMonotonicMs = now.monotonicMs + options.tiltMs;
+      else resumeAfter(`the process stood still for ${gapMs} ms`);
+    }
+    const boundaryMs = Math.floor(now.wallMs / secondMs) * secondMs;
+    if (boundaryMs === lastBoundaryMs) return;
+    lastBoundaryMs = boundaryMs;
+    wake();
+    if (isSettled()) options.evaluate(null);
+  }, tickMs);
+  const followings = [follow("AUDIT"), follow("SIGNALS")];
+  saySettled();
+
+  return {
+    get settled() {
+      return isSettled();
+    },
+    get clock() {
+      return { tilted: performance.now() < tiltedUntilMonotonicMs, freshAfterSeq };
+    },
+    decisionMs: () => Math.max(storeMs, lastBoundaryMs),
+    folded: () => ({ AUDIT: ranges.AUDIT, SIGNALS: ranges.SIGNALS }),
+    async publish(type, keys, data, { id } = {}) {
+      const event = kit.event(type, keys, data, id === undefined ? {} : { id }) as unknown as Event;
+      const subject = subjectFor(type, ...keys);
+      const expectedSeq = lastSeqs.get(subject) ?? 0;
+      const result = await kit.bus.appendFenced(event, expectedSeq);
+      if (result.outcome === "lost") {
+        lost.inc({ type });
+        kit.log.debug({ type, subject, expectedSeq, lastSeq: result.last?.seq ?? 0 }, "another instance was first");
+        if (result.last === null) lastSeqs.delete(subject);
+        else if (take(result.last)) wake();
+        return { outcome: "lost" };
+      }
+      const content = { kind: "event", event } as const;
+      take({ stream: "AUDIT", seq: result.seq, subject, timeMs: kit.nowMs(), headers: {}, bytes: new Uint8Array(), content });
+      wake();
+      return { outcome: "won", seq: result.seq, id: event.id };
+    },
+    changed: (timeoutMs) =>
+      new Promise((resolve) => {
+        const timer = setTimeout(resolve, timeoutMs);
+        waiters.push(() => {
+          clearTimeout(timer);
+          resolve();
+        });
+      }),
+    async stop() {
+      stopped = true;
+      clearInterval(ticking);
+      unlisten();
+      wake();
+      await Promise.all(followings.map((following) => following.stop()));
+    },
+  };
+}

@@ -1,0 +1,195 @@
+import { RefusedError } from "@mcp-failover/bus";
+import type { Event, FailoverCommand, HoldCommand, ReleaseCommand } from "@mcp-failover/contracts";
+import { subjectFor } from "@mcp-failover/contracts";
+import type { FailoverDecision, FailoverInput, FailoverOrder } from "@mcp-failover/domain";
+import type { Command, CommandDesk, FencedDecider, Kit } from "@mcp-failover/service-kit";
+import type { Gatherer } from "./gatherer.ts";
+import type { Knowledge } from "./knowledge.ts";
+import type { Notices } from "./notices.ts";
+import type { Performer } from "./perform.ts";
+
+type AnyCommand = FailoverCommand | HoldCommand | ReleaseCommand;
+/** What an operator's command answers. */
+export interface Answer {
+  readonly upstream: string;
+  readonly action: "moved" | "held" | "released";
+  readonly epoch: number;
+  readonly from: string;
+  readonly to: string;
+  readonly rule: string;
+  readonly overrode: readonly string[];
+  readonly rejected: readonly { option: string; why: string }[];
+  /** Null for a dry run. */
+  readonly decisionId: string | null;
+  readonly dryRun: boolean;
+  /** Whether the decision was told already, and which live routers had applied it. */
+  readonly executed: boolean;
+  readonly appliedBy: readonly string[];
+  readonly notAppliedBy: readonly string[];
+}
+
+const attemptsMax = 20;
+/** How much longer than `applyWaitMs` an answer waits for its notice. */
+const noticeGraceMs = 1000;
+const waitStepMs = 100;
+
+/** Serves `command.failover`, `command.hold` and `command.release`. */
+export class Commands {
+  readonly #kit: Pick<Kit, "nowMs">;
+  readonly #decider: FencedDecider;
+  readonly #knowledge: Knowledge;
+  readonly #desk: CommandDesk;
+  readonly #gatherer: Gatherer;
+  readonly #performer: Performer;
+  readonly #notices: Notices;
+
+  constructor(parts: {
+    kit: Pick<Kit, "nowMs">;
+    decider: FencedDecider;
+    knowledge: Knowledge;
+    desk: CommandDesk;
+    gatherer: Gatherer;
+    performer: Performer;
+    notices: Notices;
+  }) {
+    this.#kit = parts.kit;
+    this.#decider = parts.decider;
+    this.#knowledge = parts.knowledge;
+    this.#desk = parts.desk;
+    this.#gatherer = parts.gatherer;
+    this.#performer = parts.performer;
+    this.#notices = parts.notices;
+  }
+
+  failover(body: FailoverCommand): Promise<Answer> {
+    const afterSeq = this.#knowledge.evidence.lastSeq;
+    const order = (gatherOver: boolean): FailoverOrder => ({
+      kind: "failover",
+      commandId: body.commandId,
+      by: body.by,
+      reason: body.reason,
+      to: body.to,
+      force: body.force,
+      afterSeq,
+      gatherOver,
+    });
+    if (!body.dryRun) return this.#once("failover", body, { to: body.to, force: body.force }, order);
+    this.#requireKnown(body.upstream);
+    return this.#act(body.upstream, order, true);
+  }
+
+  hold(body: HoldCommand): Promise<Answer> {
+    const { commandId, by, reason, forMs } = body;
+    return this.#once("hold", body, { forMs }, () => ({ kind: "hold", commandId, by, reason, forMs }));
+  }
+
+  release(body: ReleaseCommand): Promise<Answer> {
+    const { commandId, by, reason } = body;
+    return this.#once("release", body, {}, () => ({ kind: "release", commandId, by, reason }));
+  }
+
+  #requireKnown(upstream: string): void {
+    if (!this.#decider.settled) throw new RefusedError("not_ready", "the failover-controller is still reading the log: ask again", true);
+    const { upstreams } = this.#knowledge;
+    if (upstreams.includes(upstream)) return;
+    const known = upstreams.length === 0 ? "no configuration has been applied yet" : `known: ${upstreams.join(", ")}`;
+    throw new RefusedError("unknown_upstream", `no upstream ${JSON.stringify(upstream)} is configured; ${known}`);
+  }
+
+  async #once(name: string, body: AnyCommand, more: object, order: (gatherOver: boolean) => FailoverOrder): Promise<Answer> {
+    const { upstream, commandId, by, reason } = body;
+    this.#requireKnown(upstream);
+    const command: Command = { name, commandId, by, reason, parameters: { upstream, ...more } };
+    return this.#desk.run(command, {
+      act: () => this.#act(upstream, order, false),
+      answerOf: (outcome) => this.#answerOf(upstream, outcome),
+      outcomeSubjects: [subjectFor("failover.decided", upstream), subjectFor("failover.rejected", upstream)],
+    });
+  }
+
+  /** Gathers proof, decides and publishes; after a lost race decides anew on what won. */
+  async #act(upstream: string, order: (gatherOver: boolean) => FailoverOrder, dryRun: boolean): Promise<Answer> {
+    const sinceMs = this.#kit.nowMs();
+    for (let attempt = 0; attempt < attemptsMax; ) {
+      const { proofWaitMs } = this.#policy(upstream);
+      const { input, decision } = this.#knowledge.decide(upstream, {
+        command: order(this.#kit.nowMs() - sinceMs >= proofWaitMs),
+        fleet: null,
+        clock: this.#decider.clock,
+        gatherSinceMs: null,
+        nowMs: this.#decider.decisionMs(),
+      });
+      if (decision.kind === "gather") {
+        this.#gatherer.ask(input, decision.targets);
+        await this.#decider.changed(waitStepMs);
+        continue;
+      }
+      if (decision.kind === "rejected") {
+        if (!dryRun) await this.#performer.rejected(input, decision);
+        throw new RefusedError(decision.rule, decision.reason);
+      }
+      if (decision.kind !== "decided") break;
+      if (dryRun) return answer(upstream, decision, null);
+      const published = await this.#performer.decided(input, decision);
+      if (published.outcome === "won") return this.#withNotice(input, answer(upstream, decision, published.id));
+      attempt += 1;
+    }
+    throw new RefusedError("contended", `${upstream} is being decided on by others just now: ask again`, true);
+  }
+
+  #policy(upstream: string): FailoverInput["policy"] {
+    const moment = { command: null, fleet: null, clock: this.#decider.clock, gatherSinceMs: null, nowMs: this.#decider.decisionMs() };
+    return this.#knowledge.decide(upstream, moment).input.policy;
+  }
+
+  /** Waits, for a bounded time, until the decision was told, so that the answer says who has applied it. */
+  async #withNotice(input: FailoverInput, said: Answer): Promise<Answer> {
+    const untilMs = this.#kit.nowMs() + input.policy.applyWaitMs + noticeGraceMs;
+    for (;;) {
+      const notice = this.#notices.toldOf(said.upstream, said.epoch);
+      if (notice !== null) return { ...said, executed: true, ...notice };
+      if (this.#kit.nowMs() >= untilMs) return said;
+      await this.#decider.changed(waitStepMs);
+    }
+  }
+
+  async #answerOf(upstream: string, outcome: Event): Promise<Answer> {
+    if (outcome.type === "failover.rejected") throw new RefusedError(outcome.data.rule, outcome.data.reason);
+    if (outcome.type !== "failover.decided") throw new RefusedError("internal", `${outcome.type} is no outcome of a failover command`);
+    const { action, previousEndpoint, currentEndpoint, overrode, state, certificate } = outcome.data;
+    const told = this.#notices.toldOf(upstream, state.epoch);
+    return {
+      upstream,
+      action,
+      epoch: state.epoch,
+      from: previousEndpoint,
+      to: currentEndpoint,
+      rule: certificate.rule,
+      overrode,
+      rejected: certificate.rejected,
+      decisionId: outcome.id,
+      dryRun: false,
+      executed: told !== null,
+      appliedBy: told?.appliedBy ?? [],
+      notAppliedBy: told?.notAppliedBy ?? [],
+    };
+  }
+}
+
+function answer(upstream: string, decision: Extract<FailoverDecision, { kind: "decided" }>, decisionId: string | null): Answer {
+  return {
+    upstream,
+    action: decision.action,
+    epoch: decision.state.epoch,
+    from: decision.previousEndpoint,
+    to: decision.currentEndpoint,
+    rule: decision.rule,
+    overrode: decision.overrode,
+    rejected: decision.rejected,
+    decisionId,
+    dryRun: decisionId === null,
+    executed: false,
+    appliedBy: [],
+    notAppliedBy: [],
+  };
+}

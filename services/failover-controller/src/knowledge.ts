@@ -1,0 +1,50 @@
+import type { Event } from "@mcp-failover/contracts";
+import {
+  decideFailover,
+  type Evidence,
+  type FailoverAudit,
+  type FailoverDecision,
+  type FailoverInput,
+  type FailoverMoment,
+  failoverInput,
+  foldFailoverAudit,
+  foldSignal,
+  noEvidence,
+  noFailoverAudit,
+  UnknownUpstreamError,
+} from "@mcp-failover/domain";
+import type { Folded } from "@mcp-failover/service-kit";
+
+/** Everything that this instance knows: both streams folded, each without the other. */
+export class Knowledge {
+  audit: FailoverAudit = noFailoverAudit;
+  evidence: Evidence = noEvidence;
+  /** Last `failover.rejected` of an automatic move, and last `failover.failed`, by upstream. */
+  readonly rejected = new Map<string, { rule: string; epoch: number; timeMs: number }>();
+  readonly failed = new Map<string, { failing: boolean; rule: string }>();
+
+  foldAudit(event: Event, { timeMs }: Folded): void {
+    this.audit = foldFailoverAudit(this.audit, event);
+    if (event.type === "failover.rejected" && event.data.automatic) {
+      this.rejected.set(event.data.service, { rule: event.data.rule, epoch: event.data.epoch ?? 0, timeMs });
+    }
+    if (event.type === "failover.failed") this.failed.set(event.data.service, { failing: event.data.failing, rule: event.data.rule });
+  }
+
+  foldSignal(event: Event, { seq, timeMs }: Folded): void {
+    if (event.type === "probe.observed" || event.type === "traffic.observed") {
+      this.evidence = foldSignal(this.evidence, { seq, timeMs, event });
+    }
+  }
+
+  get upstreams(): readonly string[] {
+    return Object.keys(this.audit.config?.topology.upstreams ?? {});
+  }
+
+  /** Joins what is known and decides. Throws {@link UnknownUpstreamError}. */
+  decide(upstream: string, moment: FailoverMoment): { input: FailoverInput; decision: FailoverDecision } {
+    if (this.audit.config === null || !this.upstreams.includes(upstream)) throw new UnknownUpstreamError(upstream, this.upstreams);
+    const input = failoverInput(this.audit, this.evidence, upstream, moment);
+    return { input, decision: decideFailover(input) };
+  }
+}

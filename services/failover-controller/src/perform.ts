@@ -1,0 +1,136 @@
+import type { Certificate } from "@mcp-failover/contracts";
+import {
+  decideReservation,
+  type FailoverDecision,
+  type FailoverInput,
+  failoverStateOf,
+  policyHash,
+  reservationInput,
+} from "@mcp-failover/domain";
+import type { FencedDecider, Kit, Published } from "@mcp-failover/service-kit";
+import type { Knowledge } from "./knowledge.ts";
+
+type Decided = Extract<FailoverDecision, { kind: "decided" }>;
+type Refused = Extract<FailoverDecision, { kind: "rejected" }>;
+type Failing = Extract<FailoverDecision, { kind: "failing" }>;
+
+/** The same rejection of an upstream is said again only after this long, and only if it is about a new failure. */
+const sayAgainMs = 60_000;
+
+/** Turns decisions into events: each fenced, each with the certificate that lets anybody take it again. */
+export class Performer {
+  readonly #kit: Pick<Kit, "nowMs" | "log" | "instance">;
+  readonly #decider: FencedDecider;
+  readonly #knowledge: Knowledge;
+
+  constructor(kit: Pick<Kit, "nowMs" | "log" | "instance">, decider: FencedDecider, knowledge: Knowledge) {
+    this.#kit = kit;
+    this.#decider = decider;
+    this.#knowledge = knowledge;
+  }
+
+  /** `failover.decided`: the route itself. */
+  async decided(input: FailoverInput, decision: Decided): Promise<Published> {
+    const { upstream, command } = input;
+    const published = await this.#decider.publish("failover.decided", [upstream], {
+      service: upstream,
+      action: decision.action,
+      previousEndpoint: decision.previousEndpoint,
+      currentEndpoint: decision.currentEndpoint,
+      timestamp: this.#timestamp(),
+      automatic: decision.automatic,
+      by: decision.by,
+      reason: decision.reason,
+      commandId: command?.commandId ?? null,
+      overrode: decision.overrode,
+      state: decision.state,
+      certificate: this.#certificate(input, decision.rule, decision.rejected),
+    });
+    if (published.outcome === "won") {
+      const { action, previousEndpoint, currentEndpoint, rule, reason, state } = decision;
+      this.#kit.log.info({ upstream, action, epoch: state.epoch, previousEndpoint, currentEndpoint, rule, reason }, "decided");
+    }
+    return published;
+  }
+
+  /** Reserves a place among the fleet's automatic moves; goes on with one that another instance reserved for the same move. */
+  async reserve(upstream: string, epoch: number): Promise<NonNullable<FailoverInput["fleet"]>> {
+    for (let tries = 0; tries < 20; tries += 1) {
+      const input = reservationInput(this.#knowledge.audit, upstream, epoch, this.#decider.decisionMs());
+      const { kind, rule, reason, expiresAtMs, publish, state, rejected } = decideReservation(input);
+      if (!publish) return { granted: kind === "granted", reason, expiresAtMs };
+      const published = await this.#decider.publish("fleet.reserved", [], {
+        reservations: state.reservations,
+        timestamp: this.#timestamp(),
+        by: { kind: "service", id: this.#kit.instance },
+        certificate: this.#certificate(input, rule, rejected, "decideReservation"),
+      });
+      if (published.outcome === "won") return { granted: true, reason, expiresAtMs };
+    }
+    return { granted: false, reason: "the fleet's reservations change too fast; the move is tried again", expiresAtMs: 0 };
+  }
+
+  /** `failover.rejected`; an automatic one only when it is news. */
+  async rejected(input: FailoverInput, decision: Refused): Promise<void> {
+    const { upstream, command, state, nowMs } = input;
+    const isNews = (): boolean => {
+      if (!decision.automatic) return true;
+      const last = this.#knowledge.rejected.get(upstream);
+      if (last?.rule !== decision.rule || last.epoch !== state.epoch) return true;
+      return last.timeMs < decision.sinceMs && nowMs - last.timeMs >= sayAgainMs;
+    };
+    for (let tries = 0; tries < 5 && isNews(); tries += 1) {
+      const published = await this.#decider.publish("failover.rejected", [upstream], {
+        service: upstream,
+        timestamp: this.#timestamp(),
+        epoch: state.epoch,
+        rule: decision.rule,
+        reason: decision.reason,
+        automatic: decision.automatic,
+        by: command?.by ?? { kind: "service", id: this.#kit.instance },
+        commandId: command?.commandId ?? null,
+        certificate: this.#certificate(input, decision.rule, decision.rejected),
+      });
+      if (published.outcome === "won") return;
+    }
+  }
+
+  /** `failover.failed`: once when there is nowhere to go, once when that is over. */
+  async failing(input: FailoverInput, decision: Failing | { rule: "recovered"; reason: string }): Promise<void> {
+    const { upstream } = input;
+    const failing = decision.rule !== "recovered";
+    const isNews = (): boolean => {
+      const last = this.#knowledge.failed.get(upstream);
+      return failing ? last?.failing !== true || last.rule !== decision.rule : last?.failing === true;
+    };
+    for (let tries = 0; tries < 5 && isNews(); tries += 1) {
+      const published = await this.#decider.publish("failover.failed", [upstream], {
+        service: upstream,
+        timestamp: this.#timestamp(),
+        rule: decision.rule,
+        reason: decision.reason,
+        failing,
+        certificate: this.#certificate(input, decision.rule, "rejected" in decision ? decision.rejected : []),
+      });
+      if (published.outcome === "won") this.#kit.log[failing ? "error" : "info"]({ upstream, reason: decision.reason }, "nowhere to go");
+    }
+  }
+
+  /** Where an upstream's route stands in what this instance has folded. */
+  stateOf(upstream: string) {
+    return failoverStateOf(this.#knowledge.audit, upstream);
+  }
+
+  #certificate(
+    input: FailoverInput | ReturnType<typeof reservationInput>,
+    rule: string,
+    rejected: Certificate["rejected"],
+    decider = "decideFailover",
+  ): Certificate {
+    return { decider, rule, policyHash: policyHash(input.policy), nowMs: input.nowMs, folded: this.#decider.folded(), input, rejected };
+  }
+
+  #timestamp(): string {
+    return new Date(this.#kit.nowMs()).toISOString();
+  }
+}

@@ -1,0 +1,299 @@
+import assert from "node:assert/strict";
+import { randomUUID } from "node:crypto";
+import { after, test } from "node:test";
+import { memoryBroker } from "@mcp-failover/bus";
+import type { Reply } from "@mcp-failover/contracts";
+import { decideFailover, type FailoverInput } from "@mcp-failover/domain";
+import { testKit } from "@mcp-failover/service-kit/testing";
+import { startFailoverController } from "../src/wiring.ts";
+import { FleetDouble, until, upstreamOf } from "./fleet-double.ts";
+
+const operator = { kind: "operator", id: "ann" } as const;
+const cleanups: (() => Promise<void>)[] = [];
+after(async () => {
+  for (const cleanup of cleanups.reverse()) await cleanup();
+});
+
+/** A broker with a fleet of probers and some controllers on it. */
+async function stack(options: { controllers?: number; upstreams?: Record<string, object>; more?: object; probers?: string[] } = {}) {
+  const broker = memoryBroker();
+  const fleet = new FleetDouble(broker.connect(), options.probers);
+  await fleet.start(options.upstreams ?? { shop: upstreamOf(["primary", "secondary"]) }, options.more);
+  const start = async (instance: string) => {
+    const bus = broker.connect();
+    const kit = testKit({ service: "failover-controller", bus, instance });
+    const running = await startFailoverController(kit);
+    const served = await bus.serve({
+      name: "failover-controller",
+      instance,
+      version: "0",
+      description: "",
+      handlers: running.handlers ?? {},
+    });
+    const stop = async () => {
+      await running.stop?.();
+      await served.stop();
+      await bus.close();
+    };
+    cleanups.push(stop);
+    await until(
+      () => kit.readiness().status,
+      (status) => status === "ready",
+    );
+    return { kit, stop };
+  };
+  for (let count = 1; count <= (options.controllers ?? 1); count += 1) await start(`fc-${count}`);
+  cleanups.push(async () => {
+    fleet.stop();
+    await fleet.bus.close();
+  });
+  const command = (subject: "command.failover" | "command.hold" | "command.release", body: object): Promise<Reply> =>
+    fleet.bus.request(subject, { commandId: randomUUID(), by: operator, reason: "test", ...body } as never, { timeoutMs: 8000 });
+  const move = (body: object) => command("command.failover", { upstream: "shop", to: null, force: false, dryRun: false, ...body });
+  return { fleet, start, command, move };
+}
+const codeOf = (reply: Reply): string => (reply.ok ? "ok" : reply.error.code);
+const resultOf = (reply: Reply): Record<string, unknown> => {
+  if (!reply.ok) assert.fail(`${reply.error.code}: ${reply.error.message}`);
+  return reply.result as Record<string, unknown>;
+};
+
+test("a dead active endpoint is left for a proven one at the first failed probe, once, by one of two controllers", async () => {
+  const { fleet } = await stack({ controllers: 2 });
+  await fleet.probe("p1", [{ upstream: "shop", endpoint: "primary" }]);
+  fleet.truth.set("shop/primary", "hard");
+  const atMs = Date.now();
+  await fleet.probe("p1", [{ upstream: "shop", endpoint: "primary" }]);
+  const executed = await until(
+    () => fleet.said("failover.executed"),
+    (events) => events.length > 0,
+  );
+  assert.ok(Date.now() - atMs < 1500, `took ${Date.now() - atMs} ms`);
+  const decided = await fleet.said("failover.decided");
+  assert.equal(decided.length, 1);
+  const { id, data } = decided[0]!;
+  assert.equal(data.state.active, "secondary");
+  assert.equal(data.state.epoch, 1);
+  assert.equal(data.certificate.rule, "majority_unhealthy");
+  assert.equal(executed[0]?.data.decisionId, id);
+  assert.equal(executed[0]?.data.previousEndpoint, "primary");
+  // The certificate is the whole argument: the same function on it decides the same.
+  const again = decideFailover(JSON.parse(JSON.stringify(data.certificate.input)) as FailoverInput);
+  assert.equal(again.kind, "decided");
+  assert.deepEqual(again.kind === "decided" ? again.state : null, data.state);
+  assert.ok(JSON.stringify(data).length < 20_000, "a decision of a small fleet stays small");
+});
+
+test("the word of one prober against two others moves nothing", async () => {
+  const { fleet } = await stack();
+  fleet.illusions.set("p1 shop/primary", "hard");
+  for (let round = 0; round < 5; round += 1) {
+    await fleet.probe("p1", [{ upstream: "shop", endpoint: "primary" }]);
+    await new Promise((resolve) => setTimeout(resolve, 100));
+  }
+  assert.ok(fleet.requests > 0, "the others were asked");
+  assert.deepEqual(await fleet.said("failover.decided", "failover.rejected", "failover.failed"), []);
+});
+
+test("with both endpoints dead nothing is moved, one failover.failed says so, and a second one ends it", async () => {
+  const { fleet } = await stack({ controllers: 2 });
+  fleet.truth.set("shop/primary", "hard").set("shop/secondary", "hard");
+  await fleet.probe("p1", [{ upstream: "shop", endpoint: "primary" }]);
+  await until(
+    () => fleet.said("failover.failed"),
+    (events) => events.length > 0,
+  );
+  await new Promise((resolve) => setTimeout(resolve, 1200));
+  assert.deepEqual(
+    (await fleet.said("failover.failed")).map(({ data }) => data.failing),
+    [true],
+  );
+  assert.deepEqual(await fleet.said("failover.decided"), []);
+  fleet.truth.delete("shop/secondary");
+  const decided = await until(
+    () => fleet.said("failover.decided"),
+    (events) => events.length > 0,
+  );
+  assert.equal(decided[0]?.data.state.active, "secondary");
+  const failed = await until(
+    () => fleet.said("failover.failed"),
+    (events) => events.length > 1,
+  );
+  assert.deepEqual(
+    failed.map(({ data }) => data.failing),
+    [true, false],
+  );
+});
+
+test("a cool-down refuses the next automatic move, and says so once", async () => {
+  const { fleet } = await stack();
+  fleet.truth.set("shop/primary", "hard");
+  await fleet.probe("p1", [{ upstream: "shop", endpoint: "primary" }]);
+  await until(
+    () => fleet.said("failover.executed"),
+    (events) => events.length === 1,
+  );
+  fleet.truth.set("shop/secondary", "hard").delete("shop/primary");
+  for (let round = 0; round < 8; round += 1) {
+    await fleet.probe("p1", [{ upstream: "shop", endpoint: "secondary" }]);
+    await new Promise((resolve) => setTimeout(resolve, 150));
+  }
+  const rejected = await fleet.said("failover.rejected");
+  assert.deepEqual(
+    rejected.map(({ data }) => data.rule),
+    ["cooldown"],
+  );
+  assert.equal((await fleet.said("failover.decided")).length, 1);
+});
+
+test("an operator's move gathers proof first, is recorded before it acts, and answers with who applied it", async () => {
+  const { fleet, move } = await stack();
+  const result = resultOf(await move({ to: "secondary", reason: "maintenance" }));
+  assert.deepEqual([result["epoch"], result["from"], result["to"], result["executed"]], [1, "primary", "secondary", true]);
+  const types = (await fleet.said("command.accepted", "failover.decided", "failover.executed")).map(({ type }) => type);
+  assert.deepEqual(types, ["command.accepted", "failover.decided", "failover.executed"]);
+  assert.equal((await fleet.said("failover.decided"))[0]?.data.reason, "maintenance");
+});
+
+test("an operator's move to a sick, silent, unknown or active endpoint is refused with its code", async () => {
+  const { fleet, move, command } = await stack();
+  assert.equal(codeOf(await move({ to: "nowhere" })), "unknown_endpoint");
+  assert.equal(codeOf(await move({ to: "primary" })), "already_active");
+  assert.equal(codeOf(await move({ upstream: "nothing" })), "unknown_upstream");
+  assert.equal(codeOf(await command("command.release", { upstream: "shop" })), "not_held");
+  fleet.truth.set("shop/secondary", "hard");
+  assert.equal(codeOf(await move({ to: "secondary" })), "candidate_unhealthy");
+  fleet.truth.set("shop/secondary", "auth");
+  assert.equal(codeOf(await move({ to: "secondary" })), "candidate_unknown");
+  for (const prober of fleet.probers) fleet.silent.add(prober);
+  assert.equal(codeOf(await move({ to: "secondary" })), "candidate_unknown");
+  assert.deepEqual(await fleet.said("failover.decided"), []);
+  const forced = resultOf(await move({ to: "secondary", force: true }));
+  assert.deepEqual(forced["overrode"], ["proof"]);
+});
+
+test("a hold stops automatic moves and unforced commands until it is released", async () => {
+  const { fleet, move, command } = await stack();
+  assert.equal(resultOf(await command("command.hold", { upstream: "shop", forMs: null }))["action"], "held");
+  fleet.truth.set("shop/primary", "hard");
+  await fleet.probe("p1", [{ upstream: "shop", endpoint: "primary" }]);
+  const rejected = await until(
+    () => fleet.said("failover.rejected"),
+    (events) => events.length > 0,
+  );
+  assert.equal(rejected[0]?.data.rule, "held");
+  assert.equal(codeOf(await move({ to: "secondary" })), "held");
+  assert.deepEqual(resultOf(await move({ force: true }))["overrode"], ["hold"]);
+  assert.equal(resultOf(await command("command.release", { upstream: "shop" }))["action"], "released");
+  const notices = await fleet.said("failover.held", "failover.executed", "failover.released");
+  assert.deepEqual(
+    notices.map(({ type, data }) => [type, data.epoch]),
+    [
+      ["failover.held", 1],
+      ["failover.executed", 2],
+      ["failover.released", 3],
+    ],
+  );
+});
+
+test("a command repeated with its id, to the other controller or after a restart, gets the first answer and acts once", async () => {
+  const { fleet, start, move } = await stack({ controllers: 2 });
+  const commandId = "the-same";
+  const replies = await Promise.all([
+    move({ to: "secondary", commandId }),
+    move({ to: "secondary", commandId }),
+    move({ to: "secondary", commandId }),
+  ]);
+  const epochs = replies.map((reply) => resultOf(reply)["epoch"]);
+  assert.deepEqual(epochs, [1, 1, 1]);
+  await start("fc-late");
+  for (let count = 0; count < 4; count += 1) assert.equal(resultOf(await move({ to: "secondary", commandId }))["epoch"], 1);
+  assert.equal((await fleet.said("failover.decided")).length, 1);
+  assert.equal((await fleet.said("command.accepted")).length, 1);
+});
+
+test("a dry run says what would be done and records nothing", async () => {
+  const { fleet, move } = await stack();
+  const result = resultOf(await move({ dryRun: true }));
+  assert.deepEqual([result["to"], result["epoch"], result["dryRun"]], ["secondary", 1, true]);
+  assert.deepEqual(await fleet.said("command.accepted", "failover.decided"), []);
+});
+
+test("of two upstreams that fail together, one moves when the fleet may make one move", async () => {
+  const upstreams = { shop: upstreamOf(["primary", "secondary"]), bank: upstreamOf(["primary", "secondary"]) };
+  const { fleet } = await stack({ controllers: 2, upstreams, more: { failover: { fleet_moves: 1, fleet_window_ms: 60_000 } } });
+  fleet.truth.set("shop/primary", "hard").set("bank/primary", "hard");
+  const endpoints = ["shop", "bank"].map((upstream) => ({ upstream, endpoint: "primary" }));
+  await fleet.probe("p1", endpoints);
+  const rejected = await until(
+    () => fleet.said("failover.rejected"),
+    (events) => events.length > 0,
+  );
+  await new Promise((resolve) => setTimeout(resolve, 500));
+  assert.equal(rejected[0]?.data.rule, "fleet_limit");
+  assert.equal((await fleet.said("failover.decided")).length, 1);
+});
+
+test("failover.executed waits for the live routers and names those that have not applied the epoch", async () => {
+  const { fleet, move } = await stack();
+  const held = (epoch: number, active: string) => ({ shop: { generation: 1, epoch, eventId: null, active } });
+  await fleet.traffic("r1", "shop", "primary", { ok: 1 }, held(0, "primary"));
+  await fleet.traffic("r2", "shop", "primary", { ok: 1 }, held(0, "primary"));
+  const moving = move({ to: "secondary" });
+  await until(
+    () => fleet.said("failover.decided"),
+    (events) => events.length > 0,
+  );
+  assert.deepEqual(await fleet.said("failover.executed"), []);
+  await fleet.traffic("r1", "shop", "secondary", { ok: 1 }, held(1, "secondary"));
+  const result = resultOf(await moving);
+  assert.deepEqual([result["appliedBy"], result["notAppliedBy"]], [["r1"], ["r2"]]);
+});
+
+test("a decision whose notice was lost with its controller is told by the next one, each once and in order", async () => {
+  const { fleet, start } = await stack({ controllers: 0 });
+  const first = await start("fc-1");
+  await fleet.bus.request("command.failover", {
+    commandId: "one",
+    by: operator,
+    reason: "test",
+    upstream: "shop",
+    to: "secondary",
+    force: true,
+    dryRun: false,
+  });
+  await first.stop();
+  // Two decisions that nobody has told: copies of the first one with the next epochs, as its controller would have left them.
+  const [decision] = await fleet.said("failover.decided");
+  for (const epoch of [2, 3]) {
+    const last = await fleet.bus.lastOf("AUDIT", "failover.decided.shop");
+    const data = { ...decision!.data, state: { ...decision!.data.state, epoch } };
+    await fleet.bus.appendFenced(fleet.event("failover.decided", ["shop"], data), last?.seq ?? 0);
+  }
+  await start("fc-2");
+  const executed = await until(
+    () => fleet.said("failover.executed"),
+    (events) => events.length === 3,
+  );
+  assert.deepEqual(
+    executed.map(({ data }) => data.epoch),
+    [1, 2, 3],
+  );
+});
+
+test("an active endpoint that leaves the configuration is replaced", async () => {
+  const { fleet } = await stack({ upstreams: { shop: upstreamOf(["primary", "secondary"]) } });
+  await fleet.probe("p1", [{ upstream: "shop", endpoint: "primary" }]);
+  fleet.truth.set("shop/primary", "hard");
+  await fleet.probe("p1", [{ upstream: "shop", endpoint: "primary" }]);
+  await until(
+    () => fleet.said("failover.executed"),
+    (events) => events.length === 1,
+  );
+  await fleet.configure({ shop: upstreamOf(["third", "fourth"]) });
+  const decided = await until(
+    () => fleet.said("failover.decided"),
+    (events) => events.length === 2,
+  );
+  assert.deepEqual([decided[1]?.data.state.active, decided[1]?.data.certificate.rule], ["third", "active_vanished"]);
+});
