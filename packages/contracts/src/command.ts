@@ -76,7 +76,11 @@ export const commandAccepted = z.looseObject({
 export type CommandAccepted = z.infer<typeof commandAccepted>;
 
 // Asked of the launcher and of the fault proxy: what belongs to the local stack, not to production.
-export const processRequest = z.looseObject({ process: z.string() });
+export const processRequest = z.looseObject({
+  process: z.string(),
+  /** `launcher.kill`: how long it stays down; absent: the process's own time. */
+  restartAfterMs: z.number().int().min(0).max(3_600_000).optional(),
+});
 export const processInfo = z.looseObject({
   name: z.string(),
   kind: z.enum(["infrastructure", "service", "upstream"]),

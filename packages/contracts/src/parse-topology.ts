@@ -65,7 +65,7 @@ export function parseTopology(text: string, options: ParseTopologyOptions): Pars
     problems.push({ path: path.length === 0 ? "(file)" : path.map(String).join("."), line: lineOf(path), message });
   };
 
-  const raw = interpolate(document.toJS({ maxAliasCount: 100 }), options.env, report);
+  const raw = withHttpUrls(interpolate(document.toJS({ maxAliasCount: 100 }), options.env, report));
   const parsed = topology.safeParse(raw);
   if (!parsed.success) {
     for (const issue of parsed.error.issues) {
@@ -195,6 +195,17 @@ function interpolate(value: unknown, env: ParseTopologyOptions["env"], report: R
     return Object.fromEntries(Object.entries(value).map(([key, inner]) => [key, interpolate(inner, env, report, [...path, key])]));
   }
   return value;
+}
+
+/** Endpoints written as `neo4j+s://host` become `https://host`, as the reference's health monitor has it; everything else stays. */
+function withHttpUrls(raw: unknown): unknown {
+  const upstreams = (raw as { upstreams?: unknown } | null)?.upstreams;
+  for (const upstream of Object.values(upstreams ?? {}) as ({ endpoints?: unknown } | null)[]) {
+    for (const endpoint of Array.isArray(upstream?.endpoints) ? (upstream.endpoints as ({ url?: unknown } | null)[]) : []) {
+      if (typeof endpoint?.url === "string") endpoint.url = endpoint.url.replace(/^neo4j\+s(sc)?:\/\//, "https://");
+    }
+  }
+  return raw;
 }
 
 const firstLine = (text: string): string => text.split("\n")[0]?.slice(0, 200) ?? "";

@@ -1,0 +1,65 @@
+import { secretsIn, type Topology } from "@mcp-failover/contracts";
+
+type Environment = Readonly<Record<string, string | undefined>>;
+
+/** What every program needs to run at all, and what the operator says about this machine's network. */
+const plain = [
+  "PATH",
+  "HOME",
+  "TMPDIR",
+  "LANG",
+  "LC_ALL",
+  "TZ",
+  "NODE_COMPILE_CACHE",
+  "NODE_EXTRA_CA_CERTS",
+  "SSL_CERT_FILE",
+  "SSL_CERT_DIR",
+];
+/** Set by us for each process, or a secret itself. */
+const ours = new Set(["MCPF_INSTANCE", "MCPF_HEALTH_PORT", "MCPF_SESSION_KEY", "MCPF_SECRETS_DIR", "MCPF_PARENT_PIPE"]);
+
+/** What any child gets of our own environment. Never a secret of the configuration. */
+export function plainEnvironment(env: Environment): Record<string, string> {
+  return pick(env, plain);
+}
+
+/** {@link plainEnvironment}, and the settings of our own services (`MCPF_...`) that are no secrets. */
+export function serviceEnvironment(env: Environment, topology: Topology): Record<string, string> {
+  const secrets = new Set(secretsIn(topology).map(({ name }) => name));
+  const settings = Object.keys(env).filter((name) => name.startsWith("MCPF_") && !ours.has(name) && !secrets.has(name));
+  return { ...plainEnvironment(env), ...pick(env, settings) };
+}
+
+/** Who sends which secrets: the prober to endpoints, the router to endpoints and legacy APIs, the notifier to channels; bootstrap sees that all are there. */
+export function secretsOf(service: string, topology: Topology): string[] {
+  const part: unknown =
+    service === "bootstrap"
+      ? topology
+      : service === "router"
+        ? topology.upstreams
+        : service === "prober"
+          ? Object.values(topology.upstreams).map(({ endpoints }) => endpoints)
+          : service === "notifier"
+            ? topology.notifications
+            : null;
+  return [...new Set(secretsIn(part).map(({ name }) => name))];
+}
+
+/** Services that resolve secrets, and so get the folder with one file a secret. */
+export const secretHolders: ReadonlySet<string> = new Set(["bootstrap", "router", "prober", "notifier"]);
+
+/** The variables that a configuration's text names in `${NAME}`: what bootstrap needs to read it again. */
+export function variablesIn(text: string, env: Environment): Record<string, string> {
+  const names = [...text.matchAll(/\$\{([A-Za-z_][A-Za-z0-9_]*)/g)].map(([, name = ""]) => name);
+  return pick(env, names);
+}
+
+/** The named variables that are set. */
+export function pick(env: Environment, names: readonly string[]): Record<string, string> {
+  return Object.fromEntries(
+    names.flatMap((name): [string, string][] => {
+      const value = env[name];
+      return value === undefined ? [] : [[name, value]];
+    }),
+  );
+}

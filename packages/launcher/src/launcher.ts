@@ -1,0 +1,206 @@
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { ConfigError } from "@mcp-failover/contracts";
+import { openSecrets } from "@mcp-failover/service-kit";
+import { ensureServers } from "../../../scripts/lib/ensure-servers.mjs";
+import { BootstrapError } from "./bootstrap.ts";
+import { DataDirInUseError, lockDataDir, sessionKey, writeStackFile } from "./data-dir.ts";
+import { type LauncherOptions, parseOptions, UsageError, usage } from "./options.ts";
+import { planStack, type StackPlan } from "./plan.ts";
+import { busyPorts, planPorts } from "./ports.ts";
+import { type LoadedConfig, readConfig } from "./read-config.ts";
+import { createStack, type Stack, type StackLimits, StartError } from "./stack.ts";
+import { type Terminal, terminal } from "./terminal.ts";
+
+/** What the launcher is given of the world, and where tests put something else. */
+export interface LauncherWorld {
+  readonly args: readonly string[];
+  readonly env: Readonly<Record<string, string | undefined>>;
+  /** The repository. */
+  readonly root: string;
+  readonly from: string;
+  readonly stdout: NodeJS.WritableStream;
+  readonly stderr: NodeJS.WritableStream;
+  /** The script of a service: `services/<name>/src/main.ts`. */
+  readonly scriptOf?: (service: string) => string;
+  readonly limits?: Partial<StackLimits>;
+  /** Calls back at every request to stop. */
+  readonly onInterrupt: (listener: (why: string) => void) => void;
+}
+
+/** A port that the stack needs is taken. */
+class PortsBusyError extends Error {
+  override readonly name = "PortsBusyError";
+  readonly code = "ports_busy";
+  readonly retriable = true;
+}
+
+/** After the stack before us was killed, its guardian may still be ending it. */
+const leftoversMs = 10_000;
+/** One Ctrl-C reaches us from the terminal, from npm and from the start script; one pressed again on purpose comes later than this. */
+const sameInterruptMs = 500;
+
+/** Runs a stack until it is stopped. Returns the exit code: 0 after an orderly stop, 1 failed, 2 wrong usage or configuration, 130 killed by a second Ctrl-C. */
+export async function runLauncher(world: LauncherWorld): Promise<number> {
+  const shown = terminal(world.stdout, world.stderr);
+  try {
+    const options = parseOptions(world.args, world);
+    if (options === null) {
+      shown.say(usage);
+      return 0;
+    }
+    const secrets = openSecrets(world.env, world.env["MCPF_SECRETS_DIR"] ?? join(options.dataDir, "secrets"));
+    const config = readConfig(options.configFile, { ports: planPorts(options.portBase), env: world.env, hasSecret: secrets.has });
+    const lock = lockDataDir(options.dataDir);
+    try {
+      return await runStack(world, options, config, lock.tookOver, shown);
+    } finally {
+      lock.release();
+    }
+  } catch (error) {
+    if (error instanceof UsageError) shown.complain(`mcp-failover: ${error.message}\n\n${usage}`);
+    else if (isExpected(error)) shown.complain(`mcp-failover: ${error.message}`);
+    else throw error;
+    const wrongInput =
+      error instanceof UsageError || error instanceof ConfigError || (error instanceof BootstrapError && error.exitCode === 2);
+    return wrongInput ? 2 : 1;
+  }
+}
+
+/** Errors whose message tells all; of any other the stack trace is wanted. */
+function isExpected(error: unknown): error is Error {
+  const known = [ConfigError, DataDirInUseError, PortsBusyError, StartError, BootstrapError];
+  return known.some((kind) => error instanceof kind) || (error as { code?: unknown }).code === "server_missing";
+}
+
+async function runStack(
+  world: LauncherWorld,
+  options: LauncherOptions,
+  config: LoadedConfig,
+  tookOver: boolean,
+  shown: Terminal,
+): Promise<number> {
+  const startMs = performance.now();
+  const ports = planPorts(options.portBase);
+  const natsUrl = world.env["NATS_URL"] || `nats://127.0.0.1:${ports.nats}`;
+  const redisUrl = world.env["REDIS_URL"] || `redis://127.0.0.1:${ports.redis}`;
+  const need = [
+    ...(world.env["NATS_URL"] ? [] : (["nats-server"] as const)),
+    ...(world.env["REDIS_URL"] ? [] : (["redis-server"] as const)),
+  ];
+  const { natsServer, redisServer } = await ensureServers({ need, log: shown.say });
+  const plan = planStack({
+    root: world.root,
+    dataDir: options.dataDir,
+    topology: config.topology,
+    configFile: options.configFile,
+    configText: config.text,
+    environment: options.environment,
+    ports,
+    env: world.env,
+    natsServer: natsServer ?? null,
+    redisServer: redisServer ?? null,
+    natsUrl,
+    redisUrl,
+    sessionKey: sessionKey(options.dataDir),
+    scriptOf: world.scriptOf ?? ((service) => scriptIn(world.root, service)),
+  });
+  await portsFree(plan, options, tookOver, shown);
+
+  const stack = createStack({
+    plan,
+    dataDir: options.dataDir,
+    root: world.root,
+    natsUrl,
+    terminal: shown,
+    ...(world.limits === undefined ? {} : { limits: world.limits }),
+  });
+  const routerUrl = `http://127.0.0.1:${ports.router}`;
+  const consoleUrl = `http://127.0.0.1:${ports.console}`;
+  const removeStackFile = writeStackFile(options.dataDir, {
+    routerUrl,
+    consoleUrl,
+    natsUrl,
+    redisUrl,
+    pid: process.pid,
+    portBase: options.portBase,
+    startedAt: new Date().toISOString(),
+    environment: options.environment,
+    configFile: options.configFile,
+    ports: Object.fromEntries(Object.entries(config.portVariables).map(([name, port]) => [name, Number(port)])),
+  });
+  try {
+    return await untilStopped(world, stack, shown, () => {
+      const seconds = ((performance.now() - startMs) / 1000).toFixed(1);
+      shown.say(
+        `ready router=${routerUrl} console=${consoleUrl} nats=${withoutPassword(natsUrl)} redis=${withoutPassword(redisUrl)} (${seconds} s)`,
+      );
+    });
+  } finally {
+    removeStackFile();
+  }
+}
+
+/** Starts the stack, says when it is ready, and stops it in order at the first interrupt, at once at the second. */
+async function untilStopped(world: LauncherWorld, stack: Stack, shown: Terminal, onReady: () => void): Promise<number> {
+  const first = Promise.withResolvers<string>();
+  const second = Promise.withResolvers<"killed">();
+  let firstMs: number | null = null;
+  world.onInterrupt((why) => {
+    const nowMs = performance.now();
+    if (firstMs === null) {
+      firstMs = nowMs;
+      first.resolve(why);
+    } else if (nowMs - firstMs > sameInterruptMs) second.resolve("killed");
+  });
+  const running = stack
+    .start()
+    .then(() => stack.ready())
+    .then(onReady);
+  const failure = await Promise.race([running.then(() => null), first.promise]).then(
+    () => null,
+    (error: unknown) => error,
+  );
+  if (failure === null) shown.say(`stopping (${await first.promise}); press Ctrl-C again to kill everything at once`);
+  const stopping = stack.stop().then(() => "stopped" as const);
+  const how = await Promise.race([stopping, second.promise]);
+  if (how === "killed") {
+    stack.destroy();
+    await Promise.race([stopping, sleep(2000, undefined, { ref: false })]);
+    return 130;
+  }
+  if (failure !== null) throw failure;
+  shown.say("stopped");
+  return 0;
+}
+
+async function portsFree(plan: StackPlan, options: LauncherOptions, tookOver: boolean, shown: Terminal): Promise<void> {
+  const endMs = performance.now() + (tookOver ? leftoversMs : 0);
+  if (tookOver) shown.say(`the stack before in ${options.dataDir} did not stop in order; taking over`);
+  for (;;) {
+    const busy = await busyPorts(plan.ports);
+    if (busy.length === 0) return;
+    if (performance.now() >= endMs) {
+      const some = busy.slice(0, 5).join(", ");
+      throw new PortsBusyError(
+        `${busy.length === 1 ? "port" : "ports"} ${some}${busy.length > 5 ? " and more" : ""} on 127.0.0.1 ${busy.length === 1 ? "is" : "are"} in use; stop what listens there, or give another --port-base (now ${options.portBase})`,
+      );
+    }
+    await sleep(100);
+  }
+}
+
+function scriptIn(root: string, service: string): string {
+  const file = join(root, service === "fault-proxy" ? "packages" : "services", service, "src", "main.ts");
+  if (!existsSync(file)) throw new StartError(`${file} is missing; the checkout is not whole`);
+  return file;
+}
+
+function withoutPassword(url: string): string {
+  if (!URL.canParse(url)) return url.replace(/\/\/[^@/]*@/, "//");
+  const parsed = new URL(url);
+  parsed.username = "";
+  parsed.password = "";
+  return parsed.href.replace(/\/$/, "");
+}
