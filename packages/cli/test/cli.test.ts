@@ -1,0 +1,219 @@
+import assert from "node:assert/strict";
+import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after, before, test } from "node:test";
+import { type Bus, memoryBroker, RefusedError } from "@mcp-failover/bus";
+import { makeEvent, parseTopology, statusView, streams } from "@mcp-failover/contracts";
+import { runCli } from "../src/index.ts";
+
+const yaml = `
+upstreams:
+  everything:
+    kind: mcp
+    endpoints:
+      - { name: primary, url: "http://127.0.0.1:9001/mcp", tier: 0 }
+      - { name: secondary, url: "http://127.0.0.1:9002/mcp", tier: 1 }
+`;
+let folder = "";
+before(async () => {
+  folder = await mkdtemp(join(tmpdir(), "mcpf-cli-"));
+});
+after(async () => {
+  await rm(folder, { recursive: true });
+});
+
+interface Ran {
+  readonly code: number;
+  readonly stdout: string;
+  readonly stderr: string;
+}
+
+async function mcpf(bus: Bus | null, argv: readonly string[], env: Record<string, string> = {}): Promise<Ran> {
+  let stdout = "";
+  let stderr = "";
+  const code = await runCli(argv, {
+    env: { MCPF_DATA_DIR: join(folder, "none"), ...env },
+    write: (text) => {
+      stdout += text;
+    },
+    writeError: (text) => {
+      stderr += text;
+    },
+    ...(bus === null ? {} : { bus }),
+  });
+  return { code, stdout, stderr };
+}
+
+/** A bus with a configuration in its log, and nobody else on it. */
+async function stack(): Promise<{ bus: Bus; close(): Promise<void> }> {
+  const broker = memoryBroker();
+  const bus = broker.connect();
+  await bus.ensureStreams(streams, { replicas: 1 });
+  const { topology, hash } = parseTopology(yaml, { file: "failover.yaml", env: {} });
+  const config = makeEvent({
+    type: "config.applied",
+    keys: [],
+    data: {
+      version: 1,
+      hash,
+      fileHash: hash,
+      timestamp: new Date().toISOString(),
+      by: { kind: "service", id: "bootstrap" },
+      reason: "start",
+      environment: "development",
+      topology,
+    },
+    id: "config-1",
+    service: "bootstrap",
+    instance: "b",
+    timeMs: Date.now(),
+  });
+  await bus.appendFenced(config, 0);
+  return { bus, close: () => bus.close() };
+}
+
+test("status without a state-store is folded from the log, says so, has the pinned shape, and is 3 while the active endpoint is not healthy", async () => {
+  const { bus, close } = await stack();
+  const ran = await mcpf(bus, ["status", "-o", "json"]);
+  const view = statusView.parse(JSON.parse(ran.stdout));
+  assert.equal(ran.code, 3);
+  assert.match(ran.stderr, /folded from the log/);
+  assert.deepEqual(Object.keys(JSON.parse(ran.stdout)), ["upstreams", "rollback", "services"]);
+  assert.deepEqual(Object.keys(view.upstreams[0] ?? {}), ["name", "critical", "active", "epoch", "since", "mode", "held", "endpoints"]);
+  assert.deepEqual(Object.keys(view.upstreams[0]?.endpoints[0] ?? {}), [
+    "name",
+    "tier",
+    "health",
+    "score",
+    "breaker",
+    "responseTime",
+    "reason",
+  ]);
+  await close();
+});
+
+test("an unknown upstream, scenario, scope, command or flag is wrong usage (2), and the sentence names what is known", async () => {
+  const { bus, close } = await stack();
+  const cases: [string[], RegExp][] = [
+    [["why", "nope"], /known: everything/],
+    [["chaos", "run", "killService", "nope", "--yes"], /known: everything/],
+    [["chaos", "run", "meteor", "everything", "--yes"], /killService, slowResponse/],
+    [["rollback", "planet", "x", "--reason", "r", "--yes"], /tool NAME, agent NAME or system/],
+    [["frobnicate"], /unknown command/],
+    [["status", "--nope"], /unknown option/],
+    [["status", "-o", "xml"], /table, json, ndjson/],
+    [["hold", "everything", "--for", "soon", "--reason", "r", "--yes"], /30m/],
+  ];
+  for (const [argv, expected] of cases) {
+    const ran = await mcpf(bus, argv);
+    assert.equal(ran.code, 2, argv.join(" "));
+    assert.match(ran.stderr, expected, argv.join(" "));
+  }
+  await close();
+});
+
+test("a change without a reason, or without --yes where there is no terminal, changes nothing and is wrong usage", async () => {
+  const { bus, close } = await stack();
+  let asked = 0;
+  const service = await bus.serve({
+    name: "failover-controller",
+    instance: "f",
+    version: "0.1.0",
+    description: "counts",
+    handlers: {
+      "command.failover": async () => {
+        asked += 1;
+        return { upstream: "everything", previousEndpoint: "primary", currentEndpoint: "secondary", epoch: 1 };
+      },
+    },
+  });
+  assert.match((await mcpf(bus, ["failover", "everything", "--yes"])).stderr, /--reason/);
+  assert.match((await mcpf(bus, ["failover", "everything", "--reason", "r"])).stderr, /--yes/);
+  assert.equal(asked, 0);
+  const ran = await mcpf(bus, ["failover", "everything", "--reason", "r", "--yes"]);
+  assert.deepEqual([ran.code, asked], [0, 1]);
+  assert.match(ran.stdout, /primary -> secondary \(epoch 1\)/);
+  await service.stop();
+  await close();
+});
+
+test("a refusal is told with its code as JSON, and ends with 1; a missing service is told at once", async () => {
+  const { bus, close } = await stack();
+  const none = await mcpf(bus, ["failover", "everything", "--reason", "r", "--yes", "-o", "json"]);
+  assert.equal(none.code, 1);
+  assert.equal(JSON.parse(none.stderr).error.code, "no_responders");
+  const service = await bus.serve({
+    name: "failover-controller",
+    instance: "f",
+    version: "0.1.0",
+    description: "refuses",
+    handlers: {
+      "command.failover": async () => {
+        throw new RefusedError("candidate_unhealthy", "secondary is unhealthy: repair it, or name another with --to");
+      },
+    },
+  });
+  const refused = await mcpf(bus, ["failover", "everything", "--reason", "r", "--yes", "-o", "json"]);
+  assert.equal(refused.code, 1);
+  assert.deepEqual(JSON.parse(refused.stderr), {
+    error: { code: "candidate_unhealthy", message: "secondary is unhealthy: repair it, or name another with --to", retriable: false },
+  });
+  await service.stop();
+  await close();
+});
+
+test("a broken configuration is named with path, line and fix, and ends with 2; a good one with 0", async () => {
+  const bad = join(folder, "bad.yaml");
+  await writeFile(bad, yaml.replace("tier: 0", "teir: 0"));
+  const ran = await mcpf(null, ["config", "validate", bad]);
+  assert.equal(ran.code, 2);
+  assert.match(ran.stderr, /upstreams\.everything\.endpoints\.0\.teir \(line 6\): unknown key, did you mean "tier"\?/);
+  const good = join(folder, "good.yaml");
+  await writeFile(good, yaml);
+  assert.equal((await mcpf(null, ["config", "validate", good])).code, 0);
+  assert.equal((await mcpf(null, ["config", "validate", join(folder, "missing.yaml")])).code, 2);
+});
+
+test("config apply makes the next version once, and nothing when it is the same", async () => {
+  const { bus, close } = await stack();
+  const file = join(folder, "next.yaml");
+  await writeFile(file, yaml.replace("tier: 1", "tier: 2"));
+  const first = await mcpf(bus, ["config", "apply", file, "--reason", "r", "--yes", "-o", "json"]);
+  assert.deepEqual([JSON.parse(first.stdout).applied, JSON.parse(first.stdout).version], [true, 2]);
+  const second = await mcpf(bus, ["config", "apply", file, "--reason", "r", "--yes", "-o", "json"]);
+  assert.deepEqual([JSON.parse(second.stdout).applied, JSON.parse(second.stdout).version], [false, 2]);
+  await close();
+});
+
+test("events: tail shows, replay folds, verify passes on a whole log, and finds one altered byte in an export", async () => {
+  const { bus, close } = await stack();
+  assert.match((await mcpf(bus, ["events", "tail"])).stdout, /config\.applied/);
+  assert.match((await mcpf(bus, ["events", "tail", "failover.>"])).stdout, /^$/);
+  assert.equal(JSON.parse((await mcpf(bus, ["events", "replay", "-o", "json"])).stdout).messages, 1);
+  const whole = await mcpf(bus, ["events", "verify", "-o", "json"]);
+  assert.deepEqual([whole.code, JSON.parse(whole.stdout).wrong], [0, 0]);
+  const file = join(folder, "log.ndjson");
+  const exported = await mcpf(bus, ["events", "export", "--file", file]);
+  assert.equal(exported.code, 0);
+  assert.equal((await mcpf(bus, ["events", "verify", "--file", file])).code, 0);
+  const { readFile } = await import("node:fs/promises");
+  await writeFile(file, (await readFile(file, "utf8")).replace("secondary", "secondarx"));
+  const altered = await mcpf(bus, ["events", "verify", "--file", file, "-o", "json"]);
+  assert.equal(altered.code, 1);
+  assert.deepEqual(
+    JSON.parse(altered.stdout).problems.map(({ seq, subject, check }: { seq: number; subject: string; check: string }) => [
+      seq,
+      subject,
+      check,
+    ]),
+    [[1, "config.applied", "bytes"]],
+  );
+  await close();
+});
+
+test("without a stack the sentence says how to start or name one", async () => {
+  const ran = await mcpf(null, ["status"]);
+  assert.equal(ran.code, 1);
+  assert.match(ran.stderr, /npm start.*--data-dir.*NATS_URL/);
+});
