@@ -14,6 +14,8 @@ export interface ProberPolicy {
   readonly inFlightMax: number;
   readonly inFlightReserved: number;
   readonly inFlightPerHostMax: number;
+  /** Confirming probes of one host: a question may name many endpoints of one gateway, and is rare. */
+  readonly confirmPerHostMax: number;
   /** Questions to the peers under way at once; what is over waits for the next failing probe. */
   readonly questionsMax: number;
   /** Added to the probe's time-out when waiting for the peers' words. */
@@ -22,6 +24,9 @@ export interface ProberPolicy {
   readonly eraMs: number;
   readonly sessionMs: number;
   readonly answerBytesMax: number;
+  /** How long the end of a session, and a fenced word, may take. */
+  readonly endSessionMs: number;
+  readonly sayMs: number;
 }
 
 export const proberPolicy: ProberPolicy = {
@@ -34,9 +39,12 @@ export const proberPolicy: ProberPolicy = {
   inFlightMax: 256,
   inFlightReserved: 64,
   inFlightPerHostMax: 4,
+  confirmPerHostMax: 16,
   questionsMax: 64,
   answerMarginMs: 150,
   eraMs: 600_000,
   sessionMs: 300_000,
   answerBytesMax: 1024 * 1024,
+  endSessionMs: 2000,
+  sayMs: 2000,
 };

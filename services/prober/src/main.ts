@@ -1,0 +1,5 @@
+import { runService } from "@mcp-failover/service-kit";
+import { proberEnvironment } from "./config.ts";
+import { startProber } from "./wiring.ts";
+
+await runService({ name: "prober", config: proberEnvironment, start: startProber });

@@ -1,0 +1,96 @@
+import type { Fenced } from "@mcp-failover/bus";
+import type { Event, HealthChanged, Observation, ProbeRequested, ProberHeartbeat, Vote } from "@mcp-failover/contracts";
+import { type HealthDecision, type HealthInput, isAlive, type ProberPolicy } from "@mcp-failover/domain";
+import type { Kit } from "@mcp-failover/service-kit";
+import type { LastSaid } from "./health-log.ts";
+import type { Target } from "./targets.ts";
+
+/** Everything that the prober says, as I/O on the bus. */
+export interface Performer {
+  sendHeartbeat(heartbeat: ProberHeartbeat): void;
+  observed(observations: Observation[]): Event<"probe.observed">;
+  append(event: Event<"probe.observed">): Promise<void>;
+  sayHealth(
+    target: Target,
+    input: HealthInput,
+    decision: HealthDecision,
+    last: Observation | null,
+    before: LastSaid | null,
+  ): Promise<Fenced>;
+  /** The observations that the peers reply with; whoever is silent is not in it. */
+  askPeers(request: ProbeRequested, peers: readonly string[], waitMs: number): Promise<Observation[]>;
+}
+
+export function createPerformer(kit: Kit, policy: ProberPolicy): Performer {
+  const { bus, instance } = kit;
+  const observed: Performer["observed"] = (observations) => kit.event("probe.observed", [instance], { observer: instance, observations });
+  return {
+    observed,
+    sendHeartbeat: (heartbeat) => bus.publish(kit.event("prober.heartbeat", [], heartbeat)),
+    async append(event) {
+      await bus.append(event);
+    },
+    sayHealth(target, input, decision, last, before) {
+      const data = healthChanged(target, { input, decision, last, before, prober: instance });
+      return bus.appendFenced(kit.event("health.changed", [target.upstream, target.endpoint], data), before?.seq ?? 0, {
+        timeoutMs: policy.sayMs,
+      });
+    },
+    async askPeers(request, peers, waitMs) {
+      const observations: Observation[] = [];
+      if (peers.length === 0) return observations;
+      for await (const reply of bus.requestMany(kit.event("probe.requested", [], request), { timeoutMs: waitMs, max: peers.length })) {
+        if (reply.type === "probe.observed" && peers.includes(reply.data.observer)) observations.push(...reply.data.observations);
+      }
+      return observations;
+    },
+  };
+}
+
+/** Codes where no answer came at all, so that there is no response time to tell. */
+const unanswered: ReadonlySet<string | null> = new Set(["refused", "reset", "timeout", "dns", "tls", "closed", "unreachable", "other"]);
+
+function healthChanged(
+  target: Target,
+  from: { input: HealthInput; decision: HealthDecision; last: Observation | null; before: LastSaid | null; prober: string },
+): HealthChanged {
+  const { input, decision, last, before } = from;
+  const { state, rule, reason, rejected } = decision;
+  return {
+    service: target.upstream,
+    endpoint: target.endpoint,
+    status: state.status,
+    responseTime: last === null || unanswered.has(last.code) ? null : last.responseTimeMs,
+    error: last?.error ?? null,
+    timestamp: new Date(input.nowMs).toISOString(),
+    critical: target.critical,
+    previousStatus: before?.state?.status ?? null,
+    reason,
+    prober: from.prober,
+    votes: [...input.votes],
+    state,
+    certificate: {
+      decider: "decideHealth",
+      rule,
+      policyHash: target.policyHash,
+      nowMs: input.nowMs,
+      folded: { AUDIT: before === null ? null : { first: before.seq, last: before.seq }, SIGNALS: null },
+      input,
+      rejected: rejected.map(({ option, why }) => ({ option, why })),
+    },
+  };
+}
+
+/** An observation as a word on the endpoint. */
+export function voteOf(observation: Observation): Vote {
+  return {
+    observer: observation.observer,
+    kind: "prober",
+    verdict: isAlive(observation.outcome) ? "healthy" : "unhealthy",
+    outcome: observation.outcome,
+    code: observation.code,
+    atMs: Math.ceil(observation.startedAtMs + observation.responseTimeMs),
+    responseTimeMs: observation.responseTimeMs,
+    ref: null,
+  };
+}

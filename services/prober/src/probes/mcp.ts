@@ -1,0 +1,243 @@
+import { randomUUID } from "node:crypto";
+import type { ProberPolicy } from "@mcp-failover/domain";
+import type { Target } from "../targets.ts";
+import { hardResult, type ProbeResult, resultOfStatus } from "./result.ts";
+import { callRpc, notifyRpc, type RpcAnswer } from "./rpc.ts";
+import { openSessions, type Session, type Sessions } from "./sessions.ts";
+import type { Wire } from "./wire.ts";
+
+/**
+ * Probes MCP servers of both protocol eras over Streamable HTTP.
+ *
+ * M1  First contact is `server/discover` of the modern era: it makes no session and runs nothing, on a legacy server neither.
+ * M2  A legacy server gets one long-lived session, pinged; never one a probe. A server that does not answer is never asked for one.
+ * M3  A lost session (404, 400) is made anew once within the same probe, and is not "down".
+ * M4  Every session that was made is ended: when rotated, replaced, idle, taken from the configuration, and at the stop.
+ * M5  GET is never sent: it would open, or take, the client's one stream.
+ * M6  Any JSON-RPC answer to our id is a sign of life; HTTP 5xx, 429, 401 and 403 speak for themselves.
+ */
+export interface McpProber {
+  probe(target: Target, options: McpProbeOptions): Promise<ProbeResult>;
+  /** Forgets, and ends the sessions of, endpoints that are not configured any more or not as they were, and sessions that nobody uses. */
+  retain(targets: ReadonlyMap<string, Target>, nowMs: number): void;
+  /** How many sessions are open on servers, as far as this prober knows. */
+  readonly openSessions: number;
+  /** Ends every session. */
+  close(): Promise<void>;
+}
+
+export interface McpProbeOptions {
+  readonly headers: Readonly<Record<string, string>>;
+  readonly fresh: boolean;
+  readonly signal: AbortSignal;
+  readonly nowMs: number;
+}
+
+export const modernVersion = "2026-07-28";
+export const legacyVersion = "2025-11-25";
+const clientInfo = { name: "mcp-failover-prober", version: "0.1.0" };
+const unsupportedVersion = -32_022;
+const methodNotFound = -32_601;
+
+/** What is known of one endpoint. */
+interface Contact {
+  readonly identity: string;
+  era: "modern" | "legacy" | null;
+  eraUntilMs: number;
+  session: Session | null;
+}
+
+export function openMcpProber(
+  wire: Wire,
+  policy: Pick<ProberPolicy, "eraMs" | "sessionMs" | "answerBytesMax" | "endSessionMs">,
+): McpProber {
+  const contacts = new Map<string, Contact>();
+  const sessions: Sessions = openSessions(wire, policy.endSessionMs);
+
+  function contactOf(target: Target): Contact {
+    const known = contacts.get(target.key);
+    if (known?.identity === target.identity) return known;
+    if (known?.session) sessions.end(known.session);
+    const contact: Contact = { identity: target.identity, era: null, eraUntilMs: 0, session: null };
+    contacts.set(target.key, contact);
+    return contact;
+  }
+
+  async function probe(target: Target, options: McpProbeOptions): Promise<ProbeResult> {
+    const contact = contactOf(target);
+    try {
+      const result =
+        contact.session === null ? await negotiate(target, contact, options) : await ping(target, contact, contact.session, options);
+      if (result.outcome === "hard") contact.era = null;
+      return result;
+    } catch (error) {
+      contact.era = null;
+      throw error;
+    }
+  }
+
+  function call(target: Target, options: McpProbeOptions, method: string, params: unknown, headers: Record<string, string>) {
+    return callRpc(wire, {
+      url: target.url,
+      headers: { ...options.headers, ...headers },
+      fresh: options.fresh,
+      signal: options.signal,
+      id: `probe-${randomUUID()}`,
+      method,
+      params,
+      bytesMax: policy.answerBytesMax,
+    });
+  }
+
+  /** M1. */
+  async function negotiate(target: Target, contact: Contact, options: McpProbeOptions): Promise<ProbeResult> {
+    const answer = await call(
+      target,
+      options,
+      "server/discover",
+      {
+        _meta: {
+          "io.modelcontextprotocol/protocolVersion": modernVersion,
+          "io.modelcontextprotocol/clientCapabilities": {},
+          "io.modelcontextprotocol/clientInfo": clientInfo,
+        },
+      },
+      { "mcp-protocol-version": modernVersion, "mcp-method": "server/discover" },
+    );
+    if (answer.status === 401 || answer.status === 403 || answer.status === 429) return judge(answer, contact.era);
+    if (answer.kind === "result" || (answer.kind === "error" && answer.errorCode === unsupportedVersion)) {
+      contact.era = "modern";
+      contact.eraUntilMs = options.nowMs + policy.eraMs;
+      return judge(answer, "modern");
+    }
+    // A server known to be modern that fails is failing, not of another era.
+    if (answer.status >= 500 && contact.era === "modern" && options.nowMs < contact.eraUntilMs) return judge(answer, "modern");
+    return openSession(target, contact, options);
+  }
+
+  /** M2: only ever called right after the server has answered something. */
+  async function openSession(target: Target, contact: Contact, options: McpProbeOptions): Promise<ProbeResult> {
+    const { headers, fresh, signal, nowMs } = options;
+    const session: Session = { id: null, url: target.url, headers, version: legacyVersion, sinceMs: nowMs, usedAtMs: nowMs };
+    let kept = false;
+    try {
+      const answer = await callRpc(wire, {
+        url: target.url,
+        headers,
+        fresh,
+        signal,
+        id: `probe-${randomUUID()}`,
+        method: "initialize",
+        params: { protocolVersion: legacyVersion, capabilities: {}, clientInfo },
+        bytesMax: policy.answerBytesMax,
+        onSession: (id) => {
+          session.id = id;
+          sessions.opened(session);
+        },
+      });
+      if (answer.kind !== "result") return judgeHandshake(answer);
+      session.version = versionOf(answer.result);
+      const own = { ...headers, ...sessionHeaders(session) };
+      await notifyRpc(wire, { url: target.url, headers: own, fresh, signal, method: "notifications/initialized" });
+      const pinged = await call(target, options, "ping", undefined, sessionHeaders(session));
+      if (isSessionLost(pinged))
+        return hardResult("malformed", `HTTP ${pinged.status} to a session that it has just made`, pinged.status, "legacy");
+      const result = judge(pinged, "legacy");
+      if (result.outcome === "hard") return result;
+      // A probe beside this one, or the rotation, has left one behind (M4).
+      if (contact.session !== null) sessions.end(contact.session);
+      contact.session = session;
+      contact.era = "legacy";
+      contact.eraUntilMs = nowMs + policy.eraMs;
+      kept = true;
+      return result;
+    } finally {
+      if (!kept) sessions.end(session);
+    }
+  }
+
+  async function ping(target: Target, contact: Contact, session: Session, options: McpProbeOptions): Promise<ProbeResult> {
+    const answer = await call(target, options, "ping", undefined, sessionHeaders(session));
+    session.usedAtMs = options.nowMs;
+    if (isSessionLost(answer)) {
+      if (contact.session === session) contact.session = null;
+      sessions.lost(session);
+      return options.nowMs < contact.eraUntilMs && contact.era === "legacy"
+        ? openSession(target, contact, options)
+        : negotiate(target, contact, options);
+    }
+    const result = judge(answer, "legacy");
+    if (result.outcome === "hard") return result;
+    if (options.nowMs >= contact.eraUntilMs) {
+      // The era is asked for anew with the session kept: a server that has become modern lets it go.
+      const again = await negotiate(target, contact, options);
+      if (contact.era === "modern" && contact.session !== null) {
+        sessions.end(contact.session);
+        contact.session = null;
+      }
+      return again;
+    }
+    return options.nowMs - session.sinceMs >= policy.sessionMs ? openSession(target, contact, options) : result;
+  }
+
+  return {
+    probe,
+    retain(targets, nowMs) {
+      for (const [key, contact] of contacts) {
+        const configured = targets.get(key)?.identity === contact.identity;
+        const idle = contact.session !== null && nowMs - contact.session.usedAtMs >= policy.sessionMs;
+        if (configured && !idle) continue;
+        if (contact.session !== null) sessions.end(contact.session);
+        contact.session = null;
+        if (!configured) contacts.delete(key);
+      }
+    },
+    get openSessions() {
+      return sessions.count;
+    },
+    async close() {
+      contacts.clear();
+      await sessions.endAll();
+    },
+  };
+}
+
+/** 404 by the specification, 400 by server-everything; but where the method is what it does not know, the session stands (M3). */
+function isSessionLost(answer: RpcAnswer): boolean {
+  return (answer.status === 404 || answer.status === 400) && !(answer.kind === "error" && answer.errorCode === methodNotFound);
+}
+
+function sessionHeaders(session: Session): Record<string, string> {
+  return { "mcp-protocol-version": session.version, ...(session.id === null ? {} : { "mcp-session-id": session.id }) };
+}
+
+/** M6. */
+function judge(answer: RpcAnswer, era: "modern" | "legacy" | null): ProbeResult {
+  const byStatus = resultOfStatus(answer.status, answer.retryAfter, answer.ms, era);
+  if (byStatus.outcome === "hard" || byStatus.outcome === "soft" || byStatus.outcome === "auth") return byStatus;
+  if (answer.kind === "none" && byStatus.outcome === "ok")
+    return hardResult("malformed", `HTTP ${answer.status}, but ${answer.why}`, answer.status, era);
+  if (answer.kind === "error" && answer.errorCode !== unsupportedVersion && answer.errorCode !== methodNotFound) {
+    return { ...byStatus, outcome: "caller", code: null, error: `JSON-RPC error ${answer.errorCode}` };
+  }
+  return byStatus;
+}
+
+/** An answer to `initialize` that is no result: a JSON-RPC error lives, anything else is no MCP server. */
+function judgeHandshake(answer: RpcAnswer): ProbeResult {
+  const judged = judge(answer, "legacy");
+  if (answer.kind === "none" && judged.outcome === "caller") {
+    return hardResult(
+      "malformed",
+      `HTTP ${answer.status} to server/discover and to initialize: no MCP server answers at this URL`,
+      answer.status,
+    );
+  }
+  return judged;
+}
+
+/** The version that a server chose. A header may not carry what we do not know it to be, so anything odd falls back to our own. */
+function versionOf(result: unknown): string {
+  const version = (result as { protocolVersion?: unknown } | null)?.protocolVersion;
+  return typeof version === "string" && /^[\w.-]{1,32}$/.test(version) ? version : legacyVersion;
+}

@@ -1,0 +1,147 @@
+import type { Observation } from "@mcp-failover/contracts";
+import { gridSlot, type NextProbe, nextProbe, type ProberPolicy, probeTimeoutMs, slotsBetween } from "@mcp-failover/domain";
+import type { HealthLog } from "./health-log.ts";
+import type { Keeper } from "./keeper.ts";
+import type { Limits } from "./limits.ts";
+import type { ProberMetrics } from "./metrics.ts";
+import type { ObservationLog } from "./observations.ts";
+import type { ProbeMade, ProbeNotMade, ProbeRunner } from "./probes/run-probe.ts";
+import type { Target } from "./targets.ts";
+
+/** What the asker of a probe wants, besides the target. */
+export interface ProbeOrder {
+  readonly purpose: "confirm" | "requested";
+  readonly requestId: string;
+  readonly timeoutMs: number;
+  /** False while this prober decides on the endpoint already: the result counts, but starts no second decision. */
+  readonly decide: boolean;
+}
+
+/** Makes probes, on schedule and on demand, and hands what they found to the log and to the keeper. */
+export interface Probing {
+  /** A probe that is due; returns when the next one is, or null when the endpoint is not this prober's any more. */
+  scheduled(key: string, purpose: NextProbe["purpose"]): Promise<NextProbe | null>;
+  /** A probe at once, on a fresh connection. Null: nothing was learned. */
+  now(target: Target, order: ProbeOrder): Promise<Observation | null>;
+  /** Time-out of a confirming probe of this target. */
+  confirmTimeoutMs(target: Target, askedMs?: number): number;
+}
+
+export interface ProbingOptions {
+  readonly instance: string;
+  readonly policy: ProberPolicy;
+  readonly targets: () => ReadonlyMap<string, Target>;
+  readonly runner: ProbeRunner;
+  readonly limits: Limits;
+  readonly keeper: Keeper;
+  readonly health: HealthLog;
+  readonly observations: ObservationLog;
+  readonly metrics: ProberMetrics;
+  readonly nowMs: () => number;
+  readonly onNotMade: (target: Target, probe: ProbeNotMade) => void;
+}
+
+interface Joint {
+  readonly timeoutMs: number;
+  readonly made: Promise<ProbeMade | null>;
+}
+
+export function createProbing(options: ProbingOptions): Probing {
+  const { limits, keeper, metrics, nowMs, runner } = options;
+  const underWay = new Map<string, Joint>();
+  const usualMs = (key: string): number | null => keeper.usualMs(key) ?? options.health.last(key)?.state?.usualMs ?? null;
+
+  function record(target: Target, probe: ProbeMade, purpose: Observation["purpose"], requestId: string | null): Observation {
+    const { outcome, code, error, httpStatus, era, responseTimeMs } = probe.result;
+    const observation: Observation = {
+      upstream: target.upstream,
+      endpoint: target.endpoint,
+      observer: options.instance,
+      purpose,
+      requestId,
+      startedAtMs: probe.startedAtMs,
+      responseTimeMs,
+      outcome,
+      code,
+      error: error?.slice(0, 300) ?? null,
+      httpStatus,
+      era,
+    };
+    options.observations.add(observation, purpose === "confirm" || purpose === "requested");
+    return observation;
+  }
+
+  function skip(reason: string, count = 1): void {
+    metrics.skipped.inc({ reason }, count);
+  }
+
+  /** Runs a probe within the limits; null: it was not made, which is counted. */
+  async function run(target: Target, purpose: Observation["purpose"], timeoutMs: number): Promise<ProbeMade | null> {
+    const lane = purpose === "confirm" || purpose === "requested" ? "confirm" : "scheduled";
+    const refusal = limits.acquire(target.host, lane);
+    if (refusal !== null) {
+      skip(refusal);
+      return null;
+    }
+    try {
+      // Only a regular probe uses a kept connection; see the wire.
+      const probe = await runner.probe(target, { fresh: purpose !== "scheduled", timeoutMs });
+      if (probe.kind === "not_made") {
+        skip(probe.reason);
+        options.onNotMade(target, probe);
+        return null;
+      }
+      metrics.probes.inc({ purpose, outcome: probe.result.outcome, code: probe.result.code ?? "" });
+      return probe;
+    } finally {
+      limits.release(target.host, lane);
+    }
+  }
+
+  return {
+    async scheduled(key, purpose) {
+      const target = options.targets().get(key);
+      if (target === undefined || !keeper.owns(key)) return null;
+      const { policy } = target;
+      const startedMs = nowMs();
+      const made = await run(target, purpose, probeTimeoutMs(policy, purpose, usualMs(key)));
+      const endedMs = nowMs();
+      if (purpose === "scheduled") {
+        const overrun = slotsBetween(key, policy, startedMs, endedMs);
+        if (overrun > 0) skip("overrun", overrun);
+      }
+      if (made === null) return { atMs: gridSlot(key, policy, endedMs), purpose: "scheduled" };
+      const decision = keeper.observe(key, record(target, made, purpose, null));
+      if (decision === null) return null;
+      return nextProbe({
+        key,
+        policy,
+        state: decision.state,
+        lastOutcome: made.result.outcome,
+        retryAfterMs: made.result.retryAfterMs,
+        nowMs: endedMs,
+      });
+    },
+    async now(target, { purpose, requestId, timeoutMs, decide }) {
+      const { key } = target;
+      const joined = underWay.get(key);
+      // Two who ask at the same time share one probe; each finds it under its own id, with the time at which it began.
+      if (joined !== undefined && joined.timeoutMs >= timeoutMs) {
+        const made = await joined.made;
+        return made === null ? null : record(target, made, purpose, requestId);
+      }
+      const joint: Joint = { timeoutMs, made: run(target, purpose, timeoutMs) };
+      underWay.set(key, joint);
+      try {
+        const made = await joint.made;
+        if (made === null) return null;
+        const observation = record(target, made, purpose, requestId);
+        keeper.observe(key, observation, { decide });
+        return observation;
+      } finally {
+        if (underWay.get(key) === joint) underWay.delete(key);
+      }
+    },
+    confirmTimeoutMs: (target, askedMs) => probeTimeoutMs(target.policy, "confirm", usualMs(target.key), askedMs ?? null),
+  };
+}

@@ -1,0 +1,193 @@
+import { BusError } from "@mcp-failover/bus";
+import { defaultPolicy, fractionOf, type ProberPolicy, proberPolicy } from "@mcp-failover/domain";
+import { type AppliedTopology, followTopology, type Kit, type Running } from "@mcp-failover/service-kit";
+import type { ProberEnvironment } from "./config.ts";
+import { joinFleet } from "./fleet.ts";
+import { followHealth } from "./health-log.ts";
+import { createKeeper, type Keeper } from "./keeper.ts";
+import { createLimits } from "./limits.ts";
+import { proberMetrics } from "./metrics.ts";
+import { openObservationLog } from "./observations.ts";
+import { createPerformer } from "./perform.ts";
+import { openProbeRunner } from "./probes/run-probe.ts";
+import { createProbing, type Probing } from "./probing.ts";
+import { createQuestions, type Questions } from "./questions.ts";
+import { createSchedule } from "./schedule.ts";
+import { type Target, targetsOf } from "./targets.ts";
+
+/** Endpoints that are taken over at once are first probed within this time, so that thousands of them do not start in one instant. */
+const takeOverMsMax = 1000;
+const takeOverMsEach = 4;
+const watchMs = 250;
+const sweepMs = 30_000;
+
+/**
+ * The whole prober at a glance:
+ *
+ * config.applied   -> targets -> which of them are ours -> schedule
+ * prober.heartbeat -> who lives -> which targets are ours
+ * schedule         -> probe -> probe.observed; decideHealth -> (ask the peers) -> health.changed, fenced
+ * probe.requested  -> probe -> probe.observed and a reply
+ * health.changed   -> what the next decision starts from
+ */
+export async function startProber(kit: Kit<ProberEnvironment>, policy: ProberPolicy = proberPolicy): Promise<Running> {
+  const { bus, log, instance } = kit;
+  const metrics = proberMetrics(kit.registry);
+  const startedAtMs = Math.floor(kit.nowMs());
+  const connected = (): boolean => bus.status.kind === "connected";
+  let targets: ReadonlyMap<string, Target> = new Map();
+  let configured = false;
+  let graceUntilMs = startedAtMs + defaultPolicy.health.graceMs;
+  let stopped = false;
+
+  const performer = createPerformer(kit, policy);
+  const runner = openProbeRunner({ policy, secrets: kit.secrets, nowMs: kit.nowMs });
+  const observations = openObservationLog({
+    policy,
+    event: performer.observed,
+    reachable: connected,
+    append: performer.append,
+    onDropped: (count) => metrics.dropped.inc(count),
+    onFailed: (err) => log.debug({ err }, "observations could not be published yet"),
+  });
+  const health = followHealth(
+    bus,
+    (key, said) => keeper.other(key, said),
+    (err) => log.error({ err }, "an event of the log could not be taken in"),
+  );
+  const keeper: Keeper = createKeeper({
+    log: health,
+    nowMs: kit.nowMs,
+    graceUntilMs: () => graceUntilMs,
+    canDecide: () => connected() && health.caughtUp && !stopped,
+    ask: (target) => questions.ask(target),
+    say: performer.sayHealth,
+    onDecision: (target, { rule, reason, publish, state }) => {
+      metrics.decisions.inc({ rule });
+      log[publish ? "info" : "warn"]({ target: target.key, rule, status: state.status }, reason);
+    },
+    onLost: () => metrics.lost.inc(),
+    onError: (err, target) => {
+      if (err instanceof BusError) log.warn({ err, target: target.key }, "the log is out of reach; nothing is decided on this evidence");
+      else log.error({ err, target: target.key }, "a decision failed");
+    },
+  });
+  const probing: Probing = createProbing({
+    instance,
+    policy,
+    targets: () => targets,
+    runner,
+    limits: createLimits(policy),
+    keeper,
+    health,
+    observations,
+    metrics,
+    nowMs: kit.nowMs,
+    onNotMade: (target, { reason, detail }) => log.warn({ target: target.key, reason }, kit.secrets.redact(detail)),
+  });
+  const questions: Questions = createQuestions({
+    instance,
+    policy,
+    targets: () => targets,
+    probing,
+    performer,
+    peers: () => fleet.peers(),
+  });
+  const schedule = createSchedule({
+    nowMs: kit.nowMs,
+    run: probing.scheduled,
+    onLag: (lagMs) => metrics.lag.observe(lagMs / 1000),
+    onError: (err, key) => log.error({ err, target: key }, "a probe failed by our own fault"),
+    errorWaitMs: defaultPolicy.health.intervalMs,
+  });
+  const fleet = joinFleet({
+    self: instance,
+    startedAtMs,
+    policy,
+    clockMs: () => performance.now(),
+    send: ({ settled, leaving }) => {
+      if (!connected()) return;
+      performer.sendHeartbeat({
+        prober: instance,
+        zone: kit.config.MCPF_ZONE ?? null,
+        startedAtMs,
+        sentAtMs: Math.floor(kit.nowMs()),
+        endpointsOwned: schedule.size,
+        ready: settled && configured,
+        ...(leaving ? { leaving } : {}),
+      });
+    },
+    onChange: assign,
+    onImpostor: () => log.error({ instance }, "another prober has the same MCPF_INSTANCE; give each its own"),
+  });
+  /** Starts what has become ours, at once, and lets go of what has not stayed so. */
+  function assign(): void {
+    if (stopped) return;
+    metrics.live.set(fleet.peers().length + 1);
+    const mine = [...targets.values()].filter((target) => fleet.owns(target.key));
+    const mineKeys = new Set(mine.map((target) => target.key));
+    for (const key of [...schedule.keys()]) {
+      if (mineKeys.has(key)) continue;
+      schedule.remove(key);
+      keeper.disown(key);
+    }
+    const taken = mine.filter((target) => !keeper.owns(target.key));
+    const spreadMs = Math.min(takeOverMsMax, taken.length * takeOverMsEach);
+    for (const target of mine) keeper.own(target);
+    for (const { key } of taken) schedule.plan(key, { atMs: kit.nowMs() + fractionOf(key) * spreadMs, purpose: "scheduled" });
+    metrics.owned.set(schedule.size);
+    if (taken.length > 0) log.info({ taken: taken.length, owned: schedule.size, peers: fleet.peers() }, "endpoints taken over");
+  }
+
+  function configure({ topology, environment, version }: AppliedTopology): void {
+    const before = targets;
+    targets = targetsOf(topology, environment);
+    configured = true;
+    kit.ready("configuration", true);
+    runner.retain(targets);
+    // Another server under an old name is a new endpoint: nothing seen of the old one counts for it.
+    for (const [key, target] of targets) if (before.has(key) && before.get(key)?.identity !== target.identity) keeper.disown(key);
+    log.info({ version, endpoints: targets.size }, "configuration applied");
+    assign();
+  }
+
+  let lastWatchMs = kit.nowMs();
+  function watch(): void {
+    const nowMs = kit.nowMs();
+    if (Math.abs(nowMs - lastWatchMs - watchMs) > defaultPolicy.failover.clockGapMs) keeper.resetSilence();
+    lastWatchMs = nowMs;
+    keeper.lookForSilence();
+    metrics.sessions.set(runner.openSessions);
+    if (graceUntilMs > nowMs && configured && fleet.settled && keeper.allProven()) graceUntilMs = Math.floor(nowMs);
+    kit.ready("grace", configured && fleet.settled && nowMs >= graceUntilMs, "the grace after start has not ended");
+  }
+
+  kit.ready("configuration", false, "no configuration has been applied yet: run bootstrap, or `mcpf config apply`");
+  const following = followTopology(kit, configure);
+  const heard = bus.subscribe("prober.heartbeat", (event) => fleet.hear(event.data));
+  const asked = bus.subscribe("probe.requested", (event, respond) => {
+    questions.answer(event, respond).catch((err: unknown) => log.error({ err }, "a probe that was asked for failed"));
+  });
+  const stopListening = bus.onStatus(() => {
+    fleet.setConnected(connected());
+    if (connected()) observations.resume();
+  });
+  fleet.setConnected(connected());
+  const watching = setInterval(watch, watchMs);
+  const sweeping = setInterval(() => runner.retain(targets), sweepMs);
+  watch();
+
+  return {
+    async stop() {
+      stopped = true;
+      clearInterval(watching);
+      clearInterval(sweeping);
+      stopListening();
+      heard.stop();
+      asked.stop();
+      schedule.stop();
+      fleet.stop();
+      await Promise.all([runner.close(), observations.close(), following.stop(), health.stop()]);
+    },
+  };
+}

@@ -1,0 +1,126 @@
+import { type Bus, memoryBroker, type Stored } from "@mcp-failover/bus";
+import {
+  type HealthChanged,
+  hashOf,
+  makeEvent,
+  type Observation,
+  type ProbeObserved,
+  streams,
+  subjectFor,
+  topology,
+} from "@mcp-failover/contracts";
+import { type ProberPolicy, proberPolicy } from "@mcp-failover/domain";
+import type { Kit, Running } from "@mcp-failover/service-kit";
+import { testKit } from "@mcp-failover/service-kit/testing";
+import type { ProberEnvironment } from "../src/config.ts";
+import { startProber } from "../src/wiring.ts";
+
+/** Probers of one fleet in this process, on the memory bus, with the short times of a test. */
+export interface MemoryFleet {
+  readonly bus: Bus;
+  configure(upstreams: Record<string, unknown>): Promise<void>;
+  start(instance: string, options?: { secrets?: Record<string, string>; policy?: Partial<ProberPolicy> }): Promise<MemoryProber>;
+  /** All that was said about an endpoint's health, oldest first. */
+  health(
+    upstream: string,
+    endpoint: string,
+  ): Promise<readonly { readonly seq: number; readonly id: string; readonly data: HealthChanged }[]>;
+  observations(): Promise<readonly Observation[]>;
+  stop(): Promise<void>;
+}
+export interface MemoryProber {
+  readonly kit: Kit<ProberEnvironment>;
+  readonly bus: Bus;
+  stop(): Promise<void>;
+  metric(name: string): Promise<number>;
+}
+
+const quick: Partial<ProberPolicy> = { heartbeatMs: 60, deadAfterMs: 200, settleMs: 120, batchMs: 30 };
+
+export async function memoryFleet(): Promise<MemoryFleet> {
+  const broker = memoryBroker();
+  const bus = broker.connect();
+  await bus.ensureStreams(streams, { replicas: 1 });
+  const running = new Set<Running>();
+  let version = 0;
+
+  async function all(stream: "AUDIT" | "SIGNALS", filter: string): Promise<Stored[]> {
+    const found: Stored[] = [];
+    for await (const stored of bus.read(stream, { filter })) found.push(stored);
+    return found;
+  }
+
+  return {
+    bus,
+    async configure(upstreams) {
+      const parsed = topology.parse({ upstreams });
+      const seq = (await bus.lastOf("AUDIT", subjectFor("config.applied")))?.seq ?? 0;
+      version += 1;
+      await bus.appendFenced(
+        makeEvent({
+          type: "config.applied",
+          keys: [],
+          id: `config-${version}`,
+          service: "bootstrap",
+          instance: "test",
+          timeMs: Date.now(),
+          data: {
+            version,
+            hash: hashOf(parsed),
+            fileHash: null,
+            timestamp: new Date().toISOString(),
+            by: { kind: "operator", id: "test" },
+            reason: "test",
+            environment: "development",
+            topology: parsed,
+          },
+        }),
+        seq,
+      );
+    },
+    async start(instance, { secrets = {}, policy = {} } = {}) {
+      const own = broker.connect({ instance });
+      const kit = testKit<ProberEnvironment>({ service: "prober", bus: own, instance, config: {}, secrets });
+      const prober = await startProber(kit, { ...proberPolicy, ...quick, ...policy });
+      running.add(prober);
+      return {
+        kit,
+        bus: own,
+        async stop() {
+          running.delete(prober);
+          await prober.stop?.();
+          await own.close();
+        },
+        async metric(name) {
+          const found = await kit.registry.getSingleMetric(name)?.get();
+          return found?.values.reduce((sum, { value }) => sum + value, 0) ?? Number.NaN;
+        },
+      };
+    },
+    async health(upstream, endpoint) {
+      const stored = await all("AUDIT", subjectFor("health.changed", upstream, endpoint));
+      return stored.flatMap(({ seq, content }) =>
+        content.kind === "event" ? [{ seq, id: content.event.id, data: content.event.data as HealthChanged }] : [],
+      );
+    },
+    async observations() {
+      const stored = await all("SIGNALS", "probe.observed.>");
+      return stored.flatMap(({ content }) => (content.kind === "event" ? (content.event.data as ProbeObserved).observations : []));
+    },
+    async stop() {
+      for (const prober of running) await prober.stop?.();
+      await bus.close();
+    },
+  };
+}
+
+/** Waits until the check gives something other than null, undefined or false. */
+export async function until<T>(what: string, check: () => Promise<T> | T, ms = 5000): Promise<NonNullable<T>> {
+  const endMs = performance.now() + ms;
+  for (;;) {
+    const found = await check();
+    if (found !== null && found !== undefined && found !== false) return found as NonNullable<T>;
+    if (performance.now() > endMs) throw new Error(`${what}: not within ${ms} ms`);
+    await new Promise((resolve) => setTimeout(resolve, 15));
+  }
+}

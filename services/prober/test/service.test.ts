@@ -1,0 +1,339 @@
+import assert from "node:assert/strict";
+import { type TestContext, test } from "node:test";
+import { memorySeams } from "@mcp-failover/bus/internal";
+import { makeEvent } from "@mcp-failover/contracts";
+import { decideHealth, type HealthInput } from "@mcp-failover/domain";
+import { type MemoryFleet, memoryFleet, until } from "./fleet-of-memory.ts";
+import { answers, type FakeServer, fakeServer, legacyServer, modernServer } from "./servers.ts";
+
+async function fleetFor(t: TestContext): Promise<MemoryFleet> {
+  const fleet = await memoryFleet();
+  t.after(() => fleet.stop());
+  return fleet;
+}
+async function server(t: TestContext, status = 200): Promise<FakeServer> {
+  const fake = await fakeServer(answers.status(status));
+  t.after(() => fake.kill());
+  return fake;
+}
+const http = (urls: Record<string, string>, probe: object = {}, more: object = {}) => ({
+  kind: "http",
+  probe: { interval_ms: 200, timeout_ms: 300, ...probe },
+  endpoints: Object.entries(urls).map(([name, url], tier) => ({ name, url, tier, ...more })),
+});
+const statusOf = async (fleet: MemoryFleet, upstream: string, endpoint: string) =>
+  (await fleet.health(upstream, endpoint)).at(-1)?.data.status;
+
+test("a well endpoint is said to be healthy once, with a real response time, and the prober becomes ready before its grace ends", async (t) => {
+  const fleet = await fleetFor(t);
+  const fake = await server(t);
+  await fleet.configure({ api: http({ one: fake.url }) });
+  const startedMs = performance.now();
+  const prober = await fleet.start("p1");
+  assert.equal(prober.kit.readiness().status, "not_ready");
+  await until("healthy", async () => (await statusOf(fleet, "api", "one")) === "healthy");
+  await until("ready", () => prober.kit.readiness().status === "ready");
+  assert.ok(performance.now() - startedMs < 3000, "well before the grace of 5 s");
+  await new Promise((resolve) => setTimeout(resolve, 700));
+  const said = await fleet.health("api", "one");
+  assert.equal(said.length, 1, "no word without a change");
+  const first = said[0]?.data;
+  assert.deepEqual([first?.previousStatus, first?.service, first?.critical, first?.error], [null, "api", true, null]);
+  assert.ok((first?.responseTime ?? 0) > 0 && !Number.isInteger(first?.responseTime));
+  const seen = (await fleet.observations()).filter(({ outcome }) => outcome === "ok");
+  assert.ok(seen.length >= 4 && seen.every(({ observer }) => observer === "p1"));
+});
+
+test("killed and come back: unhealthy behind the fence with its votes, healthy again, and every word can be decided again from its certificate", async (t) => {
+  const fleet = await fleetFor(t);
+  const fake = await server(t);
+  await fleet.configure({ api: http({ one: fake.url }) });
+  await fleet.start("p1");
+  await until("healthy", async () => (await statusOf(fleet, "api", "one")) === "healthy");
+  await fake.kill();
+  const killedMs = performance.now();
+  await until("unhealthy", async () => (await statusOf(fleet, "api", "one")) === "unhealthy");
+  assert.ok(performance.now() - killedMs < 2000);
+  await fake.comeBack();
+  const backMs = performance.now();
+  await until("healthy again", async () => (await statusOf(fleet, "api", "one")) === "healthy");
+  assert.ok(performance.now() - backMs < 2000);
+  const said = await fleet.health("api", "one");
+  assert.deepEqual(
+    said.map(({ data }) => [data.previousStatus, data.status, data.certificate.rule]),
+    [
+      [null, "healthy", "rise"],
+      ["healthy", "unhealthy", "fall"],
+      ["unhealthy", "healthy", "rise"],
+    ],
+  );
+  const down = said[1]?.data;
+  assert.deepEqual([down?.responseTime, down?.error, down?.state.score], [null, "no answer: refused (ECONNREFUSED)", 0]);
+  assert.deepEqual(
+    down?.votes.map(({ observer, verdict, code }) => [observer, verdict, code]),
+    [["p1", "unhealthy", "refused"]],
+  );
+  let before: unknown = null;
+  for (const { data } of said) {
+    const input = data.certificate.input as HealthInput;
+    assert.deepEqual(input.state, before, "each decision starts from the last word");
+    const again = decideHealth(input);
+    assert.deepEqual([again.rule, again.state, again.publish], [data.certificate.rule, data.state, true]);
+    before = data.state;
+  }
+});
+
+test("a lone prober's fall carries a probe made for the purpose", async (t) => {
+  const fleet = await fleetFor(t);
+  const fake = await server(t);
+  await fleet.configure({ api: http({ one: fake.url }) });
+  await fleet.start("p1");
+  await until("healthy", async () => (await statusOf(fleet, "api", "one")) === "healthy");
+  fake.handler = answers.status(503);
+  await until("unhealthy", async () => (await statusOf(fleet, "api", "one")) === "unhealthy");
+  const down = (await fleet.health("api", "one")).at(-1)?.data;
+  const input = down?.certificate.input as HealthInput;
+  assert.deepEqual([input.asked, input.evidence.at(-1)?.purpose], [1, "confirm"]);
+  assert.ok(input.evidence.filter(({ outcome }) => outcome === "hard").length >= 4, "three failures, then the one that confirms");
+  assert.deepEqual(down?.certificate.folded.AUDIT, { first: 2, last: 2 });
+});
+
+test("two of three probers that reach the endpoint outvote the owner that does not", async (t) => {
+  const fleet = await fleetFor(t);
+  const fake = await server(t);
+  const owners = new Set<string>();
+  const blind = new Set<string>();
+  // The probers are told apart by a header that carries each one's own secret.
+  fake.handler = (request, response, body) => {
+    const who = String(request.headers["x-who"]);
+    if (request.headers.connection !== "close") owners.add(who);
+    return (blind.has(who) ? answers.reset : answers.status(200))(request, response, body);
+  };
+  await fleet.configure({ api: http({ one: fake.url }, {}, { headers: { "x-who": { secret: "WHO" } } }) });
+  const names = ["prober-a", "prober-b", "prober-c"];
+  const probers = await Promise.all(names.map((name) => fleet.start(name, { secrets: { WHO: name } })));
+  await until("healthy", async () => (await statusOf(fleet, "api", "one")) === "healthy");
+  const ownedBy = await until("one owner", async () => {
+    const counts = await Promise.all(probers.map((prober) => prober.metric("mcpf_prober_owned_endpoints")));
+    return counts.filter((count) => count === 1).length === 1 ? names[counts.indexOf(1)] : null;
+  });
+  blind.add(ownedBy);
+  const owner = probers[names.indexOf(ownedBy)];
+  await until("three refused falls", async () => {
+    const metric = await owner?.kit.registry.getSingleMetric("mcpf_prober_decisions_total")?.get();
+    return (metric?.values.find(({ labels }) => labels["rule"] === "no_majority")?.value ?? 0) >= 3;
+  });
+  assert.equal(await statusOf(fleet, "api", "one"), "healthy");
+  const second = names.find((name) => name !== ownedBy) as string;
+  blind.add(second);
+  await until("unhealthy", async () => (await statusOf(fleet, "api", "one")) === "unhealthy");
+  const votes = (await fleet.health("api", "one")).at(-1)?.data.votes ?? [];
+  assert.deepEqual(
+    votes.map(({ observer, verdict }) => `${observer} ${verdict}`).sort(),
+    names.map((name) => `${name} ${blind.has(name) ? "un" : ""}healthy`).sort(),
+  );
+});
+
+test("401, 429 and 404: degraded with the rule of each, and alive", async (t) => {
+  const fleet = await fleetFor(t);
+  const servers = { auth: await server(t, 401), soft: await server(t, 429), caller: await server(t, 404) };
+  await fleet.configure({ api: http({ auth: servers.auth.url, soft: servers.soft.url, caller: servers.caller.url }) });
+  await fleet.start("p1");
+  await until("all said", async () => {
+    const all = await Promise.all(["auth", "soft", "caller"].map((endpoint) => statusOf(fleet, "api", endpoint)));
+    return all.join() === "degraded,degraded,healthy";
+  });
+  const auth = (await fleet.health("api", "auth"))[0]?.data;
+  assert.deepEqual([auth?.state.cause, auth?.error], ["auth", "HTTP 401: it refuses our credentials"]);
+});
+
+test("an endpoint whose secret is missing is not judged, and the others are", async (t) => {
+  const fleet = await fleetFor(t);
+  const fake = await server(t);
+  await fleet.configure({
+    locked: http({ one: fake.url }, {}, { headers: { authorization: { secret: "NOT_THERE" } } }),
+    open: http({ one: `${fake.url}/open` }),
+  });
+  const prober = await fleet.start("p1");
+  await until("healthy", async () => (await statusOf(fleet, "open", "one")) === "healthy");
+  await until("skipped", async () => (await prober.metric("mcpf_prober_skipped_total")) >= 2);
+  assert.equal(await statusOf(fleet, "locked", "one"), undefined);
+  assert.ok(fake.requests.every(({ path }) => path === "/open"));
+});
+
+test("endpoints spread over the live probers; a dead one's are taken over and probed at once, from the last word on", async (t) => {
+  const fleet = await fleetFor(t);
+  const fake = await server(t);
+  const names = Array.from({ length: 12 }, (_, index) => `e${index}`);
+  await fleet.configure({ api: http(Object.fromEntries(names.map((name) => [name, `${fake.url}/${name}`])), { interval_ms: 300 }) });
+  const probers = [await fleet.start("p1"), await fleet.start("p2"), await fleet.start("p3")];
+  await until("all healthy", async () =>
+    (await Promise.all(names.map((name) => statusOf(fleet, "api", name)))).every((status) => status === "healthy"),
+  );
+  const owned = await Promise.all(probers.map((prober) => prober.metric("mcpf_prober_owned_endpoints")));
+  assert.equal(
+    owned.reduce((sum, count) => sum + count, 0),
+    12,
+  );
+  assert.ok(
+    owned.every((count) => count >= 1),
+    owned.join(),
+  );
+  const [dead] = probers;
+  // Its connection is cut: for the others it is dead, and it goes on probing what it had.
+  memorySeams((dead as (typeof probers)[number]).bus).cut();
+  const cutMs = Date.now();
+  await until("taken over", async () => {
+    const [, second, third] = await Promise.all(probers.map((prober) => prober.metric("mcpf_prober_owned_endpoints")));
+    return (second ?? 0) + (third ?? 0) === 12;
+  });
+  await until(
+    "all probed by the others",
+    async () => {
+      const fresh = (await fleet.observations()).filter(({ observer, startedAtMs }) => observer !== "p1" && startedAtMs > cutMs);
+      return new Set(fresh.map(({ endpoint }) => endpoint)).size === 12;
+    },
+    2000,
+  );
+  for (const name of names) assert.equal((await fleet.health("api", name)).length, 1, "a take-over alone is no change");
+  const before = (await dead?.metric("mcpf_prober_probes_total")) ?? 0;
+  await until("it goes on probing without the bus", async () => ((await dead?.metric("mcpf_prober_probes_total")) ?? 0) >= before + 2);
+});
+
+test("a prober that leaves hands its endpoints over without waiting for its silence", async (t) => {
+  const fleet = await fleetFor(t);
+  const fake = await server(t);
+  await fleet.configure({ api: http({ a: `${fake.url}/a`, b: `${fake.url}/b`, c: `${fake.url}/c`, d: `${fake.url}/d` }) });
+  const slow = { heartbeatMs: 400, deadAfterMs: 60_000, settleMs: 150 };
+  const leaving = await fleet.start("p1", { policy: slow });
+  const staying = await fleet.start("p2", { policy: slow });
+  await until(
+    "shared",
+    async () => (await leaving.metric("mcpf_prober_owned_endpoints")) + (await staying.metric("mcpf_prober_owned_endpoints")) === 4,
+  );
+  await leaving.stop();
+  await until("taken over", async () => (await staying.metric("mcpf_prober_owned_endpoints")) === 4, 300);
+});
+
+test("without the log it probes on and decides nothing; afterwards it decides on what is so by then", async (t) => {
+  const fleet = await fleetFor(t);
+  const fake = await server(t);
+  await fleet.configure({ api: http({ one: fake.url, two: `${fake.url}/two` }) });
+  const prober = await fleet.start("p1", { policy: { bufferMax: 10, batchMax: 4 } });
+  const both = async (status: string) =>
+    (await statusOf(fleet, "api", "one")) === status && (await statusOf(fleet, "api", "two")) === status;
+  await until("healthy", () => both("healthy"));
+  memorySeams(prober.bus).cut();
+  await fake.kill();
+  await until("probing on", async () => (await prober.metric("mcpf_prober_dropped_observations_total")) > 0, 8000);
+  await fake.comeBack();
+  await new Promise((resolve) => setTimeout(resolve, 600));
+  memorySeams(prober.bus).restore();
+  const restoredMs = Date.now();
+  await until(
+    "fresh observations",
+    async () => (await fleet.observations()).filter(({ startedAtMs }) => startedAtMs > restoredMs).length >= 4,
+  );
+  await new Promise((resolve) => setTimeout(resolve, 300));
+  assert.deepEqual(
+    (await fleet.health("api", "one")).map(({ data }) => data.status),
+    ["healthy"],
+    "the outage that nobody could be told of in time is not told of afterwards",
+  );
+  const kept = (await fleet.observations()).filter(({ outcome }) => outcome === "hard");
+  assert.ok(kept.length <= 10, "the buffer is bounded");
+});
+
+test("every live prober answers probe.requested for any endpoint, at once and under the id of the request", async (t) => {
+  const fleet = await fleetFor(t);
+  const fake = await server(t);
+  await fleet.configure({ api: http({ one: fake.url }, { interval_ms: 60_000 }) });
+  for (const name of ["p1", "p2", "p3"]) await fleet.start(name);
+  await until("healthy", async () => (await statusOf(fleet, "api", "one")) === "healthy");
+  const event = makeEvent({
+    type: "probe.requested",
+    keys: [],
+    id: "ask-1",
+    service: "failover-controller",
+    instance: "fc-1",
+    timeMs: Date.now(),
+    data: {
+      requestId: "ask-1",
+      targets: [
+        { upstream: "api", endpoint: "one" },
+        { upstream: "api", endpoint: "not-there" },
+      ],
+      purpose: "confirm",
+      timeoutMs: 400,
+      requestedBy: "fc-1",
+    },
+  });
+  const replies: string[] = [];
+  for await (const reply of fleet.bus.requestMany(event, { timeoutMs: 2000, max: 3 })) {
+    assert.equal(reply.type, "probe.observed");
+    if (reply.type === "probe.observed")
+      replies.push(`${reply.data.observer} ${reply.data.observations.map(({ requestId, outcome }) => `${requestId} ${outcome}`)}`);
+  }
+  assert.deepEqual(replies.sort(), ["p1 ask-1 ok", "p2 ask-1 ok", "p3 ask-1 ok"]);
+  await until(
+    "in the log too",
+    async () => (await fleet.observations()).filter(({ requestId }) => requestId === "ask-1").length === 3,
+    1000,
+  );
+});
+
+test("two probers that both think an endpoint is theirs say each change once", async (t) => {
+  const fleet = await fleetFor(t);
+  const fake = await server(t);
+  await fleet.configure({ api: http({ one: fake.url }) });
+  // They never hear each other, so both own everything, as in a partition of views.
+  const deaf = { deadAfterMs: 1 };
+  const probers = [await fleet.start("p1", { policy: deaf }), await fleet.start("p2", { policy: deaf })];
+  await until("healthy", async () => (await statusOf(fleet, "api", "one")) === "healthy");
+  await fake.kill();
+  await until("unhealthy", async () => (await statusOf(fleet, "api", "one")) === "unhealthy");
+  await fake.comeBack();
+  await until("healthy", async () => (await statusOf(fleet, "api", "one")) === "healthy");
+  await new Promise((resolve) => setTimeout(resolve, 500));
+  assert.deepEqual(
+    (await fleet.health("api", "one")).map(({ data }) => data.status),
+    ["healthy", "unhealthy", "healthy"],
+  );
+  assert.ok((await Promise.all(probers.map((prober) => prober.metric("mcpf_prober_owned_endpoints")))).every((count) => count === 1));
+});
+
+test("MCP servers of both eras: healthy, and at the stop no session is left on any server", async (t) => {
+  const fleet = await fleetFor(t);
+  const legacy = await legacyServer();
+  const modern = await modernServer();
+  t.after(() => Promise.all([legacy.kill(), modern.kill()]));
+  await fleet.configure({
+    mcp: { ...http({ legacy: `${legacy.url}/mcp`, modern: `${modern.url}/mcp` }), kind: "mcp" },
+  });
+  const probers = [await fleet.start("p1"), await fleet.start("p2")];
+  await until(
+    "both healthy",
+    async () => (await statusOf(fleet, "mcp", "legacy")) === "healthy" && (await statusOf(fleet, "mcp", "modern")) === "healthy",
+  );
+  legacy.sessions.clear();
+  await new Promise((resolve) => setTimeout(resolve, 600));
+  assert.equal((await fleet.health("mcp", "legacy")).length, 1, "a lost session is no change of health");
+  for (const prober of probers) await prober.stop();
+  assert.equal(legacy.sessions.size, 0);
+  assert.ok(legacy.initialized >= 2 && legacy.initialized <= 4, `${legacy.initialized} sessions for two probers`);
+});
+
+test("a changed configuration: new endpoints are probed at once, removed ones no more, a moved one is judged anew", async (t) => {
+  const fleet = await fleetFor(t);
+  const [first, second] = [await server(t), await server(t, 503)];
+  await fleet.configure({ api: http({ one: first.url, gone: `${first.url}/gone` }, { interval_ms: 100 }) });
+  const prober = await fleet.start("p1");
+  await until("ready", () => prober.kit.readiness().status === "ready");
+  assert.deepEqual([await statusOf(fleet, "api", "one"), await statusOf(fleet, "api", "gone")], ["healthy", "healthy"]);
+  await fleet.configure({ api: http({ one: second.url, fresh: `${first.url}/fresh` }, { interval_ms: 100 }) });
+  await until("fresh healthy", async () => (await statusOf(fleet, "api", "fresh")) === "healthy");
+  await until("moved to a sick server", async () => (await statusOf(fleet, "api", "one")) === "unhealthy");
+  const before = first.requests.filter(({ path }) => path === "/gone").length;
+  await new Promise((resolve) => setTimeout(resolve, 400));
+  assert.equal(first.requests.filter(({ path }) => path === "/gone").length, before);
+});
