@@ -126,6 +126,7 @@ export function createStack(options: StackOptions): Stack {
     },
     async stop() {
       stopped.abort();
+      terminal.hush();
       const all = [...new Set(rankOf.values())].sort((a, b) => b - a);
       for (const rank of all) {
         if (rank === ranks.redis) await closeBus();

@@ -6,6 +6,8 @@ export interface Terminal {
   relay(process: string, level: "warn" | "error", text: string): void;
   /** From now on warnings are shown too: while everything starts, many are only about what is not there yet. */
   settled(): void;
+  /** From now on only what we say ourselves is shown: everything is being stopped, and says so. */
+  hush(): void;
 }
 
 /** Lines of one child shown within `windowMs`; the rest is counted and stays in its log. */
@@ -14,6 +16,7 @@ const windowMs = 10_000;
 
 export function terminal(out: NodeJS.WritableStream, err: NodeJS.WritableStream): Terminal {
   let warningsToo = false;
+  let hushed = false;
   const budgets = new Map<string, { sinceMs: number; shown: number; held: number }>();
   // A closed terminal must not end the stack by itself; its SIGHUP does, in order.
   out.on("error", () => undefined);
@@ -22,7 +25,7 @@ export function terminal(out: NodeJS.WritableStream, err: NodeJS.WritableStream)
     say: (line) => void out.write(`${line}\n`),
     complain: (line) => void err.write(`${line}\n`),
     relay(process, level, text) {
-      if (level === "warn" && !warningsToo) return;
+      if (hushed || (level === "warn" && !warningsToo)) return;
       const nowMs = performance.now();
       let budget = budgets.get(process);
       if (budget === undefined || nowMs - budget.sinceMs > windowMs) {
@@ -37,6 +40,9 @@ export function terminal(out: NodeJS.WritableStream, err: NodeJS.WritableStream)
     },
     settled() {
       warningsToo = true;
+    },
+    hush() {
+      hushed = true;
     },
   };
 }

@@ -123,11 +123,18 @@ export async function until(condition: () => boolean | Promise<boolean>, withinM
   }
 }
 
+/** A port base whose block is free. Whoever listens on the block's last port has it; the operating system lets go of it with this process. */
 export async function freeBlock(): Promise<number> {
-  for (let attempt = 0; attempt < 50; attempt += 1) {
-    const base = 31_000 + Math.floor(Math.random() * 50) * 20;
+  for (let attempt = 0; attempt < 200; attempt += 1) {
+    const base = 10_000 + Math.floor(Math.random() * 35) * 600;
+    const holder = createServer().unref();
+    const held = await new Promise<boolean>((resolve) => {
+      holder.once("error", () => resolve(false));
+      holder.listen({ port: base + 599, host: "127.0.0.1", exclusive: true }, () => resolve(true));
+    });
     const offsets = [0, 1, 2, 3, 10, 510, ...Array.from({ length: 14 }, (_, i) => 60 + i)];
-    if ((await Promise.all(offsets.map((offset) => isFree(base + offset)))).every(Boolean)) return base;
+    if (held && (await Promise.all(offsets.map((offset) => isFree(base + offset)))).every(Boolean)) return base;
+    holder.close();
   }
   throw new Error("no free block of ports");
 }
