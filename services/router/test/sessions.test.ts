@@ -1,24 +1,17 @@
 import assert from "node:assert/strict";
 import { afterEach, beforeEach, describe, test } from "node:test";
-import { Client as ClientV1 } from "@modelcontextprotocol/sdk/client/index.js";
-import { StreamableHTTPClientTransport as TransportV1 } from "@modelcontextprotocol/sdk/client/streamableHttp.js";
+import { createMemoryDirectory } from "../src/mcp/directory.ts";
+import { connectV1, connectV2, initializeBody, openSession, post, textOf, toolCall, until } from "./support/clients.ts";
 import { type FakeControl, fakeControl } from "./support/fake-control.ts";
 import { startMcpServer, type TestMcpServer } from "./support/mcp-server.ts";
 import { startTestRouter, type TestRouter } from "./support/router.ts";
 
-async function connect(url: URL): Promise<{ client: ClientV1; transport: TransportV1 }> {
-  const client = new ClientV1({ name: "test-agent", version: "1" }, { capabilities: {} });
-  const transport = new TransportV1(url);
-  await client.connect(transport as never);
-  return { client, transport };
-}
-const textOf = (result: unknown): string => String((result as { content: { text: string }[] }).content[0]?.text);
-
-describe("a session of a real client", () => {
+describe("a session", () => {
   let a: TestMcpServer;
   let b: TestMcpServer;
   let control: FakeControl;
   let router: TestRouter;
+  const others: (() => Promise<void>)[] = [];
   beforeEach(async () => {
     a = await startMcpServer("a");
     b = await startMcpServer("b");
@@ -27,30 +20,266 @@ describe("a session of a real client", () => {
   });
   afterEach(async () => {
     await router.close(0);
+    for (const close of others.splice(0)) await close();
     await a.kill();
     await b.kill();
     assert.deepEqual(router.problems, []);
   });
 
-  test("initializes, lists and calls as it does directly", async () => {
-    const { client, transport } = await connect(router.mcpUrl);
-    assert.match(transport.sessionId ?? "", /^mcpf1\.[A-Za-z0-9_-]+$/);
-    assert.equal(a.sessions.has(transport.sessionId ?? ""), false);
-    const direct = await connect(new URL(a.url));
-    assert.deepEqual(await client.listTools(), await direct.client.listTools());
-    assert.deepEqual(client.getServerCapabilities(), direct.client.getServerCapabilities());
-    assert.deepEqual(await client.callTool({ name: "whoami" }), await direct.client.callTool({ name: "whoami" }));
-    await client.close();
+  test("of a 1.x client initializes, lists and calls as it does directly", async () => {
+    const routed = await connectV1(router.mcpUrl);
+    const direct = await connectV1(a.url);
+    assert.deepEqual(await routed.client.listTools(), await direct.client.listTools());
+    assert.deepEqual(routed.client.getServerCapabilities(), direct.client.getServerCapabilities());
+    assert.deepEqual(routed.client.getServerVersion(), direct.client.getServerVersion());
+    assert.deepEqual(await routed.client.callTool({ name: "whoami" }), await direct.client.callTool({ name: "whoami" }));
+    assert.deepEqual(await routed.client.callTool({ name: "fail" }), await direct.client.callTool({ name: "fail" }));
+    await routed.client.close();
     await direct.client.close();
   });
 
-  test("survives the death of its endpoint", async () => {
-    const { client } = await connect(router.mcpUrl);
+  test("of a 2.x client in the session protocol works as it does directly", async () => {
+    const routed = await connectV2(router.mcpUrl, "legacy");
+    const direct = await connectV2(a.url, "legacy");
+    assert.deepEqual(await routed.listTools(), await direct.listTools());
+    assert.deepEqual(await routed.callTool({ name: "whoami" }), await direct.callTool({ name: "whoami" }));
+    await a.kill();
+    assert.equal(textOf(await routed.callTool({ name: "whoami" })), "b");
+    await routed.close();
+    await direct.close();
+  });
+
+  test("has an id of the router, in visible ASCII, that hides the upstream's", async () => {
+    const { client, transport } = await connectV1(router.mcpUrl);
+    assert.match(transport.sessionId ?? "", /^mcpf1\.[A-Za-z0-9_-]+$/);
+    const upstream = [...a.sessions.keys()][0] ?? "";
+    assert.ok(
+      !Buffer.from(transport.sessionId ?? "", "base64url")
+        .toString("latin1")
+        .includes(upstream),
+    );
+    await client.close();
+  });
+
+  test("goes on when its endpoint is killed, and keeps its id", async () => {
+    const { client, transport } = await connectV1(router.mcpUrl);
+    const before = transport.sessionId;
     assert.equal(textOf(await client.callTool({ name: "whoami" })), "a");
     await a.kill();
+    assert.equal(textOf(await client.callTool({ name: "whoami" })), "b");
+    assert.equal(transport.sessionId, before);
+    await client.close();
+  });
+
+  test("is introduced to the new endpoint as the client introduced itself, once, however many calls wait", async () => {
+    const { client } = await connectV1(router.mcpUrl);
+    await a.kill();
+    control.move("b");
+    const answers = await Promise.all(Array.from({ length: 20 }, () => client.callTool({ name: "whoami" })));
+    assert.deepEqual(new Set(answers.map(textOf)), new Set(["b"]));
+    assert.equal(b.sessions.size, 1);
+    assert.deepEqual(b.seen.initialized, ["b"]);
+    await client.close();
+  });
+
+  test("moves when the routes do, though the old endpoint lives", async () => {
+    const { client } = await connectV1(router.mcpUrl);
+    assert.equal(textOf(await client.callTool({ name: "whoami" })), "a");
     control.move("b");
     assert.equal(textOf(await client.callTool({ name: "whoami" })), "b");
-    assert.equal(b.seen.initialized.length, 1);
+    control.move("a");
+    assert.equal(textOf(await client.callTool({ name: "whoami" })), "a");
+    assert.equal(a.sessions.size, 1, "the first session at a is used again");
     await client.close();
+  });
+
+  test("heals when the server forgot it, and the call that found out runs once", async () => {
+    const { client } = await connectV1(router.mcpUrl);
+    a.forget();
+    assert.match(textOf(await client.callTool({ name: "write", arguments: { key: "once" } })), /a wrote once/);
+    assert.deepEqual(a.writes, ["once"]);
+    assert.deepEqual(b.writes, []);
+    await client.close();
+  });
+
+  test("heals after a restart that answers 400 instead of 404", async () => {
+    const { client } = await connectV1(router.mcpUrl);
+    a.forget();
+    a.unknownStatus = 400;
+    assert.match(textOf(await client.callTool({ name: "write", arguments: { key: "once" } })), /a wrote once/);
+    assert.deepEqual(a.writes, ["once"]);
+    await client.close();
+  });
+
+  test("takes its log level and subscriptions along", async () => {
+    const { client } = await connectV1(router.mcpUrl);
+    await client.setLoggingLevel("warning");
+    await client.subscribeResource({ uri: "file:///one" });
+    await client.subscribeResource({ uri: "file:///two" });
+    await client.unsubscribeResource({ uri: "file:///one" }).catch(() => undefined);
+    await a.kill();
+    await client.callTool({ name: "whoami" });
+    assert.deepEqual(b.seen.levels, ["warning"]);
+    assert.deepEqual(b.seen.subscriptions.includes("file:///two"), true);
+    await client.close();
+  });
+
+  test("never moves to an endpoint that offers less than the client was promised", async () => {
+    const less = await startMcpServer("less", { capabilities: "fewer" });
+    others.push(() => less.kill());
+    control = fakeControl([a, less, b]);
+    const second = await startTestRouter(control);
+    others.push(() => second.close(0));
+    const { client } = await connectV1(second.mcpUrl);
+    await a.kill();
+    assert.equal(textOf(await client.callTool({ name: "whoami" })), "b");
+    assert.deepEqual(
+      control.told.filter(({ tool }) => tool === "whoami").map(({ endpoint, result }) => [endpoint, result.outcome]),
+      [
+        ["a", "hard"],
+        ["less", "ineligible"],
+        ["b", "ok"],
+      ],
+    );
+    await client.close();
+  });
+
+  test("ends by DELETE: the upstream is told, and later requests get 404", async () => {
+    const { client, transport } = await connectV1(router.mcpUrl);
+    const id = transport.sessionId ?? "";
+    await transport.terminateSession();
+    assert.equal(a.seen.deleted.length, 1);
+    const later = await post(router.mcpUrl, toolCall(2, "whoami"), { "mcp-session-id": id });
+    assert.equal(later.status, 404);
+    assert.match(String(later.body.error?.message), /initialize/);
+    await client.close();
+  });
+
+  test("with a foreign, damaged or borrowed id gets 404", async () => {
+    const id = await openSession(router.mcpUrl);
+    const damaged = `${id.slice(0, -3)}AAA`;
+    for (const bad of ["nonsense", "", damaged, "mcpf1.AAAA"]) {
+      const answer = await post(router.mcpUrl, toolCall(1, "whoami"), { "mcp-session-id": bad });
+      assert.equal(answer.status, 404, bad);
+    }
+    const other = await startTestRouter(control, { secret: "another key that is long enough" });
+    others.push(() => other.close(0));
+    assert.equal((await post(other.mcpUrl, toolCall(1, "whoami"), { "mcp-session-id": id })).status, 404);
+  });
+
+  test("that is sticky says so when its endpoint is gone, and is over then", async () => {
+    control.view = { ...control.view, sessions: "sticky" };
+    const id = await openSession(router.mcpUrl);
+    await a.kill();
+    const answer = await post(router.mcpUrl, toolCall(1, "whoami"), { "mcp-session-id": id });
+    assert.equal(answer.body.error?.code, 1006);
+    assert.equal(b.sessions.size, 0);
+    assert.equal((await post(router.mcpUrl, toolCall(2, "whoami"), { "mcp-session-id": id })).status, 404);
+  });
+
+  test("is served by two router processes with one key, in turn, before and after a failover", async () => {
+    const directory = createMemoryDirectory();
+    const one = await startTestRouter(control, { directory });
+    const two = await startTestRouter(control, { directory });
+    others.push(
+      () => one.close(0),
+      () => two.close(0),
+    );
+    const id = await openSession(one.mcpUrl);
+    const call = async (router: TestRouter): Promise<string> =>
+      textOf((await post(router.mcpUrl, toolCall(1, "whoami"), { "mcp-session-id": id })).body.result);
+    for (const router of [two, one, two]) assert.equal(await call(router), "a");
+    assert.equal(a.sessions.size, 1);
+    await a.kill();
+    control.move("b");
+    assert.deepEqual(await Promise.all([call(one), call(two), call(one), call(two)]), ["b", "b", "b", "b"]);
+    for (const router of [two, one]) assert.equal(await call(router), "b");
+    await until(() => b.sessions.size === 1);
+    b.forget();
+    assert.deepEqual(await Promise.all([call(two), call(one)]), ["b", "b"]);
+    await until(() => b.sessions.size === 1);
+    const ended = await fetch(one.mcpUrl, { method: "DELETE", headers: { "mcp-session-id": id } });
+    assert.equal(ended.status, 200);
+    assert.equal(b.sessions.size, 0);
+    const later = await post(two.mcpUrl, toolCall(9, "whoami"), { "mcp-session-id": id });
+    assert.notEqual(later.body.error, undefined, "the other process must not bring it back");
+    assert.equal((await post(two.mcpUrl, toolCall(9, "whoami"), { "mcp-session-id": id })).status, 404);
+    assert.equal(b.sessions.size, 0);
+  });
+
+  test("without a directory in common is served by both processes all the same", async () => {
+    const one = await startTestRouter(control);
+    const two = await startTestRouter(control);
+    others.push(
+      () => one.close(0),
+      () => two.close(0),
+    );
+    const id = await openSession(one.mcpUrl);
+    await a.kill();
+    control.move("b");
+    for (const router of [one, two, one]) {
+      const answer = await post(router.mcpUrl, toolCall(1, "whoami"), { "mcp-session-id": id });
+      assert.equal(textOf(answer.body.result), "b");
+    }
+  });
+
+  test("starts on another endpoint when the first is dead", async () => {
+    await a.kill();
+    const { client } = await connectV1(router.mcpUrl);
+    assert.equal(textOf(await client.callTool({ name: "whoami" })), "b");
+    await client.close();
+  });
+
+  test("with an upstream that has no sessions gets an id, so that it can move to one that has", async () => {
+    const stateless = await startMcpServer("stateless", { sessions: false });
+    others.push(() => stateless.kill());
+    const mixed = fakeControl([stateless, b]);
+    const second = await startTestRouter(mixed);
+    others.push(() => second.close(0));
+    const { client, transport } = await connectV1(second.mcpUrl);
+    assert.match(transport.sessionId ?? "", /^mcpf1/);
+    assert.equal(textOf(await client.callTool({ name: "whoami" })), "stateless");
+    await stateless.kill();
+    assert.equal(textOf(await client.callTool({ name: "whoami" })), "b");
+    await client.close();
+  });
+
+  test("configured stateless has no id, and every endpoint serves it", async () => {
+    const stateless = await startMcpServer("stateless", { sessions: false });
+    others.push(() => stateless.kill());
+    const second = await startTestRouter(fakeControl([stateless, b], { sessions: "stateless" }));
+    others.push(() => second.close(0));
+    const { client, transport } = await connectV1(second.mcpUrl);
+    assert.equal(transport.sessionId, undefined);
+    assert.equal(textOf(await client.callTool({ name: "whoami" })), "stateless");
+    await client.close();
+  });
+
+  test("whose initialize is too large for an id is refused with a reason", async () => {
+    const noise = Array.from({ length: 3000 }, () => Math.random().toString(36)).join("");
+    const params = { ...initializeBody.params, clientInfo: { name: "x", version: "1", title: noise } };
+    const answer = await post(router.mcpUrl, { ...initializeBody, params });
+    assert.equal(answer.body.error?.code, -32602);
+    assert.equal(answer.headers.get("mcp-session-id"), null);
+  });
+
+  test("that idles leaves the memory and comes back by its id", async () => {
+    const small = await startTestRouter(control, { limits: { sessionsMax: 2 } });
+    others.push(() => small.close(0));
+    const ids = [await openSession(small.mcpUrl), await openSession(small.mcpUrl), await openSession(small.mcpUrl)];
+    await Promise.all(ids.map((id) => fetch(small.mcpUrl, { headers: { "mcp-session-id": id, accept: "nothing" } })));
+    for (const id of ids) {
+      const answer = await post(small.mcpUrl, toolCall(1, "whoami"), { "mcp-session-id": id });
+      assert.equal(textOf(answer.body.result), "a");
+    }
+  });
+
+  test("answers a ping itself, and not when it is over", async () => {
+    const id = await openSession(router.mcpUrl);
+    await a.kill();
+    const ping = { jsonrpc: "2.0", id: 7, method: "ping" };
+    assert.deepEqual((await post(router.mcpUrl, ping, { "mcp-session-id": id })).body, { jsonrpc: "2.0", id: 7, result: {} });
+    await fetch(router.mcpUrl, { method: "DELETE", headers: { "mcp-session-id": id } });
+    assert.equal((await post(router.mcpUrl, ping, { "mcp-session-id": id })).status, 404);
   });
 });

@@ -1,7 +1,8 @@
 import type { ServerResponse } from "node:http";
+import type { FailureCode } from "@mcp-failover/contracts";
 import { classifyMcpAnswer } from "@mcp-failover/domain";
 import type { AttemptResult } from "../control/port.ts";
-import { type RouterError, rpcErrorMessage, sendJson } from "../errors.ts";
+import { type RefusedRequest, type RouterError, rpcErrorBody, rpcErrorMessage, sendJson, sendRefusal } from "../errors.ts";
 import { UpstreamError, type UpstreamResponse } from "../upstream-client.ts";
 import { isObject, readServerMessage, type ServerMessage, serverMessageOf } from "./envelope.ts";
 import { rewriteEvent, tagRequestId } from "./rewrite.ts";
@@ -20,7 +21,8 @@ export type Relayed =
   | { readonly kind: "answered"; readonly told: AttemptResult; readonly message: Answer }
   /** The upstream closed the stream in good order before its answer, with an event id to go on from (2025-11-25 polling). */
   | { readonly kind: "parked"; readonly told: AttemptResult }
-  | { readonly kind: "failed"; readonly told: AttemptResult };
+  /** The stream broke; `lastEventId` is the upstream's, when it gave one to go on from. */
+  | { readonly kind: "failed"; readonly told: AttemptResult; readonly lastEventId: string | null };
 
 /**
  * The client's side of one request. Guarantees:
@@ -106,6 +108,16 @@ export class CallAnswer {
     sendJson(this.#response, 200, body, { ...this.#headers, ...headers });
   }
 
+  /** The request is not taken at all. */
+  refuse(refusal: RefusedRequest): void {
+    if (this.#writer.open) {
+      this.#finish(Buffer.from(JSON.stringify(rpcErrorBody(this.#requestId, refusal.rpcCode, refusal.message))), 200, null);
+      return;
+    }
+    this.#done = true;
+    sendRefusal(this.#response, refusal);
+  }
+
   /** The router's own result. */
   result(result: object): void {
     this.#finish(Buffer.from(JSON.stringify({ jsonrpc: "2.0", id: this.#requestId, result })), 200, null);
@@ -145,12 +157,12 @@ export class CallAnswer {
   #relayStream(response: UpstreamResponse, hold: Hold | null, where: string): Promise<Relayed> {
     this.#progressFloor = this.#progress;
     return new Promise((resolve) => {
-      let resumable = false;
+      let lastEventId: string | null = null;
       let answered = false;
       readEvents(response, {
         event: (event) => {
           if (answered) return true;
-          if (event.id !== undefined && event.id !== "") resumable = true;
+          if (event.id !== undefined && event.id !== "") lastEventId = event.id;
           const isMessage = event.event === undefined || event.event === "message";
           const message: ServerMessage = isMessage && event.data !== "" ? readServerMessage(event.data) : { kind: "other" };
           if (!this.#wanted(message, hold)) return true;
@@ -168,10 +180,10 @@ export class CallAnswer {
         end: () => {
           if (answered) return;
           // With an event id the client can come back for the answer; without one it never could.
-          if (resumable) resolve({ kind: "parked", told: { outcome: "ok", httpStatus: response.status, toolError: false } });
+          if (lastEventId !== null) resolve({ kind: "parked", told: { outcome: "ok", httpStatus: response.status, toolError: false } });
           else resolve(failed("closed", `${where} ended its stream without an answer`));
         },
-        error: (error) => resolve(failedBy(error, where)),
+        error: (error) => resolve({ ...failedBy(error, where), lastEventId }),
         malformed: (message) => resolve(failed("malformed", `${where}: ${message}`)),
       });
     });
@@ -223,15 +235,12 @@ export function toldOf(message: Answer, httpStatus: number): AttemptResult {
   return { outcome: outcome === "hard" ? "caller" : outcome, httpStatus, toolError };
 }
 
-function failed(code: "malformed" | "closed", message: string): Relayed {
-  return { kind: "failed", told: { outcome: "hard", code, executed: "unknown", message } };
+export type Failed = Extract<Relayed, { kind: "failed" }>;
+
+export function failed(code: FailureCode, message: string): Failed {
+  return { kind: "failed", told: { outcome: "hard", code, executed: "unknown", message }, lastEventId: null };
 }
-function failedBy(error: unknown, where: string): Relayed {
-  if (error instanceof UpstreamError) {
-    return { kind: "failed", told: { outcome: "hard", code: error.code, executed: "unknown", message: error.message } };
-  }
-  return {
-    kind: "failed",
-    told: { outcome: "hard", code: "other", executed: "unknown", message: `${where}: the answer could not be read` },
-  };
+function failedBy(error: unknown, where: string): Failed {
+  if (error instanceof UpstreamError) return failed(error.code, error.message);
+  return failed("other", `${where}: the answer could not be read`);
 }

@@ -2,13 +2,13 @@ import { RefusedRequest } from "../errors.ts";
 import { AbortedByRouter, UpstreamError, type UpstreamResponse } from "../upstream-client.ts";
 import { readServerMessage, type ServerMessage } from "./envelope.ts";
 import { checkGetHeaders, forwardedHeaders, type Inbound, type McpContext, operationHeader, sessionNotFound } from "./inbound.ts";
-import { rewriteEvent, splitEventId } from "./rewrite.ts";
+import { rewriteEvent, splitEventId, tagEventId } from "./rewrite.ts";
 import type { Hold, Session } from "./session.ts";
 import { openAnywhere, SessionStream, type StreamOutcome, streamHeaders, streamOutcome } from "./session-stream.ts";
 import { readEvents, type SseEvent, SseWriter } from "./sse.ts";
 
-/** How long a stream that another router process gives up may still be reported as taken by the upstream. */
-const conflictTries = 40;
+/** 2.5 s: longer than a stream that nobody claims stays open in another router process. */
+const conflictTries = 50;
 const conflictPauseMs = 50;
 
 /** The client's GET: the session's stream, or the resumption of one that broke. */
@@ -123,6 +123,8 @@ async function resume(context: McpContext, inbound: Inbound, session: Session, h
   const writer = new SseWriter(response);
   writer.begin(headersOf(inbound, session));
   writer.flushHeaders();
+  // SDK clients remember only ids of this stream: without one they could not come again, should it end before its next event.
+  if (session.sealed.version >= "2025-11-25") writer.write({ id: tagEventId(eventId, hold), data: "" }, context.nowMs());
   const heartbeat = setInterval(() => writer.comment("alive", context.nowMs()), context.heartbeatMs);
   response.once("close", () => clearInterval(heartbeat));
   const broken = (): void => {

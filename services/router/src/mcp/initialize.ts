@@ -1,7 +1,7 @@
 import { rpcErrorBody } from "../errors.ts";
 import { UpstreamError } from "../upstream-client.ts";
 import { serveCall } from "./call.ts";
-import { toldOf } from "./call-answer.ts";
+import { failed, toldOf } from "./call-answer.ts";
 import type { Envelope } from "./envelope.ts";
 import type { Inbound, McpContext } from "./inbound.ts";
 import { firstAnswer } from "./replay.ts";
@@ -24,11 +24,10 @@ export async function serveInitialize(
       first = await firstAnswer(response);
     } catch (error) {
       if (!(error instanceof UpstreamError)) throw error;
-      return { kind: "failed", told: { outcome: "hard", code: error.code, executed: "unknown", message: error.message } };
+      return failed(error.code, error.message);
     }
     if (first === null || first.id !== envelope.id) {
-      const message = `${endpoint.name} gave no answer to initialize`;
-      return { kind: "failed", told: { outcome: "hard", code: "malformed", executed: "unknown", message } };
+      return failed("malformed", `${endpoint.name} gave no answer to initialize`);
     }
     const told = toldOf(first, response.status);
     const bytes = Buffer.from(first.text);

@@ -2,13 +2,13 @@ import type { AttemptResult } from "../control/port.ts";
 import { httpStatusOf, RefusedRequest, routerErrorOf } from "../errors.ts";
 import { statusTold } from "../http-proxy.ts";
 import { UpstreamError, type UpstreamResponse } from "../upstream-client.ts";
-import { isSessionUnknown } from "./call.ts";
 import type { Envelope } from "./envelope.ts";
 import { forwardedHeaders, type Inbound, type McpContext } from "./inbound.ts";
 import { ReplayError } from "./replay.ts";
 import { splitRequestId } from "./rewrite.ts";
 import type { Hold, Session } from "./session.ts";
 import { SessionStream } from "./session-stream.ts";
+import { isSessionUnknown } from "./session-unknown.ts";
 
 /** Messages of a client that have no answer: notifications, and its answers to the server's requests. The client gets 202. */
 

@@ -1,11 +1,11 @@
 import type { EndpointView, RouterControl, UpstreamView } from "../control/port.ts";
 import { AbortedByRouter, type UpstreamClient, UpstreamError, type UpstreamResponse } from "../upstream-client.ts";
-import { isSessionUnknown } from "./call.ts";
 import { readServerMessage, type ServerMessage } from "./envelope.ts";
 import type { DataPlaneLog } from "./inbound.ts";
 import { type Replay, ReplayError } from "./replay.ts";
 import { rewriteEvent } from "./rewrite.ts";
 import type { Hold, Session } from "./session.ts";
+import { isSessionUnknown } from "./session-unknown.ts";
 import { readEvents, type SseEvent, type SseWriter } from "./sse.ts";
 
 /**
@@ -39,7 +39,8 @@ export type StreamOutcome =
 
 /** Fits into one NATS message, compressed or not, when another router process claims it. */
 const waitingCharsMax = 512 * 1024;
-export const unclaimedMs = 5000;
+/** Shorter than a client's GET waits for it in another router process (`get.ts`). */
+export const unclaimedMs = 1500;
 const headersWaitMs = 500;
 const reopenMsMin = 100;
 const reopenMsMax = 5000;

@@ -28,12 +28,15 @@ export interface TestMcpServer {
     levels: string[];
     subscriptions: string[];
     deleted: string[];
+    cancelled: unknown[];
     headers: Record<string, unknown>[];
   };
   /** The next call of `write` runs, and its connection is reset instead of an answer. */
   resetAfterWrite: boolean;
   /** The next so many POSTs with a session are answered with this status and body. */
   answerWith: { status: number; body: string; headers?: Record<string, string> } | null;
+  /** Status of the answer to a session that is not known: 404 by the protocol, 400 by server-everything. */
+  unknownStatus: 404 | 400;
   /** Everybody in the session's own stream hears it. */
   shout(text: string): Promise<void>;
   forget(): void;
@@ -57,9 +60,10 @@ export async function startMcpServer(
     },
     writes,
     sessions: new Map(),
-    seen: { initialized: [], levels: [], subscriptions: [], deleted: [], headers: [] },
+    seen: { initialized: [], levels: [], subscriptions: [], deleted: [], cancelled: [], headers: [] },
     resetAfterWrite: false,
     answerWith: null,
+    unknownStatus: 404,
     async shout(text) {
       for (const server of servers.values()) await server.server.sendLoggingMessage({ level: "error", data: text });
     },
@@ -70,9 +74,12 @@ export async function startMcpServer(
     async kill() {
       const dying = http;
       http = null;
+      // A dead process has no timers: requests of its tools to the client end with it.
+      const open = [...servers.values()];
       self.forget();
       if (dying === null) return;
       dying.closeAllConnections();
+      for (const server of open) await server.close();
       await new Promise((resolve) => dying.close(resolve));
     },
     async start() {
@@ -101,8 +108,12 @@ export async function startMcpServer(
       const transport = self.sessions.get(id);
       if (transport === undefined) {
         request.resume();
-        response.writeHead(404, { "content-type": "application/json" });
-        response.end(JSON.stringify({ jsonrpc: "2.0", id: null, error: { code: -32001, message: "Session not found" } }));
+        const error =
+          self.unknownStatus === 404
+            ? { code: -32001, message: "Session not found" }
+            : { code: -32000, message: "Bad Request: No valid session ID provided" };
+        response.writeHead(self.unknownStatus, { "content-type": "application/json" });
+        response.end(JSON.stringify({ jsonrpc: "2.0", id: null, error }));
         return;
       }
       if (request.method === "DELETE") self.seen.deleted.push(id);
@@ -177,6 +188,7 @@ export async function startMcpServer(
       },
     );
     server.registerTool("ask", { description: "samples" }, async (extra) => {
+      extra.signal.addEventListener("abort", () => self.seen.cancelled.push(extra.requestId));
       const answer = await extra.sendRequest(
         {
           method: "sampling/createMessage",

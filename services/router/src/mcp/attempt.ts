@@ -1,0 +1,295 @@
+import type { Attempt, AttemptResult, CallControl, EndpointView, LearnedTool } from "../control/port.ts";
+import { type RouterError, rpcErrorMessage } from "../errors.ts";
+import { UpstreamError, type UpstreamResponse } from "../upstream-client.ts";
+import type { CallAnswer, Failed, Relayed } from "./call-answer.ts";
+import { type Envelope, isObject } from "./envelope.ts";
+import { forwardedHeaders, type Inbound, type McpContext, sessionNotFound } from "./inbound.ts";
+import { ReplayError } from "./replay.ts";
+import { type Hold, parkedMax, runningMax, type Session } from "./session.ts";
+import { streamHeaders, streamOutcome } from "./session-stream.ts";
+import { isSessionUnknown } from "./session-unknown.ts";
+
+/** Takes a successful answer of the upstream instead of the plain relay (`initialize`). */
+export type RelayAnswer = (response: UpstreamResponse, endpoint: EndpointView, answer: CallAnswer) => Promise<Relayed>;
+
+/** One call, as its attempts see it. */
+export interface CallParts {
+  readonly context: McpContext;
+  readonly inbound: Inbound;
+  readonly envelope: Extract<Envelope, { kind: "request" }>;
+  readonly body: Buffer;
+  readonly session: Session | null;
+  readonly call: CallControl;
+  readonly answer: CallAnswer;
+  readonly relay: RelayAnswer | null;
+  /** Ends attempts: at the deadline, or when the client is gone. */
+  readonly signal: AbortSignal;
+  /** Ends the fallback too, which may take longer than the attempts. */
+  readonly gone: AbortSignal;
+}
+
+const resumesMax = 3;
+const resumeConnectMs = 500;
+
+/** How one attempt ended: the client has its answer, or what it gets unless another attempt is made. */
+export type Tried =
+  | { readonly kind: "answered"; readonly told: AttemptResult }
+  | { readonly kind: "not_answered"; readonly told: AttemptResult; readonly giveUp: ((answer: CallAnswer) => void) | null };
+
+/** One attempt of a call at one endpoint (C2). */
+export class AttemptRun {
+  readonly #parts: CallParts;
+  readonly #attempt: Attempt;
+  constructor(parts: CallParts, attempt: Attempt) {
+    this.#parts = parts;
+    this.#attempt = attempt;
+  }
+
+  async run(): Promise<Tried> {
+    const { envelope, context, signal, session } = this.#parts;
+    const attempt = this.#attempt;
+    let hold: Hold | null = null;
+    try {
+      if (envelope.era === "modern" && envelope.method !== "server/discover") {
+        const era = await context.eras.ask(attempt.endpoint, attempt.connectMs, signal);
+        if (era !== "modern")
+          return notAnswered({ outcome: "ineligible", message: `${attempt.endpoint.name} does not speak ${envelope.era}` });
+      }
+      if (session !== null) hold = await this.#hold(session, null);
+    } catch (error) {
+      return this.#unplaced(error);
+    }
+    let tried = await this.#send(hold);
+    if (tried !== "session_lost") return tried;
+    try {
+      hold = await this.#hold(session as Session, hold);
+    } catch (error) {
+      return this.#unplaced(error);
+    }
+    tried = await this.#send(hold);
+    if (tried !== "session_lost") return tried;
+    return notAnswered(hard("other", "no", `${attempt.endpoint.name} does not know the session that it has just given`));
+  }
+
+  #hold(session: Session, lost: Hold | null): Promise<Hold> {
+    const { context, inbound, call } = this.#parts;
+    const how = { lost, connectMs: this.#attempt.connectMs, deadlineMs: call.deadlineMs, initialized: true };
+    return context.replay.holdOn(session, inbound.view, this.#attempt.endpoint, how);
+  }
+
+  /** The session could not be had on the endpoint: the call itself was not sent, which is proof (C2). */
+  #unplaced(error: unknown): Tried {
+    const { context, session, answer } = this.#parts;
+    if (error instanceof UpstreamError) {
+      if (this.#clientGone()) return { kind: "answered", told: { outcome: "aborted" } };
+      return notAnswered(hard(error.code, "no", error.message));
+    }
+    if (!(error instanceof ReplayError)) throw error;
+    if (error.code === "ended") {
+      // Another router process took the DELETE; here too the session is over from now on.
+      if (session !== null) context.sessions.end(session);
+      answer.refuse(sessionNotFound());
+      return { kind: "answered", told: { outcome: "aborted" } };
+    }
+    if (error.code === "sticky") {
+      return {
+        kind: "not_answered",
+        told: { outcome: "aborted" },
+        giveUp: () => this.#refuse({ code: "session_lost", message: error.message, retriable: false }),
+      };
+    }
+    if (error.status === 401 || error.status === 403) return this.#credentialRefused(error.status);
+    return notAnswered({ outcome: "ineligible", message: error.message });
+  }
+
+  async #send(hold: Hold | null): Promise<Tried | "session_lost"> {
+    const { context, inbound, envelope, body, session, answer, signal } = this.#parts;
+    const { endpoint } = this.#attempt;
+    const headers = forwardedHeaders(inbound.request.headers);
+    if (hold !== null && session !== null) {
+      if (hold.upstreamSession !== null) headers["mcp-session-id"] = hold.upstreamSession;
+      headers["mcp-protocol-version"] ??= session.sealed.version;
+      hold.inFlight++;
+      hold.usedAtMs = context.nowMs();
+      session.home = endpoint.name;
+      if (session.running.size < runningMax) session.running.set(envelope.id, hold);
+    }
+    try {
+      let response: UpstreamResponse;
+      try {
+        response = await context.client.send({
+          endpoint,
+          method: "POST",
+          headers,
+          body,
+          connectMs: this.#attempt.connectMs,
+          signal,
+          lane: "call",
+        });
+      } catch (error) {
+        if (!(error instanceof UpstreamError)) throw error;
+        if (this.#clientGone()) return { kind: "answered", told: { outcome: "aborted" } };
+        return notAnswered(hard(error.code, error.written ? "unknown" : "no", error.message));
+      }
+      if (response.status === 200) {
+        const { relay } = this.#parts;
+        let relayed = relay === null ? await answer.relay(response, hold, endpoint.name) : await relay(response, endpoint, answer);
+        if (relayed.kind === "failed") relayed = await this.#resume(hold, relayed);
+        if (relayed.kind === "failed")
+          return this.#clientGone() ? { kind: "answered", told: { outcome: "aborted" } } : notAnswered(relayed.told);
+        if (relayed.kind === "parked") this.#park(hold);
+        if (envelope.method === "server/discover") context.eras.learn(endpoint, relayed.told.outcome === "ok" ? "modern" : "legacy");
+        if (envelope.method === "tools/list" && relayed.kind === "answered") learnTools(context, inbound.view.name, relayed.message.value);
+        return { kind: "answered", told: relayed.told };
+      }
+      return await this.#notOk(response, hold);
+    } finally {
+      if (hold !== null) {
+        hold.inFlight--;
+        session?.running.delete(envelope.id);
+      }
+    }
+  }
+
+  /**
+   * A stream that broke after an event with an id is gone on with on the same endpoint: the line broke, and the call may still run. That
+   * is no second attempt: it asks for the rest of the first.
+   */
+  async #resume(hold: Hold | null, broken: Failed): Promise<Relayed> {
+    const { context, session, answer, signal } = this.#parts;
+    const attempt = this.#attempt;
+    let last: Relayed = broken;
+    for (let tries = 0; tries < resumesMax && last.kind === "failed" && !signal.aborted; tries++) {
+      if (session === null || hold === null || last.lastEventId === null) return last;
+      try {
+        const response = await context.client.send({
+          endpoint: attempt.endpoint,
+          method: "GET",
+          headers: { ...streamHeaders(session, hold), "last-event-id": last.lastEventId },
+          body: null,
+          connectMs: Math.min(attempt.connectMs, resumeConnectMs),
+          signal,
+          lane: "stream",
+        });
+        if ((await streamOutcome(response)).kind !== "open") return last;
+        const next = await answer.relay(response, hold, attempt.endpoint.name);
+        last = next.kind === "failed" ? { ...next, lastEventId: next.lastEventId ?? last.lastEventId } : next;
+      } catch (error) {
+        if (error instanceof UpstreamError) return last;
+        throw error;
+      }
+    }
+    return last;
+  }
+
+  /** An answer with a status other than 200. */
+  async #notOk(response: UpstreamResponse, hold: Hold | null): Promise<Tried | "session_lost"> {
+    const { envelope, context } = this.#parts;
+    const { endpoint } = this.#attempt;
+    const { status } = response;
+    if (status === 401 || status === 403) {
+      response.discard(250);
+      return this.#credentialRefused(status);
+    }
+    if (status === 429) {
+      response.discard(250);
+      const retryAfterMs = retryAfterOf(response, context.nowMs());
+      const error: RouterError = {
+        code: "overloaded",
+        message: `${endpoint.name} sheds load; try again later`,
+        retriable: true,
+        ...(retryAfterMs === null ? {} : { retryAfterMs }),
+      };
+      return { kind: "not_answered", told: { outcome: "soft", httpStatus: status, toolError: false }, giveUp: () => this.#refuse(error) };
+    }
+    if (status >= 500) {
+      response.discard(250);
+      return notAnswered(hard("http_5xx", "unknown", `${endpoint.name} answered ${status}`));
+    }
+    if (status < 400) {
+      response.discard(250);
+      return notAnswered(hard("malformed", "unknown", `${endpoint.name} answered a request with status ${status}`));
+    }
+    let body: Buffer;
+    try {
+      body = await response.collect(1024 * 1024);
+    } catch (error) {
+      if (!(error instanceof UpstreamError)) throw error;
+      return notAnswered(hard(error.code, "unknown", error.message));
+    }
+    if (hold !== null && isSessionUnknown(status, body)) return "session_lost";
+    if (envelope.method === "server/discover") context.eras.learn(endpoint, "legacy");
+    this.#parts.answer.pass(status, body, response);
+    return { kind: "answered", told: { outcome: "caller", httpStatus: status, toolError: false } };
+  }
+
+  /** The upstream's 401 names another resource than the client asked: it is not passed on (requirement R24). */
+  #credentialRefused(httpStatus: number): Tried {
+    const error: RouterError = {
+      code: "upstream_auth",
+      message: `${this.#attempt.endpoint.name} refused the credential that the router has for it (${httpStatus}); an operator has to renew it`,
+      retriable: false,
+    };
+    return { kind: "not_answered", told: { outcome: "auth", httpStatus, toolError: false }, giveUp: () => this.#refuse(error) };
+  }
+  #refuse(error: RouterError): void {
+    const { answer, inbound } = this.#parts;
+    answer.error(error, { upstream: inbound.view.name, operationId: inbound.operationId });
+  }
+
+  /** The client fetches the answer with its last event id; should the endpoint be lost first, it gets the error that is kept here. */
+  #park(hold: Hold | null): void {
+    const { answer, session, envelope, inbound, call } = this.#parts;
+    answer.park();
+    if (hold === null || session === null || session.parked.size >= parkedMax) return;
+    const error: RouterError = {
+      code: "outcome_unknown",
+      message: `${hold.endpoint} was lost before it gave the answer; the call may have run`,
+      retriable: call.safety !== "unsafe",
+    };
+    const place = { upstream: inbound.view.name, operationId: inbound.operationId };
+    session.parked.set(envelope.id, { tag: hold.tag, error: rpcErrorMessage(envelope.id, error, place) });
+  }
+
+  #clientGone(): boolean {
+    return this.#parts.gone.aborted;
+  }
+}
+
+/** What the server says of its tools; the control believes it only where the operator does (requirement R19). */
+function learnTools(context: McpContext, upstream: string, value: Record<string, unknown>): void {
+  const tools = isObject(value["result"]) ? value["result"]["tools"] : undefined;
+  if (!Array.isArray(tools)) return;
+  const named = tools.slice(0, 1000).flatMap((tool: unknown): LearnedTool[] => {
+    if (!isObject(tool) || typeof tool["name"] !== "string") return [];
+    const { name, annotations } = tool;
+    if (!isObject(annotations)) return [{ name }];
+    const hint = (key: string): boolean | undefined => (typeof annotations[key] === "boolean" ? annotations[key] : undefined);
+    return [
+      {
+        name,
+        annotations: {
+          readOnlyHint: hint("readOnlyHint"),
+          idempotentHint: hint("idempotentHint"),
+          destructiveHint: hint("destructiveHint"),
+        },
+      },
+    ];
+  });
+  context.control.learnTools(upstream, named);
+}
+
+function retryAfterOf(response: UpstreamResponse, nowMs: number): number | null {
+  const value = response.headers["retry-after"];
+  if (typeof value !== "string") return null;
+  const ms = /^\d+$/.test(value) ? Number(value) * 1000 : Date.parse(value) - nowMs;
+  return Number.isFinite(ms) && ms >= 0 ? Math.min(ms, 3_600_000) : null;
+}
+
+function hard(code: Extract<AttemptResult, { outcome: "hard" }>["code"], executed: "no" | "unknown", message: string): AttemptResult {
+  return { outcome: "hard", code, executed, message };
+}
+
+function notAnswered(told: AttemptResult): Tried {
+  return { kind: "not_answered", told, giveUp: null };
+}

@@ -1,0 +1,270 @@
+import assert from "node:assert/strict";
+import { createServer, type Server } from "node:http";
+import type { AddressInfo } from "node:net";
+import { afterEach, beforeEach, describe, test } from "node:test";
+import { connectV1, openSession, post, textOf, toolCall, until } from "./support/clients.ts";
+import { type FakeControl, fakeControl } from "./support/fake-control.ts";
+import { startMcpServer, type TestMcpServer } from "./support/mcp-server.ts";
+import { startTestRouter, type TestRouter } from "./support/router.ts";
+
+describe("a call", () => {
+  let a: TestMcpServer;
+  let b: TestMcpServer;
+  let control: FakeControl;
+  let router: TestRouter;
+  const others: (() => Promise<void>)[] = [];
+  beforeEach(async () => {
+    a = await startMcpServer("a");
+    b = await startMcpServer("b");
+    control = fakeControl([a, b]);
+    router = await startTestRouter(control);
+  });
+  afterEach(async () => {
+    await router.close(0);
+    for (const close of others.splice(0)) await close();
+    await a.kill();
+    await b.kill();
+    assert.deepEqual(router.problems, []);
+  });
+  const told = (tool: string): unknown[] =>
+    control.told
+      .filter((entry) => entry.tool === tool)
+      .map(({ endpoint, result }) => [endpoint, result.outcome, "executed" in result ? result.executed : null]);
+
+  test("that writes is never run twice: a reset after it was sent is answered with outcome unknown", async () => {
+    const id = await openSession(router.mcpUrl);
+    a.resetAfterWrite = true;
+    const answer = await post(router.mcpUrl, toolCall("w1", "write", { key: "k" }), { "mcp-session-id": id });
+    assert.equal(answer.status, 200);
+    assert.equal(answer.body.id, "w1");
+    assert.equal(answer.body.error?.code, 1001);
+    const { code, upstream, retriable, operationId } = answer.body.error?.data ?? {};
+    assert.deepEqual({ code, upstream, retriable }, { code: "outcome_unknown", upstream: "fake", retriable: false });
+    assert.equal(operationId, answer.headers.get("mcpf-operation-id"));
+    assert.match(String(operationId), /^op-/);
+    assert.deepEqual([a.writes, b.writes], [["k"], []]);
+    assert.deepEqual(told("write"), [["a", "hard", "unknown"]]);
+  });
+
+  test("that writes moves when the connection is refused, which proves that it did not run", async () => {
+    const { client } = await connectV1(router.mcpUrl);
+    await client.callTool({ name: "whoami" });
+    await a.kill();
+    assert.match(textOf(await client.callTool({ name: "write", arguments: { key: "k" } })), /^b wrote k/);
+    assert.deepEqual([a.writes, b.writes], [[], ["k"]]);
+    await client.close();
+  });
+
+  test("that only reads is sent again after a reset", async () => {
+    const { client } = await connectV1(router.mcpUrl);
+    const running = client.callTool({ name: "slow", arguments: { steps: 20, ms: 20 } });
+    await new Promise((resolve) => setTimeout(resolve, 100));
+    await a.kill();
+    assert.equal(textOf(await running), "b is done");
+    await client.close();
+  });
+
+  test("streams its progress as it comes, and after a retry never backwards", async () => {
+    const { client } = await connectV1(router.mcpUrl);
+    const seen: { progress: number; by: string; atMs: number }[] = [];
+    const running = client.callTool({ name: "slow", arguments: { steps: 8, ms: 40 } }, undefined, {
+      onprogress: ({ progress, message }) => seen.push({ progress, by: String(message), atMs: Date.now() }),
+    });
+    await until(() => seen.length === 3);
+    assert.ok((seen[2]?.atMs ?? 0) - (seen[0]?.atMs ?? 0) >= 60, "events are not held back");
+    await a.kill();
+    assert.equal(textOf(await running), "b is done");
+    assert.deepEqual(
+      seen.map(({ progress }) => progress),
+      [1, 2, 3, 4, 5, 6, 7, 8],
+    );
+    assert.deepEqual(new Set(seen.map(({ by }) => by)), new Set(["a", "b"]));
+    await client.close();
+  });
+
+  test("whose stream dies midway and may not be repeated gets its one answer in the stream", async () => {
+    control.readOnly.delete("slow");
+    const id = await openSession(router.mcpUrl);
+    const call = { ...toolCall(5, "slow", { steps: 50, ms: 20 }) } as { params: Record<string, unknown> };
+    call.params["_meta"] = { progressToken: "p" };
+    const response = await fetch(router.mcpUrl, {
+      method: "POST",
+      headers: { "content-type": "application/json", accept: "application/json, text/event-stream", "mcp-session-id": id },
+      body: JSON.stringify(call),
+    });
+    assert.match(response.headers.get("content-type") ?? "", /event-stream/);
+    await a.kill();
+    const messages = [...(await response.text()).matchAll(/^data: (\{.*)$/gm)].map(([, json]) => JSON.parse(json ?? ""));
+    const answers = messages.filter((message) => message.id === 5);
+    assert.equal(answers.length, 1);
+    assert.equal(answers[0].error.code, 1001);
+    assert.equal(messages.at(-1), answers[0]);
+  });
+
+  test("with every endpoint dead gets a typed error in under a second", async () => {
+    const id = await openSession(router.mcpUrl);
+    await Promise.all([a.kill(), b.kill()]);
+    for (const tool of ["whoami", "write"]) {
+      const startedAtMs = Date.now();
+      const answer = await post(router.mcpUrl, toolCall(1, tool, { key: "k" }), { "mcp-session-id": id });
+      assert.ok(Date.now() - startedAtMs < 1000);
+      assert.equal(answer.status, 200);
+      assert.equal(answer.body.error?.code, 1002);
+      assert.equal(answer.body.error?.data?.["retriable"], true);
+    }
+    const init = await post(router.mcpUrl, {
+      jsonrpc: "2.0",
+      id: 1,
+      method: "initialize",
+      params: { protocolVersion: "2025-11-25", capabilities: {}, clientInfo: { name: "x", version: "1" } },
+    });
+    assert.equal(init.body.error?.code, 1002);
+  });
+
+  test("that outlives its deadline is answered then", async () => {
+    const id = await openSession(router.mcpUrl);
+    const startedAtMs = Date.now();
+    const answer = await post(router.mcpUrl, toolCall(1, "ask"), { "mcp-session-id": id, "mcpf-timeout-ms": "300" });
+    assert.ok(Date.now() - startedAtMs < 1000);
+    assert.equal(answer.text.includes('"code":1001') || answer.text.includes('"code":1003'), true);
+    assert.deepEqual(told("ask"), [["a", "hard", "unknown"]]);
+  });
+
+  test("is not moved by what the upstream merely refuses, and the refusal is told apart", async () => {
+    const id = await openSession(router.mcpUrl);
+    const send = () => post(router.mcpUrl, toolCall(1, "write", { key: "k" }), { "mcp-session-id": id });
+    a.answerWith = { status: 429, body: "{}", headers: { "retry-after": "2" } };
+    const shed = await send();
+    assert.equal(shed.body.error?.code, 1004);
+    assert.equal(shed.body.error?.data?.["retryAfterMs"], 2000);
+    a.answerWith = { status: 401, body: "{}", headers: { "www-authenticate": 'Bearer resource_metadata="http://inner"' } };
+    const auth = await send();
+    assert.equal(auth.status, 200);
+    assert.equal(auth.body.error?.code, 1005);
+    assert.equal(auth.headers.get("www-authenticate"), null);
+    a.answerWith = { status: 500, body: "{}" };
+    assert.equal((await send()).body.error?.code, 1001);
+    a.answerWith = { status: 200, body: "no json" };
+    assert.equal((await send()).body.error?.code, 1001);
+    a.answerWith = { status: 302, body: "{}", headers: { location: b.url } };
+    assert.equal((await send()).body.error?.code, 1001);
+    a.answerWith = { status: 400, body: '{"jsonrpc":"2.0","id":null,"error":{"code":-32600,"message":"no"}}' };
+    const bad = await send();
+    assert.deepEqual([bad.status, bad.body.error?.code], [400, -32600]);
+    assert.deepEqual(b.writes, []);
+    assert.deepEqual(
+      control.told.filter(({ tool }) => tool === "write").map(({ result }) => (result.outcome === "hard" ? result.code : result.outcome)),
+      ["soft", "auth", "http_5xx", "malformed", "malformed", "caller"],
+    );
+  });
+
+  test("tells the control of tool errors, and of each attempt once", async () => {
+    const { client } = await connectV1(router.mcpUrl);
+    await client.callTool({ name: "fail" });
+    await client.callTool({ name: "whoami" });
+    await client.callTool({ name: "missing" });
+    assert.deepEqual(
+      control.told
+        .filter(({ tool }) => tool !== null)
+        .map(({ tool, result }) => [tool, result.outcome, "toolError" in result && result.toolError]),
+      [
+        ["fail", "caller", true],
+        ["whoami", "ok", false],
+        ["missing", "caller", true],
+      ],
+    );
+    assert.equal(control.ended.length, control.calls.length);
+    assert.equal(control.calls.find(({ tool }) => tool === "whoami")?.agent, "agent-v1");
+    await client.close();
+  });
+
+  test("of a rolled-back tool is answered by the legacy implementation in the same shape", async () => {
+    const { client } = await connectV1(router.mcpUrl);
+    control.implementation = "legacy";
+    const seen: unknown[] = [];
+    control.legacy = async (args, _signal, operationId) => {
+      seen.push(args, operationId);
+      return { content: [{ type: "text", text: "from legacy" }], structuredContent: { stock: 1 } };
+    };
+    const result = await client.callTool({ name: "write", arguments: { key: "k" } });
+    assert.deepEqual(result, { content: [{ type: "text", text: "from legacy" }], structuredContent: { stock: 1 } });
+    assert.deepEqual(seen[0], { key: "k" });
+    assert.match(String(seen[1]), /^op-/);
+    assert.deepEqual(a.writes, []);
+    await client.close();
+  });
+
+  test("falls back to the legacy implementation when every endpoint is dead, but not where it may have run", async () => {
+    const id = await openSession(router.mcpUrl);
+    control.legacy = async () => ({ content: [{ type: "text", text: "from legacy" }] });
+    a.resetAfterWrite = true;
+    const unknown = await post(router.mcpUrl, toolCall(1, "write", { key: "k" }), { "mcp-session-id": id });
+    assert.equal(unknown.body.error?.code, 1001);
+    await Promise.all([a.kill(), b.kill()]);
+    const answer = await post(router.mcpUrl, toolCall(2, "write", { key: "k" }), { "mcp-session-id": id });
+    assert.equal(textOf(answer.body.result), "from legacy");
+    control.legacy = async () => {
+      throw new Error("broken too");
+    };
+    assert.equal((await post(router.mcpUrl, toolCall(3, "write", { key: "k" }), { "mcp-session-id": id })).body.error?.code, 1002);
+  });
+
+  test("goes on when a client of the session protocol hangs up", async () => {
+    const id = await openSession(router.mcpUrl);
+    const hangUp = new AbortController();
+    const sent = fetch(router.mcpUrl, {
+      method: "POST",
+      headers: { "content-type": "application/json", accept: "application/json, text/event-stream", "mcp-session-id": id },
+      body: JSON.stringify(toolCall(1, "slow", { steps: 5, ms: 30 })),
+      signal: hangUp.signal,
+    }).catch(() => undefined);
+    await new Promise((resolve) => setTimeout(resolve, 60));
+    hangUp.abort();
+    await sent;
+    await until(() => told("slow").length === 1);
+    assert.deepEqual(told("slow"), [["a", "ok", null]]);
+  });
+
+  test("is cancelled where it runs when the client says so", async () => {
+    const { client } = await connectV1(router.mcpUrl);
+    const cancel = new AbortController();
+    const running = client.callTool({ name: "ask" }, undefined, { signal: cancel.signal }).catch((error: unknown) => error);
+    await until(() => a.seen.headers.filter((h) => h[":method"] === "POST").length >= 3);
+    cancel.abort("enough");
+    await running;
+    await until(() => a.seen.cancelled.length === 1);
+    await client.close();
+  });
+
+  test("passes unknown methods and fields on as they came", async () => {
+    const bodies: string[] = [];
+    const echo: Server = createServer((request, response) => {
+      let body = "";
+      request.on("data", (chunk: Buffer) => (body += chunk.toString()));
+      request.on("end", () => {
+        bodies.push(body);
+        const { id } = JSON.parse(body) as { id: number };
+        response.writeHead(200, { "content-type": "application/json", "set-cookie": "a=b" });
+        response.end(`{"jsonrpc":"2.0","id":${id},"result":{"big":12345678901234567890,"x_new":[1]}}`);
+      });
+    });
+    await new Promise<void>((resolve) => echo.listen(0, "127.0.0.1", resolve));
+    others.push(() => new Promise((resolve) => echo.close(() => resolve())));
+    const url = `http://127.0.0.1:${(echo.address() as AddressInfo).port}/mcp`;
+    const second = await startTestRouter(fakeControl([{ name: "echo", url }]));
+    others.push(() => second.close(0));
+    const body = '{"jsonrpc":"2.0", "id":1,"method":"future/thing","params":{"n":12345678901234567890},"x_extra":{"y":[true]}}';
+    const answer = await post(second.mcpUrl, body);
+    assert.deepEqual(bodies, [body]);
+    assert.equal(answer.text, '{"jsonrpc":"2.0","id":1,"result":{"big":12345678901234567890,"x_new":[1]}}');
+    assert.equal(answer.headers.get("set-cookie"), null);
+  });
+
+  test("of a thousand in a row leaves no session, stream or call behind", async () => {
+    const { client } = await connectV1(router.mcpUrl);
+    for (let round = 0; round < 20; round++) await Promise.all(Array.from({ length: 25 }, () => client.callTool({ name: "whoami" })));
+    assert.equal(a.sessions.size, 1);
+    assert.equal(control.ended.length, control.calls.length);
+    await client.close();
+  });
+});

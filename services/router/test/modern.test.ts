@@ -1,0 +1,183 @@
+import assert from "node:assert/strict";
+import { createServer, type Server } from "node:http";
+import type { AddressInfo } from "node:net";
+import { afterEach, beforeEach, describe, test } from "node:test";
+import { toNodeHandler } from "@modelcontextprotocol/node";
+import { createMcpHandler, McpServer } from "@modelcontextprotocol/server";
+import { z } from "zod";
+import { connectV1, connectV2, post, textOf, toolCall, until } from "./support/clients.ts";
+import { type FakeControl, fakeControl } from "./support/fake-control.ts";
+import { startMcpServer } from "./support/mcp-server.ts";
+import { startTestRouter, type TestRouter } from "./support/router.ts";
+
+interface ModernServer {
+  readonly name: string;
+  readonly url: string;
+  readonly writes: string[];
+  readonly aborted: string[];
+  readonly methods: string[];
+  kill(): Promise<void>;
+}
+
+/** A real server of SDK 2.x that speaks both eras. */
+async function startModernServer(name: string): Promise<ModernServer> {
+  const writes: string[] = [];
+  const aborted: string[] = [];
+  const methods: string[] = [];
+  const handler = createMcpHandler(() => {
+    const server = new McpServer({ name, version: "1.0.0" }, { capabilities: { tools: {} } });
+    server.registerTool("whoami", { description: "who answers", annotations: { readOnlyHint: true } }, async () => ({
+      content: [{ type: "text", text: name }],
+    }));
+    server.registerTool("write", { description: "counts", inputSchema: z.object({ key: z.string() }) }, async ({ key }) => {
+      writes.push(key);
+      return { content: [{ type: "text", text: `${name} wrote ${key}` }] };
+    });
+    server.registerTool("slow", { description: "waits", inputSchema: z.object({ ms: z.number() }) }, async ({ ms }, context) => {
+      await new Promise<void>((resolve) => {
+        const timer = setTimeout(resolve, ms);
+        context.mcpReq.signal.addEventListener("abort", () => {
+          aborted.push(name);
+          clearTimeout(timer);
+          resolve();
+        });
+      });
+      return { content: [{ type: "text", text: `${name} waited` }] };
+    });
+    return server;
+  });
+  const serve = toNodeHandler(handler);
+  const http: Server = createServer((request, response) => {
+    methods.push(`${request.method} ${String(request.headers["mcp-method"] ?? "-")}`);
+    serve(request as never, response as never).catch(() => response.destroy());
+  });
+  await new Promise<void>((resolve) => http.listen(0, "127.0.0.1", resolve));
+  return {
+    name,
+    url: `http://127.0.0.1:${(http.address() as AddressInfo).port}/mcp`,
+    writes,
+    aborted,
+    methods,
+    kill: () =>
+      new Promise((resolve) => {
+        http.close(() => resolve());
+        http.closeAllConnections();
+      }),
+  };
+}
+
+describe("a client of the modern era", () => {
+  let a: ModernServer;
+  let b: ModernServer;
+  let control: FakeControl;
+  let router: TestRouter;
+  const others: (() => Promise<unknown>)[] = [];
+  beforeEach(async () => {
+    a = await startModernServer("a");
+    b = await startModernServer("b");
+    control = fakeControl([a, b]);
+    router = await startTestRouter(control);
+  });
+  afterEach(async () => {
+    await router.close(0);
+    for (const close of others.splice(0)) await close();
+    await a.kill();
+    await b.kill();
+    assert.deepEqual(router.problems, []);
+  });
+
+  test("discovers, lists and calls as it does directly, without a session", async () => {
+    const routed = await connectV2(router.mcpUrl, "auto");
+    const direct = await connectV2(a.url, "auto");
+    assert.equal(routed.getNegotiatedProtocolVersion(), "2026-07-28");
+    assert.deepEqual(await routed.listTools(), await direct.listTools());
+    assert.deepEqual(await routed.callTool({ name: "whoami" }), await direct.callTool({ name: "whoami" }));
+    assert.ok(a.methods.every((method) => method.startsWith("POST")));
+    await routed.close();
+    await direct.close();
+  });
+
+  test("goes on at another endpoint when its own is killed", async () => {
+    const client = await connectV2(router.mcpUrl, "auto");
+    assert.equal(textOf(await client.callTool({ name: "whoami" })), "a");
+    await a.kill();
+    assert.equal(textOf(await client.callTool({ name: "whoami" })), "b");
+    assert.equal(textOf(await client.callTool({ name: "write", arguments: { key: "k" } })), "b wrote k");
+    await client.close();
+  });
+
+  test("cancels its call by hanging up, and the upstream is told", async () => {
+    const client = await connectV2(router.mcpUrl, "auto");
+    const cancel = new AbortController();
+    const running = client.callTool({ name: "slow", arguments: { ms: 5000 } }, { signal: cancel.signal }).catch(() => undefined);
+    await until(() => a.methods.filter((method) => method.includes("tools/call")).length === 1);
+    await new Promise((resolve) => setTimeout(resolve, 50));
+    cancel.abort();
+    await running;
+    await until(() => a.aborted.length === 1);
+    await until(() => control.told.some(({ tool, result }) => tool === "slow" && result.outcome === "aborted"));
+    await client.close();
+  });
+
+  test("is never sent to a server that knows only sessions, which might run the call under the old meaning", async () => {
+    const old = await startMcpServer("old");
+    others.push(() => old.kill());
+    control = fakeControl([a, old, b]);
+    const second = await startTestRouter(control);
+    others.push(() => second.close(0));
+    const client = await connectV2(second.mcpUrl, "auto");
+    await a.kill();
+    assert.equal(textOf(await client.callTool({ name: "write", arguments: { key: "k" } })), "b wrote k");
+    assert.deepEqual(old.writes, []);
+    assert.deepEqual(
+      control.told.filter(({ tool }) => tool === "write").map(({ endpoint, result }) => [endpoint, result.outcome]),
+      [
+        ["a", "hard"],
+        ["old", "ineligible"],
+        ["b", "ok"],
+      ],
+    );
+    await client.close();
+  });
+
+  test("shares the URL with clients of the session protocol", async () => {
+    const modern = await connectV2(router.mcpUrl, "auto");
+    const legacy = await connectV1(router.mcpUrl);
+    assert.equal(textOf(await modern.callTool({ name: "whoami" })), "a");
+    assert.equal(textOf(await legacy.client.callTool({ name: "whoami" })), "a");
+    await modern.close();
+    await legacy.client.close();
+  });
+
+  test("falls back to sessions where the upstream knows only those", async () => {
+    const old = await startMcpServer("old");
+    others.push(() => old.kill());
+    const second = await startTestRouter(fakeControl([old]));
+    others.push(() => second.close(0));
+    const client = await connectV2(second.mcpUrl, "auto");
+    assert.equal(client.getNegotiatedProtocolVersion(), "2025-11-25");
+    assert.equal(textOf(await client.callTool({ name: "whoami" })), "old");
+    await client.close();
+  });
+
+  test("gets a rolled-back tool's legacy answer as a complete result, and typed errors in-band", async () => {
+    const client = await connectV2(router.mcpUrl, "auto");
+    control.implementation = "legacy";
+    control.legacy = async () => ({ content: [{ type: "text", text: "from legacy" }] });
+    assert.equal(textOf(await client.callTool({ name: "write", arguments: { key: "k" } })), "from legacy");
+    const meta = {
+      "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+      "io.modelcontextprotocol/clientInfo": { name: "raw", version: "1" },
+      "io.modelcontextprotocol/clientCapabilities": {},
+    };
+    const call = toolCall(1, "write", { key: "k" }) as { params: Record<string, unknown> };
+    call.params["_meta"] = meta;
+    const headers = { "mcp-protocol-version": "2026-07-28", "mcp-method": "tools/call", "mcp-name": "write" };
+    assert.equal((await post(router.mcpUrl, call, headers)).body.result?.["resultType"], "complete");
+    control.implementation = "mcp";
+    control.legacy = null;
+    await Promise.all([a.kill(), b.kill()]);
+    assert.equal((await post(router.mcpUrl, call, headers)).body.error?.code, 1002);
+    await client.close();
+  });
+});

@@ -1,0 +1,269 @@
+import assert from "node:assert/strict";
+import { afterEach, beforeEach, describe, test } from "node:test";
+import { memoryBroker } from "@mcp-failover/bus";
+import { testKit } from "@mcp-failover/service-kit/testing";
+import { CreateMessageRequestSchema, ElicitRequestSchema, LoggingMessageNotificationSchema } from "@modelcontextprotocol/sdk/types.js";
+import { createStreamClaims, serveStreamClaims } from "../src/mcp/claims.ts";
+import { createMemoryDirectory } from "../src/mcp/directory.ts";
+import { createSealer } from "../src/mcp/seal.ts";
+import { connectV1, openSession, post, textOf, toolCall, until } from "./support/clients.ts";
+import { type FakeControl, fakeControl } from "./support/fake-control.ts";
+import { startMcpServer, type TestMcpServer } from "./support/mcp-server.ts";
+import { startTestRouter, type TestRouter } from "./support/router.ts";
+
+/** Servers drop what they say while no stream is open, and when it is open again only the server knows. */
+async function shoutUntil(server: TestMcpServer, text: string, heard: () => boolean): Promise<void> {
+  const endMs = Date.now() + 4000;
+  while (!heard()) {
+    assert.ok(Date.now() < endMs, `${text} was not heard in time`);
+    await server.shout(text);
+    await new Promise((resolve) => setTimeout(resolve, 30));
+  }
+}
+
+const secret = "a secret of the tests that is long enough";
+
+describe("a stream", () => {
+  let a: TestMcpServer;
+  let b: TestMcpServer;
+  let control: FakeControl;
+  let router: TestRouter;
+  const others: (() => Promise<unknown>)[] = [];
+  beforeEach(async () => {
+    a = await startMcpServer("a");
+    b = await startMcpServer("b");
+    control = fakeControl([a, b]);
+    router = await startTestRouter(control, { limits: { heartbeatMs: 100 } });
+  });
+  afterEach(async () => {
+    await router.close(0);
+    for (const close of others.splice(0)) await close();
+    await a.kill();
+    await b.kill();
+    assert.deepEqual(router.problems, []);
+  });
+
+  /** Opens the session's own stream by hand. */
+  const openStream = async (url: URL, id: string, headers: Record<string, string> = {}) => {
+    const abort = new AbortController();
+    const response = await fetch(url, {
+      headers: { accept: "text/event-stream", "mcp-session-id": id, ...headers },
+      signal: abort.signal,
+    });
+    const stream = { status: response.status, text: "", ended: false, close: () => abort.abort() };
+    others.push(async () => abort.abort());
+    const decoder = new TextDecoder();
+    (async () => {
+      for await (const chunk of response.body ?? []) stream.text += decoder.decode(chunk, { stream: true });
+    })().then(
+      () => {
+        stream.ended = true;
+      },
+      () => {
+        stream.ended = true;
+      },
+    );
+    return stream;
+  };
+
+  test("carries a sampling request on the call's own stream, and the answer back", async () => {
+    const { client } = await connectV1(router.mcpUrl);
+    client.setRequestHandler(CreateMessageRequestSchema, async () => ({
+      model: "m",
+      role: "assistant",
+      content: { type: "text", text: "hi" },
+    }));
+    assert.match(textOf(await client.callTool({ name: "ask" })), /a heard .*hi/);
+    await client.close();
+  });
+
+  test("carries an elicitation, also when the answer comes through another router process", async () => {
+    const directory = createMemoryDirectory();
+    const one = await startTestRouter(control, { directory });
+    const two = await startTestRouter(control, { directory });
+    others.push(
+      () => one.close(0),
+      () => two.close(0),
+    );
+    const { client } = await connectV1(one.mcpUrl);
+    client.setRequestHandler(ElicitRequestSchema, async () => ({ action: "accept", content: { name: "x" } }));
+    assert.match(textOf(await client.callTool({ name: "elicit" })), /a heard accept/);
+    await client.close();
+
+    const init = await post(one.mcpUrl, {
+      jsonrpc: "2.0",
+      id: 1,
+      method: "initialize",
+      params: { protocolVersion: "2025-11-25", capabilities: { elicitation: {} }, clientInfo: { name: "x", version: "1" } },
+    });
+    const id = init.headers.get("mcp-session-id") ?? "";
+    await post(one.mcpUrl, { jsonrpc: "2.0", method: "notifications/initialized" }, { "mcp-session-id": id });
+    const call = await fetch(one.mcpUrl, {
+      method: "POST",
+      headers: { "content-type": "application/json", accept: "application/json, text/event-stream", "mcp-session-id": id },
+      body: JSON.stringify(toolCall(9, "elicit")),
+    });
+    let text = "";
+    const decoder = new TextDecoder();
+    const reading = (async () => {
+      for await (const chunk of call.body ?? []) text += decoder.decode(chunk, { stream: true });
+    })();
+    await until(() => text.includes("elicitation/create"));
+    const asked = JSON.parse(/^data: (\{.*elicitation\/create.*)$/m.exec(text)?.[1] ?? "{}") as { id: string };
+    assert.match(asked.id, /^mcpf\./, "the server's own id does not reach the client");
+    const answered = await post(two.mcpUrl, { jsonrpc: "2.0", id: asked.id, result: { action: "decline" } }, { "mcp-session-id": id });
+    assert.equal(answered.status, 202);
+    await reading;
+    assert.match(text, /a heard decline/);
+  });
+
+  test("withdraws what a dead server asked, and does not ask the user again", async () => {
+    control.readOnly.add("ask");
+    const { client } = await connectV1(router.mcpUrl);
+    let asked = 0;
+    client.setRequestHandler(CreateMessageRequestSchema, async (_request, { signal }) => {
+      asked++;
+      await new Promise((resolve) => signal.addEventListener("abort", resolve));
+      return { model: "m", role: "assistant", content: { type: "text", text: "late" } };
+    });
+    const running = client.callTool({ name: "ask" }).catch((error: unknown) => error as { code: number });
+    await until(() => asked === 1);
+    await a.kill();
+    assert.equal(((await running) as { code: number }).code, 1001);
+    assert.equal(asked, 1);
+    await client.close();
+  });
+
+  test("drops an answer to a server that is gone, and says 202", async () => {
+    const id = await openSession(router.mcpUrl);
+    const answer = await post(router.mcpUrl, { jsonrpc: "2.0", id: "mcpf.AAAAAAAA.0", result: {} }, { "mcp-session-id": id });
+    assert.equal(answer.status, 202);
+    assert.equal(a.seen.headers.filter((headers) => headers[":method"] === "POST").length, 2, "nothing was sent on");
+  });
+
+  test("of the session brings what the server says by itself", async () => {
+    const { client } = await connectV1(router.mcpUrl);
+    const heard: unknown[] = [];
+    client.setNotificationHandler(LoggingMessageNotificationSchema, ({ params }) => {
+      heard.push(params.data);
+    });
+    await client.callTool({ name: "whoami" });
+    await a.shout("hello");
+    await until(() => heard.length === 1);
+    assert.deepEqual(heard, ["hello"]);
+    await client.close();
+  });
+
+  test("of the session is open before the client hears that it is initialized: nothing said early is lost", async () => {
+    const id = await openSession(router.mcpUrl);
+    await a.shout("early");
+    const stream = await openStream(router.mcpUrl, id);
+    await until(() => stream.text.includes("early"));
+    await a.shout("later");
+    await until(() => stream.text.includes("later"));
+  });
+
+  test("of the session outlives the death of its server, and moves with the routes", async () => {
+    const id = await openSession(router.mcpUrl);
+    const stream = await openStream(router.mcpUrl, id);
+    await a.kill();
+    await until(() => b.sessions.size === 1);
+    await shoutUntil(b, "from b", () => stream.text.includes("from b"));
+    await a.start();
+    control.move("a");
+    await shoutUntil(a, "from a again", () => stream.text.includes("from a again"));
+    assert.equal(stream.ended, false);
+  });
+
+  test("of the session is one: a second gets 409, and a new one after the first left", async () => {
+    const id = await openSession(router.mcpUrl);
+    const first = await openStream(router.mcpUrl, id);
+    assert.equal(first.status, 200);
+    assert.equal((await openStream(router.mcpUrl, id)).status, 409);
+    first.close();
+    await new Promise((resolve) => setTimeout(resolve, 50));
+    assert.equal((await openStream(router.mcpUrl, id)).status, 200);
+  });
+
+  test("that is quiet carries heartbeats", async () => {
+    const id = await openSession(router.mcpUrl);
+    const stream = await openStream(router.mcpUrl, id);
+    await until(() => stream.text.includes(": alive"), 3000);
+  });
+
+  test("is refused as the upstream refuses it: 405 where there is none, 406 without the right Accept", async () => {
+    const stateless = await startMcpServer("s", { sessions: false });
+    others.push(() => stateless.kill());
+    const id = await openSession(router.mcpUrl);
+    assert.equal((await openStream(router.mcpUrl, id, { accept: "application/json" })).status, 406);
+    assert.equal((await openStream(router.mcpUrl, "nonsense")).status, 404);
+  });
+
+  for (const nats of [true, false]) {
+    test(`that was opened ahead in one router process is given to the one where the client comes, ${nats ? "with what waited" : "also without NATS"}`, async () => {
+      const broker = memoryBroker();
+      const directory = createMemoryDirectory();
+      const sealer = createSealer(secret);
+      const routers: TestRouter[] = [];
+      for (const instance of ["router-1", "router-2"]) {
+        const kit = testKit({ service: "router", instance, bus: await broker.connect() });
+        const claims = nats ? createStreamClaims(kit, sealer) : { claim: async () => null };
+        const plane = await startTestRouter(control, { directory, claims, secret });
+        routers.push(plane);
+        const serving = nats ? serveStreamClaims(kit, sealer, plane.sessionByKey) : null;
+        others.push(async () => {
+          serving?.stop();
+          await plane.close(0);
+          await kit.bus.close();
+        });
+      }
+      const [one, two] = routers as [TestRouter, TestRouter];
+      const id = await openSession(one.mcpUrl);
+      await a.shout("early");
+      const stream = await openStream(two.mcpUrl, id);
+      assert.equal(stream.status, 200);
+      if (nats) await until(() => stream.text.includes("early"));
+      await a.shout("later");
+      await until(() => stream.text.includes("later"));
+      assert.equal((await openStream(one.mcpUrl, id)).status, 409, "a client reads it in the other process");
+    });
+  }
+
+  test("that the server closes for polling is resumed on the same server, and gives its answer once", async () => {
+    const polling = await startMcpServer("polling", { polling: true });
+    others.push(() => polling.kill());
+    const second = await startTestRouter(fakeControl([polling, b]));
+    others.push(() => second.close(0));
+    const { client } = await connectV1(second.mcpUrl);
+    assert.equal(textOf(await client.callTool({ name: "slow", arguments: { steps: 5, ms: 40 } })), "polling is done");
+    assert.ok(polling.seen.headers.some((headers) => headers["last-event-id"] !== undefined));
+    assert.ok(!String(polling.seen.headers.find((headers) => headers["last-event-id"] !== undefined)?.["last-event-id"]).includes("."));
+    await client.close();
+  });
+
+  test("that was left for polling on a server that died then gives the client its error", async () => {
+    const polling = await startMcpServer("polling", { polling: true });
+    others.push(() => polling.kill());
+    const second = await startTestRouter(fakeControl([polling, b]));
+    others.push(() => second.close(0));
+    const { client } = await connectV1(second.mcpUrl);
+    const running = client.callTool({ name: "slow", arguments: { steps: 100, ms: 20 } }).catch((error: unknown) => error);
+    await until(() => polling.seen.headers.some((headers) => headers["last-event-id"] !== undefined));
+    await polling.kill();
+    assert.equal(((await running) as { code: number }).code, 1001);
+    await client.close();
+  });
+
+  test("with an event store is relayed with ids that name their server, and a failover midway still answers", async () => {
+    const stored = await startMcpServer("stored", { eventStore: true });
+    others.push(() => stored.kill());
+    const second = await startTestRouter(fakeControl([stored, b]));
+    others.push(() => second.close(0));
+    const { client } = await connectV1(second.mcpUrl);
+    const running = client.callTool({ name: "slow", arguments: { steps: 10, ms: 30 } });
+    await new Promise((resolve) => setTimeout(resolve, 100));
+    await stored.kill();
+    assert.equal(textOf(await running), "b is done");
+    await client.close();
+  });
+});
