@@ -1,0 +1,81 @@
+import assert from "node:assert/strict";
+import { spawnSync } from "node:child_process";
+import { readdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { test } from "node:test";
+import { parseTopology } from "@mcp-failover/contracts";
+import { parse } from "yaml";
+import { ROOT } from "../../scripts/lib/repo.mjs";
+
+interface ComposeService {
+  readonly healthcheck?: { readonly test?: readonly string[] };
+  readonly depends_on?: Readonly<Record<string, { readonly condition: string }>>;
+  readonly environment?: Readonly<Record<string, string>>;
+  readonly volumes?: readonly string[];
+  readonly profiles?: readonly string[];
+}
+const tools = [
+  ["docker-compose 1.29", "docker-compose", []],
+  ["Compose v2", "docker", ["compose"]],
+] as const;
+
+for (const [name, program, args] of tools) {
+  const version = spawnSync(program, [...args, "version"], { encoding: "utf8" });
+  const missing = version.status === 0 ? false : `${[program, ...args].join(" ")} is not on this machine`;
+
+  test(`${name} accepts docker-compose.yml, with and without the demo`, { skip: missing }, () => {
+    for (const profile of [[], ["--profile", "demo"]]) {
+      const checked = spawnSync(program, [...args, ...profile, "config", "-q"], { cwd: ROOT, encoding: "utf8" });
+      assert.equal(checked.status, 0, checked.stderr);
+    }
+    const broken = spawnSync(program, [...args, "-f", "-", "config", "-q"], {
+      cwd: ROOT,
+      encoding: "utf8",
+      input: "services: { a: { image: x, depends_on: { nobody: { condition: service_healthy } } } }",
+    });
+    assert.notEqual(broken.status, 0, "a check that accepts everything would prove nothing");
+  });
+
+  test(`as ${name} reads it, every service waits for what it needs and is asked for its health`, { skip: missing }, () => {
+    const read = spawnSync(program, [...args, "--profile", "demo", "config"], { cwd: ROOT, encoding: "utf8" });
+    assert.equal(read.status, 0, read.stderr);
+    const { services } = parse(read.stdout) as { services: Record<string, ComposeService> };
+    for (const service of readdirSync(join(ROOT, "services"))) {
+      const instances = Object.keys(services).filter((candidate) => candidate.replace(/-\d+$/, "") === service);
+      assert.ok(instances.length > 0, `${service} is in docker-compose.yml`);
+      if (service === "bootstrap") continue;
+      for (const instance of instances) {
+        assert.equal(services[instance]?.depends_on?.["nats"]?.condition, "service_healthy", instance);
+        assert.equal(services[instance]?.depends_on?.["bootstrap"]?.condition, "service_completed_successfully", instance);
+      }
+    }
+    for (const [name, { healthcheck }] of Object.entries(services)) {
+      if (name !== "bootstrap") assert.ok((healthcheck?.test?.length ?? 0) > 1, `${name} has a health check`);
+    }
+    assert.equal(services["state-store"]?.depends_on?.["redis"]?.condition, "service_healthy");
+    assert.ok(
+      services["nats"]?.volumes?.some((volume) => JSON.stringify(volume).includes("/data")),
+      "JetStream is on a volume",
+    );
+    const holders = Object.keys(services).filter((name) => services[name]?.environment?.["MCPF_SECRETS_DIR"] !== undefined);
+    assert.deepEqual(holders.sort(), ["bootstrap", "notifier", "prober-1", "prober-2", "prober-3", "router"]);
+  });
+}
+
+test("docker-compose.yml uses nothing that one of its two readers does not know", () => {
+  const text = readFileSync(join(ROOT, "docker-compose.yml"), "utf8");
+  assert.doesNotMatch(text, /!override|!reset/);
+  const top = Object.keys(parse(text, { merge: true }) as object).filter((key) => !key.startsWith("x-"));
+  assert.deepEqual(top.sort(), ["services", "volumes"], "no name, no include, no version");
+});
+
+test("the demo's configuration is the local one, with the containers' addresses", () => {
+  const load = (file: string) => parseTopology(readFileSync(join(ROOT, file), "utf8"), { file, env: {} }).topology;
+  const compose = load("examples/compose/failover.yaml");
+  const local = load("examples/local/failover.yaml");
+  const withoutUrls = (value: unknown): unknown => JSON.parse(JSON.stringify(value, (key, inner) => (key === "url" ? "" : inner)));
+  assert.deepEqual(withoutUrls(compose.upstreams), withoutUrls(local.upstreams));
+  const { services } = parse(readFileSync(join(ROOT, "docker-compose.yml"), "utf8"), { merge: true }) as { services: object };
+  for (const host of JSON.stringify(compose.upstreams).matchAll(/http:\/\/([a-z-]+):3000/g))
+    assert.ok(host[1] && host[1] in services, host[1]);
+});
