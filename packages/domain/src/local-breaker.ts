@@ -6,7 +6,8 @@ import { defaultPolicy, type LocalBreakerPolicy } from "./policy.ts";
  * The fleet's breaker (`breaker.ts`) is slower and agreed on; a call needs both.
  *
  * Invariants, cited by the tests:
- * L1  It is ejected only by a `refused`, or by `failures` hard results in a row of calls that it let through in its present generation.
+ * L1  It is ejected only by a `refused`, or by `failures` hard results in a row, none `runMs` after the one before, of calls that it let
+ *     through in its present generation.
  * L2  `soft`, `auth` and `caller` results never eject: the endpoint answered.
  * L3  An ejection lasts at most `ejectMsMax`, and the time alone makes a trial possible: no timer, nothing to get stuck.
  * L4  In half-open at most one trial is out at a time. A trial that never reports stops counting after `trialMs`.
@@ -19,6 +20,7 @@ export type LocalBreaker =
       readonly status: "closed";
       readonly generation: number;
       readonly failureRun: number;
+      readonly lastFailedAtMs: number;
       readonly ejections: number;
       readonly sinceMs: number;
     }
@@ -34,7 +36,14 @@ export interface LocalOutcome {
   readonly code: FailureCode | null;
 }
 
-export const initialLocalBreaker: LocalBreaker = { status: "closed", generation: 0, failureRun: 0, ejections: 0, sinceMs: 0 };
+export const initialLocalBreaker: LocalBreaker = {
+  status: "closed",
+  generation: 0,
+  failureRun: 0,
+  lastFailedAtMs: 0,
+  ejections: 0,
+  sinceMs: 0,
+};
 
 /** Whether {@link localAcquire} would give a permit now. */
 export function localAllows(state: LocalBreaker, nowMs: number): boolean {
@@ -82,8 +91,8 @@ export function localRecord(
   switch (state.status) {
     case "closed": {
       if (!hard) return state.failureRun === 0 ? state : { ...state, failureRun: 0 };
-      const failureRun = state.failureRun + 1;
-      if (outcome.code !== "refused" && failureRun < policy.failures) return { ...state, failureRun };
+      const failureRun = nowMs - state.lastFailedAtMs < policy.runMs ? state.failureRun + 1 : 1;
+      if (outcome.code !== "refused" && failureRun < policy.failures) return { ...state, failureRun, lastFailedAtMs: nowMs };
       const decayed = Math.floor(Math.max(0, nowMs - state.sinceMs) / policy.decayMs);
       return eject(state.generation, Math.max(0, state.ejections - decayed), nowMs, policy);
     }
@@ -108,5 +117,12 @@ function eject(generation: number, ejections: number, nowMs: number, policy: Loc
 }
 
 function close(state: LocalBreaker, nowMs: number): LocalBreaker {
-  return { status: "closed", generation: state.generation + 1, failureRun: 0, ejections: state.ejections, sinceMs: nowMs };
+  return {
+    status: "closed",
+    generation: state.generation + 1,
+    failureRun: 0,
+    lastFailedAtMs: 0,
+    ejections: state.ejections,
+    sinceMs: nowMs,
+  };
 }

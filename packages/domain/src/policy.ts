@@ -80,10 +80,14 @@ export interface BreakerPolicy {
 export interface LocalBreakerPolicy {
   /** Hard failures in a row that eject; a refused connection ejects at once. HAProxy `fall`: 3; an upstream's own threshold wins. */
   readonly failures: number;
+  /** Failures farther apart than this are no run. Polly, Finagle: 30 s. */
+  readonly runMs: number;
   /** Linkerd: 1 s doubling (to 60 s there; shorter here, because the fleet's breaker takes over). */
   readonly ejectMs: number;
   readonly ejectMsMax: number;
   readonly ejectFactor: number;
+  /** SDK clients, with every endpoint out: each is tried at most this often. */
+  readonly panicTrialMs: number;
   /** A trial without result stops blocking others after this. */
   readonly trialMs: number;
   /** Each closed period this long takes one ejection off the back-off. */
@@ -224,9 +228,11 @@ export const defaultPolicy: Policy = {
   },
   localBreaker: {
     failures: 3,
+    runMs: 30 * secondMs,
     ejectMs: secondMs,
     ejectMsMax: 30 * secondMs,
     ejectFactor: 2,
+    panicTrialMs: secondMs,
     trialMs: 5 * secondMs,
     decayMs: 30 * secondMs,
   },

@@ -38,6 +38,13 @@ test("L1: a refused connection ejects at once, other hard failures only three in
   assert.equal(call(state, timeout, 5).status, "ejected");
 });
 
+test("L1: failures that lie far apart are no run: two old ones, idle, and a new one do not eject", () => {
+  const old = call(call(initialLocalBreaker, timeout, 0), timeout, 1);
+  const after = call(old, timeout, 1 + policy.runMs);
+  assert.equal(after.status === "closed" && after.failureRun, 1);
+  assert.equal(call(old, timeout, policy.runMs).status, "ejected");
+});
+
 test("L3: the ejection doubles from 1 s to 30 s, and quiet time takes it back", () => {
   let state: LocalBreaker = initialLocalBreaker;
   let nowMs = 0;

@@ -1,0 +1,302 @@
+import { randomUUID } from "node:crypto";
+import { type Bus, connectBus, type Stored } from "@mcp-failover/bus";
+import type { HealthChanged, StatusView } from "@mcp-failover/contracts";
+import { defaultPolicy, type Policy, policyFor, UnknownUpstreamError, viewStatus } from "@mcp-failover/domain";
+import { attempt } from "./attempt.ts";
+import { BreakerOpenError, BulkheadFullError, CallTimeoutError, ClientClosedError, NoEndpointError, NotReadyError } from "./errors.ts";
+import { failureOf } from "./failure.ts";
+import { FleetView, type PlacedEvent, type ViewChange } from "./fleet-view.ts";
+import { KeptRoutes } from "./kept-routes.ts";
+import { type CallContext, type CallOptions, UpstreamCalls } from "./upstream-calls.ts";
+
+export interface ConnectOptions {
+  /** `nats://host:port`, several with commas. Or give a `bus` that is connected already; it is then yours to close. */
+  readonly servers?: string;
+  readonly bus?: Bus;
+  /** Of your service; shown by the NATS server. */
+  readonly name: string;
+  /** Calls of this client to one upstream at once. Default 100. */
+  readonly concurrencyMax?: number;
+  /** Where the last known routes are kept, so that your service can start without NATS. Default: nowhere. */
+  readonly cacheFile?: string;
+  /** Told of what has no caller to throw to: errors of your handlers, a disk that cannot be written. Default: a process warning. */
+  readonly onError?: (error: unknown) => void;
+  readonly nowMs?: () => number;
+  readonly random?: () => number;
+}
+
+/** Where calls to an upstream go now. Ordered by (generation, epoch). */
+export interface Route {
+  readonly upstream: string;
+  readonly endpoint: { readonly name: string; readonly url: string };
+  readonly epoch: number;
+  readonly generation: number;
+  readonly sinceMs: number;
+}
+export interface RouteChange extends Route {
+  /** Null: this is how it stood when you began to watch. */
+  readonly previous: string | null;
+  readonly reason: string | null;
+}
+export interface ExecuteOptions<T> extends CallOptions {
+  /**
+   * Serves the call when the upstream cannot: called with what went wrong, and with time of its own. Not called when the outcome is unknown (the call may
+   * have run, and the fallback would be the second time), when you cancel, or when your function fails by itself.
+   */
+  readonly fallback?: ((error: unknown, context: { readonly signal: AbortSignal }) => T | PromiseLike<T>) | undefined;
+}
+
+export interface ClientStatus extends Omit<StatusView, "services"> {
+  /** False: everything here is how it stood when the log could last be read. */
+  readonly connected: boolean;
+}
+
+export interface Client {
+  /** Resolves once the routes are known, from the log or from the kept file. Throws {@link NotReadyError}. */
+  ready(timeoutMs?: number): Promise<void>;
+  /** Every change of health: of all upstreams, or of one (as `health.changed.>` and `health.changed.<upstream>.*`). Begins with how it stands. */
+  watchHealth(handler: (health: HealthChanged) => void, options?: { readonly upstream?: string }): { stop(): void };
+  /** Every change of a route. Begins with how they stand. */
+  watchRoutes(handler: (route: RouteChange) => void): { stop(): void };
+  /** Throws `UnknownUpstreamError`, and {@link NoEndpointError} while nothing is known. */
+  route(upstream: string): Route;
+  /** What this client knows of the fleet, in the shape of `mcpf status -o json` without the services. */
+  status(): ClientStatus;
+  /**
+   * Runs your function with the endpoint that is active now. Throws what your function throws when that is not the endpoint's fault, else
+   * {@link BreakerOpenError}, {@link NoEndpointError}, {@link BulkheadFullError}, {@link CallTimeoutError} or {@link OutcomeUnknownError}.
+   */
+  execute<T>(upstream: string, call: (context: CallContext) => T | PromiseLike<T>, options?: ExecuteOptions<T>): Promise<T>;
+  close(): Promise<void>;
+}
+
+const concurrencyMaxDefault = 100;
+const readyMsDefault = 10_000;
+
+/** Connects to the fleet and returns at once: your service starts with or without NATS. */
+export function connect(options: ConnectOptions): Client {
+  const { name, nowMs = Date.now, random = Math.random } = options;
+  if ((options.bus === undefined) === (options.servers === undefined)) throw new RangeError("give either `servers` or a `bus`");
+  const bus = options.bus ?? connectBus({ servers: options.servers ?? "", name, instance: `${name}-${randomUUID().slice(0, 8)}` });
+  const onError = options.onError ?? ((error) => process.emitWarning(error instanceof Error ? error : String(error)));
+  const kept = options.cacheFile === undefined ? null : new KeptRoutes(options.cacheFile, onError);
+
+  let view = new FleetView();
+  /** Reads the log from its beginning beside what was kept, and takes its place when it has caught up. */
+  let reading: FleetView | null = new FleetView();
+  let closed = false;
+  const calls = new Map<string, UpstreamCalls>();
+  const healthWatchers = new Set<(health: HealthChanged) => void>();
+  const routeWatchers = new Set<(route: RouteChange) => void>();
+  const known = Promise.withResolvers<void>();
+
+  const guarded =
+    <A>(handler: (value: A) => void) =>
+    (value: A): void => {
+      try {
+        handler(value);
+      } catch (error) {
+        onError(error);
+      }
+    };
+  const routeOf = (upstream: string): Route | null => {
+    const state = view.route(upstream);
+    const endpoint = view.topology?.upstreams[upstream]?.endpoints.find((one) => one.name === state?.active);
+    if (state === null || endpoint === undefined) return null;
+    const { epoch, generation, sinceMs } = state;
+    return { upstream, endpoint: { name: endpoint.name, url: endpoint.url }, epoch, generation, sinceMs };
+  };
+  const standing = (): RouteChange[] =>
+    Object.keys(view.topology?.upstreams ?? {}).flatMap((upstream) => {
+      const route = routeOf(upstream);
+      return route === null ? [] : [{ ...route, previous: null, reason: null }];
+    });
+  const tell = (change: ViewChange): void => {
+    if (change.kind === "health") for (const watcher of healthWatchers) watcher(change.data);
+    if (change.kind === "route") {
+      const route = routeOf(change.upstream);
+      if (route !== null) for (const watcher of routeWatchers) watcher({ ...route, previous: change.previous, reason: change.reason });
+    }
+    if (change.kind === "config") for (const one of calls.values()) one.wake();
+    else calls.get(change.kind === "health" ? change.data.service : change.upstream)?.wake();
+    kept?.saveSoon(() => view.kept);
+  };
+  /** Says the routes that differ from what was said before. */
+  const tellRoutes = (before: readonly RouteChange[]): void => {
+    const was = new Map(before.map((route) => [route.upstream, route]));
+    for (const route of standing()) {
+      const previous = was.get(route.upstream)?.endpoint ?? null;
+      if (previous?.name === route.endpoint.name && previous.url === route.endpoint.url) continue;
+      for (const watcher of routeWatchers) watcher({ ...route, previous: previous?.name ?? null });
+    }
+  };
+  const adopt = (next: FleetView): void => {
+    const routes = standing();
+    const healths = new Set(view.healths.map(said));
+    view = next;
+    for (const health of view.healths) if (!healths.has(said(health))) tell({ kind: "health", data: health });
+    tellRoutes(routes);
+    tell({ kind: "config" });
+    if (view.topology !== null) known.resolve();
+  };
+
+  const take = (stored: Stored): void => {
+    if (stored.content.kind !== "event") return;
+    const placed: PlacedEvent = { seq: stored.seq, subject: stored.subject, timeMs: stored.timeMs, event: stored.content.event };
+    if (reading !== null) {
+      reading.fold(placed);
+      return;
+    }
+    const before = placed.event.type === "config.applied" ? standing() : null;
+    const change = view.fold(placed);
+    if (change === null) return;
+    tell(change);
+    if (before !== null) tellRoutes(before);
+    if (change.kind === "config") known.resolve();
+  };
+  const following = bus.follow(
+    "AUDIT",
+    {
+      from: "last_per_subject",
+      onCaughtUp: () => {
+        const caughtUp = reading;
+        reading = null;
+        // A log without a configuration is a new one that bootstrap has not filled yet: until then what was kept is better.
+        if (caughtUp !== null && (caughtUp.topology !== null || view.topology === null)) adopt(caughtUp);
+      },
+      onError,
+    },
+    take,
+  );
+  const unlisten = bus.onStatus(() => {
+    for (const one of calls.values()) one.wake();
+  });
+  const restored = restore();
+
+  async function restore(): Promise<void> {
+    if (kept === null) return;
+    const events = await kept.load();
+    if (reading === null || events.length === 0) return;
+    const restoredView = new FleetView();
+    for (const event of [...events].sort((a, b) => a.seq - b.seq)) restoredView.fold(event);
+    if (restoredView.topology === null) return;
+    adopt(restoredView);
+  }
+  restored.catch(onError);
+
+  const policies = new WeakMap<object, Map<string, Policy>>();
+  const policyOf = (upstream: string): Policy => {
+    const { topology } = view;
+    if (topology?.upstreams[upstream] === undefined) return defaultPolicy;
+    const cached = policies.get(topology) ?? new Map<string, Policy>();
+    policies.set(topology, cached);
+    const policy = cached.get(upstream) ?? policyFor(topology, upstream, view.environment);
+    cached.set(upstream, policy);
+    return policy;
+  };
+  const logReachable = (): boolean => bus.status.kind === "connected";
+  const callsOf = (upstream: string): UpstreamCalls => {
+    const existing = calls.get(upstream);
+    if (existing !== undefined) return existing;
+    const made = new UpstreamCalls({
+      upstream,
+      config: () => view.topology?.upstreams[upstream] ?? null,
+      policy: () => policyOf(upstream),
+      route: () => view.route(upstream),
+      word: (endpoint) => ({
+        health: view.health(upstream, endpoint),
+        breaker: view.breaker(upstream, endpoint),
+        logReachable: logReachable(),
+        client: name,
+      }),
+      logReachable,
+      failing: () => view.failing(upstream),
+      concurrencyMax: options.concurrencyMax ?? concurrencyMaxDefault,
+      nowMs,
+      random,
+    });
+    calls.set(upstream, made);
+    return made;
+  };
+  const mustKnow = (upstream: string): void => {
+    if (closed) throw new ClientClosedError();
+    const { topology } = view;
+    if (topology === null) throw new NoEndpointError(upstream, "no configuration has been read from the log yet");
+    if (topology.upstreams[upstream] === undefined) throw new UnknownUpstreamError(upstream, Object.keys(topology.upstreams));
+  };
+  const watch = <A>(watchers: Set<(value: A) => void>, handler: (value: A) => void, first: readonly A[]): { stop(): void } => {
+    const watcher = guarded(handler);
+    watchers.add(watcher);
+    for (const value of first) watcher(value);
+    return { stop: () => watchers.delete(watcher) };
+  };
+
+  return {
+    async ready(timeoutMs = readyMsDefault) {
+      const { promise: late, reject } = Promise.withResolvers<never>();
+      const timer = setTimeout(() => {
+        const why = bus.status.kind === "connected" ? "the log holds no configuration" : `NATS is ${bus.status.kind}`;
+        reject(new NotReadyError(timeoutMs, why));
+      }, timeoutMs);
+      try {
+        await Promise.race([known.promise, late]);
+      } finally {
+        clearTimeout(timer);
+      }
+    },
+    watchHealth(handler, { upstream } = {}) {
+      const mine = (health: HealthChanged): boolean => upstream === undefined || health.service === upstream;
+      return watch(healthWatchers, (health) => (mine(health) ? handler(health) : undefined), view.healths.filter(mine));
+    },
+    watchRoutes: (handler) => watch(routeWatchers, handler, standing()),
+    route(upstream) {
+      mustKnow(upstream);
+      const route = routeOf(upstream);
+      if (route === null) throw new NoEndpointError(upstream, "its active endpoint is not configured any more, and no new one is decided");
+      return route;
+    },
+    status() {
+      const { services: _, ...status } = viewStatus(view.model, [], nowMs());
+      return { ...status, connected: logReachable() };
+    },
+    async execute(upstream, call, { fallback, ...callOptions } = {}) {
+      try {
+        mustKnow(upstream);
+        return await callsOf(upstream).run(call, callOptions);
+      } catch (error) {
+        if (fallback === undefined || !mayFallBack(error, callOptions)) throw error;
+        const timeoutMs = callOptions.timeoutMs ?? policyOf(upstream).router.fallbackMs;
+        const late = (): Error => new CallTimeoutError(upstream, timeoutMs, false);
+        const end = await attempt((signal) => fallback(error, { signal }), {
+          timeoutMs,
+          timeoutReason: late,
+          signal: callOptions.signal,
+          onSettled: nothing,
+        });
+        if (end.kind === "value") return end.value;
+        throw end.kind === "timeout" ? late() : end.kind === "cancelled" ? end.reason : end.error;
+      }
+    },
+    async close() {
+      if (closed) return;
+      closed = true;
+      unlisten();
+      await following.stop();
+      await restored.catch(onError);
+      await kept?.flush();
+      if (options.bus === undefined) await bus.close();
+    },
+  };
+}
+
+const nothing = (): void => undefined;
+
+const said = (health: HealthChanged): string => `${health.service}/${health.endpoint}/${health.status}/${health.timestamp}`;
+
+/** A fallback after a call that may have run would be the second time (design, principle 6). */
+function mayFallBack(error: unknown, { signal, classify }: CallOptions): boolean {
+  if (signal?.aborted) return false;
+  if (error instanceof CallTimeoutError) return !error.outcomeUnknown;
+  if (error instanceof BreakerOpenError || error instanceof NoEndpointError || error instanceof BulkheadFullError) return true;
+  return (classify?.(error) ?? failureOf(error)).class === "soft";
+}

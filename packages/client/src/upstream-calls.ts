@@ -1,0 +1,322 @@
+import type { FailoverState, UpstreamConfig } from "@mcp-failover/contracts";
+import {
+  chargeRetry,
+  classifyHttpStatus,
+  creditCall,
+  initialRetryBudget,
+  type LocalPermit,
+  mayRetry,
+  type Policy,
+  planRoute,
+  type RetryBudget,
+  type RouteQuestion,
+  type Safety,
+} from "@mcp-failover/domain";
+import { type AttemptEnd, attempt } from "./attempt.ts";
+import { ClientEndpoint, type FleetWord } from "./endpoint.ts";
+import { BreakerOpenError, BulkheadFullError, CallTimeoutError, NoEndpointError, OutcomeUnknownError } from "./errors.ts";
+import { type Failure, failureOf } from "./failure.ts";
+
+/** What the function of a call is given. */
+export interface CallContext {
+  readonly endpoint: { readonly name: string; readonly url: string };
+  /** Aborted when the time of the call is over, or the caller cancels. Pass it on to whatever the function waits for. */
+  readonly signal: AbortSignal;
+  /** Of the route that the call goes by. */
+  readonly epoch: number;
+  readonly generation: number;
+  /** 1 for the first. */
+  readonly attempt: number;
+}
+export interface CallOptions {
+  /** For the call with all its attempts. Default: the configuration's, 55 s without one. */
+  readonly timeoutMs?: number | undefined;
+  /** For one attempt of a call that may be repeated; the next one goes elsewhere. */
+  readonly attemptTimeoutMs?: number | undefined;
+  /** A repeat changes nothing that the first did not: the call may be sent again, in `active_standby` to the then active endpoint. */
+  readonly idempotent?: boolean | undefined;
+  /** The call changes nothing: it may be sent again, and in `active_standby` to a standby too. */
+  readonly readOnly?: boolean | undefined;
+  readonly signal?: AbortSignal | undefined;
+  /** What an error says about the endpoint, where the default (`failureOf`) does not know it. */
+  readonly classify?: ((error: unknown) => Failure | null) | undefined;
+}
+
+/** What the calls of one upstream need to know at each step; read anew each time, because the fleet may move meanwhile. */
+export interface UpstreamWorld {
+  readonly upstream: string;
+  /** Null: not configured (any more). */
+  config(): UpstreamConfig | null;
+  policy(): Policy;
+  route(): FailoverState | null;
+  word(endpoint: string): FleetWord;
+  logReachable(): boolean;
+  /** The controller says that there is nowhere to go. */
+  failing(): boolean;
+  readonly concurrencyMax: number;
+  nowMs(): number;
+  random(): number;
+}
+
+/**
+ * The calls of one client to one upstream.
+ *
+ * A1  At most `concurrencyMax` functions run at once; nothing queues.
+ * A2  A call that is neither idempotent nor read-only is sent again only after proof that it did not run.
+ * A3  No call takes longer than its time; at its end the function's signal is aborted.
+ * A4  An endpoint that is out gets one trial call at a time, however many callers there are; the others are told at once.
+ * A5  A result counts only for the generation of the local breaker under which the call began.
+ */
+export class UpstreamCalls {
+  readonly #world: UpstreamWorld;
+  #endpoints: ClientEndpoint[] = [];
+  #config: UpstreamConfig | null = null;
+  #running = 0;
+  #turn = 0;
+  #budget: RetryBudget | null = null;
+  readonly #waiting = new Set<() => void>();
+
+  constructor(world: UpstreamWorld) {
+    this.#world = world;
+  }
+
+  /** The fleet has changed something: calls that wait for it look again. */
+  wake(): void {
+    for (const wake of [...this.#waiting]) wake();
+  }
+
+  async run<T>(call: (context: CallContext) => T | PromiseLike<T>, options: CallOptions): Promise<T> {
+    const world = this.#world;
+    if (this.#running >= world.concurrencyMax) throw new BulkheadFullError(world.upstream, world.concurrencyMax);
+    this.#running += 1;
+    const leave = countDown(() => {
+      this.#running -= 1;
+    });
+    try {
+      return await this.#attempts(call, options, leave);
+    } finally {
+      leave.done();
+    }
+  }
+
+  async #attempts<T>(call: (context: CallContext) => T | PromiseLike<T>, options: CallOptions, leave: CountDown): Promise<T> {
+    const world = this.#world;
+    const policy = world.policy();
+    const timeoutMs = options.timeoutMs ?? policy.router.callMs;
+    const deadlineMs = world.nowMs() + timeoutMs;
+    const safety: Safety = options.readOnly ? "read_only" : options.idempotent ? "idempotent" : "unsafe";
+    const state: CallState = { tried: [], attempts: 0, again: false, failure: null, waitUntilMs: null };
+    this.#budget = creditCall(this.#budget ?? initialRetryBudget(world.nowMs(), policy.router), world.nowMs());
+    for (;;) {
+      options.signal?.throwIfAborted();
+      const nowMs = world.nowMs();
+      if (nowMs >= deadlineMs) throw new CallTimeoutError(world.upstream, timeoutMs, false);
+      const plan = this.#plan(state, safety, nowMs);
+      if (plan.wait) {
+        state.waitUntilMs ??= Math.min(deadlineMs, nowMs + policy.router.epochWaitMs);
+        await this.#change(state.waitUntilMs - nowMs, options.signal);
+        continue;
+      }
+      if (plan.endpoint === null) throw this.#refusal(state, plan.why);
+      const { endpoint } = plan;
+      const permit = endpoint.acquire(nowMs, policy.localBreaker);
+      state.tried.push(endpoint.name);
+      if (permit === null) {
+        state.busy = true;
+        continue;
+      }
+      state.attempts += 1;
+      const leftMs = deadlineMs - nowMs;
+      const attemptMs = safety === "unsafe" ? leftMs : Math.min(leftMs, options.attemptTimeoutMs ?? leftMs);
+      const timedOut = (): Error => new CallTimeoutError(world.upstream, attemptMs < leftMs ? attemptMs : timeoutMs, safety === "unsafe");
+      const end = await this.#once(call, endpoint, { state, attemptMs, timedOut, signal: options.signal, leave });
+      const latencyMs = world.nowMs() - nowMs;
+      if (end.kind === "value") {
+        this.#record(endpoint, permit, { ...judgeValue(end.value), latencyMs });
+        return end.value;
+      }
+      if (end.kind === "cancelled") {
+        endpoint.release(permit);
+        throw end.reason;
+      }
+      const failure = end.kind === "timeout" ? overtime : (options.classify?.(end.error) ?? failureOf(end.error));
+      const error = end.kind === "timeout" ? timedOut() : end.error;
+      this.#record(endpoint, permit, { ...failure, latencyMs });
+      // The endpoint answered; what it said is the caller's business.
+      if (failure.class === "caller" || failure.class === "auth") throw error;
+      state.failure = { endpoint: endpoint.name, error };
+      state.again = failure.code === "reset" || failure.code === "closed";
+      this.#mayGoOn(state, { safety, failure, error, deadlineMs, policy });
+    }
+  }
+
+  #once<T>(
+    call: (context: CallContext) => T | PromiseLike<T>,
+    endpoint: ClientEndpoint,
+    by: { state: CallState; attemptMs: number; timedOut: () => Error; signal: AbortSignal | undefined; leave: CountDown },
+  ): Promise<AttemptEnd<T>> {
+    const { epoch = 0, generation = 0 } = this.#world.route() ?? {};
+    const context = { endpoint: { name: endpoint.name, url: endpoint.url }, epoch, generation, attempt: by.state.attempts };
+    by.leave.more();
+    return attempt((signal) => call({ ...context, signal }), {
+      timeoutMs: by.attemptMs,
+      timeoutReason: by.timedOut,
+      signal: by.signal,
+      onSettled: () => {
+        endpoint.leave();
+        by.leave.done();
+      },
+    });
+  }
+
+  /** Returns where the call may be sent again, and throws what the caller gets where it may not (A2). */
+  #mayGoOn(state: CallState, by: { safety: Safety; failure: Failure; error: unknown; deadlineMs: number; policy: Policy }): void {
+    const { upstream } = this.#world;
+    const nowMs = this.#world.nowMs();
+    const budget = this.#budget ?? initialRetryBudget(nowMs, by.policy.router);
+    const answer = mayRetry({
+      safety: by.safety,
+      executed: by.failure.executed,
+      attempts: state.attempts,
+      attemptsMax: by.policy.router.attemptsMax,
+      budget,
+      deadlineMs: by.deadlineMs,
+      nowMs,
+    });
+    if (answer.retry) {
+      if (answer.charged) this.#budget = chargeRetry(budget, nowMs);
+      return;
+    }
+    if (by.error instanceof CallTimeoutError || by.failure.class === "soft") throw by.error;
+    if (answer.rule === "outcome_unknown") throw new OutcomeUnknownError(upstream, state.failure?.endpoint ?? "", by.error);
+    throw new NoEndpointError(upstream, `gave up after ${state.attempts} attempts: ${stopped[answer.rule]}`, by.error);
+  }
+
+  #plan(
+    state: CallState,
+    safety: Safety,
+    nowMs: number,
+  ): { wait: true } | { wait: false; endpoint: ClientEndpoint; why: null } | { wait: false; endpoint: null; why: string } {
+    const world = this.#world;
+    const config = world.config();
+    const route = world.route();
+    if (config === null || route === null) return { wait: false, endpoint: null, why: "its routes are not known" };
+    this.#reconfigure(config);
+    for (const endpoint of this.#endpoints) endpoint.refresh(world.word(endpoint.name), nowMs);
+    this.#turn += 1;
+    const question: RouteQuestion = {
+      mode: config.mode,
+      active: route.active,
+      activeTier: route.tier,
+      strategy: config.balancing,
+      safety,
+      sessions: "stateless",
+      sessionEndpoint: null,
+      tried: state.tried,
+      again: state.again,
+      mayWait: safety !== "read_only" && this.#mayMove(config, route, nowMs) && (state.waitUntilMs === null || nowMs < state.waitUntilMs),
+      endpoints: this.#endpoints,
+      random: world.random(),
+      turn: this.#turn,
+      nowMs,
+    };
+    const plan = planRoute(question, world.policy().router);
+    if (plan.rule === "wait") return { wait: true };
+    const endpoint = this.#endpoints.find(({ name }) => name === plan.endpoint);
+    return endpoint === undefined
+      ? { wait: false, endpoint: null, why: plan.rule.replaceAll("_", " ") }
+      : { wait: false, endpoint, why: null };
+  }
+
+  /** Waiting helps only where the fleet may move the upstream by itself, and this client would hear of it. */
+  #mayMove(config: UpstreamConfig, route: FailoverState, nowMs: number): boolean {
+    const { failover } = this.#world.policy();
+    if (config.mode !== "active_standby" || !failover.automatic || !this.#world.logReachable() || this.#world.failing()) return false;
+    if (route.held !== null && (route.held.untilMs === null || route.held.untilMs > nowMs)) return false;
+    return this.#endpoints.some(
+      ({ name, role, health, closedBy }) => role === "write" && name !== route.active && health !== "unhealthy" && closedBy === null,
+    );
+  }
+
+  #refusal(state: CallState, why: string): Error {
+    const { upstream } = this.#world;
+    if (state.failure !== null) {
+      return new NoEndpointError(upstream, `${state.failure.endpoint} failed, and no other may be tried`, state.failure.error);
+    }
+    const closed = this.#endpoints.map((endpoint) => endpoint.closedBy).filter((one) => one !== null);
+    return closed.length > 0 || state.busy ? new BreakerOpenError(upstream, closed.join("; ") || why) : new NoEndpointError(upstream, why);
+  }
+
+  #record(endpoint: ClientEndpoint, permit: LocalPermit, end: Pick<Failure, "class" | "code"> & { latencyMs: number }): void {
+    endpoint.record(permit, end, this.#world.nowMs(), this.#world.policy().localBreaker);
+  }
+
+  #reconfigure(config: UpstreamConfig): void {
+    if (config === this.#config) return;
+    this.#config = config;
+    const before = new Map(this.#endpoints.map((endpoint) => [endpoint.name, endpoint]));
+    this.#endpoints = config.endpoints.map((endpoint) => {
+      const known = before.get(endpoint.name);
+      // Another address is another endpoint: what was learned of the old one says nothing about it.
+      return known?.url === endpoint.url ? known.reconfigure(endpoint) : new ClientEndpoint(endpoint);
+    });
+  }
+
+  /** Resolves at the next change of the fleet, after `timeoutMs`, or when the caller cancels. */
+  #change(timeoutMs: number, signal: AbortSignal | undefined): Promise<void> {
+    return new Promise((resolve) => {
+      const wake = (): void => {
+        this.#waiting.delete(wake);
+        clearTimeout(timer);
+        signal?.removeEventListener("abort", wake);
+        resolve();
+      };
+      const timer = setTimeout(wake, Math.max(0, timeoutMs));
+      signal?.addEventListener("abort", wake, { once: true });
+      this.#waiting.add(wake);
+    });
+  }
+}
+
+const overtime: Failure = { class: "hard", code: "timeout", executed: "unknown" };
+const stopped = {
+  attempts: "no more are allowed",
+  deadline: "its time is over",
+  budget: "too many calls are being repeated already",
+} as const;
+
+interface CallState {
+  /** Names, in the order of the attempts. */
+  readonly tried: string[];
+  attempts: number;
+  again: boolean;
+  failure: { readonly endpoint: string; readonly error: unknown } | null;
+  waitUntilMs: number | null;
+  /** An endpoint was left to the call that tries it already. */
+  busy?: boolean;
+}
+
+/** `fetch` resolves with a `Response` whatever its status; a bad one is the endpoint's failure all the same. */
+function judgeValue(value: unknown): Pick<Failure, "class" | "code"> {
+  if (!(value instanceof Response)) return { class: "ok", code: null };
+  const { outcome, code } = classifyHttpStatus(value.status);
+  return { class: outcome, code };
+}
+
+interface CountDown {
+  more(): void;
+  done(): void;
+}
+/** Calls `last` when every `more` and the beginning itself have been matched by a `done`. */
+function countDown(last: () => void): CountDown {
+  let open = 1;
+  return {
+    more() {
+      open += 1;
+    },
+    done() {
+      open -= 1;
+      if (open === 0) last();
+    },
+  };
+}
