@@ -151,7 +151,8 @@ function planWrite(question: RouteQuestion): RoutePlan {
   const availability = availabilityOf(active, null);
   if (lets(availability)) {
     if (tries === 0) return plan(active.name, availability === "good" ? "active" : "unproven");
-    if (tries === 1 && question.again) return plan(active.name, "again");
+    // An endpoint that lets calls through is not about to be moved away from: waiting for that would be in vain.
+    return tries === 1 && question.again ? plan(active.name, "again") : plan(null, "none_left");
   }
   if (question.mayWait) return plan(null, "wait");
   if (availability === "barred" || tries > 0) return plan(null, "none_left");

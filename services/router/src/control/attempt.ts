@@ -49,17 +49,17 @@ export class CallAttempt implements Attempt {
       report.end(inFlight, null);
       return this.#owner.settle(this, result);
     }
-    const nowMs = this.#world.nowMs();
-    const latencyMs = Math.max(0, this.#world.monotonicMs() - begunMs);
+    const endMs = this.#world.monotonicMs();
+    const latencyMs = Math.max(0, endMs - begunMs);
     const code: FailureCode | null = result.outcome === "hard" ? result.code : null;
     const retryAfterMs = result.outcome === "soft" ? (result.retryAfterMs ?? null) : null;
     const ejected = state.record(
       permit,
       { outcome: result.outcome, code, latencyMs, retryAfterMs },
-      nowMs,
+      endMs,
       this.#upstream.policy.localBreaker,
     );
-    report.end(inFlight, { outcome: result.outcome, code, latencyMs, atMs: nowMs });
+    report.end(inFlight, { outcome: result.outcome, code, latencyMs, atMs: this.#world.nowMs() });
     // The fleet hears of a dead endpoint at once, not at the next tick.
     if (ejected) {
       report.hurry();

@@ -17,7 +17,7 @@ export interface CallWorld {
   /** The fleet's decisions are heard now. */
   logReachable(): boolean;
   isStale(staleMsMax: number): boolean;
-  moment(nowMs: number): EndpointMoment;
+  moment(): EndpointMoment;
   implementationOf(upstream: UpstreamState, call: CallDescription, hasLegacy: boolean): "mcp" | "legacy";
   /** Finds out, without waiting, whether anybody listens at the endpoints that could become active. */
   lookAtCandidates(upstream: UpstreamState): void;

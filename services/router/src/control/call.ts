@@ -69,10 +69,9 @@ export class Call implements CallControl {
       this.#open.done({ outcome: "hard", code: "other", executed: "unknown", message: "the attempt was left without a result" });
       if (this.#problem !== null) return null;
     }
-    const nowMs = this.#world.nowMs();
-    if (nowMs >= this.deadlineMs) return this.#giveUp(deadlineProblem);
-    const plan = this.#plan(nowMs);
-    return plan.rule === "wait" ? this.#await(nowMs) : this.#take(plan, nowMs);
+    if (this.#leftMs() <= 0) return this.#giveUp(deadlineProblem);
+    const plan = this.#plan();
+    return plan.rule === "wait" ? this.#await() : this.#take(plan);
   }
 
   problem(): CallProblem {
@@ -96,7 +95,6 @@ export class Call implements CallControl {
   /** How an attempt of this call ended. Called by the attempt, once. */
   settle(attempt: CallAttempt, result: AttemptResult): { readonly retry: boolean } {
     this.#open = null;
-    const nowMs = this.#world.nowMs();
     const { endpoint } = attempt;
     switch (result.outcome) {
       case "ok":
@@ -111,66 +109,63 @@ export class Call implements CallControl {
       case "ineligible":
         this.#again = false;
         this.#failures.push(`${endpoint.name}: ${result.message}`);
-        return this.#retryWhere(nowMs, { executed: "no", message: result.message });
+        return this.#retryWhere({ executed: "no", message: result.message });
       case "soft":
       case "auth":
-        return this.#settleRefused(endpoint, result.outcome, nowMs);
+        return this.#settleRefused(endpoint, result.outcome);
       case "hard":
         if (result.executed === "unknown") this.#mayHaveRun = true;
         this.#again = true;
         this.#failures.push(`${endpoint.name}: ${result.code}`);
-        return this.#retryWhere(nowMs, { executed: result.executed, message: `${endpoint.name}: ${result.code}` });
+        return this.#retryWhere({ executed: result.executed, message: `${endpoint.name}: ${result.code}` });
     }
   }
 
-  #retryWhere(nowMs: number, failed: { readonly executed: "no" | "unknown"; readonly message: string }): { readonly retry: boolean } {
+  #retryWhere(failed: { readonly executed: "no" | "unknown"; readonly message: string }): { readonly retry: boolean } {
     const { policy } = this.#upstream;
     const answer = mayRetry({
       safety: this.safety,
       executed: this.safety === "unsafe" && this.#mayHaveRun ? "unknown" : failed.executed,
       attempts: this.#tried.length,
       attemptsMax: policy.router.attemptsMax,
-      budget: this.#upstream.budget,
-      deadlineMs: this.deadlineMs,
-      nowMs,
+      ...this.#times(),
     });
     if (!answer.retry) {
       this.#world.refusedRetry(this.#upstream.name, answer.rule);
       this.#giveUp(answer.rule === "attempts" ? this.#noEndpoint() : this.#problemOf(answer.rule, failed.message));
       return { retry: false };
     }
-    const plan = this.#plan(nowMs);
+    const plan = this.#plan();
     if (plan.endpoint === null && plan.rule !== "wait") {
       this.#giveUp(this.#noEndpoint());
       return { retry: false };
     }
-    if (answer.charged) this.#upstream.budget = chargeRetry(this.#upstream.budget, nowMs);
+    if (answer.charged) this.#charge();
     return { retry: true };
   }
 
   /** 429, 401, 403: the endpoint answered. Another one may do better, but the same one will not, and a write may have been done. */
-  #settleRefused(endpoint: EndpointView, outcome: "soft" | "auth", nowMs: number): { readonly retry: boolean } {
+  #settleRefused(endpoint: EndpointView, outcome: "soft" | "auth"): { readonly retry: boolean } {
     this.#mayHaveRun = true;
     this.#again = false;
     const why = outcome === "soft" ? "it sheds load (429)" : "it refused the router's credential";
     this.#failures.push(`${endpoint.name}: ${why}`);
-    const { policy, budget } = this.#upstream;
-    const question = { attempts: this.#tried.length, attemptsMax: policy.router.attemptsMax, deadlineMs: this.deadlineMs, nowMs };
-    const answer = mayRetry({ ...question, safety: this.safety, executed: "unknown", budget });
-    const plan = answer.retry ? this.#plan(nowMs) : null;
+    const { attemptsMax } = this.#upstream.policy.router;
+    const answer = mayRetry({ safety: this.safety, executed: "unknown", attempts: this.#tried.length, attemptsMax, ...this.#times() });
+    const plan = answer.retry ? this.#plan() : null;
     if (plan === null || plan.endpoint === null || plan.rule === "panic") {
       this.#answered = true;
       this.#countTool(false);
       this.#problem = { code: "no_endpoint", message: `${endpoint.name}: ${why}`, retriable: true };
       return { retry: false };
     }
-    if (answer.retry && answer.charged) this.#upstream.budget = chargeRetry(budget, nowMs);
+    if (answer.retry && answer.charged) this.#charge();
     return { retry: true };
   }
 
-  #plan(nowMs: number): RoutePlan {
+  #plan(): RoutePlan {
     const upstream = this.#upstream;
-    const moment = this.#world.moment(nowMs);
+    const moment = this.#world.moment();
     for (const endpoint of upstream.endpoints) endpoint.refresh(moment);
     return planRoute(
       {
@@ -183,45 +178,59 @@ export class Call implements CallControl {
         sessionEndpoint: this.#call.sessionEndpoint,
         tried: this.#tried,
         again: this.#again,
-        mayWait: this.#mayWait(nowMs),
+        mayWait: this.#mayWait(),
         endpoints: upstream.endpoints,
         random: this.#world.random(),
         turn: upstream.turn,
-        nowMs,
+        nowMs: moment.nowMs,
       },
       upstream.policy.router,
     );
   }
 
   /** A wait helps only where the fleet may move the upstream by itself, soon, to somewhere, and this router would hear of it. */
-  #mayWait(nowMs: number): boolean {
+  #mayWait(): boolean {
     const { config, policy, held, failing, waiters } = this.#upstream;
     if (this.safety === "read_only" || config.mode !== "active_standby" || this.#waitOver) return false;
     if (held || failing || !policy.failover.automatic || !this.#world.logReachable()) return false;
     if (this.#wake === null && waiters.size >= policy.router.epochWaitersMax) return false;
-    return this.#upstream.hasCandidate(nowMs);
+    return this.#upstream.hasCandidate(this.#world.monotonicMs());
   }
 
-  async #await(nowMs: number): Promise<Attempt | null> {
+  async #await(): Promise<Attempt | null> {
     const { policy, waiters } = this.#upstream;
-    this.#waitUntilMs ??= Math.min(nowMs + policy.router.epochWaitMs, this.deadlineMs);
+    const waitMs = Math.min(policy.router.epochWaitMs, this.#leftMs());
+    this.#waitUntilMs ??= this.#world.monotonicMs() + waitMs;
     const untilMs = this.#waitUntilMs;
     this.#world.lookAtCandidates(this.#upstream);
     for (;;) {
-      const wait = waiters.wait(untilMs - this.#world.nowMs());
+      const wait = waiters.wait(untilMs - this.#world.monotonicMs());
       this.#wake = wait.wake;
       await wait.over;
       this.#wake = null;
       if (this.#ended) return null;
-      const wokenMs = this.#world.nowMs();
-      if (wokenMs >= this.deadlineMs) return this.#giveUp(deadlineProblem);
-      if (wokenMs >= untilMs) this.#waitOver = true;
-      const plan = this.#plan(wokenMs);
-      if (plan.rule !== "wait") return this.#take(plan, wokenMs);
+      if (this.#leftMs() <= 0) return this.#giveUp(deadlineProblem);
+      if (this.#world.monotonicMs() >= untilMs) this.#waitOver = true;
+      const plan = this.#plan();
+      if (plan.rule !== "wait") return this.#take(plan);
     }
   }
 
-  #take(plan: RoutePlan, nowMs: number): Attempt | null {
+  #leftMs(): number {
+    return this.deadlineMs - this.#world.nowMs();
+  }
+
+  /** The budget is kept by the clock that does not jump, so the deadline is put on that too. */
+  #times() {
+    const nowMs = this.#world.monotonicMs();
+    return { budget: this.#upstream.budget, nowMs, deadlineMs: nowMs + this.#leftMs() };
+  }
+
+  #charge(): void {
+    this.#upstream.budget = chargeRetry(this.#upstream.budget, this.#world.monotonicMs());
+  }
+
+  #take(plan: RoutePlan): Attempt | null {
     const upstream = this.#upstream;
     const endpoint = plan.endpoint === null ? undefined : upstream.endpoints.find(({ name }) => name === plan.endpoint);
     if (endpoint === undefined) return this.#giveUp(plan.rule === "session_lost" ? sessionLostProblem : this.#noEndpoint());
@@ -234,8 +243,8 @@ export class Call implements CallControl {
     this.#open = new CallAttempt(this, this.#world, upstream, {
       endpoint: endpoint.view,
       state: endpoint,
-      connectMs: Math.max(1, Math.min(connectMs, this.deadlineMs - nowMs)),
-      permit: endpoint.acquire(nowMs),
+      connectMs: Math.max(1, Math.min(connectMs, this.#leftMs())),
+      permit: endpoint.acquire(this.#world.monotonicMs()),
       inFlight: this.#world.report.begin(upstream.name, endpoint.name),
       begunMs: this.#world.monotonicMs(),
     });

@@ -151,7 +151,7 @@ class Control implements RunningControl {
   begin(call: CallDescription): CallControl {
     const upstream = this.#upstreams.get(call.upstream);
     if (upstream === undefined) return unknownCall(call, this.upstreams());
-    upstream.credit(this.#kit.nowMs());
+    upstream.credit(this.#world.monotonicMs());
     return new Call(this.#world, upstream, call);
   }
 
@@ -219,7 +219,7 @@ class Control implements RunningControl {
         policy: policyFor(config.topology, name, config.environment),
         bodyBytesMax: config.topology.router.body_bytes_max,
         secrets: this.#kit.secrets,
-        nowMs: this.#kit.nowMs(),
+        monotonicMs: this.#world.monotonicMs(),
       };
       const known = this.#upstreams.get(name);
       if (known === undefined) this.#upstreams.set(name, new UpstreamState(parts));
@@ -322,9 +322,9 @@ class Control implements RunningControl {
   }
 
   #lookAtCandidates(upstream: UpstreamState): void {
-    const nowMs = this.#kit.nowMs();
+    const nowMs = this.#world.monotonicMs();
     const last = this.#lookedAtMs.get(upstream.name);
-    if (last !== undefined && nowMs - last < lookGapMs && nowMs >= last) return;
+    if (last !== undefined && nowMs - last < lookGapMs) return;
     this.#lookedAtMs.set(upstream.name, nowMs);
     const { policy, active } = upstream;
     const look = this.#options.reaches ?? reaches;
@@ -333,8 +333,8 @@ class Control implements RunningControl {
       look(endpoint.view.url, policy.router.panicConnectMs).then(
         (answer) => {
           if (answer === "listens") return;
-          if (answer === "refused") endpoint.refuse(this.#kit.nowMs(), policy.localBreaker);
-          else endpoint.silentAtMs = this.#kit.nowMs();
+          if (answer === "refused") endpoint.refuse(this.#world.monotonicMs(), policy.localBreaker);
+          else endpoint.silentAtMs = this.#world.monotonicMs();
           upstream.waiters.wakeAll();
         },
         (error: unknown) => this.#kit.log.warn({ err: error, upstream: upstream.name }, "a candidate could not be looked at"),
@@ -344,16 +344,17 @@ class Control implements RunningControl {
 
   #makeWorld(): CallWorld {
     const kit = this.#kit;
+    const monotonicMs = this.#options.monotonicMs ?? (() => performance.now());
     return {
       report: this.#report,
       legacyAgent: this.#agent,
       nowMs: kit.nowMs,
-      monotonicMs: this.#options.monotonicMs ?? (() => performance.now()),
+      monotonicMs,
       random: this.#options.random ?? Math.random,
       redact: (text) => kit.secrets.redact(text),
       logReachable: () => this.#hears(),
       isStale: (staleMsMax) => !this.#hears() && kit.nowMs() - this.#confirmedAtMs > staleMsMax,
-      moment: (nowMs) => ({ router: kit.instance, logReachable: this.#hears(), nowMs }),
+      moment: () => ({ router: kit.instance, logReachable: this.#hears(), nowMs: kit.nowMs(), monotonicMs: monotonicMs() }),
       implementationOf: (upstream, call, hasLegacy) => {
         if (!hasLegacy) return "mcp";
         const states = [

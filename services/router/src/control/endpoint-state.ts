@@ -31,6 +31,7 @@ export interface EndpointMoment {
   readonly router: string;
   readonly logReachable: boolean;
   readonly nowMs: number;
+  readonly monotonicMs: number;
 }
 
 export interface AttemptEnd {
@@ -42,7 +43,7 @@ export interface AttemptEnd {
 
 /**
  * One endpoint as this process knows it: what the fleet says, and what it saw itself. It is the `RouteEndpoint` that plans are made from, brought up
- * to date by {@link refresh} so that a call allocates none.
+ * to date by {@link refresh} so that a call allocates none. What it saw itself is timed by a clock that does not jump.
  */
 export class EndpointState implements RouteEndpoint {
   readonly name: string;
@@ -117,14 +118,14 @@ export class EndpointState implements RouteEndpoint {
 
   /** Brings what depends on the time up to it. */
   refresh(moment: EndpointMoment): void {
-    this.localAllows = localAllows(this.#local, moment.nowMs);
+    this.localAllows = localAllows(this.#local, moment.monotonicMs);
     const gate = breakerGate({ ...moment, state: this.#breakerState, permitsUsed: this.#permitsUsed });
     this.breakerAllows = gate === "allow" || gate === "permit" || (gate === "trial" && this.inFlight === 0);
   }
 
   /** Takes the permits for one call. `force`: panic, or an operator's disabled breaker. */
-  acquire(nowMs: number): LocalPermit {
-    const { state, permit } = localAcquire(this.#local, nowMs, { force: true });
+  acquire(monotonicMs: number): LocalPermit {
+    const { state, permit } = localAcquire(this.#local, monotonicMs, { force: true });
     this.#local = state;
     this.inFlight += 1;
     if (this.#breakerState?.status === "half_open") this.#permitsUsed += 1;
@@ -133,13 +134,13 @@ export class EndpointState implements RouteEndpoint {
   }
 
   /** Folds the end of a call. Returns whether this ejected the endpoint. */
-  record(permit: LocalPermit, end: AttemptEnd, nowMs: number, policy: LocalBreakerPolicy): boolean {
+  record(permit: LocalPermit, end: AttemptEnd, monotonicMs: number, policy: LocalBreakerPolicy): boolean {
     this.inFlight -= 1;
     const wasEjected = this.ejected;
-    this.#local = localRecord(this.#local, permit, { class: end.outcome, code: end.code }, nowMs, policy);
-    if (end.outcome === "hard") this.lastFailedAtMs = nowMs;
+    this.#local = localRecord(this.#local, permit, { class: end.outcome, code: end.code }, monotonicMs, policy);
+    if (end.outcome === "hard") this.lastFailedAtMs = monotonicMs;
     const latencyMs = end.outcome === "soft" ? shedLatencyMs(end.latencyMs, end.retryAfterMs) : end.latencyMs;
-    this.#ewma = observeLatency(this.#ewma, latencyMs, nowMs);
+    this.#ewma = observeLatency(this.#ewma, latencyMs, monotonicMs);
     return !wasEjected && this.ejected;
   }
 
@@ -150,10 +151,10 @@ export class EndpointState implements RouteEndpoint {
   }
 
   /** A connect that was made only to see whether anybody is there was refused. */
-  refuse(nowMs: number, policy: LocalBreakerPolicy): void {
-    const { state, permit } = localAcquire(this.#local, nowMs);
+  refuse(monotonicMs: number, policy: LocalBreakerPolicy): void {
+    const { state, permit } = localAcquire(this.#local, monotonicMs);
     if (permit === null) return;
-    this.#local = localRecord(state, permit, { class: "hard", code: "refused" }, nowMs, policy);
-    this.lastFailedAtMs = nowMs;
+    this.#local = localRecord(state, permit, { class: "hard", code: "refused" }, monotonicMs, policy);
+    this.lastFailedAtMs = monotonicMs;
   }
 }

@@ -33,7 +33,7 @@ export interface UpstreamParts {
   readonly policy: Policy;
   readonly bodyBytesMax: number;
   readonly secrets: SecretSource;
-  readonly nowMs: number;
+  readonly monotonicMs: number;
 }
 
 /** One upstream as this process knows it: configuration, route, endpoints, and what its own calls taught it. */
@@ -62,7 +62,7 @@ export class UpstreamState {
     this.config = parts.config;
     this.policy = parts.policy;
     this.#bodyBytesMax = parts.bodyBytesMax;
-    this.budget = initialRetryBudget(parts.nowMs, parts.policy.router);
+    this.budget = initialRetryBudget(parts.monotonicMs, parts.policy.router);
     this.endpoints = endpointsOf(parts, new Map());
     this.#tools = toolsOf(parts);
     this.view = this.#makeView({ epoch: 0, generation: 0 });
@@ -92,9 +92,9 @@ export class UpstreamState {
     return changed;
   }
 
-  credit(nowMs: number): void {
+  credit(monotonicMs: number): void {
     this.turn += 1;
-    this.budget = creditCall(this.budget, nowMs);
+    this.budget = creditCall(this.budget, monotonicMs);
   }
 
   tool(name: string | null): ToolState | null {
@@ -117,10 +117,10 @@ export class UpstreamState {
   }
 
   /** Another endpoint that the fleet could make active: a write that waits for that does not wait in vain, as far as is known here. */
-  hasCandidate(nowMs: number): boolean {
+  hasCandidate(monotonicMs: number): boolean {
     return this.endpoints.some((endpoint) => {
       if (endpoint.name === this.active || endpoint.role !== "write") return false;
-      const silent = endpoint.silentAtMs !== null && nowMs - endpoint.silentAtMs < silentMs;
+      const silent = endpoint.silentAtMs !== null && monotonicMs - endpoint.silentAtMs < silentMs;
       const availability = availabilityOf(endpoint, null);
       return !silent && (availability === "good" || availability === "unproven");
     });

@@ -10,7 +10,6 @@ import {
   type DataOf,
   type EventType,
   type HealthState,
-  hashOf,
   makeEvent,
   type NewEvent,
   parseTopology,
@@ -77,18 +76,32 @@ export interface FixtureOptions extends ControlOptions {
   readonly secrets?: Record<string, string>;
   readonly cut?: boolean;
   readonly dataDir?: string;
+  /** The control's clock stands still but for what the test sets; default: it goes on with real time, and the test may push it. */
+  readonly frozen?: boolean;
+}
+
+function runningClock(): { nowMs: number } {
+  let aheadMs = 0;
+  return {
+    get nowMs() {
+      return Date.now() + aheadMs;
+    },
+    set nowMs(value) {
+      aheadMs = value - Date.now();
+    },
+  };
 }
 
 export async function start(t: TestContext, options: FixtureOptions = {}): Promise<Fixture> {
   const dataDir = options.dataDir ?? (await mkdtemp(join(tmpdir(), "mcpf-control-")));
-  if (options.dataDir === undefined) t.after(() => rm(dataDir, { recursive: true, force: true }));
   const broker = memoryBroker();
   const writer = broker.connect();
-  const clock = { nowMs: Date.now() };
+  const clock = options.frozen ? { nowMs: Date.now() } : runningClock();
   const stops: (() => Promise<void>)[] = [];
   t.after(async () => {
     for (const stop of stops) await stop();
     await writer.close();
+    if (options.dataDir === undefined) await rm(dataDir, { recursive: true, force: true });
   });
   let version = 0;
   let serial = 0;
@@ -298,5 +311,3 @@ export async function play(call: CallControl, answer: (endpoint: string) => Atte
   }
   return went;
 }
-
-export { hashOf };

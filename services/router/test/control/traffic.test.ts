@@ -1,0 +1,202 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { memorySeams } from "@mcp-failover/bus/internal";
+import { latencyBucketsMs, type OutcomeClass, type TrafficEndpoint, type TrafficObserved, type TrafficTool } from "@mcp-failover/contracts";
+import fc from "fast-check";
+import type { AttemptResult } from "../../src/control/port.ts";
+import {
+  type ClosedWindow,
+  countCall,
+  countTool,
+  type EndedCall,
+  emptyWindow,
+  endpointsOf,
+  entriesMax,
+  InFlightCalls,
+  mergeWindows,
+} from "../../src/control/traffic-window.ts";
+import { attemptOf, describe, type Fixture, ok, play, refused, reset, settled, start, until } from "./fixture.ts";
+
+const anyCall: fc.Arbitrary<EndedCall> = fc.record({
+  outcome: fc.constantFrom<OutcomeClass>("ok", "hard", "hard", "soft", "auth", "caller"),
+  code: fc.constant(null),
+  latencyMs: fc.nat(12_000),
+  atMs: fc.nat(1000),
+});
+function windowOf(calls: readonly EndedCall[]): ClosedWindow {
+  const window = emptyWindow(0);
+  for (const call of calls) countCall(window, "u", "e", call);
+  return window;
+}
+const only = (window: ClosedWindow): TrafficEndpoint | undefined => endpointsOf(window, new InFlightCalls().at(0))[0];
+
+test("W2: counts, runs and latencies are exact", () => {
+  fc.assert(
+    fc.property(fc.array(anyCall, { minLength: 1 }), (calls) => {
+      const counted = only(windowOf(calls));
+      assert.ok(counted);
+      for (const outcome of ["ok", "hard", "soft", "auth", "caller"] as const) {
+        assert.equal(counted[outcome], calls.filter((call) => call.outcome === outcome).length);
+      }
+      const notHard = (call: EndedCall) => call.outcome !== "hard";
+      const head = calls.findIndex(notHard);
+      assert.equal(counted.hardRunHead, head === -1 ? calls.length : head);
+      assert.equal(counted.hardRunTail, calls.length - 1 - calls.findLastIndex(notHard));
+      assert.equal(
+        counted.latency.reduce((sum, count) => sum + count, 0),
+        calls.length,
+      );
+      counted.latency.forEach((count, index) => {
+        const [over, upTo] = [latencyBucketsMs[index - 1] ?? -1, latencyBucketsMs[index] ?? Number.POSITIVE_INFINITY];
+        assert.equal(count, calls.filter(({ latencyMs }) => latencyMs > over && latencyMs <= upTo).length);
+      });
+      assert.equal(counted.latencyMsMax, Math.max(...calls.map(({ latencyMs }) => latencyMs)));
+    }),
+  );
+});
+
+test("W2: windows that were merged, in any grouping, are the window of all their calls", () => {
+  fc.assert(
+    fc.property(fc.array(fc.array(anyCall, { maxLength: 6 }), { minLength: 1, maxLength: 6 }), (windows) => {
+      const [first, ...others] = windows.map(windowOf);
+      assert.ok(first);
+      const fromLeft = others.reduce(mergeWindows, first);
+      const all = windows.map(windowOf);
+      const last = all.pop() ?? emptyWindow(0);
+      const fromRight = all.reduceRight((later, earlier) => mergeWindows(earlier, later), last);
+      const whole = only(windowOf(windows.flat()));
+      assert.deepEqual(only(fromLeft), whole);
+      assert.deepEqual(only(fromRight), whole);
+    }),
+  );
+});
+
+test("W3: a window holds a bounded number of endpoints and tools, also when merged, and counts what it leaves out", () => {
+  const filled = (prefix: string) => {
+    const window = emptyWindow(0);
+    for (let index = 0; index < entriesMax + 10; index += 1) {
+      countCall(window, prefix, `e${index}`, { outcome: "ok", code: null, latencyMs: 1, atMs: 0 });
+      countTool(window, { upstream: prefix, tool: `t${index}`, agent: null, implementation: "mcp", error: false, latencyMs: 1 });
+    }
+    return window;
+  };
+  const one = filled("a");
+  assert.deepEqual([one.endpoints.size, one.tools.size, one.leftOut], [entriesMax, entriesMax, 20]);
+  const merged = mergeWindows(one, filled("b"));
+  assert.deepEqual([merged.endpoints.size, merged.tools.size, merged.leftOut], [entriesMax, entriesMax, 40 + 2 * entriesMax]);
+});
+
+test("in flight: the count and the age of the oldest, whatever ends first", () => {
+  const calls = new InFlightCalls();
+  const started = [0, 10, 20].map((startedAtMs) => ({ upstream: "u", endpoint: "e", startedAtMs }));
+  for (const call of started) calls.begin(call);
+  const [first, second] = started;
+  assert.ok(first && second);
+  calls.end(second);
+  assert.deepEqual(calls.at(100).get("u/e"), { upstream: "u", endpoint: "e", count: 2, oldestMs: 100 });
+  calls.end(first);
+  calls.end(first);
+  assert.deepEqual(calls.at(100).get("u/e"), { upstream: "u", endpoint: "e", count: 1, oldestMs: 80 });
+});
+
+/** What all messages together say of one endpoint. */
+function sum(traffic: readonly TrafficObserved[], endpoint: string): Record<OutcomeClass, number> {
+  const all = traffic.flatMap(({ endpoints }) => endpoints.filter((one) => one.endpoint === endpoint));
+  const of = (outcome: OutcomeClass) => all.reduce((total, one) => total + one[outcome], 0);
+  return { ok: of("ok"), hard: of("hard"), soft: of("soft"), auth: of("auth"), caller: of("caller") };
+}
+
+test("W1: every call is in the log exactly once, also when acknowledgements are lost and the log is away for a while", async (t) => {
+  const fixture = await start(t);
+  const results: AttemptResult[] = [
+    ok,
+    { outcome: "caller", httpStatus: 200, toolError: true },
+    { outcome: "soft", httpStatus: 429, toolError: false },
+    { outcome: "auth", httpStatus: 403, toolError: false },
+  ];
+  const wanted = { ok: 0, hard: 0, soft: 0, auth: 0, caller: 0 };
+  for (let round = 0; round < 40; round += 1) {
+    if (round === 10) memorySeams(fixture.bus).losePublishes(1, { stored: true });
+    if (round === 15) memorySeams(fixture.bus).losePublishes(1, { stored: false });
+    if (round === 20) fixture.cut();
+    if (round === 30) fixture.restore();
+    const result = results[round % results.length] ?? ok;
+    (await attemptOf(fixture.control.begin(describe(fixture, { tool: "ship_order" })))).done(result);
+    wanted[result.outcome as OutcomeClass] += 1;
+    await settled(25);
+  }
+  await until("everything is in the log", () => JSON.stringify(sum(fixture.traffic, "primary")) === JSON.stringify(wanted), 6000);
+  assert.deepEqual(fixture.control.backlog(), { windows: 0, messages: 0, dropped: 0 });
+});
+
+test("the tool's window: one call for MCP whatever its attempts, errors by tool, agent and implementation", async (t) => {
+  const fixture = await start(t);
+  const call = (tool: string, agent: string | null, answer: (endpoint: string) => AttemptResult) =>
+    play(fixture.control.begin(describe(fixture, { tool, agent })), answer);
+  await call("get_inventory", null, (name) => (name === "primary" ? refused : ok));
+  await call("get_inventory", null, () => ok);
+  await call("get_inventory", "picker", () => ({ outcome: "caller", httpStatus: 200, toolError: true }));
+  await call("get_inventory", null, () => refused);
+  await call("get_inventory", null, () => ({ outcome: "caller", httpStatus: 200, toolError: false }));
+  const tools = () => fixture.traffic.flatMap((one) => one.tools);
+  await until("both windows came", () => tools().reduce((total, { calls }) => total + calls, 0) === 5);
+  const total = (agent: string | null, pick: (one: TrafficTool) => number) =>
+    tools()
+      .filter((one) => one.agent === agent && one.implementation === "mcp")
+      .reduce((sum, one) => sum + pick(one), 0);
+  assert.deepEqual([total(null, ({ calls }) => calls), total(null, ({ errors }) => errors)], [4, 1]);
+  assert.deepEqual([total("picker", ({ calls }) => calls), total("picker", ({ errors }) => errors)], [1, 1]);
+});
+
+test("an ejection is told to the fleet at once, with its run of failures and the age of what is in flight", async (t) => {
+  const fixture = await start(t, { frozen: true });
+  await until("the first word of the router", () => fixture.traffic.length > 0);
+  const hanging = await attemptOf(fixture.control.begin(describe(fixture)));
+  fixture.clock.nowMs += 700;
+  (await attemptOf(fixture.control.begin(describe(fixture)))).done(refused);
+  const begunAt = performance.now();
+  await until("the refusal is in the log", () => sum(fixture.traffic, "primary").hard === 1);
+  assert.ok(performance.now() - begunAt < 200, "under a window of 250 ms");
+  const seen = fixture.traffic.at(-1)?.endpoints.find(({ endpoint }) => endpoint === "primary");
+  assert.deepEqual(
+    [seen?.inFlight, seen?.oldestInFlightMs, seen?.hardRunHead, seen?.hardRunTail, seen?.lastCode, seen?.lastHardAtMs],
+    [1, 700, 1, 1, "refused", fixture.clock.nowMs],
+  );
+  hanging.done(reset);
+});
+
+test("C3: while the log is away windows are joined and the oldest dropped, and a call never waits for it", async (t) => {
+  const fixture = await start(t, { frozen: true });
+  fixture.cut();
+  const backlogs: number[] = [];
+  for (let second = 0; second < 120; second += 1) {
+    const begunAt = performance.now();
+    await play(fixture.control.begin(describe(fixture)), () => ok);
+    assert.ok(performance.now() - begunAt < 100);
+    fixture.clock.nowMs += 1000;
+    await ticked(fixture);
+    backlogs.push(fixture.control.backlog().windows);
+    if (second > 4 && backlogs.at(-1) === backlogs.at(-2) && backlogs.at(-1) === 30) break;
+  }
+  assert.equal(Math.max(...backlogs), 30);
+  assert.ok(fixture.control.backlog().dropped > 0);
+});
+
+/** A tick of the report comes every 250 ms of real time; what it does is forced here by an event that is said at once. */
+async function ticked(fixture: Fixture): Promise<void> {
+  (await attemptOf(fixture.control.begin(describe(fixture)))).done(ok);
+  (await attemptOf(fixture.control.begin(describe(fixture)))).done(refused);
+  await settled(30);
+}
+
+test("without traffic a router still says every two seconds what it holds", async (t) => {
+  const fixture = await start(t, { frozen: true });
+  await until("a first word", () => fixture.traffic.length > 0);
+  const before = fixture.traffic.length;
+  await settled(600);
+  assert.equal(fixture.traffic.length, before, "nothing to say, nothing said");
+  fixture.clock.nowMs += 2000;
+  await until("a word of the idle router", () => fixture.traffic.length > before, 500);
+  assert.deepEqual(fixture.traffic.at(-1)?.endpoints, []);
+  assert.equal(fixture.traffic.at(-1)?.routes["warehouse"]?.active, "primary");
+});
