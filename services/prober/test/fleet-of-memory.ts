@@ -19,7 +19,10 @@ import { startProber } from "../src/wiring.ts";
 export interface MemoryFleet {
   readonly bus: Bus;
   configure(upstreams: Record<string, unknown>): Promise<void>;
-  start(instance: string, options?: { secrets?: Record<string, string>; policy?: Partial<ProberPolicy> }): Promise<MemoryProber>;
+  start(
+    instance: string,
+    options?: { secrets?: Record<string, string>; policy?: Partial<ProberPolicy>; deaf?: boolean },
+  ): Promise<MemoryProber>;
   /** All that was said about an endpoint's health, oldest first. */
   health(
     upstream: string,
@@ -78,9 +81,12 @@ export async function memoryFleet(): Promise<MemoryFleet> {
         seq,
       );
     },
-    async start(instance, { secrets = {}, policy = {} } = {}) {
+    async start(instance, { secrets = {}, policy = {}, deaf = false } = {}) {
       const own = broker.connect({ instance });
-      const kit = testKit<ProberEnvironment>({ service: "prober", bus: own, instance, config: {}, secrets });
+      // Who is deaf hears no other prober, and so takes everything for its own.
+      const subscribe: Bus["subscribe"] = (type, handler) => own.subscribe(type, type === "prober.heartbeat" ? () => undefined : handler);
+      const heard: Bus = deaf ? Object.create(own, { subscribe: { value: subscribe } }) : own;
+      const kit = testKit<ProberEnvironment>({ service: "prober", bus: heard, instance, config: {}, secrets });
       const prober = await startProber(kit, { ...proberPolicy, ...quick, ...policy });
       running.add(prober);
       return {

@@ -286,9 +286,7 @@ test("two probers that both think an endpoint is theirs say each change once", a
   const fleet = await fleetFor(t);
   const fake = await server(t);
   await fleet.configure({ api: http({ one: fake.url }) });
-  // They never hear each other, so both own everything, as in a partition of views.
-  const deaf = { deadAfterMs: 1 };
-  const probers = [await fleet.start("p1", { policy: deaf }), await fleet.start("p2", { policy: deaf })];
+  const probers = [await fleet.start("p1", { deaf: true }), await fleet.start("p2", { deaf: true })];
   await until("healthy", async () => (await statusOf(fleet, "api", "one")) === "healthy");
   await fake.kill();
   await until("unhealthy", async () => (await statusOf(fleet, "api", "one")) === "unhealthy");

@@ -1,0 +1,203 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
+import { BusError } from "@mcp-failover/bus";
+import { type Event, makeEvent, type Observation, type ProberHeartbeat } from "@mcp-failover/contracts";
+import { proberPolicy } from "@mcp-failover/domain";
+import { type Fleet, joinFleet } from "../src/fleet.ts";
+import { createLimits } from "../src/limits.ts";
+import { type ObservationLog, openObservationLog } from "../src/observations.ts";
+import { createSchedule } from "../src/schedule.ts";
+
+function observation(endpoint: string): Observation {
+  return {
+    upstream: "api",
+    endpoint,
+    observer: "p1",
+    purpose: "scheduled",
+    requestId: null,
+    startedAtMs: 1,
+    responseTimeMs: 1.5,
+    outcome: "ok",
+    code: null,
+    error: null,
+    httpStatus: 200,
+    era: null,
+  };
+}
+function observationLog(policy: Partial<typeof proberPolicy>, append: (event: Event<"probe.observed">) => Promise<void>) {
+  const state = { reachable: true, dropped: 0, events: 0 };
+  const log: ObservationLog = openObservationLog({
+    policy: { ...proberPolicy, ...policy },
+    event: (observations) => {
+      state.events += 1;
+      const id = `p1-${state.events}`;
+      return makeEvent({
+        type: "probe.observed",
+        keys: ["p1"],
+        id,
+        service: "prober",
+        instance: "p1",
+        timeMs: state.events,
+        data: { observer: "p1", observations },
+      });
+    },
+    reachable: () => state.reachable,
+    append,
+    onDropped: (count) => {
+      state.dropped += count;
+    },
+    onFailed: () => undefined,
+  });
+  return { log, state };
+}
+const namesOf = (events: readonly Event<"probe.observed">[]) =>
+  events.map(({ data }) => data.observations.map(({ endpoint }) => endpoint).join(""));
+
+test("O1: regular observations leave together after the batch time, an urgent one takes what waits along at once, and a batch has its limit", async () => {
+  const sent: Event<"probe.observed">[] = [];
+  const { log } = observationLog({ batchMs: 40, batchMax: 3 }, async (event) => void sent.push(event));
+  log.add(observation("a"), false);
+  log.add(observation("b"), false);
+  assert.deepEqual(namesOf(sent), []);
+  await sleep(60);
+  assert.deepEqual(namesOf(sent), ["ab"]);
+  log.add(observation("c"), false);
+  log.add(observation("d"), true);
+  assert.deepEqual(namesOf(sent), ["ab", "cd"]);
+  for (const name of "efghijk") log.add(observation(name), false);
+  await log.close();
+  assert.deepEqual(namesOf(sent), ["ab", "cd", "efg", "hij", "k"]);
+});
+
+test("O2: out of reach the newest are kept, the oldest are dropped and counted, and nothing is tried", async () => {
+  const sent: Event<"probe.observed">[] = [];
+  const { log, state } = observationLog({ batchMs: 5, batchMax: 10, bufferMax: 4 }, async (event) => void sent.push(event));
+  state.reachable = false;
+  for (const name of "abcdefg") log.add(observation(name), name === "d");
+  await sleep(20);
+  assert.deepEqual([namesOf(sent), state.dropped], [[], 3]);
+  state.reachable = true;
+  log.resume();
+  assert.deepEqual(namesOf(sent), ["defg"]);
+  await log.close();
+});
+
+test("O3: a batch whose outcome is unknown is sent again with the same id; one that is refused for good is dropped and counted", async () => {
+  const ids: string[] = [];
+  const errors = [new BusError("timeout", "?", { retriable: true }), new BusError("too_large", "!", { retriable: false })];
+  const { log, state } = observationLog({ batchMs: 5 }, async (event) => {
+    ids.push(event.id);
+    const error = errors.shift();
+    if (error) throw error;
+  });
+  log.add(observation("a"), true);
+  await sleep(10);
+  log.resume();
+  await sleep(10);
+  assert.deepEqual([ids, state.dropped], [["p1-1", "p1-1"], 1]);
+  log.add(observation("b"), true);
+  await log.close();
+  assert.deepEqual(ids, ["p1-1", "p1-1", "p1-2"]);
+});
+
+test("a schedule never runs two probes of one endpoint, plans from the end of each, and keeps going after one that threw", async (t) => {
+  let running = 0;
+  let most = 0;
+  const runs: string[] = [];
+  const lags: number[] = [];
+  const failures: unknown[] = [];
+  const schedule = createSchedule({
+    nowMs: () => performance.now(),
+    run: async (key, purpose) => {
+      running += 1;
+      most = Math.max(most, running);
+      runs.push(`${key} ${purpose}`);
+      await sleep(30);
+      running -= 1;
+      if (runs.length === 2) throw new Error("a mistake");
+      return runs.length >= 4 ? null : { atMs: performance.now() + 5, purpose: "retry" };
+    },
+    onLag: (lagMs) => lags.push(lagMs),
+    onError: (error) => failures.push(error),
+    errorWaitMs: 5,
+  });
+  t.after(() => schedule.stop());
+  schedule.plan("a/b", { atMs: 0, purpose: "scheduled" });
+  await sleep(10);
+  // Asked for while one is under way: it does not start a second one, and comes no later than asked.
+  schedule.plan("a/b", { atMs: 0, purpose: "scheduled" });
+  await sleep(250);
+  assert.deepEqual(runs, ["a/b scheduled", "a/b scheduled", "a/b scheduled", "a/b retry"]);
+  assert.deepEqual([most, failures.length, schedule.size], [1, 1, 0]);
+  assert.ok(lags.every((lagMs) => lagMs >= 0));
+});
+
+test("limits: nobody waits; confirming probes have a reserve of their own", () => {
+  const limits = createLimits({ inFlightMax: 4, inFlightReserved: 2, inFlightPerHostMax: 1, confirmPerHostMax: 2 });
+  assert.deepEqual([limits.acquire("h1", "scheduled"), limits.acquire("h1", "scheduled")], [null, "host_limit"]);
+  assert.deepEqual([limits.acquire("h2", "scheduled"), limits.acquire("h3", "scheduled")], [null, "fleet_limit"]);
+  assert.deepEqual(
+    [limits.acquire("h1", "confirm"), limits.acquire("h1", "confirm"), limits.acquire("h2", "confirm")],
+    [null, null, "fleet_limit"],
+  );
+  limits.release("h1", "scheduled");
+  assert.deepEqual([limits.acquire("h1", "confirm"), limits.acquire("h3", "confirm")], ["host_limit", null]);
+  assert.equal(limits.inFlight, 4);
+});
+
+function heartbeat(prober: string, more: Partial<ProberHeartbeat> = {}): ProberHeartbeat {
+  return { prober, zone: null, startedAtMs: 1, sentAtMs: 2, endpointsOwned: 0, ready: true, ...more };
+}
+
+test("G1 to G3: who is silent is dead, who leaves is gone, who is not ready owns nothing, and while nobody can be heard nobody dies", async (t) => {
+  let shiftMs = 0;
+  let impostors = 0;
+  let changes = 0;
+  const sent: boolean[] = [];
+  const fleet: Fleet = joinFleet({
+    self: "p1",
+    startedAtMs: 1,
+    policy: { heartbeatMs: 20, deadAfterMs: 100, settleMs: 40 },
+    clockMs: () => performance.now() + shiftMs,
+    send: ({ settled }) => sent.push(settled),
+    onChange: () => {
+      changes += 1;
+    },
+    onImpostor: () => {
+      impostors += 1;
+    },
+  });
+  t.after(() => fleet.stop());
+  const keys = Array.from({ length: 30 }, (_, index) => `u/e${index}`);
+  const owned = () => keys.filter((key) => fleet.owns(key)).length;
+  assert.equal(owned(), 0, "G2: nothing before it has settled");
+  await sleep(80);
+  assert.equal(owned(), 30);
+  const before = sent.length;
+  fleet.hear(heartbeat("p2", { ready: false }));
+  assert.deepEqual([owned(), fleet.peers()], [30, []], "G2: it keeps all until the new one is ready");
+  fleet.hear(heartbeat("p2"));
+  const shared = owned();
+  assert.ok(shared > 5 && shared < 25);
+  assert.ok(sent.length >= before);
+  fleet.setConnected(false);
+  await sleep(160);
+  assert.equal(owned(), shared, "G3: the bus is gone");
+  fleet.setConnected(true);
+  // The process stood still for a minute.
+  shiftMs += 60_000;
+  await sleep(30);
+  assert.equal(owned(), shared, "G3: stood still");
+  await sleep(160);
+  assert.equal(owned(), 30, "G1: silent");
+  fleet.hear(heartbeat("p3"));
+  assert.ok(owned() < 30);
+  fleet.hear(heartbeat("p3", { leaving: true }));
+  assert.equal(owned(), 30, "G1: left");
+  fleet.hear(heartbeat("p1"));
+  assert.equal(impostors, 0, "its own echo");
+  fleet.hear(heartbeat("p1", { startedAtMs: 7 }));
+  assert.equal(impostors, 1);
+  assert.ok(changes >= 5 && sent.some((settled) => !settled) && sent.at(-1) === true);
+});
