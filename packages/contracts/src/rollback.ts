@@ -10,6 +10,8 @@ export const rollbackState = z.looseObject({
   sinceMs: atMs,
   /** Epoch at which the scope was last whole on MCP. */
   lastGoodEpoch: z.number().int().nonnegative(),
+  /** While a recovery goes step by step: when the step began, and whether it waits for better or more data. */
+  ramp: z.object({ stepSinceMs: atMs, paused: z.boolean() }).nullable().optional(),
 });
 export type RollbackState = z.infer<typeof rollbackState>;
 
@@ -48,6 +50,8 @@ export const rollbackRejected = z.looseObject({
   scope: rollbackScope,
   name: z.string(),
   timestamp: z.iso.datetime(),
+  /** Epoch of the state that stayed as it was. */
+  epoch: z.number().int().nonnegative().optional(),
   rule: z.string(),
   reason: z.string(),
   automatic: z.boolean(),

@@ -297,16 +297,21 @@ export function routersHolding(
 
 /** The same for a rollback decision of one `scope/name`. */
 export function routersApplying(
-  evidence: Pick<Evidence, "routers">,
+  heard: { readonly routers: ReadonlyMap<string, Pick<RouterSeen, "atMs" | "rollbacks">> },
   scopeAndName: string,
   epoch: number,
   liveMs: number,
   nowMs: number,
 ): { appliedBy: string[]; notAppliedBy: string[] } {
-  return splitRouters(evidence.routers, ({ rollbacks }) => (rollbacks[scopeAndName] ?? -1) >= epoch, liveMs, nowMs);
+  return splitRouters(heard.routers, ({ rollbacks }) => (rollbacks[scopeAndName] ?? -1) >= epoch, liveMs, nowMs);
 }
 
-function splitRouters(routers: Evidence["routers"], applied: (seen: RouterSeen) => boolean, liveMs: number, nowMs: number) {
+function splitRouters<S extends { readonly atMs: number }>(
+  routers: ReadonlyMap<string, S>,
+  applied: (seen: S) => boolean,
+  liveMs: number,
+  nowMs: number,
+) {
   const live = [...routers].filter(([, seen]) => nowMs - seen.atMs <= liveMs).sort(([a], [b]) => (a < b ? -1 : 1));
   return {
     appliedBy: live.filter(([, seen]) => applied(seen)).map(([router]) => router),

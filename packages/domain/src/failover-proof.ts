@@ -48,11 +48,11 @@ export function weighActive(endpoint: string, context: ProofContext, afterMs: nu
   const { observers, votes } = context.evidence[endpoint] ?? { observers: [], votes: [] };
   const usable = votes.filter((vote) => isUsable(vote, context, afterMs));
   const against = usable.filter((vote) => vote.verdict === "unhealthy");
-  const hinted = hintOf(endpoint, context);
   if (against.length === 0) {
-    const proven = usable.some((vote) => vote.verdict === "healthy");
-    if (hinted === null || proven) return { kind: "none", proven };
-    return { kind: "suspected", sinceMs: null, why: hinted, answered: false };
+    const provenAtMs = Math.max(-1, ...usable.filter((vote) => vote.verdict === "healthy").map((vote) => vote.atMs));
+    const hint = hintOf(endpoint, context, provenAtMs);
+    if (hint === null) return { kind: "none", proven: provenAtMs >= 0 };
+    return { kind: "suspected", sinceMs: null, why: hint, answered: false };
   }
   const sinceMs = Math.max(afterMs, Math.min(...against.map((vote) => vote.hardSinceMs ?? vote.atMs)));
   const why = `${against.length} of ${observers.length} observers say it fails (${against.map((vote) => `${keyOf(vote)}: ${vote.code ?? vote.outcome}`).join(", ")})`;
@@ -76,10 +76,11 @@ function loneWordHolds(vote: WeighedVote, { policy, nowMs }: ProofContext): bool
   return nowMs - (vote.hardSinceMs ?? nowMs) >= policy.confirmTimeoutMs;
 }
 
-/** What others decided about it, enough to ask the observers and for nothing more. */
-function hintOf(endpoint: string, { health, breakers }: ProofContext): string | null {
-  if (health[endpoint]?.status === "unhealthy") return "its health is unhealthy";
-  return breakers[endpoint] === "open" ? "its breaker is open" : null;
+/** What others decided about it since it was proven last (-1: never): enough to ask the observers, and for nothing more. */
+function hintOf(endpoint: string, { health, breakers }: ProofContext, provenAtMs: number): string | null {
+  const known = health[endpoint];
+  if (known?.status === "unhealthy" && known.sinceMs >= provenAtMs) return "its health is unhealthy";
+  return breakers[endpoint] === "open" && provenAtMs < 0 ? "its breaker is open" : null;
 }
 
 export type Candidate = {

@@ -29,6 +29,18 @@ export {
   testimonyOn,
   type WeighedVote,
 } from "./evidence.ts";
+export {
+  type CanaryCall,
+  type ExperimentFacts,
+  type ExperimentVerdict,
+  experimentPolicy,
+  findRecovery,
+  judgeExperiment,
+  latencyThresholdMs,
+  measureCalls,
+  percentileOf,
+  type StatusSight,
+} from "./experiment.ts";
 export { decideFailover, initialFailoverState } from "./failover.ts";
 export {
   type FailoverAudit,
@@ -115,6 +127,24 @@ export {
   type ToolAnnotations,
 } from "./retry.ts";
 export {
+  decideRollback,
+  initialRollbackState,
+  type RollbackDecision,
+  type RollbackInput,
+  type RollbackOrder,
+} from "./rollback.ts";
+export {
+  foldRollbackAudit,
+  noRollbackAudit,
+  type RollbackAudit,
+  type RollbackMoment,
+  requireScope,
+  rollbackInput,
+  rollbackScopes,
+  type ScopeName,
+  UnknownScopeError,
+} from "./rollback-input.ts";
+export {
   type Availability,
   availabilityOf,
   type BreakerGate,
@@ -142,6 +172,7 @@ export {
   viewStatus,
 } from "./status.ts";
 export { fractionOf, hashText } from "./string-hash.ts";
+export { type CallCounts, foldToolTraffic, noToolTraffic, type ToolTraffic } from "./tool-traffic.ts";
 export {
   evidenceRefs,
   type LogMessage,

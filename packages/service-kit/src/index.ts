@@ -6,7 +6,8 @@ export {
   type Published,
   startFencedDecider,
 } from "./decider/fenced-decider.ts";
-export { type Notice, type NoticeDesk, openNoticeDesk, type ToldDecision } from "./decider/notices.ts";
+export { type Applied, type Notice, type NoticeDesk, openNoticeDesk, type ToldDecision } from "./decider/notices.ts";
+export { type OneAtATime, oneAtATime } from "./decider/one-at-a-time.ts";
 export { type BaseEnvironment, baseEnvironment, EnvironmentError, parseEnvironment } from "./environment.ts";
 export { type AppliedTopology, followTopology, readTopology } from "./follow-topology.ts";
 export { type HealthServer, healthAnswer, type Readiness, startHealthServer } from "./health-server.ts";

@@ -2,10 +2,9 @@ import { RefusedError } from "@mcp-failover/bus";
 import type { Event, FailoverCommand, HoldCommand, ReleaseCommand } from "@mcp-failover/contracts";
 import { subjectFor } from "@mcp-failover/contracts";
 import type { FailoverDecision, FailoverInput, FailoverOrder } from "@mcp-failover/domain";
-import type { Command, CommandDesk, FencedDecider, Kit } from "@mcp-failover/service-kit";
+import type { Command, CommandDesk, FencedDecider, Kit, NoticeDesk } from "@mcp-failover/service-kit";
 import type { Gatherer } from "./gatherer.ts";
 import type { Knowledge } from "./knowledge.ts";
-import type { Notices } from "./notices.ts";
 import type { Performer } from "./perform.ts";
 
 type AnyCommand = FailoverCommand | HoldCommand | ReleaseCommand;
@@ -41,7 +40,7 @@ export class Commands {
   readonly #desk: CommandDesk;
   readonly #gatherer: Gatherer;
   readonly #performer: Performer;
-  readonly #notices: Notices;
+  readonly #notices: NoticeDesk;
 
   constructor(parts: {
     kit: Pick<Kit, "nowMs">;
@@ -50,7 +49,7 @@ export class Commands {
     desk: CommandDesk;
     gatherer: Gatherer;
     performer: Performer;
-    notices: Notices;
+    notices: NoticeDesk;
   }) {
     this.#kit = parts.kit;
     this.#decider = parts.decider;
@@ -144,13 +143,8 @@ export class Commands {
 
   /** Waits, for a bounded time, until the decision was told, so that the answer says who has applied it. */
   async #withNotice(input: FailoverInput, said: Answer): Promise<Answer> {
-    const untilMs = this.#kit.nowMs() + input.policy.applyWaitMs + noticeGraceMs;
-    for (;;) {
-      const notice = this.#notices.toldOf(said.upstream, said.epoch);
-      if (notice !== null) return { ...said, executed: true, ...notice };
-      if (this.#kit.nowMs() >= untilMs) return said;
-      await this.#decider.changed(waitStepMs);
-    }
+    const applied = await this.#notices.waitTold(said.upstream, said.epoch, input.policy.applyWaitMs + noticeGraceMs);
+    return applied === null ? said : { ...said, executed: true, ...applied };
   }
 
   async #answerOf(upstream: string, outcome: Event): Promise<Answer> {

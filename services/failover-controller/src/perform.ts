@@ -13,6 +13,8 @@ import type { Knowledge } from "./knowledge.ts";
 type Decided = Extract<FailoverDecision, { kind: "decided" }>;
 type Refused = Extract<FailoverDecision, { kind: "rejected" }>;
 type Failing = Extract<FailoverDecision, { kind: "failing" }>;
+/** By its own rule, what ended a failing. */
+type Over = { readonly kind: "over"; readonly rule: string; readonly reason: string };
 
 /** The same rejection of an upstream is said again only after this long, and only if it is about a new failure. */
 const sayAgainMs = 60_000;
@@ -96,9 +98,9 @@ export class Performer {
   }
 
   /** `failover.failed`: once when there is nowhere to go, once when that is over. */
-  async failing(input: FailoverInput, decision: Failing | { rule: "recovered"; reason: string }): Promise<void> {
+  async failing(input: FailoverInput, decision: Failing | Over): Promise<void> {
     const { upstream } = input;
-    const failing = decision.rule !== "recovered";
+    const failing = decision.kind === "failing";
     const isNews = (): boolean => {
       const last = this.#knowledge.failed.get(upstream);
       return failing ? last?.failing !== true || last.rule !== decision.rule : last?.failing === true;
@@ -107,12 +109,14 @@ export class Performer {
       const published = await this.#decider.publish("failover.failed", [upstream], {
         service: upstream,
         timestamp: this.#timestamp(),
-        rule: decision.rule,
+        rule: failing ? decision.rule : "recovered",
         reason: decision.reason,
         failing,
-        certificate: this.#certificate(input, decision.rule, "rejected" in decision ? decision.rejected : []),
+        certificate: this.#certificate(input, decision.rule, failing ? decision.rejected : []),
       });
-      if (published.outcome === "won") this.#kit.log[failing ? "error" : "info"]({ upstream, reason: decision.reason }, "nowhere to go");
+      if (published.outcome === "lost") continue;
+      if (failing) this.#kit.log.error({ upstream, reason: decision.reason }, "nowhere to go");
+      else this.#kit.log.info({ upstream, reason: decision.reason }, "there is somewhere to go again");
     }
   }
 

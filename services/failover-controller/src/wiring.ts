@@ -1,15 +1,12 @@
 import type { Event } from "@mcp-failover/contracts";
 import { defaultPolicy } from "@mcp-failover/domain";
-import { type FencedDecider, type Kit, openCommandDesk, type Running, startFencedDecider } from "@mcp-failover/service-kit";
-import { AutomaticFailover } from "./automatic.ts";
+import { type FencedDecider, type Kit, oneAtATime, openCommandDesk, type Running, startFencedDecider } from "@mcp-failover/service-kit";
+import { decideByItself } from "./automatic.ts";
 import { Commands } from "./commands.ts";
 import { Gatherer } from "./gatherer.ts";
 import { Knowledge } from "./knowledge.ts";
-import { Notices } from "./notices.ts";
+import { openFailoverNotices } from "./notices.ts";
 import { Performer } from "./perform.ts";
-
-/** How often notices that wait for the routers are looked at again, besides at every event. */
-const pumpMs = 200;
 
 /** Subjects -> folds -> decisions -> events; the whole service at a glance. */
 export async function startFailoverController(kit: Kit<unknown>): Promise<Running> {
@@ -17,8 +14,7 @@ export async function startFailoverController(kit: Kit<unknown>): Promise<Runnin
   const knowledge = new Knowledge();
   const gatherer = new Gatherer(kit);
   const desk = openCommandDesk(kit, () => decider);
-  const notices = new Notices(kit, () => decider, knowledge);
-  let prepared: "no" | "under way" | "yes" = "no";
+  const notices = openFailoverNotices(kit, () => decider, knowledge);
   const decider: FencedDecider = startFencedDecider(kit, {
     signalsBackMs: observerWindowMs,
     clockGapMs,
@@ -30,37 +26,19 @@ export async function startFailoverController(kit: Kit<unknown>): Promise<Runnin
       if (event.type === "config.applied") kit.ready("configuration", knowledge.upstreams.length > 0);
     },
     foldSignal: (event, at) => knowledge.foldSignal(event, at),
+    async prepare() {
+      await desk.load();
+      await notices.findMissing();
+    },
     evaluate(event) {
-      if (prepared === "no") prepare();
-      pump();
-      for (const upstream of upstreamsOf(event, knowledge, gatherer)) automatic.evaluate(upstream);
+      notices.pump();
+      for (const upstream of upstreamsOf(event, knowledge, gatherer)) upstreams.evaluate(upstream);
     },
   });
-  /** Not before the untold decisions of the past are known, because each is told in its turn. */
-  const pump = (): void => {
-    if (prepared === "yes") notices.pump();
-  };
-  /** Reads what the last event of each subject does not tell; tried again at the next event where the log was out of reach. */
-  const prepare = (): void => {
-    prepared = "under way";
-    desk
-      .load()
-      .then(() => notices.findMissing(knowledge.upstreams))
-      .then(
-        () => {
-          prepared = "yes";
-        },
-        (error: unknown) => {
-          prepared = "no";
-          kit.log.warn({ err: error }, "what happened before this process began could not be read yet");
-        },
-      );
-  };
   const performer = new Performer(kit, decider, knowledge);
-  const automatic = new AutomaticFailover(kit, decider, knowledge, gatherer, performer);
+  const upstreams = oneAtATime(kit, (upstream) => decideByItself(upstream, { decider, knowledge, gatherer, performer }));
   const commands = new Commands({ kit, decider, knowledge, desk, gatherer, performer, notices });
   kit.ready("configuration", false, "no configuration has been applied yet: run `mcpf config apply failover.yaml`");
-  const pumping = setInterval(pump, pumpMs);
 
   return {
     handlers: {
@@ -69,7 +47,7 @@ export async function startFailoverController(kit: Kit<unknown>): Promise<Runnin
       "command.release": (body) => commands.release(body),
     },
     async stop() {
-      clearInterval(pumping);
+      notices.stop();
       gatherer.stop();
       await decider.stop();
     },

@@ -11,7 +11,7 @@ import { type ClockReading, compareClocks } from "./clock-guard.ts";
  * D1  A fenced event is published with the sequence that this process has folded last on its subject; who loses folds what stands there
  *     and decides anew. Lost races are counted, never retried with the same decision.
  * D2  An event is folded once, whether it came by following, by winning or by losing; on one subject never backwards.
- * D3  Nothing is evaluated before both streams are read to their end, nor while the log is out of reach.
+ * D3  Nothing is evaluated before both streams are read to their end and `prepare` is through, nor while the log is out of reach.
  * D4  After a disconnect or a pause of the process, SIGNALS up to then is no evidence (`freshAfterSeq`); after a jump of the clock nothing
  *     automatic happens for a while (`tilted`).
  * D5  Decisions are taken for a store timestamp of what was folded, or for a boundary of one second.
@@ -42,6 +42,8 @@ export interface FencedDeciderOptions {
   readonly foldSignal: (event: Event, at: Folded) => void;
   /** Called after each event folded (once settled) and at each boundary of a second (`null`). Must not throw and not block. */
   readonly evaluate: (event: Event | null) => void;
+  /** Reads what the last event of each subject does not tell, once both streams are read; tried again while the log is out of reach. */
+  readonly prepare?: () => Promise<void>;
   /** How far back SIGNALS is read at the start. */
   readonly signalsBackMs: number;
   readonly clockGapMs: number;
@@ -72,16 +74,33 @@ export function startFencedDecider(kit: Kit<unknown>, options: FencedDeciderOpti
   let storeMs = 0;
   let freshAfterSeq = 0;
   let resuming = false;
+  let prepared: "no" | "under way" | "yes" = options.prepare === undefined ? "yes" : "no";
   let connected = kit.bus.status.kind === "connected";
   let tiltedUntilMonotonicMs = 0;
   let stopped = false;
   let waiters: (() => void)[] = [];
 
-  const isSettled = (): boolean => caughtUp.AUDIT && caughtUp.SIGNALS && connected && !resuming && !stopped;
+  const isSettled = (): boolean => caughtUp.AUDIT && caughtUp.SIGNALS && prepared === "yes" && connected && !resuming && !stopped;
   const saySettled = (): void => {
     settledGauge.set(isSettled() ? 1 : 0);
-    const reading = !caughtUp.AUDIT ? "AUDIT" : !caughtUp.SIGNALS ? "SIGNALS" : null;
+    const reading = !caughtUp.AUDIT ? "AUDIT" : !caughtUp.SIGNALS ? "SIGNALS" : prepared === "yes" ? null : "the past of AUDIT";
     kit.ready("log", reading === null, reading === null ? "" : `${reading} is not read to its end yet`);
+  };
+  /** After each stream is read, and at each tick until it is through. */
+  const prepareOnce = (): void => {
+    if (prepared !== "no" || !caughtUp.AUDIT || !caughtUp.SIGNALS || options.prepare === undefined) return;
+    prepared = "under way";
+    options.prepare().then(
+      () => {
+        prepared = "yes";
+        saySettled();
+        if (isSettled()) options.evaluate(null);
+      },
+      (error: unknown) => {
+        prepared = "no";
+        kit.log.warn({ err: error }, "what happened before this process began could not be read yet");
+      },
+    );
   };
   const wake = (): void => {
     const woken = waiters;
@@ -115,6 +134,7 @@ export function startFencedDecider(kit: Kit<unknown>, options: FencedDeciderOpti
         onCaughtUp: () => {
           caughtUp[stream] = true;
           saySettled();
+          prepareOnce();
           if (isSettled()) options.evaluate(null);
         },
         onError: (error, { seq }) => kit.log.error({ err: error, stream, seq }, "an event could not be folded"),
@@ -167,6 +187,7 @@ export function startFencedDecider(kit: Kit<unknown>, options: FencedDeciderOpti
       if (between === "jumped") tiltedUntilMonotonicMs = now.monotonicMs + options.tiltMs;
       else resumeAfter(`the process stood still for ${gapMs} ms`);
     }
+    prepareOnce();
     const boundaryMs = Math.floor(now.wallMs / secondMs) * secondMs;
     if (boundaryMs === lastBoundaryMs) return;
     lastBoundaryMs = boundaryMs;

@@ -1,112 +1,144 @@
 import { BusError } from "@mcp-failover/bus";
 import type { DataOf, Event, EventType } from "@mcp-failover/contracts";
 import type { Kit } from "../kit.ts";
-import type { FencedDecider } from "./fenced-decider.ts";
+import type { FencedDecider, Folded } from "./fenced-decider.ts";
 
 /**
  * Tells of each decision once, by a notice derived from it, whichever instance finds that it was not told yet (also after a restart).
  *
  * N1  Decisions of one key are told in the order of their epochs, and each once: the id of a notice comes from its decision's, and the
  *     fence of its subject lets one instance through.
- * N2  Nothing is told before `dataOf` has an answer; a decision that was replaced meanwhile is told all the same.
+ * N2  Nothing is told before `noticeOf` has an answer; a decision that was replaced meanwhile is told all the same.
  */
-export interface NoticeDesk<D extends ToldDecision> {
-  /** Takes in a decision as it is folded. */
-  decided(key: string, decision: D): void;
-  /** Takes in a notice as it is folded: everything up to its epoch is told. */
-  told(key: string, epoch: number): void;
+export interface NoticeDesk {
+  /** Takes in an event of AUDIT: decisions and notices. */
+  fold(event: Event, at: Folded): void;
   /** Once both streams are read: finds decisions between the last notice and the last decision that were never told. */
-  findMissing(key: string): Promise<void>;
-  /** Tells what is due; call it after each fold and each tick. Never throws. */
+  findMissing(): Promise<void>;
+  /** Tells what is due; call it after each fold, too (it also runs by itself a few times a second). Never throws. */
   pump(): void;
+  /** Who had applied an epoch when it was told; null: it was not yet. */
+  toldOf(key: string, epoch: number): Applied | null;
+  /** Waits until an epoch was told, or `timeoutMs`. */
+  waitTold(key: string, epoch: number, timeoutMs: number): Promise<Applied | null>;
+  stop(): void;
+}
+export interface Applied {
+  readonly appliedBy: readonly string[];
+  readonly notAppliedBy: readonly string[];
 }
 
 /** A decision that has to be told. */
-export interface ToldDecision {
-  readonly id: string;
+export interface ToldDecision<T extends EventType> {
+  readonly event: Event<T>;
   readonly epoch: number;
-  readonly seq: number;
   /** When the store took it. */
   readonly timeMs: number;
 }
-export interface Notice<T extends EventType> {
+export interface Notice<T extends EventType = EventType> {
   readonly type: T;
   readonly keys: readonly string[];
   readonly data: DataOf<T>;
 }
-export interface NoticeOptions<D> {
-  /** Null: not yet. */
-  readonly noticeOf: (key: string, decision: D) => Notice<EventType> | null;
-  /** Subject of the decisions of a key, and how one of its events reads as a decision. */
+export interface NoticeOptions<T extends EventType> {
+  /** Key and epoch of an event that is a decision; null for others. */
+  readonly decisionOf: (event: Event) => { readonly key: string; readonly epoch: number; readonly event: Event<T> } | null;
+  /** The same of an event that is a notice. */
+  readonly noticeOfEvent: (event: Event) => ({ readonly key: string; readonly epoch: number } & Applied) | null;
+  /** What to say of a decision; null: not yet. */
+  readonly noticeFor: (key: string, decision: ToldDecision<T>) => Notice | null;
+  /** Subject of the decisions of a key. */
   readonly subjectOf: (key: string) => string;
-  readonly read: (event: Event, at: { seq: number; timeMs: number }) => D | null;
 }
 
 /** More decisions than this untold, of one key: the oldest are left out, and said to be. */
 const untoldMax = 1000;
+/** A notice that loses this often to something that does not tell its decision is left to the next pump. */
+const lostMax = 10;
+const pumpMs = 200;
+const waitStepMs = 100;
 
-/** Opens the desk of one service's decisions. */
-export function openNoticeDesk<D extends ToldDecision>(
-  kit: Pick<Kit, "log" | "bus">,
+/** Opens the desk of one service's decisions. Call `stop` at the end. */
+export function openNoticeDesk<T extends EventType>(
+  kit: Pick<Kit, "log" | "bus" | "nowMs">,
   decider: () => FencedDecider,
-  options: NoticeOptions<D>,
-): NoticeDesk<D> {
-  const untold = new Map<string, D[]>();
-  const toldEpochs = new Map<string, number>();
-  const lastDecided = new Map<string, number>();
+  options: NoticeOptions<T>,
+): NoticeDesk {
+  const untold = new Map<string, ToldDecision<T>[]>();
+  const told = new Map<string, { readonly epoch: number } & Applied>();
+  const decidedEpochs = new Map<string, number>();
   const telling = new Set<string>();
+  const toldEpoch = (key: string): number => told.get(key)?.epoch ?? 0;
 
-  const decided = (key: string, decision: D): void => {
-    lastDecided.set(key, Math.max(lastDecided.get(key) ?? 0, decision.epoch));
-    if (decision.epoch <= (toldEpochs.get(key) ?? 0)) return;
+  const foldDecision = (key: string, decision: ToldDecision<T>): void => {
+    decidedEpochs.set(key, Math.max(decidedEpochs.get(key) ?? 0, decision.epoch));
     const queue = untold.get(key) ?? [];
-    if (queue.some((other) => other.epoch === decision.epoch)) return;
+    if (decision.epoch <= toldEpoch(key) || queue.some((other) => other.epoch === decision.epoch)) return;
     queue.push(decision);
     queue.sort((a, b) => a.epoch - b.epoch);
     if (queue.length > untoldMax) kit.log.error({ key, epoch: queue.shift()?.epoch }, "too many decisions untold; this one is left out");
     untold.set(key, queue);
   };
-  const told = (key: string, epoch: number): void => {
-    if (epoch <= (toldEpochs.get(key) ?? 0)) return;
-    toldEpochs.set(key, epoch);
-    const left = (untold.get(key) ?? []).filter((decision) => decision.epoch > epoch);
+  const fold = (event: Event, { timeMs }: Folded): void => {
+    const decision = options.decisionOf(event);
+    if (decision !== null) foldDecision(decision.key, { event: decision.event, epoch: decision.epoch, timeMs });
+    const notice = options.noticeOfEvent(event);
+    if (notice === null || notice.epoch <= toldEpoch(notice.key)) return;
+    const { key, epoch, appliedBy, notAppliedBy } = notice;
+    told.set(key, { epoch, appliedBy, notAppliedBy });
+    const left = (untold.get(key) ?? []).filter((other) => other.epoch > epoch);
     if (left.length === 0) untold.delete(key);
     else untold.set(key, left);
   };
   const tellNext = async (key: string): Promise<void> => {
-    for (let tries = 0; tries < untoldMax; tries += 1) {
+    for (let lost = 0; lost < lostMax; ) {
       const head = untold.get(key)?.[0];
       if (head === undefined || !decider().settled) return;
-      const notice = options.noticeOf(key, head);
+      const notice = options.noticeFor(key, head);
       if (notice === null) return;
-      // Won or lost, the notice that stands there now is folded, and `told` drops its decision.
-      await decider().publish(notice.type, notice.keys, notice.data, { id: `${head.id}:${notice.type}` });
-      if (untold.get(key)?.[0] === head && tries > 10) return;
+      // Won or lost, the notice that stands there now is folded, which drops its decision from the queue.
+      await decider().publish(notice.type, notice.keys, notice.data, { id: `${head.event.id}:${notice.type}` });
+      if (untold.get(key)?.[0] === head) lost += 1;
     }
   };
+  const pump = (): void => {
+    for (const key of [...untold.keys()]) {
+      if (telling.has(key) || !decider().settled) continue;
+      telling.add(key);
+      tellNext(key)
+        .catch((error: unknown) => {
+          const level = error instanceof BusError && error.retriable ? "debug" : "error";
+          kit.log[level]({ err: error, key }, "a notice could not be published; it is tried again");
+        })
+        .finally(() => telling.delete(key));
+    }
+  };
+  const toldOf = (key: string, epoch: number): Applied | null => {
+    const last = told.get(key);
+    return last !== undefined && last.epoch >= epoch ? { appliedBy: last.appliedBy, notAppliedBy: last.notAppliedBy } : null;
+  };
+  const pumping = setInterval(pump, pumpMs);
+
   return {
-    decided,
-    told,
-    async findMissing(key) {
-      const toldEpoch = toldEpochs.get(key) ?? 0;
-      const first = untold.get(key)?.[0]?.epoch ?? lastDecided.get(key) ?? 0;
-      if (first <= toldEpoch + 1) return;
-      for await (const stored of kit.bus.read("AUDIT", { filter: options.subjectOf(key) })) {
-        const decision = stored.content.kind === "event" ? options.read(stored.content.event, stored) : null;
-        if (decision !== null) decided(key, decision);
+    fold,
+    pump,
+    toldOf,
+    async findMissing() {
+      for (const [key, decidedEpoch] of [...decidedEpochs]) {
+        if ((untold.get(key)?.[0]?.epoch ?? decidedEpoch) <= toldEpoch(key) + 1) continue;
+        for await (const { content, seq, timeMs } of kit.bus.read("AUDIT", { filter: options.subjectOf(key) })) {
+          if (content.kind === "event") fold(content.event, { seq, timeMs });
+        }
       }
     },
-    pump() {
-      for (const key of [...untold.keys()]) {
-        if (telling.has(key)) continue;
-        telling.add(key);
-        tellNext(key)
-          .catch((error: unknown) => {
-            const level = error instanceof BusError && error.retriable ? "debug" : "error";
-            kit.log[level]({ err: error, key }, "a notice could not be published; it is tried again");
-          })
-          .finally(() => telling.delete(key));
+    async waitTold(key, epoch, timeoutMs) {
+      const untilMs = kit.nowMs() + timeoutMs;
+      for (;;) {
+        const applied = toldOf(key, epoch);
+        if (applied !== null || kit.nowMs() >= untilMs) return applied;
+        await decider().changed(waitStepMs);
       }
     },
+    stop: () => clearInterval(pumping),
   };
 }

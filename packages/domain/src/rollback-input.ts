@@ -1,0 +1,109 @@
+import { type Event, type RollbackScope, type RollbackState, type Topology, topology } from "@mcp-failover/contracts";
+import { policyFor } from "./policy.ts";
+import { initialRollbackState, type RollbackInput } from "./rollback.ts";
+import { countCalls, type ToolTraffic } from "./tool-traffic.ts";
+
+/** What a rollback decision reads of AUDIT, folded. Each subject's last event is all that is kept. */
+export interface RollbackAudit {
+  readonly config: { readonly environment: "development" | "production"; readonly topology: Topology } | null;
+  /** By `scope/name`. */
+  readonly states: ReadonlyMap<string, RollbackState>;
+}
+export const noRollbackAudit: RollbackAudit = { config: null, states: new Map() };
+
+/** Takes in one event of AUDIT; events that no rollback decision reads change nothing. */
+export function foldRollbackAudit(audit: RollbackAudit, event: Event): RollbackAudit {
+  if (event.type === "config.applied") {
+    const parsed = topology.safeParse(event.data.topology);
+    return parsed.success ? { ...audit, config: { environment: event.data.environment, topology: parsed.data } } : audit;
+  }
+  if (event.type !== "rollback.decided") return audit;
+  return { ...audit, states: new Map(audit.states).set(`${event.data.scope}/${event.data.name}`, event.data.state) };
+}
+
+export interface ScopeName {
+  readonly scope: RollbackScope;
+  readonly name: string;
+}
+
+/** Every scope that can be rolled back: tools with a legacy implementation, agents, the system. */
+export function rollbackScopes(config: Topology): ScopeName[] {
+  const tools = Object.values(config.upstreams).flatMap(({ tools: all }) =>
+    Object.entries(all).flatMap(([name, tool]) => (tool.legacy === undefined ? [] : [{ scope: "tool" as const, name }])),
+  );
+  const agents = Object.keys(config.agents).map((name) => ({ scope: "agent" as const, name }));
+  return [...tools, ...agents, { scope: "system", name: "system" }];
+}
+
+/** No such tool, agent or system; the message lists what there is. */
+export class UnknownScopeError extends Error {
+  override readonly name = "UnknownScopeError";
+  readonly code: string;
+  readonly retriable = false;
+  constructor({ scope, name }: ScopeName, known: readonly string[]) {
+    super(`no ${scope} ${JSON.stringify(name)} is configured; known: ${known.join(", ") || "none"}`);
+    this.code = `unknown_${scope}`;
+  }
+}
+
+/** Throws {@link UnknownScopeError}. A tool that is configured without a legacy implementation is known, and refused by its rule. */
+export function requireScope(config: Topology, { scope, name }: ScopeName): void {
+  const known =
+    scope === "system"
+      ? ["system"]
+      : scope === "agent"
+        ? Object.keys(config.agents)
+        : [...new Set(Object.values(config.upstreams).flatMap(({ tools }) => Object.keys(tools)))];
+  if (!known.includes(name)) throw new UnknownScopeError({ scope, name }, known);
+}
+
+export interface RollbackMoment {
+  readonly command: RollbackInput["command"];
+  readonly clock: RollbackInput["clock"];
+  /** What was said before this, in store time, is no evidence (the decider did not listen then). */
+  readonly evidenceFromMs: number;
+  readonly nowMs: number;
+}
+
+const secondMs = 1000;
+/** The longest that a step of a ramp looks back. */
+const stepBackMs = 600 * secondMs;
+
+/** Joins the two streams for one scope at one moment. Throws {@link UnknownScopeError}. */
+export function rollbackInput(audit: RollbackAudit, traffic: ToolTraffic, of: ScopeName, moment: RollbackMoment): RollbackInput {
+  if (audit.config === null) throw new RangeError("no configuration has been applied yet");
+  const { topology: config, environment } = audit.config;
+  requireScope(config, of);
+  const { scope, name } = of;
+  const { nowMs, command, clock, evidenceFromMs } = moment;
+  const owner = scope === "tool" ? legacyOwner(config, name) : null;
+  const policy = policyFor(config, owner ?? (Object.keys(config.upstreams)[0] as string), environment).rollback;
+  const state = audit.states.get(`${scope}/${name}`) ?? initialRollbackState;
+  const key = scope === "tool" ? `tool/${owner}/${name}` : `${scope}/${name}`;
+  const between = (fromMs: number, toMs: number) => {
+    const window = { fromMs: Math.max(fromMs, evidenceFromMs, state.sinceMs), toMs, slowMs: policy.responseMsMax };
+    return { mcp: countCalls(traffic, key, "mcp", window), legacy: countCalls(traffic, key, "legacy", window) };
+  };
+  const endMs = (Math.floor(nowMs / secondMs) + 1) * secondMs;
+  const evaluations = Array.from({ length: policy.evaluations }, (_, index) => {
+    const toMs = endMs - index * secondMs;
+    return between(toMs - policy.windowMs, toMs);
+  });
+  const step = between(Math.max(state.ramp?.stepSinceMs ?? 0, nowMs - stepBackMs), endMs);
+  return { scope, name, policy, hasLegacy: hasLegacy(config, of), state, evaluations, step, command, clock, nowMs };
+}
+
+/** The upstream whose tool of this name has a legacy implementation; the configuration allows one. */
+function legacyOwner(config: Topology, tool: string): string | null {
+  return Object.entries(config.upstreams).find(([, { tools }]) => tools[tool]?.legacy !== undefined)?.[0] ?? null;
+}
+
+function hasLegacy(config: Topology, { scope, name }: ScopeName): boolean {
+  if (scope === "tool") return legacyOwner(config, name) !== null;
+  const used = scope === "agent" ? (config.agents[name]?.tools ?? []) : [];
+  return Object.entries(config.upstreams).some(([upstream, { tools }]) =>
+    Object.entries(tools).some(
+      ([tool, { legacy }]) => legacy !== undefined && (used.length === 0 || used.includes(tool) || used.includes(`${upstream}/${tool}`)),
+    ),
+  );
+}

@@ -1,0 +1,214 @@
+import type { Actor, Implementation, RollbackScope, RollbackState } from "@mcp-failover/contracts";
+import type { RollbackPolicy } from "./policy.ts";
+import type { CallCounts } from "./tool-traffic.ts";
+import { wilsonLowerBound } from "./wilson.ts";
+
+/**
+ * Which implementation serves a tool, an agent or the system: `mcp`, or the `legacy` one that was there before it.
+ *
+ * R1  A decision raises the epoch by one; nothing else changes the state.
+ * R2  By itself only a tool is rolled back, and only when over `errorRate` of its MCP calls fail (or over 5 % take longer than
+ *     `responseMsMax`) with 95 % confidence, at `minimumCalls` calls or more, on each of `evaluations` evaluations in a row.
+ * R3  No data pauses, never condemns.
+ * R4  Nothing is rolled back to a legacy implementation that does not exist, or by itself to one that is no better.
+ * R5  A recovery goes through `rampPercent`, `rampStepMs` a step; each step needs MCP to be no worse than legacy since the step began.
+ * R6  An operator decides for any scope, and at once; what refuses them names the rule, and `force` overrides the judgement of data only.
+ * R7  Equal inputs give equal decisions; the input is not altered.
+ *
+ * Widening (tool to agent to system) and the memory threshold are not decided here: no signal carries memory, and no reference says
+ * which parent a rolled-back tool belongs to when agents share it.
+ */
+export type RollbackInput = {
+  scope: RollbackScope;
+  name: string;
+  policy: RollbackPolicy;
+  /** Whether any tool of the scope has a legacy implementation. */
+  hasLegacy: boolean;
+  state: RollbackState;
+  /** Windows of `windowMs`, newest first, a second apart; none reaches behind the last decision. */
+  evaluations: { mcp: CallCounts; legacy: CallCounts }[];
+  /** Since the step of a ramp began. */
+  step: { mcp: CallCounts; legacy: CallCounts };
+  command: RollbackOrder | null;
+  clock: { tilted: boolean };
+  nowMs: number;
+};
+export type RollbackOrder = { commandId: string; by: Actor; reason: string } & (
+  | { kind: "rollback"; force: boolean }
+  | { kind: "recover"; percent: number | null }
+);
+
+type Action = "rolled_back" | "advanced" | "paused" | "recovered";
+export type RollbackDecision =
+  | { kind: "none"; rule: string; reason: string }
+  | {
+      kind: "decided";
+      rule: string;
+      reason: string;
+      action: Action;
+      automatic: boolean;
+      by: Actor;
+      implementation: Implementation;
+      previousImplementation: Implementation;
+      rejected: { option: string; why: string }[];
+      state: RollbackState;
+    }
+  | { kind: "rejected"; rule: string; reason: string; automatic: boolean; rejected: { option: string; why: string }[] };
+
+const service: Actor = { kind: "service", id: "rollback-controller" };
+/** A p95 over the limit is a share of slow calls over this. */
+const slowShareMax = 0.05;
+
+/** Every scope before its first decision: whole on MCP. */
+export const initialRollbackState: RollbackState = {
+  epoch: 0,
+  implementation: "mcp",
+  mcpPercent: 100,
+  sinceMs: 0,
+  lastGoodEpoch: 0,
+  ramp: null,
+};
+
+/** Decides about one scope (R1 to R7). Pure. */
+export function decideRollback(input: RollbackInput): RollbackDecision {
+  const { command, state, policy, scope } = input;
+  if (command?.kind === "rollback") return obeyRollback(input, command.force);
+  if (command?.kind === "recover") return obeyRecover(input, command.percent);
+  if (input.clock.tilted) return { kind: "none", rule: "clock_gap", reason: "the clock jumped" };
+  if (state.mcpPercent === 0) return { kind: "none", rule: "rolled_back", reason: "rolled back until an operator recovers it" };
+  const condemned = condemn(input);
+  if (condemned !== null) return rollBackByItself(input, condemned);
+  if (state.ramp != null) return stepRamp(input, state.ramp);
+  if (scope !== "tool" || !policy.automatic || !policy.enabled) return { kind: "none", rule: "automatic_off", reason: "only by command" };
+  return { kind: "none", rule: "sound", reason: "nothing speaks against MCP" };
+}
+
+type Condemned = { rule: "error_rate" | "response_time"; why: string; share: (counts: CallCounts) => number };
+
+/** What the data says against MCP on every evaluation (R2, R3); null: nothing. */
+function condemn({ policy, evaluations }: RollbackInput): Condemned | null {
+  const windows = evaluations.slice(0, policy.evaluations).map(({ mcp }) => mcp);
+  const [newest] = windows;
+  if (newest === undefined || windows.length < policy.evaluations) return null;
+  const always = (count: (counts: CallCounts) => number, limit: number): boolean =>
+    windows.every((window) => window.calls >= policy.minimumCalls && wilsonLowerBound(count(window), window.calls) > limit);
+  if (always(({ errors }) => errors, policy.errorRate)) {
+    const why = `${newest.errors} of ${newest.calls} MCP calls failed, over ${percent(policy.errorRate)} allowed`;
+    return { rule: "error_rate", why, share: ({ errors, calls }) => errors / calls };
+  }
+  if (always(({ slow }) => slow, slowShareMax)) {
+    const why = `${newest.slow} of ${newest.calls} MCP calls took over ${policy.responseMsMax} ms, so the p95 does`;
+    return { rule: "response_time", why, share: ({ slow, calls }) => slow / calls };
+  }
+  return null;
+}
+
+function rollBackByItself(input: RollbackInput, { rule, why, share }: Condemned): RollbackDecision {
+  const { policy, state, scope, evaluations, hasLegacy } = input;
+  const inRamp = state.ramp != null;
+  if (!policy.enabled || (!inRamp && (!policy.automatic || scope !== "tool"))) {
+    return { kind: "none", rule: "automatic_off", reason: `${why}; but ${scope}s are rolled back by command only` };
+  }
+  const no = (code: string, reason: string): RollbackDecision => ({
+    kind: "rejected",
+    rule: code,
+    reason: `${why}; but ${reason}`,
+    automatic: true,
+    rejected: [{ option: "legacy", why: reason }],
+  });
+  if (!hasLegacy) return no("no_legacy", "there is no legacy implementation");
+  const [newest] = evaluations;
+  const legacy = newest?.legacy;
+  if (newest !== undefined && legacy !== undefined && legacy.calls >= policy.minimumCalls && share(legacy) >= share(newest.mcp)) {
+    return no("legacy_no_better", `legacy is no better (${percent(share(legacy))} against ${percent(share(newest.mcp))})`);
+  }
+  return decided(input, "rolled_back", rule, why, { mcpPercent: 0, ramp: null });
+}
+
+/** One look at a ramp (R3, R5). */
+function stepRamp(input: RollbackInput, ramp: NonNullable<RollbackState["ramp"]>): RollbackDecision {
+  const { policy, state, step, nowMs } = input;
+  if (nowMs - ramp.stepSinceMs < policy.rampStepMs)
+    return { kind: "none", rule: "ramp_step", reason: "the step has not lasted long enough" };
+  const pause = (rule: string, reason: string): RollbackDecision =>
+    ramp.paused ? { kind: "none", rule, reason } : decided(input, "paused", rule, reason, { ramp: { ...ramp, paused: true } });
+  const { mcp, legacy } = step;
+  if (mcp.calls < policy.minimumCalls) {
+    return pause("no_data", `${mcp.calls} MCP calls since the step began; ${policy.minimumCalls} are needed to judge by`);
+  }
+  const known = legacy.calls >= policy.minimumCalls;
+  const allowed = known ? Math.max(legacy.errors / legacy.calls, 0) : policy.errorRate;
+  if (wilsonLowerBound(mcp.errors, mcp.calls) > allowed) {
+    return pause(
+      "mcp_worse",
+      `${mcp.errors} of ${mcp.calls} MCP calls failed; ${known ? "legacy had" : "allowed are"} ${percent(allowed)}`,
+    );
+  }
+  const next = policy.rampPercent.find((share) => share > state.mcpPercent) ?? 100;
+  return advance(input, next, "ramp_step", `MCP was no worse at ${state.mcpPercent} % (${mcp.errors} of ${mcp.calls} calls failed)`);
+}
+
+function advance(input: RollbackInput, mcpPercent: number, rule: string, reason: string): RollbackDecision {
+  if (mcpPercent >= 100) return decided(input, "recovered", rule, reason, { mcpPercent: 100, ramp: null });
+  return decided(input, "advanced", rule, reason, { mcpPercent, ramp: { stepSinceMs: input.nowMs, paused: false } });
+}
+
+function obeyRollback(input: RollbackInput, force: boolean): RollbackDecision {
+  const { policy, scope, name, state, hasLegacy, evaluations, command } = input;
+  if (!hasLegacy) return refuse("no_legacy", `${scope} ${name} has no tool with a legacy implementation (\`tools.<tool>.legacy\`)`);
+  if (state.mcpPercent === 0) return refuse("already_rolled_back", `${scope} ${name} is rolled back already (epoch ${state.epoch})`);
+  if (!policy.enabled && !force) return refuse("disabled", "rollbacks are switched off (`rollback.enabled`); use --force");
+  const legacy = evaluations[0]?.legacy;
+  const mcp = evaluations[0]?.mcp;
+  if (!force && legacy !== undefined && mcp !== undefined && legacy.calls >= policy.minimumCalls) {
+    const failing = wilsonLowerBound(legacy.errors, legacy.calls) > policy.errorRate;
+    const noBetter = mcp.calls === 0 || legacy.errors / legacy.calls >= mcp.errors / mcp.calls;
+    if (failing && noBetter) {
+      return refuse("legacy_no_better", `${legacy.errors} of ${legacy.calls} legacy calls failed, which is no better; use --force`);
+    }
+  }
+  return decided(input, "rolled_back", force ? "operator_forced" : "operator", command?.reason ?? "", { mcpPercent: 0, ramp: null });
+}
+
+function obeyRecover(input: RollbackInput, to: number | null): RollbackDecision {
+  const { scope, name, state, policy, command } = input;
+  if (state.mcpPercent >= 100) return refuse("not_rolled_back", `${scope} ${name} is whole on MCP`);
+  const reason = command?.reason ?? "";
+  if (to !== null) return advance(input, to, "operator", reason);
+  if (state.ramp != null && !state.ramp.paused)
+    return refuse("already_recovering", `${scope} ${name} recovers already (${state.mcpPercent} %)`);
+  return advance(input, Math.max(state.mcpPercent, policy.rampPercent[0] ?? 100), "operator", reason);
+}
+
+function refuse(rule: string, reason: string): RollbackDecision {
+  return { kind: "rejected", rule, reason, automatic: false, rejected: [] };
+}
+
+function decided(input: RollbackInput, action: Action, rule: string, reason: string, change: Partial<RollbackState>): RollbackDecision {
+  const { state, command, nowMs } = input;
+  const epoch = state.epoch + 1;
+  const mcpPercent = change.mcpPercent ?? state.mcpPercent;
+  const implementation: Implementation = mcpPercent >= 100 ? "mcp" : "legacy";
+  const wasWhole = state.mcpPercent >= 100;
+  return {
+    kind: "decided",
+    rule,
+    reason,
+    action,
+    automatic: command === null,
+    by: command?.by ?? service,
+    implementation,
+    previousImplementation: state.implementation,
+    rejected: [],
+    state: {
+      ...state,
+      ...change,
+      epoch,
+      implementation,
+      sinceMs: nowMs,
+      lastGoodEpoch: mcpPercent >= 100 ? epoch : wasWhole ? state.epoch : state.lastGoodEpoch,
+    },
+  };
+}
+
+const percent = (share: number): string => `${Math.round(share * 1000) / 10} %`;

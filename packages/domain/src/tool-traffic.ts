@@ -1,0 +1,117 @@
+import { type Event, latencyBucketsMs, type TrafficTool } from "@mcp-failover/contracts";
+
+/**
+ * How tools answer, as the routers count it: windows of calls of each tool, agent and the system, by implementation.
+ *
+ * T1  A call is counted once, in the second in which the store took the router's window.
+ * T2  Seconds are kept for `secondsKeptMs`, tens of seconds for `tensKeptMs`; the tools heard longest ago go first over `scopesMax`.
+ * T3  Folding reads nothing but its arguments and alters none of them.
+ */
+export interface ToolTraffic {
+  /** By `tool/<upstream>/<tool>`, `agent/<agent>` or `system/system`, then by implementation. */
+  readonly scopes: ReadonlyMap<string, ScopeTraffic>;
+  /** When each router was heard last, and the epoch of each `scope/name` that it has applied. */
+  readonly routers: ReadonlyMap<string, { readonly atMs: number; readonly rollbacks: Readonly<Record<string, number>> }>;
+  readonly lastSeq: number;
+}
+interface ScopeTraffic {
+  readonly mcp: Buckets;
+  readonly legacy: Buckets;
+}
+interface Buckets {
+  readonly seconds: readonly Bucket[];
+  readonly tens: readonly Bucket[];
+}
+interface Bucket {
+  readonly startMs: number;
+  readonly calls: number;
+  readonly errors: number;
+  readonly latency: readonly number[];
+}
+
+/** Calls of a window; `slow` ones took longer than was asked for. */
+export type CallCounts = { calls: number; errors: number; slow: number };
+
+const secondMs = 1000;
+const tenMs = 10 * secondMs;
+const secondsKeptMs = 60 * secondMs;
+const tensKeptMs = 600 * secondMs;
+const scopesMax = 2000;
+const routersMax = 500;
+const noBuckets: Buckets = { seconds: [], tens: [] };
+
+export const noToolTraffic: ToolTraffic = { scopes: new Map(), routers: new Map(), lastSeq: 0 };
+
+/** Takes in one router's window (T1 to T3). */
+export function foldToolTraffic(
+  traffic: ToolTraffic,
+  { seq, timeMs, event }: { seq: number; timeMs: number; event: Event<"traffic.observed"> },
+): ToolTraffic {
+  const scopes = new Map(traffic.scopes);
+  for (const row of event.data.tools) {
+    for (const key of keysOf(row)) {
+      const before = scopes.get(key) ?? { mcp: noBuckets, legacy: noBuckets };
+      scopes.delete(key);
+      scopes.set(key, { ...before, [row.implementation]: addTo(before[row.implementation], row, timeMs) });
+    }
+  }
+  while (scopes.size > scopesMax) scopes.delete(scopes.keys().next().value as string);
+  const routers = new Map(traffic.routers);
+  routers.delete(event.data.router);
+  routers.set(event.data.router, { atMs: timeMs, rollbacks: event.data.rollbacks });
+  while (routers.size > routersMax) routers.delete(routers.keys().next().value as string);
+  return { scopes, routers, lastSeq: seq };
+}
+
+function keysOf({ upstream, tool, agent }: TrafficTool): string[] {
+  return [`tool/${upstream}/${tool}`, ...(agent === null ? [] : [`agent/${agent}`]), "system/system"];
+}
+
+function addTo({ seconds, tens }: Buckets, row: TrafficTool, timeMs: number): Buckets {
+  return { seconds: add(seconds, row, timeMs, secondMs, secondsKeptMs), tens: add(tens, row, timeMs, tenMs, tensKeptMs) };
+}
+
+function add(buckets: readonly Bucket[], row: TrafficTool, timeMs: number, widthMs: number, keptMs: number): Bucket[] {
+  const startMs = Math.floor(timeMs / widthMs) * widthMs;
+  const kept = buckets.filter((bucket) => bucket.startMs > startMs - keptMs);
+  const at = kept.findIndex((bucket) => bucket.startMs === startMs);
+  const before = kept[at] ?? { startMs, calls: 0, errors: 0, latency: row.latency.map(() => 0) };
+  const after = {
+    startMs,
+    calls: before.calls + row.calls,
+    errors: before.errors + Math.min(row.errors, row.calls),
+    latency: before.latency.map((count, index) => count + (row.latency[index] ?? 0)),
+  };
+  if (at >= 0) kept[at] = after;
+  else kept.push(after);
+  return kept;
+}
+
+/** Calls of one scope in [fromMs, toMs), over both edges rounded to whole seconds (or tens, for longer than a minute ago). */
+export function countCalls(
+  traffic: ToolTraffic,
+  scope: string,
+  implementation: "mcp" | "legacy",
+  window: { readonly fromMs: number; readonly toMs: number; readonly slowMs: number },
+): CallCounts {
+  const buckets = traffic.scopes.get(scope)?.[implementation] ?? noBuckets;
+  const fine = window.toMs - window.fromMs <= secondsKeptMs - 10 * secondMs;
+  const counts = { calls: 0, errors: 0, slow: 0 };
+  for (const bucket of fine ? buckets.seconds : buckets.tens) {
+    if (bucket.startMs < window.fromMs || bucket.startMs >= window.toMs) continue;
+    counts.calls += bucket.calls;
+    counts.errors += bucket.errors;
+    counts.slow += Math.min(bucket.calls, slowOf(bucket, window.slowMs));
+  }
+  return counts;
+}
+
+/** Calls in the buckets that lie wholly above a limit; one that straddles it is not counted against anybody. */
+function slowOf({ latency }: Bucket, slowMs: number): number {
+  let slow = 0;
+  latency.forEach((count, index) => {
+    const lowerMs = index === 0 ? 0 : (latencyBucketsMs[index - 1] ?? Number.POSITIVE_INFINITY);
+    if (lowerMs >= slowMs) slow += count;
+  });
+  return slow;
+}

@@ -1,0 +1,61 @@
+import type { Event } from "@mcp-failover/contracts";
+import {
+  decideRollback,
+  foldRollbackAudit,
+  foldToolTraffic,
+  noRollbackAudit,
+  noToolTraffic,
+  type RollbackAudit,
+  type RollbackDecision,
+  type RollbackInput,
+  type RollbackMoment,
+  rollbackInput,
+  rollbackScopes,
+  type ScopeName,
+  type ToolTraffic,
+} from "@mcp-failover/domain";
+import type { Folded } from "@mcp-failover/service-kit";
+
+export const keyOf = ({ scope, name }: ScopeName): string => `${scope}/${name}`;
+
+/** Everything that this instance knows: both streams folded, each without the other. */
+export class Knowledge {
+  audit: RollbackAudit = noRollbackAudit;
+  traffic: ToolTraffic = noToolTraffic;
+  /** Last `rollback.rejected` of an automatic decision, by `scope/name`. */
+  readonly rejected = new Map<string, { rule: string; epoch: number }>();
+  #last = { seq: 0, timeMs: 0 };
+  #evidence = { fromMs: 0, afterSeq: 0 };
+
+  /** What can be rolled back, by `scope/name`. */
+  scopes: ReadonlyMap<string, ScopeName> = new Map();
+
+  foldAudit(event: Event): void {
+    this.audit = foldRollbackAudit(this.audit, event);
+    if (event.type === "config.applied" && this.audit.config !== null) {
+      this.scopes = new Map(rollbackScopes(this.audit.config.topology).map((of) => [keyOf(of), of]));
+    }
+    if (event.type === "rollback.rejected" && event.data.automatic) {
+      this.rejected.set(keyOf(event.data), { rule: event.data.rule, epoch: event.data.epoch ?? 0 });
+    }
+  }
+
+  foldSignal(event: Event, { seq, timeMs }: Folded): void {
+    this.#last = { seq, timeMs };
+    if (event.type === "traffic.observed") this.traffic = foldToolTraffic(this.traffic, { seq, timeMs, event });
+  }
+
+  /** Where evidence begins, in store time: behind whatever this instance slept through. */
+  evidenceFromMs(freshAfterSeq: number): number {
+    if (freshAfterSeq !== this.#evidence.afterSeq || this.#last.seq <= freshAfterSeq) {
+      this.#evidence = { fromMs: freshAfterSeq === 0 ? 0 : this.#last.timeMs + 1, afterSeq: freshAfterSeq };
+    }
+    return this.#evidence.fromMs;
+  }
+
+  /** Joins what is known and decides. Throws `UnknownScopeError`. */
+  decide(of: ScopeName, moment: RollbackMoment): { input: RollbackInput; decision: RollbackDecision } {
+    const input = rollbackInput(this.audit, this.traffic, of, moment);
+    return { input, decision: decideRollback(input) };
+  }
+}

@@ -1,0 +1,48 @@
+import { type Event, subjectFor } from "@mcp-failover/contracts";
+import { defaultPolicy, routersApplying } from "@mcp-failover/domain";
+import { type FencedDecider, type Kit, type Notice, type NoticeDesk, openNoticeDesk, type ToldDecision } from "@mcp-failover/service-kit";
+import { type Knowledge, keyOf } from "./knowledge.ts";
+
+const noticeTypes = {
+  rolled_back: "rollback.executed",
+  advanced: "rollback.advanced",
+  paused: "rollback.paused",
+  recovered: "rollback.recovered",
+} as const;
+type NoticeType = (typeof noticeTypes)[keyof typeof noticeTypes];
+const isNotice = (event: Event): event is Event<NoticeType> => (Object.values(noticeTypes) as string[]).includes(event.type);
+
+/** Tells of each decision once the live routers have applied it, or `rollback.fallback_timeout` is over. */
+export function openRollbackNotices(kit: Kit<unknown>, decider: () => FencedDecider, knowledge: Knowledge): NoticeDesk {
+  return openNoticeDesk<"rollback.decided">(kit, decider, {
+    subjectOf: (key) => subjectFor("rollback.decided", ...splitKey(key)),
+    decisionOf: (event) => (event.type === "rollback.decided" ? { key: keyOf(event.data), epoch: event.data.state.epoch, event } : null),
+    noticeOfEvent: (event) => {
+      if (!isNotice(event)) return null;
+      const { epoch, appliedBy, notAppliedBy } = event.data;
+      return { key: keyOf(event.data), epoch, appliedBy, notAppliedBy };
+    },
+    noticeFor: (key, decision) => noticeFor(knowledge, key, decision, kit.nowMs()),
+  });
+}
+
+function noticeFor(
+  { audit, traffic }: Knowledge,
+  key: string,
+  { event, epoch, timeMs }: ToldDecision<"rollback.decided">,
+  nowMs: number,
+): Notice<NoticeType> | null {
+  const { scope, name, action, implementation, reason, by } = event.data;
+  const switchMs = (audit.config?.topology.rollback.fallback_timeout ?? 0) * 1000;
+  const applied = routersApplying(traffic, key, epoch, defaultPolicy.failover.routerLiveMs, nowMs);
+  if (applied.notAppliedBy.length > 0 && nowMs - timeMs < switchMs) return null;
+  const timestamp = new Date(nowMs).toISOString();
+  const data = { scope, name, epoch, decisionId: event.id, implementation, timestamp, reason, by, ...applied };
+  return { type: noticeTypes[action], keys: [scope, name], data };
+}
+
+/** `scope/name`; only the name may have "/" in it. */
+function splitKey(key: string): [string, string] {
+  const at = key.indexOf("/");
+  return [key.slice(0, at), key.slice(at + 1)];
+}

@@ -1,0 +1,55 @@
+import { defaultPolicy } from "@mcp-failover/domain";
+import { type FencedDecider, type Kit, oneAtATime, openCommandDesk, type Running, startFencedDecider } from "@mcp-failover/service-kit";
+import { decideByItself } from "./automatic.ts";
+import { Commands } from "./commands.ts";
+import { Knowledge } from "./knowledge.ts";
+import { openRollbackNotices } from "./notices.ts";
+import { Performer } from "./perform.ts";
+
+/** Subjects -> folds -> decisions -> events; the whole service at a glance. */
+export async function startRollbackController(kit: Kit<unknown>): Promise<Running> {
+  const { clockGapMs, tiltMs } = defaultPolicy.failover;
+  const { windowMs, rampStepMs } = defaultPolicy.rollback;
+  const knowledge = new Knowledge();
+  const desk = openCommandDesk(kit, () => decider);
+  const notices = openRollbackNotices(kit, () => decider, knowledge);
+  const decider: FencedDecider = startFencedDecider(kit, {
+    signalsBackMs: 2 * Math.max(windowMs, rampStepMs),
+    clockGapMs,
+    tiltMs,
+    foldAudit(event, at) {
+      knowledge.foldAudit(event);
+      notices.fold(event, at);
+      desk.fold(event, at);
+      if (event.type === "config.applied") kit.ready("configuration", knowledge.scopes.size > 0);
+    },
+    foldSignal: (event, at) => knowledge.foldSignal(event, at),
+    async prepare() {
+      await desk.load();
+      await notices.findMissing();
+    },
+    evaluate(event) {
+      notices.pump();
+      // Windows move on with the second; nothing in between changes what they say.
+      if (event === null) for (const key of knowledge.scopes.keys()) scopes.evaluate(key);
+    },
+  });
+  const performer = new Performer(kit, decider, knowledge);
+  const scopes = oneAtATime(kit, async (key) => {
+    const of = knowledge.scopes.get(key);
+    if (of !== undefined) await decideByItself(of, { decider, knowledge, performer });
+  });
+  const commands = new Commands({ decider, knowledge, desk, performer, notices });
+  kit.ready("configuration", false, "no configuration has been applied yet: run `mcpf config apply failover.yaml`");
+
+  return {
+    handlers: {
+      "command.rollback": (body) => commands.rollback(body),
+      "command.recover": (body) => commands.recover(body),
+    },
+    async stop() {
+      notices.stop();
+      await decider.stop();
+    },
+  };
+}

@@ -1,0 +1,200 @@
+import assert from "node:assert/strict";
+import { randomUUID } from "node:crypto";
+import { after, test } from "node:test";
+import { type Bus, memoryBroker } from "@mcp-failover/bus";
+import { type DataOf, type Event, type EventType, makeEvent, type NewEvent, type Reply, topology } from "@mcp-failover/contracts";
+import { decideRollback, type RollbackInput } from "@mcp-failover/domain";
+import { testKit } from "@mcp-failover/service-kit/testing";
+import { startRollbackController } from "../src/wiring.ts";
+
+const operator = { kind: "operator", id: "ann" } as const;
+const service = { kind: "service", id: "test" } as const;
+const cleanups: (() => Promise<void>)[] = [];
+after(async () => {
+  for (const cleanup of cleanups.reverse()) await cleanup();
+});
+
+const legacy = { url: "http://127.0.0.1:1/legacy" };
+const config = topology.parse({
+  upstreams: {
+    warehouse: {
+      kind: "mcp",
+      endpoints: [{ name: "primary", tier: 0, url: "http://127.0.0.1:1/mcp" }],
+      tools: { get_inventory: { legacy }, get_orders: { legacy }, no_way_back: {} },
+    },
+  },
+  agents: { picker: { tools: ["get_inventory"] }, painter: { tools: ["no_way_back"] } },
+});
+
+let ids = 0;
+function event<T extends EventType>(type: T, keys: readonly string[], data: DataOf<T>): Event<T> {
+  ids += 1;
+  const from = { type, keys, data, id: `test-${ids}`, service: "router", instance: "test", timeMs: Date.now() };
+  return makeEvent(from as NewEvent<T>);
+}
+
+async function stack(controllers = 1) {
+  const broker = memoryBroker();
+  const bus = broker.connect();
+  const timestamp = new Date().toISOString();
+  await bus.appendFenced(event("log.started", [], { generation: 1, timestamp, by: service, reason: "test" }), 0);
+  const applied = { version: 1, hash: "h", fileHash: null, timestamp, by: service, reason: "test", environment: "development" as const };
+  await bus.appendFenced(event("config.applied", [], { ...applied, topology: config }), 0);
+  for (let count = 1; count <= controllers; count += 1) {
+    const own = broker.connect();
+    const kit = testKit({ service: "rollback-controller", bus: own, instance: `rc-${count}` });
+    const running = await startRollbackController(kit);
+    const definition = { name: "rollback-controller", instance: `rc-${count}`, version: "0", description: "" };
+    const served = await own.serve({ ...definition, handlers: running.handlers ?? {} });
+    cleanups.push(async () => {
+      await running.stop?.();
+      await served.stop();
+      await own.close();
+    });
+    await until(
+      () => kit.readiness().status,
+      (status) => status === "ready",
+    );
+  }
+  cleanups.push(() => bus.close());
+  const command = (subject: "command.rollback" | "command.recover", body: object): Promise<Reply> =>
+    bus.request(subject, { commandId: randomUUID(), by: operator, reason: "test", ...body } as never, { timeoutMs: 8000 });
+  return {
+    bus,
+    rollback: (scope: string, name: string, more: object = {}) => command("command.rollback", { scope, name, force: false, ...more }),
+    recover: (scope: string, name: string, percent: number | null = 100, more: object = {}) =>
+      command("command.recover", { scope, name, percent, ...more }),
+  };
+}
+
+async function said<T extends EventType>(bus: Bus, ...types: T[]): Promise<Event<T>[]> {
+  const found: Event<T>[] = [];
+  for await (const { content } of bus.read("AUDIT")) {
+    if (content.kind === "event" && (types as string[]).includes(content.event.type)) found.push(content.event as unknown as Event<T>);
+  }
+  return found;
+}
+
+/** One router's window of calls of get_inventory. */
+async function traffic(
+  bus: Bus,
+  mcp: { calls: number; errors: number },
+  rollbacks: Record<string, number> = {},
+  router = "r1",
+): Promise<void> {
+  const nowMs = Date.now();
+  const row = { upstream: "warehouse", tool: "get_inventory", agent: "picker", implementation: "mcp" as const, ...mcp };
+  const latency = Array.from({ length: 14 }, (_, index) => (index === 0 ? mcp.calls : 0));
+  const tools = mcp.calls > 0 ? [{ ...row, latency }] : [];
+  await bus.append(
+    event("traffic.observed", [router], { router, fromMs: nowMs - 250, toMs: nowMs, endpoints: [], tools, routes: {}, rollbacks }),
+  );
+}
+
+async function until<V>(read: () => V | Promise<V>, holds: (value: V) => boolean, timeoutMs = 8000): Promise<V> {
+  const endMs = Date.now() + timeoutMs;
+  for (;;) {
+    const value = await read();
+    if (holds(value)) return value;
+    if (Date.now() > endMs) throw new Error(`still not so after ${timeoutMs} ms: ${JSON.stringify(value)?.slice(0, 2000)}`);
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+}
+const codeOf = (reply: Reply): string => (reply.ok ? "ok" : reply.error.code);
+const resultOf = (reply: Reply): Record<string, unknown> => {
+  if (!reply.ok) assert.fail(`${reply.error.code}: ${reply.error.message}`);
+  return reply.result as Record<string, unknown>;
+};
+
+test("a tool, an agent and the system are rolled back and recovered by command, each told once by one of two controllers", async () => {
+  const { bus, rollback, recover } = await stack(2);
+  for (const [scope, name] of [
+    ["tool", "get_inventory"],
+    ["agent", "picker"],
+    ["system", "system"],
+  ] as const) {
+    const down = resultOf(await rollback(scope, name));
+    assert.deepEqual([down["implementation"], down["mcpPercent"], down["epoch"], down["executed"]], ["legacy", 0, 1, true]);
+    const up = resultOf(await recover(scope, name));
+    assert.deepEqual([up["implementation"], up["mcpPercent"], up["epoch"], up["action"]], ["mcp", 100, 2, "recovered"]);
+  }
+  const notices = await said(bus, "rollback.executed", "rollback.recovered");
+  assert.deepEqual(
+    notices.map(({ type, data }) => `${type} ${data.scope}/${data.name} ${data.epoch}`),
+    ["tool/get_inventory", "agent/picker", "system/system"].flatMap((key) => [`rollback.executed ${key} 1`, `rollback.recovered ${key} 2`]),
+  );
+});
+
+test("an unknown name is refused with the known ones, and a scope without a legacy implementation by its rule", async () => {
+  const { bus, rollback, recover } = await stack();
+  const unknown = await rollback("tool", "get_invntory");
+  assert.equal(codeOf(unknown), "unknown_tool");
+  assert.match(unknown.ok ? "" : unknown.error.message, /get_inventory, get_orders, no_way_back/);
+  const agent = await rollback("agent", "nobody");
+  assert.match(agent.ok ? "" : `${agent.error.code} ${agent.error.message}`, /unknown_agent .*picker, painter/);
+  assert.equal(codeOf(await rollback("system", "everything")), "unknown_system");
+  assert.equal(codeOf(await rollback("tool", "no_way_back")), "no_legacy");
+  assert.equal(codeOf(await rollback("agent", "painter")), "no_legacy");
+  assert.equal(codeOf(await recover("tool", "get_orders")), "not_rolled_back");
+  assert.deepEqual(await said(bus, "rollback.decided"), []);
+});
+
+test("the answer waits for the live routers and names those that have not applied the decision", async () => {
+  const { bus, rollback } = await stack();
+  await traffic(bus, { calls: 0, errors: 0 });
+  await traffic(bus, { calls: 0, errors: 0 }, {}, "r2");
+  const asking = rollback("tool", "get_orders");
+  await until(
+    () => said(bus, "rollback.decided"),
+    (events) => events.length === 1,
+  );
+  await traffic(bus, { calls: 0, errors: 0 }, { "tool/get_orders": 1 });
+  await new Promise((resolve) => setTimeout(resolve, 300));
+  assert.deepEqual(await said(bus, "rollback.executed"), []);
+  await traffic(bus, { calls: 0, errors: 0 }, { "tool/get_orders": 1 }, "r2");
+  assert.deepEqual(resultOf(await asking)["appliedBy"], ["r1", "r2"]);
+});
+
+test("a tool whose MCP calls fail too often is rolled back by itself, once, and its certificate can be recomputed", async () => {
+  const { bus } = await stack(2);
+  // Before this nobody called it: that condemns nothing.
+  await new Promise((resolve) => setTimeout(resolve, 1100));
+  assert.deepEqual(await said(bus, "rollback.decided"), []);
+  await traffic(bus, { calls: 40, errors: 20 });
+  const decided = await until(
+    () => said(bus, "rollback.decided"),
+    (events) => events.length > 0,
+  );
+  const [{ data }] = decided as [Event<"rollback.decided">];
+  assert.deepEqual([data.scope, data.name, data.certificate.rule, data.automatic], ["tool", "get_inventory", "error_rate", true]);
+  const again = decideRollback(JSON.parse(JSON.stringify(data.certificate.input)) as RollbackInput);
+  assert.deepEqual(again.kind === "decided" ? again.state : null, data.state);
+  await until(
+    () => said(bus, "rollback.executed"),
+    (events) => events.length === 1,
+  );
+  await new Promise((resolve) => setTimeout(resolve, 1100));
+  assert.equal((await said(bus, "rollback.decided")).length, 1);
+});
+
+test("a command repeated with its id gets the first answer and acts once", async () => {
+  const { bus, rollback, recover } = await stack(2);
+  const commandId = "the-same";
+  const replies = await Promise.all([1, 2, 3].map(() => rollback("tool", "get_orders", { commandId })));
+  assert.deepEqual(
+    replies.map((reply) => resultOf(reply)["epoch"]),
+    [1, 1, 1],
+  );
+  assert.equal(codeOf(await recover("tool", "get_orders", 100, { commandId })), "command_id_reused");
+  assert.equal((await said(bus, "rollback.decided")).length, 1);
+});
+
+test("a recovery without a percentage begins a ramp at its first step", async () => {
+  const { rollback, recover } = await stack();
+  resultOf(await rollback("tool", "get_orders"));
+  const begun = resultOf(await recover("tool", "get_orders", null));
+  assert.deepEqual([begun["action"], begun["mcpPercent"], begun["implementation"]], ["advanced", 1, "legacy"]);
+  assert.equal(codeOf(await recover("tool", "get_orders", null)), "already_recovering");
+  const back = resultOf(await rollback("tool", "get_orders"));
+  assert.deepEqual([back["action"], back["mcpPercent"]], ["rolled_back", 0]);
+});
