@@ -2,7 +2,8 @@ import { z } from "zod";
 
 /**
  * `session.claimed`: a router process was asked for the stream of a client's session, and the upstream says that another has it. Core
- * NATS, request; the process that opened it ahead of the client gives it up and answers with `session.released`.
+ * NATS, request; the process that opened it ahead of the client answers with `session.released`, once or several times: what has waited, what
+ * still comes, and at last that it has given the stream up.
  */
 export const sessionClaimed = z.looseObject({
   router: z.string(),
@@ -16,6 +17,8 @@ export const sessionReleased = z.looseObject({
   session: z.string(),
   /** A client reads the stream: it stays where it is. */
   inUse: z.boolean(),
+  /** More answers follow; after the last one the upstream's stream is free. */
+  open: z.boolean(),
   /** What waited in the stream, sealed with the routers' session key: payloads of agents never travel in clear. */
   sealed: z.string().nullable(),
 });

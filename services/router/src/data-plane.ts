@@ -72,6 +72,7 @@ export async function startDataPlane(options: DataPlaneOptions): Promise<DataPla
     metrics,
     nowMs,
     heartbeatMs: limits.heartbeatMs,
+    openEnded: new Set(),
   };
   const server = await startServer({
     host: options.host,

@@ -84,14 +84,14 @@ export async function startServer(options: RouterServerOptions): Promise<RouterS
     async close(graceMs) {
       draining = true;
       const closed = new Promise<void>((resolve) => server.close(() => resolve()));
-      const streams = (): number => [...mcp.sessions.all()].filter((session) => session.stream !== null).length;
       const untilMs = mcp.nowMs() + graceMs;
-      while (inFlight > streams() && mcp.nowMs() < untilMs) {
+      while (inFlight > mcp.openEnded.size && mcp.nowMs() < untilMs) {
         server.closeIdleConnections();
         await new Promise((resolve) => setTimeout(resolve, 20));
       }
       clearInterval(ticker);
       for (const session of mcp.sessions.all()) session.stream?.close();
+      for (const end of [...mcp.openEnded]) end();
       server.closeIdleConnections();
       const forced = setTimeout(() => server.closeAllConnections(), 100);
       await closed;

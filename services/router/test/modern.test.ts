@@ -16,6 +16,7 @@ interface ModernServer {
   readonly writes: string[];
   readonly aborted: string[];
   readonly methods: string[];
+  toolsChanged(): void;
   kill(): Promise<void>;
 }
 
@@ -25,7 +26,7 @@ async function startModernServer(name: string): Promise<ModernServer> {
   const aborted: string[] = [];
   const methods: string[] = [];
   const handler = createMcpHandler(() => {
-    const server = new McpServer({ name, version: "1.0.0" }, { capabilities: { tools: {} } });
+    const server = new McpServer({ name, version: "1.0.0" }, { capabilities: { tools: { listChanged: true } } });
     server.registerTool("whoami", { description: "who answers", annotations: { readOnlyHint: true } }, async () => ({
       content: [{ type: "text", text: name }],
     }));
@@ -58,6 +59,7 @@ async function startModernServer(name: string): Promise<ModernServer> {
     writes,
     aborted,
     methods,
+    toolsChanged: () => handler.notify.toolsChanged(),
     kill: () =>
       new Promise((resolve) => {
         http.close(() => resolve());
@@ -137,6 +139,28 @@ describe("a client of the modern era", () => {
         ["b", "ok"],
       ],
     );
+    await client.close();
+  });
+
+  test("keeps listening when its server dies, and is acknowledged once", async () => {
+    const client = await connectV2(router.mcpUrl, "auto");
+    const heard: string[] = [];
+    client.setNotificationHandler("notifications/tools/list_changed", () => {
+      heard.push("changed");
+    });
+    const subscription = await client.listen({ toolsListChanged: true });
+    const notifyUntil = async (server: ModernServer, count: number): Promise<void> => {
+      for (let tries = 0; heard.length < count && tries < 60; tries++) {
+        server.toolsChanged();
+        await new Promise((resolve) => setTimeout(resolve, 50));
+      }
+      assert.ok(heard.length >= count);
+    };
+    await notifyUntil(a, 1);
+    await a.kill();
+    heard.length = 0;
+    await notifyUntil(b, 1);
+    await subscription.close();
     await client.close();
   });
 

@@ -38,7 +38,12 @@ export async function serveCall(
   const answer = new CallAnswer(
     response,
     envelope.id,
-    { [operationHeader]: inbound.operationId, ...(session === null ? {} : { "mcp-session-id": session.id }) },
+    {
+      [operationHeader]: inbound.operationId,
+      ...(session === null ? {} : { "mcp-session-id": session.id }),
+      // The route may be out of date and the log out of reach: whoever writes should know (design, "stale route").
+      ...(call.stale ? { "mcpf-route": "stale" } : {}),
+    },
     nowMs,
   );
   const abort = new AbortController();

@@ -1,39 +1,73 @@
 import type { Bus } from "@mcp-failover/bus";
+import type { Event } from "@mcp-failover/contracts";
 import type { Kit } from "@mcp-failover/service-kit";
 import { z } from "zod";
-import type { StreamClaims } from "./inbound.ts";
+import type { ClaimedEvent, StreamClaims } from "./inbound.ts";
 import type { Sealer } from "./seal.ts";
 import type { Session } from "./session.ts";
+import { handOverMsMax } from "./session-stream.ts";
 
 /**
- * The client's GET may reach another router process than the one that opened the session's stream ahead of it (requirement R7). With NATS
- * the other process is asked for it and hands over what waited, so that no event is lost; a closed stream alone would lose them. Without
- * NATS nobody answers: the stream ahead closes by itself after `unclaimedMs`, and the client's own retry, or ours on 409, gets it then;
- * events of that short time are lost, as they are for a client that comes late to a server directly.
+ * The client's GET may reach another router process than the one that opened the session's stream ahead of it (requirement R7), and the
+ * upstream allows one stream a session. With NATS the other process is asked for it: it passes on what waited and what comes, and gives
+ * the stream up in a quiet moment, because what a server says while it has no stream is lost. Without NATS nobody answers: the stream
+ * ahead closes by itself after `unclaimedMs`, the GET waits for that, and what came in this short time is lost, as it is for a client that
+ * comes late to a server directly.
  */
 const answerMs = 300;
 const claimedEvents = z.array(z.object({ id: z.string().optional(), event: z.string().optional(), data: z.string() }));
 
 export function createStreamClaims(kit: Pick<Kit, "instance" | "event" | "log"> & { bus: Bus }, sealer: Sealer): StreamClaims {
+  const eventsOf = (reply: Event<"session.released">): readonly ClaimedEvent[] => {
+    const text = reply.data.sealed === null ? "[]" : sealer.unwrap(reply.data.sealed);
+    const events = claimedEvents.safeParse(text === null ? null : JSON.parse(text));
+    if (!events.success) kit.log.warn({ router: reply.data.router }, "a stream was handed over in a form that cannot be read");
+    return events.success ? events.data : [];
+  };
   return {
     async claim(sessionKey) {
       if (kit.bus.status.kind !== "connected") return null;
       const asked = kit.event("session.claimed", [], { router: kit.instance, session: sessionKey });
-      try {
-        for await (const reply of kit.bus.requestMany(asked, { timeoutMs: answerMs, max: 1 })) {
-          if (reply.type !== "session.released") continue;
-          if (reply.data.inUse) return { kind: "in_use" };
-          const text = reply.data.sealed === null ? "[]" : sealer.unwrap(reply.data.sealed);
-          const events = claimedEvents.safeParse(text === null ? null : JSON.parse(text));
-          if (!events.success) kit.log.warn({ router: reply.data.router }, "a stream was handed over in a form that cannot be read");
-          return { kind: "released", events: events.success ? events.data.map(withoutUndefined) : [] };
-        }
-      } catch (error) {
+      const replies = kit.bus.requestMany(asked, { timeoutMs: handOverMsMax + answerMs })[Symbol.asyncIterator]();
+      const first = await within(answerMs, next(replies)).catch((error: unknown) => {
         kit.log.debug({ err: error }, "the other routers could not be asked for a stream");
+        return null;
+      });
+      if (first === null) {
+        // Ends by itself at its time-out; nothing waits for it.
+        replies.return?.().catch(() => undefined);
+        return null;
       }
-      return null;
+      if (first.data.inUse) return { kind: "in_use" };
+      const rest = async function* (): AsyncGenerator<readonly ClaimedEvent[]> {
+        for (let reply: Event<"session.released"> | null = first; reply?.data.open; ) {
+          reply = await next(replies);
+          if (reply !== null) yield eventsOf(reply);
+        }
+      };
+      return { kind: "released", events: eventsOf(first), rest: rest() };
     },
   };
+}
+
+async function next(replies: AsyncIterator<Event>): Promise<Event<"session.released"> | null> {
+  for (;;) {
+    const reply = await replies.next();
+    if (reply.done) return null;
+    if (reply.value.type === "session.released") return reply.value as Event<"session.released">;
+  }
+}
+
+async function within<T>(ms: number, work: Promise<T>): Promise<T | null> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<null>((resolve) => {
+    timer = setTimeout(() => resolve(null), ms);
+  });
+  try {
+    return await Promise.race([work, late]);
+  } finally {
+    clearTimeout(timer);
+  }
 }
 
 /** Answers the claims of the other router processes. */
@@ -47,20 +81,10 @@ export function serveStreamClaims(
     if (router === kit.instance) return;
     const stream = sessionByKey(key)?.stream;
     if (stream === null || stream === undefined) return;
-    const events = stream.release();
-    const sealed = events === null || events.length === 0 ? null : sealer.wrap(JSON.stringify(events));
-    respond(kit.event("session.released", [], { router: kit.instance, session: key, inUse: events === null, sealed }));
+    const say = (inUse: boolean, events: readonly ClaimedEvent[], open: boolean): void => {
+      const sealed = events.length === 0 ? null : sealer.wrap(JSON.stringify(events));
+      respond(kit.event("session.released", [], { router: kit.instance, session: key, inUse, sealed, open }));
+    };
+    if (!stream.handOver((events, open) => say(false, events, open))) say(true, [], false);
   });
-}
-
-function withoutUndefined(event: { id?: string | undefined; event?: string | undefined; data: string }): {
-  id?: string;
-  event?: string;
-  data: string;
-} {
-  return {
-    data: event.data,
-    ...(event.id === undefined ? {} : { id: event.id }),
-    ...(event.event === undefined ? {} : { event: event.event }),
-  };
 }

@@ -1,11 +1,19 @@
 import { RefusedRequest } from "../errors.ts";
 import { AbortedByRouter, UpstreamError, type UpstreamResponse } from "../upstream-client.ts";
 import { readServerMessage, type ServerMessage } from "./envelope.ts";
-import { checkGetHeaders, forwardedHeaders, type Inbound, type McpContext, operationHeader, sessionNotFound } from "./inbound.ts";
+import {
+  type ClaimedStream,
+  checkGetHeaders,
+  forwardedHeaders,
+  type Inbound,
+  type McpContext,
+  operationHeader,
+  sessionNotFound,
+} from "./inbound.ts";
 import { rewriteEvent, splitEventId, tagEventId } from "./rewrite.ts";
 import type { Hold, Session } from "./session.ts";
 import { openAnywhere, SessionStream, type StreamOutcome, streamHeaders, streamOutcome } from "./session-stream.ts";
-import { readEvents, type SseEvent, SseWriter } from "./sse.ts";
+import { readEvents, SseWriter } from "./sse.ts";
 
 /** 2.5 s: longer than a stream that nobody claims stays open in another router process. */
 const conflictTries = 50;
@@ -34,7 +42,7 @@ function headersOf(inbound: Inbound, session: Session): Record<string, string> {
 async function serveFresh(context: McpContext, inbound: Inbound, session: Session): Promise<void> {
   const { response, view } = inbound;
   const writer = new SseWriter(response);
-  let earlier: readonly SseEvent[] = [];
+  let borrowed: Extract<ClaimedStream, { kind: "released" }> | null = null;
   let stream = session.stream;
   if (stream !== null) {
     if (!stream.take()) throw new RefusedRequest(409, -32000, "Conflict: Only one SSE stream is allowed per session");
@@ -42,29 +50,45 @@ async function serveFresh(context: McpContext, inbound: Inbound, session: Sessio
     stream = new SessionStream(context, session, view.name);
     stream.take();
     session.stream = stream;
-    const mine = stream;
-    const open = (): Promise<StreamOutcome> =>
-      openAnywhere(context, session, view.name, (hold, endpoint, connectMs) => mine.connect(hold, endpoint, connectMs));
     try {
-      let outcome = await open();
-      if (outcome.kind === "conflict") {
-        const claimed = await context.claims.claim(session.sealed.key);
-        if (claimed?.kind === "released") earlier = claimed.events;
-        for (let tries = 0; outcome.kind === "conflict" && claimed?.kind !== "in_use" && tries < conflictTries; tries++) {
-          await new Promise((resolve) => setTimeout(resolve, conflictPauseMs));
-          outcome = await open();
-        }
-      }
-      refuse(outcome, view.name);
+      borrowed = await openOrBorrow(context, session, view.name, stream);
     } catch (error) {
-      mine.close();
+      stream.close();
       throw error;
     }
   }
   if (response.destroyed) return stream.close();
   const attached = stream;
-  response.once("close", () => attached.close());
-  stream.attach(writer, headersOf(inbound, session), earlier);
+  const close = (): void => attached.close();
+  context.openEnded.add(close);
+  response.once("close", () => {
+    context.openEnded.delete(close);
+    attached.close();
+  });
+  attached.attach(writer, headersOf(inbound, session), borrowed?.events);
+  if (borrowed !== null) await attached.borrow(borrowed.rest);
+}
+
+/** Opens the stream here; or returns what another router process has of it, which is to be passed on meanwhile. */
+async function openOrBorrow(
+  context: McpContext,
+  session: Session,
+  upstream: string,
+  stream: SessionStream,
+): Promise<Extract<ClaimedStream, { kind: "released" }> | null> {
+  const open = (): Promise<StreamOutcome> =>
+    openAnywhere(context, session, upstream, (hold, endpoint, connectMs) => stream.connect(hold, endpoint, connectMs));
+  let outcome = await open();
+  if (outcome.kind === "conflict") {
+    const claimed = await context.claims.claim(session.sealed.key);
+    if (claimed?.kind === "released") return claimed;
+    for (let tries = 0; outcome.kind === "conflict" && claimed === null && tries < conflictTries; tries++) {
+      await new Promise((resolve) => setTimeout(resolve, conflictPauseMs));
+      outcome = await open();
+    }
+  }
+  refuse(outcome, upstream);
+  return null;
 }
 
 function refuse(outcome: StreamOutcome, upstream: string): void {
@@ -126,7 +150,12 @@ async function resume(context: McpContext, inbound: Inbound, session: Session, h
   // SDK clients remember only ids of this stream: without one they could not come again, should it end before its next event.
   if (session.sealed.version >= "2025-11-25") writer.write({ id: tagEventId(eventId, hold), data: "" }, context.nowMs());
   const heartbeat = setInterval(() => writer.comment("alive", context.nowMs()), context.heartbeatMs);
-  response.once("close", () => clearInterval(heartbeat));
+  const stop = (): void => writer.end();
+  context.openEnded.add(stop);
+  response.once("close", () => {
+    clearInterval(heartbeat);
+    context.openEnded.delete(stop);
+  });
   const broken = (): void => {
     if (!answerParked(context, inbound, session, hold, writer)) writer.end();
   };
@@ -208,6 +237,9 @@ async function relayRaw(context: McpContext, inbound: Inbound, upstream: Upstrea
     const writer = new SseWriter(inbound.response);
     writer.begin({ [operationHeader]: inbound.operationId });
     writer.flushHeaders();
+    const stop = (): void => writer.end();
+    context.openEnded.add(stop);
+    inbound.response.once("close", () => context.openEnded.delete(stop));
     readEvents(upstream, {
       event: (event) => {
         const more = writer.write(event, context.nowMs());

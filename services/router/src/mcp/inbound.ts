@@ -20,6 +20,8 @@ export interface McpContext {
   readonly metrics: DataPlaneMetrics;
   readonly nowMs: () => number;
   readonly heartbeatMs: number;
+  /** Streams without an end of their own (besides those of sessions): how to end each when the router stops. */
+  readonly openEnded: Set<() => void>;
 }
 
 export interface DataPlaneLog {
@@ -35,10 +37,18 @@ export interface DataPlaneMetrics {
 
 /** Asks the other router processes for the stream that one of them opened for a client that came here (requirement R7). */
 export interface StreamClaims {
-  /** The events that were waiting there, in order; null when no process had the stream. */
+  /** Null when no process has the stream. */
   claim(sessionKey: string): Promise<ClaimedStream | null>;
 }
-export type ClaimedStream = { readonly kind: "released"; readonly events: readonly ClaimedEvent[] } | { readonly kind: "in_use" };
+export type ClaimedStream =
+  | {
+      readonly kind: "released";
+      /** What waited there, in order. */
+      readonly events: readonly ClaimedEvent[];
+      /** What still comes, until the other process has given the stream up. */
+      readonly rest: AsyncIterable<readonly ClaimedEvent[]>;
+    }
+  | { readonly kind: "in_use" };
 export interface ClaimedEvent {
   readonly id?: string | undefined;
   readonly event?: string | undefined;

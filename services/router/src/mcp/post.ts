@@ -3,6 +3,7 @@ import { serveCall } from "./call.ts";
 import { type Envelope, readEnvelope } from "./envelope.ts";
 import { checkPostHeaders, type Inbound, type McpContext, sessionNotFound } from "./inbound.ts";
 import { serveInitialize } from "./initialize.ts";
+import { serveListen } from "./listen.ts";
 import { serveNotification, serveResponse } from "./notify.ts";
 import { type Session, subscriptionsMax } from "./session.ts";
 
@@ -12,7 +13,8 @@ export async function servePost(context: McpContext, inbound: Inbound, body: Buf
   checkPostHeaders(request.headers);
   const envelope = readEnvelope(body);
   if (envelope.kind !== "response" && envelope.era === "modern") {
-    if (envelope.kind === "request") await serveCall(context, inbound, envelope, body, null);
+    if (envelope.kind === "request" && envelope.method === "subscriptions/listen") await serveListen(context, inbound, envelope, body);
+    else if (envelope.kind === "request") await serveCall(context, inbound, envelope, body, null);
     else await serveNotification(context, inbound, envelope, body, null);
     return;
   }

@@ -15,6 +15,7 @@ import { readEvents, type SseEvent, type SseWriter } from "./sse.ts";
  * G2  A client comes within `unclaimedMs`, or the stream is closed, so that another router process can open it.
  * G3  The client's stream outlives its upstream: it is opened again on the endpoint that the routes name, until the client leaves.
  * G4  One stream a session.
+ * G5  Between router processes a stream changes hands in a quiet moment: what a server says while it has no stream is lost.
  */
 export interface StreamDeps {
   readonly control: RouterControl;
@@ -42,6 +43,10 @@ const waitingCharsMax = 512 * 1024;
 /** Shorter than a client's GET waits for it in another router process (`get.ts`). */
 export const unclaimedMs = 1500;
 const headersWaitMs = 500;
+const quietMs = 300;
+export const handOverMsMax = 5000;
+/** The other process has just closed it: the upstream notices within milliseconds. */
+const borrowedMsMin = 4;
 const reopenMsMin = 100;
 const reopenMsMax = 5000;
 
@@ -59,6 +64,12 @@ export class SessionStream {
   #unclaimed: NodeJS.Timeout | undefined;
   #reopening = false;
   #taken = false;
+  #borrowed = false;
+  #away: {
+    readonly send: (events: readonly SseEvent[], open: boolean) => void;
+    readonly quiet: NodeJS.Timeout;
+    readonly last: NodeJS.Timeout;
+  } | null = null;
   #closed = false;
 
   constructor(deps: StreamDeps, session: Session, upstreamName: string) {
@@ -144,7 +155,6 @@ export class SessionStream {
     this.#waiting = [];
     this.#waitingChars = 0;
     this.#upstream?.resume();
-    if (this.#upstream === null && this.#abort === null) this.#reopen();
   }
 
   /** Gives the client this long to come (G2). */
@@ -153,19 +163,44 @@ export class SessionStream {
     this.#unclaimed.unref();
   }
 
-  /** Hands what waited to another router process, where the client went; null while a client is here. */
-  release(): readonly SseEvent[] | null {
-    if (this.#taken) return null;
-    const events = this.#waiting;
+  /**
+   * The client came to another router process: what waited and what comes goes there, until nothing has come for `quietMs` and nothing of
+   * the session runs here; then the upstream's stream is given up (G5). False when a client reads it here.
+   */
+  handOver(send: (events: readonly SseEvent[], open: boolean) => void): boolean {
+    if (this.#closed || !this.take()) return false;
+    const untilMs = this.#deps.nowMs() + handOverMsMax;
+    const look = (): void => {
+      if (this.#session.running.size > 0 && this.#deps.nowMs() < untilMs) quiet.refresh();
+      else this.close();
+    };
+    const quiet = setTimeout(look, quietMs);
+    const last = setTimeout(() => this.close(), handOverMsMax);
+    this.#away = { send, quiet, last };
+    send(this.#waiting, true);
     this.#waiting = [];
-    this.close();
-    return events;
+    this.#waitingChars = 0;
+    this.#upstream?.resume();
+    return true;
+  }
+
+  /** The other way round: the client is here, and the stream is still open in another process, which passes on what comes. */
+  async borrow(rest: AsyncIterable<readonly SseEvent[]>): Promise<void> {
+    this.#borrowed = true;
+    try {
+      for await (const events of rest) {
+        for (const event of events) this.#writer?.write(event, this.#deps.nowMs());
+      }
+    } finally {
+      this.#borrowed = false;
+      this.#reopen(borrowedMsMin);
+    }
   }
 
   /** The session has a new hold: the stream goes there if the session itself moved (not for a read that was balanced elsewhere). */
   async follow(hold: Hold, endpoint: EndpointView, view: UpstreamView): Promise<void> {
     const moved = view.mode === "active_standby" && view.active === endpoint.name;
-    if (this.#closed || !(moved || this.#endpoint === endpoint.name || this.#upstream === null)) return;
+    if (this.#closed || this.#borrowed || !(moved || this.#endpoint === endpoint.name || this.#upstream === null)) return;
     const outcome = await this.connect(hold, endpoint, headersWaitMs);
     if (outcome.kind !== "open" && outcome.kind !== "pending") this.#upstreamGone(this.#connection);
   }
@@ -179,7 +214,7 @@ export class SessionStream {
     }
     const nowMs = this.#deps.nowMs();
     if (nowMs - this.#writer.lastWriteAtMs >= this.#deps.heartbeatMs) this.#writer.comment("alive", nowMs);
-    const movable = view !== null && view.mode === "active_standby" && view.sessions !== "sticky";
+    const movable = view !== null && !this.#borrowed && view.mode === "active_standby" && view.sessions !== "sticky";
     if (movable && this.#endpoint !== view.active && !this.#reopening) this.#reopen();
   }
 
@@ -191,6 +226,11 @@ export class SessionStream {
     this.#upstream?.cancel("the stream is closed");
     this.#upstream = null;
     this.#writer?.end();
+    if (this.#away !== null) {
+      clearTimeout(this.#away.quiet);
+      clearTimeout(this.#away.last);
+      this.#away.send([], false);
+    }
     if (this.#session.stream === this) this.#session.stream = null;
   }
 
@@ -202,6 +242,11 @@ export class SessionStream {
       const more = this.#writer.write(rewritten, this.#deps.nowMs());
       if (!more) this.#writer.whenDrained(() => this.#upstream?.resume());
       return more;
+    }
+    if (this.#away !== null) {
+      this.#away.quiet.refresh();
+      this.#away.send([rewritten], true);
+      return true;
     }
     this.#waiting.push(rewritten);
     this.#waitingChars += rewritten.data.length + 64;
@@ -217,10 +262,10 @@ export class SessionStream {
     else this.#reopen();
   }
 
-  #reopen(): void {
+  #reopen(waitMs: number = reopenMsMin): void {
     if (this.#reopening || this.#closed) return;
     this.#reopening = true;
-    this.#reopenLoop()
+    this.#reopenLoop(waitMs)
       .catch((error: unknown) => {
         this.#deps.log.warn({ upstream: this.#upstreamName, err: error }, "the stream of a session could not be opened again");
         this.close();
@@ -231,8 +276,8 @@ export class SessionStream {
   }
 
   /** Until it stands or the client leaves; the wait doubles, and differs between sessions so that they do not come all at once. */
-  async #reopenLoop(): Promise<void> {
-    for (let waitMs = reopenMsMin; !this.#closed; waitMs = Math.min(2 * waitMs, reopenMsMax)) {
+  async #reopenLoop(firstWaitMs: number): Promise<void> {
+    for (let waitMs = firstWaitMs; !this.#closed; waitMs = Math.min(2 * waitMs, reopenMsMax)) {
       const outcome = await openAnywhere(this.#deps, this.#session, this.#upstreamName, (hold, endpoint, connectMs) =>
         this.connect(hold, endpoint, connectMs),
       );

@@ -1,0 +1,144 @@
+import assert from "node:assert/strict";
+import { after, before, describe, test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
+import { Client as ClientV2, StreamableHTTPClientTransport as TransportV2 } from "@modelcontextprotocol/client";
+import { LoggingMessageNotificationSchema } from "@modelcontextprotocol/sdk/types.js";
+import { connectClient, startLoad } from "../harness/load.ts";
+import { until } from "../harness/wait.ts";
+import { type RouterWorld, routerWorld } from "./router-world.ts";
+
+const textOf = (result: unknown): string => String((result as { content: { text: string }[] }).content[0]?.text);
+
+describe("two router processes on one port, before two real MCP servers", () => {
+  let world: RouterWorld;
+  let primary: Awaited<ReturnType<RouterWorld["startEverything"]>>;
+  let secondary: Awaited<ReturnType<RouterWorld["startEverything"]>>;
+  const url = (): string => `${world.url}/mcp/everything`;
+  const load = () =>
+    startLoad({
+      url: url(),
+      tool: "echo",
+      args: (n) => ({ message: `m${n}` }),
+      check: (result, n) => (textOf(result) === `Echo: m${n}` ? null : `unexpected ${textOf(result)}`),
+      callsPerSecond: 50,
+    });
+
+  before(async () => {
+    world = await routerWorld();
+    [primary, secondary] = await Promise.all([world.startEverything(), world.startEverything()]);
+    await world.configure({
+      upstreams: {
+        everything: {
+          kind: "mcp",
+          endpoints: [
+            { name: "primary", url: primary.url, tier: 0 },
+            { name: "secondary", url: secondary.url, tier: 1 },
+          ],
+          tools: { echo: { read_only: true } },
+        },
+      },
+    });
+    await Promise.all([world.startRouter("router-1"), world.startRouter("router-2")]);
+  });
+  after(() => world.stop());
+
+  test("clients of SDK 1.x and 2.x initialize, list and call with the same results as directly", async () => {
+    const [routed, direct] = [await connectClient(url()), await connectClient(primary.url)];
+    assert.deepEqual(await routed.listTools(), await direct.listTools());
+    assert.deepEqual(await routed.listResources(), await direct.listResources());
+    assert.deepEqual(await routed.listPrompts(), await direct.listPrompts());
+    const sum = { name: "get-sum", arguments: { a: 2, b: 40 } };
+    assert.deepEqual(await routed.callTool(sum), await direct.callTool(sum));
+    const v2 = new ClientV2({ name: "v2", version: "1" }, { versionNegotiation: { mode: "auto" } });
+    await v2.connect(new TransportV2(new URL(url())));
+    assert.deepEqual((await v2.callTool(sum)).content, (await direct.callTool(sum)).content);
+    const steps: number[] = [];
+    await routed.callTool({ name: "trigger-long-running-operation", arguments: { duration: 0.5, steps: 5 } }, undefined, {
+      onprogress: ({ progress }) => steps.push(progress),
+    });
+    assert.deepEqual(steps, [1, 2, 3, 4, 5]);
+    for (const client of [routed, direct, v2]) await client.close();
+  });
+
+  test("every client hears its server's own messages, whichever process has its stream", async () => {
+    const heard = new Set<number>();
+    const clients = await Promise.all(
+      Array.from({ length: 12 }, async (_, index) => {
+        const client = await connectClient(url(), `listener-${index}`);
+        client.setNotificationHandler(LoggingMessageNotificationSchema, () => {
+          heard.add(index);
+        });
+        // The server logs at once, on the session's own stream: lost, were the stream not open by now.
+        await client.callTool({ name: "toggle-simulated-logging", arguments: {} });
+        return client;
+      }),
+    );
+    await until(
+      () => heard.size === clients.length,
+      4000,
+      () => `heard by ${[...heard].join(" ")} of ${clients.length}`,
+    );
+    for (const client of clients) await client.close();
+  });
+
+  test("under load, no call fails when the active server is killed, and open sessions go on", async () => {
+    const before = await connectClient(url(), "opened-before");
+    const running = await startLoad({
+      url: url(),
+      tool: "echo",
+      args: (n) => ({ message: `m${n}` }),
+      check: (result, n) => (textOf(result) === `Echo: m${n}` ? null : `unexpected ${textOf(result)}`),
+      callsPerSecond: 50,
+    });
+    await sleep(1000);
+    primary.kill("SIGKILL");
+    await sleep(700);
+    await world.move("everything", "primary", "secondary");
+    await sleep(1000);
+    const report = await running.stop();
+    assert.deepEqual(report.failed, []);
+    assert.ok(report.ok > 100, `only ${report.ok} calls`);
+    const sum = await before.callTool({ name: "get-sum", arguments: { a: 1, b: 1 } });
+    assert.match(textOf(sum), /2/);
+    await before.close();
+  });
+
+  test("nats-server gone: calls go on, sessions open, and a session moves all the same", async () => {
+    const client = await connectClient(url(), "without-nats");
+    const running = await load();
+    await world.nats.kill();
+    await sleep(500);
+    const opened = await connectClient(url(), "opened-without-nats");
+    assert.match(textOf(await opened.callTool({ name: "echo", arguments: { message: "x" } })), /x/);
+    secondary.kill("SIGKILL");
+    primary = await world.startEverything(primary.port);
+    await until(async () => textOf(await client.callTool({ name: "echo", arguments: { message: "y" } })) === "Echo: y", 5000);
+    await world.nats.restart();
+    secondary = await world.startEverything(secondary.port);
+    await running.stop();
+    await until(() => world.bus.status.kind === "connected", 10_000);
+    for (const each of [client, opened]) await each.close();
+  });
+
+  test("a router that is killed takes nothing with it but what it held: the other serves its sessions", async () => {
+    const clients = await Promise.all(Array.from({ length: 6 }, (_, index) => connectClient(url(), `survivor-${index}`)));
+    world.routers[0]?.kill("SIGKILL");
+    await sleep(100);
+    for (const client of clients) {
+      // A connection to the dead process fails once; the session is not gone.
+      const call = () => client.callTool({ name: "echo", arguments: { message: "still here" } });
+      assert.equal(textOf(await call().catch(call)), "Echo: still here");
+    }
+    for (const client of clients) await client.close();
+  });
+
+  test("a router that is asked to stop ends the calls that it has, and then itself", async () => {
+    const router = world.routers[1];
+    const client = await connectClient(url(), "last");
+    const running = client.callTool({ name: "trigger-long-running-operation", arguments: { duration: 1, steps: 2 } });
+    await sleep(300);
+    assert.equal(await router?.stop(), 0, router?.output());
+    assert.match(textOf(await running), /completed/);
+    await client.close();
+  });
+});

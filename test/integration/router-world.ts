@@ -1,0 +1,156 @@
+import { join } from "node:path";
+import { type Bus, connectBus } from "@mcp-failover/bus";
+import { hashOf, makeEvent, streams, subjectFor, topology } from "@mcp-failover/contracts";
+import { freePort, type RunningServer, startNats, tempDir } from "@mcp-failover/testkit";
+import { until } from "../harness/wait.ts";
+import { startProcess } from "./prober-world.ts";
+
+const root = join(import.meta.dirname, "..", "..");
+const everythingMain = join(root, "node_modules", "@modelcontextprotocol", "server-everything", "dist", "index.js");
+
+type Process = ReturnType<typeof startProcess>;
+
+/** Router processes on one port with a real nats-server and real upstreams; routes are moved by the test itself. */
+export interface RouterWorld {
+  readonly bus: Bus;
+  readonly nats: RunningServer;
+  readonly url: string;
+  readonly routers: Process[];
+  configure(config: { upstreams: Record<string, unknown>; [key: string]: unknown }): Promise<void>;
+  /** Says `failover.decided`, as a controller would. */
+  move(upstream: string, from: string, to: string): Promise<void>;
+  startRouter(instance: string, env?: Record<string, string>): Promise<Process>;
+  /** A real server-everything; `port` to start one again where it was. */
+  startEverything(port?: number): Promise<Process & { readonly url: string; readonly port: number }>;
+  stop(): Promise<void>;
+}
+
+export async function routerWorld(): Promise<RouterWorld> {
+  const nats = await startNats();
+  const dir = await tempDir();
+  const bus = connectBus({ servers: nats.url, name: "test/router-world", instance: "test" });
+  await until(() => bus.status.kind === "connected", 5000);
+  await bus.ensureStreams(streams, { replicas: 1 });
+  const port = await freePort();
+  const url = `http://127.0.0.1:${port}`;
+  const processes: Process[] = [];
+  const routers: Process[] = [];
+  const by = { kind: "operator" as const, id: "test" };
+  let version = 0;
+  let epoch = 0;
+
+  return {
+    bus,
+    nats,
+    url,
+    routers,
+    async configure(config) {
+      const parsed = topology.parse(config);
+      const seq = (await bus.lastOf("AUDIT", subjectFor("config.applied")))?.seq ?? 0;
+      version += 1;
+      const data = {
+        version,
+        hash: hashOf(parsed),
+        fileHash: null,
+        timestamp: new Date().toISOString(),
+        by,
+        reason: "test",
+        environment: "development" as const,
+        topology: parsed,
+      };
+      await bus.appendFenced(
+        makeEvent({
+          type: "config.applied",
+          keys: [],
+          id: `config-${version}`,
+          service: "bootstrap",
+          instance: "test",
+          timeMs: Date.now(),
+          data,
+        }),
+        seq,
+      );
+    },
+    async move(upstream, from, to) {
+      const seq = (await bus.lastOf("AUDIT", subjectFor("failover.decided", upstream)))?.seq ?? 0;
+      epoch += 1;
+      const nowMs = Date.now();
+      const data = {
+        service: upstream,
+        action: "moved" as const,
+        previousEndpoint: from,
+        currentEndpoint: to,
+        timestamp: new Date(nowMs).toISOString(),
+        automatic: false,
+        by,
+        reason: "test",
+        commandId: null,
+        overrode: [],
+        state: { generation: 1, epoch, active: to, tier: 0, sinceMs: nowMs, held: null, moves: [] },
+        certificate: {
+          decider: "test",
+          rule: "test",
+          policyHash: "0",
+          nowMs,
+          folded: { AUDIT: null, SIGNALS: null },
+          input: {},
+          rejected: [],
+        },
+      };
+      await bus.appendFenced(
+        makeEvent({
+          type: "failover.decided",
+          keys: [upstream],
+          id: `move-${upstream}-${epoch}`,
+          service: "failover-controller",
+          instance: "test",
+          timeMs: nowMs,
+          data,
+        }),
+        seq,
+      );
+    },
+    async startRouter(instance, env = {}) {
+      const healthPort = await freePort();
+      const router = startProcess(process.execPath, [join(root, "services", "router", "src", "main.ts")], {
+        NATS_URL: nats.url,
+        MCPF_INSTANCE: instance,
+        MCPF_DATA_DIR: dir.path,
+        MCPF_HEALTH_PORT: String(healthPort),
+        MCPF_ROUTER_PORT: String(port),
+        ...env,
+      });
+      processes.push(router);
+      routers.push(router);
+      await until(
+        async () => (await fetch(`http://127.0.0.1:${healthPort}/readyz`)).ok,
+        15_000,
+        () => `${instance} did not get ready: ${router.output()}`,
+      );
+      return router;
+    },
+    async startEverything(given) {
+      const ownPort = given ?? (await freePort());
+      const server = startProcess(
+        process.execPath,
+        ["--import", join(root, "examples", "local", "loopback-only.mjs"), everythingMain, "streamableHttp"],
+        { PORT: String(ownPort) },
+      );
+      processes.push(server);
+      const serverUrl = `http://127.0.0.1:${ownPort}/mcp`;
+      await until(
+        async () => (await fetch(serverUrl, { headers: { accept: "text/event-stream" } })).status === 400,
+        15_000,
+        () => `server-everything did not start: ${server.output()}`,
+      );
+      return { ...server, url: serverUrl, port: ownPort };
+    },
+    async stop() {
+      for (const process of processes.reverse()) process.kill("SIGKILL");
+      for (const process of processes) await process.stop();
+      await bus.close();
+      await nats.stop();
+      await dir.remove();
+    },
+  };
+}
