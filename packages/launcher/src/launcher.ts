@@ -82,6 +82,7 @@ async function runStack(
   shown: Terminal,
 ): Promise<number> {
   const startMs = performance.now();
+  const interrupts = listenForInterrupts(world);
   const ports = planPorts(options.portBase);
   const natsUrl = world.env["NATS_URL"] || `nats://127.0.0.1:${ports.nats}`;
   const redisUrl = world.env["REDIS_URL"] || `redis://127.0.0.1:${ports.redis}`;
@@ -107,6 +108,7 @@ async function runStack(
     scriptOf: world.scriptOf ?? ((service) => scriptIn(world.root, service)),
   });
   await portsFree(plan, options, tookOver, shown);
+  if (interrupts.why() !== null) return 0;
 
   const stack = createStack({
     plan,
@@ -131,7 +133,7 @@ async function runStack(
     ports: Object.fromEntries(Object.entries(config.portVariables).map(([name, port]) => [name, Number(port)])),
   });
   try {
-    return await untilStopped(world, stack, shown, () => {
+    return await untilStopped(stack, interrupts, shown, () => {
       const seconds = ((performance.now() - startMs) / 1000).toFixed(1);
       shown.say(
         `ready router=${routerUrl} console=${consoleUrl} nats=${withoutPassword(natsUrl)} redis=${withoutPassword(redisUrl)} (${seconds} s)`,
@@ -142,29 +144,41 @@ async function runStack(
   }
 }
 
-/** Starts the stack, says when it is ready, and stops it in order at the first interrupt, at once at the second. */
-async function untilStopped(world: LauncherWorld, stack: Stack, shown: Terminal, onReady: () => void): Promise<number> {
+interface Interrupts {
+  readonly first: Promise<string>;
+  readonly second: Promise<"killed">;
+  /** Why, once the first has come. */
+  why(): string | null;
+}
+
+/** Listens from here on; the signals that one Ctrl-C sends at once count as one. */
+function listenForInterrupts(world: LauncherWorld): Interrupts {
   const first = Promise.withResolvers<string>();
   const second = Promise.withResolvers<"killed">();
-  let firstMs: number | null = null;
+  let came: { why: string; atMs: number } | null = null;
   world.onInterrupt((why) => {
-    const nowMs = performance.now();
-    if (firstMs === null) {
-      firstMs = nowMs;
+    const atMs = performance.now();
+    if (came === null) {
+      came = { why, atMs };
       first.resolve(why);
-    } else if (nowMs - firstMs > sameInterruptMs) second.resolve("killed");
+    } else if (atMs - came.atMs > sameInterruptMs) second.resolve("killed");
   });
+  return { first: first.promise, second: second.promise, why: () => came?.why ?? null };
+}
+
+/** Starts the stack, says when it is ready, and stops it in order at the first interrupt, at once at the second. */
+async function untilStopped(stack: Stack, interrupts: Interrupts, shown: Terminal, onReady: () => void): Promise<number> {
   const running = stack
     .start()
     .then(() => stack.ready())
     .then(onReady);
-  const failure = await Promise.race([running.then(() => null), first.promise]).then(
+  const failure = await Promise.race([running.then(() => null), interrupts.first]).then(
     () => null,
     (error: unknown) => error,
   );
-  if (failure === null) shown.say(`stopping (${await first.promise}); press Ctrl-C again to kill everything at once`);
+  if (failure === null) shown.say(`stopping (${await interrupts.first}); press Ctrl-C again to kill everything at once`);
   const stopping = stack.stop().then(() => "stopped" as const);
-  const how = await Promise.race([stopping, second.promise]);
+  const how = await Promise.race([stopping, interrupts.second]);
   if (how === "killed") {
     stack.destroy();
     await Promise.race([stopping, sleep(2000, undefined, { ref: false })]);

@@ -89,9 +89,9 @@ export function createStack(options: StackOptions): Stack {
   return {
     async start() {
       const nats = ofRank(ranks.nats);
-      for (const one of [...nats, ...ofRank(ranks.redis), ...ofRank(ranks.upstream)]) one.start();
-      await Promise.all(nats.map(whenUp));
-      await runBootstrap({
+      for (const one of [...nats, ...ofRank(ranks.redis)]) one.start();
+      // It waits for NATS by itself, and loads its code meanwhile; the local upstreams take the time that it waits.
+      const bootstrapped = runBootstrap({
         ...plan.bootstrap,
         cwd: options.root,
         logFile: join(logs, "bootstrap.log"),
@@ -100,6 +100,9 @@ export function createStack(options: StackOptions): Stack {
         onSpawn: (pid) => guard.add(pid, ranks.service),
         onGone: (pid) => guard.remove(pid),
       });
+      for (const one of ofRank(ranks.upstream)) one.start();
+      await Promise.all([...nats.map(whenUp), bootstrapped]);
+      stopped.signal.throwIfAborted();
       for (const one of ofRank(ranks.service)) one.start();
       terminal.say(`started ${supervised.size} processes; their logs are in ${logs}`);
       bus = connectBus({ servers: options.natsUrl, name: "launcher", instance: "launcher-1" });
