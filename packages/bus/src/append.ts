@@ -88,6 +88,7 @@ function retryUntil(log: LogPort, timeoutMs: number, what: string): { leftMs(): 
     leftMs: () => Math.max(1, Math.min(tryMs, endMs - log.nowMs())),
     async pause(outcome) {
       sent ||= outcome.sent;
+      if (outcome.cause instanceof BusError && !outcome.cause.retriable) throw outcome.cause; // The connection was closed, say.
       if (endMs - log.nowMs() > pauseMs) {
         await log.sleep(pauseMs);
         pauseMs = Math.min(pauseMs * 2, pauseMsMax);

@@ -127,7 +127,8 @@ export function consumeQueue(
   async function handle({ message, attempt }: { message: Parameters<typeof quarantine.look>[0]; attempt: number }): Promise<void> {
     const queue = state.queue("OUTBOX", durable, options.filter);
     const stillAtIt = setInterval(() => {
-      if (link.connected) queue.extend(message.seq, state.nowMs() + options.ackWaitMs);
+      if (link.status.kind === "closed") clearInterval(stillAtIt);
+      else if (link.connected) queue.extend(message.seq, state.nowMs() + options.ackWaitMs);
     }, options.ackWaitMs / 2);
     try {
       const stored = quarantine.look(message);

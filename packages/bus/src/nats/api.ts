@@ -16,6 +16,8 @@ export class ApiError extends Error {
   }
 }
 
+const againMs = 100;
+
 export const apiCodes = {
   streamNotFound: 10059,
   messageNotFound: 10037,
@@ -29,10 +31,21 @@ export const apiCodes = {
   insufficientStorage: 10047,
 } as const;
 
-/** Asks the JetStream API. Throws {@link ApiError}, {@link UnansweredError} and what the link throws. */
+/**
+ * Asks the JetStream API. A server that has just started listens before JetStream does: it is asked again until the time-out.
+ * Throws {@link ApiError}, {@link UnansweredError} and what the link throws.
+ */
 export async function callApi<T>(link: NatsLink, verb: string, body: unknown, timeoutMs: number): Promise<T> {
   const bytes = body === undefined ? new Uint8Array() : new TextEncoder().encode(JSON.stringify(body));
-  return readApi<T>(await link.request(`$JS.API.${verb}`, bytes, { timeoutMs }));
+  const endMs = Date.now() + timeoutMs;
+  for (;;) {
+    try {
+      return readApi<T>(await link.request(`$JS.API.${verb}`, bytes, { timeoutMs: Math.max(1, endMs - Date.now()) }));
+    } catch (error) {
+      if (!(error instanceof UnansweredError && error.reason === "no_responders") || Date.now() + againMs > endMs) throw error;
+      await link.sleep(againMs);
+    }
+  }
 }
 
 /** Reads the JSON of an answer of JetStream. Throws {@link ApiError}. */
@@ -46,6 +59,7 @@ export function readApi<T>(message: Msg): T {
 export function toBusError(error: unknown, what: string, stream?: StreamName): BusError {
   if (error instanceof BusError) return error;
   if (error instanceof UnansweredError) {
+    if (error.cause instanceof BusError) return error.cause;
     if (error.reason === "disconnected")
       return new BusError("unreachable", `could not ${what}: NATS is out of reach`, { retriable: true, cause: error });
     if (error.reason === "no_responders") {

@@ -3,6 +3,7 @@ import { type Bucket, BusError } from "../bus.ts";
 import { type NatsLink, UnansweredError } from "./link.ts";
 
 const reachMs = 5000;
+const againMs = 100;
 /** `wrong last sequence`: somebody else wrote first. */
 const wrongLastSequence = 10071;
 
@@ -28,7 +29,21 @@ export function openBucket(link: NatsLink, name: string, limits: { ttlMs?: numbe
     return opened.kv;
   }
 
+  /** "Nobody listens" is certain not to have been stored, and passes: the server has just started, or the bucket was just made. */
   async function through<T>(key: string, act: (kv: KV) => Promise<T>): Promise<T> {
+    const endMs = Date.now() + reachMs;
+    for (;;) {
+      try {
+        return await once(key, act);
+      } catch (error) {
+        if (!(error instanceof BusError && error.code === "no_responders")) throw error;
+        if (Date.now() > endMs) throw new BusError("unreachable", error.message, { retriable: true, cause: error });
+        await link.sleep(againMs);
+      }
+    }
+  }
+
+  async function once<T>(key: string, act: (kv: KV) => Promise<T>): Promise<T> {
     const lost = Promise.withResolvers<never>();
     let off: () => void = () => undefined;
     try {
@@ -82,7 +97,7 @@ function explain(error: unknown, bucket: string, key: string): BusError {
   if (error instanceof UnansweredError || code === "TIMEOUT") {
     return new BusError("timeout", `no answer about ${what}; a write may have happened: read it again`, { retriable: true, cause: error });
   }
-  if (code === "503") return new BusError("unreachable", `JetStream does not answer about ${what}`, { retriable: true, cause: error });
+  if (code === "503") return new BusError("no_responders", `JetStream does not answer about ${what}`, { retriable: true, cause: error });
   if (errCodeOf(error) === 10054 || code === "MAX_PAYLOAD_EXCEEDED") {
     return new BusError("too_large", `the value for ${what} is larger than the bucket takes`, { retriable: false, cause: error });
   }

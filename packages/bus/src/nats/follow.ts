@@ -75,6 +75,7 @@ export function follow(reader: NatsReader, stream: StreamName, options: FollowOp
       lastAtStart = info.state.last_seq;
     }
     created = info.created;
+    const firstWanted = Number(start["opt_start_seq"] ?? 0);
     const place = seq === 0 ? start : { deliver_policy: "by_start_sequence", opt_start_seq: seq + 1 };
     consumer = await openConsumer(link, stream, { ...place, filter_subject: filter });
     for (;;) {
@@ -89,6 +90,8 @@ export function follow(reader: NatsReader, stream: StreamName, options: FollowOp
           break;
         }
         const { raw } = step.value;
+        // A start beyond the end is moved back to the end by the server.
+        if (raw.seq <= seq || raw.seq < firstWanted) continue;
         if (!caughtUp && raw.seq > lastAtStart) catchUp();
         seq = raw.seq;
         await handOver(quarantine.look(raw), handler, options, say);

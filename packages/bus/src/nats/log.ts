@@ -33,6 +33,8 @@ export class NatsLog implements LogPort {
       );
       return { kind: "stored", seq: ack.seq, duplicate: ack.duplicate === true };
     } catch (cause) {
+      // Closed for good: no later try can work.
+      if (cause instanceof UnansweredError && cause.cause instanceof BusError && !cause.cause.retriable) throw cause.cause;
       if (cause instanceof UnansweredError) return { kind: "unknown", sent: cause.sent, cause };
       if (cause instanceof ApiError) return refused(cause, message);
       throw toBusError(cause, `store ${message.subject}`, message.stream);

@@ -78,7 +78,7 @@ export function consumeQueue(
     let extensions = 0;
     const stillAtIt = setInterval(() => {
       extensions += 1;
-      if (extensions >= extensionsMax) clearInterval(stillAtIt);
+      if (extensions >= extensionsMax || link.closed) clearInterval(stillAtIt);
       link.current?.publish(replyTo, "+WPI");
     }, options.ackWaitMs / 2);
     try {
