@@ -69,3 +69,9 @@ function linkOf(bus: Bus): NatsLink {
   if (link === undefined) throw new RangeError("only a bus of connectBus() is on NATS");
   return link;
 }
+
+/** What one service says of itself to `$SRV.INFO.<name>`, as `nats micro info` shows it. */
+export async function serviceInfo<T>(bus: Bus, name: string): Promise<T> {
+  const message = await linkOf(bus).request(`$SRV.INFO.${name}`, new Uint8Array(), { timeoutMs: 2000 });
+  return message.json<T>();
+}

@@ -49,7 +49,9 @@ export function openBucket(link: NatsLink, name: string, limits: { ttlMs?: numbe
     try {
       const kv = await open();
       off = link.onStatus(() => {
-        if (!link.connected) lost.reject(link.unreachable());
+        if (link.connected) return;
+        const message = `the connection was lost while the key ${JSON.stringify(key)} was in use; a write may have happened: read it again`;
+        lost.reject(new BusError("unreachable", message, { retriable: true }));
       });
       const work = act(kv);
       work.catch(() => undefined); // The race may be over before it fails.

@@ -1,0 +1,338 @@
+import assert from "node:assert/strict";
+import { describe, test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
+import { type StreamDefinition, streams } from "@mcp-failover/contracts";
+import { freePort, type RunningServer, startNats } from "@mcp-failover/testkit";
+import { type Bus, BusError, type BusLog, connectBus } from "../src/index.ts";
+import { jetStreamApi, publishRaw, serviceInfo } from "../src/internal.ts";
+import { positionOf } from "../src/nats/api.ts";
+import { reconnectMs } from "../src/nats/link.ts";
+import { connected, heartbeat, holdBody, note, numberOf, until } from "./behaviour/world.ts";
+
+interface Rig {
+  readonly server: RunningServer;
+  connect(log?: BusLog): Promise<Bus>;
+  /** Everything that is ended with the test. */
+  readonly buses: Bus[];
+}
+
+/** A server of its own and connections straight to it. */
+async function withServer(options: Parameters<typeof startNats>[0], run: (rig: Rig) => Promise<void>): Promise<void> {
+  const server = await startNats(options);
+  const buses: Bus[] = [];
+  try {
+    await run({
+      server,
+      buses,
+      async connect(log) {
+        const bus = connectBus({ servers: server.url, name: "suite", instance: "suite", ...(log === undefined ? {} : { log }) });
+        buses.push(bus);
+        await until(() => connected(bus), "it is connected");
+        return bus;
+      },
+    });
+  } finally {
+    await Promise.all(buses.map((bus) => bus.close()));
+    await server.stop();
+  }
+}
+
+const consumersOf = async (bus: Bus): Promise<{ name: string; num_pending: number }[]> =>
+  (await jetStreamApi<{ consumers: { name: string; num_pending: number }[] | null }>(bus, "CONSUMER.LIST.AUDIT")).consumers ?? [];
+const range = (last: number): number[] => Array.from({ length: last }, (_, index) => index + 1);
+
+describe("NATS alone", { concurrency: 4 }, () => {
+  test("a service starts without NATS: what it follows, hears and serves begins when NATS comes, within about a second", async () => {
+    const port = await freePort();
+    const bus = connectBus({ servers: `nats://127.0.0.1:${port}`, name: "early", instance: "early" });
+    assert.equal(bus.status.kind, "disconnected");
+    const seen: number[] = [];
+    let heard = 0;
+    bus.follow("AUDIT", { from: "last_per_subject" }, ({ seq }) => {
+      seen.push(seq);
+    });
+    bus.subscribe("prober.heartbeat", () => {
+      heard += 1;
+    });
+    const handlers = { "command.hold": async () => "held" };
+    await bus.serve({ name: "failover-controller", instance: "fc-1", version: "0.1.0", description: "decides", handlers });
+    await sleep(1500);
+    await assert.rejects(bus.info("AUDIT"), (error) => error instanceof BusError && error.code === "unreachable");
+    const server = await startNats({ port });
+    try {
+      const startMs = Date.now();
+      await until(() => connected(bus), "it is connected");
+      assert.ok(Date.now() - startMs < 1500, `${Date.now() - startMs} ms`);
+      await bus.ensureStreams(streams, { replicas: 1 });
+      await bus.append(note("pager", 1));
+      bus.publish(heartbeat("p1"));
+      await until(() => seen.length === 1 && heard === 1, "both have come");
+      assert.deepEqual(await bus.request("command.hold", holdBody), { ok: true, result: "held" });
+    } finally {
+      await bus.close();
+      await server.stop();
+    }
+  });
+
+  test("a bus that never found its server closes at once", async () => {
+    const bus = connectBus({ servers: `127.0.0.1:${await freePort()}`, name: "lonely", instance: "lonely" });
+    await sleep(100);
+    const startMs = Date.now();
+    await bus.close();
+    assert.ok(Date.now() - startMs < 1000);
+  });
+
+  test("the pause between dials is quick after a short loss, never over 1.25 s, and differs from process to process", () => {
+    for (const [downMs, least, most] of [
+      [0, 150, 250],
+      [1000, 150, 250],
+      [2500, 375, 625],
+      [20_000, 750, 1250],
+      [86_400_000, 750, 1250],
+    ] as const) {
+      const waits = Array.from({ length: 50 }, () => reconnectMs(downMs));
+      assert.ok(
+        waits.every((ms) => ms >= least && ms <= most),
+        `${downMs}: ${waits.join(" ")}`,
+      );
+      assert.ok(new Set(waits).size > 10);
+    }
+  });
+
+  test("a slow handler holds back the server: what it has not taken waits there, not in this process", () =>
+    withServer({}, async ({ connect }) => {
+      const bus = await connect();
+      await bus.ensureStreams(streams, { replicas: 1 });
+      for (let n = 1; n <= 600; n += 1) await bus.append(note("pager", n));
+      let release: () => void = () => undefined;
+      const held = new Promise<void>((resolve) => {
+        release = resolve;
+      });
+      const seen: number[] = [];
+      bus.follow("AUDIT", { from: { seq: 1 } }, async ({ seq }) => {
+        if (seq === 1) await held;
+        seen.push(seq);
+      });
+      await until(async () => (await consumersOf(bus)).length === 1, "it follows");
+      await sleep(300);
+      const [consumer] = await consumersOf(bus);
+      assert.ok((consumer?.num_pending ?? 0) >= 600 - 256, JSON.stringify(consumer));
+      release();
+      await until(() => seen.length === 600, "all have come");
+      assert.deepEqual(seen, range(600));
+    }));
+
+  test("messages that together are larger than one pull come all, in order", () =>
+    withServer({}, async ({ connect }) => {
+      const bus = await connect();
+      await bus.ensureStreams(streams, { replicas: 1 });
+      const padding = "x".repeat(700_000);
+      for (let n = 1; n <= 30; n += 1) {
+        const event = note("pager", n);
+        await bus.append({ ...event, data: { ...event.data, padding } });
+      }
+      const seen: number[] = [];
+      bus.follow("AUDIT", { from: { seq: 1 } }, (stored) => {
+        seen.push(numberOf(stored));
+      });
+      await until(() => seen.length === 30, "all have come");
+      assert.deepEqual(seen, range(30));
+      const read: number[] = [];
+      for await (const stored of bus.read("AUDIT")) read.push(numberOf(stored));
+      assert.deepEqual(read, range(30));
+    }));
+
+  test("following goes on when an administrator deletes its consumer, and when the server is silent for seven seconds", () =>
+    withServer({}, async ({ connect, server }) => {
+      const [bus, writer] = [await connect(), await connect()];
+      await bus.ensureStreams(streams, { replicas: 1 });
+      const seen: number[] = [];
+      bus.follow("AUDIT", { from: { seq: 1 } }, ({ seq }) => {
+        seen.push(seq);
+      });
+      await writer.append(note("pager", 1));
+      await until(() => seen.length === 1, "the first has come");
+      for (const { name } of await consumersOf(writer)) await jetStreamApi(writer, `CONSUMER.DELETE.AUDIT.${name}`);
+      await writer.append(note("pager", 2));
+      await until(() => seen.length === 2, "the second has come");
+      process.kill(server.pid, "SIGSTOP");
+      const late = writer.append(note("pager", 3)).catch(() => null); // May be told so; the log decides.
+      await sleep(7000);
+      process.kill(server.pid, "SIGCONT");
+      await late;
+      await writer.append(note("pager", 4));
+      const { lastSeq } = await writer.info("AUDIT");
+      await until(() => seen.at(-1) === lastSeq, "the last has come");
+      assert.deepEqual(seen, range(lastSeq));
+    }));
+
+  test("when the log is replaced by another one, following begins at its start and does not wait for the old sequence", () =>
+    withServer({}, async ({ connect }) => {
+      const bus = await connect();
+      await bus.ensureStreams(streams, { replicas: 1 });
+      const seen: string[] = [];
+      bus.follow("AUDIT", { from: "new" }, (stored) => {
+        seen.push(`${stored.seq}/${numberOf(stored)}`);
+      });
+      await until(async () => (await consumersOf(bus)).length === 1, "it follows");
+      for (let n = 1; n <= 3; n += 1) await bus.append(note("pager", n));
+      await until(() => seen.length === 3, "three have come");
+      await jetStreamApi(bus, "STREAM.DELETE.AUDIT");
+      await bus.ensureStreams(streams, { replicas: 1 });
+      await bus.append(note("pager", 101));
+      await until(() => seen.length === 4, "the first of the new log has come");
+      assert.deepEqual(seen, ["1/1", "2/2", "3/3", "1/101"]);
+    }));
+
+  test("what may not be published is refused at once, and no secret of the connection shows", async () => {
+    const config = `authorization { users = [
+      { user: suite, password: "s3cret-pass", permissions: { publish: { deny: ["notify.>", "command.>"] } } }
+    ] }`;
+    const server = await startNats({ config });
+    const said: string[] = [];
+    const log: BusLog = {
+      warn: (fields, message) => said.push(message, JSON.stringify(fields)),
+      debug: (fields, message) => said.push(message, JSON.stringify(fields)),
+    };
+    const bus = connectBus({ servers: server.url.replace("nats://", "nats://suite:s3cret-pass@"), name: "suite", instance: "suite", log });
+    const stranger = connectBus({
+      servers: server.url.replace("nats://", "nats://suite:wr0ng-pass@"),
+      name: "stranger",
+      instance: "stranger",
+      log,
+    });
+    try {
+      await until(() => connected(bus), "it is connected");
+      await bus.ensureStreams(streams, { replicas: 1 });
+      const startMs = Date.now();
+      const refused = (error: unknown) => {
+        said.push(String(error), JSON.stringify(error));
+        return error instanceof BusError && error.code === "rejected" && /permission/.test(error.message);
+      };
+      await assert.rejects(bus.appendFenced(note("pager", 1), 0), refused);
+      await assert.rejects(bus.append(note("pager", 1)), refused);
+      await assert.rejects(bus.request("command.hold", holdBody), refused);
+      assert.ok(Date.now() - startMs < 1000);
+      assert.equal(stranger.status.kind, "disconnected");
+      assert.ok(stranger.status.kind === "disconnected" && /authorization/i.test(stranger.status.reason), JSON.stringify(stranger.status));
+      said.push(JSON.stringify(bus.status), JSON.stringify(stranger.status));
+      assert.doesNotMatch(said.join("\n"), /s3cret-pass|wr0ng-pass/);
+    } finally {
+      await Promise.all([bus.close(), stranger.close()]);
+      await server.stop();
+    }
+  });
+
+  test("a message above the server's own limit is refused before it is sent", () =>
+    withServer({ config: "max_payload: 64KB" }, async ({ connect }) => {
+      const bus = await connect();
+      await bus.ensureStreams(streams, { replicas: 1 });
+      const event = note("pager", 1);
+      const large = { ...event, data: { ...event.data, padding: "x".repeat(100_000) } };
+      const tooLarge = (error: unknown) => error instanceof BusError && error.code === "too_large";
+      await assert.rejects(bus.append(large), tooLarge);
+      await assert.rejects(bus.appendFenced(large, 0), tooLarge);
+      assert.ok(connected(bus));
+      assert.equal((await bus.appendFenced(event, 0)).outcome, "won");
+    }));
+
+  test("a service is listed by the services API with its request subjects as endpoints in the queue group q", () =>
+    withServer({}, async ({ connect }) => {
+      const bus = await connect();
+      const handlers = { "launcher.processes": async () => [], "launcher.kill": async () => null };
+      await bus.serve({ name: "launcher", instance: "l-1", version: "0.1.0", description: "runs processes", handlers });
+      const info = await serviceInfo<{ description: string; endpoints: { name: string; subject: string; queue_group: string }[] }>(
+        bus,
+        "launcher",
+      );
+      assert.equal(info.description, "runs processes");
+      assert.deepEqual(
+        info.endpoints.map(({ name, subject, queue_group }) => [name, subject, queue_group]),
+        [
+          ["launcher-processes", "launcher.processes", "q"],
+          ["launcher-kill", "launcher.kill", "q"],
+        ],
+      );
+    }));
+
+  test("a malformed message in the work queue is quarantined, handed over as such, and gone after `done`", () =>
+    withServer({}, async ({ connect }) => {
+      const bus = await connect();
+      await bus.ensureStreams(streams, { replicas: 1 });
+      const kinds: string[] = [];
+      bus.consumeQueue("notifier", { filter: "outbox.>", ackWaitMs: 1000, concurrency: 2 }, async ({ stored }) => {
+        kinds.push(stored.content.kind);
+        return { kind: "done" };
+      });
+      await publishRaw(bus, "outbox.webhook", "}{");
+      await until(async () => kinds.length === 1 && (await bus.info("OUTBOX")).messages === 0, "it is gone");
+      await until(async () => (await bus.info("QUARANTINE")).messages === 1, "it is quarantined");
+      assert.deepEqual(kinds, ["malformed"]);
+      assert.ok(await bus.lastOf("QUARANTINE", "quarantine.OUTBOX.1"));
+    }));
+
+  test("the place of a delivered message is read from both forms of its reply subject", () => {
+    const place = { attempt: 2, seq: 1234, delivery: 56, timeMs: 1_700_000_000_123 };
+    assert.deepEqual(positionOf("$JS.ACK.AUDIT.c1.2.1234.56.1700000000123456789.7"), place);
+    assert.deepEqual(positionOf("$JS.ACK._.hash.AUDIT.c1.2.1234.56.1700000000123999999.7.random"), place);
+    assert.equal(positionOf("_INBOX.abc"), null);
+    assert.equal(positionOf(undefined), null);
+  });
+});
+
+const audit = streams.filter(({ name }) => name === "AUDIT") as [StreamDefinition];
+
+describe("B8", () => {
+  test("a replicated AUDIT is refused on a server older than 2.11: it is not made, and where it exists nothing is fenced on it", async (t) => {
+    const ports = await Promise.all(Array.from({ length: 6 }, () => freePort()));
+    const routes = ports.slice(3).map((port) => `nats-route://127.0.0.1:${port}`);
+    const servers = await Promise.all(
+      [0, 1, 2].map((index) =>
+        startNats({
+          port: ports[index] as number,
+          config: `server_name: n${index}\ncluster { name: c, listen: "127.0.0.1:${ports[index + 3]}", routes: ${JSON.stringify(routes)} }`,
+        }),
+      ),
+    );
+    const bus = connectBus({ servers: servers.map(({ url }) => url).join(","), name: "suite", instance: "suite" });
+    try {
+      await until(() => connected(bus), "it is connected");
+      if (bus.status.kind === "connected" && !/^2\.([0-9]|10)\./.test(bus.status.serverVersion))
+        return t.skip(`nats-server ${bus.status.serverVersion} keeps the fence`);
+      const unsafe = (error: unknown) => error instanceof BusError && error.code === "replicas_unsafe" && /2\.11/.test(error.message);
+      await assert.rejects(bus.ensureStreams(audit, { replicas: 3 }), unsafe);
+      const config = {
+        name: "AUDIT",
+        subjects: ["notify.>"],
+        num_replicas: 3,
+        storage: "file",
+        retention: "limits",
+        max_msgs: -1,
+        max_bytes: -1,
+      };
+      await until(
+        () =>
+          jetStreamApi(bus, "STREAM.CREATE.AUDIT", config).then(
+            () => true,
+            () => false,
+          ),
+        "the cluster has a leader",
+        15_000,
+      );
+      await assert.rejects(bus.appendFenced(note("pager", 1), 0), unsafe);
+      await until(
+        () =>
+          bus.append(note("pager", 2)).then(
+            () => true,
+            () => false,
+          ),
+        "what has no fence is stored",
+      );
+      assert.equal((await bus.info("AUDIT")).messages, 1);
+    } finally {
+      await bus.close();
+      await Promise.all(servers.map((server) => server.stop()));
+    }
+    return undefined;
+  });
+});
