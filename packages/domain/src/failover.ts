@@ -86,6 +86,8 @@ function weighGroup(input: FailoverInput, active: EndpointSlice): Suspicion {
   if (weighed.length === 1) return first.verdict;
   const sound = weighed.find(({ verdict }) => verdict.kind === "none" && verdict.proven);
   if (sound) return { kind: "none", proven: true };
+  const doubted = weighed.find(({ verdict }) => verdict.kind === "suspected" && verdict.answered);
+  if (doubted) return doubted.verdict;
   const failed = weighed.flatMap(({ verdict }) => (verdict.kind === "failed" ? [verdict] : []));
   if (failed.length === weighed.length) {
     const sinceMs = Math.min(...failed.map((verdict) => verdict.sinceMs));

@@ -5,7 +5,7 @@ import type { FailoverPolicy } from "./policy.ts";
  * The limit on automatic moves of the whole fleet: a place is reserved on one fenced subject before an upstream is moved.
  *
  * L1  Never more than `fleetMoves` reservations count at once: those that were used within `fleetWindowMs`, and those that still may be.
- * L2  A reservation that was not used ends after `reservationMs`; one that was used counts for the whole window.
+ * L2  A reservation that was not used ends after `reservationMs`; one that was used counts for the whole window, from when it was made.
  * L3  A reservation belongs to an upstream and an epoch, not to a decider: who finds it there goes on with it, and reserves nothing.
  * L4  Equal inputs give equal decisions; the input is not altered.
  */

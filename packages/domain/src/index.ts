@@ -24,6 +24,7 @@ export {
   routersApplying,
   routersHolding,
   type Signal,
+  seenEpoch,
   suspectObservers,
   type Testimony,
   testimonyOn,

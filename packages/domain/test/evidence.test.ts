@@ -1,0 +1,246 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { type Event, makeEvent, type NewEvent, type OutcomeClass, type RouteHeld } from "@mcp-failover/contracts";
+import {
+  defaultPolicy,
+  type Evidence,
+  foldSignal,
+  noEvidence,
+  routersApplying,
+  routersHolding,
+  type Signal,
+  seenEpoch,
+  suspectObservers,
+  testimonyOn,
+} from "@mcp-failover/domain";
+import fc from "fast-check";
+import { calls, trafficOf } from "./signals.ts";
+
+const times = defaultPolicy.failover;
+const startMs = 1_000_000_000;
+let seqs = 0;
+
+interface Probe {
+  readonly outcome?: OutcomeClass;
+  readonly endpoint?: string;
+  readonly startedAtMs?: number;
+  readonly purpose?: "scheduled" | "confirm";
+}
+function probe(observer: string, timeMs: number, ...probes: Probe[]): Signal {
+  seqs += 1;
+  const observations = probes.map(({ outcome = "ok", endpoint = "primary", startedAtMs = timeMs, purpose = "scheduled" }) => ({
+    upstream: "pinecone",
+    endpoint,
+    observer,
+    purpose,
+    requestId: null,
+    startedAtMs,
+    responseTimeMs: 1,
+    outcome,
+    code: outcome === "hard" ? ("timeout" as const) : null,
+    error: null,
+    httpStatus: null,
+    era: null,
+  }));
+  const from = {
+    type: "probe.observed",
+    keys: [observer],
+    data: { observer, observations },
+    id: `e${seqs}`,
+    service: "prober",
+    instance: "t",
+    timeMs,
+  };
+  return { seq: seqs, timeMs, event: makeEvent(from as NewEvent<"probe.observed">) as Event<"probe.observed"> };
+}
+function traffic(
+  router: string,
+  timeMs: number,
+  windows: readonly ReturnType<typeof trafficOf>[],
+  routes: Record<string, RouteHeld> = {},
+  rollbacks: Record<string, number> = {},
+): Signal {
+  seqs += 1;
+  const data = { router, fromMs: timeMs - 250, toMs: timeMs, endpoints: [...windows], tools: [], routes, rollbacks };
+  const from = { type: "traffic.observed", keys: [router], data, id: `e${seqs}`, service: "router", instance: "t", timeMs };
+  return { seq: seqs, timeMs, event: makeEvent(from as NewEvent<"traffic.observed">) as Event<"traffic.observed"> };
+}
+const fold = (...signals: Signal[]): Evidence => signals.reduce(foldSignal, noEvidence);
+const say = (evidence: Evidence, nowMs: number, endpoint = "primary"): Record<string, string> =>
+  Object.fromEntries(testimonyOn(evidence, "pinecone", endpoint, times, nowMs).votes.map(({ observer, verdict }) => [observer, verdict]));
+
+test("E1: the late end of a probe that hung does not undo an answer that began after it", () => {
+  const evidence = fold(
+    probe("p1", startMs + 100, { startedAtMs: startMs + 90 }),
+    probe("p1", startMs + 5000, { startedAtMs: startMs, outcome: "hard" }),
+  );
+  assert.deepEqual(say(evidence, startMs + 5000), { p1: "healthy" });
+  const clockSetBack = fold(probe("p1", startMs, {}), probe("p1", startMs + 100, { startedAtMs: startMs - 3_600_000, outcome: "hard" }));
+  assert.deepEqual(say(clockSetBack, startMs + 100), { p1: "unhealthy" });
+});
+
+test("E2: a word that is not fresh any more is unknown", () => {
+  const evidence = fold(probe("p1", startMs, { outcome: "hard" }));
+  assert.deepEqual(say(evidence, startMs + times.evidenceFreshMs), { p1: "unhealthy" });
+  assert.deepEqual(say(evidence, startMs + times.evidenceFreshMs + 1), { p1: "unknown" });
+});
+
+test("E3: rate limits, refused credentials and the caller's errors are no word for or against", () => {
+  for (const outcome of ["soft", "auth", "caller"] as const) {
+    assert.deepEqual(say(fold(probe("p1", startMs, { outcome })), startMs), { p1: "unknown" });
+    assert.deepEqual(say(fold(traffic("r1", startMs, [trafficOf(calls(outcome, 3))])), startMs), { r1: "unknown" });
+  }
+});
+
+test("a router's word is the end of its last window: failures after the last answer, or an answer after the last failure", () => {
+  const said = (...ended: ReturnType<typeof calls>): Record<string, string> =>
+    say(fold(traffic("r1", startMs, [trafficOf(ended)])), startMs);
+  assert.deepEqual(said(...calls("ok", 2), ...calls("hard", 1)), { r1: "unhealthy" });
+  assert.deepEqual(said(...calls("hard", 9), ...calls("ok", 1)), { r1: "healthy" });
+});
+
+test("a run of failures is carried over windows and begins where the first of it was stored", () => {
+  const evidence = fold(
+    traffic("r1", startMs, [trafficOf([...calls("ok", 1), ...calls("hard", 2)])]),
+    traffic("r1", startMs + 250, [trafficOf(calls("hard", 3))]),
+  );
+  const [vote] = testimonyOn(evidence, "pinecone", "primary", times, startMs + 250).votes;
+  assert.deepEqual([vote?.hardRun, vote?.hardSinceMs], [5, startMs]);
+});
+
+test("a call in flight for too long, with no answer since it began, is a word against the endpoint", () => {
+  const stuck = trafficOf([], { inFlight: 1, oldestInFlightMs: times.slowInFlightMs + 1 });
+  assert.deepEqual(say(fold(traffic("r1", startMs, [stuck])), startMs), { r1: "unhealthy" });
+  const answeredSince = fold(traffic("r1", startMs - 1000, [trafficOf(calls("ok", 1))]), traffic("r1", startMs, [stuck]));
+  assert.deepEqual(say(answeredSince, startMs), { r1: "healthy" });
+  const slowOnly = trafficOf([], { inFlight: 1, oldestInFlightMs: times.slowInFlightMs });
+  assert.deepEqual(say(fold(traffic("r1", startMs, [slowOnly])), startMs), {});
+});
+
+test("E4: every prober of the last ten minutes observes every endpoint, also one that is gone", () => {
+  const evidence = fold(probe("gone", startMs, { endpoint: "other" }), probe("p1", startMs + 300_000, {}));
+  const observers = (nowMs: number): string[] => testimonyOn(evidence, "pinecone", "primary", times, nowMs).observers;
+  assert.deepEqual(observers(startMs + times.observerWindowMs), ["prober:gone", "prober:p1"]);
+  assert.deepEqual(observers(startMs + times.observerWindowMs + 1), ["prober:p1"]);
+});
+
+test("E4: a live router that sends the endpoint nothing abstains; one that went silent still counts", () => {
+  const before = fold(traffic("r1", startMs, [trafficOf(calls("ok", 1))]));
+  const laterMs = startMs + 60_000;
+  assert.deepEqual(testimonyOn(before, "pinecone", "primary", times, laterMs).observers, ["router:r1"]);
+  const alive = foldSignal(before, traffic("r1", laterMs, []));
+  assert.deepEqual(testimonyOn(alive, "pinecone", "primary", times, laterMs).observers, []);
+  assert.deepEqual(testimonyOn(alive, "pinecone", "other", times, laterMs).observers, [], "never had traffic there");
+});
+
+test("E5: who fails everywhere is suspect once another has reached one of those endpoints after it", () => {
+  const both = (outcome: OutcomeClass): Probe[] => [
+    { outcome, endpoint: "primary" },
+    { outcome, endpoint: "secondary" },
+  ];
+  const blind = fold(probe("p2", startMs - 100, ...both("ok")), probe("p1", startMs, ...both("hard")));
+  assert.deepEqual(suspectObservers(blind, times, startMs), [], "nobody has looked since");
+  assert.deepEqual(suspectObservers(foldSignal(blind, probe("p2", startMs + 100, ...both("ok"))), times, startMs + 100), ["prober:p1"]);
+  assert.deepEqual(suspectObservers(foldSignal(blind, probe("p2", startMs + 100, ...both("hard"))), times, startMs + 100), []);
+  const reachesOne = foldSignal(blind, probe("p1", startMs + 50, { endpoint: "secondary" }));
+  assert.deepEqual(suspectObservers(foldSignal(reachesOne, probe("p2", startMs + 100, ...both("ok"))), times, startMs + 100), []);
+});
+
+test("a probe made for the purpose that ended ok is the proof, until the next word against", () => {
+  const proven = fold(probe("p1", startMs, { purpose: "confirm" }), probe("p1", startMs + 100, {}));
+  const [vote] = testimonyOn(proven, "pinecone", "primary", times, startMs + 100).votes;
+  assert.deepEqual([vote?.verdict, vote?.proof?.atMs], ["healthy", startMs]);
+  assert.equal(testimonyOn(fold(probe("p1", startMs, {})), "pinecone", "primary", times, startMs).votes[0]?.proof, null);
+  const failed = foldSignal(proven, probe("p1", startMs + 200, { outcome: "hard" }));
+  assert.equal(testimonyOn(failed, "pinecone", "primary", times, startMs + 200).votes[0]?.verdict, "unhealthy");
+});
+
+test("live routers that hold a route at least as new have applied it; the highest epoch seen is that of the same log", () => {
+  const route = (generation: number, epoch: number): Record<string, RouteHeld> => ({
+    pinecone: { generation, epoch, eventId: null, active: "a" },
+  });
+  const evidence = fold(
+    traffic("old", startMs - 60_000, [], route(1, 9)),
+    traffic("behind", startMs, [], route(1, 3)),
+    traffic("with", startMs, [], route(1, 4)),
+    traffic("ahead", startMs, [], route(2, 1)),
+    traffic("none", startMs, [], {}, { "tool/x": 2 }),
+  );
+  assert.deepEqual(routersHolding(evidence, "pinecone", { generation: 1, epoch: 4 }, times.routerLiveMs, startMs), {
+    appliedBy: ["ahead", "with"],
+    notAppliedBy: ["behind", "none"],
+  });
+  assert.equal(seenEpoch(evidence, "pinecone", 1), 9);
+  assert.equal(seenEpoch(evidence, "pinecone", 3), 0);
+  assert.deepEqual(routersApplying(evidence, "tool/x", 2, times.routerLiveMs, startMs).appliedBy, ["none"]);
+  assert.deepEqual(routersApplying(evidence, "tool/x", 3, times.routerLiveMs, startMs).appliedBy, []);
+});
+
+const signalArb = fc.oneof(
+  fc.record({
+    kind: fc.constant("probe" as const),
+    who: fc.integer({ min: 0, max: 3 }),
+    afterMs: fc.integer({ min: 0, max: 8000 }),
+    lateMs: fc.integer({ min: 0, max: 6000 }),
+    outcome: fc.constantFrom<OutcomeClass>("ok", "hard", "soft", "auth"),
+    endpoint: fc.constantFrom("primary", "secondary"),
+    purpose: fc.constantFrom("scheduled" as const, "confirm" as const),
+  }),
+  fc.record({
+    kind: fc.constant("traffic" as const),
+    who: fc.integer({ min: 0, max: 2 }),
+    afterMs: fc.integer({ min: 0, max: 8000 }),
+    ended: fc.array(fc.constantFrom<OutcomeClass>("ok", "hard", "soft"), { maxLength: 5 }),
+    inFlightMs: fc.integer({ min: 0, max: 9000 }),
+  }),
+);
+
+test("E1, E2, E3, E7: each observer's vote is what its own last words amount to, whatever else is folded between", () => {
+  fc.assert(
+    fc.property(fc.array(signalArb, { maxLength: 40 }), (drawn) => {
+      let evidence = noEvidence;
+      let timeMs = startMs;
+      const latest = new Map<string, { startedAtMs: number; atMs: number; outcome: OutcomeClass }>();
+      for (const one of drawn) {
+        timeMs += one.afterMs;
+        const before = evidence;
+        if (one.kind === "probe") {
+          const startedAtMs = timeMs - one.lateMs;
+          evidence = foldSignal(evidence, probe(`p${one.who}`, timeMs, { ...one, startedAtMs }));
+          const key = `p${one.who} ${one.endpoint}`;
+          const known = latest.get(key);
+          if (known === undefined || startedAtMs >= known.startedAtMs) latest.set(key, { startedAtMs, atMs: timeMs, outcome: one.outcome });
+        } else {
+          const window = trafficOf(
+            one.ended.map((outcome) => ({ outcome })),
+            { inFlight: 1, oldestInFlightMs: one.inFlightMs },
+          );
+          evidence = foldSignal(evidence, traffic(`r${one.who}`, timeMs, [window]));
+        }
+        assert.equal(before.lastSeq < evidence.lastSeq, true, "E7: what was there before was altered");
+      }
+      for (const endpoint of ["primary", "secondary"]) {
+        const { votes } = testimonyOn(evidence, "pinecone", endpoint, times, timeMs);
+        for (const vote of votes.filter(({ kind }) => kind === "prober")) {
+          const expected = latest.get(`${vote.observer} ${endpoint}`);
+          assert.deepEqual([vote.outcome, vote.atMs], [expected?.outcome, expected?.atMs], "E1");
+          const fresh = timeMs - vote.atMs <= times.evidenceFreshMs;
+          const verdict = !fresh ? "unknown" : vote.outcome === "ok" ? "healthy" : vote.outcome === "hard" ? "unhealthy" : "unknown";
+          assert.equal(vote.verdict, verdict, "E2, E3");
+          assert.equal(vote.hardRun > 0, vote.outcome === "hard");
+        }
+        assert.equal(new Set(votes.map(({ kind, observer }) => `${kind}:${observer}`)).size, votes.length, "one vote an observer");
+      }
+    }),
+    { numRuns: 300 },
+  );
+});
+
+test("E6: the state stays within its limits, and the observers heard longest ago go first", () => {
+  let evidence = noEvidence;
+  for (let index = 0; index < 520; index += 1) evidence = foldSignal(evidence, probe(`p${index}`, startMs + index, {}));
+  assert.equal(evidence.probers.size, 500);
+  assert.equal(evidence.words.get("pinecone/primary")?.size, 500);
+  assert.equal(evidence.probers.has("p19"), false);
+  assert.equal(evidence.probers.has("p20"), true);
+});

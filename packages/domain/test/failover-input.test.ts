@@ -1,0 +1,117 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { type DataOf, type Event, type EventType, makeEvent, type NewEvent, topology } from "@mcp-failover/contracts";
+import {
+  decideFailover,
+  type FailoverAudit,
+  type FailoverMoment,
+  failoverInput,
+  failoverStateOf,
+  foldFailoverAudit,
+  foldSignal,
+  initialFailoverState,
+  noEvidence,
+  noFailoverAudit,
+  reservationInput,
+} from "@mcp-failover/domain";
+
+const nowMs = 1_000_000_000;
+const by = { kind: "service", id: "test" } as const;
+let ids = 0;
+function event<T extends EventType>(type: T, keys: readonly string[], data: unknown): Event<T> {
+  ids += 1;
+  return makeEvent({ type, keys, data: data as DataOf<T>, id: `e${ids}`, service: "prober", instance: "t", timeMs: nowMs } as NewEvent<T>);
+}
+const moment: FailoverMoment = { command: null, fleet: null, clock: { tilted: false, freshAfterSeq: 0 }, gatherSinceMs: null, nowMs };
+const configured = (upstream: object, failover: object = {}) =>
+  event("config.applied", [], {
+    version: 1,
+    environment: "development",
+    topology: topology.parse({ upstreams: { shop: { kind: "mcp", ...upstream } }, failover }),
+  });
+const endpoint = (name: string, tier: number, role = "write") => ({ name, tier, role, url: `http://127.0.0.1:1/${name}` });
+const health = (name: string, status: string) =>
+  event("health.changed", ["shop", name], { service: "shop", endpoint: name, state: { status, sinceMs: 5, heldDownUntilMs: null } });
+const fold = (...events: Event[]): FailoverAudit => events.reduce(foldFailoverAudit, noFailoverAudit);
+
+function probes(observer: string, seq: number, endpoints: readonly string[], outcome: "ok" | "hard") {
+  const observations = endpoints.map((name) => ({
+    upstream: "shop",
+    endpoint: name,
+    observer,
+    purpose: "confirm" as const,
+    requestId: "r",
+    startedAtMs: nowMs - 50,
+    responseTimeMs: 1234.567,
+    outcome,
+    code: outcome === "hard" ? ("timeout" as const) : null,
+    error: null,
+    httpStatus: null,
+    era: null,
+  }));
+  return { seq, timeMs: nowMs - 50, event: event("probe.observed", [observer], { observer, observations }) };
+}
+
+test("before the first decision the first write endpoint of the lowest tier is active, at epoch 0", () => {
+  const audit = fold(
+    configured({ endpoints: [endpoint("late", 1), endpoint("reader", 0, "read"), endpoint("first", 0), endpoint("second", 0)] }),
+  );
+  const state = failoverStateOf(audit, "shop");
+  assert.deepEqual([state.active, state.tier, state.epoch], ["first", 0, 0]);
+  assert.throws(() => initialFailoverState(audit.config!.topology, "nothing", 1), /no upstream "nothing" is configured; known: shop/);
+});
+
+test("J1: folding the last event of each subject gives the same as folding all of them", () => {
+  const config = configured({ endpoints: [endpoint("a", 0), endpoint("b", 1)] });
+  const decided = (epoch: number) => event("failover.decided", ["shop"], { service: "shop", state: { epoch, active: "b", moves: [] } });
+  const all = [config, health("a", "unhealthy"), decided(1), health("b", "healthy"), health("a", "healthy"), decided(2)];
+  const lastOfEach = [config, health("b", "healthy"), health("a", "healthy"), all[5]!];
+  assert.deepEqual(fold(...lastOfEach), fold(...all));
+});
+
+test("a configuration that does not parse leaves the last good one in force", () => {
+  const good = fold(configured({ endpoints: [endpoint("a", 0)] }));
+  const bad = event("config.applied", [], { version: 2, environment: "development", topology: { upstreams: {} } });
+  assert.equal(foldFailoverAudit(good, bad), good);
+});
+
+test("J2: with 200 endpoints in a tier and 150 observers the input stays small, and still decides right", () => {
+  const names = Array.from({ length: 200 }, (_, index) => `e${index}`);
+  const endpoints = [...names.map((name) => endpoint(name, 0)), ...["s1", "s2"].map((name) => endpoint(name, 1))];
+  const audit = fold(configured({ mode: "pool", endpoints }));
+  const observers = Array.from({ length: 150 }, (_, index) => `prober-with-a-long-name-${index}`);
+  const looked = (alive: readonly string[]) => {
+    let evidence = noEvidence;
+    observers.forEach((observer, index) => {
+      // Every tenth observer is of another mind about everything.
+      const minority = index % 10 === 0;
+      const dead = names.filter((name) => !alive.includes(name));
+      evidence = foldSignal(evidence, probes(observer, 2 * index + 1, dead, minority ? "ok" : "hard"));
+      evidence = foldSignal(evidence, probes(observer, 2 * index + 2, [...alive, "s1", "s2"], minority ? "hard" : "ok"));
+    });
+    return failoverInput(audit, evidence, "shop", moment);
+  };
+  const allDead = looked([]);
+  const size = JSON.stringify(allDead).length;
+  assert.ok(size < 100_000, `the input has ${size} characters`);
+  assert.equal(decideFailover(allDead).kind, "reserve");
+  assert.equal(decideFailover(looked(["e199"])).kind, "none", "one endpoint of the tier lives");
+});
+
+test("a reservation's input says which places were used, from the moves of the upstreams", () => {
+  const place = { atMs: nowMs - 10, expiresAtMs: nowMs + 10, used: false };
+  const audit = fold(
+    configured({ endpoints: [endpoint("a", 0), endpoint("b", 1)] }, { fleet_moves: 7, fleet_window_ms: 5000 }),
+    event("failover.decided", ["shop"], { service: "shop", state: { epoch: 4, active: "b", moves: [{ epoch: 3 }, { epoch: 4 }] } }),
+    event("fleet.reserved", [], {
+      reservations: [
+        { ...place, upstream: "shop", epoch: 4 },
+        { ...place, upstream: "shop", epoch: 5 },
+      ],
+      by,
+    }),
+  );
+  const input = reservationInput(audit, "shop", 5, nowMs);
+  assert.deepEqual(input.moved, [{ upstream: "shop", epoch: 4 }]);
+  assert.deepEqual([input.policy.fleetMoves, input.policy.fleetWindowMs], [7, 5000]);
+});

@@ -1,0 +1,481 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { canonicalJson } from "@mcp-failover/contracts";
+import {
+  decideFailover,
+  defaultPolicy,
+  type FailoverDecision,
+  type FailoverInput,
+  type FailoverOrder,
+  type WeighedVote,
+} from "@mcp-failover/domain";
+import fc from "fast-check";
+
+const nowMs = 1_000_000_000;
+const policy: FailoverInput["policy"] = { ...defaultPolicy.failover, confirmTimeoutMs: defaultPolicy.health.confirmTimeoutMs };
+const ann = { kind: "operator", id: "ann" } as const;
+
+type Said = {
+  outcome?: WeighedVote["outcome"];
+  ageMs?: number;
+  purpose?: string;
+  run?: number;
+  sinceMs?: number;
+  proofAgeMs?: number | null;
+};
+/** A vote as `testimonyOn` would give it. */
+function vote(observer: string, said: Said = {}): WeighedVote {
+  const { outcome = "ok", ageMs = 100, purpose = "confirm", run = 1, sinceMs = ageMs, proofAgeMs = outcome === "ok" ? ageMs : null } = said;
+  const [kind, name] = observer.split(":") as ["prober" | "router", string];
+  const atMs = nowMs - ageMs;
+  const isFresh = ageMs <= policy.evidenceFreshMs;
+  return {
+    observer: name,
+    kind,
+    verdict: !isFresh ? "unknown" : outcome === "ok" ? "healthy" : outcome === "hard" ? "unhealthy" : "unknown",
+    outcome,
+    code: outcome === "hard" ? "refused" : null,
+    atMs,
+    responseTimeMs: 1,
+    ref: { stream: "SIGNALS", seq: 1_000_000 - ageMs },
+    purpose: kind === "router" ? null : purpose,
+    hardRun: outcome === "hard" ? run : 0,
+    hardSinceMs: outcome === "hard" ? nowMs - Math.max(sinceMs, ageMs) : null,
+    proof: kind === "router" || proofAgeMs === null ? null : { atMs: nowMs - proofAgeMs, seq: 1_000_000 - proofAgeMs },
+  };
+}
+const three = ["prober:p1", "prober:p2", "prober:p3"];
+const allSay = (said: Said = {}, observers = three) => ({ observers, votes: observers.map((observer) => vote(observer, said)) });
+const dead = (said: Said = {}) => allSay({ outcome: "hard", sinceMs: 500, ...said });
+
+/** Primary dead, secondary proven, everything else allowing the move. */
+function world(more: Partial<FailoverInput> = {}): FailoverInput {
+  return {
+    upstream: "shop",
+    mode: "active_standby",
+    endpoints: [
+      { name: "primary", tier: 0, role: "write" },
+      { name: "secondary", tier: 1, role: "write" },
+    ],
+    policy,
+    generation: 1,
+    seenEpoch: 0,
+    state: { generation: 1, epoch: 0, active: "primary", tier: 0, sinceMs: 0, held: null, moves: [] },
+    evidence: { primary: dead(), secondary: allSay() },
+    health: {},
+    breakers: {},
+    suspects: [],
+    fleet: { granted: true, reason: "", expiresAtMs: nowMs + 5000 },
+    command: null,
+    clock: { tilted: false, freshAfterSeq: 0 },
+    signals: { seq: 1_000_000, atMs: nowMs },
+    gatherSinceMs: null,
+    nowMs,
+    ...more,
+  };
+}
+const ruleOf = (decision: FailoverDecision): string => `${decision.kind} ${decision.rule}`;
+const decide = (more: Partial<FailoverInput> = {}): string => ruleOf(decideFailover(world(more)));
+const moved = (at: number, automatic = true, epoch = 1) => ({ atMs: at, epoch, from: "secondary", to: "primary", automatic });
+const stateWith = (more: object): FailoverInput["state"] => ({ ...world().state, ...more });
+function order(more: Partial<Extract<FailoverOrder, { kind: "failover" }>> = {}): FailoverOrder {
+  const { to = "secondary", force = false, afterSeq = 0, gatherOver = false } = more;
+  return { kind: "failover", commandId: "c", by: ann, reason: "because", to, force, afterSeq, gatherOver };
+}
+
+test("F2: a majority of the observers against the active endpoint moves it to a proven one", () => {
+  const decision = decideFailover(world());
+  assert.equal(ruleOf(decision), "decided majority_unhealthy");
+  assert.ok(decision.kind === "decided");
+  assert.deepEqual([decision.state.active, decision.state.epoch, decision.automatic], ["secondary", 1, true]);
+  assert.deepEqual(decision.state.moves, [{ atMs: nowMs, epoch: 1, from: "primary", to: "secondary", automatic: true }]);
+});
+
+test("F2: half of the observers is no majority, and a silent observer counts as one", () => {
+  const hard = [vote("prober:p1", { outcome: "hard" }), vote("prober:p2", { outcome: "hard" })];
+  const four = [...three, "router:r1"];
+  assert.equal(decide({ evidence: { ...world().evidence, primary: { observers: four, votes: hard } } }), "gather evidence_missing");
+  const heard = [...hard, vote("prober:p3"), vote("router:r1")];
+  assert.equal(decide({ evidence: { ...world().evidence, primary: { observers: four, votes: heard } } }), "none no_majority");
+});
+
+test("F2: an observer that spoke before the last one turned is asked again before it counts as being of another mind", () => {
+  const votes = [vote("prober:p1", { outcome: "hard", ageMs: 10 }), vote("prober:p2", { ageMs: 3000 }), vote("prober:p3", { ageMs: 3000 })];
+  assert.equal(decide({ evidence: { ...world().evidence, primary: { observers: three, votes } } }), "gather evidence_missing");
+});
+
+test("F2: the word of an observer that reaches nothing others reach is not heard, but it still counts as one", () => {
+  assert.equal(decide({ suspects: ["prober:p1"] }), "decided majority_unhealthy");
+  assert.equal(decide({ suspects: ["prober:p1", "prober:p2"] }), "none no_majority");
+  assert.equal(decide({ suspects: three }), "none observers_suspect");
+});
+
+test("F3: a lone prober moves nothing by one probe, nor by a scheduled second one, nor before others had time to speak", () => {
+  const lone = (said: Said): Partial<FailoverInput> => {
+    const votes = [vote("prober:p1", { outcome: "hard", ...said })];
+    return { evidence: { primary: { observers: ["prober:p1"], votes }, secondary: allSay({}, ["prober:p1"]) } };
+  };
+  assert.equal(decide(lone({ run: 1, sinceMs: 900 })), "gather evidence_missing");
+  assert.equal(decide(lone({ run: 2, sinceMs: 900, purpose: "scheduled" })), "gather evidence_missing");
+  assert.equal(decide(lone({ run: 2, sinceMs: 300 })), "gather evidence_missing");
+  assert.equal(decide(lone({ run: 2, sinceMs: 900 })), "decided lone_observer_confirmed");
+  const router = { observers: ["router:r1"], votes: [vote("router:r1", { outcome: "hard", run: 50, sinceMs: 900 })] };
+  assert.equal(decide({ evidence: { ...world().evidence, primary: router } }), "gather evidence_missing");
+});
+
+test("F4: silence, stale words and answers that prove nothing move nothing", () => {
+  for (const primary of [
+    { observers: three, votes: [] },
+    dead({ ageMs: 11_000 }),
+    allSay({ outcome: "soft" }),
+    allSay({ outcome: "auth" }),
+    allSay({ outcome: "caller" }),
+  ]) {
+    assert.equal(decide({ evidence: { ...world().evidence, primary } }), "none no_evidence");
+  }
+});
+
+test("F4: what was seen before the decision in force moves nothing, nor does a decider that is behind it", () => {
+  assert.equal(decide({ state: stateWith({ sinceMs: nowMs - 100 }) }), "none no_evidence");
+  assert.equal(decide({ state: stateWith({ signalsSeq: 1_000_001, decidedAtMs: nowMs }) }), "none evidence_behind");
+  assert.equal(decide({ clock: { tilted: false, freshAfterSeq: 1_000_000 } }), "none no_evidence");
+});
+
+test("F4: health that became unhealthy after the last good probe is asked about, and by itself moves nothing", () => {
+  const well = { ...world().evidence, primary: allSay({ ageMs: 1000 }) };
+  const unhealthy = (sinceMs: number) => ({ primary: { status: "unhealthy" as const, sinceMs, heldDownUntilMs: null } });
+  assert.equal(decide({ evidence: well, health: unhealthy(nowMs - 500) }), "gather evidence_missing");
+  assert.equal(decide({ evidence: well, health: unhealthy(nowMs - 1500) }), "none active_healthy");
+  assert.equal(
+    decide({ evidence: { ...well, primary: { observers: three, votes: [] } }, breakers: { primary: "open" } }),
+    "gather evidence_missing",
+  );
+});
+
+test("F5: an unproven candidate is asked about, and a sick one is no candidate", () => {
+  const ev = (secondary: FailoverInput["evidence"][string]) => ({ evidence: { primary: dead(), secondary } });
+  const unspoken = { observers: three, votes: [] };
+  assert.equal(decide(ev(unspoken)), "gather evidence_missing");
+  assert.equal(decide({ ...ev(unspoken), gatherSinceMs: nowMs - policy.proofWaitMs }), "failing no_candidate");
+  assert.equal(decide(ev(dead())), "failing no_candidate");
+  assert.equal(decide(ev(allSay({ outcome: "auth" }))), "failing no_candidate");
+  assert.equal(decide(ev(allSay({ purpose: "scheduled", proofAgeMs: null }))), "failing no_candidate");
+  assert.equal(decide(ev(allSay({ proofAgeMs: 600 }))), "failing no_candidate", "proven before the suspicion");
+  const split = { observers: three, votes: [vote(three[0]!), vote(three[1]!, { outcome: "hard" }), vote(three[2]!, { outcome: "auth" })] };
+  assert.equal(decide(ev(split)), "failing no_candidate", "contradicted by as many");
+});
+
+test("F5: health, hold-down, breaker and role keep a proven candidate from being moved to", () => {
+  const health = (status: "healthy" | "unhealthy", heldDownUntilMs: number | null) => ({
+    secondary: { status, sinceMs: 0, heldDownUntilMs },
+  });
+  assert.equal(decide({ health: health("unhealthy", null) }), "failing no_candidate");
+  assert.equal(decide({ health: health("healthy", nowMs + 1) }), "failing no_candidate");
+  assert.equal(decide({ health: health("healthy", nowMs) }), "decided majority_unhealthy");
+  assert.equal(decide({ breakers: { secondary: "open" } }), "failing no_candidate");
+  assert.equal(decide({ breakers: { secondary: "forced_open" } }), "failing no_candidate");
+  const [primary] = world().endpoints;
+  assert.equal(decide({ endpoints: [primary!, { name: "secondary", tier: 1, role: "read" }] }), "failing no_candidate");
+});
+
+test("F6: hold, cool-down, the fleet and a jump of the clock stop an automatic move", () => {
+  const held = { by: ann, reason: "maintenance", sinceMs: 1, untilMs: null };
+  assert.equal(decide({ state: stateWith({ held }) }), "rejected held");
+  assert.equal(decide({ state: stateWith({ held: { ...held, untilMs: nowMs } }) }), "decided hold_expired");
+  assert.equal(decide({ state: stateWith({ moves: [moved(nowMs - policy.cooldownMs + 1)] }) }), "rejected cooldown");
+  assert.equal(decide({ state: stateWith({ moves: [moved(nowMs - policy.cooldownMs)] }) }), "decided majority_unhealthy");
+  assert.equal(
+    decide({ state: stateWith({ moves: [moved(nowMs - 1, false)] }) }),
+    "decided majority_unhealthy",
+    "an operator's move is none",
+  );
+  assert.equal(decide({ fleet: null }), "reserve majority_unhealthy");
+  assert.equal(decide({ fleet: { granted: true, reason: "", expiresAtMs: nowMs } }), "reserve majority_unhealthy");
+  assert.equal(decide({ fleet: { granted: false, reason: "full", expiresAtMs: 0 } }), "rejected fleet_limit");
+  assert.equal(decide({ clock: { tilted: true, freshAfterSeq: 0 } }), "rejected clock_gap");
+  assert.equal(decide({ policy: { ...policy, automatic: false } }), "rejected automatic_off");
+});
+
+test("F6: an active endpoint that is not configured any more is replaced in spite of hold and cool-down", () => {
+  const held = { by: ann, reason: "maintenance", sinceMs: 1, untilMs: null };
+  const decision = decideFailover(
+    world({ state: stateWith({ active: "gone", held, moves: [moved(nowMs - 1)] }), evidence: { primary: dead(), secondary: allSay() } }),
+  );
+  assert.equal(ruleOf(decision), "decided active_vanished");
+  assert.deepEqual(decision.kind === "decided" && [decision.currentEndpoint, decision.overrode], ["secondary", ["hold", "cooldown"]]);
+});
+
+test("F7: the move over the hourly limit holds the upstream instead", () => {
+  const moves = [50, 40, 30].map((minutes, index) => moved(nowMs - minutes * 60_000, true, index + 1));
+  const decision = decideFailover(world({ state: stateWith({ epoch: 3, moves }) }));
+  assert.equal(ruleOf(decision), "decided moves_per_hour");
+  assert.ok(decision.kind === "decided");
+  assert.deepEqual([decision.action, decision.currentEndpoint, decision.state.held?.untilMs], ["held", "primary", null]);
+  assert.equal(decide({ state: stateWith({ moves: moves.slice(1) }) }), "decided majority_unhealthy");
+});
+
+test("F8: force overrides hold and cool-down, and with a name also the proof; each is recorded", () => {
+  const held = { by: ann, reason: "maintenance", sinceMs: 1, untilMs: null };
+  const state = stateWith({ held, moves: [moved(nowMs - 1)] });
+  assert.equal(decide({ state, command: order() }), "rejected held");
+  assert.equal(decide({ state: stateWith({ moves: state.moves }), command: order() }), "rejected cooldown");
+  const overrode = (more: Partial<FailoverInput>): unknown => {
+    const decision = decideFailover(world(more));
+    return decision.kind === "decided" ? decision.overrode : ruleOf(decision);
+  };
+  assert.deepEqual(overrode({ state, command: order({ force: true }) }), ["hold", "cooldown"]);
+  const sick = { evidence: { primary: dead(), secondary: dead() } };
+  assert.deepEqual(overrode({ ...sick, command: order({ force: true }) }), ["unhealthy"]);
+  assert.equal(overrode({ ...sick, command: order({ force: true, to: null, gatherOver: true }) }), "rejected candidate_unhealthy");
+  const heldDown = { health: { secondary: { status: "unhealthy" as const, sinceMs: 0, heldDownUntilMs: nowMs + 1 } } };
+  assert.deepEqual(overrode({ ...heldDown, command: order({ force: true, to: null }) }), ["hold_down"]);
+  assert.equal(overrode({ ...heldDown, command: order() }), "rejected candidate_held_down");
+});
+
+test("an operator's move wants proof from after the command, waits for it, and names what is wrong", () => {
+  assert.equal(decide({ command: order({ afterSeq: 1_000_000 }) }), "gather evidence_missing");
+  assert.equal(decide({ command: order({ afterSeq: 1_000_000, gatherOver: true }) }), "rejected candidate_unknown");
+  assert.equal(decide({ command: order({ to: "primary" }) }), "rejected already_active");
+  assert.equal(decide({ command: order({ to: "nowhere" }) }), "rejected unknown_endpoint");
+  assert.equal(decide({ command: order() }), "decided operator");
+  assert.equal(decide({ command: order(), evidence: { secondary: dead() } }), "rejected candidate_unhealthy");
+  assert.equal(decide({ command: order(), clock: { tilted: true, freshAfterSeq: 0 } }), "decided operator");
+});
+
+test("F9: the best proven tier wins, and a better one that may still be proven is waited for, shortly", () => {
+  const endpoints: FailoverInput["endpoints"] = [
+    { name: "primary", tier: 0, role: "write" },
+    { name: "far", tier: 2, role: "write" },
+    { name: "near", tier: 1, role: "write" },
+  ];
+  const active = (more: Partial<FailoverInput>): string => {
+    const decision = decideFailover(world({ endpoints, ...more }));
+    return decision.kind === "decided" ? decision.currentEndpoint : ruleOf(decision);
+  };
+  assert.equal(active({ evidence: { primary: dead(), far: allSay(), near: allSay() } }), "near");
+  assert.equal(active({ evidence: { primary: dead(), far: allSay(), near: dead() } }), "far");
+  const waiting = { primary: dead(), far: allSay(), near: { observers: three, votes: [] } };
+  assert.equal(active({ evidence: waiting }), "gather evidence_missing");
+  assert.equal(active({ evidence: waiting, gatherSinceMs: nowMs - policy.confirmTimeoutMs }), "far");
+});
+
+test("a pool moves to another tier only when every endpoint of its tier has failed", () => {
+  const endpoints: FailoverInput["endpoints"] = ["a", "b"].map((name) => ({ name, tier: 0, role: "write" }));
+  const pool = (b: FailoverInput["evidence"][string]): string =>
+    decide({
+      mode: "pool",
+      endpoints: [...endpoints, { name: "spare", tier: 1, role: "write" }],
+      state: stateWith({ active: "a" }),
+      evidence: { a: dead(), b, spare: allSay() },
+    });
+  assert.equal(pool(allSay()), "none active_healthy");
+  assert.equal(pool({ observers: three, votes: [] }), "gather evidence_missing");
+  assert.equal(pool(dead()), "decided majority_unhealthy");
+});
+
+test("failback is manual by default; automatic, it waits for a preferred endpoint to be healthy for long and proven", () => {
+  const back = (more: Partial<FailoverInput>, sinceMs = nowMs - policy.failbackAfterMs): string =>
+    decide({
+      state: stateWith({ active: "secondary", tier: 1, epoch: 1 }),
+      evidence: { primary: allSay(), secondary: allSay() },
+      health: { primary: { status: "healthy", sinceMs, heldDownUntilMs: null } },
+      policy: { ...policy, failback: "automatic" },
+      ...more,
+    });
+  assert.equal(back({ policy }), "none active_healthy");
+  assert.equal(back({}), "decided failback");
+  assert.equal(back({}, nowMs - policy.failbackAfterMs + 1), "none active_healthy");
+  assert.equal(back({ evidence: { primary: { observers: three, votes: [] }, secondary: allSay() } }), "gather evidence_missing");
+});
+
+test("F1: the next epoch is above all that routers hold of it", () => {
+  const decision = decideFailover(world({ seenEpoch: 7 }));
+  assert.equal(decision.kind === "decided" ? decision.state.epoch : null, 8);
+});
+
+// ---- any input
+
+const observers = [...three, "prober:p4", "router:r1", "router:r2"];
+const aTime = fc.oneof(
+  { weight: 6, arbitrary: fc.integer({ min: 0, max: 2000 }) },
+  { weight: 1, arbitrary: fc.integer({ min: 0, max: 30_000 }) },
+);
+const saidArb = (hardWeight: number): fc.Arbitrary<Said> =>
+  fc.record({
+    outcome: fc.oneof(
+      { weight: hardWeight, arbitrary: fc.constant("hard" as const) },
+      { weight: 10 - hardWeight, arbitrary: fc.constant("ok" as const) },
+      { weight: 1, arbitrary: fc.constantFrom("soft", "auth", "caller" as const) },
+    ),
+    ageMs: aTime,
+    sinceMs: aTime,
+    run: fc.integer({ min: 1, max: 5 }),
+    purpose: fc.constantFrom("confirm", "confirm", "confirm", "scheduled"),
+    proofAgeMs: fc.oneof({ weight: 8, arbitrary: aTime }, { weight: 1, arbitrary: fc.constant(null) }),
+  });
+const testimonyArb = (hardWeight: number) =>
+  fc
+    .tuple(
+      fc.subarray(observers, { minLength: 1 }),
+      fc.array(saidArb(hardWeight), { minLength: 6, maxLength: 6 }),
+      fc.integer({ min: 1, max: 63 }),
+    )
+    .map(([present, said, spoken]) => ({
+      observers: [...present].sort(),
+      votes: present.filter((_, index) => (spoken >> index) % 2 === 1 || index < 3).map((observer, index) => vote(observer, said[index])),
+    }));
+const rarely = <T>(usual: T, ...other: T[]) =>
+  fc.oneof({ weight: 8, arbitrary: fc.constant(usual) }, { weight: 2, arbitrary: fc.constantFrom(...other) });
+const healthArb = rarely<FailoverInput["health"][string]>(
+  { status: "healthy", sinceMs: 0, heldDownUntilMs: null },
+  { status: "unhealthy", sinceMs: nowMs, heldDownUntilMs: null },
+  { status: "unknown", sinceMs: 0, heldDownUntilMs: nowMs + 1 },
+);
+const names = ["primary", "second", "third"];
+const inputArb: fc.Arbitrary<FailoverInput> = fc
+  .record({
+    mode: rarely<FailoverInput["mode"]>("active_standby", "pool"),
+    tiers: fc.tuple(...names.map(() => fc.integer({ min: 0, max: 2 }))),
+    roles: fc.tuple(...names.map(() => rarely<"write" | "read">("write", "read"))),
+    evidence: fc.tuple(testimonyArb(9), testimonyArb(3), testimonyArb(3)),
+    health: fc.tuple(healthArb, healthArb, healthArb),
+    breakers: fc.tuple(...names.map(() => rarely<FailoverInput["breakers"][string]>("closed", "open", "forced_open", "half_open"))),
+    suspects: rarely<string[]>([], ["prober:p1"], ["prober:p1", "prober:p2", "router:r1"]),
+    fleet: rarely<FailoverInput["fleet"]>({ granted: true, reason: "", expiresAtMs: nowMs + 1 }, null, {
+      granted: false,
+      reason: "full",
+      expiresAtMs: 0,
+    }),
+    active: rarely("primary", "second", "gone"),
+    epoch: fc.integer({ min: 0, max: 5 }),
+    seenEpoch: fc.integer({ min: 0, max: 8 }),
+    stateAgeMs: rarely(nowMs, 1000),
+    held: rarely<FailoverInput["state"]["held"]>(
+      null,
+      { by: ann, reason: "h", sinceMs: 1, untilMs: null },
+      { by: ann, reason: "h", sinceMs: 1, untilMs: nowMs - 1 },
+    ),
+    movesAgoMs: rarely<number[]>([], [30_000], [100_000], [3_000_000, 2_000_000, 1_000_000]),
+    failback: rarely<"manual" | "automatic">("manual", "automatic"),
+    tilted: rarely(false, true),
+    freshAfterSeq: rarely(0, 1_000_000),
+    gatherSinceMs: rarely<number | null>(nowMs - 5000, null, nowMs - 10),
+    command: fc.oneof(
+      { weight: 8, arbitrary: fc.constant(null) },
+      {
+        weight: 2,
+        arbitrary: fc
+          .record({ to: fc.constantFrom(null, ...names, "nowhere"), force: fc.boolean(), gatherOver: fc.boolean() })
+          .map((more) => order(more)),
+      },
+    ),
+  })
+  .map((drawn) => {
+    const byName = <V>(values: readonly V[]): Record<string, V> =>
+      Object.fromEntries(names.map((name, index) => [name, values[index] as V]));
+    return world({
+      mode: drawn.mode,
+      endpoints: names.map((name, index) => ({ name, tier: drawn.tiers[index] as number, role: drawn.roles[index] as "write" | "read" })),
+      policy: { ...policy, failback: drawn.failback },
+      evidence: byName(drawn.evidence),
+      health: byName(drawn.health),
+      breakers: byName(drawn.breakers),
+      suspects: drawn.suspects,
+      fleet: drawn.fleet,
+      seenEpoch: drawn.seenEpoch,
+      clock: { tilted: drawn.tilted, freshAfterSeq: drawn.freshAfterSeq },
+      gatherSinceMs: drawn.gatherSinceMs,
+      command: drawn.command,
+      state: {
+        generation: 1,
+        epoch: drawn.epoch,
+        active: drawn.active,
+        tier: 0,
+        sinceMs: nowMs - drawn.stateAgeMs,
+        held: drawn.held,
+        moves: drawn.movesAgoMs.map((ago) => moved(nowMs - ago)),
+      },
+    });
+  });
+
+test("F1 to F10 hold for whatever is known", () => {
+  let automaticMoves = 0;
+  let operatorMoves = 0;
+  fc.assert(
+    fc.property(inputArb, (input) => {
+      const before = canonicalJson(input);
+      const decision = decideFailover(input);
+      assert.equal(canonicalJson(input), before, "F10: the input was altered");
+      assert.deepEqual(decideFailover(JSON.parse(before) as FailoverInput), decision, "F10: not the same again");
+      if (decision.kind !== "decided") return;
+      const { state } = decision;
+      assert.equal(state.epoch, Math.max(input.state.epoch, input.seenEpoch) + 1, "F1");
+      if (decision.action !== "moved") {
+        assert.equal(state.active, input.state.active, "F1: only a move changes what is active");
+        return;
+      }
+      const target = input.endpoints.find(({ name }) => name === state.active);
+      assert.ok(target !== undefined && target.role === "write" && target.name !== input.state.active, "F5");
+      if (decision.overrode.some((name) => ["proof", "unhealthy", "breaker"].includes(name))) {
+        assert.ok(input.command?.kind === "failover" && input.command.force && input.command.to === target.name, "F5, F8");
+      } else {
+        checkProven(input, target.name, decision.overrode);
+      }
+      if (!decision.automatic) {
+        operatorMoves += 1;
+        assert.ok(input.state.held === null || decision.overrode.includes("hold"), "F8");
+        return;
+      }
+      automaticMoves += 1;
+      checkAutomatic(input, decision);
+    }),
+    { numRuns: 4000 },
+  );
+  assert.ok(automaticMoves > 200 && operatorMoves > 40, `too few moves to mean anything: ${automaticMoves}, ${operatorMoves}`);
+});
+
+function checkProven(input: FailoverInput, name: string, overrode: readonly string[]): void {
+  const { votes } = input.evidence[name] ?? { votes: [] };
+  const heard = votes.filter(
+    ({ ref, kind, observer }) => (ref?.seq ?? 0) > input.clock.freshAfterSeq && !input.suspects.includes(`${kind}:${observer}`),
+  );
+  const proofs = heard.filter(
+    ({ verdict, proof }) => verdict === "healthy" && proof !== null && input.nowMs - proof.atMs <= policy.evidenceFreshMs,
+  );
+  assert.ok(proofs.length > 0, "F5: nobody has proven it");
+  const count = (verdict: string): number => heard.filter((one) => one.verdict === verdict).length;
+  assert.ok(count("healthy") > count("unhealthy"), "F5: contradicted");
+  const health = input.health[name];
+  if (!overrode.includes("hold_down")) {
+    assert.notEqual(health?.status, "unhealthy", "F5");
+    assert.ok((health?.heldDownUntilMs ?? 0) <= input.nowMs, "F5");
+  }
+  assert.ok(!["open", "forced_open"].includes(input.breakers[name] ?? "closed"), "F5");
+}
+
+function checkAutomatic(input: FailoverInput, decision: Extract<FailoverDecision, { kind: "decided" }>): void {
+  assert.equal(input.clock.tilted, false, "F6");
+  assert.ok(input.fleet?.granted && input.fleet.expiresAtMs > input.nowMs, "F6");
+  const vanished = decision.rule === "active_vanished";
+  if (!vanished) {
+    assert.equal(input.state.held, null, "F6");
+    const last = Math.max(0, ...input.state.moves.map(({ atMs }) => atMs));
+    assert.ok(input.nowMs - last >= policy.cooldownMs, "F6");
+    assert.ok(input.state.moves.filter(({ atMs }) => input.nowMs - atMs < 3_600_000).length < policy.movesPerHour, "F7");
+  }
+  if (vanished || decision.rule === "failback") return;
+  const active = input.endpoints.find(({ name }) => name === input.state.active);
+  const group = input.mode === "pool" ? input.endpoints.filter(({ tier, role }) => role === "write" && tier === active?.tier) : [active];
+  for (const member of group) {
+    const { observers: all, votes } = input.evidence[member?.name ?? ""] ?? { observers: [], votes: [] };
+    const against = votes.filter(
+      ({ verdict, atMs, ref, kind, observer }) =>
+        verdict === "unhealthy" &&
+        atMs > input.state.sinceMs &&
+        (ref?.seq ?? 0) > input.clock.freshAfterSeq &&
+        !input.suspects.includes(`${kind}:${observer}`),
+    );
+    if (all.length === 1) assert.ok(against[0]?.purpose === "confirm" && against[0].hardRun >= 2, "F3");
+    else assert.ok(against.length >= 2 && against.length * 2 > all.length, "F2");
+  }
+}
