@@ -3,7 +3,7 @@ import { once } from "node:events";
 import { join } from "node:path";
 import { type Bus, connectBus } from "@mcp-failover/bus";
 import { type HealthChanged, hashOf, makeEvent, type Observation, streams, subjectFor, topology } from "@mcp-failover/contracts";
-import { freePort, startNats, tempDir } from "@mcp-failover/testkit";
+import { freePort, type RunningServer, startNats, tempDir } from "@mcp-failover/testkit";
 import { until } from "../harness/wait.ts";
 
 const root = join(import.meta.dirname, "..", "..");
@@ -11,6 +11,7 @@ const root = join(import.meta.dirname, "..", "..");
 /** Prober processes on a real nats-server, and nothing else of the stack. */
 export interface ProberWorld {
   readonly bus: Bus;
+  readonly nats: Pick<RunningServer, "kill" | "restart">;
   /** Everything that was observed since the start, by whom and when it reached the log. */
   readonly observations: readonly (Observation & { readonly storedMs: number })[];
   /** Last said health by `upstream/endpoint`, and all that was said, oldest first. */
@@ -53,6 +54,7 @@ export async function proberWorld(): Promise<ProberWorld> {
 
   return {
     bus,
+    nats,
     observations,
     health,
     said,

@@ -1,7 +1,7 @@
 import type { ProberPolicy } from "@mcp-failover/domain";
 
-export type Lane = "scheduled" | "confirm";
-export type Refusal = "fleet_limit" | "host_limit";
+type Lane = "scheduled" | "confirm";
+type Refusal = "fleet_limit" | "host_limit";
 
 /** Probes in flight, limited in all and per host. Nothing waits here: who gets no place is skipped and counted. */
 export interface Limits {

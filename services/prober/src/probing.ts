@@ -9,7 +9,7 @@ import type { ProbeMade, ProbeNotMade, ProbeRunner } from "./probes/run-probe.ts
 import type { Target } from "./targets.ts";
 
 /** What the asker of a probe wants, besides the target. */
-export interface ProbeOrder {
+interface ProbeOrder {
   readonly purpose: "confirm" | "requested";
   readonly requestId: string;
   readonly timeoutMs: number;
@@ -20,7 +20,7 @@ export interface ProbeOrder {
 /** Makes probes, on schedule and on demand, and hands what they found to the log and to the keeper. */
 export interface Probing {
   /** A probe that is due; returns when the next one is, or null when the endpoint is not this prober's any more. */
-  scheduled(key: string, purpose: NextProbe["purpose"]): Promise<NextProbe | null>;
+  scheduled(key: string, due: NextProbe): Promise<NextProbe | null>;
   /** A probe at once, on a fresh connection. Null: nothing was learned. */
   now(target: Target, order: ProbeOrder): Promise<Observation | null>;
   /** Time-out of a confirming probe of this target. */
@@ -99,18 +99,19 @@ export function createProbing(options: ProbingOptions): Probing {
   }
 
   return {
-    async scheduled(key, purpose) {
+    async scheduled(key, { atMs: dueMs, purpose }) {
       const target = options.targets().get(key);
       if (target === undefined || !keeper.owns(key)) return null;
       const { policy } = target;
-      const startedMs = nowMs();
+      // A timer may fire a little early; the slot that it was for is not one that was missed.
+      const startedMs = Math.max(dueMs, nowMs());
       const made = await run(target, purpose, probeTimeoutMs(policy, purpose, usualMs(key)));
-      const endedMs = nowMs();
+      const endedMs = Math.max(startedMs, nowMs());
       if (purpose === "scheduled") {
         const overrun = slotsBetween(key, policy, startedMs, endedMs);
         if (overrun > 0) skip("overrun", overrun);
       }
-      if (made === null) return { atMs: gridSlot(key, policy, endedMs), purpose: "scheduled" };
+      if (made === null) return { atMs: Math.min(gridSlot(key, policy, endedMs), endedMs + policy.downIntervalMs), purpose };
       const decision = keeper.observe(key, record(target, made, purpose, null));
       if (decision === null) return null;
       return nextProbe({

@@ -13,7 +13,7 @@ export interface Schedule {
 export interface ScheduleOptions {
   readonly nowMs: () => number;
   /** Makes the probe and says when the next one is due; null ends the schedule of the key. */
-  readonly run: (key: string, purpose: NextProbe["purpose"]) => Promise<NextProbe | null>;
+  readonly run: (key: string, due: NextProbe) => Promise<NextProbe | null>;
   readonly onLag: (lagMs: number) => void;
   readonly onError: (error: unknown, key: string) => void;
   /** After a run that threw. */
@@ -41,7 +41,7 @@ export function createSchedule(options: ScheduleOptions): Schedule {
     options.onLag(Math.max(0, options.nowMs() - due.atMs));
     let next: NextProbe | null;
     try {
-      next = await options.run(key, due.purpose);
+      next = await options.run(key, due);
     } catch (error) {
       options.onError(error, key);
       next = { atMs: options.nowMs() + options.errorWaitMs, purpose: "scheduled" };

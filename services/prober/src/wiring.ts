@@ -159,7 +159,8 @@ export async function startProber(kit: Kit<ProberEnvironment>, policy: ProberPol
     keeper.lookForSilence();
     metrics.sessions.set(runner.openSessions);
     if (graceUntilMs > nowMs && configured && fleet.settled && keeper.allProven()) graceUntilMs = Math.floor(nowMs);
-    kit.ready("grace", configured && fleet.settled && nowMs >= graceUntilMs, "the grace after start has not ended");
+    const graceEnded = configured && fleet.settled && nowMs >= graceUntilMs;
+    kit.ready("grace", graceEnded, graceEnded ? "" : "the grace after start has not ended");
   }
 
   kit.ready("configuration", false, "no configuration has been applied yet: run bootstrap, or `mcpf config apply`");

@@ -1,3 +1,4 @@
+import type { TestContext } from "node:test";
 import { type Bus, memoryBroker, type Stored } from "@mcp-failover/bus";
 import {
   type HealthChanged,
@@ -14,6 +15,7 @@ import type { Kit, Running } from "@mcp-failover/service-kit";
 import { testKit } from "@mcp-failover/service-kit/testing";
 import type { ProberEnvironment } from "../src/config.ts";
 import { startProber } from "../src/wiring.ts";
+import { answers, type FakeServer, fakeServer } from "./servers.ts";
 
 /** Probers of one fleet in this process, on the memory bus, with the short times of a test. */
 export interface MemoryFleet {
@@ -31,7 +33,7 @@ export interface MemoryFleet {
   observations(): Promise<readonly Observation[]>;
   stop(): Promise<void>;
 }
-export interface MemoryProber {
+interface MemoryProber {
   readonly kit: Kit<ProberEnvironment>;
   readonly bus: Bus;
   stop(): Promise<void>;
@@ -130,3 +132,22 @@ export async function until<T>(what: string, check: () => Promise<T> | T, ms = 5
     await new Promise((resolve) => setTimeout(resolve, 15));
   }
 }
+
+export async function fleetFor(t: TestContext): Promise<MemoryFleet> {
+  const fleet = await memoryFleet();
+  t.after(() => fleet.stop());
+  return fleet;
+}
+export async function server(t: TestContext, status = 200): Promise<FakeServer> {
+  const fake = await fakeServer(answers.status(status));
+  t.after(() => fake.kill());
+  return fake;
+}
+/** An HTTP upstream with quick probes. */
+export const http = (urls: Record<string, string>, probe: object = {}, more: object = {}) => ({
+  kind: "http",
+  probe: { interval_ms: 200, timeout_ms: 300, ...probe },
+  endpoints: Object.entries(urls).map(([name, url], tier) => ({ name, url, tier, ...more })),
+});
+export const statusOf = async (fleet: MemoryFleet, upstream: string, endpoint: string) =>
+  (await fleet.health(upstream, endpoint)).at(-1)?.data.status;

@@ -1,28 +1,9 @@
 import assert from "node:assert/strict";
-import { type TestContext, test } from "node:test";
+import { test } from "node:test";
 import { memorySeams } from "@mcp-failover/bus/internal";
-import { makeEvent } from "@mcp-failover/contracts";
 import { decideHealth, type HealthInput } from "@mcp-failover/domain";
-import { type MemoryFleet, memoryFleet, until } from "./fleet-of-memory.ts";
-import { answers, type FakeServer, fakeServer, legacyServer, modernServer } from "./servers.ts";
-
-async function fleetFor(t: TestContext): Promise<MemoryFleet> {
-  const fleet = await memoryFleet();
-  t.after(() => fleet.stop());
-  return fleet;
-}
-async function server(t: TestContext, status = 200): Promise<FakeServer> {
-  const fake = await fakeServer(answers.status(status));
-  t.after(() => fake.kill());
-  return fake;
-}
-const http = (urls: Record<string, string>, probe: object = {}, more: object = {}) => ({
-  kind: "http",
-  probe: { interval_ms: 200, timeout_ms: 300, ...probe },
-  endpoints: Object.entries(urls).map(([name, url], tier) => ({ name, url, tier, ...more })),
-});
-const statusOf = async (fleet: MemoryFleet, upstream: string, endpoint: string) =>
-  (await fleet.health(upstream, endpoint)).at(-1)?.data.status;
+import { fleetFor, http, server, statusOf, until } from "./fleet-of-memory.ts";
+import { answers } from "./servers.ts";
 
 test("a well endpoint is said to be healthy once, with a real response time, and the prober becomes ready before its grace ends", async (t) => {
   const fleet = await fleetFor(t);
@@ -98,42 +79,6 @@ test("a lone prober's fall carries a probe made for the purpose", async (t) => {
   assert.deepEqual(down?.certificate.folded.AUDIT, { first: 2, last: 2 });
 });
 
-test("two of three probers that reach the endpoint outvote the owner that does not", async (t) => {
-  const fleet = await fleetFor(t);
-  const fake = await server(t);
-  const owners = new Set<string>();
-  const blind = new Set<string>();
-  // The probers are told apart by a header that carries each one's own secret.
-  fake.handler = (request, response, body) => {
-    const who = String(request.headers["x-who"]);
-    if (request.headers.connection !== "close") owners.add(who);
-    return (blind.has(who) ? answers.reset : answers.status(200))(request, response, body);
-  };
-  await fleet.configure({ api: http({ one: fake.url }, {}, { headers: { "x-who": { secret: "WHO" } } }) });
-  const names = ["prober-a", "prober-b", "prober-c"];
-  const probers = await Promise.all(names.map((name) => fleet.start(name, { secrets: { WHO: name } })));
-  await until("healthy", async () => (await statusOf(fleet, "api", "one")) === "healthy");
-  const ownedBy = await until("one owner", async () => {
-    const counts = await Promise.all(probers.map((prober) => prober.metric("mcpf_prober_owned_endpoints")));
-    return counts.filter((count) => count === 1).length === 1 ? names[counts.indexOf(1)] : null;
-  });
-  blind.add(ownedBy);
-  const owner = probers[names.indexOf(ownedBy)];
-  await until("three refused falls", async () => {
-    const metric = await owner?.kit.registry.getSingleMetric("mcpf_prober_decisions_total")?.get();
-    return (metric?.values.find(({ labels }) => labels["rule"] === "no_majority")?.value ?? 0) >= 3;
-  });
-  assert.equal(await statusOf(fleet, "api", "one"), "healthy");
-  const second = names.find((name) => name !== ownedBy) as string;
-  blind.add(second);
-  await until("unhealthy", async () => (await statusOf(fleet, "api", "one")) === "unhealthy");
-  const votes = (await fleet.health("api", "one")).at(-1)?.data.votes ?? [];
-  assert.deepEqual(
-    votes.map(({ observer, verdict }) => `${observer} ${verdict}`).sort(),
-    names.map((name) => `${name} ${blind.has(name) ? "un" : ""}healthy`).sort(),
-  );
-});
-
 test("401, 429 and 404: degraded with the rule of each, and alive", async (t) => {
   const fleet = await fleetFor(t);
   const servers = { auth: await server(t, 401), soft: await server(t, 429), caller: await server(t, 404) };
@@ -159,60 +104,6 @@ test("an endpoint whose secret is missing is not judged, and the others are", as
   await until("skipped", async () => (await prober.metric("mcpf_prober_skipped_total")) >= 2);
   assert.equal(await statusOf(fleet, "locked", "one"), undefined);
   assert.ok(fake.requests.every(({ path }) => path === "/open"));
-});
-
-test("endpoints spread over the live probers; a dead one's are taken over and probed at once, from the last word on", async (t) => {
-  const fleet = await fleetFor(t);
-  const fake = await server(t);
-  const names = Array.from({ length: 12 }, (_, index) => `e${index}`);
-  await fleet.configure({ api: http(Object.fromEntries(names.map((name) => [name, `${fake.url}/${name}`])), { interval_ms: 300 }) });
-  const probers = [await fleet.start("p1"), await fleet.start("p2"), await fleet.start("p3")];
-  await until("all healthy", async () =>
-    (await Promise.all(names.map((name) => statusOf(fleet, "api", name)))).every((status) => status === "healthy"),
-  );
-  const owned = await Promise.all(probers.map((prober) => prober.metric("mcpf_prober_owned_endpoints")));
-  assert.equal(
-    owned.reduce((sum, count) => sum + count, 0),
-    12,
-  );
-  assert.ok(
-    owned.every((count) => count >= 1),
-    owned.join(),
-  );
-  const [dead] = probers;
-  // Its connection is cut: for the others it is dead, and it goes on probing what it had.
-  memorySeams((dead as (typeof probers)[number]).bus).cut();
-  const cutMs = Date.now();
-  await until("taken over", async () => {
-    const [, second, third] = await Promise.all(probers.map((prober) => prober.metric("mcpf_prober_owned_endpoints")));
-    return (second ?? 0) + (third ?? 0) === 12;
-  });
-  await until(
-    "all probed by the others",
-    async () => {
-      const fresh = (await fleet.observations()).filter(({ observer, startedAtMs }) => observer !== "p1" && startedAtMs > cutMs);
-      return new Set(fresh.map(({ endpoint }) => endpoint)).size === 12;
-    },
-    2000,
-  );
-  for (const name of names) assert.equal((await fleet.health("api", name)).length, 1, "a take-over alone is no change");
-  const before = (await dead?.metric("mcpf_prober_probes_total")) ?? 0;
-  await until("it goes on probing without the bus", async () => ((await dead?.metric("mcpf_prober_probes_total")) ?? 0) >= before + 2);
-});
-
-test("a prober that leaves hands its endpoints over without waiting for its silence", async (t) => {
-  const fleet = await fleetFor(t);
-  const fake = await server(t);
-  await fleet.configure({ api: http({ a: `${fake.url}/a`, b: `${fake.url}/b`, c: `${fake.url}/c`, d: `${fake.url}/d` }) });
-  const slow = { heartbeatMs: 400, deadAfterMs: 60_000, settleMs: 150 };
-  const leaving = await fleet.start("p1", { policy: slow });
-  const staying = await fleet.start("p2", { policy: slow });
-  await until(
-    "shared",
-    async () => (await leaving.metric("mcpf_prober_owned_endpoints")) + (await staying.metric("mcpf_prober_owned_endpoints")) === 4,
-  );
-  await leaving.stop();
-  await until("taken over", async () => (await staying.metric("mcpf_prober_owned_endpoints")) === 4, 300);
 });
 
 test("without the log it probes on and decides nothing; afterwards it decides on what is so by then", async (t) => {
@@ -244,83 +135,6 @@ test("without the log it probes on and decides nothing; afterwards it decides on
   assert.ok(kept.length <= 10, "the buffer is bounded");
 });
 
-test("every live prober answers probe.requested for any endpoint, at once and under the id of the request", async (t) => {
-  const fleet = await fleetFor(t);
-  const fake = await server(t);
-  await fleet.configure({ api: http({ one: fake.url }, { interval_ms: 60_000 }) });
-  for (const name of ["p1", "p2", "p3"]) await fleet.start(name);
-  await until("healthy", async () => (await statusOf(fleet, "api", "one")) === "healthy");
-  const event = makeEvent({
-    type: "probe.requested",
-    keys: [],
-    id: "ask-1",
-    service: "failover-controller",
-    instance: "fc-1",
-    timeMs: Date.now(),
-    data: {
-      requestId: "ask-1",
-      targets: [
-        { upstream: "api", endpoint: "one" },
-        { upstream: "api", endpoint: "not-there" },
-      ],
-      purpose: "confirm",
-      timeoutMs: 400,
-      requestedBy: "fc-1",
-    },
-  });
-  const replies: string[] = [];
-  for await (const reply of fleet.bus.requestMany(event, { timeoutMs: 2000, max: 3 })) {
-    assert.equal(reply.type, "probe.observed");
-    if (reply.type === "probe.observed")
-      replies.push(`${reply.data.observer} ${reply.data.observations.map(({ requestId, outcome }) => `${requestId} ${outcome}`)}`);
-  }
-  assert.deepEqual(replies.sort(), ["p1 ask-1 ok", "p2 ask-1 ok", "p3 ask-1 ok"]);
-  await until(
-    "in the log too",
-    async () => (await fleet.observations()).filter(({ requestId }) => requestId === "ask-1").length === 3,
-    1000,
-  );
-});
-
-test("two probers that both think an endpoint is theirs say each change once", async (t) => {
-  const fleet = await fleetFor(t);
-  const fake = await server(t);
-  await fleet.configure({ api: http({ one: fake.url }) });
-  const probers = [await fleet.start("p1", { deaf: true }), await fleet.start("p2", { deaf: true })];
-  await until("healthy", async () => (await statusOf(fleet, "api", "one")) === "healthy");
-  await fake.kill();
-  await until("unhealthy", async () => (await statusOf(fleet, "api", "one")) === "unhealthy");
-  await fake.comeBack();
-  await until("healthy", async () => (await statusOf(fleet, "api", "one")) === "healthy");
-  await new Promise((resolve) => setTimeout(resolve, 500));
-  assert.deepEqual(
-    (await fleet.health("api", "one")).map(({ data }) => data.status),
-    ["healthy", "unhealthy", "healthy"],
-  );
-  assert.ok((await Promise.all(probers.map((prober) => prober.metric("mcpf_prober_owned_endpoints")))).every((count) => count === 1));
-});
-
-test("MCP servers of both eras: healthy, and at the stop no session is left on any server", async (t) => {
-  const fleet = await fleetFor(t);
-  const legacy = await legacyServer();
-  const modern = await modernServer();
-  t.after(() => Promise.all([legacy.kill(), modern.kill()]));
-  await fleet.configure({
-    mcp: { ...http({ legacy: `${legacy.url}/mcp`, modern: `${modern.url}/mcp` }), kind: "mcp" },
-  });
-  const probers = [await fleet.start("p1"), await fleet.start("p2")];
-  await until(
-    "both healthy",
-    async () => (await statusOf(fleet, "mcp", "legacy")) === "healthy" && (await statusOf(fleet, "mcp", "modern")) === "healthy",
-  );
-  legacy.sessions.clear();
-  await new Promise((resolve) => setTimeout(resolve, 600));
-  assert.equal((await fleet.health("mcp", "legacy")).length, 1, "a lost session is no change of health");
-  for (const prober of probers) await prober.stop();
-  assert.equal(legacy.sessions.size, 0);
-  assert.ok(legacy.initialized >= 2 && legacy.initialized <= 4, `${legacy.initialized} sessions for two probers`);
-});
-
 test("a changed configuration: new endpoints are probed at once, removed ones no more, a moved one is judged anew", async (t) => {
   const fleet = await fleetFor(t);
   const [first, second] = [await server(t), await server(t, 503)];
@@ -334,4 +148,32 @@ test("a changed configuration: new endpoints are probed at once, removed ones no
   const before = first.requests.filter(({ path }) => path === "/gone").length;
   await new Promise((resolve) => setTimeout(resolve, 400));
   assert.equal(first.requests.filter(({ path }) => path === "/gone").length, before);
+});
+
+test("a probe that is due while the last one runs is skipped and counted, never made up for", async (t) => {
+  const fleet = await fleetFor(t);
+  const fake = await server(t);
+  let inFlight = 0;
+  let most = 0;
+  fake.handler = (request, response, body) => {
+    inFlight += 1;
+    most = Math.max(most, inFlight);
+    setTimeout(
+      () => {
+        inFlight -= 1;
+        answers.status(200)(request, response, body);
+      },
+      request.url === "/slow" ? 250 : 0,
+    );
+  };
+  await fleet.configure({ api: http({ slow: `${fake.url}/slow` }, { interval_ms: 100, timeout_ms: 1000 }) });
+  const slow = await fleet.start("p1");
+  await until("skipped", async () => (await slow.metric("mcpf_prober_skipped_total")) >= 4);
+  assert.equal(most, 1);
+  await fleet.configure({ api: http({ quick: `${fake.url}/quick` }, { interval_ms: 100, timeout_ms: 1000 }) });
+  await new Promise((resolve) => setTimeout(resolve, 300));
+  const skipped = await slow.metric("mcpf_prober_skipped_total");
+  const made = await slow.metric("mcpf_prober_probes_total");
+  await until("probed on", async () => (await slow.metric("mcpf_prober_probes_total")) >= made + 5);
+  assert.equal(await slow.metric("mcpf_prober_skipped_total"), skipped, "a quick one skips nothing");
 });

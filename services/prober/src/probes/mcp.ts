@@ -26,15 +26,15 @@ export interface McpProber {
   close(): Promise<void>;
 }
 
-export interface McpProbeOptions {
+interface McpProbeOptions {
   readonly headers: Readonly<Record<string, string>>;
   readonly fresh: boolean;
   readonly signal: AbortSignal;
   readonly nowMs: number;
 }
 
-export const modernVersion = "2026-07-28";
-export const legacyVersion = "2025-11-25";
+const modernVersion = "2026-07-28";
+const legacyVersion = "2025-11-25";
 const clientInfo = { name: "mcp-failover-prober", version: "0.1.0" };
 const unsupportedVersion = -32_022;
 const methodNotFound = -32_601;
