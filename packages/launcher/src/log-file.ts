@@ -47,7 +47,7 @@ export function lineCutter(onLine: (line: string) => void, lengthMax = 64 * 1024
 /** A warning or worse of a JSON log line as one line for a person; null for everything else. */
 export function summaryOf(line: string): { level: "warn" | "error"; text: string } | null {
   if (!line.startsWith("{")) return null;
-  let parsed: { level?: unknown; msg?: unknown; reason?: unknown; err?: { message?: unknown } };
+  let parsed: { level?: unknown; msg?: unknown; reason?: unknown; condition?: unknown; err?: { message?: unknown } };
   try {
     parsed = JSON.parse(line) as typeof parsed;
   } catch {
@@ -55,6 +55,8 @@ export function summaryOf(line: string): { level: "warn" | "error"; text: string
   }
   const { level } = parsed;
   if (level !== "warn" && level !== "error" && level !== "fatal") return null;
+  // Each service says these two of itself at every start and at every absence of NATS; `/readyz` has them.
+  if (parsed.msg === "readiness" && (parsed.condition === "started" || parsed.condition === "bus")) return null;
   const details = [parsed.reason, parsed.err?.message].filter((part): part is string => typeof part === "string" && part !== "");
   return { level: level === "warn" ? "warn" : "error", text: [String(parsed.msg ?? ""), ...details].join(": ").slice(0, 300) };
 }
