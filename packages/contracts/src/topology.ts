@@ -28,6 +28,8 @@ export const probeConfig = z.strictObject({
   timeout_ms: milliseconds(50, 60_000).optional(),
   failures_down: z.number().int().min(1).max(100).optional(),
   successes_up: z.number().int().min(1).max(100).optional(),
+  /** How long an endpoint that flaps is held down; 0: never. */
+  hold_down_ms: milliseconds(0, 86_400_000).optional(),
 });
 
 export const breakerConfig = z.strictObject({

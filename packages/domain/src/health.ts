@@ -128,7 +128,7 @@ function decideFall(input: HealthInput, before: HealthState, seen: HealthState):
     );
   }
   const changes = countChange(before, "down", policy, nowMs);
-  const flapping = before.side === "up" && changes.length >= policy.flapChanges;
+  const flapping = policy.holdDownMs > 0 && before.side === "up" && changes.length >= policy.flapChanges;
   const heldDownUntilMs = flapping ? Math.max(nowMs + policy.holdDownMs, before.heldDownUntilMs ?? 0) : before.heldDownUntilMs;
   const reason = `${failures}; ${against} of ${asked} observers agree`;
   return change(flapping ? "flap_hold" : "fall", flapping ? `${reason}; ${changes.length} changes, held down` : reason, {

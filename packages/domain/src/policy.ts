@@ -320,6 +320,7 @@ export function policyFor(topology: Topology, upstreamName: string, environment:
       timeoutMs,
       failuresDown: upstream.probe.failures_down ?? health.failuresDown,
       successesUp: upstream.probe.successes_up ?? health.successesUp,
+      holdDownMs: upstream.probe.hold_down_ms ?? health.holdDownMs,
       confirmTimeoutMs: Math.min(health.confirmTimeoutMs, timeoutMs),
       freshMs: 2 * intervalMs + timeoutMs,
     },

@@ -175,8 +175,8 @@ test("H5, H6: the third fall in ten minutes holds down five minutes, also for a 
 });
 
 test("H6: the fourth change inside the window holds down, the fourth in all does not", () => {
-  const fallWith = (agesMs: number[]) => {
-    const prober = healthyProber();
+  const fallWith = (agesMs: number[], own: Partial<HealthPolicy> = {}) => {
+    const prober = healthyProber(own);
     prober.state = { ...(prober.state as HealthState), changesAtMs: agesMs.map((ageMs) => prober.nowMs - ageMs) };
     for (let n = 0; n < 3; n += 1) prober.waits(250).sees("hard");
     return prober.said.at(-1)?.decision.rule;
@@ -184,6 +184,7 @@ test("H6: the fourth change inside the window holds down, the fourth in all does
   assert.equal(fallWith([300_000, 200_000, 100_000]), "flap_hold");
   assert.equal(fallWith([200_000, 100_000]), "fall");
   assert.equal(fallWith([600_000, 200_000, 100_000]), "fall");
+  assert.equal(fallWith([300_000, 200_000, 100_000], { holdDownMs: 0 }), "fall", "0 is never");
 });
 
 test("H7: refused credentials and rate limits are degraded with their own rule, and clear with two good answers", () => {
