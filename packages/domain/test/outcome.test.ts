@@ -16,6 +16,7 @@ test("O1: a status is hard exactly from 500 on, and only a hard one has a failur
 
 test("O1: 429 is soft, 401 and 403 are a matter of credentials, every other 4xx is the caller's", () => {
   const outcomes = [400, 401, 403, 404, 408, 413, 429, 200, 202, 304].map((status) => classifyHttpStatus(status).outcome);
+  assert.deepEqual([classifyHttpStatus(499).outcome, classifyHttpStatus(500).outcome], ["caller", "hard"]);
   assert.deepEqual(outcomes, ["caller", "auth", "auth", "caller", "caller", "caller", "soft", "ok", "ok", "ok"]);
 });
 

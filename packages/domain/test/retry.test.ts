@@ -41,6 +41,11 @@ test("R2: no call is sent more often than allowed, nor after its deadline", () =
   );
 });
 
+test("R2: the very moment of the deadline is too late", () => {
+  assert.deepEqual(mayRetry(question({ nowMs: 1000 })), { retry: false, rule: "deadline" });
+  assert.equal(mayRetry(question({ nowMs: 999 })).retry, true);
+});
+
 test("R3: over any run of calls, charged retries stay within 20 % of the calls, 10 a second and the first reserve", () => {
   fc.assert(
     fc.property(

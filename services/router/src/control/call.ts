@@ -30,7 +30,6 @@ export class Call implements CallControl {
   #again = false;
   #mayHaveRun = false;
   #legacyUsed = false;
-  #toolCounted = false;
   #ended = false;
   /** Set once no further attempt is made; null also after an answer. */
   #problem: CallProblem | null = null;
@@ -327,8 +326,6 @@ export class Call implements CallControl {
   }
 
   #countTool(error: boolean): void {
-    if (this.#toolCounted) return;
-    this.#toolCounted = true;
     this.#countOne("mcp", error, this.#begunMs);
   }
 

@@ -289,6 +289,20 @@ test("A3: a client that goes away ends the wait, and gives back what the call he
   assert.equal(await open.next(), null);
 });
 
+test("A2: an attempt that is told twice is counted once, and gives back once", async (t) => {
+  const fixture = await start(t);
+  const call = fixture.control.begin(describe(fixture));
+  const attempt = await attemptOf(call);
+  assert.deepEqual(attempt.done(ok), { retry: false });
+  assert.deepEqual(attempt.done(refused), { retry: false });
+  call.end("ok");
+  await until("the call is reported", () => fixture.traffic.some(({ endpoints }) => endpoints.length > 0));
+  await settled(300);
+  const seen = fixture.traffic.flatMap(({ endpoints }) => endpoints);
+  assert.deepEqual([seen.reduce((sum, one) => sum + one.ok, 0), seen.reduce((sum, one) => sum + one.hard, 0)], [1, 0]);
+  assert.deepEqual(await play(fixture.control.begin(describe(fixture)), () => ok), ["primary"], "the second word ejected nothing");
+});
+
 test("retries after results that prove nothing stay within the budget, however many calls fail", async (t) => {
   const fixture = await start(t, {
     frozen: true,
@@ -377,6 +391,9 @@ test("annotations are believed of a trusted upstream alone, and forgotten when t
   fixture.control.learnTools("warehouse", [{ name: "count", annotations: { readOnlyHint: true } }]);
   await fixture.configure(warehouse.replace("trusted: true", "trusted: false"));
   assert.equal(safety(), "unsafe");
+  await fixture.configure(warehouse);
+  assert.equal(safety(), "unsafe", "what was said in trust before is not believed again");
+  await fixture.configure(warehouse.replace("trusted: true", "trusted: false"));
   fixture.control.learnTools("warehouse", [{ name: "count", annotations: { readOnlyHint: true } }]);
   assert.equal(safety(), "unsafe");
 });

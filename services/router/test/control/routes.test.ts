@@ -14,6 +14,7 @@ test("K2: before any decision the first write endpoint of the lowest tier is act
 
 test("a decision is applied at once, said to those who listen, and reported to the fleet with its event's id", async (t) => {
   const fixture = await start(t);
+  await until("the first word of the router, after which it is silent for two seconds", () => fixture.traffic.length > 0);
   const told: string[] = [];
   const stop = fixture.control.onRouteChange((upstream) => told.push(upstream));
   await fixture.move("warehouse", "secondary", 1);
@@ -107,6 +108,8 @@ test("K3: a configuration that does not parse leaves the last good one in force"
   const data = { version: 9, hash: "x", fileHash: null, timestamp: "2026-01-01T00:00:00.000Z", by: { kind: "operator", id: "x" } as const };
   await fixture.say("config.applied", [], { ...data, reason: "", environment: "production", topology: { upstreams: { bad: {} } } });
   assert.deepEqual(fixture.control.upstreams(), ["warehouse"]);
+  await fixture.move("warehouse", "secondary", 1);
+  assert.equal(fixture.control.upstream("warehouse")?.active, "secondary", "and decisions are applied under it");
 });
 
 test("C2: without NATS calls go on by the last known routes, and readiness says so", async (t) => {
@@ -142,7 +145,12 @@ test("C2: a damaged file is no route, and a start with neither log nor file says
   const fixture = await start(t);
   await fixture.control.stop();
   const file = join(fixture.dataDir, "router", "router-1.json");
-  await writeFile(file, (await readFile(file, "utf8")).slice(0, -40));
+  const whole = await readFile(file, "utf8");
+  await writeFile(file, whole.replace('"format":1', '"format":2'));
+  const other = await fixture.again({ cut: true });
+  assert.deepEqual(other.upstreams(), [], "a file of another format");
+  await other.stop();
+  await writeFile(file, whole.slice(0, -40));
   const control = await fixture.again({ cut: true });
   assert.deepEqual(control.upstreams(), []);
   assert.equal(control.ready().ok, false);

@@ -1,9 +1,18 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { BusError } from "@mcp-failover/bus";
 import { memorySeams } from "@mcp-failover/bus/internal";
-import { latencyBucketsMs, type OutcomeClass, type TrafficEndpoint, type TrafficObserved, type TrafficTool } from "@mcp-failover/contracts";
+import {
+  type Event,
+  latencyBucketsMs,
+  type OutcomeClass,
+  type TrafficEndpoint,
+  type TrafficObserved,
+  type TrafficTool,
+} from "@mcp-failover/contracts";
 import fc from "fast-check";
 import type { AttemptResult } from "../../src/control/port.ts";
+import { TrafficReport } from "../../src/control/traffic-report.ts";
 import {
   type ClosedWindow,
   countCall,
@@ -127,6 +136,42 @@ test("W1: every call is in the log exactly once, also when acknowledgements are 
   }
   await until("everything is in the log", () => JSON.stringify(sum(fixture.traffic, "primary")) === JSON.stringify(wanted), 6000);
   assert.deepEqual(fixture.control.backlog(), { windows: 0, messages: 0, dropped: 0 });
+});
+
+test("W1: a message whose fate is unknown is sent again with the same id, and what the log will never take holds nothing up", async () => {
+  const sent: string[] = [];
+  const failures: BusError[] = [
+    new BusError("timeout", "no acknowledgement", { retriable: true }),
+    new BusError("too_large", "over the limit", { retriable: false }),
+  ];
+  let serial = 0;
+  const report = new TrafficReport({
+    bus: {
+      status: { kind: "connected", server: "test", serverVersion: "0" },
+      append: async (event) => {
+        sent.push(event.id);
+        const failure = failures.shift();
+        if (failure !== undefined) throw failure;
+        return { seq: sent.length, duplicate: false };
+      },
+    },
+    router: "router-1",
+    nowMs: () => Date.now(),
+    makeEvent: (data) => {
+      serial += 1;
+      return { id: `m${serial}`, type: "traffic.observed", data } as Event<"traffic.observed">;
+    },
+    held: () => ({ routes: {}, rollbacks: {} }),
+    windowMs: 10,
+    onProblem: () => undefined,
+  });
+  report.end(report.begin("u", "e"), { outcome: "ok", code: null, latencyMs: 1, atMs: 1 });
+  await until("the refused message is given up", () => report.dropped === 1);
+  assert.deepEqual(sent.slice(0, 2), ["m1", "m1"]);
+  report.end(report.begin("u", "e"), { outcome: "ok", code: null, latencyMs: 1, atMs: 1 });
+  await until("the next message goes out", () => sent.length >= 3);
+  assert.equal(sent[2], "m2");
+  await report.stop();
 });
 
 test("the tool's window: one call for MCP whatever its attempts, errors by tool, agent and implementation", async (t) => {
