@@ -7,6 +7,7 @@ import { RefusedRequest, rpcCodes, sendJson, sendRefusal } from "./errors.ts";
 import { type HttpContext, serveHttp } from "./http-proxy.ts";
 import { type McpContext, operationHeader } from "./mcp/inbound.ts";
 import { serveMcp } from "./mcp/serve-mcp.ts";
+import { leaveOldHolds } from "./mcp/sweep.ts";
 
 /**
  * The router's HTTP face. Guarantees:
@@ -75,7 +76,9 @@ export async function startServer(options: RouterServerOptions): Promise<RouterS
   let ticks = 0;
   const ticker = setInterval(() => {
     for (const session of mcp.sessions.all()) session.stream?.tick(mcp.control.upstream(session.sealed.upstream));
-    if (++ticks % sweepEveryTicks === 0) mcp.sessions.sweep();
+    if (++ticks % sweepEveryTicks !== 0) return;
+    mcp.sessions.sweep();
+    leaveOldHolds(mcp);
   }, tickMs);
 
   return {

@@ -320,7 +320,10 @@ function failureOf(cause: Error, where: string, written: boolean): UpstreamError
   const own = (cause as { code?: unknown }).code;
   const inner = (cause as { cause?: { code?: unknown } }).cause?.code;
   const errorCode = typeof own === "string" ? own : typeof inner === "string" ? inner : undefined;
-  const { code, executed } = classifyTransportError(errorCode, written ? "written" : "connecting");
+  const judged = classifyTransportError(errorCode, written ? "written" : "connecting");
+  const { executed } = judged;
+  // undici gives its parser's errors a code only sometimes.
+  const code = cause.name === "HTTPParserError" ? "malformed" : judged.code;
   return new UpstreamError(code, `${where}: ${sayFailure[code]}`, executed !== "no", cause);
 }
 

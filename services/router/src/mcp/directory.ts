@@ -24,7 +24,7 @@ const sessionRecord = z.object({
   /** Upstream session id by endpoint; null for an endpoint that has no ids. */
   holds: z.record(z.string(), z.string().nullable()),
   /** `params` of the last logging/setLevel. */
-  level: z.unknown(),
+  level: z.unknown().optional(),
   subscriptions: z.array(z.string()),
 });
 export interface SessionRecord {

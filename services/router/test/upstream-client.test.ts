@@ -1,0 +1,147 @@
+import assert from "node:assert/strict";
+import type { AddressInfo } from "node:net";
+import { createServer, type Server, type Socket } from "node:net";
+import { afterEach, beforeEach, describe, test } from "node:test";
+import { createUpstreamClient, type UpstreamClient, UpstreamError, type UpstreamRequest } from "../src/upstream-client.ts";
+
+/** A TCP server that a test tells, connection by connection, what to do. */
+async function tcp(handler: (socket: Socket, number: number) => void): Promise<{ url: string; server: Server; received: string[] }> {
+  const received: string[] = [];
+  let count = 0;
+  const server = createServer((socket) => {
+    const number = count++;
+    received[number] = "";
+    socket.on("data", (chunk) => {
+      received[number] += chunk.toString();
+    });
+    socket.on("error", () => undefined);
+    handler(socket, number);
+  });
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  return { url: `http://127.0.0.1:${(server.address() as AddressInfo).port}/mcp`, server, received };
+}
+
+describe("the upstream client", () => {
+  let client: UpstreamClient;
+  const servers: Server[] = [];
+  beforeEach(() => {
+    client = createUpstreamClient({ connectionsMax: 2, headerBytesMax: 16_384, idleMs: 4000 });
+  });
+  afterEach(async () => {
+    await client.close();
+    for (const server of servers.splice(0)) server.close();
+  });
+  const start = async (handler: Parameters<typeof tcp>[0]) => {
+    const started = await tcp(handler);
+    servers.push(started.server);
+    return started;
+  };
+  const request = (url: string, more: Partial<UpstreamRequest> = {}): UpstreamRequest => ({
+    endpoint: { name: "e", url, role: "write", headers: {} },
+    method: "POST",
+    headers: { "content-type": "application/json" },
+    body: Buffer.from("{}"),
+    connectMs: 300,
+    lane: "call",
+    ...more,
+  });
+  const failure = async (sent: Promise<unknown>): Promise<UpstreamError> => {
+    const error = await sent.then(
+      () => assert.fail("it should have failed"),
+      (caught: unknown) => caught,
+    );
+    assert.ok(error instanceof UpstreamError);
+    return error;
+  };
+
+  test("U2: says that nothing was written when the connection is refused, the name unknown, or nobody accepts in time", async () => {
+    const { url, server } = await start(() => undefined);
+    await new Promise((resolve) => server.close(resolve));
+    const refused = await failure(client.send(request(url)));
+    assert.deepEqual([refused.code, refused.written], ["refused", false]);
+    const unknown = await failure(client.send(request("http://no-such-name.invalid/mcp")));
+    assert.deepEqual([unknown.code, unknown.written], ["dns", false]);
+    // TEST-NET-1: packets to it go nowhere; where they are refused at once, the class is another but the proof the same.
+    const late = await failure(client.send(request("http://192.0.2.1:9/mcp", { connectMs: 100 })));
+    assert.equal(late.written, false);
+  });
+
+  test("U2: says that it may have run when the connection breaks after the first byte", async () => {
+    const { url, received } = await start((socket) => socket.once("data", () => socket.resetAndDestroy()));
+    const reset = await failure(client.send(request(url)));
+    assert.equal(reset.written, true);
+    assert.match(received[0] ?? "", /^POST \/mcp/);
+    const closed = await start((socket) => socket.once("data", () => socket.end()));
+    assert.equal((await failure(client.send(request(closed.url)))).written, true);
+  });
+
+  test("U1: writes a request once, also on a kept connection that the server closes in that moment", async () => {
+    const answer = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}";
+    let total = 0;
+    const { url } = await start((socket) => {
+      let requests = 0;
+      socket.on("data", () => {
+        total++;
+        if (++requests === 1) socket.write(answer);
+        else socket.resetAndDestroy();
+      });
+    });
+    await client.close();
+    client = createUpstreamClient({ connectionsMax: 1, headerBytesMax: 16_384, idleMs: 4000 });
+    assert.equal((await (await client.send(request(url))).collect(10)).toString(), "{}");
+    const error = await failure(client.send(request(url)));
+    assert.equal(error.written, true);
+    assert.equal(total, 2, "the second request reached the server once, and was not sent again on a new connection");
+  });
+
+  test("U2: a request that waits for a free connection and is given up was not written, and never will be", async () => {
+    const sockets: Socket[] = [];
+    const { url, received } = await start((socket) => sockets.push(socket));
+    const busy = [client.send(request(url)), client.send(request(url))];
+    for (const one of busy) one.catch(() => undefined);
+    await new Promise((resolve) => setTimeout(resolve, 50));
+    const waiting = await failure(client.send(request(url, { body: Buffer.from('{"late":1}'), connectMs: 100 })));
+    assert.deepEqual([waiting.code, waiting.written], ["timeout", false]);
+    for (const socket of sockets) socket.write("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}");
+    for (const one of busy) await (await one).collect(10);
+    await new Promise((resolve) => setTimeout(resolve, 100));
+    assert.ok(!received.join("").includes("late"));
+  });
+
+  test("U2: an abort before the first byte is proof, and after it is none", async () => {
+    const { url } = await start(() => undefined);
+    const early = new AbortController();
+    early.abort(new Error("early"));
+    assert.equal((await failure(client.send(request(url, { signal: early.signal })))).written, false);
+    const later = new AbortController();
+    const sent = client.send(request(url, { signal: later.signal }));
+    setTimeout(() => later.abort(new Error("later")), 50);
+    assert.equal((await failure(sent)).written, true);
+  });
+
+  test("U3: hands a redirect over and does not follow it", async () => {
+    const { url, received } = await start((socket) =>
+      socket.once("data", () => socket.write("HTTP/1.1 307 Temporary Redirect\r\nlocation: /elsewhere\r\ncontent-length: 0\r\n\r\n")),
+    );
+    const response = await client.send(request(url));
+    assert.equal(response.status, 307);
+    assert.equal((await response.collect(10)).length, 0);
+    assert.equal(received.length, 1);
+  });
+
+  test("sends an endpoint's own headers over the client's, and a body over the limit is malformed", async () => {
+    const { url, received } = await start((socket) =>
+      socket.on("data", () => socket.write(`HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n${"x".repeat(100)}`)),
+    );
+    const endpoint = { name: "e", url, role: "write" as const, headers: { Authorization: "Bearer ours" } };
+    const response = await client.send(request(url, { endpoint, headers: { authorization: "Bearer theirs" } }));
+    assert.equal((await failure(response.collect(50))).code, "malformed");
+    assert.match(received[0] ?? "", /authorization: Bearer ours/);
+    assert.doesNotMatch(received[0] ?? "", /theirs/);
+  });
+
+  test("calls something that is no HTTP malformed", async () => {
+    const { url } = await start((socket) => socket.once("data", () => socket.end("hello\r\n\r\n")));
+    assert.equal((await failure(client.send(request(url)))).code, "malformed");
+  });
+});
