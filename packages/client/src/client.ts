@@ -46,7 +46,7 @@ export interface ExecuteOptions<T> extends CallOptions {
   readonly fallback?: ((error: unknown, context: { readonly signal: AbortSignal }) => T | PromiseLike<T>) | undefined;
 }
 
-export interface ClientStatus extends Omit<StatusView, "services"> {
+export interface ClientStatus extends Pick<StatusView, "upstreams" | "rollback"> {
   /** False: everything here is how it stood when the log could last be read. */
   readonly connected: boolean;
 }

@@ -1,0 +1,317 @@
+import assert from "node:assert/strict";
+import { afterEach, beforeEach, test } from "node:test";
+import { memorySeams } from "@mcp-failover/bus/internal";
+import {
+  BreakerOpenError,
+  BulkheadFullError,
+  type CallContext,
+  CallTimeoutError,
+  type Client,
+  NoEndpointError,
+  OutcomeUnknownError,
+} from "@mcp-failover/client";
+import { defaultPolicy } from "@mcp-failover/domain";
+import { Fleet, fetchError, systemError, until } from "./fleet.ts";
+
+let fleet: Fleet;
+beforeEach(async () => {
+  fleet = await Fleet.start();
+});
+afterEach(() => fleet.stop());
+
+const where = ({ endpoint }: CallContext): string => endpoint.name;
+const fails = (error: unknown) => (): never => {
+  throw error;
+};
+/** Waits until its signal is aborted, and fails with the reason, as `fetch` does. */
+const hang = ({ signal }: CallContext): Promise<never> =>
+  new Promise((_, reject) => signal.addEventListener("abort", () => reject(signal.reason)));
+async function rejection(promise: Promise<unknown>): Promise<unknown> {
+  return promise.then(
+    () => assert.fail("it did not fail"),
+    (error: unknown) => error,
+  );
+}
+const eject = (client: Client, upstream: string) =>
+  rejection(client.execute(upstream, fails(systemError("ECONNREFUSED")), { readOnly: true }));
+
+test("a call runs on the active endpoint, and the next one after a failover on the new one", async () => {
+  const { client } = await fleet.client();
+  const seen = await client.execute("docs", ({ endpoint, epoch, generation, attempt }) => ({ ...endpoint, epoch, generation, attempt }));
+  assert.deepEqual(seen, { name: "primary", url: "http://127.0.0.1:1001", epoch: 0, generation: 0, attempt: 1 });
+  await fleet.moveTo("docs", "secondary", 1);
+  await until("the route is known", () => client.route("docs").epoch === 1);
+  assert.equal(await client.execute("docs", where), "secondary");
+});
+
+test("a time-out aborts the function's signal, and the call ends then", async () => {
+  const { client } = await fleet.client();
+  let signal: AbortSignal | undefined;
+  const startedMs = Date.now();
+  const error = await rejection(
+    client.execute(
+      "docs",
+      (context) => {
+        signal = context.signal;
+        return hang(context);
+      },
+      { timeoutMs: 60, readOnly: true },
+    ),
+  );
+  assert.ok(error instanceof CallTimeoutError);
+  assert.deepEqual([error.code, error.retriable, error.outcomeUnknown], ["call_timeout", true, false]);
+  assert.equal(signal?.aborted, true);
+  assert.ok(signal.reason instanceof CallTimeoutError);
+  assert.ok(Date.now() - startedMs < 1000);
+});
+
+test("a time-out of a call that may have written says so, and the fallback is not run over it", async () => {
+  const { client } = await fleet.client();
+  const error = await rejection(client.execute<string>("docs", hang, { timeoutMs: 30, fallback: () => "a second write" }));
+  assert.ok(error instanceof CallTimeoutError);
+  assert.deepEqual([error.outcomeUnknown, error.retriable], [true, false]);
+});
+
+test("a function that ignores its signal cannot hold up its caller, and keeps its place in the bulkhead", async () => {
+  const { client } = await fleet.client({ concurrencyMax: 1 });
+  const deaf = Promise.withResolvers<string>();
+  assert.ok((await rejection(client.execute("docs", () => deaf.promise, { timeoutMs: 20, readOnly: true }))) instanceof CallTimeoutError);
+  assert.ok((await rejection(client.execute("docs", where))) instanceof BulkheadFullError);
+  deaf.resolve("at last");
+  await new Promise((resolve) => setImmediate(resolve));
+  assert.equal(await client.execute("docs", where, { readOnly: true }), "primary");
+});
+
+test("the caller's own signal ends the call with the caller's reason, and blames nobody", async () => {
+  const { client } = await fleet.client();
+  const controller = new AbortController();
+  const running = rejection(
+    client.execute("solo", hang, { signal: controller.signal, fallback: fails(new Error("not for a cancelled call")) }),
+  );
+  controller.abort(new Error("the user left"));
+  assert.match(String(await running), /the user left/);
+  assert.match(String(await rejection(client.execute("solo", where, { signal: controller.signal }))), /the user left/);
+  assert.equal(await client.execute("solo", where), "only");
+});
+
+test("no more than concurrencyMax calls run at once; the next is refused at once", async () => {
+  const { client } = await fleet.client({ concurrencyMax: 3 });
+  const gate = Promise.withResolvers<string>();
+  const running = [1, 2, 3].map(() => client.execute("docs", () => gate.promise));
+  const error = await rejection(client.execute("docs", where));
+  assert.ok(error instanceof BulkheadFullError);
+  assert.equal(error.code, "bulkhead_full");
+  assert.equal(await client.execute("solo", where), "only", "each upstream has its own");
+  gate.resolve("done");
+  assert.deepEqual(await Promise.all(running), ["done", "done", "done"]);
+  assert.equal(await client.execute("docs", where), "primary");
+});
+
+test("a read-only call whose endpoint fails goes to the next one within the same call", async () => {
+  const { client } = await fleet.client();
+  const tried: string[] = [];
+  const answer = await client.execute(
+    "docs",
+    ({ endpoint }) => {
+      tried.push(endpoint.name);
+      if (endpoint.name === "primary") throw fetchError("ECONNRESET");
+      return endpoint.name;
+    },
+    { readOnly: true },
+  );
+  assert.equal(answer, "secondary");
+  assert.deepEqual(tried, ["primary", "secondary"]);
+});
+
+test("with attemptTimeoutMs a read that hangs on one endpoint is answered by the next, and the first is aborted", async () => {
+  const { client } = await fleet.client();
+  const answer = await client.execute("docs", (context) => (where(context) === "primary" ? hang(context) : where(context)), {
+    readOnly: true,
+    attemptTimeoutMs: 30,
+    timeoutMs: 2000,
+  });
+  assert.equal(answer, "secondary");
+});
+
+test("a write is never repeated after a reset: the outcome is unknown, and that is what the caller gets", async () => {
+  const { client } = await fleet.client();
+  let calls = 0;
+  const error = await rejection(
+    client.execute<string>(
+      "docs",
+      () => {
+        calls += 1;
+        throw fetchError("ECONNRESET");
+      },
+      { fallback: () => "a second write" },
+    ),
+  );
+  assert.ok(error instanceof OutcomeUnknownError);
+  assert.deepEqual([error.code, error.retriable, calls], ["outcome_unknown", false, 1]);
+  assert.match(String((error.cause as Error).cause), /ECONNRESET/);
+});
+
+test("a write that was refused did not run: it waits for the fleet to move, and runs once on the new endpoint", async () => {
+  const { client } = await fleet.client();
+  await fleet.health("docs", "secondary", "healthy");
+  const tried: string[] = [];
+  const running = client.execute("docs", ({ endpoint, epoch }) => {
+    tried.push(endpoint.name);
+    if (endpoint.name === "primary") throw systemError("ECONNREFUSED");
+    return epoch;
+  });
+  await until("refused once", () => tried.length === 1);
+  await fleet.moveTo("docs", "secondary", 1);
+  assert.equal(await running, 1);
+  assert.deepEqual(tried, ["primary", "secondary"]);
+});
+
+test("a write that was refused and that nobody moves ends with a typed error that has the cause, in less than 2 s", async () => {
+  const { client } = await fleet.client();
+  const startedMs = Date.now();
+  const error = await rejection(client.execute("docs", fails(systemError("ECONNREFUSED"))));
+  assert.ok(error instanceof NoEndpointError);
+  assert.deepEqual([error.code, error.retriable, (error.cause as { code: string }).code], ["no_endpoint", true, "ECONNREFUSED"]);
+  assert.ok(Date.now() - startedMs < 2000);
+  const solo = Date.now();
+  assert.ok((await rejection(client.execute("solo", fails(systemError("ECONNREFUSED"))))) instanceof NoEndpointError);
+  assert.ok(Date.now() - solo < 200, "where there is nowhere to go it does not wait");
+});
+
+test("a write never goes to the standby of active_standby, not even an idempotent one", async () => {
+  const { client } = await fleet.client();
+  const tried: string[] = [];
+  const error = await rejection(
+    client.execute(
+      "docs",
+      ({ endpoint }) => {
+        tried.push(endpoint.name);
+        throw fetchError("ECONNRESET");
+      },
+      { idempotent: true, timeoutMs: 400 },
+    ),
+  );
+  assert.ok(error instanceof NoEndpointError || error instanceof CallTimeoutError);
+  assert.deepEqual(tried, ["primary", "primary"]);
+});
+
+test("what the endpoint answered on purpose is the caller's: no repeat, no breaker, no fallback", async () => {
+  const { client } = await fleet.client();
+  for (const [index, answer] of [
+    Object.assign(new Error("no such document"), { status: 404 }),
+    Object.assign(new Error("who are you"), { response: { status: 401 } }),
+    Object.assign(new Error("method not found"), { code: -32601 }),
+    new Error("a mistake in the function"),
+  ].entries()) {
+    for (let round = 0; round < 5; round += 1) {
+      let calls = 0;
+      const call = (): never => {
+        calls += 1;
+        throw answer;
+      };
+      assert.equal(
+        await rejection(client.execute("solo", call, { readOnly: true, fallback: fails(new Error("not asked")) })),
+        answer,
+        `case ${index}`,
+      );
+      assert.equal(calls, 1);
+    }
+  }
+  assert.equal(await client.execute("solo", where), "only");
+});
+
+test("5xx answers count against the endpoint, thrown or returned as a Response, and `classify` has the last word", async () => {
+  const { client } = await fleet.client();
+  for (let round = 0; round < defaultPolicy.localBreaker.failures; round += 1) {
+    assert.equal((await client.execute("solo", () => new Response(null, { status: 503 }))).status, 503);
+  }
+  assert.ok((await rejection(client.execute("solo", where))) instanceof BreakerOpenError);
+  const mine = new Error("mine");
+  await rejection(
+    client.execute("docs", fails(mine), { readOnly: true, classify: () => ({ class: "hard", code: "refused", executed: "no" }) }),
+  );
+  assert.ok((await rejection(client.execute("docs", where, { readOnly: true }))) instanceof BreakerOpenError, "both were ejected");
+});
+
+test("the fleet's open breaker stops calls: reads go to the standby, and where there is none the function is not called", async () => {
+  const { client } = await fleet.client();
+  await fleet.breaker("docs", "primary", { status: "open", generation: 1, openUntilMs: Date.now() + 60_000 });
+  await fleet.breaker("solo", "only", { status: "open", generation: 1, openUntilMs: Date.now() + 60_000 });
+  await until("the breakers are known", () => client.status().upstreams.every((one) => one.endpoints[0]?.breaker === "open"));
+  assert.equal(await client.execute("docs", where, { readOnly: true }), "secondary");
+  const error = await rejection(client.execute("solo", () => assert.fail("called")));
+  assert.ok(error instanceof BreakerOpenError);
+  assert.deepEqual([error.code, error.retriable], ["breaker_open", true]);
+  assert.match(error.message, /only: the fleet's breaker is open/);
+  assert.equal(await client.execute("solo", () => assert.fail("called"), { fallback: () => "from the cache" }), "from the cache");
+});
+
+test("a forced-open breaker lets nothing through however long it lasts; a disabled one stops nothing", async () => {
+  let nowMs = Date.now();
+  const { client } = await fleet.client({ nowMs: () => nowMs });
+  await fleet.breaker("solo", "only", { status: "forced_open", generation: 1 });
+  await until("known", () => client.status().upstreams[1]?.endpoints[0]?.breaker === "forced_open");
+  nowMs += 3_600_000;
+  assert.ok((await rejection(client.execute("solo", where))) instanceof BreakerOpenError);
+  await fleet.breaker("solo", "only", { status: "disabled", generation: 2 });
+  await until("known", () => client.status().upstreams[1]?.endpoints[0]?.breaker === "disabled");
+  await eject(client, "solo");
+  assert.equal(await client.execute("solo", where), "only");
+});
+
+test("panic: with every endpoint out, each is tried at most once a second, so that a recovery is found", async () => {
+  let nowMs = Date.now();
+  const { client } = await fleet.client({ nowMs: () => nowMs });
+  await fleet.breaker("solo", "only", { status: "open", generation: 1, openUntilMs: nowMs + 300_000 });
+  await until("known", () => client.status().upstreams[1]?.endpoints[0]?.breaker === "open");
+  assert.ok((await rejection(client.execute("solo", where))) instanceof BreakerOpenError);
+  nowMs += 1100;
+  assert.equal(await client.execute("solo", where), "only");
+  assert.ok((await rejection(client.execute("solo", where))) instanceof BreakerOpenError);
+});
+
+test("a fallback serves a call that no endpoint takes; it has a time-out of its own that aborts it", async () => {
+  const { client } = await fleet.client();
+  const refused = fails(systemError("ECONNREFUSED"));
+  assert.equal(await client.execute<string>("solo", refused, { fallback: (error) => (error as NoEndpointError).code }), "no_endpoint");
+  let signal: AbortSignal | undefined;
+  const late = await rejection(
+    client.execute("solo", refused, {
+      timeoutMs: 40,
+      fallback: (_, context) => {
+        signal = context.signal;
+        return new Promise<never>(() => undefined);
+      },
+    }),
+  );
+  assert.ok(late instanceof CallTimeoutError);
+  assert.equal(signal?.aborted, true);
+});
+
+test("when the bus is cut calls go on with the last routes, and when it is back the client learns what it missed", async () => {
+  const { client, bus } = await fleet.client();
+  await fleet.moveTo("docs", "secondary", 1);
+  await until("epoch 1", () => client.route("docs").epoch === 1);
+  memorySeams(bus).cut();
+  assert.equal(client.status().connected, false);
+  for (let call = 0; call < 20; call += 1) assert.equal(await client.execute("docs", where), "secondary");
+  const startedMs = Date.now();
+  assert.ok((await rejection(client.execute("docs", fails(systemError("ECONNREFUSED"))))) instanceof NoEndpointError);
+  assert.ok(Date.now() - startedMs < 500, "a write does not wait for a move that it would not hear of");
+  await fleet.moveTo("docs", "primary", 2);
+  assert.equal(client.route("docs").epoch, 1);
+  memorySeams(bus).restore();
+  await until("epoch 2", () => client.route("docs").epoch === 2);
+  assert.equal(await client.execute("docs", where), "primary");
+});
+
+test("a route of an older epoch or generation never replaces a newer one", async () => {
+  const { client } = await fleet.client();
+  await fleet.moveTo("docs", "secondary", 5, 2);
+  await until("epoch 5", () => client.route("docs").epoch === 5);
+  await fleet.moveTo("docs", "primary", 4, 2);
+  await fleet.moveTo("docs", "primary", 9, 1);
+  await fleet.moveTo("solo", "only", 1);
+  await until("all is read", () => client.route("solo").epoch === 1);
+  assert.deepEqual([client.route("docs").endpoint.name, client.route("docs").epoch], ["secondary", 5]);
+});
