@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { randomUUID } from "node:crypto";
 import { after, test } from "node:test";
 import { memoryBroker } from "@mcp-failover/bus";
+import { memorySeams } from "@mcp-failover/bus/internal";
 import type { Reply } from "@mcp-failover/contracts";
 import { decideFailover, type FailoverInput } from "@mcp-failover/domain";
 import { testKit } from "@mcp-failover/service-kit/testing";
@@ -42,7 +43,8 @@ async function stack(options: { controllers?: number; upstreams?: Record<string,
     );
     return { kit, stop };
   };
-  for (let count = 1; count <= (options.controllers ?? 1); count += 1) await start(`fc-${count}`);
+  const controllers: Awaited<ReturnType<typeof start>>[] = [];
+  for (let count = 1; count <= (options.controllers ?? 1); count += 1) controllers.push(await start(`fc-${count}`));
   cleanups.push(async () => {
     fleet.stop();
     await fleet.bus.close();
@@ -50,7 +52,7 @@ async function stack(options: { controllers?: number; upstreams?: Record<string,
   const command = (subject: "command.failover" | "command.hold" | "command.release", body: object): Promise<Reply> =>
     fleet.bus.request(subject, { commandId: randomUUID(), by: operator, reason: "test", ...body } as never, { timeoutMs: 8000 });
   const move = (body: object) => command("command.failover", { upstream: "shop", to: null, force: false, dryRun: false, ...body });
-  return { fleet, start, command, move };
+  return { fleet, controllers, start, command, move };
 }
 const codeOf = (reply: Reply): string => (reply.ok ? "ok" : reply.error.code);
 const resultOf = (reply: Reply): Record<string, unknown> => {
@@ -296,4 +298,46 @@ test("an active endpoint that leaves the configuration is replaced", async () =>
     (events) => events.length === 2,
   );
   assert.deepEqual([decided[1]?.data.state.active, decided[1]?.data.certificate.rule], ["third", "active_vanished"]);
+});
+
+test("while the bus is away nothing is decided; when it is back, only what is said after that counts", async () => {
+  const { fleet, controllers } = await stack();
+  const [{ kit }] = controllers as [(typeof controllers)[0]];
+  await fleet.probe("p1", [{ upstream: "shop", endpoint: "primary" }]);
+  memorySeams(kit.bus).cut();
+  // A fleet in trouble while the controller does not listen: over before it is back.
+  for (const prober of fleet.probers) fleet.silent.add(prober);
+  fleet.truth.set("shop/primary", "hard");
+  for (const prober of fleet.probers) await fleet.probe(prober, [{ upstream: "shop", endpoint: "primary", purpose: "confirm" }]);
+  fleet.truth.delete("shop/primary");
+  memorySeams(kit.bus).restore();
+  await new Promise((resolve) => setTimeout(resolve, 1300));
+  assert.deepEqual(await fleet.said("failover.decided", "failover.rejected", "failover.failed"), []);
+  // New trouble is decided at once: no waiting for half a minute.
+  fleet.silent.clear();
+  fleet.truth.set("shop/primary", "hard");
+  const atMs = Date.now();
+  await fleet.probe("p1", [{ upstream: "shop", endpoint: "primary" }]);
+  await until(
+    () => fleet.said("failover.executed"),
+    (events) => events.length === 1,
+  );
+  assert.ok(Date.now() - atMs < 1500, `took ${Date.now() - atMs} ms`);
+});
+
+test("with answers of the log lost on the way, decisions and notices still come once each", async () => {
+  const { fleet, controllers, move } = await stack({ controllers: 2 });
+  for (let epoch = 1; epoch <= 2; epoch += 1) {
+    for (const { kit } of controllers) memorySeams(kit.bus).losePublishes(1, { stored: epoch % 2 === 0 });
+    const result = resultOf(await move({ to: epoch % 2 === 1 ? "secondary" : "primary", force: true }));
+    assert.equal(result["epoch"], epoch);
+  }
+  await until(
+    () => fleet.said("failover.executed"),
+    (events) => events.length === 2,
+  );
+  for (const type of ["failover.decided", "failover.executed"] as const) {
+    const epochs = (await fleet.said(type)).map(({ data }) => ("state" in data ? (data.state as { epoch: number }).epoch : data.epoch));
+    assert.deepEqual(epochs, [1, 2], type);
+  }
 });

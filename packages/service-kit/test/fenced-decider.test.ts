@@ -1,0 +1,169 @@
+import assert from "node:assert/strict";
+import { after, test } from "node:test";
+import { type Bus, memoryBroker } from "@mcp-failover/bus";
+import { memorySeams } from "@mcp-failover/bus/internal";
+import { type DataOf, type Event, makeEvent, type NewEvent } from "@mcp-failover/contracts";
+import { compareClocks } from "../src/decider/clock-guard.ts";
+import { type FencedDeciderOptions, startFencedDecider } from "../src/decider/fenced-decider.ts";
+import { testKit } from "../src/testing.ts";
+
+const by = { kind: "service", id: "test" } as const;
+const cleanups: (() => Promise<void>)[] = [];
+after(async () => {
+  for (const cleanup of cleanups.reverse()) await cleanup();
+});
+
+const started = (generation: number): DataOf<"log.started"> => ({ generation, timestamp: new Date().toISOString(), by, reason: "test" });
+let ids = 0;
+function signal(router: string): Event<"traffic.observed"> {
+  ids += 1;
+  const data = { router, fromMs: 1, toMs: 2, endpoints: [], tools: [], routes: {}, rollbacks: {} };
+  const from = { type: "traffic.observed", keys: [router], data, id: `s${ids}`, service: "router", instance: "t", timeMs: Date.now() };
+  return makeEvent(from as NewEvent<"traffic.observed">);
+}
+
+/** One instance that folds what it hears into lists. */
+async function instance(bus: Bus, name: string, more: Partial<FencedDeciderOptions> & { nowMs?: () => number } = {}) {
+  const generations: number[] = [];
+  const signals: string[] = [];
+  const evaluated: (string | null)[] = [];
+  const { nowMs, ...options } = more;
+  const kit = testKit({ service: "failover-controller", bus, instance: name, ...(nowMs === undefined ? {} : { nowMs }) });
+  const decider = startFencedDecider(kit, {
+    foldAudit: (event) => {
+      if (event.type === "log.started") generations.push(event.data.generation);
+    },
+    foldSignal: (event) => {
+      if (event.type === "traffic.observed") signals.push(event.data.router);
+    },
+    evaluate: (event) => evaluated.push(event?.type ?? null),
+    signalsBackMs: 60_000,
+    clockGapMs: 2000,
+    tiltMs: 30_000,
+    ...options,
+  });
+  cleanups.push(() => decider.stop());
+  const lost = async (): Promise<number> => {
+    const values = await kit.registry.getSingleMetric("mcpf_lost_races_total")?.get();
+    return (values?.values ?? []).reduce((all, { value }) => all + value, 0);
+  };
+  return { kit, decider, generations, signals, evaluated, lost };
+}
+async function until(holds: () => boolean, timeoutMs = 3000): Promise<void> {
+  const endMs = Date.now() + timeoutMs;
+  while (!holds()) {
+    if (Date.now() > endMs) assert.fail(`still not so after ${timeoutMs} ms: ${holds}`);
+    await new Promise((resolve) => setTimeout(resolve, 10));
+  }
+}
+
+test("D1, D2: of two that publish on what both have folded one wins, the other folds what won, and each event is folded once", async () => {
+  const broker = memoryBroker();
+  const a = await instance(broker.connect(), "a");
+  const b = await instance(broker.connect(), "b");
+  await until(() => a.decider.settled && b.decider.settled);
+  const outcomes = await Promise.all([a, b].map(({ decider }) => decider.publish("log.started", [], started(1))));
+  assert.deepEqual(outcomes.map(({ outcome }) => outcome).sort(), ["lost", "won"]);
+  assert.equal((await a.lost()) + (await b.lost()), 1);
+  // Whoever lost knows at once what stands there, so that its next decision is on the state in force.
+  assert.deepEqual([a.generations, b.generations], [[1], [1]]);
+  assert.equal((await b.decider.publish("log.started", [], started(2))).outcome, "won");
+  await until(() => a.generations.length === 2);
+  await new Promise((resolve) => setTimeout(resolve, 50));
+  assert.deepEqual(
+    [a.generations, b.generations],
+    [
+      [1, 2],
+      [1, 2],
+    ],
+  );
+});
+
+test("D1: a publish whose answer was lost is settled, not repeated as another decision", async () => {
+  const bus = memoryBroker().connect();
+  const { decider, generations } = await instance(bus, "a");
+  await until(() => decider.settled);
+  memorySeams(bus).losePublishes(1, { stored: true });
+  assert.equal((await decider.publish("log.started", [], started(1))).outcome, "won");
+  memorySeams(bus).losePublishes(1, { stored: false });
+  assert.equal((await decider.publish("log.started", [], started(2))).outcome, "won");
+  assert.equal((await bus.info("AUDIT")).messages, 2);
+  assert.deepEqual(generations, [1, 2]);
+});
+
+test("D3: nothing is evaluated before the past is prepared, and a preparation that failed is tried again", async () => {
+  const bus = memoryBroker().connect();
+  let tries = 0;
+  let finish = (): void => assert.fail("not preparing yet");
+  const prepare = async (): Promise<void> => {
+    tries += 1;
+    if (tries === 1) throw new Error("the log is out of reach");
+    await new Promise<void>((resolve) => {
+      finish = resolve;
+    });
+  };
+  const { kit, decider, evaluated } = await instance(bus, "a", { prepare });
+  await until(() => tries === 2);
+  await bus.append(signal("r1"));
+  await new Promise((resolve) => setTimeout(resolve, 50));
+  assert.deepEqual([decider.settled, evaluated, kit.readiness().conditions["log"]?.ok], [false, [], false]);
+  finish();
+  await until(() => decider.settled);
+  assert.deepEqual([evaluated, kit.readiness().conditions["log"]?.ok], [[null], true]);
+});
+
+test("D4: while the bus is away nothing may be decided; when it is back, what SIGNALS held until then is no evidence", async () => {
+  const broker = memoryBroker();
+  const bus = broker.connect();
+  const others = broker.connect();
+  const { decider, signals } = await instance(bus, "a");
+  await until(() => decider.settled);
+  await others.append(signal("before"));
+  await until(() => signals.length === 1);
+  assert.equal(decider.clock.freshAfterSeq, 0, "a start is no gap: what was read is as fresh as its time");
+  memorySeams(bus).cut();
+  assert.equal(decider.settled, false);
+  await others.append(signal("meanwhile"));
+  memorySeams(bus).restore();
+  await until(() => decider.settled);
+  assert.equal(decider.clock.freshAfterSeq, 2);
+  assert.equal(decider.clock.tilted, false, "a disconnect is no jump of the clock");
+});
+
+test("D4: after a jump of the clock nothing automatic may happen for a while", async () => {
+  let skewMs = 0;
+  const nowMs = (): number => Date.now() + skewMs;
+  const { decider } = await instance(memoryBroker({ nowMs }).connect(), "a", { nowMs, tiltMs: 600 });
+  await until(() => decider.settled);
+  await new Promise((resolve) => setTimeout(resolve, 300));
+  assert.equal(decider.clock.tilted, false);
+  skewMs = -3_600_000;
+  await until(() => decider.clock.tilted);
+  await until(() => !decider.clock.tilted);
+});
+
+test("the clocks are compared: set back or forward is a jump, both standing still is a pause, a late timer is neither", () => {
+  const at = (wallMs: number, monotonicMs: number) => ({ wallMs, monotonicMs });
+  const before = at(1_000_000, 5000);
+  assert.equal(compareClocks(before, at(1_000_250, 5250), 2000), "even");
+  assert.equal(compareClocks(before, at(1_001_900, 6900), 2000), "even");
+  assert.equal(compareClocks(before, at(1_002_000, 7000), 2000), "paused");
+  assert.equal(compareClocks(before, at(1_002_250, 5250), 2000), "jumped");
+  assert.equal(compareClocks(before, at(997_000, 5250), 2000), "jumped");
+  assert.equal(compareClocks(before, at(1_060_000, 7000), 2000), "jumped");
+});
+
+test("D5: a decision is for the time of what was folded last, or for the second that began since", async () => {
+  let storeMs = 1_700_000_000_400;
+  const bus = memoryBroker({ nowMs: () => storeMs }).connect();
+  const { decider, signals } = await instance(bus, "a", { nowMs: () => 1_700_000_000_900 });
+  await until(() => decider.settled);
+  assert.equal(decider.decisionMs(), 1_700_000_000_000);
+  await bus.append(signal("r1"));
+  await until(() => signals.length === 1);
+  assert.equal(decider.decisionMs(), storeMs);
+  storeMs += 5000;
+  await bus.append(signal("r1"));
+  await until(() => signals.length === 2);
+  assert.equal(decider.decisionMs(), storeMs);
+});
