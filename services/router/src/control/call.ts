@@ -342,7 +342,7 @@ const reasonsMax = 8;
 const standbyReason = "not active, and only the active endpoint takes calls that may write";
 const deadlineProblem: CallProblem = { code: "deadline", message: "the time for the call was over", retriable: true };
 const sessionLostProblem: CallProblem = {
-  code: "no_endpoint",
+  code: "session_lost",
   message: "the endpoint that holds the session is gone, and the session must not move: begin a new one",
   retriable: false,
 };

@@ -70,6 +70,7 @@ class Control implements RunningControl {
   readonly #listeners = new Set<(upstream: string) => void>();
   readonly #lookedAtMs = new Map<string, number>();
   readonly #cleanups: (() => void | Promise<void>)[] = [];
+  #access: { readonly hosts: readonly string[]; readonly origins: readonly string[] } = { hosts: [], origins: [] };
   #caughtUp = false;
   /** Until when the log is known to have been heard. */
   #confirmedAtMs = 0;
@@ -171,6 +172,10 @@ class Control implements RunningControl {
     };
   }
 
+  access(): { readonly hosts: readonly string[]; readonly origins: readonly string[] } {
+    return this.#access;
+  }
+
   learnTools(upstream: string, tools: Parameters<RouterControl["learnTools"]>[1]): void {
     this.#upstreams.get(upstream)?.learn(tools);
   }
@@ -212,6 +217,8 @@ class Control implements RunningControl {
     const config = this.#table.config;
     if (config === null) return;
     const before = new Set(this.#upstreams.keys());
+    const { allowed_hosts: allowed, allowed_origins: origins, public_urls: urls } = config.topology.router;
+    this.#access = { hosts: [...allowed.map((host) => host.toLowerCase()), ...urls.map((url) => new URL(url).hostname)], origins };
     for (const [name, upstreamConfig] of Object.entries(config.topology.upstreams)) {
       const parts = {
         name,

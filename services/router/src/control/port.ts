@@ -131,7 +131,7 @@ export type AttemptResult =
 export type LegacyResult = { content: unknown[]; structuredContent?: unknown; isError?: boolean };
 
 export interface CallProblem {
-  readonly code: "no_endpoint" | "outcome_unknown" | "deadline" | "budget" | "unknown_upstream";
+  readonly code: "no_endpoint" | "outcome_unknown" | "deadline" | "budget" | "unknown_upstream" | "session_lost";
   /** A sentence for the client, without secrets. */
   readonly message: string;
   readonly retriable: boolean;

@@ -398,6 +398,15 @@ test("annotations are believed of a trusted upstream alone, and forgotten when t
   assert.equal(safety(), "unsafe");
 });
 
+test("a sticky session whose endpoint is not the active one any more is said to be lost for writes", async (t) => {
+  const fixture = await start(t, { yaml: warehouse.replace("trusted: true", "sessions: sticky") });
+  await fixture.move("warehouse", "secondary", 1);
+  const call = fixture.control.begin(describe(fixture, { ...write, sessionEndpoint: "primary" }));
+  assert.equal(await call.next(), null);
+  assert.deepEqual([call.problem().code, call.problem().retriable], ["session_lost", false]);
+  assert.deepEqual(await play(fixture.control.begin(describe(fixture, { sessionEndpoint: "primary" })), () => ok), ["primary"]);
+});
+
 test("a pool spreads calls, and a session stays where it is", async (t) => {
   let random = 0;
   const fixture = await start(t, { yaml: busyPool(4), random: () => (random = (random + 0.618) % 1) });

@@ -264,6 +264,7 @@ function bound(control: RunningControl): RunningControl {
     upstreams: () => control.upstreams(),
     begin: (call) => control.begin(call),
     ready: () => control.ready(),
+    access: () => control.access?.() ?? { hosts: [], origins: [] },
     learnTools: (upstream, tools) => control.learnTools(upstream, tools),
     onRouteChange: (listener) => control.onRouteChange(listener),
     stop: () => control.stop(),

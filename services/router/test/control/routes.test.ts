@@ -103,6 +103,18 @@ test("a new configuration is applied without a restart, and endpoints that stay 
   assert.deepEqual(fixture.control.upstreams(), ["warehouse"]);
 });
 
+test("the names and origins that clients may use come from the configuration in force", async (t) => {
+  const fixture = await start(t, {
+    yaml: `${warehouse}router: { public_urls: ["https://Router.example.com:7300/x"], allowed_hosts: [Agents.internal], allowed_origins: ["https://console.example.com"] }\n`,
+  });
+  assert.deepEqual(fixture.control.access?.(), {
+    hosts: ["agents.internal", "router.example.com"],
+    origins: ["https://console.example.com"],
+  });
+  await fixture.configure(warehouse);
+  assert.deepEqual(fixture.control.access?.(), { hosts: [], origins: [] });
+});
+
 test("K3: a configuration that does not parse leaves the last good one in force", async (t) => {
   const fixture = await start(t);
   const data = { version: 9, hash: "x", fileHash: null, timestamp: "2026-01-01T00:00:00.000Z", by: { kind: "operator", id: "x" } as const };
