@@ -65,7 +65,7 @@ export function parseTopology(text: string, options: ParseTopologyOptions): Pars
     problems.push({ path: path.length === 0 ? "(file)" : path.map(String).join("."), line: lineOf(path), message });
   };
 
-  const raw = withHttpUrls(interpolate(document.toJS({ maxAliasCount: 100 }), options.env, report));
+  const raw = withHttpUrls(interpolate(plain(document, options.file), options.env, report));
   const parsed = topology.safeParse(raw);
   if (!parsed.success) {
     for (const issue of parsed.error.issues) {
@@ -86,10 +86,20 @@ export function parseTopology(text: string, options: ParseTopologyOptions): Pars
   return { topology: parsed.data, hash: hashOf(parsed.data) };
 }
 
+/** The YAML as values. Too many aliases (a "billion laughs") and aliases of nothing are thrown by the library only here. */
+function plain(document: ReturnType<typeof parseDocument>, file: string): unknown {
+  try {
+    return document.toJS({ maxAliasCount: 100 });
+  } catch (error) {
+    const message = `${firstLine(error instanceof Error ? error.message : String(error))}; write the values out`;
+    throw new ConfigError([{ path: "(yaml)", line: null, message }], file);
+  }
+}
+
 type Report = (path: readonly PropertyKey[], message: string) => void;
 
 function checkMeaning(config: Topology, options: ParseTopologyOptions, report: Report): void {
-  const routerOrigins = new Set([...(options.routerUrls ?? []), ...config.router.public_urls].flatMap(originsOf));
+  const routerOrigins = new Set([...(options.routerUrls ?? []), ...config.router.public_urls].map(originOf));
   const legacyToolOwner = new Map<string, string>();
   for (const [upstreamName, upstream] of Object.entries(config.upstreams)) {
     const at = ["upstreams", upstreamName];
@@ -104,14 +114,15 @@ function checkMeaning(config: Topology, options: ParseTopologyOptions, report: R
           `duplicate endpoint ${JSON.stringify(endpoint.name)}: endpoint ${sameName} has it too; give each endpoint its own name`,
         );
       names.set(endpoint.name, index);
-      const sameUrl = urls.get(endpoint.url);
+      const url = new URL(endpoint.url).href;
+      const sameUrl = urls.get(url);
       if (sameUrl !== undefined)
         report(
           [...where, "url"],
           `duplicate endpoint ${endpoint.url}: endpoint ${sameUrl} has the same URL, so it can be no backup for it`,
         );
-      urls.set(endpoint.url, index);
-      if (originsOf(endpoint.url).some((origin) => routerOrigins.has(origin)))
+      urls.set(url, index);
+      if (routerOrigins.has(originOf(endpoint.url)))
         report([...where, "url"], `${endpoint.url} points back at the router; give the upstream's own address`);
     });
     if (!upstream.endpoints.some((endpoint) => endpoint.role === "write"))
@@ -119,7 +130,7 @@ function checkMeaning(config: Topology, options: ParseTopologyOptions, report: R
     for (const [toolName, tool] of Object.entries(upstream.tools)) {
       if (tool.legacy === undefined) continue;
       const where = [...at, "tools", toolName, "legacy"];
-      if (originsOf(tool.legacy.url).some((origin) => routerOrigins.has(origin))) {
+      if (routerOrigins.has(originOf(tool.legacy.url))) {
         report(
           [...where, "url"],
           `${tool.legacy.url} points back at the router, so a fallback would loop; give the legacy API's own address`,
@@ -170,13 +181,15 @@ export function secretsIn(value: unknown, path: readonly PropertyKey[] = []): { 
   return Object.entries(value).flatMap(([key, inner]) => secretsIn(inner, [...path, key]));
 }
 
-const loopback = new Set(["localhost", "127.0.0.1", "[::1]", "0.0.0.0", "[::]"]);
+/** Any address that is this machine whatever its network: `URL` has written every form of an IP address in one way already. */
+const loopback = /^(localhost|127\.\d+\.\d+\.\d+|0\.0\.0\.0|\[::1?\]|\[::ffff:7f[0-9a-f]{2}:[0-9a-f]{1,4}\]|\[::ffff:0:0\])$/;
 
-/** The origin of a URL; for an address of this machine under all its names. */
-function originsOf(url: string): string[] {
+/** Host and port of a URL; for an address of this machine one name that stands for all. */
+function originOf(url: string): string {
   const { protocol, hostname, port } = new URL(url);
   const number = port === "" ? (protocol === "https:" ? "443" : "80") : port;
-  return (loopback.has(hostname) ? [...loopback] : [hostname]).map((host) => `${host}:${number}`);
+  const host = hostname.replace(/\.$/, "");
+  return `${loopback.test(host) || host.endsWith(".localhost") ? "localhost" : host}:${number}`;
 }
 
 /** Replaces `${NAME}` and `${NAME:-default}` in strings; a variable without value or default is a problem at its place. */

@@ -1,0 +1,255 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import fc from "fast-check";
+import { ConfigError, type ParseTopologyOptions, parseTopology, secretsIn } from "../src/index.ts";
+
+const minimal = `
+upstreams:
+  pinecone:
+    kind: http
+    endpoints:
+      - name: primary
+        tier: 0
+        url: https://a.example
+`;
+
+function problemsOf(text: string, options: Partial<ParseTopologyOptions> = {}) {
+  try {
+    parseTopology(text, { file: "failover.yaml", env: {}, ...options });
+  } catch (error) {
+    assert.ok(error instanceof ConfigError, String(error));
+    assert.equal(error.code, "config_invalid");
+    for (const { path, line, message } of error.problems) {
+      assert.ok(message.length > 0);
+      assert.ok(error.message.includes(`${path}${line === null ? "" : ` (line ${line})`}: ${message}`), error.message);
+    }
+    assert.ok(error.message.startsWith("failover.yaml cannot be used:\n"));
+    return error.problems;
+  }
+  assert.fail("this configuration was taken");
+}
+
+/** The one problem of a text: where it is, and that its message says what was found and what to do. */
+function problem(text: string, path: string, line: number | null, message: RegExp, options: Partial<ParseTopologyOptions> = {}): void {
+  const problems = problemsOf(text, options);
+  assert.deepEqual(
+    problems.map((each) => [each.path, each.line]),
+    [[path, line]],
+    JSON.stringify(problems),
+  );
+  assert.match(problems[0]?.message ?? "", message);
+}
+
+test("the smallest configuration is taken, with every default", () => {
+  const { topology, hash } = parseTopology(minimal, { file: "f", env: {} });
+  const upstream = topology.upstreams["pinecone"];
+  assert.equal(upstream?.mode, "active_standby");
+  assert.equal(upstream?.critical, true);
+  assert.equal(upstream?.endpoints[0]?.role, "write");
+  assert.equal(topology.rollback.rollback_thresholds.error_rate, 0.1);
+  assert.equal(topology.fallback.fallback_timeout, 60);
+  assert.deepEqual(topology.notifications.channels, [{ name: "log", type: "log", severities: ["page", "notify"] }]);
+  assert.match(hash, /^[0-9a-f]{64}$/);
+});
+
+test("the hash is that of the meaning: comments and the order of keys do not change it, a value does", () => {
+  const hash = (text: string) => parseTopology(text, { file: "f", env: {} }).hash;
+  assert.equal(hash(`# a comment\n${minimal}`), hash(minimal));
+  assert.equal(
+    hash(minimal.replace("        tier: 0\n        url: https://a.example", "        url: https://a.example\n        tier: 0")),
+    hash(minimal),
+  );
+  assert.notEqual(hash(minimal.replace("tier: 0", "tier: 1")), hash(minimal));
+});
+
+test("an unknown key is named with its line and the key that was meant", () => {
+  problem(
+    minimal.replace("kind: http", "kind: http\n    critcal: true"),
+    "upstreams.pinecone.critcal",
+    5,
+    /unknown key, did you mean "critical"\?; remove it or correct/,
+  );
+  problem(
+    minimal.replace("        tier: 0", "        tier: 0\n        wieght: 2"),
+    "upstreams.pinecone.endpoints.0.wieght",
+    8,
+    /did you mean "weight"\?/,
+  );
+  problem(`${minimal}upstream: {}\n`, "upstream", 9, /did you mean "upstreams"\?/);
+  problem(`${minimal}zzzzzzzzzz: 1\n`, "zzzzzzzzzz", 9, /known here: .*upstreams/);
+});
+
+test("a bad URL is named with what was found", () => {
+  problem(
+    minimal.replace("https://a.example", "ftp://a.example"),
+    "upstreams.pinecone.endpoints.0.url",
+    8,
+    /http:\/\/ or https:\/\/.*found "ftp:\/\/a\.example"/,
+  );
+  problem(minimal.replace("https://a.example", "not a url"), "upstreams.pinecone.endpoints.0.url", 8, /begins with http/);
+  problem(minimal.replace("        url: https://a.example\n", ""), "upstreams.pinecone.endpoints.0.url", 6, /it is missing/);
+});
+
+test("a duplicate endpoint is refused, by its name and by its URL", () => {
+  const second = (name: string, url: string) => `${minimal}      - { name: ${name}, tier: 1, url: "${url}" }\n`;
+  problem(second("primary", "https://b.example"), "upstreams.pinecone.endpoints.1.name", 9, /duplicate endpoint "primary".*its own name/);
+  problem(second("secondary", "https://a.example"), "upstreams.pinecone.endpoints.1.url", 9, /no backup/);
+});
+
+test("one URL written in two ways is still one endpoint", () => {
+  problem(
+    `${minimal}      - { name: secondary, tier: 1, url: "https://A.example:443/" }\n`,
+    "upstreams.pinecone.endpoints.1.url",
+    9,
+    /no backup/,
+  );
+});
+
+test("a missing secret is named with every way to give it, and its value is never asked for", () => {
+  const text = minimal.replace("        tier: 0", "        tier: 0\n        headers: { api-key: { secret: PINECONE_API_KEY } }");
+  const asked: string[] = [];
+  problem(
+    text,
+    "upstreams.pinecone.endpoints.0.headers.api-key",
+    8,
+    /PINECONE_API_KEY is missing; set the environment variable.*MCPF_SECRETS_DIR/,
+    {
+      hasSecret: (name) => {
+        asked.push(name);
+        return false;
+      },
+    },
+  );
+  assert.deepEqual(asked, ["PINECONE_API_KEY"]);
+  const { topology } = parseTopology(text, { file: "f", env: { PINECONE_API_KEY: "hunter2" }, hasSecret: () => true });
+  assert.ok(!JSON.stringify(topology).includes("hunter2"));
+  assert.deepEqual(
+    secretsIn(topology).map(({ name }) => name),
+    ["PINECONE_API_KEY"],
+  );
+});
+
+const withLegacy = (url: string) =>
+  minimal.replace("kind: http", `kind: mcp\n    tools:\n      get_inventory:\n        legacy: { url: "${url}" }`);
+
+test("a legacy URL that points back at the router is refused, whatever name of this machine it uses", () => {
+  for (const host of [
+    "127.0.0.1",
+    "localhost",
+    "LOCALHOST",
+    "127.0.0.2",
+    "127.1",
+    "[::1]",
+    "0.0.0.0",
+    "[::]",
+    "[::ffff:127.0.0.1]",
+    "2130706433",
+    "localhost.",
+  ]) {
+    for (const routerUrl of ["http://127.0.0.1:7300", "http://localhost:7300/mcp", "http://[::1]:7300"]) {
+      problem(
+        withLegacy(`http://${host}:7300/http/warehouse/x`),
+        "upstreams.pinecone.tools.get_inventory.legacy.url",
+        7,
+        /points back at the router.*loop/,
+        { routerUrls: [routerUrl] },
+      );
+    }
+  }
+});
+
+test("a legacy URL on another port, or of another machine, is taken", () => {
+  for (const url of ["http://127.0.0.1:7301/inventory", "http://legacy.example:7300/inventory", "https://127.0.0.1/inventory"]) {
+    assert.ok(parseTopology(withLegacy(url), { file: "f", env: {}, routerUrls: ["http://127.0.0.1:7300"] }));
+  }
+});
+
+test("an endpoint and a legacy URL that point at the router's public address are refused", () => {
+  const own = "router: { public_urls: [https://mcp.example.com] }\n";
+  problem(
+    withLegacy("https://mcp.example.com:443/http/x") + own,
+    "upstreams.pinecone.tools.get_inventory.legacy.url",
+    7,
+    /points back at the router/,
+  );
+  problem(
+    minimal.replace("https://a.example", "https://MCP.example.com/mcp/pinecone") + own,
+    "upstreams.pinecone.endpoints.0.url",
+    8,
+    /points back at the router/,
+  );
+});
+
+test("all that is wrong is said at once, each at its place", () => {
+  const text = minimal.replace("tier: 0", "tier: -1").replace("kind: http", "kind: ftp");
+  const places = problemsOf(`${text}nonsense: 1\n`).map(({ path, line }) => `${path}@${line}`);
+  assert.deepEqual(places.sort(), ["nonsense@9", "upstreams.pinecone.endpoints.0.tier@7", "upstreams.pinecone.kind@4"]);
+});
+
+test("broken YAML, an empty file and one that is no mapping are refused, with the line where there is one", () => {
+  assert.equal(problemsOf("upstreams:\n  a: [1\n")[0]?.line, 3);
+  assert.match(problemsOf("upstreams: {}\nupstreams: {}\n")[0]?.message ?? "", /unique/i);
+  for (const text of ["", "# only a comment\n", "just text", "- a\n- b\n", "upstreams: {}\n"]) assert.ok(problemsOf(text).length > 0);
+  assert.match(problemsOf("upstreams: {}\n")[0]?.message ?? "", /at least one upstream/);
+});
+
+test("a YAML bomb is refused before it is unfolded", () => {
+  const levels = Array.from({ length: 9 }, (_, n) => `l${n + 1}: &l${n + 1} [${Array.from({ length: 9 }, () => `*l${n}`).join(", ")}]`);
+  const startMs = Date.now();
+  assert.ok(problemsOf(`l0: &l0 [x]\n${levels.join("\n")}\n`).length > 0);
+  assert.ok(Date.now() - startMs < 2000);
+});
+
+test("variables are filled in, with their defaults, and one without is named at its place", () => {
+  const text = minimal.replace("https://a.example", `"http://127.0.0.1:\${PORT_A:-9001}/\${PATH_A}"`);
+  const url = (env: Record<string, string>) => parseTopology(text, { file: "f", env }).topology.upstreams["pinecone"]?.endpoints[0]?.url;
+  assert.equal(url({ PATH_A: "x" }), "http://127.0.0.1:9001/x");
+  assert.equal(url({ PATH_A: "x", PORT_A: "9100" }), "http://127.0.0.1:9100/x");
+  problem(text, "upstreams.pinecone.endpoints.0.url", 8, /the variable PATH_A is not set; set it, or write \$\{PATH_A:-default\}/);
+});
+
+test("names that could not be told apart later are refused", () => {
+  for (const name of ["a/b", "a b", "", "-a", "a".repeat(64), "a.b"]) {
+    assert.ok(
+      problemsOf(minimal.replace("pinecone:", `${JSON.stringify(name)}:`)).some(({ message }) => /letters, digits/.test(message)),
+      name,
+    );
+  }
+});
+
+test("no endpoint that takes writes, two channels of one name, and a process for an endpoint that is not there are refused", () => {
+  problem(minimal.replace("tier: 0", "tier: 0\n        role: read"), "upstreams.pinecone.endpoints", 5, /at least one must take writes/);
+  problem(
+    `${minimal}notifications: { channels: [{ name: a, type: log }, { name: a, type: log }] }\n`,
+    "notifications.channels.1.name",
+    9,
+    /duplicate channel "a"/,
+  );
+  problem(
+    `${minimal}local: { processes: [{ name: p, command: [node], port_offset: 10, serves: pinecone/tertiary }] }\n`,
+    "local.processes.0.serves",
+    9,
+    /no endpoint "pinecone\/tertiary"/,
+  );
+});
+
+test("any text is taken or refused with a ConfigError, never with anything else", () => {
+  const anything = fc.oneof(
+    fc.string(),
+    fc.jsonValue().map((value) => JSON.stringify(value)),
+    fc
+      .tuple(fc.nat({ max: minimal.length }), fc.string({ maxLength: 5 }))
+      .map(([at, text]) => minimal.slice(0, at) + text + minimal.slice(at)),
+  );
+  fc.assert(
+    fc.property(anything, (text) => {
+      try {
+        parseTopology(text, { file: "f", env: {}, routerUrls: ["http://127.0.0.1:7300"] });
+      } catch (error) {
+        assert.ok(error instanceof ConfigError, String(error));
+        assert.ok(error.problems.length > 0);
+      }
+    }),
+    { numRuns: 300 },
+  );
+});
