@@ -12,6 +12,7 @@ import { reaches } from "./reach.ts";
 import { type CachedRoutes, RouteCache } from "./route-cache.ts";
 import { RouteTable, type TableChange } from "./route-table.ts";
 import { TrafficReport } from "./traffic-report.ts";
+import { unknownCall } from "./unknown-call.ts";
 import { UpstreamState } from "./upstream-state.ts";
 
 /** What of the kit the control uses. */
@@ -382,24 +383,4 @@ class Control implements RunningControl {
       panicked: (upstream) => this.#metrics.panicked(upstream),
     };
   }
-}
-
-/** A call to an upstream that no configuration names. */
-function unknownCall(call: CallDescription, known: readonly string[]): CallControl {
-  const problem = {
-    code: "unknown_upstream",
-    message: `no upstream ${JSON.stringify(call.upstream.slice(0, 80))} is configured; known: ${known.slice(0, 20).join(", ") || "none"}`,
-    retriable: false,
-  } as const;
-  return {
-    deadlineMs: call.deadlineMs,
-    fallbackDeadlineMs: call.deadlineMs,
-    implementation: "mcp",
-    safety: "unsafe",
-    stale: false,
-    next: () => null,
-    problem: () => problem,
-    legacy: null,
-    end: () => undefined,
-  };
 }

@@ -57,7 +57,7 @@ const keptMax = 20_000;
 type ReadLog = Parameters<typeof readTopology>[1];
 
 /** `scope/name`, the key of a rollback scope. */
-export function scopeKey(scope: RollbackScope, name: string): string {
+function scopeKey(scope: RollbackScope, name: string): string {
   return `${scope}/${name}`;
 }
 

@@ -16,7 +16,7 @@ import {
  * W2  `hardRunHead` and `hardRunTail` are exact, also after windows were merged: runs of failures are carried over windows.
  * W3  A window holds at most `entriesMax` endpoints and as many tools; what is beyond is counted as left out, not kept.
  */
-export interface EndpointCounts {
+interface EndpointCounts {
   readonly upstream: string;
   readonly endpoint: string;
   ok: number;
