@@ -24,7 +24,7 @@ export interface LoadOptions {
   readonly sessions?: number;
   readonly timeoutMs?: number;
 }
-export interface FailedCall {
+interface FailedCall {
   readonly n: number;
   readonly atMs: number;
   readonly durationMs: number;

@@ -14,7 +14,7 @@ import { until } from "./wait.ts";
 
 /** A configuration as plain data, before it is parsed. */
 // biome-ignore lint/suspicious/noExplicitAny: tests write into it as into the YAML file, and the launcher checks the outcome.
-export type RawConfig = any;
+type RawConfig = any;
 
 export interface StackOptions {
   /** A file, or the YAML text itself. Default: examples/local/failover.yaml. */

@@ -2,7 +2,7 @@ import { createServer, type IncomingHttpHeaders } from "node:http";
 import type { AddressInfo } from "node:net";
 
 /** One notification as it came in. */
-export interface Notification {
+interface Notification {
   readonly atMs: number;
   readonly headers: IncomingHttpHeaders;
   readonly text: string;

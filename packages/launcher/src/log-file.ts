@@ -6,8 +6,8 @@ export interface LogFile {
   close(): void;
 }
 
-/** reference of the limit: two files of 10 MB each process keep a stack under half a gigabyte. */
-export const logBytesMax = 10_000_000;
+/** Two files of 10 MB each process keep a stack under half a gigabyte. */
+const logBytesMax = 10_000_000;
 
 /** Opens a log to go on with. Writes are synchronous: nothing is lost when the launcher dies, and nothing waits in memory. */
 export function openLogFile(file: string, bytesMax: number = logBytesMax): LogFile {

@@ -6,7 +6,7 @@ import { answersOn, askHttp } from "./probe-up.ts";
 import type { ProcessSpec } from "./supervised.ts";
 
 /** The services of the local stack and how many of each (design: three probers, so that a majority can disagree with one). */
-export const serviceCounts = {
+const serviceCounts = {
   prober: 3,
   "breaker-state": 1,
   "failover-controller": 1,

@@ -45,7 +45,7 @@ export interface Supervised {
 }
 
 /** Back-off after a crash: 100 ms doubling to 10 s, forgotten after 30 s up (systemd's and Kubernetes' shape at a trial's scale). */
-export const backoff = { firstMs: 100, maxMs: 10_000, resetAfterMs: 30_000 } as const;
+const backoff = { firstMs: 100, maxMs: 10_000, resetAfterMs: 30_000 } as const;
 const askUpMs = 50;
 
 /** How long a process stays down after its n-th crash in a row (from 1). */

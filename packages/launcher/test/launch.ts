@@ -10,7 +10,7 @@ import { fileURLToPath } from "node:url";
 import { startOf } from "../src/process-identity.ts";
 
 /** One upstream that a plain HTTP process of this test serves, behind a fault proxy. */
-export const config = `
+const config = `
 upstreams:
   u:
     kind: http
@@ -124,7 +124,7 @@ export async function until(condition: () => boolean | Promise<boolean>, withinM
 }
 
 /** A port base whose block is free. Whoever listens on the block's last port has it; the operating system lets go of it with this process. */
-export async function freeBlock(): Promise<number> {
+async function freeBlock(): Promise<number> {
   for (let attempt = 0; attempt < 200; attempt += 1) {
     const base = 10_000 + Math.floor(Math.random() * 35) * 600;
     const holder = createServer().unref();
@@ -139,7 +139,7 @@ export async function freeBlock(): Promise<number> {
   throw new Error("no free block of ports");
 }
 
-export function isFree(port: number): Promise<boolean> {
+function isFree(port: number): Promise<boolean> {
   return new Promise((resolve) => {
     const server = createServer();
     server.once("error", () => resolve(false));
