@@ -115,6 +115,21 @@ test("opossum without a time-out is stuck in half-open: here every call has one,
   assert.equal(await outcome(client.execute("solo", where)), "ok");
 });
 
+test("a trial whose caller goes away makes way for the next call at once", async () => {
+  await open();
+  nowMs += policy.ejectMs;
+  const controller = new AbortController();
+  const leaving = outcome(
+    client.execute("solo", ({ signal }) => new Promise((_, reject) => signal.addEventListener("abort", () => reject(signal.reason))), {
+      signal: controller.signal,
+    }),
+  );
+  controller.abort(new Error("the user left"));
+  assert.equal(await leaving, "failed");
+  await new Promise((resolve) => setImmediate(resolve));
+  assert.equal(await outcome(client.execute("solo", where)), "ok");
+});
+
 test("the same in the fleet's half-open: without permits for clients, one trial at a time", async () => {
   await fleet.breaker("solo", "only", { status: "half_open", generation: 2, sinceMs: nowMs - 60_000 });
   while (client.status().upstreams[1]?.endpoints[0]?.breaker !== "half_open") await new Promise((resolve) => setTimeout(resolve, 5));

@@ -178,6 +178,15 @@ test("a write that was refused and that nobody moves ends with a typed error tha
   assert.ok(Date.now() - solo < 200, "where there is nowhere to go it does not wait");
 });
 
+test("a refused write does not wait where the fleet has nowhere to move it", async () => {
+  const { client } = await fleet.client();
+  await fleet.breaker("docs", "secondary", { status: "open", generation: 1, openUntilMs: Date.now() + 60_000 });
+  await until("known", () => client.status().upstreams[0]?.endpoints[1]?.breaker === "open");
+  const startedMs = Date.now();
+  assert.ok((await rejection(client.execute("docs", fails(systemError("ECONNREFUSED"))))) instanceof NoEndpointError);
+  assert.ok(Date.now() - startedMs < 500);
+});
+
 test("a write never goes to the standby of active_standby, not even an idempotent one", async () => {
   const { client } = await fleet.client();
   const tried: string[] = [];

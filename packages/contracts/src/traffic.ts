@@ -12,7 +12,7 @@ export const trafficEndpoint = z.looseObject({
   endpoint: z.string(),
   /**
    * Generation of the fleet's breaker under which these calls were let through; a window with calls of two generations has two items.
-   * The breaker does not count calls of an older one. Without it, calls count when the window began after the breaker's last change.
+   * The breaker does not count calls of an older one. Without it, calls count when even the slowest of the window must have begun after the breaker's last change.
    */
   breakerGeneration: count.optional(),
   ok: count,

@@ -73,7 +73,8 @@ export function foldTraffic(
   return fold(window, from.router, "router", {
     atMs,
     generation: item.breakerGeneration ?? null,
-    startedAtMsMin: atMs - Math.max(0, from.spanMs),
+    // None of the calls that ended in this window can have begun before.
+    startedAtMsMin: Math.floor(atMs - Math.max(0, from.spanMs) - item.latencyMsMax),
     lastAtMs: atMs,
     ok: item.ok,
     hard: item.hard,

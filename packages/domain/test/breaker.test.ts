@@ -226,6 +226,16 @@ test("C4: a failure that began before half-open neither reopens it nor hides a s
   assert.equal(decide(evidenceOf(window, state, policy, t0 + 1000), { state, nowMs: t0 + 1000 }).rule, "half_open_succeeded");
 });
 
+test("C4: a router that does not tell generations is judged by its slowest call: what may have begun before half-open does not count", () => {
+  const state: BreakerState = { ...halfOpen, sinceMs: t0 };
+  const seen = (latencyMs: number) => {
+    const window = foldTraffic(emptyWindow, trafficOf(calls("hard", 1, latencyMs)), { router: "router-1", atMs: t0 + 900, spanMs: 250 });
+    return evidenceOf(window, state, policy, t0 + 1000);
+  };
+  assert.deepEqual(seen(800), []);
+  assert.equal(seen(600)[0]?.hardRun, 1);
+});
+
 test("C4: a success that began before half-open does not close it", () => {
   const state: BreakerState = { ...halfOpen, sinceMs: t0 };
   const window = foldTraffic(emptyWindow, trafficOf(calls("ok", 9), { breakerGeneration: 0 }), {

@@ -21,7 +21,7 @@ export interface BootstrapOptions {
 }
 
 /** NATS was not there in time. */
-export class NatsAbsentError extends Error {
+class NatsAbsentError extends Error {
   override readonly name = "NatsAbsentError";
   readonly code = "nats_absent";
   readonly retriable = true;

@@ -19,4 +19,3 @@ export const bootstrapEnvironment = z.object({
     .pipe(z.array(z.url("give URLs, separated by commas"))),
   MCPF_BOOTSTRAP_WAIT_MS: z.coerce.number().int().min(0).max(600_000).default(60_000),
 });
-export type BootstrapEnvironment = z.infer<typeof bootstrapEnvironment>;
