@@ -1,8 +1,25 @@
 import { type Reply, type RequestSubject, requests, sayIssues } from "@mcp-failover/contracts";
 import { RefusedError, type ServiceDefinition } from "./bus.ts";
 
-/** Answers one request of a service: reads and checks the body, calls the handler, never throws. */
-export async function dispatch(
+/** Requests that one instance works on at a time; more are refused, and may be asked again. */
+const inFlightMax = 256;
+
+/** Answers the requests of one instance. */
+export function dispatcher(service: ServiceDefinition, onError: (error: unknown, subject: string) => void) {
+  let inFlight = 0;
+  return async (subject: RequestSubject, bytes: Uint8Array): Promise<Reply> => {
+    if (inFlight >= inFlightMax) return refusal("busy", `${service.name} works on ${inFlightMax} requests already: ask again`, true);
+    inFlight += 1;
+    try {
+      return await dispatch(service, subject, bytes, (error) => onError(error, subject));
+    } finally {
+      inFlight -= 1;
+    }
+  };
+}
+
+/** Reads and checks the body, calls the handler, never throws. */
+async function dispatch(
   service: ServiceDefinition,
   subject: RequestSubject,
   bytes: Uint8Array,

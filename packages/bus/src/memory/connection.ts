@@ -11,7 +11,7 @@ import {
 } from "@mcp-failover/contracts";
 import { append, appendFenced } from "../append.ts";
 import { type Bus, type Following, NoResponderError, type ServiceDefinition, type Stored } from "../bus.ts";
-import { dispatch } from "../dispatch.ts";
+import { dispatcher } from "../dispatch.ts";
 import { guarded } from "../hand-over.ts";
 import { type BusLog, silent } from "../log.ts";
 import { type EventLike, encodeBody, parseReplyEvent } from "../message.ts";
@@ -159,13 +159,13 @@ export function connectMemory(state: BrokerState, options: MemoryConnectOptions)
       }
     },
     async serve(service: ServiceDefinition) {
+      const answer = dispatcher(service, (err, subject) => log.warn({ err, subject }, "a request's handler failed"));
       const instance = {
         id: randomUUID(),
         service,
         reachable: () => link.connected,
         answer: async (subject: string, bytes: Uint8Array) => {
-          const onError = (err: unknown) => log.warn({ err, subject }, "a request's handler failed");
-          return new TextEncoder().encode(JSON.stringify(await dispatch(service, subject as RequestSubject, bytes, onError)));
+          return new TextEncoder().encode(JSON.stringify(await answer(subject as RequestSubject, bytes)));
         },
       };
       state.instances.add(instance);

@@ -72,8 +72,10 @@ export function toBusError(error: unknown, what: string, stream?: StreamName): B
   }
   if (error instanceof ApiError) {
     if (error.errCode === apiCodes.streamNotFound) return missingStream(stream ?? "(unknown)", error);
-    return new BusError("rejected", `could not ${what}: ${error.message} (JetStream ${error.errCode})`, {
-      retriable: error.status >= 500,
+    // 5xx: no leader just now, JetStream is starting, and the like. It passes.
+    const passes = error.status >= 500;
+    return new BusError(passes ? "unreachable" : "rejected", `could not ${what}: ${error.message} (JetStream ${error.errCode})`, {
+      retriable: passes,
       cause: error,
     });
   }

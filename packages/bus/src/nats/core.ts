@@ -10,8 +10,8 @@ import {
 } from "@mcp-failover/contracts";
 import { createInbox, type Msg, type NatsConnection, type Service } from "nats";
 import { NoResponderError, type ServiceDefinition } from "../bus.ts";
-import { dispatch } from "../dispatch.ts";
-import { guarded } from "../hand-over.ts";
+import { dispatcher } from "../dispatch.ts";
+import { guarded, settledWithin } from "../hand-over.ts";
 import { type EventLike, encodeBody, parseReplyEvent } from "../message.ts";
 import { noAnswer, readReply } from "../replies.ts";
 import { headersOf, toBusError } from "./api.ts";
@@ -23,7 +23,8 @@ const discoveryMs = 1000;
 /** Instances answer at once; after this much silence there are no more. */
 const quietMs = 200;
 const repliesMax = 10_000;
-const againMs = 1000;
+const againMs = 5000;
+const registerMs = 2000;
 
 /** Core NATS: at most once, no store. */
 export function publish({ link }: NatsReader, event: EventLike, replyTo?: string): void {
@@ -177,9 +178,9 @@ export async function serve({ link, say }: NatsReader, service: ServiceDefinitio
     });
   }
 
+  const dispatch = dispatcher(service, (err, subject) => say.warn({ err, subject }, "a request's handler failed"));
   function answer(subject: RequestSubject, message: { data: Uint8Array; respond(data: string): boolean }): void {
-    const onError = (err: unknown) => say.warn({ err, subject }, "a request's handler failed");
-    void dispatch(service, subject, message.data, onError).then((reply) =>
+    void dispatch(subject, message.data).then((reply) =>
       guarded(() => message.respond(JSON.stringify(reply)), say, "a reply could not be sent"),
     );
   }
@@ -188,12 +189,13 @@ export async function serve({ link, say }: NatsReader, service: ServiceDefinitio
     first = add(nc).catch((err: unknown) => say.warn({ err, service: service.name }, "could not register the service"));
     return () => undefined;
   });
-  if (link.connected) await first;
+  if (link.connected) await settledWithin(first, registerMs);
   return {
     async stop() {
       stopped = true;
       detach();
-      await running?.stop();
+      // Its subscriptions are drained, which takes for ever without a connection.
+      if (running !== null) await settledWithin(running.stop(), link.connected ? registerMs : 0);
     },
   };
 }
@@ -203,8 +205,18 @@ export async function services({ link }: NatsReader, timeoutMs = discoveryMs) {
   const nc = await link.reach(timeoutMs);
   const found: { name: string; id: string; metadata: Record<string, string> }[] = [];
   for await (const message of replies(nc, "$SRV.PING", new Uint8Array(), { timeoutMs, quietMs })) {
-    const { name, id, metadata } = message.json<{ name?: unknown; id?: unknown; metadata?: Record<string, string> }>();
-    if (typeof name === "string" && typeof id === "string") found.push({ name, id, metadata: metadata ?? {} });
+    const instance = readPing(message);
+    if (instance !== null) found.push(instance);
   }
   return found;
+}
+
+/** Null for what is no answer to a ping: anybody may listen on `$SRV.PING`. */
+function readPing(message: Msg): { name: string; id: string; metadata: Record<string, string> } | null {
+  try {
+    const { name, id, metadata } = message.json<{ name?: unknown; id?: unknown; metadata?: Record<string, string> | null }>();
+    return typeof name === "string" && typeof id === "string" ? { name, id, metadata: metadata ?? {} } : null;
+  } catch {
+    return null; // Not ours, and nothing that we could act on.
+  }
 }

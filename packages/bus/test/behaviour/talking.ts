@@ -206,6 +206,46 @@ export function talking(makeWorld: MakeWorld): void {
   );
 
   test(
+    "a bus without a connection closes in time, whatever it serves, follows and takes from",
+    inWorld(makeWorld, async (world) => {
+      const bus = await world.connect();
+      await bus.serve(controller("fc-1", { "command.hold": async () => null }));
+      bus.subscribe("prober.heartbeat", () => undefined);
+      bus.follow("AUDIT", { from: "last_per_subject" }, () => undefined);
+      bus.consumeQueue("q", { filter: "outbox.>", ackWaitMs: 1000, concurrency: 1 }, async () => ({ kind: "done" }));
+      await sleep(100);
+      await world.cut(bus);
+      await until(() => !connected(bus), "the loss is noticed");
+      const startMs = Date.now();
+      await bus.close();
+      assert.ok(Date.now() - startMs < 3000, `${Date.now() - startMs} ms`);
+    }),
+  );
+
+  test(
+    "an instance that is swamped refuses what it cannot hold, and answers again when it has worked it off",
+    inWorld(makeWorld, async (world) => {
+      const [asker, server] = [await world.connect("asker"), await world.connect("server")];
+      let release: () => void = () => undefined;
+      const held = new Promise<void>((resolve) => {
+        release = resolve;
+      });
+      await server.serve(controller("fc-1", { "command.hold": () => held }));
+      const answers = Array.from({ length: 300 }, () => asker.request("command.hold", holdBody));
+      let refused = 0;
+      for (const answer of answers) {
+        void answer.then((reply) => {
+          if (!reply.ok && reply.error.code === "busy" && reply.error.retriable) refused += 1;
+        });
+      }
+      await until(() => refused === 300 - 256, "the surplus is refused");
+      release();
+      assert.equal((await Promise.all(answers)).filter(({ ok }) => ok).length, 256);
+      assert.deepEqual(await asker.request("command.hold", holdBody), { ok: true, result: null });
+    }),
+  );
+
+  test(
     "a closed bus says so at once, and closing twice does no harm",
     inWorld(makeWorld, async (world) => {
       const bus = await world.connect();
