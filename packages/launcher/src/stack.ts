@@ -89,6 +89,10 @@ export function createStack(options: StackOptions): Stack {
   return {
     async start() {
       const nats = ofRank(ranks.nats);
+      const first = [...supervised.values()]
+        .filter(({ spec }) => (rankOf.get(spec.name) ?? 0) < ranks.service)
+        .map(({ spec }) => spec.name);
+      terminal.say(`starting ${first.join(", ")}; bootstrap prepares the log`);
       for (const one of [...nats, ...ofRank(ranks.redis)]) one.start();
       // It waits for NATS by itself, and loads its code meanwhile; the local upstreams take the time that it waits.
       const bootstrapped = runBootstrap({
@@ -104,7 +108,8 @@ export function createStack(options: StackOptions): Stack {
       await Promise.all([...nats.map(whenUp), bootstrapped]);
       stopped.signal.throwIfAborted();
       for (const one of ofRank(ranks.service)) one.start();
-      terminal.say(`started ${supervised.size} processes; their logs are in ${logs}`);
+      const services = ofRank(ranks.service).length;
+      terminal.say(`the log is prepared; starting ${services} services (what each says is in ${logs})`);
       bus = connectBus({ servers: options.natsUrl, name: "launcher", instance: "launcher-1" });
       await serve(bus);
       await Promise.all(ofRank(ranks.redis).map(whenUp));
