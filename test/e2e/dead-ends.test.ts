@@ -89,7 +89,7 @@ describe("both endpoints of an upstream are dead", { concurrency: false }, () =>
       "both are seen as unhealthy",
     );
     const dead = await everything();
-    assert.deepEqual([dead.active, dead.epoch], [before.active, before.epoch]);
+    assert.deepEqual([dead.active, dead.epoch], [before.active, before.epoch], (await stack.mcpf(["events", "tail"])).stdout);
     const fromMs = performance.now();
     await assert.rejects(connectClient(`${stack.routerUrl}/mcp/everything`), /everything/);
     assert.ok(performance.now() - fromMs < 1000, "a new session is refused in under a second");

@@ -77,18 +77,17 @@ const readOnlyMethods: ReadonlySet<string> = new Set([
   "tasks/list",
   "tasks/result",
   "subscriptions/listen",
-]);
-/** The second time changes nothing that the first did not. */
-const idempotentMethods: ReadonlySet<string> = new Set([
+  // Of the session alone, which is replayed wherever it moves: they may follow it to any endpoint that takes it.
   "logging/setLevel",
   "resources/subscribe",
   "resources/unsubscribe",
-  "tasks/cancel",
   "notifications/initialized",
   "notifications/cancelled",
   "notifications/progress",
   "notifications/roots/list_changed",
 ]);
+/** The second time changes nothing that the first did not. */
+const idempotentMethods: ReadonlySet<string> = new Set(["tasks/cancel"]);
 /** RFC 9110, 9.2.1 (safe) and 9.2.2 (idempotent). */
 const safeHttpMethods: ReadonlySet<string> = new Set(["GET", "HEAD", "OPTIONS", "TRACE"]);
 const idempotentHttpMethods: ReadonlySet<string> = new Set(["PUT", "DELETE"]);

@@ -89,7 +89,9 @@ test("methods of MCP that only read may go anywhere, unknown ones nowhere twice"
   for (const method of ["initialize", "ping", "server/discover", "tools/list", "resources/read", "prompts/get", "completion/complete"]) {
     assert.equal(of(method), "read_only", method);
   }
-  assert.equal(of("logging/setLevel"), "idempotent");
+  for (const method of ["notifications/initialized", "logging/setLevel", "resources/subscribe"])
+    assert.equal(of(method), "read_only", `${method} concerns the session alone`);
+  assert.equal(of("tasks/cancel"), "idempotent");
   assert.equal(of("vendor/launch"), "unsafe");
   assert.equal(of("tools/call"), "unsafe");
 });

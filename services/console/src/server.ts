@@ -14,6 +14,7 @@ const commandTimeoutMs = 15_000;
 const pages: Readonly<Record<string, { file: string; type: string }>> = {
   "/": { file: "index.html", type: "text/html; charset=utf-8" },
   "/app.js": { file: "app.js", type: "text/javascript; charset=utf-8" },
+  "/icon.svg": { file: "icon.svg", type: "image/svg+xml" },
   "/style.css": { file: "style.css", type: "text/css; charset=utf-8" },
 };
 
