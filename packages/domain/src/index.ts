@@ -33,6 +33,7 @@ export {
 export {
   type CanaryCall,
   type ExperimentFacts,
+  type ExperimentPace,
   type ExperimentVerdict,
   experimentPolicy,
   findRecovery,

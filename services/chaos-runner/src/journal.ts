@@ -1,0 +1,116 @@
+import { RefusedError, type Stored } from "@mcp-failover/bus";
+import {
+  type ChaosCommand,
+  type ChaosFinished,
+  type ChaosMetrics,
+  type ChaosScenario,
+  type ChaosStarted,
+  type Event,
+  sha256,
+  subjectFor,
+} from "@mcp-failover/contracts";
+import type { Kit } from "@mcp-failover/service-kit";
+import { z } from "zod";
+import { type Fault, sayFault } from "./stack.ts";
+
+/** Whoever starts next finishes what could not be said in this time. */
+const finishMs = 2000;
+
+/** One id a command: a repeat of the command finds the experiment that it began. */
+export function experimentOf(commandId: string): string {
+  return `chaos-${sha256(commandId).slice(0, 12)}`;
+}
+
+const faultOnRecord = z.discriminatedUnion("kind", [
+  z.looseObject({ kind: z.literal("kill"), process: z.string() }),
+  z.looseObject({ kind: z.literal("slow"), process: z.string(), proxy: z.string(), delayMs: z.number() }),
+]);
+
+/** How the fault of an experiment on record is undone; null when the record does not say it. */
+export function faultOf(started: ChaosStarted): Fault | null {
+  const parsed = faultOnRecord.safeParse(started.plan["fault"]);
+  return parsed.success ? parsed.data : null;
+}
+
+export interface PlannedExperiment {
+  readonly scenario: ChaosScenario;
+  /** The upstream. */
+  readonly target: string;
+  readonly fault: Fault;
+  /** When the fault ends by itself. */
+  readonly expiresAtMs: number;
+  readonly baseline: ChaosMetrics;
+}
+
+/** What is written of one experiment. Each is fenced on its own subject with the expectation 0: whoever writes it, it is there once. */
+export interface Journal {
+  /** Throws {@link RefusedError} `experiment_running` when somebody else began it. */
+  started(command: ChaosCommand, plan: PlannedExperiment): Promise<void>;
+  step(type: "chaos.injected" | "chaos.reverted", target: string, what: string): Promise<void>;
+  /** The result as it is on record: our own, or that of whoever finished it before. */
+  finished(result: ChaosFinished): Promise<ChaosFinished>;
+}
+
+export function openJournal(kit: Kit<unknown>, experiment: string): Journal {
+  const timestamp = (): string => new Date(kit.nowMs()).toISOString();
+  return {
+    async started(command, { scenario, target, fault, expiresAtMs, baseline }) {
+      const { commandId, by, reason, options } = command;
+      await kit.bus.append(
+        kit.event(
+          "command.accepted",
+          ["chaos-run"],
+          { commandId, command: "chaos-run", by, reason, timestamp: timestamp(), parameters: { scenario, target, options } },
+          { id: `command-${commandId}` },
+        ),
+      );
+      const { inject, revert } = sayFault(fault);
+      const plan = { process: fault.process, inject, revert, expiresAtMs, fault };
+      const data = { experiment, scenario, target, options, by, reason, timestamp: timestamp(), plan, baseline };
+      const event = kit.event("chaos.started", [experiment], data);
+      const fenced = await kit.bus.appendFenced(event, 0);
+      if (fenced.outcome === "lost") throw new RefusedError("experiment_running", `the experiment ${experiment} was begun already`, true);
+    },
+    async step(type, target, what) {
+      await kit.bus.appendFenced(kit.event(type, [experiment], { experiment, target, what, timestamp: timestamp() }), 0);
+    },
+    async finished(result) {
+      const fenced = await kit.bus.appendFenced(kit.event("chaos.finished", [experiment], result), 0, { timeoutMs: finishMs });
+      return fenced.outcome === "won" ? result : (finishedIn(fenced.last) ?? result);
+    },
+  };
+}
+
+/** The result of an experiment that is over, or null. */
+export async function readFinished(kit: Kit<unknown>, experiment: string): Promise<ChaosFinished | null> {
+  return finishedIn(await kit.bus.lastOf("AUDIT", subjectFor("chaos.finished", experiment)));
+}
+
+function finishedIn(stored: Stored | null): ChaosFinished | null {
+  const event: Event | null = stored?.content.kind === "event" ? stored.content.event : null;
+  return event?.type === "chaos.finished" ? event.data : null;
+}
+
+/** Experiments that were begun and not finished, as AUDIT has them. */
+export interface Unfinished {
+  readonly started: ChaosStarted;
+  readonly startedAtMs: number;
+  reverted: boolean;
+}
+
+export function foldUnfinished(unfinished: Map<string, Unfinished>, event: Event, timeMs: number): void {
+  switch (event.type) {
+    case "chaos.started":
+      unfinished.set(event.data.experiment, { started: event.data, startedAtMs: timeMs, reverted: false });
+      return;
+    case "chaos.reverted": {
+      const known = unfinished.get(event.data.experiment);
+      if (known !== undefined) known.reverted = true;
+      return;
+    }
+    case "chaos.finished":
+      unfinished.delete(event.data.experiment);
+      return;
+    default:
+  }
+}

@@ -1,0 +1,124 @@
+import { setTimeout as sleep } from "node:timers/promises";
+import { BusError } from "@mcp-failover/bus";
+import { type CanaryCall, type ExperimentFacts, findRecovery, type StatusSight } from "@mcp-failover/domain";
+import { type Pace, startPace } from "./canary.ts";
+import { callTimeoutMs, type ExperimentParts } from "./experiment.ts";
+import { askStatus, inject, isTransient, reasonOf, revertUntilGone, sayFault } from "./stack.ts";
+
+/** The part of an experiment between injection and revert. */
+export class Run {
+  readonly #parts: ExperimentParts;
+  readonly #baseline: readonly CanaryCall[];
+  readonly #nowMs: () => number;
+  readonly #sights: StatusSight[] = [];
+  readonly #pace: Pace;
+  #injectedAtMs: number | null = null;
+  #revertedAtMs: number | null = null;
+  #gone = false;
+
+  constructor(parts: ExperimentParts, baseline: readonly CanaryCall[]) {
+    this.#parts = parts;
+    this.#baseline = baseline;
+    this.#nowMs = parts.nowMs;
+    const { canary, tool } = parts;
+    this.#pace = startPace(canary, tool.name, tool.args, {
+      timeoutMs: callTimeoutMs(parts),
+      everyMs: parts.pace.callEveryMs,
+      callsMax: Number.POSITIVE_INFINITY,
+      nowMs: parts.nowMs,
+    });
+  }
+
+  get skipped(): number {
+    return this.#pace.skipped;
+  }
+
+  /** Why it cannot go on, or null. */
+  async inject(leaseMs: number): Promise<string | null> {
+    const { kit, target, journal, lease, stop } = this.#parts;
+    if (!lease.held || stop.aborted) return "the runner is stopping, or lost its lease, before anything was injected";
+    // Written first: a fault that began counts from its beginning, and one whose answer is lost may have begun.
+    this.#injectedAtMs = this.#nowMs();
+    try {
+      await inject(kit.bus, target.fault, leaseMs);
+    } catch (error) {
+      if (!isTransient(error)) throw error;
+      return `the fault could not be injected: ${error instanceof Error ? error.message : String(error)}`;
+    }
+    await journal.step("chaos.injected", target.upstream, sayFault(target.fault).inject);
+    return null;
+  }
+
+  /** Watches until it has recovered and settled, or its time is over; takes the fault back when its time is over. */
+  async watch(): Promise<string | null> {
+    const { command, target, lease, stop, pace } = this.#parts;
+    const { durationMs, maxWaitMs } = command.options;
+    const { settleMs, statusEveryMs } = pace;
+    const injectedAtMs = this.#injectedAtMs ?? this.#nowMs();
+    for (;;) {
+      await this.#look();
+      if (stop.aborted) return reasonOf(stop);
+      if (!lease.held) return "the lease of the chaos-runner was lost: another one may begin an experiment";
+      const nowMs = this.#nowMs();
+      if (this.#revertedAtMs === null && nowMs >= injectedAtMs + durationMs) {
+        await this.takeBack();
+        continue;
+      }
+      const recoveredAtMs = findRecovery({ ...this.facts(), baseline: this.#baseline });
+      if (recoveredAtMs !== null && nowMs >= recoveredAtMs + settleMs) return null;
+      if (nowMs >= injectedAtMs + maxWaitMs) return null;
+      // What the runner itself brought back does not count as recovered: a while to see it well, then it is over.
+      const revertedAtMs = this.#revertedAtMs;
+      if (target.scenario === "killService" && recoveredAtMs === null && revertedAtMs !== null && nowMs >= revertedAtMs + settleMs)
+        return null;
+      await sleep(statusEveryMs, undefined, { signal: stop }).catch(() => undefined);
+    }
+  }
+
+  /** Takes the fault back, again and again until it is seen to be gone or the time for it is over. May be called twice. */
+  async takeBack(): Promise<void> {
+    if (this.#gone || this.#injectedAtMs === null) return;
+    this.#revertedAtMs ??= this.#nowMs();
+    const { kit, target, journal, stop } = this.#parts;
+    this.#gone = await revertUntilGone(kit, target.fault, stop);
+    if (!this.#gone) return;
+    const tookMs = Math.round(this.#nowMs() - this.#revertedAtMs);
+    await journal
+      .step("chaos.reverted", target.upstream, `${sayFault(target.fault).revert}: seen to be gone after ${tookMs} ms`)
+      .catch((error: unknown) => {
+        if (!(error instanceof BusError)) throw error;
+        kit.log.warn({ err: error }, "the revert is done, but could not be recorded");
+      });
+  }
+
+  stopCanary(drain: boolean): Promise<void> {
+    return this.#pace.stop({ drain });
+  }
+
+  facts(): Omit<ExperimentFacts, "baseline" | "epochBefore" | "epochs" | "interrupted"> {
+    const { scenario, endpoint, wasActive } = this.#parts.target;
+    const injectedAtMs = this.#injectedAtMs;
+    return {
+      scenario,
+      endpoint,
+      wasActive,
+      calls: this.#pace.calls().filter(({ startedAtMs }) => injectedAtMs !== null && startedAtMs >= injectedAtMs),
+      sights: this.#sights,
+      injectedAtMs,
+      revertedAtMs: this.#revertedAtMs,
+      revertConfirmed: this.#gone,
+    };
+  }
+
+  async #look(): Promise<void> {
+    try {
+      const status = await askStatus(this.#parts.kit.bus, 1000);
+      const view = status.upstreams.find(({ name }) => name === this.#parts.target.upstream);
+      if (view === undefined) return;
+      const endpoints = Object.fromEntries(view.endpoints.map(({ name, health }) => [name, health]));
+      this.#sights.push({ atMs: this.#nowMs(), active: view.active, epoch: view.epoch, endpoints });
+    } catch (error) {
+      if (!isTransient(error)) throw error; // Unseen is not recovered: it only waits longer.
+    }
+  }
+}
