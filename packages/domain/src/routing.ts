@@ -1,4 +1,4 @@
-import type { BreakerState, BreakerStatus, HealthStatus } from "@mcp-failover/contracts";
+import type { BreakerState, BreakerStatus, HealthStatus, Permit } from "@mcp-failover/contracts";
 import { type BalancingCandidate, type BalancingStrategy, pickEndpoint } from "./balancing.ts";
 import { defaultPolicy, type RouterPolicy } from "./policy.ts";
 import type { Safety } from "./retry.ts";
@@ -257,7 +257,7 @@ export type BreakerGate = "allow" | "permit" | "trial" | "deny";
 
 export interface BreakerGateQuestion {
   /** Null: no breaker was ever heard of. */
-  readonly state: Pick<BreakerState, "status" | "openUntilMs" | "permits"> | null;
+  readonly state: (Pick<BreakerState, "status" | "openUntilMs"> & { readonly permits: readonly Permit[] }) | null;
   readonly router: string;
   /** Permits of this state's generation that this process has used. */
   readonly permitsUsed: number;
