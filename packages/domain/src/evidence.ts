@@ -66,7 +66,7 @@ interface Word {
   readonly trafficSeq: number;
   readonly oldestInFlightMs: number;
 }
-export type Proof = { readonly atMs: number; readonly seq: number };
+type Proof = { readonly atMs: number; readonly seq: number };
 
 /** A vote as it is weighed; extends the contract's `vote`. */
 export type WeighedVote = {

@@ -40,10 +40,8 @@ export function obeyMove(input: FailoverInput, order: Extract<FailoverOrder, { k
     if (!order.force) return no("cooldown", `it was moved automatically at epoch ${last.epoch}; wait until ${until}, or use --force`);
     overrode.push("cooldown");
   }
-  const sinceMs = nowMs - policy.evidenceFreshMs;
   const context = order.force ? withoutHoldDown(input) : input;
-  const candidates =
-    named === undefined ? candidatesOf(context, sinceMs, order.afterSeq) : [weighCandidate(named, context, sinceMs, order.afterSeq)];
+  const candidates = named === undefined ? candidatesOf(context, 0, order.afterSeq) : [weighCandidate(named, context, 0, order.afterSeq)];
   const to = candidates.find((candidate) => candidate.refusal === null);
   const rejected = rejectionsOf(candidates, to);
   if (order.force) overrode.push(...heldDown(input, named ?? to));

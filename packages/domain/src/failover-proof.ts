@@ -56,7 +56,7 @@ export function weighActive(endpoint: string, context: ProofContext, afterMs: nu
   }
   const sinceMs = Math.max(afterMs, Math.min(...against.map((vote) => vote.hardSinceMs ?? vote.atMs)));
   const why = `${against.length} of ${observers.length} observers say it fails (${against.map((vote) => `${keyOf(vote)}: ${vote.code ?? vote.outcome}`).join(", ")})`;
-  if (observers.length >= 2 && against.length >= 2 && against.length * 2 > observers.length) {
+  if (observers.length >= 2 && against.length * 2 > observers.length) {
     return { kind: "failed", sinceMs, rule: "majority_unhealthy", why };
   }
   if (observers.length === 1 && loneWordHolds(against[0] as WeighedVote, context)) {
@@ -113,16 +113,17 @@ export function weighCandidate(endpoint: EndpointSlice, context: ProofContext, s
   const breaker = context.breakers[endpoint.name];
   if (breaker === "open" || breaker === "forced_open") return refuse("candidate_breaker_open", `its breaker is ${breaker}`);
 
+  const fromMs = Math.max(sinceMs, context.nowMs - context.policy.evidenceFreshMs);
   const { observers, votes } = context.evidence[endpoint.name] ?? { observers: [], votes: [] };
   const usable = votes.filter((vote) => isUsable(vote, context, 0, afterSeq));
   const against = usable.filter((vote) => vote.verdict === "unhealthy");
   const healthy = usable.filter((vote) => vote.verdict === "healthy");
-  const proofs = healthy.filter((vote) => isProof(vote, context, sinceMs, afterSeq));
+  const proofs = healthy.filter(({ proof }) => isProof(proof, fromMs, Math.max(afterSeq, context.clock.freshAfterSeq)));
   if (proofs.length > 0 && healthy.length > against.length) {
     return { name: endpoint.name, tier: endpoint.tier, refusal: null, pending: false };
   }
   const probers = observers.filter((observer) => observer.startsWith("prober:"));
-  const spoken = new Set(votes.filter((vote) => vote.atMs >= sinceMs && (vote.ref?.seq ?? 0) > afterSeq).map(keyOf));
+  const spoken = new Set(votes.filter((vote) => vote.atMs >= fromMs && (vote.ref?.seq ?? 0) > afterSeq).map(keyOf));
   const pending = probers.length === 0 || !probers.every((observer) => spoken.has(observer));
   if (against.length > 0) {
     return refuse(
@@ -131,19 +132,13 @@ export function weighCandidate(endpoint: EndpointSlice, context: ProofContext, s
       pending,
     );
   }
-  const auth = votes.find((vote) => vote.outcome === "auth" && vote.atMs >= sinceMs);
+  const auth = votes.find((vote) => vote.outcome === "auth" && vote.atMs >= fromMs);
   if (auth) return refuse("candidate_unknown", `it answers ${auth.observer}, but refuses the credentials, which proves nothing`, pending);
   return refuse("candidate_unknown", "no probe made for the purpose has proven it since", pending);
 }
 
-function isProof(vote: WeighedVote, { policy, nowMs, clock }: ProofContext, sinceMs: number, afterSeq: number): boolean {
-  const { proof } = vote;
-  return (
-    proof !== null &&
-    proof.atMs >= sinceMs &&
-    nowMs - proof.atMs <= policy.evidenceFreshMs &&
-    proof.seq > Math.max(afterSeq, clock.freshAfterSeq)
-  );
+function isProof(proof: WeighedVote["proof"], fromMs: number, afterSeq: number): boolean {
+  return proof !== null && proof.atMs >= fromMs && proof.seq > afterSeq;
 }
 
 const codesOf = (votes: readonly WeighedVote[]): string => votes.map((vote) => `${keyOf(vote)}: ${vote.code ?? vote.outcome}`).join(", ");

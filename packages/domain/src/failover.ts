@@ -112,7 +112,7 @@ function decideMove(input: FailoverInput, failed: Failed, activeExists: boolean)
     return { ...refuse(input, "automatic_off", `${reason}; but automatic moves are switched off`, failed), targets: [] };
   }
 
-  const candidates = candidatesOf(input, Math.max(failed.sinceMs, nowMs - policy.evidenceFreshMs));
+  const candidates = candidatesOf(input, failed.sinceMs);
   const best = candidates.find((candidate) => candidate.refusal === null);
   const waitedMs = input.gatherSinceMs === null ? 0 : nowMs - input.gatherSinceMs;
   const patienceMs = best === undefined ? policy.proofWaitMs : policy.confirmTimeoutMs;
@@ -179,9 +179,7 @@ function decideFailback(input: FailoverInput, proven: boolean): FailoverDecision
     return nowMs - known.sinceMs >= policy.failbackAfterMs;
   });
   if (well.length === 0) return none;
-  const candidates = well
-    .map((endpoint) => weighCandidate(endpoint, input, nowMs - policy.evidenceFreshMs, 0))
-    .sort((a, b) => a.tier - b.tier);
+  const candidates = well.map((endpoint) => weighCandidate(endpoint, input, 0, 0)).sort((a, b) => a.tier - b.tier);
   const to = candidates.find((candidate) => candidate.refusal === null);
   const reason = `${well[0]?.name} has been healthy for ${policy.failbackAfterMs} ms and is preferred to ${state.active}`;
   if (to === undefined) {

@@ -33,8 +33,10 @@ export class Performer {
 
   /** `failover.decided`: the route itself. */
   async decided(input: FailoverInput, decision: Decided): Promise<Published> {
-    const { upstream, command } = input;
-    const published = await this.#decider.publish("failover.decided", [upstream], {
+    const { upstream, command, fleet, nowMs } = input;
+    // A place among the fleet's moves is not to be used after it has ended.
+    const options = fleet === null ? {} : { timeoutMs: Math.max(1, fleet.expiresAtMs - nowMs) };
+    const data = {
       service: upstream,
       action: decision.action,
       previousEndpoint: decision.previousEndpoint,
@@ -47,7 +49,8 @@ export class Performer {
       overrode: decision.overrode,
       state: decision.state,
       certificate: this.#certificate(input, decision.rule, decision.rejected),
-    });
+    };
+    const published = await this.#decider.publish("failover.decided", [upstream], data, options);
     if (published.outcome === "won") {
       const { action, previousEndpoint, currentEndpoint, rule, reason, state } = decision;
       this.#kit.log.info({ upstream, action, epoch: state.epoch, previousEndpoint, currentEndpoint, rule, reason }, "decided");

@@ -2,4 +2,3 @@ import { z } from "zod";
 
 /** What the rollback-controller reads from its environment besides what every service reads: nothing. Its policy is in the configuration. */
 export const rollbackControllerConfig = z.object({});
-export type RollbackControllerConfig = z.infer<typeof rollbackControllerConfig>;

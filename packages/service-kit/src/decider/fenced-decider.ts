@@ -25,10 +25,15 @@ export interface FencedDecider {
   /** What this process had folded, for certificates. */
   folded(): Certificate["folded"];
   /** Publishes a fenced event at the end of what was folded of its subject (D1). Throws `BusError` when the log is out of reach. */
-  publish<T extends EventType>(type: T, keys: readonly string[], data: DataOf<T>, options?: { id?: string }): Promise<Published>;
+  publish<T extends EventType>(type: T, keys: readonly string[], data: DataOf<T>, options?: PublishOptions): Promise<Published>;
   /** Resolves at the next event that is folded, or after `timeoutMs`. */
   changed(timeoutMs: number): Promise<void>;
   stop(): Promise<void>;
+}
+export interface PublishOptions {
+  readonly id?: string;
+  /** How long the outcome may take at most; after it nothing is stored any more. Default 5000. */
+  readonly timeoutMs?: number;
 }
 export type Published = { readonly outcome: "won"; readonly seq: number; readonly id: string } | { readonly outcome: "lost" };
 
@@ -206,11 +211,11 @@ export function startFencedDecider(kit: Kit<unknown>, options: FencedDeciderOpti
     },
     decisionMs: () => Math.max(storeMs, lastBoundaryMs),
     folded: () => ({ AUDIT: ranges.AUDIT, SIGNALS: ranges.SIGNALS }),
-    async publish(type, keys, data, { id } = {}) {
+    async publish(type, keys, data, { id, timeoutMs } = {}) {
       const event = kit.event(type, keys, data, id === undefined ? {} : { id }) as unknown as Event;
       const subject = subjectFor(type, ...keys);
       const expectedSeq = lastSeqs.get(subject) ?? 0;
-      const result = await kit.bus.appendFenced(event, expectedSeq);
+      const result = await kit.bus.appendFenced(event, expectedSeq, timeoutMs === undefined ? {} : { timeoutMs });
       if (result.outcome === "lost") {
         lost.inc({ type });
         kit.log.debug({ type, subject, expectedSeq, lastSeq: result.last?.seq ?? 0 }, "another instance was first");
