@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { createServer, type Server } from "node:http";
 import type { AddressInfo } from "node:net";
 import { afterEach, beforeEach, describe, test } from "node:test";
+import { CreateMessageRequestSchema } from "@modelcontextprotocol/sdk/types.js";
 import { connectV1, openSession, post, textOf, toolCall, until } from "./support/clients.ts";
 import { type FakeControl, fakeControl } from "./support/fake-control.ts";
 import { startMcpServer, type TestMcpServer } from "./support/mcp-server.ts";
@@ -67,16 +68,16 @@ describe("a call", () => {
   test("streams its progress as it comes, and after a retry never backwards", async () => {
     const { client } = await connectV1(router.mcpUrl);
     const seen: { progress: number; by: string; atMs: number }[] = [];
-    const running = client.callTool({ name: "slow", arguments: { steps: 8, ms: 40 } }, undefined, {
+    const running = client.callTool({ name: "slow", arguments: { steps: 20, ms: 40 } }, undefined, {
       onprogress: ({ progress, message }) => seen.push({ progress, by: String(message), atMs: Date.now() }),
     });
-    await until(() => seen.length === 3);
+    await until(() => seen.length >= 3);
     assert.ok((seen[2]?.atMs ?? 0) - (seen[0]?.atMs ?? 0) >= 60, "events are not held back");
     await a.kill();
     assert.equal(textOf(await running), "b is done");
     assert.deepEqual(
       seen.map(({ progress }) => progress),
-      [1, 2, 3, 4, 5, 6, 7, 8],
+      Array.from({ length: 20 }, (_, index) => index + 1),
     );
     assert.deepEqual(new Set(seen.map(({ by }) => by)), new Set(["a", "b"]));
     await client.close();
@@ -227,9 +228,14 @@ describe("a call", () => {
 
   test("is cancelled where it runs when the client says so", async () => {
     const { client } = await connectV1(router.mcpUrl);
+    let asked = false;
+    client.setRequestHandler(CreateMessageRequestSchema, () => {
+      asked = true;
+      return new Promise(() => undefined);
+    });
     const cancel = new AbortController();
     const running = client.callTool({ name: "ask" }, undefined, { signal: cancel.signal }).catch((error: unknown) => error);
-    await until(() => a.seen.headers.filter((h) => h[":method"] === "POST").length >= 3);
+    await until(() => asked);
     cancel.abort("enough");
     await running;
     await until(() => a.seen.cancelled.length === 1);

@@ -13,7 +13,7 @@ import { startTestRouter, type TestRouter } from "./support/router.ts";
 
 /** Servers drop what they say while no stream is open, and when it is open again only the server knows. */
 async function shoutUntil(server: TestMcpServer, text: string, heard: () => boolean): Promise<void> {
-  const endMs = Date.now() + 4000;
+  const endMs = Date.now() + 8000;
   while (!heard()) {
     assert.ok(Date.now() < endMs, `${text} was not heard in time`);
     await server.shout(text);
@@ -121,15 +121,18 @@ describe("a stream", () => {
     control.readOnly.add("ask");
     const { client } = await connectV1(router.mcpUrl);
     let asked = 0;
+    let withdrawn = 0;
     client.setRequestHandler(CreateMessageRequestSchema, async (_request, { signal }) => {
       asked++;
       await new Promise((resolve) => signal.addEventListener("abort", resolve));
+      withdrawn++;
       return { model: "m", role: "assistant", content: { type: "text", text: "late" } };
     });
     const running = client.callTool({ name: "ask" }).catch((error: unknown) => error as { code: number });
     await until(() => asked === 1);
     await a.kill();
     assert.equal(((await running) as { code: number }).code, 1001);
+    await until(() => withdrawn === 1);
     assert.equal(asked, 1);
     await client.close();
   });
@@ -173,6 +176,20 @@ describe("a stream", () => {
     control.move("a");
     await shoutUntil(a, "from a again", () => stream.text.includes("from a again"));
     assert.equal(stream.ended, false);
+  });
+
+  test("of the session is open on the new upstream session before a call is sent there", async () => {
+    const id = await openSession(router.mcpUrl);
+    const stream = await openStream(router.mcpUrl, id);
+    await new Promise((resolve) => setTimeout(resolve, 20));
+    const before = a.seen.headers.length;
+    // The server forgets the session, but its streams stay open: nothing but the call itself tells the router.
+    a.forget();
+    assert.equal((await post(router.mcpUrl, toolCall(1, "whoami"), { "mcp-session-id": id })).body.error, undefined);
+    const methods = a.seen.headers.slice(before).map((headers) => headers[":method"]);
+    assert.deepEqual(methods, ["POST", "POST", "POST", "GET", "POST"], "the call, initialize, initialized, the stream, the call again");
+    await a.shout("heard at once");
+    await until(() => stream.text.includes("heard at once"));
   });
 
   test("of the session is one: a second gets 409, and a new one after the first left", async () => {
@@ -251,6 +268,26 @@ describe("a stream", () => {
     await until(() => polling.seen.headers.some((headers) => headers["last-event-id"] !== undefined));
     await polling.kill();
     assert.equal(((await running) as { code: number }).code, 1001);
+    await client.close();
+  });
+
+  test("whose line breaks is gone on with by its event id: the call is not repeated, and the client sees nothing of it", async () => {
+    const stored = await startMcpServer("stored", { eventStore: true });
+    others.push(() => stored.kill());
+    const unsafe = fakeControl([stored, b]);
+    unsafe.readOnly.delete("slow");
+    const second = await startTestRouter(unsafe);
+    others.push(() => second.close(0));
+    const { client } = await connectV1(second.mcpUrl);
+    const seen: number[] = [];
+    const running = client.callTool({ name: "slow", arguments: { steps: 10, ms: 30 } }, undefined, {
+      onprogress: ({ progress }) => seen.push(progress),
+    });
+    await until(() => seen.length >= 3);
+    stored.breakConnections();
+    assert.equal(textOf(await running), "stored is done");
+    assert.equal(stored.seen.started.length, 1);
+    assert.deepEqual(seen, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]);
     await client.close();
   });
 

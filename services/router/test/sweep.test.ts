@@ -77,6 +77,8 @@ test("sessions leave the memory by age and by number, but never busy ones, and c
   sessions.sweep();
   assert.deepEqual([...sessions.all()], [busy]);
   for (const id of ids) assert.notEqual(sessions.open(id, "fake"), null);
+  assert.ok([...sessions.all()].some(({ id }) => id === ids[2]));
+  assert.equal(sessions.open(ids[2] as string, "other"), null, "an id in memory is good for its own upstream alone");
   assert.equal(sessions.open(ids[0] as string, "other"), null, "an id is good for its own upstream alone");
   const ended = sessions.open(ids[0] as string, "fake");
   assert.ok(ended);

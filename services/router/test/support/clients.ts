@@ -65,7 +65,7 @@ export function toolCall(id: number | string, name: string, args: object = {}): 
   return { jsonrpc: "2.0", id, method: "tools/call", params: { name, arguments: args } };
 }
 
-export async function until(condition: () => boolean, withinMs = 3000): Promise<void> {
+export async function until(condition: () => boolean, withinMs = 8000): Promise<void> {
   const endMs = Date.now() + withinMs;
   while (!condition()) {
     if (Date.now() > endMs) throw new Error(`not within ${withinMs} ms: ${condition.toString()}`);

@@ -29,6 +29,7 @@ export interface TestMcpServer {
     subscriptions: string[];
     deleted: string[];
     cancelled: unknown[];
+    started: unknown[];
     headers: Record<string, unknown>[];
   };
   /** The next call of `write` runs, and its connection is reset instead of an answer. */
@@ -40,6 +41,8 @@ export interface TestMcpServer {
   /** Everybody in the session's own stream hears it. */
   shout(text: string): Promise<void>;
   forget(): void;
+  /** The lines break; the server and what it runs go on. */
+  breakConnections(): void;
   /** As SIGKILL does: the port refuses, connections are gone. */
   kill(): Promise<void>;
   start(): Promise<void>;
@@ -60,7 +63,7 @@ export async function startMcpServer(
     },
     writes,
     sessions: new Map(),
-    seen: { initialized: [], levels: [], subscriptions: [], deleted: [], cancelled: [], headers: [] },
+    seen: { initialized: [], levels: [], subscriptions: [], deleted: [], cancelled: [], started: [], headers: [] },
     resetAfterWrite: false,
     answerWith: null,
     unknownStatus: 404,
@@ -70,6 +73,9 @@ export async function startMcpServer(
     forget() {
       self.sessions.clear();
       servers.clear();
+    },
+    breakConnections() {
+      http?.closeAllConnections();
     },
     async kill() {
       const dying = http;
@@ -173,6 +179,7 @@ export async function startMcpServer(
       "slow",
       { description: "progress", inputSchema: { steps: z.number(), ms: z.number() }, annotations: { readOnlyHint: true } },
       async ({ steps, ms }, extra) => {
+        self.seen.started.push(extra.requestId);
         const token = extra._meta?.progressToken;
         if (options.polling) extra.closeSSEStream?.();
         for (let progress = 1; progress <= steps; progress++) {
@@ -188,6 +195,7 @@ export async function startMcpServer(
       },
     );
     server.registerTool("ask", { description: "samples" }, async (extra) => {
+      if (extra.signal.aborted) self.seen.cancelled.push(extra.requestId);
       extra.signal.addEventListener("abort", () => self.seen.cancelled.push(extra.requestId));
       const answer = await extra.sendRequest(
         {
