@@ -4,10 +4,19 @@ import type { PlannedProcess } from "./plan.ts";
 import { askHttp } from "./probe-up.ts";
 import type { Supervised } from "./supervised.ts";
 
-/** What is not ready yet, one sentence each; nothing when all is: services, local processes, and the active endpoint of each upstream. */
-export async function notReady(planned: readonly PlannedProcess[], supervised: readonly Supervised[], bus: Bus): Promise<string[]> {
+/**
+ * What is not ready yet, one sentence each; nothing when all is: services, local processes, and the active endpoint of each upstream.
+ * Without `thorough` nobody is asked while a process is not even up: on two cores the asking would slow the start down.
+ */
+export async function notReady(
+  planned: readonly PlannedProcess[],
+  supervised: readonly Supervised[],
+  bus: Bus,
+  thorough: boolean,
+): Promise<string[]> {
   const down = supervised.map((one) => one.info()).filter(({ state }) => state !== "running");
   const problems = down.map(({ name, state, restarts }) => `${name} is ${state}${restarts > 0 ? ` after ${restarts} restarts` : ""}`);
+  if (problems.length > 0 && !thorough) return problems;
   const downNames = new Set(down.map(({ name }) => name));
   const answers = await Promise.all(
     planned.map(async ({ spec, healthUrl }) =>

@@ -118,10 +118,11 @@ export function createStack(options: StackOptions): Stack {
       const startMs = performance.now();
       let sayAtMs = startMs + limits.readyMs;
       while (bus !== null) {
-        const problems = await notReady(plan.processes, [...supervised.values()], bus);
+        const thorough = performance.now() > sayAtMs;
+        const problems = await notReady(plan.processes, [...supervised.values()], bus, thorough);
         stopped.signal.throwIfAborted();
         if (problems.length === 0) break;
-        if (performance.now() > sayAtMs) {
+        if (thorough) {
           const seconds = Math.round((performance.now() - startMs) / 1000);
           terminal.complain(
             [`not ready after ${seconds} s; the stack goes on, and this is what is missing:`, ...problems.map((p) => `  ${p}`)].join("\n"),

@@ -46,7 +46,9 @@ export interface Supervised {
 
 /** Back-off after a crash: 100 ms doubling to 10 s, forgotten after 30 s up (systemd's and Kubernetes' shape at a trial's scale). */
 const backoff = { firstMs: 100, maxMs: 10_000, resetAfterMs: 30_000 } as const;
-const askUpMs = 50;
+/** How long after its start a process is first asked whether it is up (Node with our code takes longer), and how often then. */
+const firstAskMs = { infrastructure: 30, upstream: 250, service: 350 } as const;
+const askAgainMs = 100;
 
 /** How long a process stays down after its n-th crash in a row (from 1). */
 export function backoffMs(crashesInARow: number, restartAfterMs: number): number {
@@ -109,7 +111,7 @@ export function supervise(spec: ProcessSpec, logFile: string, events: Supervisio
     started.once("exit", (code, signal) => end(signal === null ? `it ended with exit code ${code}` : `it was ended by ${signal}`));
     if (started.pid !== undefined) {
       events.onSpawn(started.pid);
-      askUp(started);
+      askUp(started, firstAskMs[spec.kind]);
     }
   };
   const ended = (what: string): void => {
@@ -132,19 +134,19 @@ export function supervise(spec: ProcessSpec, logFile: string, events: Supervisio
     }
     for (const done of waiters) done();
   };
-  const askUp = (of: ChildProcess): void => {
+  const askUp = (of: ChildProcess, inMs: number): void => {
     asking = setTimeout(() => {
       spec.isUp().then(
         (isUp) => {
           if (child !== of) return;
           up = isUp;
-          if (!isUp) askUp(of);
+          if (!isUp) askUp(of, askAgainMs);
         },
         () => {
-          if (child === of) askUp(of);
+          if (child === of) askUp(of, askAgainMs);
         },
       );
-    }, askUpMs);
+    }, inMs);
   };
   const settle = (): void => {
     if (again !== null) clearTimeout(again);

@@ -98,11 +98,14 @@ test("of many that find a dead stack's lock at once, exactly one takes the data 
   const racers = Array.from({ length: 8 }, () => {
     const child: ChildProcess = spawn(process.execPath, [script, dataDir, String(atMs)], { stdio: ["pipe", "pipe", "inherit"] });
     t.after(() => child.kill("SIGKILL"));
-    return { child, said: new Promise<string>((resolve) => child.stdout?.once("data", (text: Buffer) => resolve(text.toString().trim()))) };
+    const closed = new Promise((resolve) => child.once("close", resolve));
+    const said = new Promise<string>((resolve) => child.stdout?.once("data", (text: Buffer) => resolve(text.toString().trim())));
+    return { child, closed, said };
   });
   const said = await Promise.all(racers.map((racer) => racer.said));
   assert.deepEqual(said.sort(), [...Array.from({ length: 7 }, () => "data_dir_in_use"), "won over"]);
-  await Promise.all(racers.map(({ child }) => new Promise((resolve) => child.once("close", resolve) && child.stdin?.end())));
+  for (const { child } of racers) child.stdin?.end();
+  await Promise.all(racers.map(({ closed }) => closed));
   lockDataDir(dataDir).release();
   assert.ok(!existsSync(join(dataDir, "launcher.lock")));
 });
