@@ -142,6 +142,8 @@ test("E5: who fails everywhere is suspect once another has reached one of those 
   assert.deepEqual(suspectObservers(blind, times, startMs), [], "nobody has looked since");
   assert.deepEqual(suspectObservers(foldSignal(blind, probe("p2", startMs + 100, ...both("ok"))), times, startMs + 100), ["prober:p1"]);
   assert.deepEqual(suspectObservers(foldSignal(blind, probe("p2", startMs + 100, ...both("hard"))), times, startMs + 100), []);
+  const oneOnly = fold(probe("p1", startMs, { outcome: "hard" }), probe("p2", startMs + 100, {}));
+  assert.deepEqual(suspectObservers(oneOnly, times, startMs + 100), [], "one endpoint is not everywhere");
   const reachesOne = foldSignal(blind, probe("p1", startMs + 50, { endpoint: "secondary" }));
   assert.deepEqual(suspectObservers(foldSignal(reachesOne, probe("p2", startMs + 100, ...both("ok"))), times, startMs + 100), []);
 });

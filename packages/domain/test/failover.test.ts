@@ -293,6 +293,19 @@ test("F1: the next epoch is above all that routers hold of it", () => {
   assert.equal(decision.kind === "decided" ? decision.state.epoch : null, 8);
 });
 
+test("a hold and its release leave what is active, and since when, as it is", () => {
+  const state = stateWith({ sinceMs: 42, epoch: 3 });
+  const hold = { kind: "hold", commandId: "c", by: ann, reason: "maintenance", forMs: 1000 } as const;
+  const held = decideFailover(world({ state, command: hold }));
+  assert.ok(held.kind === "decided");
+  assert.deepEqual([held.action, held.state.active, held.state.sinceMs, held.state.epoch], ["held", "primary", 42, 4]);
+  assert.deepEqual(held.state.held, { by: ann, reason: "maintenance", sinceMs: nowMs, untilMs: nowMs + 1000 });
+  const release = { kind: "release", commandId: "c", by: ann, reason: "done" } as const;
+  const released = decideFailover(world({ state: held.state, command: release }));
+  assert.deepEqual(released.kind === "decided" && [released.state.held, released.state.epoch], [null, 5]);
+  assert.equal(decide({ state, command: release }), "rejected not_held");
+});
+
 // ---- any input
 
 const observers = [...three, "prober:p4", "router:r1", "router:r2"];
