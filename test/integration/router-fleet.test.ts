@@ -60,6 +60,19 @@ describe("two router processes on one port, before two real MCP servers", () => 
     for (const client of [routed, direct, v2]) await client.close();
   });
 
+  test("health, readiness and metrics are on the router's own port, and an unknown upstream is told the known ones", async () => {
+    assert.equal((await fetch(`${world.url}/healthz`)).status, 200);
+    assert.equal(((await (await fetch(`${world.url}/readyz`)).json()) as { status: string }).status, "ready");
+    // Two processes share the port: one of them has carried something by now.
+    const pages = await Promise.all(
+      Array.from({ length: 10 }, async () => (await fetch(`${world.url}/metrics`, { headers: { connection: "close" } })).text()),
+    );
+    assert.ok(pages.some((page) => /mcpf_router_attempt_seconds_count\{[^}]*upstream="everything"[^}]*outcome="ok"[^}]*\} \d+/.test(page)));
+    const unknown = await fetch(`${world.url}/mcp/nobody`, { method: "POST", body: "{}" });
+    assert.equal(unknown.status, 404);
+    assert.match(await unknown.text(), /everything/);
+  });
+
   test("every client hears its server's own messages, whichever process has its stream", async () => {
     const heard = new Set<number>();
     const clients = await Promise.all(

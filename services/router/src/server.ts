@@ -63,14 +63,7 @@ export async function startServer(options: RouterServerOptions): Promise<RouterS
       });
     },
   );
-  await new Promise<void>((resolve, reject) => {
-    server.once("error", reject);
-    // Two router processes share the port; the kernel spreads the connections.
-    server.listen({ host: options.host, port: options.port, reusePort: true }, () => {
-      server.off("error", reject);
-      resolve();
-    });
-  });
+  await listen(server, options.host, options.port);
   const { port } = server.address() as AddressInfo;
 
   let ticks = 0;
@@ -101,6 +94,27 @@ export async function startServer(options: RouterServerOptions): Promise<RouterS
       clearTimeout(forced);
     },
   };
+}
+
+/**
+ * Listens so that several router processes share the port, and the kernel spreads the connections. Where the system cannot (macOS,
+ * Windows), one process has the port to itself.
+ */
+async function listen(server: Server, host: string, port: number): Promise<void> {
+  const once = (reusePort: boolean): Promise<void> =>
+    new Promise((resolve, reject) => {
+      server.once("error", reject);
+      server.listen({ host, port, reusePort }, () => {
+        server.off("error", reject);
+        resolve();
+      });
+    });
+  try {
+    await once(true);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== "ENOTSUP") throw error;
+    await once(false);
+  }
 }
 
 async function serve(options: RouterServerOptions, request: IncomingMessage, response: ServerResponse): Promise<void> {

@@ -219,7 +219,7 @@ export class CallAnswer {
 }
 
 /** What may travel from an upstream to the client besides the body. No cookies, no credentials (requirement R24). */
-export function passedHeaders(response: UpstreamResponse): Record<string, string> {
+function passedHeaders(response: UpstreamResponse): Record<string, string> {
   const passed: Record<string, string> = {};
   for (const [name, value] of Object.entries(response.headers)) {
     if (typeof value !== "string" || name === "mcp-session-id") continue;

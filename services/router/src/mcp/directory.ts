@@ -33,7 +33,7 @@ export interface SessionRecord {
   readonly level?: unknown;
   readonly subscriptions: readonly string[];
 }
-export const emptyRecord: SessionRecord = { ended: false, holds: {}, subscriptions: [] };
+const emptyRecord: SessionRecord = { ended: false, holds: {}, subscriptions: [] };
 
 const recordsMax = 20_000;
 const attemptsMax = 5;

@@ -21,7 +21,7 @@ export interface Replay {
   /** Tells an endpoint that a session is over; best effort. */
   forget(session: Session, endpoint: EndpointView, hold: Hold): void;
 }
-export interface ReplayOptions {
+interface ReplayOptions {
   readonly lost: Hold | null;
   readonly connectMs: number;
   readonly deadlineMs: number;

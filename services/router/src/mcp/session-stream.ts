@@ -41,7 +41,7 @@ export type StreamOutcome =
 /** Fits into one NATS message, compressed or not, when another router process claims it. */
 const waitingCharsMax = 512 * 1024;
 /** Shorter than a client's GET waits for it in another router process (`get.ts`). */
-export const unclaimedMs = 1500;
+const unclaimedMs = 1500;
 const headersWaitMs = 500;
 const quietMs = 300;
 export const handOverMsMax = 5000;

@@ -11,7 +11,7 @@ export interface SseEvent {
 }
 
 /** An event bigger than this ends the stream that sent it (requirement R25); images travel in events, so it is generous. */
-export const eventCharsMax = 8 * 1024 * 1024;
+const eventCharsMax = 8 * 1024 * 1024;
 
 /** The text of one event. */
 export function formatEvent(event: SseEvent): string {
