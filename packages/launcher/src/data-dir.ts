@@ -40,6 +40,8 @@ interface LockContent {
 }
 
 const lockAttemptsMax = 10;
+const settleMs = 25;
+const pause = (ms: number): void => void Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, ms);
 
 /** Takes the data directory for this process, making it where it is missing. Throws {@link DataDirInUseError}. */
 export function lockDataDir(dataDir: string): DataDirLock {
@@ -54,6 +56,9 @@ export function lockDataDir(dataDir: string): DataDirLock {
       try {
         // A link is made whole or not at all, and only where no file is.
         linkSync(draft, file);
+        // One that still believes the dead lock to be there may move ours away for a moment, and a third may come in between.
+        pause(settleMs);
+        if (readText(file) !== mine) continue;
         return {
           tookOver,
           release: () => {

@@ -103,7 +103,10 @@ test("of many that find a dead stack's lock at once, exactly one takes the data 
     return { child, closed, said };
   });
   const said = await Promise.all(racers.map((racer) => racer.said));
-  assert.deepEqual(said.sort(), [...Array.from({ length: 7 }, () => "data_dir_in_use"), "won over"]);
+  // The winner need not be the one who cleared the dead lock away.
+  const winners = said.filter((word) => word.startsWith("won"));
+  assert.equal(winners.length, 1, said.join(", "));
+  assert.equal(said.filter((word) => word === "data_dir_in_use").length, 7, said.join(", "));
   for (const { child } of racers) child.stdin?.end();
   await Promise.all(racers.map(({ closed }) => closed));
   lockDataDir(dataDir).release();
