@@ -133,6 +133,32 @@ describe("two router processes on one port, before two real MCP servers", () => 
     for (const each of [client, opened]) await each.close();
   });
 
+  test("with both servers dead a call gets a typed error in under a second, and works within 3 s of the first that is back", async () => {
+    const client = await connectClient(url(), "outage");
+    const echo = () => client.callTool({ name: "echo", arguments: { message: "z" } });
+    assert.equal(textOf(await echo()), "Echo: z");
+    primary.kill("SIGKILL");
+    secondary.kill("SIGKILL");
+    await sleep(100);
+    // Not in the operator's list of read-only tools, so that it counts as a write.
+    const write = () => client.callTool({ name: "get-sum", arguments: { a: 1, b: 2 } });
+    for (const call of [echo, echo, write, write, echo]) {
+      const startMs = performance.now();
+      const error = await call().then(
+        () => assert.fail("nobody is there"),
+        (caught: unknown) => caught as { code: number; data?: { code?: string; retriable?: boolean } },
+      );
+      assert.ok(performance.now() - startMs < 1000);
+      assert.deepEqual([error.code, error.data?.code, error.data?.retriable], [1002, "no_endpoint", true]);
+    }
+    secondary = await world.startEverything(secondary.port);
+    const backMs = performance.now();
+    await until(async () => textOf(await echo()) === "Echo: z", 5000);
+    assert.ok(performance.now() - backMs < 3000);
+    primary = await world.startEverything(primary.port);
+    await client.close();
+  });
+
   test("a router that is killed takes nothing with it but what it held: the other serves its sessions", async () => {
     const clients = await Promise.all(Array.from({ length: 6 }, (_, index) => connectClient(url(), `survivor-${index}`)));
     world.routers[0]?.kill("SIGKILL");
