@@ -8,6 +8,7 @@ import { jetStreamApi, publishRaw, serviceInfo } from "../src/internal.ts";
 import { positionOf } from "../src/nats/api.ts";
 import { reconnectMs } from "../src/nats/link.ts";
 import { connected, heartbeat, holdBody, note, numberOf, until } from "./behaviour/world.ts";
+import { tcpProxy } from "./tcp-proxy.ts";
 
 interface Rig {
   readonly server: RunningServer;
@@ -164,6 +165,26 @@ describe("NATS alone", { concurrency: 4 }, () => {
       const { lastSeq } = await writer.info("AUDIT");
       await until(() => seen.at(-1) === lastSeq, "the last has come");
       assert.deepEqual(seen, range(lastSeq));
+    }));
+
+  test("following goes on when its pull got lost, so that the server has nothing to say and no heart beats", () =>
+    withServer({}, async ({ connect, server, buses }) => {
+      const writer = await connect();
+      await writer.ensureStreams(streams, { replicas: 1 });
+      const proxy = await tcpProxy(server.port);
+      try {
+        proxy.swallow("CONSUMER.MSG.NEXT");
+        const bus = connectBus({ servers: proxy.url, name: "deaf", instance: "deaf" });
+        buses.push(bus);
+        const seen: number[] = [];
+        bus.follow("AUDIT", { from: { seq: 1 } }, ({ seq }) => {
+          seen.push(seq);
+        });
+        await writer.append(note("pager", 1));
+        await until(() => seen.length === 1, "the event has come all the same");
+      } finally {
+        await proxy.close();
+      }
     }));
 
   test("when the log is replaced by another one, following begins at its start and does not wait for the old sequence", () =>

@@ -8,6 +8,8 @@ export interface TcpProxy {
   restore(): void;
   /** The next publish with headers that wants an answer does not get it: it is let through, or dropped, and the connection ends. */
   loseNextPublish(options: { stored: boolean }): void;
+  /** Swallows the next chunk to the server with this text in it, and nothing else. */
+  swallow(text: string): void;
   close(): Promise<void>;
 }
 
@@ -15,6 +17,7 @@ export async function tcpProxy(targetPort: number): Promise<TcpProxy> {
   const sockets = new Set<Socket>();
   let isCut = false;
   const losses: { stored: boolean }[] = [];
+  let swallowed: string | null = null;
 
   const server = createServer((client) => {
     if (isCut) {
@@ -37,6 +40,10 @@ export async function tcpProxy(targetPort: number): Promise<TcpProxy> {
     }
     upstream.on("data", (chunk: Buffer) => !deaf && client.write(chunk));
     client.on("data", (chunk: Buffer) => {
+      if (swallowed !== null && chunk.includes(swallowed)) {
+        swallowed = null;
+        return;
+      }
       // One write of nats.js is one chunk here, as long as it is small: the publish is whole.
       const loss = chunk.includes("HPUB ") && chunk.includes("Nats-Expected-Stream") ? losses.shift() : undefined;
       if (loss === undefined) {
@@ -64,6 +71,9 @@ export async function tcpProxy(targetPort: number): Promise<TcpProxy> {
       isCut = false;
     },
     loseNextPublish: (options) => losses.push(options),
+    swallow(text) {
+      swallowed = text;
+    },
     close() {
       endAll();
       return new Promise<void>((resolve) => server.close(() => resolve()));

@@ -129,7 +129,7 @@ export function consumeQueue(
     const stillAtIt = setInterval(() => {
       if (link.status.kind === "closed") clearInterval(stillAtIt);
       else if (link.connected) queue.extend(message.seq, state.nowMs() + options.ackWaitMs);
-    }, options.ackWaitMs / 2);
+    }, options.ackWaitMs / 3);
     try {
       const stored = quarantine.look(message);
       const verdict = await handler({ stored, attempt }).catch((err: unknown): QueueVerdict => {

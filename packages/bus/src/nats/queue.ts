@@ -80,7 +80,7 @@ export function consumeQueue(
       extensions += 1;
       if (extensions >= extensionsMax || link.closed) clearInterval(stillAtIt);
       link.current?.publish(replyTo, "+WPI");
-    }, options.ackWaitMs / 2);
+    }, options.ackWaitMs / 3);
     try {
       const stored = quarantine.look(raw);
       const verdict = await handler({ stored, attempt }).catch((err: unknown): QueueVerdict => {

@@ -160,6 +160,19 @@ export function fence(makeWorld: MakeWorld): void {
   );
 
   test(
+    "B3: one's own retry that meets somebody else's message under its id has lost",
+    inWorld(makeWorld, async (world) => {
+      const [unlucky, other] = (await racers((name) => world.connect(name), 2)) as [Bus, Bus];
+      world.loseNextPublish(unlucky, { stored: false });
+      const late = unlucky.appendFenced(note("pager", 1, "shared"), 0);
+      assert.equal((await other.appendFenced(note("pager", 2, "shared"), 0)).outcome, "won");
+      const outcome = await late;
+      assert.ok(outcome.outcome === "lost" && numberOf(outcome.last) === 2);
+      assert.equal(await count(other), 1);
+    }),
+  );
+
+  test(
     "an event appended twice with one id is stored once, also when its acknowledgement was lost",
     inWorld(makeWorld, async (world) => {
       const bus = await world.connect();

@@ -68,6 +68,27 @@ export function quarantined(makeWorld: MakeWorld): void {
     }),
   );
 
+  const forgetful = streams.map((definition) =>
+    definition.name === "QUARANTINE" ? { ...definition, duplicateWindowMs: 100 } : definition,
+  );
+  test(
+    "B5: a malformed message stands in QUARANTINE once also for those who see it when the duplicate window is long over",
+    inWorld(
+      makeWorld,
+      async (world) => {
+        const first = await world.connect("first");
+        first.follow("AUDIT", { from: { seq: 1 } }, () => undefined);
+        await world.publishRaw("health.changed.pinecone.primary", "{");
+        await until(async () => (await first.info("QUARANTINE")).messages === 1, "it stands in QUARANTINE");
+        await sleep(400);
+        const second = await world.connect("second");
+        for await (const _stored of second.read("AUDIT")) await sleep(300); // The report goes its own way.
+        assert.equal((await first.info("QUARANTINE")).messages, 1);
+      },
+      { streams: forgetful },
+    ),
+  );
+
   test(
     "B5: without a QUARANTINE to put it into, a malformed message still stops nobody",
     inWorld(

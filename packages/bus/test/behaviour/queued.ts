@@ -107,9 +107,9 @@ export function queued(makeWorld: MakeWorld): void {
       const buses = await Promise.all(["a", "b"].map((name) => world.connect(name)));
       let handled = 0;
       for (const bus of buses) {
-        bus.consumeQueue("notifier", { ...options, ackWaitMs: 300 }, async () => {
+        bus.consumeQueue("notifier", { ...options, ackWaitMs: 1000 }, async () => {
           handled += 1;
-          await sleep(1000);
+          await sleep(2500);
           return done;
         });
       }
