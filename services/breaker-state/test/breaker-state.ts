@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { after, before, describe, test } from "node:test";
+import { after, before, test } from "node:test";
 import { type Bus, connectBus, memoryBroker } from "@mcp-failover/bus";
 import { canonicalJson, type Event, latencyBucketsMs, makeEvent, type OutcomeClass, parseTopology, streams } from "@mcp-failover/contracts";
 import { type BreakerInput, decideBreaker } from "@mcp-failover/domain";
@@ -121,11 +121,9 @@ export async function startInstance(bus: Bus, instance: string) {
 }
 
 interface Adapter {
-  readonly name: string;
   open(): Promise<{ connect(): Promise<Bus>; close(): Promise<void> }>;
 }
 export const memory: Adapter = {
-  name: "memory",
   async open() {
     const broker = memoryBroker();
     const buses: Bus[] = [];
@@ -147,7 +145,6 @@ export async function connected(servers: string): Promise<Bus> {
   return bus;
 }
 export const nats: Adapter = {
-  name: "nats",
   async open() {
     const server = await startNats();
     const buses: Bus[] = [];
@@ -167,93 +164,93 @@ export const nats: Adapter = {
   },
 };
 
-/** The behaviour that every adapter of the bus has to give. */
-export function describeBreakerState(adapter: Adapter): void {
-  describe(`breaker-state on ${adapter.name}`, () => {
-    let log: Awaited<ReturnType<Adapter["open"]>>;
-    let bus: Bus;
-    let instances: Awaited<ReturnType<typeof startInstance>>[];
-    before(async () => {
-      log = await adapter.open();
-      bus = await log.connect();
-      await applyConfiguration(bus);
-      instances = await Promise.all(["one", "two"].map(async (name) => startInstance(await log.connect(), `breaker-state-${name}`)));
-    });
-    after(async () => {
-      await Promise.all(instances.map((instance) => instance.stop()));
-      await log.close();
-    });
+/** To be called in a suite: the behaviour that every adapter of the bus has to give. */
+export function breakerStateBehaviour(adapter: Adapter): void {
+  let log: Awaited<ReturnType<Adapter["open"]>>;
+  let bus: Bus;
+  let instances: Awaited<ReturnType<typeof startInstance>>[];
+  before(async () => {
+    log = await adapter.open();
+    bus = await log.connect();
+    await applyConfiguration(bus);
+    instances = await Promise.all(["one", "two"].map(async (name) => startInstance(await log.connect(), `breaker-state-${name}`)));
+  });
+  after(async () => {
+    await Promise.all(instances.map((instance) => instance.stop()));
+    await log.close();
+  });
 
-    test("healthy traffic changes nothing, and neither do failures of an endpoint that the configuration does not name: nothing is said", async () => {
-      for (let round = 0; round < 6; round += 1) {
-        await traffic(bus, "router-1", { ok: 20 });
-        await traffic(bus, "router-1", { ok: 20 }, "secondary");
-        await probe(bus, "prober-1", "ok");
-        await traffic(bus, "router-1", { hard: 9 }, "tertiary");
-        await sleep(250);
-      }
-      assert.deepEqual(await changesOf(bus), []);
-    });
-
-    test("one router's failures do not open it while a prober gets newer answers", async () => {
-      await traffic(bus, "router-1", { hard: 3 }, "secondary");
-      await probe(bus, "prober-1", "ok", "secondary");
-      await traffic(bus, "router-1", { hard: 9 }, "secondary");
-      await sleep(1300);
-      assert.deepEqual(await changesOf(bus, "breaker.changed.docs.secondary"), []);
-    });
-
-    test("two instances say each change once: open, half-open with permits, closed; every one can be taken again from its certificate", async () => {
-      const startedMs = Date.now();
-      await traffic(bus, "router-1", { hard: 5 });
-      await until("open", async () => (await changesOf(bus)).length === 1);
-      assert.ok(Date.now() - startedMs < 1000, "a failure is looked at as it comes");
-      const halfOpen = await until("half-open", async () => (await changesOf(bus))[1] ?? null);
-      assert.deepEqual(
-        halfOpen.data.state.permits.map(({ router, calls }) => ({ router, calls })),
-        [{ router: "router-1", calls: 10 }],
-      );
-      await sleep(1000 - (Date.now() % 1000));
-      await sleep(20);
+  test("healthy traffic changes nothing, and neither do failures of an endpoint that the configuration does not name: nothing is said", async () => {
+    for (let round = 0; round < 6; round += 1) {
+      await traffic(bus, "router-1", { ok: 20 });
+      await traffic(bus, "router-1", { ok: 20 }, "secondary");
       await probe(bus, "prober-1", "ok");
-      await traffic(bus, "router-1", { ok: 2 }, "primary", 2);
-      await until("closed", async () => (await changesOf(bus))[2] ?? null);
-      await sleep(1300);
-      const changes = await changesOf(bus, "breaker.changed.docs.primary");
-      assert.deepEqual(
-        changes.map(({ data }) => [data.previousStatus, data.status, data.state.generation, data.certificate.rule]),
-        [
-          ["closed", "open", 1, "consecutive_failures"],
-          ["open", "half_open", 2, "open_time_over"],
-          ["half_open", "closed", 3, "half_open_succeeded"],
-        ],
-      );
-      for (const { data } of changes) {
-        const again = decideBreaker(data.certificate.input as BreakerInput);
-        assert.equal(canonicalJson(again.state), canonicalJson(data.state));
-        assert.equal(again.rule, data.certificate.rule);
-        assert.equal(data.certificate.decider, "decideBreaker");
-      }
-    });
+      await traffic(bus, "router-1", { hard: 9 }, "tertiary");
+      await sleep(250);
+    }
+    assert.deepEqual(await changesOf(bus), []);
+  });
 
-    test("the failures that opened it do not open it again, and late ones of an older generation do not either", async () => {
-      const before = (await changesOf(bus)).length;
-      await traffic(bus, "router-1", { hard: 9 }, "primary", 0);
-      await sleep(1300);
-      assert.equal((await changesOf(bus)).length, before);
-    });
+  test("one router's failures do not open it while a prober gets newer answers", async () => {
+    await traffic(bus, "router-1", { hard: 3 }, "secondary");
+    await probe(bus, "prober-1", "ok", "secondary");
+    await traffic(bus, "router-1", { hard: 9 }, "secondary");
+    await sleep(1300);
+    assert.deepEqual(await changesOf(bus, "breaker.changed.docs.secondary"), []);
+  });
 
-    test("after a restart the state goes on from the log, and the windows from SIGNALS", async () => {
-      await Promise.all(instances.map((instance) => instance.stop()));
-      const before = (await changesOf(bus)).length;
-      await traffic(bus, "router-1", { hard: 3 }, "primary", 3);
-      await traffic(bus, "router-1", { hard: 1 }, "primary", 3);
-      instances = [await startInstance(await log.connect(), "breaker-state-three")];
-      await sleep(300);
-      assert.equal((await changesOf(bus)).length, before, "four in a row");
-      await traffic(bus, "router-1", { hard: 1 }, "primary", 3);
-      const opened = await until("open", async () => (await changesOf(bus))[before] ?? null);
-      assert.deepEqual([opened.data.previousStatus, opened.data.status, opened.data.state.generation], ["closed", "open", 4]);
-    });
+  test("two instances say each change once: open, half-open with permits, closed; every one can be taken again from its certificate", async () => {
+    // Early in a second, so that a decision that waited for the next one would show.
+    await sleep(1100 - (Date.now() % 1000));
+    await traffic(bus, "router-1", { hard: 5 });
+    const opened = await until("open", async () => (await changesOf(bus))[0] ?? null);
+    const seen = await bus.lastOf("SIGNALS", "traffic.observed.router-1");
+    assert.ok(opened.data.certificate.nowMs - (seen?.timeMs ?? 0) < 500, "a failure is looked at as it comes");
+    const halfOpen = await until("half-open", async () => (await changesOf(bus))[1] ?? null);
+    assert.deepEqual(
+      halfOpen.data.state.permits.map(({ router, calls }) => ({ router, calls })),
+      [{ router: "router-1", calls: 10 }],
+    );
+    await sleep(1000 - (Date.now() % 1000));
+    await sleep(20);
+    await probe(bus, "prober-1", "ok");
+    await traffic(bus, "router-1", { ok: 2 }, "primary", 2);
+    await until("closed", async () => (await changesOf(bus))[2] ?? null);
+    await sleep(1300);
+    const changes = await changesOf(bus, "breaker.changed.docs.primary");
+    assert.deepEqual(
+      changes.map(({ data }) => [data.previousStatus, data.status, data.state.generation, data.certificate.rule]),
+      [
+        ["closed", "open", 1, "consecutive_failures"],
+        ["open", "half_open", 2, "open_time_over"],
+        ["half_open", "closed", 3, "half_open_succeeded"],
+      ],
+    );
+    for (const { data } of changes) {
+      const again = decideBreaker(data.certificate.input as BreakerInput);
+      assert.equal(canonicalJson(again.state), canonicalJson(data.state));
+      assert.equal(again.rule, data.certificate.rule);
+      assert.equal(data.certificate.decider, "decideBreaker");
+    }
+  });
+
+  test("the failures that opened it do not open it again, and late ones of an older generation do not either", async () => {
+    const before = (await changesOf(bus)).length;
+    await traffic(bus, "router-1", { hard: 9 }, "primary", 0);
+    await sleep(1300);
+    assert.equal((await changesOf(bus)).length, before);
+  });
+
+  test("after a restart the state goes on from the log, and the windows from SIGNALS", async () => {
+    await Promise.all(instances.map((instance) => instance.stop()));
+    const before = (await changesOf(bus)).length;
+    await traffic(bus, "router-1", { hard: 3 }, "primary", 3);
+    await traffic(bus, "router-1", { hard: 1 }, "primary", 3);
+    instances = [await startInstance(await log.connect(), "breaker-state-three")];
+    await sleep(300);
+    assert.equal((await changesOf(bus)).length, before, "four in a row");
+    await traffic(bus, "router-1", { hard: 1 }, "primary", 3);
+    const opened = await until("open", async () => (await changesOf(bus))[before] ?? null);
+    assert.deepEqual([opened.data.previousStatus, opened.data.status, opened.data.state.generation], ["closed", "open", 4]);
   });
 }

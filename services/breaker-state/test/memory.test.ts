@@ -1,3 +1,4 @@
-import { describeBreakerState, memory } from "./breaker-state.ts";
+import { describe } from "node:test";
+import { breakerStateBehaviour, memory } from "./breaker-state.ts";
 
-describeBreakerState(memory);
+describe("breaker-state on the memory bus", () => breakerStateBehaviour(memory));

@@ -1,12 +1,12 @@
 import assert from "node:assert/strict";
-import { test } from "node:test";
+import { describe, test } from "node:test";
 import { streams } from "@mcp-failover/contracts";
 import { freePort, type RunningServer, startNats, tempDir } from "@mcp-failover/testkit";
 import {
   applyConfiguration,
+  breakerStateBehaviour,
   changesOf,
   connected,
-  describeBreakerState,
   nats,
   sleep,
   startInstance,
@@ -14,7 +14,7 @@ import {
   until,
 } from "./breaker-state.ts";
 
-describeBreakerState(nats);
+describe("breaker-state on NATS", () => breakerStateBehaviour(nats));
 
 test("while NATS is gone nothing is decided, and what was seen before the gap is no evidence after it", async () => {
   const dir = await tempDir("mcpf-breaker-");
