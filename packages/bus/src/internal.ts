@@ -64,6 +64,11 @@ export function droppedBy(bus: Bus): number {
   return natsLinks.get(bus)?.dropped ?? memorySeams(bus).dropped;
 }
 
+/** Ends the client's connection as those errors do after which nats.js gives up for good. */
+export async function giveUpConnection(bus: Bus): Promise<void> {
+  await linkOf(bus).current?.close();
+}
+
 function linkOf(bus: Bus): NatsLink {
   const link = natsLinks.get(bus);
   if (link === undefined) throw new RangeError("only a bus of connectBus() is on NATS");

@@ -4,7 +4,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { type StreamDefinition, streams } from "@mcp-failover/contracts";
 import { freePort, type RunningServer, startNats } from "@mcp-failover/testkit";
 import { type Bus, BusError, type BusLog, connectBus } from "../src/index.ts";
-import { jetStreamApi, publishRaw, serviceInfo } from "../src/internal.ts";
+import { giveUpConnection, jetStreamApi, publishRaw, serviceInfo } from "../src/internal.ts";
 import { positionOf } from "../src/nats/api.ts";
 import { reconnectMs } from "../src/nats/link.ts";
 import { connected, heartbeat, holdBody, note, numberOf, until } from "./behaviour/world.ts";
@@ -74,6 +74,43 @@ describe("NATS alone", { concurrency: 4 }, () => {
       await server.stop();
     }
   });
+
+  test("when the NATS client gives up for good, a new connection takes over all that is followed, heard, served and kept", () =>
+    withServer({}, async ({ connect }) => {
+      const [bus, other] = [await connect(), await connect()];
+      await bus.ensureStreams(streams, { replicas: 1 });
+      const seen: number[] = [];
+      let heard = 0;
+      bus.follow("AUDIT", { from: "last_per_subject" }, ({ seq }) => {
+        seen.push(seq);
+      });
+      bus.subscribe("prober.heartbeat", () => {
+        heard += 1;
+      });
+      await bus.serve({
+        name: "launcher",
+        instance: "l-1",
+        version: "0.1.0",
+        description: "runs",
+        handlers: { "launcher.processes": async () => [] },
+      });
+      const bucket = await bus.bucket("things");
+      await bucket.put("a", "one");
+      await bus.append(note("pager", 1));
+      for (let round = 1; round <= 3; round += 1) {
+        await giveUpConnection(bus);
+        await until(() => bus.status.kind === "disconnected", "the loss is noticed");
+        await until(() => connected(bus), "it is connected again", 2000);
+        await other.append(note("pager", round + 1));
+        await until(() => seen.length === round + 1, "following goes on");
+        await until(async () => (await other.services()).length === 1, "the service is there, once");
+        assert.deepEqual(await other.request("launcher.processes", {}), { ok: true, result: [] });
+        other.publish(heartbeat("p1"));
+        await until(() => heard === round, "the subscription hears, once");
+        assert.equal((await bucket.get("a"))?.value, "one");
+      }
+      assert.deepEqual(seen, [1, 2, 3, 4]);
+    }));
 
   test("a bus that never found its server closes at once", async () => {
     const bus = connectBus({ servers: `127.0.0.1:${await freePort()}`, name: "lonely", instance: "lonely" });

@@ -199,8 +199,15 @@ export class NatsLink {
 
   /** Follows one connection until it is closed for good. */
   async #watch(nc: NatsConnection): Promise<void> {
-    const closed = nc.closed();
+    void this.#listen(nc);
+    const error = await nc.closed();
+    if (error instanceof Error) throw error;
+  }
+
+  /** nats.js does not end this iteration when the connection is closed, so nothing may wait for its end. */
+  async #listen(nc: NatsConnection): Promise<void> {
     for await (const { type, data } of nc.status()) {
+      if (this.#nc !== nc) return;
       if (type === "disconnect") this.#lost(`lost ${String(data)}`);
       else if (type === "reconnect") this.#connected(nc);
       else if (type === "error") {
@@ -209,8 +216,6 @@ export class NatsLink {
         if (!this.connected) this.#lost(String(data));
       } else this.#options.log.debug({ type, data: typeof data === "string" ? data : undefined }, "NATS connection");
     }
-    const error = await closed;
-    if (error instanceof Error) throw error;
   }
 
   #run(attachment: Attachment, nc: NatsConnection): void {
