@@ -42,7 +42,7 @@ export interface Outgoing {
 export type RawMessage = Omit<Stored, "content">;
 
 /** The subject that an event belongs on. Only the last key may have "/" in it. */
-export function subjectOfEvent(event: EventLike): string {
+function subjectOfEvent(event: EventLike): string {
   const count = events[event.type].keys.length;
   if (count === 0) return event.type;
   const parts = (event.subject ?? "").split("/");

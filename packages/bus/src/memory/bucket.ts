@@ -7,7 +7,7 @@ export interface BucketLimits {
 }
 
 /** Keys as JetStream KV takes them. */
-export const bucketKey = /^[-/=.\w]+$/;
+const bucketKey = /^[-/=.\w]+$/;
 
 export class MemoryBucket {
   readonly #limits: BucketLimits;

@@ -115,7 +115,7 @@ export class MemoryLink implements LogPort {
   }
 }
 
-export function unreachable(status: BusStatus): BusError {
+function unreachable(status: BusStatus): BusError {
   if (status.kind === "closed")
     return new BusError("unreachable", "this connection to the bus is closed: connect anew", { retriable: false });
   const why = status.kind === "disconnected" ? ` (${status.reason})` : "";

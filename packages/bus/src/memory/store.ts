@@ -111,7 +111,7 @@ export class MemoryStream {
   }
 }
 
-export function streamFull(stream: StreamName): BusError {
+function streamFull(stream: StreamName): BusError {
   return new BusError("stream_full", `the stream ${stream} is full: make room or raise its limit (\`mcpf doctor\` shows how full it is)`, {
     retriable: true,
   });

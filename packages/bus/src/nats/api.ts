@@ -85,7 +85,7 @@ export function toBusError(error: unknown, what: string, stream?: StreamName): B
   });
 }
 
-export function missingStream(name: string, cause?: unknown): BusError {
+function missingStream(name: string, cause?: unknown): BusError {
   return new BusError("rejected", `the stream ${name} does not exist yet: bootstrap makes it`, { retriable: true, cause });
 }
 

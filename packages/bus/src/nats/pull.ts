@@ -22,7 +22,7 @@ export interface Pulled {
   readonly replyTo: string;
 }
 /** `done`: it brought what it could. `empty`: there was nothing more. `broken`: make a new consumer. */
-export type PullEnd = { readonly kind: "done" | "empty" } | { readonly kind: "broken"; readonly reason: string };
+type PullEnd = { readonly kind: "done" | "empty" } | { readonly kind: "broken"; readonly reason: string };
 
 /** A pull consumer on the server, and the inbox that its messages come to. */
 export interface PullConsumer {

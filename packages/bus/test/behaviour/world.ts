@@ -143,7 +143,3 @@ export async function until(check: () => boolean | Promise<boolean>, what: strin
 }
 
 export const connected = (bus: Bus): boolean => bus.status.kind === "connected";
-
-export function byNumber(a: number, b: number): number {
-  return a - b;
-}
