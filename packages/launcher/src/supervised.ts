@@ -65,6 +65,8 @@ export function supervise(spec: ProcessSpec, logFile: string, events: Supervisio
   let crashesInARow = 0;
   let startedMs = 0;
   let killedFor: number | null = null;
+  /** The last error that it wrote in plain text: why a process ends that never came to its own log. */
+  let lastError: string | null = null;
   let again: NodeJS.Timeout | null = null;
   let asking: NodeJS.Timeout | null = null;
   let onceGone: (() => void)[] = [];
@@ -75,6 +77,7 @@ export function supervise(spec: ProcessSpec, logFile: string, events: Supervisio
     again = null;
     up = false;
     startedMs = performance.now();
+    lastError = null;
     const [program, ...args] = spec.command;
     log.write(`--- ${new Date().toISOString()} starting ${spec.command.join(" ")}\n`);
     // A group of its own: a Ctrl-C in the terminal reaches us alone, and we stop everything in order.
@@ -85,7 +88,10 @@ export function supervise(spec: ProcessSpec, logFile: string, events: Supervisio
       stdio: [spec.parentPipe ? "pipe" : "ignore", "pipe", "pipe"],
     });
     child = started;
-    const cut = lineCutter(events.onLine);
+    const cut = lineCutter((line) => {
+      if (/^(Uncaught )?\w*Error\b.*:/.test(line)) lastError = line.slice(0, 300);
+      events.onLine(line);
+    });
     for (const stream of [started.stdout, started.stderr]) {
       stream?.setEncoding("utf8");
       stream?.on("data", (text: string) => {
@@ -130,7 +136,7 @@ export function supervise(spec: ProcessSpec, logFile: string, events: Supervisio
         restarts += 1;
         launch();
       }, againInMs);
-      events.onCrash(what, againInMs);
+      events.onCrash(lastError === null ? what : `${what} (${lastError})`, againInMs);
     }
     for (const done of waiters) done();
   };
