@@ -145,12 +145,13 @@ test("R6: an operator's word is done at once, or refused by a rule", () => {
 const countsArb = fc
   .tuple(fc.integer({ min: 0, max: 200 }), fc.double({ min: 0, max: 1, noNaN: true }), fc.double({ min: 0, max: 1, noNaN: true }))
   .map(([calls, errors, slow]) => counts(calls, Math.round(calls * errors ** 2), Math.round(calls * slow ** 4)));
+const mostly = fc.oneof({ weight: 5, arbitrary: fc.constant(true) }, { weight: 1, arbitrary: fc.constant(false) });
 const pairArb = fc.record({ mcp: countsArb, legacy: countsArb });
 const inputArb: fc.Arbitrary<RollbackInput> = fc.record({
   scope: fc.constantFrom("tool" as const, "tool" as const, "agent" as const, "system" as const),
   name: fc.constant("x"),
-  policy: fc.record({ enabled: fc.boolean(), automatic: fc.boolean() }).map((more) => ({ ...policy, ...more })),
-  hasLegacy: fc.boolean(),
+  policy: fc.record({ enabled: mostly, automatic: mostly }).map((more) => ({ ...policy, ...more })),
+  hasLegacy: mostly,
   state: fc.oneof(
     fc.constant(initialRollbackState),
     fc
@@ -168,7 +169,7 @@ const inputArb: fc.Arbitrary<RollbackInput> = fc.record({
     { weight: 1, arbitrary: fc.boolean().map((force) => order("rollback", { force })) },
     { weight: 1, arbitrary: fc.constantFrom(null, 1, 50, 100).map((percent) => order("recover", { percent })) },
   ),
-  clock: fc.record({ tilted: fc.boolean() }),
+  clock: fc.record({ tilted: mostly.map((even) => !even) }),
   nowMs: fc.constant(nowMs),
 });
 
