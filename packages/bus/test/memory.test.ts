@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { test } from "node:test";
+import { describe, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { streams } from "@mcp-failover/contracts";
 import { type Bus, BusError, memoryBroker } from "../src/index.ts";
@@ -31,7 +31,7 @@ const makeWorld: MakeWorld = async (options = {}) => {
   };
 };
 
-behaviour("the memory twin", 8, makeWorld);
+describe("the memory twin", { concurrency: 8 }, () => behaviour(makeWorld));
 
 test("B8: the memory twin refuses replicas as a server older than 2.11 has to", async () => {
   for (const [serverVersion, refused] of [

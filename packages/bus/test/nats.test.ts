@@ -1,4 +1,5 @@
+import { describe } from "node:test";
 import { behaviour } from "./behaviour.ts";
 import { natsWorld } from "./nats-world.ts";
 
-behaviour("NATS", 4, natsWorld);
+describe("the bus on NATS", { concurrency: 4 }, () => behaviour(natsWorld));
