@@ -23,6 +23,29 @@ export const incidentChanged = z.looseObject({
   /** Notifications already put in the outbox. */
   notified: z.array(z.enum(["opened", "escalated", "resolved"])),
   acknowledgedBy: actor.nullable(),
+  /** Nowhere to go, and that is in force. */
+  deadEnd: z.boolean().optional(),
+  /** The last notification that was decided, and each channel's last message in OUTBOX: what comes later waits until it is delivered. */
+  told: z
+    .looseObject({
+      severity,
+      deadEnd: z.boolean(),
+      atMs,
+      channels: z.array(z.string()).max(100),
+      outbox: z.record(z.string(), z.number().int().positive()),
+    })
+    .nullable()
+    .optional(),
+  /** Decided to be told, not known to be in OUTBOX yet: whoever finds it puts it there. `name` makes the messages' ids. */
+  telling: z
+    .looseObject({
+      name: z.string(),
+      kind: z.enum(["opened", "escalated", "resolved"]),
+      channels: z.array(z.string()).max(100),
+      sinceMs: atMs,
+    })
+    .nullable()
+    .optional(),
 });
 export type IncidentChanged = z.infer<typeof incidentChanged>;
 
@@ -38,6 +61,8 @@ export const notification = z.looseObject({
   text: z.string(),
   upstream: z.string().nullable(),
   atMs,
+  /** Sequence in OUTBOX of what this channel has to be told first; null where there is nothing. */
+  afterSeq: z.number().int().positive().nullable().optional(),
 });
 export type Notification = z.infer<typeof notification>;
 

@@ -1,5 +1,5 @@
-import type { Actor, Event, HealthStatus, IncidentChanged, Severity } from "@mcp-failover/contracts";
-import type { Placed } from "./status.ts";
+import { type Actor, type Event, endpointKey, type HealthStatus, type IncidentChanged, type Severity } from "@mcp-failover/contracts";
+import { initialActive, own, type Placed, type ReadModel } from "./status.ts";
 
 /**
  * Incidents: what happened to one upstream (or one rolled-back scope), grouped, so that people are told once.
@@ -7,9 +7,13 @@ import type { Placed } from "./status.ts";
  * Invariants:
  * I1  At most one incident that is not resolved exists for a key; what belongs to it is added as a cause, not told again.
  * I2  An event is taken in at most once: one at or below the newest cause changes nothing.
- * I3  `opened` is told at most once an incident; `escalated` only when `notify` became `page` after `opened`; `resolved` only after `opened`.
+ * I3  `opened` is told at most once, and first. `escalated` follows when a notification became a page, and when a dead end is still in force
+ *     `againMs` after the last message; each once. `resolved` is told at most once, to every channel that was told before. An incident that
+ *     was over before anybody was told is told in one message, or not at all where it only waited.
  * I4  A failover or a dead end is told at once; a sick endpoint waits, so that what follows from it comes in the same message.
- * I5  An incident is resolved only when every endpoint of its upstream is healthy and nothing is failing.
+ * I5  An incident of an upstream is resolved only when every endpoint of it is healthy, no breaker is open and nothing is failing, or when it
+ *     is not configured any more.
+ * I6  What is decided to be told stays in `telling` until it is known to be in the outbox; meanwhile nothing else is told.
  */
 
 export type Incident = IncidentChanged;
@@ -18,16 +22,39 @@ export type NotificationKind = "opened" | "escalated" | "resolved";
 /** How long the first message waits for what belongs to it. Alertmanager waits 30 s; a page may not. */
 export const pageWaitMs = 2000;
 export const notifyWaitMs = 10_000;
+/** An incident that got worse is told again this long after the last message. Alertmanager's group interval, shortened from 5 min. */
+export const againMs = 60_000;
+/** Well for so long without an event that says so, an incident is over: a failover may heal what health never saw. */
+export const quietMs = 60_000;
 const causesMax = 100;
+const textCharsMax = 500;
 
-/** What the notifier knows of an upstream besides the event. */
+/** What is known of an upstream besides the event. */
 export interface IncidentContext {
+  readonly configured: boolean;
   readonly critical: boolean;
   readonly active: string;
-  /** Last known health by endpoint, the event included. */
+  /** Last known health by configured endpoint, the event included. */
   readonly health: Readonly<Record<string, HealthStatus>>;
+  /** Configured endpoints whose breaker is not closed. */
+  readonly broken: readonly string[];
   /** `failover.failed` is in force. */
   readonly failing: boolean;
+}
+
+/** The context of an upstream, out of AUDIT as far as it is folded. */
+export function incidentContext(model: ReadModel, upstream: string): IncidentContext {
+  const config = own(model.topology?.upstreams ?? {}, upstream);
+  const names = config?.endpoints.map(({ name }) => name) ?? [];
+  const tripped = ["open", "half_open", "forced_open"];
+  return {
+    configured: config !== undefined,
+    critical: config?.critical ?? true,
+    active: own(model.routes, upstream)?.state.active ?? (config === undefined ? "" : initialActive(config)),
+    health: Object.fromEntries(names.map((name) => [name, own(model.health, endpointKey(upstream, name))?.status ?? "unknown"])),
+    broken: names.filter((name) => tripped.includes(own(model.breakers, endpointKey(upstream, name))?.status ?? "closed")),
+    failing: own(model.failing, upstream)?.failing ?? false,
+  };
 }
 
 interface Finding {
@@ -35,8 +62,9 @@ interface Finding {
   readonly title: string;
   readonly text: string;
   readonly waitMs: number;
-  /** False: only recorded in an incident that is already open. */
-  readonly opens: boolean;
+  /** Over as it happens: told once, and nothing has to heal. */
+  readonly passing?: true;
+  readonly deadEnd?: true;
 }
 
 /** Key of the incident that an event belongs to, or null when incidents do not care for it. */
@@ -60,66 +88,142 @@ export function incidentKeyOf(event: Event): string | null {
 export function foldIncident(incident: Incident | null, placed: Placed, context: IncidentContext): Incident | null {
   const key = incidentKeyOf(placed.event);
   if (key === null) return null;
-  const newest = incident?.causes.at(-1)?.seq ?? 0;
-  if (placed.seq <= newest) return null;
-  const open = incident !== null && incident.status !== "resolved" ? incident : null;
+  if (placed.seq <= (incident?.causes.at(-1)?.seq ?? 0)) return null;
   const finding = findingOf(placed.event, context);
-  const healed = isHealed(placed.event, context);
-  if (finding === null && !healed) return null;
-  if (open === null) {
-    if (finding === null || !finding.opens) return null;
-    return {
-      id: `${key.replaceAll("/", "-")}-${placed.seq}`,
-      dedupKey: key,
-      upstream: key.startsWith("upstream/") ? key.slice("upstream/".length) : null,
-      severity: finding.severity,
-      status: "open",
-      title: finding.title,
-      causes: [{ atMs: placed.timeMs, subject: placed.subject, seq: placed.seq, text: finding.text }],
-      openedAtMs: placed.timeMs,
-      changedAtMs: placed.timeMs,
-      notifyAtMs: placed.timeMs + finding.waitMs,
-      notified: [],
-      acknowledgedBy: null,
-    };
-  }
-  const cause = { atMs: placed.timeMs, subject: placed.subject, seq: placed.seq, text: finding?.text ?? healedText(placed.event) };
-  const severity: Severity = open.severity === "page" || (finding?.opens === true && finding.severity === "page") ? "page" : open.severity;
-  const told = open.notified.includes("opened");
+  const open = incident !== null && incident.status !== "resolved" ? incident : null;
+  if (open === null) return finding === null ? null : openIncident(key, placed, finding, context);
+  const healed = isHealing(placed.event) && (isWell(context) || !key.startsWith("upstream/"));
+  if (finding === null && !healed) return endDeadEnd(open, placed, context);
+  const cause = causeOf(placed, finding?.text ?? healedText(placed.event));
+  const dueAtMs = finding === null ? null : placed.timeMs + finding.waitMs;
+  const wanted = minOf(open.notifyAtMs, open.notified.includes("opened") ? null : dueAtMs);
   return {
     ...open,
-    severity,
+    severity: open.severity === "page" || finding?.severity === "page" ? "page" : open.severity,
     // The weightiest finding gives the title: a failover says more than the sick endpoint that led to it.
-    title: finding?.opens && finding.waitMs === 0 ? finding.title : open.title,
+    title: finding?.waitMs === 0 ? finding.title : open.title,
     status: healed ? "resolved" : open.status,
     causes: [...open.causes.slice(-(causesMax - 1)), cause],
     changedAtMs: placed.timeMs,
-    notifyAtMs:
-      told || finding === null ? open.notifyAtMs : Math.min(open.notifyAtMs ?? Number.MAX_SAFE_INTEGER, placed.timeMs + finding.waitMs),
+    notifyAtMs: healed ? stillDue(wanted, placed.timeMs) : wanted,
+    deadEnd: finding?.deadEnd ?? (context.failing && open.deadEnd === true),
   };
 }
 
-/** What is to be told now, or null; and the incident after it has been put into the outbox (I3). */
-export function dueNotification(incident: Incident, nowMs: number): { kind: NotificationKind; after: Incident } | null {
-  const told = (kind: NotificationKind): boolean => incident.notified.includes(kind);
-  const after = (kind: NotificationKind): Incident => ({ ...incident, notified: [...incident.notified, kind], changedAtMs: nowMs });
-  if (!told("opened")) {
-    // Healed while it waited: nobody has to be woken for what is over.
-    if (incident.status === "resolved" || incident.notifyAtMs === null || nowMs < incident.notifyAtMs) return null;
-    return {
-      kind: "opened",
-      after: { ...after("opened"), ...(incident.severity === "page" ? { notified: [...incident.notified, "opened", "escalated"] } : {}) },
-    };
-  }
-  if (incident.status === "resolved") return told("resolved") ? null : { kind: "resolved", after: after("resolved") };
-  if (incident.severity === "page" && !told("escalated") && incident.status === "open")
-    return { kind: "escalated", after: after("escalated") };
-  return null;
+/** The incident when nothing was said of it for a while, or null: well and quiet, or not configured any more (I5). */
+export function settleIncident(incident: Incident, context: IncidentContext, nowMs: number): Incident | null {
+  if (incident.status === "resolved" || incident.upstream === null) return null;
+  const last = incident.causes.at(-1);
+  const quiet = isWell(context) && nowMs - Math.max(last?.atMs ?? 0, incident.openedAtMs) >= quietMs;
+  if (context.configured && !quiet) return null;
+  const text = context.configured ? `well for ${quietMs / 1000} s` : `${incident.upstream} is not configured any more`;
+  return {
+    ...incident,
+    status: "resolved",
+    causes: [...incident.causes.slice(-(causesMax - 1)), { atMs: nowMs, subject: last?.subject ?? "", seq: last?.seq ?? 0, text }],
+    changedAtMs: nowMs,
+    notifyAtMs: stillDue(incident.notifyAtMs, nowMs),
+    deadEnd: false,
+  };
+}
+
+/** The incident once it is decided to tell now (I3), or null. Nothing is told twice, because the decision is fenced in the log. */
+export function tellIncident(
+  incident: Incident,
+  channels: readonly { readonly name: string; readonly severities: readonly Severity[] }[],
+  nowMs: number,
+): Incident | null {
+  if ((incident.telling ?? null) !== null) return null;
+  const kind = dueKind(incident, nowMs);
+  if (kind === null) return null;
+  const { told, severity, notified } = incident;
+  const fitting = channels.filter((channel) => channel.severities.includes(severity)).map(({ name }) => name);
+  const before = told?.channels ?? [];
+  const to = kind === "resolved" ? before : fitting;
+  const again = notified.filter((one) => one === kind).length;
+  // What is over when it is first told needs no second message.
+  const said: NotificationKind[] = kind === "opened" && incident.status === "resolved" ? ["opened", "resolved"] : [kind];
+  return {
+    ...incident,
+    notified: [...notified, ...said],
+    changedAtMs: nowMs,
+    told: {
+      severity,
+      deadEnd: incident.deadEnd === true || told?.deadEnd === true,
+      atMs: nowMs,
+      channels: [...new Set([...before, ...to])],
+      outbox: told?.outbox ?? {},
+    },
+    telling: to.length === 0 ? null : { name: again === 0 ? kind : `${kind}-${again + 1}`, kind, channels: to, sinceMs: nowMs },
+  };
+}
+
+/** The incident once what is told is in the outbox, at these sequences by channel (I6). */
+export function confirmTold(incident: Incident, outbox: Readonly<Record<string, number>>): Incident {
+  const { told } = incident;
+  return { ...incident, telling: null, ...(told == null ? {} : { told: { ...told, outbox: { ...told.outbox, ...outbox } } }) };
+}
+
+/** Whether an incident is resolved, and nothing of it is left to be told. */
+export function isClosed({ status, telling, notified, notifyAtMs }: Incident): boolean {
+  if (status !== "resolved" || (telling ?? null) !== null) return false;
+  return notified.includes("opened") ? notified.includes("resolved") : notifyAtMs === null;
 }
 
 /** The incident after someone said that they have it; null when it is not open. */
 export function acknowledgeIncident(incident: Incident, by: Actor, nowMs: number): Incident | null {
   return incident.status === "open" ? { ...incident, status: "acknowledged", acknowledgedBy: by, changedAtMs: nowMs } : null;
+}
+
+function dueKind(incident: Incident, nowMs: number): NotificationKind | null {
+  const { notified, status, notifyAtMs, severity, told } = incident;
+  if (!notified.includes("opened")) return notifyAtMs === null || nowMs < notifyAtMs ? null : "opened";
+  if (status === "resolved") return notified.includes("resolved") ? null : "resolved";
+  if (told == null) return null;
+  if (severity === "page" && told.severity === "notify") return "escalated";
+  return incident.deadEnd === true && !told.deadEnd && nowMs >= told.atMs + againMs ? "escalated" : null;
+}
+
+function openIncident(key: string, placed: Placed, finding: Finding, context: IncidentContext): Incident {
+  const over = finding.passing === true && isWell(context);
+  return {
+    id: `${key.replaceAll("/", "-")}-${placed.seq}`,
+    dedupKey: key,
+    upstream: key.startsWith("upstream/") ? key.slice("upstream/".length) : null,
+    severity: finding.severity,
+    status: over ? "resolved" : "open",
+    title: finding.title,
+    causes: [causeOf(placed, finding.text)],
+    openedAtMs: placed.timeMs,
+    changedAtMs: placed.timeMs,
+    notifyAtMs: placed.timeMs + finding.waitMs,
+    notified: [],
+    acknowledgedBy: null,
+    deadEnd: finding.deadEnd ?? false,
+    told: null,
+    telling: null,
+  };
+}
+
+/** A dead end that is over while other things are still wrong. */
+function endDeadEnd(open: Incident, placed: Placed, context: IncidentContext): Incident | null {
+  if (open.deadEnd !== true || context.failing) return null;
+  const causes = [...open.causes.slice(-(causesMax - 1)), causeOf(placed, "there is an endpoint to go to again")];
+  return { ...open, deadEnd: false, causes, changedAtMs: placed.timeMs };
+}
+
+function causeOf({ timeMs, subject, seq }: Placed, text: string): Incident["causes"][number] {
+  return { atMs: timeMs, subject, seq, text: text.slice(0, textCharsMax) };
+}
+
+/** When it was to be told, if that was before it was over; else nobody has to be woken for it. */
+function stillDue(notifyAtMs: number | null, overAtMs: number): number | null {
+  return notifyAtMs !== null && notifyAtMs <= overAtMs ? notifyAtMs : null;
+}
+
+function minOf(a: number | null, b: number | null): number | null {
+  if (a === null || b === null) return a ?? b;
+  return Math.min(a, b);
 }
 
 function findingOf(event: Event, context: IncidentContext): Finding | null {
@@ -134,7 +238,6 @@ function findingOf(event: Event, context: IncidentContext): Finding | null {
         title: active ? `${service}: the active endpoint ${endpoint} is unhealthy` : `${service}: the standby ${endpoint} is unhealthy`,
         text: `${endpoint} is unhealthy: ${reason}`,
         waitMs: active ? pageWaitMs : notifyWaitMs,
-        opens: true,
       };
     }
     case "breaker.changed": {
@@ -145,7 +248,6 @@ function findingOf(event: Event, context: IncidentContext): Finding | null {
         title: `${service}: the breaker of ${endpoint} is ${status}`,
         text: `breaker of ${endpoint} ${status}: ${reason}`,
         waitMs: notifyWaitMs,
-        opens: true,
       };
     }
     case "failover.executed": {
@@ -155,12 +257,19 @@ function findingOf(event: Event, context: IncidentContext): Finding | null {
         title: `${service} failed over from ${previousEndpoint} to ${currentEndpoint}`,
         text: `${automatic ? "automatic" : `by ${by.id}`}: ${previousEndpoint} to ${currentEndpoint}: ${reason}`,
         waitMs: 0,
-        opens: true,
+        // An operator moves what is well, too; an automatic move always has something to heal.
+        ...(automatic ? {} : { passing: true }),
       };
     }
     case "failover.failed":
       if (!event.data.failing) return null;
-      return { severity, title: `${event.data.service} has no healthy endpoint to go to`, text: event.data.reason, waitMs: 0, opens: true };
+      return {
+        severity,
+        title: `${event.data.service} has no healthy endpoint to go to`,
+        text: event.data.reason,
+        waitMs: 0,
+        deadEnd: true,
+      };
     case "failover.rejected":
       if (!event.data.automatic) return null;
       return {
@@ -168,17 +277,14 @@ function findingOf(event: Event, context: IncidentContext): Finding | null {
         title: `${event.data.service} needs a failover that a rule forbids (${event.data.rule})`,
         text: `${event.data.rule}: ${event.data.reason}`,
         waitMs: 0,
-        opens: true,
       };
     case "rollback.executed": {
       const { scope, name, reason, by } = event.data;
-      const automatic = by.kind === "service";
       return {
-        severity: automatic ? "page" : "notify",
+        severity: by.kind === "service" ? "page" : "notify",
         title: `the ${scope} ${name} was rolled back to its legacy implementation`,
         text: `by ${by.id}: ${reason}`,
         waitMs: 0,
-        opens: true,
       };
     }
     default:
@@ -186,20 +292,35 @@ function findingOf(event: Event, context: IncidentContext): Finding | null {
   }
 }
 
-function isHealed(event: Event, context: IncidentContext): boolean {
-  if (event.type === "rollback.recovered") return true;
-  if (event.type !== "health.changed" && event.type !== "failover.failed") return false;
-  const states = Object.values(context.health);
-  return !context.failing && states.length > 0 && states.every((status) => status === "healthy");
+function isWell({ health, broken, failing, configured }: IncidentContext): boolean {
+  return configured && !failing && broken.length === 0 && Object.values(health).every((status) => status === "healthy");
+}
+
+/** Something became well: only then is it asked whether everything is. A score that moved, or a word about what was well before, heals nothing. */
+function isHealing(event: Event): boolean {
+  switch (event.type) {
+    case "health.changed":
+      return event.data.status === "healthy" && event.data.previousStatus !== "healthy";
+    case "breaker.changed":
+      return event.data.status === "closed";
+    case "failover.failed":
+      return !event.data.failing;
+    case "rollback.recovered":
+      return true;
+    default:
+      return false;
+  }
 }
 
 function healedText(event: Event): string {
   switch (event.type) {
     case "health.changed":
       return `${event.data.endpoint} is ${event.data.status}: all endpoints are healthy`;
+    case "breaker.changed":
+      return `the breaker of ${event.data.endpoint} is closed: all endpoints are healthy`;
     case "rollback.recovered":
       return `the ${event.data.scope} ${event.data.name} is back on MCP`;
     default:
-      return "over";
+      return "all endpoints are healthy";
   }
 }

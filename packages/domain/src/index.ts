@@ -68,14 +68,20 @@ export {
 } from "./health.ts";
 export {
   acknowledgeIncident,
-  dueNotification,
+  againMs,
+  confirmTold,
   foldIncident,
   type Incident,
   type IncidentContext,
+  incidentContext,
   incidentKeyOf,
+  isClosed,
   type NotificationKind,
   notifyWaitMs,
   pageWaitMs,
+  quietMs,
+  settleIncident,
+  tellIncident,
 } from "./incidents.ts";
 export {
   initialLocalBreaker,
@@ -171,6 +177,7 @@ export {
   initialActive,
   type Placed,
   type ReadModel,
+  strays,
   viewStatus,
 } from "./status.ts";
 export { fractionOf, hashText } from "./string-hash.ts";

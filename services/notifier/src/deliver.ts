@@ -1,5 +1,5 @@
 import type { ChannelConfig, Notification } from "@mcp-failover/contracts";
-import type { Kit } from "@mcp-failover/service-kit";
+import { type Kit, MissingSecretError } from "@mcp-failover/service-kit";
 import axios from "axios";
 
 /** How a delivery ended: sent, or to be tried again after at least so long. */
@@ -8,34 +8,39 @@ export type Outcome =
   | { readonly kind: "refused"; readonly error: string; readonly retryAfterMs: number | null };
 
 const requestMsMax = 10_000;
-const answerBytesMax = 64 * 1024;
 const retryAfterMsMax = 3_600_000;
 
-/** Sends one notification to one channel. Never throws for what a receiver does. */
-export async function deliver(kit: Pick<Kit, "log" | "secrets">, channel: ChannelConfig, notification: Notification): Promise<Outcome> {
+/** Sends one notification to one channel. Never throws for what a receiver does; no error holds the channel's URL or a secret's value. */
+export async function deliver(
+  kit: Pick<Kit, "log" | "secrets" | "nowMs">,
+  channel: ChannelConfig,
+  notification: Notification,
+): Promise<Outcome> {
   if (channel.type === "log") {
     kit.log.warn({ notification }, `NOTIFICATION: ${notification.title}`);
     return { kind: "sent" };
   }
   try {
     const headers = Object.fromEntries(Object.entries(channel.headers).map(([key, value]) => [key, kit.secrets.resolve(value)]));
-    const response = await axios.post(channel.url, body(notification), {
+    const response = await axios.post<{ destroy(): void }>(channel.url, body(notification), {
       headers: { "content-type": "application/json", "idempotency-key": notification.id, ...headers },
       timeout: requestMsMax,
       signal: AbortSignal.timeout(requestMsMax),
       maxRedirects: 0,
-      maxContentLength: answerBytesMax,
       proxy: false,
-      responseType: "text",
+      // Only the status counts: a large or broken body of a receiver that took the message must not have it sent again.
+      responseType: "stream",
       validateStatus: () => true,
     });
+    response.data.destroy();
     if (response.status >= 200 && response.status < 300) return { kind: "sent" };
     return {
       kind: "refused",
       error: `${channel.name} answered ${response.status}`,
-      retryAfterMs: retryAfterOf(response.headers["retry-after"]),
+      retryAfterMs: retryAfterOf(response.headers["retry-after"], kit.nowMs()),
     };
   } catch (error) {
+    if (error instanceof MissingSecretError) return { kind: "refused", error: `${channel.name}: ${error.message}`, retryAfterMs: null };
     // The message of a transport error may hold the URL, and a webhook's URL is often its secret.
     const code = (error as { code?: unknown }).code;
     return {
@@ -52,9 +57,9 @@ function body(notification: Notification): object {
 }
 
 /** `Retry-After` in seconds or as a date (RFC 9110, 10.2.3), bounded. */
-function retryAfterOf(header: unknown): number | null {
+function retryAfterOf(header: unknown, nowMs: number): number | null {
   if (typeof header !== "string") return null;
   const seconds = Number(header);
-  const waitMs = Number.isFinite(seconds) ? seconds * 1000 : Date.parse(header) - Date.now();
+  const waitMs = Number.isFinite(seconds) ? seconds * 1000 : Date.parse(header) - nowMs;
   return Number.isFinite(waitMs) && waitMs > 0 ? Math.min(waitMs, retryAfterMsMax) : null;
 }

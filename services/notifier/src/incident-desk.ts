@@ -1,0 +1,265 @@
+import { BusError, RefusedError, type Stored } from "@mcp-failover/bus";
+import type { AcknowledgeCommand, ChannelConfig, Event, Notification } from "@mcp-failover/contracts";
+import {
+  acknowledgeIncident,
+  confirmTold,
+  emptyReadModel,
+  foldIncident,
+  foldReadModel,
+  type Incident,
+  type IncidentContext,
+  incidentContext,
+  incidentKeyOf,
+  isClosed,
+  type Placed,
+  type ReadModel,
+  settleIncident,
+  tellIncident,
+} from "@mcp-failover/domain";
+import type { Kit } from "@mcp-failover/service-kit";
+import { giveUpMs } from "./outbox.ts";
+
+/** Events that wait to be taken in while the log cannot be written. */
+const pendingMax = 50_000;
+/** Upstreams and scopes whose last incident is kept in memory; the log has them all. */
+const keysMax = 10_000;
+const racesMax = 10;
+/** What another notifier decided to tell, and did not put into the outbox for so long, is put there by this one. */
+const takeOverMs = 2000;
+const textCharsMax = 4000;
+
+interface Known {
+  readonly incident: Incident;
+  /** Sequence of its last `incident.changed`: what the next one is fenced with. */
+  readonly seq: number;
+}
+
+/** Folds AUDIT into incidents, and puts what is due into OUTBOX. Every step is fenced in the log, so that several instances tell once. */
+export class IncidentDesk {
+  readonly #kit: Kit;
+  #model: ReadModel = emptyReadModel;
+  /** Incidents by id: the last of each key, and older ones of which something is left to be told. */
+  readonly #incidents = new Map<string, Known>();
+  /** Id of the last incident of each key. */
+  readonly #latest = new Map<string, string>();
+  /** Events in the log's order, until they are taken in. */
+  #pending: Placed[] = [];
+  /** Incidents whose telling this instance has decided. */
+  readonly #mine = new Set<string>();
+  #lastSeq = 0;
+  #settling: Promise<void> | null = null;
+
+  constructor(kit: Kit) {
+    this.#kit = kit;
+  }
+
+  /** Null until a configuration was read. */
+  get channels(): readonly ChannelConfig[] | null {
+    return this.#model.topology?.notifications.channels ?? null;
+  }
+
+  /** Notes one event of AUDIT; {@link settle} takes it in. */
+  note(stored: Stored): void {
+    // A log goes forward: this is another one, and nothing known is of it.
+    if (stored.seq <= this.#lastSeq) this.#forgetLog();
+    this.#lastSeq = stored.seq;
+    if (stored.content.kind !== "event") return;
+    const { event } = stored.content;
+    if (event.type === "incident.changed") this.#learn(event.data, stored.seq);
+    else if (matters(event)) this.#pending.push({ seq: stored.seq, subject: stored.subject, timeMs: stored.timeMs, event });
+    if (this.#pending.length > pendingMax) {
+      this.#pending.shift();
+      this.#kit.log.error(
+        { pendingMax },
+        "more events wait for incidents than are kept; the oldest was dropped, see that the log can be written",
+      );
+    }
+  }
+
+  /** Takes in what waits, in the log's order, then tells what is due. One run at a time; what the log does not take now waits for the next. */
+  async settle(): Promise<void> {
+    if (this.#settling !== null) return this.#settling;
+    this.#settling = this.#run().finally(() => {
+      this.#settling = null;
+    });
+    return this.#settling;
+  }
+
+  /** Throws {@link RefusedError}. */
+  async acknowledge(command: AcknowledgeCommand): Promise<{ incident: string; status: Incident["status"] }> {
+    const { commandId, by, reason, incidentId } = command;
+    const find = (): Known | undefined => this.#incidents.get(incidentId);
+    const unknown = `no incident ${JSON.stringify(incidentId.slice(0, 100))}; \`mcpf events tail\` shows incident.changed with the ids`;
+    if (find() === undefined) throw new RefusedError("unknown_incident", unknown);
+    const timestamp = new Date(this.#kit.nowMs()).toISOString();
+    const accepted = { commandId, command: "acknowledge", by, reason, timestamp, parameters: { incidentId } };
+    await this.#kit.bus.append(this.#kit.event("command.accepted", ["acknowledge"], accepted, { id: `command-${commandId}` }));
+    for (let race = 0; race < racesMax; race += 1) {
+      const known = find();
+      if (known === undefined) throw new RefusedError("unknown_incident", unknown);
+      const after = acknowledgeIncident(known.incident, by, this.#kit.nowMs());
+      if (after === null || (await this.#publish(after))) return { incident: incidentId, status: (after ?? known.incident).status };
+    }
+    throw new RefusedError("conflict", `${incidentId} changes too fast; ask again`, true);
+  }
+
+  async #run(): Promise<void> {
+    if (this.#kit.bus.status.kind !== "connected") return;
+    try {
+      do {
+        for (let next = this.#pending[0]; next !== undefined; next = this.#pending[0]) {
+          await this.#takeIn(next);
+          if (this.#pending[0] === next) this.#pending.shift();
+        }
+        for (const id of [...this.#incidents.keys()]) await this.#tell(id);
+      } while (this.#pending.length > 0);
+    } catch (error) {
+      if (!(error instanceof BusError)) throw error;
+      this.#kit.log.warn({ err: error }, "the log does not take incidents now; they wait");
+    }
+  }
+
+  async #takeIn(placed: Placed): Promise<void> {
+    this.#model = foldReadModel(this.#model, placed);
+    const key = incidentKeyOf(placed.event);
+    if (key === null) return;
+    try {
+      for (let race = 0; race < racesMax; race += 1) {
+        const incident = this.#incidents.get(this.#latest.get(key) ?? "")?.incident ?? null;
+        // Nobody is told of a day-old event, as after the first start on an old log.
+        const old = this.#kit.nowMs() - placed.timeMs > giveUpMs;
+        if (old && (incident === null || incident.status === "resolved")) return;
+        const after = foldIncident(incident, placed, this.#contextOf(key));
+        if (after === null || (await this.#publish(after))) return;
+      }
+      throw new Error(`the incident ${key} was lost to other notifiers ${racesMax} times in a row`);
+    } catch (error) {
+      if (error instanceof BusError && error.retriable) throw error;
+      // One event that cannot be taken in must not keep all that follow from being told.
+      this.#kit.log.error(
+        { err: error, seq: placed.seq, subject: placed.subject },
+        "an event could not be taken into its incident; it is skipped",
+      );
+    }
+  }
+
+  async #tell(id: string): Promise<void> {
+    const { channels } = this;
+    if (channels === null) return;
+    const nowMs = this.#kit.nowMs();
+    const before = this.#incidents.get(id)?.incident;
+    if (before === undefined) return;
+    const settled = settleIncident(before, this.#contextOf(before.dedupKey), nowMs);
+    if (settled !== null && !(await this.#publish(settled))) return;
+    const incident = this.#incidents.get(id)?.incident;
+    if (incident === undefined) return;
+    const { telling } = incident;
+    if (telling != null) {
+      if (this.#mine.has(incident.id) || nowMs - telling.sinceMs >= takeOverMs) await this.#enqueue(incident, telling);
+      return;
+    }
+    const due = tellIncident(incident, channels, nowMs);
+    if (due === null || !(await this.#publish(due)) || due.telling == null) return;
+    this.#mine.add(due.id);
+    await this.#enqueue(due, due.telling);
+  }
+
+  /** Puts what is told into the outbox, then says so. A crash between repeats the same message ids, which the outbox drops for two minutes. */
+  async #enqueue(incident: Incident, telling: NonNullable<Incident["telling"]>): Promise<void> {
+    const seqs: Record<string, number> = {};
+    for (const channel of telling.channels) {
+      const data = notificationOf(incident, telling, channel);
+      seqs[channel] = (await this.#kit.bus.append(this.#kit.event("outbox", [channel], data, { id: data.id }))).seq;
+    }
+    const current = this.#incidents.get(incident.id)?.incident;
+    if (current?.telling?.name !== telling.name) return;
+    await this.#publish(confirmTold(current, seqs));
+    this.#mine.delete(incident.id);
+  }
+
+  /** True when the log took it; false when another notifier was first, whose incident is then the known one. */
+  async #publish(after: Incident): Promise<boolean> {
+    const expected = this.#incidents.get(after.id)?.seq ?? 0;
+    const fenced = await this.#kit.bus.appendFenced(this.#kit.event("incident.changed", [after.id], after), expected);
+    if (fenced.outcome === "won") {
+      this.#learn(after, fenced.seq);
+      return true;
+    }
+    const last = fenced.last;
+    if (last?.content.kind === "event" && last.content.event.type === "incident.changed") this.#learn(last.content.event.data, last.seq);
+    return false;
+  }
+
+  /** The log hands over again what is known already, and what was before it. */
+  #learn(incident: Incident, seq: number): void {
+    const { id, dedupKey } = incident;
+    const latestId = this.#latest.get(dedupKey);
+    const latest = latestId === undefined ? undefined : this.#incidents.get(latestId);
+    // An incident ends before the next of its key begins, so the newest cause tells which is the later one.
+    const isLatest = latest === undefined || latestId === id || newestOf(latest.incident) <= newestOf(incident);
+    if ((this.#incidents.get(id)?.seq ?? 0) >= seq) return;
+    this.#incidents.set(id, { incident, seq });
+    if (incident.telling == null) this.#mine.delete(id);
+    if (isLatest) this.#latest.set(dedupKey, id);
+    for (const old of isLatest && latestId !== id ? [latestId] : [id]) {
+      const known = old === undefined ? undefined : this.#incidents.get(old);
+      if (old !== undefined && known !== undefined && this.#latest.get(dedupKey) !== old && isClosed(known.incident))
+        this.#incidents.delete(old);
+    }
+    if (this.#latest.size > keysMax) this.#forgetOldest();
+  }
+
+  #forgetOldest(): void {
+    for (const [key, id] of this.#latest) {
+      const known = this.#incidents.get(id);
+      if (known !== undefined && !isClosed(known.incident)) continue;
+      this.#latest.delete(key);
+      this.#incidents.delete(id);
+      if (this.#latest.size <= keysMax) return;
+    }
+  }
+
+  #contextOf(key: string): IncidentContext {
+    return incidentContext(this.#model, key.startsWith("upstream/") ? key.slice("upstream/".length) : "");
+  }
+
+  #forgetLog(): void {
+    this.#kit.log.warn({ lastSeq: this.#lastSeq }, "this is another log than before; incidents begin anew");
+    this.#model = emptyReadModel;
+    this.#incidents.clear();
+    this.#latest.clear();
+    this.#mine.clear();
+    this.#pending = [];
+  }
+}
+
+function newestOf({ causes }: Incident): number {
+  return causes.at(-1)?.seq ?? 0;
+}
+
+function matters(event: Event): boolean {
+  return incidentKeyOf(event) !== null || event.type === "config.applied" || event.type === "failover.decided";
+}
+
+function notificationOf(incident: Incident, telling: NonNullable<Incident["telling"]>, channel: string): Notification {
+  const over = incident.status === "resolved";
+  const lines = incident.causes.map(({ atMs, text }) => `${new Date(atMs).toISOString()} ${text}`).join("\n");
+  return {
+    id: `${incident.id}/${telling.name}/${channel}`,
+    channel,
+    incidentId: incident.id,
+    kind: telling.kind,
+    severity: incident.severity,
+    title:
+      telling.kind === "resolved"
+        ? `Resolved: ${incident.title}`
+        : over && incident.causes.length > 1
+          ? `${incident.title} (over)`
+          : incident.title,
+    // The newest lines say how it stands.
+    text: lines.slice(-textCharsMax),
+    upstream: incident.upstream,
+    atMs: incident.changedAtMs,
+    afterSeq: incident.told?.outbox[channel] ?? null,
+  };
+}

@@ -1,0 +1,101 @@
+import type { Delivery, QueueVerdict } from "@mcp-failover/bus";
+import { type ChannelConfig, type Notification, notification as notificationSchema } from "@mcp-failover/contracts";
+import type { Kit } from "@mcp-failover/service-kit";
+import { deliver, type Outcome } from "./deliver.ts";
+
+/** 1 s doubling to 5 min; after a day a message is given up, and that is said in the log. */
+const retryMsMin = 1000;
+const retryMsMax = 300_000;
+export const giveUpMs = 24 * 3_600_000;
+/** How often it is looked whether what has to be told first is delivered. */
+const orderMs = 1000;
+const rememberedMax = 1000;
+
+/**
+ * Takes messages to their channels.
+ * N1  A message is gone from OUTBOX only once its receiver took it, or after a day with the reason on record.
+ * N2  A message waits for the one before it of the same incident on the same channel: no end is told before its beginning.
+ * N3  What this process sent is not sent again because its record failed. (A crash in between repeats it, with the same id.)
+ */
+export function openOutbox(kit: Kit, channels: () => readonly ChannelConfig[] | null): (delivery: Delivery) => Promise<QueueVerdict> {
+  const sent = new Set<string>();
+  const tries = new Map<string, number>();
+  const record = (
+    message: Notification,
+    type: "notify.sent" | "notify.failed",
+    attempt: number,
+    error: string | null,
+    willRetry: boolean,
+  ) =>
+    kit.bus.append(
+      kit.event(
+        type,
+        [message.channel],
+        {
+          notificationId: message.id,
+          channel: message.channel,
+          incidentId: message.incidentId,
+          kind: message.kind,
+          attempt,
+          timestamp: new Date(kit.nowMs()).toISOString(),
+          error,
+          willRetry,
+        },
+        { id: `${message.id}/${type}/${willRetry}` },
+      ),
+    );
+
+  return async ({ stored, attempt: deliveries }) => {
+    if (stored.content.kind !== "event") return { kind: "done" };
+    const message = notificationSchema.parse(stored.content.event.data);
+    const all = channels();
+    if (all === null) return { kind: "later", delayMs: retryMsMin };
+    if (await isToldFirst(kit, message)) return { kind: "later", delayMs: orderMs };
+    // Deliveries count the waiting, and the attempts of an instance that is gone; our own are known.
+    const attempt = (tries.get(message.id) ?? (message.afterSeq == null ? deliveries - 1 : 0)) + 1;
+    const channel = all.find(({ name }) => name === message.channel);
+    const outcome = sent.has(message.id) ? ({ kind: "sent" } satisfies Outcome) : await attemptOn(kit, channel, message);
+    if (outcome.kind === "sent") {
+      keep(sent, message.id);
+      await record(message, "notify.sent", attempt, null, false);
+      tries.delete(message.id);
+      return { kind: "done" };
+    }
+    tries.set(message.id, attempt);
+    for (const [oldest] of tries) {
+      if (tries.size <= rememberedMax) break;
+      tries.delete(oldest);
+    }
+    const over = channel === undefined || kit.nowMs() - stored.timeMs > giveUpMs;
+    kit.log.warn({ notification: message.id, attempt, error: outcome.error, givenUp: over }, "a notification was not taken");
+    // First refusal and giving up are on record; what is between would only fill the log.
+    if (over || attempt === 1) await record(message, "notify.failed", attempt, outcome.error, !over);
+    if (over) return { kind: "done" };
+    return {
+      kind: "later",
+      delayMs: Math.max(outcome.retryAfterMs ?? 0, Math.min(retryMsMin * 2 ** Math.min(attempt - 1, 20), retryMsMax)),
+    };
+  };
+}
+
+async function attemptOn(kit: Kit, channel: ChannelConfig | undefined, message: Notification): Promise<Outcome> {
+  if (channel !== undefined) return deliver(kit, channel, message);
+  return { kind: "refused", error: `no channel ${message.channel} is configured any more`, retryAfterMs: null };
+}
+
+/** Whether the message before this one is still in the queue. */
+async function isToldFirst(kit: Kit, message: Notification): Promise<boolean> {
+  if (message.afterSeq == null) return false;
+  const before = await kit.bus.at("OUTBOX", message.afterSeq);
+  if (before?.content.kind !== "event" || before.content.event.type !== "outbox") return false;
+  const { incidentId, channel } = before.content.event.data;
+  return incidentId === message.incidentId && channel === message.channel;
+}
+
+function keep(ids: Set<string>, id: string): void {
+  ids.add(id);
+  for (const oldest of ids) {
+    if (ids.size <= rememberedMax) break;
+    ids.delete(oldest);
+  }
+}
