@@ -9,7 +9,7 @@ import { CliError, usageError } from "./errors.ts";
 import type { Output } from "./output.ts";
 
 /** How to reach a stack, as `npm start` writes it into its data directory. */
-export interface Stack {
+interface Stack {
   readonly natsUrl: string;
   readonly routerUrl: string | null;
   readonly consoleUrl: string | null;

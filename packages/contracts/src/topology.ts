@@ -19,7 +19,7 @@ export const secretRef = z.strictObject({
 export type SecretRef = z.infer<typeof secretRef>;
 const headers = z.record(z.string().regex(/^[!#$%&'*+.^_`|~0-9A-Za-z-]+$/, "not a valid header name"), z.union([z.string(), secretRef]));
 
-export const probeConfig = z.strictObject({
+const probeConfig = z.strictObject({
   type: z.enum(["mcp", "http"]).optional(),
   /** `http`: appended to the endpoint's URL. */
   path: z.string().default(""),
@@ -32,7 +32,7 @@ export const probeConfig = z.strictObject({
   hold_down_ms: milliseconds(0, 86_400_000).optional(),
 });
 
-export const breakerConfig = z.strictObject({
+const breakerConfig = z.strictObject({
   /** Consecutive hard failures of one observer that open the breaker. */
   failure_threshold: z.number().int().min(1).max(10_000).optional(),
   /** Open time; fixed when given (no doubling). */
@@ -44,7 +44,7 @@ export const breakerConfig = z.strictObject({
   minimum_calls: z.number().int().min(1).max(100_000).optional(),
 });
 
-export const failoverConfig = z.strictObject({
+const failoverConfig = z.strictObject({
   automatic: z.boolean().optional(),
   cooldown_ms: milliseconds(0, 86_400_000).optional(),
   moves_per_hour: z.number().int().min(0).max(100_000).optional(),
@@ -52,7 +52,7 @@ export const failoverConfig = z.strictObject({
   failback_after_ms: milliseconds(1000, 86_400_000).optional(),
 });
 
-export const legacyTool = z.strictObject({
+const legacyTool = z.strictObject({
   url: httpUrl,
   method: z.enum(["GET", "POST"]).default("GET"),
   /** GET sends the arguments as the query, POST as a JSON body. */
@@ -60,7 +60,7 @@ export const legacyTool = z.strictObject({
   headers: headers.default({}),
 });
 
-export const toolConfig = z.strictObject({
+const toolConfig = z.strictObject({
   /** The operator's word, stronger than annotations: a read-only tool may be sent again and hedged. */
   read_only: z.boolean().optional(),
   /** An idempotent tool may be sent again, one attempt after another. */
@@ -68,7 +68,7 @@ export const toolConfig = z.strictObject({
   legacy: legacyTool.optional(),
 });
 
-export const endpointConfig = z.strictObject({
+const endpointConfig = z.strictObject({
   name,
   url: httpUrl,
   /** 0 is preferred. */
@@ -82,7 +82,7 @@ export const endpointConfig = z.strictObject({
 });
 export type EndpointConfig = z.infer<typeof endpointConfig>;
 
-export const upstreamConfig = z.strictObject({
+const upstreamConfig = z.strictObject({
   kind: z.enum(["mcp", "http"]),
   mode: z.enum(["active_standby", "pool"]).default("active_standby"),
   critical: z.boolean().default(true),
@@ -102,7 +102,7 @@ export const upstreamConfig = z.strictObject({
 });
 export type UpstreamConfig = z.infer<typeof upstreamConfig>;
 
-export const channelConfig = z.discriminatedUnion("type", [
+const channelConfig = z.discriminatedUnion("type", [
   z.strictObject({
     name,
     type: z.literal("webhook"),
@@ -115,7 +115,7 @@ export const channelConfig = z.discriminatedUnion("type", [
 export type ChannelConfig = z.infer<typeof channelConfig>;
 
 /** The reference's `rollback:` block: seconds and ratios. */
-export const rollbackConfig = z.strictObject({
+const rollbackConfig = z.strictObject({
   enabled: z.boolean().default(true),
   automatic_rollback: z.boolean().default(true),
   rollback_thresholds: z
@@ -132,7 +132,7 @@ export const rollbackConfig = z.strictObject({
 });
 
 /** The reference's `fallback:` block. */
-export const fallbackConfig = z.strictObject({
+const fallbackConfig = z.strictObject({
   enabled: z.boolean().default(true),
   tool_fallback: z.boolean().default(true),
   agent_fallback: z.boolean().default(true),
@@ -142,7 +142,7 @@ export const fallbackConfig = z.strictObject({
 });
 
 /** The reference's `development:` and `production:` blocks; `--env` or `MCPF_ENV` picks one. */
-export const environmentConfig = z.strictObject({
+const environmentConfig = z.strictObject({
   mcp_enabled: z.boolean().default(true),
   fallback_enabled: z.boolean().default(true),
   rollback_enabled: z.boolean().default(true),
@@ -151,7 +151,7 @@ export const environmentConfig = z.strictObject({
 });
 
 /** A process that `npm start` runs beside the stack: the upstreams of a local trial. Ignored in production. */
-export const localProcess = z.strictObject({
+const localProcess = z.strictObject({
   name,
   command: z.array(z.string().min(1)).min(1),
   env: z.record(z.string(), z.string()).default({}),

@@ -32,7 +32,7 @@ export function faultOf(started: ChaosStarted): Fault | null {
   return parsed.success ? parsed.data : null;
 }
 
-export interface PlannedExperiment {
+interface PlannedExperiment {
   readonly scenario: ChaosScenario;
   /** The upstream. */
   readonly target: string;

@@ -106,7 +106,7 @@ export function chooseTool(
 }
 
 /** The least that a tool takes: "canary" for a string, 1 for a number, false, the first of an enum. Null where that is not enough. */
-export function fillArguments(inputSchema: unknown): Record<string, unknown> | null {
+function fillArguments(inputSchema: unknown): Record<string, unknown> | null {
   const { required = [], properties = {} } = (inputSchema ?? {}) as { required?: readonly string[]; properties?: Record<string, unknown> };
   const args: Record<string, unknown> = {};
   for (const name of required) {

@@ -46,13 +46,13 @@ export async function inject(bus: Bus, fault: Fault, leaseMs: number): Promise<v
   else await ask(bus, "fault.set", { proxy: fault.proxy, latencyMs: fault.delayMs, ttlMs: leaseMs });
 }
 
-export async function revert(bus: Bus, fault: Fault): Promise<void> {
+async function revert(bus: Bus, fault: Fault): Promise<void> {
   if (fault.kind === "kill") await ask(bus, "launcher.start", { process: fault.process });
   else await ask(bus, "fault.clear", { proxy: fault.proxy });
 }
 
 /** Whether nothing is left of the fault: the process does its work again, the proxy delays nothing. */
-export async function isGone(bus: Bus, fault: Fault): Promise<boolean> {
+async function isGone(bus: Bus, fault: Fault): Promise<boolean> {
   if (fault.kind === "kill") return (await askProcesses(bus)).some(({ name, state }) => name === fault.process && state === "running");
   const answer = z.looseObject({ proxies: z.array(z.looseObject({ proxy: z.string(), fault: z.unknown() })) });
   const { proxies } = answer.parse(await ask(bus, "fault.list", {}));

@@ -42,7 +42,7 @@ interface MemoryProber {
 
 const quick: Partial<ProberPolicy> = { heartbeatMs: 60, deadAfterMs: 200, settleMs: 120, batchMs: 30 };
 
-export async function memoryFleet(): Promise<MemoryFleet> {
+async function memoryFleet(): Promise<MemoryFleet> {
   const broker = memoryBroker();
   const bus = broker.connect();
   await bus.ensureStreams(streams, { replicas: 1 });

@@ -24,7 +24,7 @@ function encode(model: ReadModel): string {
 }
 
 /** Null when the text is not a whole backup. */
-export function decodeBackup(text: string): ReadModel | null {
+function decodeBackup(text: string): ReadModel | null {
   let json: unknown;
   try {
     json = JSON.parse(text);

@@ -30,7 +30,7 @@ export interface FencedDecider {
   changed(timeoutMs: number): Promise<void>;
   stop(): Promise<void>;
 }
-export interface PublishOptions {
+interface PublishOptions {
   readonly id?: string;
   /** How long the outcome may take at most; after it nothing is stored any more. Default 5000. */
   readonly timeoutMs?: number;
