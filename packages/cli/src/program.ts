@@ -1,4 +1,4 @@
-import type { Bus } from "@mcp-failover/bus";
+import { type Bus, BusError } from "@mcp-failover/bus";
 import { Command, CommanderError, Option } from "commander";
 import { type Context, openContext } from "./context.ts";
 import { CliError, type ExitCode } from "./errors.ts";
@@ -51,15 +51,23 @@ export async function runCli(argv: readonly string[], environment: CliEnvironmen
     return exitCode;
   } catch (error) {
     if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : 2;
-    if (!(error instanceof CliError)) throw error;
+    const failed = asCliError(error);
     const wanted = argv.includes("json") || argv.includes("ndjson") ? "json" : format;
     environment.writeError(
       wanted === "table"
-        ? `mcpf: ${error.message}\n`
-        : `${JSON.stringify({ error: { code: error.code, message: error.message, retriable: error.retriable } })}\n`,
+        ? `mcpf: ${failed.message}\n`
+        : `${JSON.stringify({ error: { code: failed.code, message: failed.message, retriable: failed.retriable } })}\n`,
     );
-    return error.exitCode;
+    return failed.exitCode;
   }
+}
+
+/** Whatever ends a command is told in one sentence, and in JSON where that was asked for; a defect with its stack, to be reported. */
+function asCliError(error: unknown): CliError {
+  if (error instanceof CliError) return error;
+  if (error instanceof BusError) return new CliError(1, error.code, error.message, error.retriable);
+  const what = error instanceof Error ? (error.stack ?? error.message) : String(error);
+  return new CliError(1, "internal", `this is a defect of mcpf or of the service that answered; report it with this: ${what}`);
 }
 
 /** Global options may stand anywhere: `mcpf status -o json`. */
@@ -132,7 +140,8 @@ function addCommands(program: Command, action: Action): void {
   program
     .command("recover <scope> [name]")
     .description("bring a tool, an agent or the system back to MCP")
-    .option("--percent <number>", "share of the calls that go to MCP", "100")
+    .option("--percent <number>", "share of the calls that go to MCP; otherwise all at once")
+    .option("--ramp", "in steps, each only when MCP was no worse than legacy")
     .option(...reason)
     .option(...yes)
     .action(

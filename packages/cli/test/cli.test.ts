@@ -124,7 +124,7 @@ test("a change without a reason, or without --yes where there is no terminal, ch
     handlers: {
       "command.failover": async () => {
         asked += 1;
-        return { upstream: "everything", previousEndpoint: "primary", currentEndpoint: "secondary", epoch: 1 };
+        return { upstream: "everything", action: "moved", from: "primary", to: "secondary", epoch: 1, overrode: ["cooldown"] };
       },
     },
   });
@@ -133,9 +133,51 @@ test("a change without a reason, or without --yes where there is no terminal, ch
   assert.equal(asked, 0);
   const ran = await mcpf(bus, ["failover", "everything", "--reason", "r", "--yes"]);
   assert.deepEqual([ran.code, asked], [0, 1]);
-  assert.match(ran.stdout, /primary -> secondary \(epoch 1\)/);
+  assert.match(ran.stdout, /^everything: primary -> secondary \(epoch 1; overrode cooldown\)$/m);
+  const rehearsed = await mcpf(bus, ["failover", "everything", "--reason", "r", "--dry-run"]);
+  assert.deepEqual([rehearsed.code, rehearsed.stdout], [0, "would move everything: primary -> secondary (epoch 1; overrode cooldown)\n"]);
   await service.stop();
   await close();
+});
+
+test("recover brings a scope back whole, by a share, or with --ramp in steps", async () => {
+  const { bus, close } = await stack();
+  const asked: unknown[] = [];
+  const service = await bus.serve({
+    name: "rollback-controller",
+    instance: "r",
+    version: "0.1.0",
+    description: "takes down what was asked",
+    handlers: {
+      "command.recover": async ({ percent }) => {
+        asked.push(percent);
+        return { implementation: percent === 100 ? "mcp" : "legacy", epoch: 2, mcpPercent: percent ?? 1 };
+      },
+    },
+  });
+  const recover = (...more: string[]) => mcpf(bus, ["recover", "tool", "echo", "--reason", "r", "--yes", ...more]);
+  assert.match((await recover()).stdout, /^tool echo: mcp \(epoch 2\), 100 % of its calls to MCP$/m);
+  assert.match((await recover("--percent", "5")).stdout, /legacy .* 5 % of its calls/);
+  assert.match((await recover("--ramp")).stdout, /legacy .* 1 % of its calls/);
+  for (const wrong of [
+    ["--ramp", "--percent", "5"],
+    ["--percent", "0"],
+    ["--percent", "many"],
+  ])
+    assert.equal((await recover(...wrong)).code, 2);
+  assert.deepEqual(asked, [100, 5, null]);
+  await service.stop();
+  await close();
+});
+
+test("a log without its streams is told in one sentence, as JSON where that was asked for, and ends with 1", async () => {
+  const bus = memoryBroker().connect();
+  await bus.close();
+  for (const argv of [["why", "everything"], ["events", "verify"], ["status"]]) {
+    const ran = await mcpf(bus, [...argv, "-o", "json"]);
+    assert.equal(ran.code, 1, argv.join(" "));
+    assert.match(JSON.parse(ran.stderr.trim().split("\n").at(-1) ?? "").error.message, /\S/, argv.join(" "));
+  }
 });
 
 test("a refusal is told with its code as JSON, and ends with 1; a missing service is told at once", async () => {

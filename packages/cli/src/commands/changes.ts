@@ -1,4 +1,5 @@
 import type { Implementation, RollbackScope } from "@mcp-failover/contracts";
+import { z } from "zod";
 import { ask, type Context } from "../context.ts";
 import { type ExitCode, usageError } from "../errors.ts";
 
@@ -27,19 +28,24 @@ export async function failover(
   upstream: string,
   options: ChangeOptions & { to?: string; force?: boolean; dryRun?: boolean },
 ): Promise<ExitCode> {
-  const base = await begin(context, options, `Fail ${upstream} over${options.to ? ` to ${options.to}` : ""}?`);
+  // A dry run changes nothing, so nobody has to agree to it.
+  const yes = options.yes ?? options.dryRun ?? false;
+  const base = await begin(context, { ...options, yes }, `Fail ${upstream} over${options.to ? ` to ${options.to}` : ""}?`);
   const result = await ask(
     context,
     "command.failover",
     { ...base, upstream, to: options.to ?? null, force: options.force ?? false, dryRun: options.dryRun ?? false },
     commandMsMax,
   );
-  return done(context, result, (answer) =>
-    options.dryRun
-      ? `would do: ${JSON.stringify(answer)}`
-      : `${upstream}: ${String(answer["previousEndpoint"])} -> ${String(answer["currentEndpoint"])} (epoch ${String(answer["epoch"])})`,
-  );
+  return done(context, result, (answer) => {
+    const { from, to, epoch, overrode } = failoverAnswer.parse(answer);
+    const over = overrode.length > 0 ? `; overrode ${overrode.join(", ")}` : "";
+    return `${options.dryRun ? "would move " : ""}${upstream}: ${from} -> ${to} (epoch ${epoch}${over})`;
+  });
 }
+
+/** What `command.failover` answers, as far as a person is told of it. */
+const failoverAnswer = z.looseObject({ from: z.string(), to: z.string(), epoch: z.number(), overrode: z.array(z.string()).default([]) });
 
 export async function hold(context: Context, upstream: string, options: ChangeOptions & { for?: string }): Promise<ExitCode> {
   const forMs = options.for === undefined ? null : parseDuration(options.for);
@@ -74,14 +80,21 @@ export async function recover(
   context: Context,
   scope: string,
   name: string | undefined,
-  options: ChangeOptions & { percent?: string },
+  options: ChangeOptions & { percent?: string; ramp?: boolean },
 ): Promise<ExitCode> {
   const target = scopeOf(scope, name);
-  const percent = options.percent === undefined ? 100 : Number(options.percent);
-  if (!(percent >= 1 && percent <= 100)) throw usageError(`--percent is a number from 1 to 100, not ${options.percent}`);
+  if (options.ramp && options.percent !== undefined)
+    throw usageError("--ramp goes through the shares by itself: give it, or --percent, not both");
+  const percent = options.ramp ? null : Number(options.percent ?? 100);
+  if (percent !== null && !(percent >= 1 && percent <= 100))
+    throw usageError(`--percent is a number from 1 to 100, not ${options.percent}`);
   const base = await begin(context, options, `Bring ${target.scope} ${target.name} back to MCP?`);
   const result = await ask(context, "command.recover", { ...base, ...target, percent }, commandMsMax);
-  return done(context, result, (answer) => sayImplementation(target, answer, "mcp"));
+  return done(
+    context,
+    result,
+    (answer) => `${sayImplementation(target, answer, "mcp")}, ${String(answer["mcpPercent"])} % of its calls to MCP`,
+  );
 }
 
 export async function acknowledge(context: Context, incidentId: string, options: ChangeOptions): Promise<ExitCode> {
