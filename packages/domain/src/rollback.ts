@@ -1,7 +1,7 @@
 import type { Actor, Implementation, RollbackScope, RollbackState } from "@mcp-failover/contracts";
 import type { RollbackPolicy } from "./policy.ts";
 import type { CallCounts } from "./tool-traffic.ts";
-import { wilsonLowerBound } from "./wilson.ts";
+import { wilsonLowerBound, wilsonUpperBound } from "./wilson.ts";
 
 /**
  * Which implementation serves a tool, an agent or the system: `mcp`, or the `legacy` one that was there before it.
@@ -137,11 +137,14 @@ function stepRamp(input: RollbackInput, ramp: NonNullable<RollbackState["ramp"]>
     return pause("no_data", `${mcp.calls} MCP calls since the step began; ${policy.minimumCalls} are needed to judge by`);
   }
   const known = legacy.calls >= policy.minimumCalls;
-  const allowed = known ? Math.max(legacy.errors / legacy.calls, 0) : policy.errorRate;
+  // Legacy's ratio is as uncertain as MCP's; but few calls of it excuse no more than the threshold does.
+  const allowed = known
+    ? Math.min(wilsonUpperBound(legacy.errors, legacy.calls), Math.max(policy.errorRate, legacy.errors / legacy.calls))
+    : policy.errorRate;
   if (wilsonLowerBound(mcp.errors, mcp.calls) > allowed) {
     return pause(
       "mcp_worse",
-      `${mcp.errors} of ${mcp.calls} MCP calls failed; ${known ? "legacy had" : "allowed are"} ${percent(allowed)}`,
+      `${mcp.errors} of ${mcp.calls} MCP calls failed${known ? `, and ${legacy.errors} of ${legacy.calls} of legacy` : ""}; allowed are ${percent(allowed)}`,
     );
   }
   const next = policy.rampPercent.find((share) => share > state.mcpPercent) ?? 100;

@@ -109,6 +109,11 @@ test("R5: a recovery goes through its steps, each once it has lasted and MCP was
   assert.equal(step(counts(500)), "decided ramp_step");
   assert.equal(step(counts(500, 20), counts(500, 5)), "decided mcp_worse");
   assert.equal(step(counts(500, 6), counts(500, 5)), "decided ramp_step");
+  for (let calls = policy.minimumCalls; calls < 300; calls += 1) {
+    assert.equal(step(counts(calls), counts(calls)), "decided ramp_step", `nothing failed in ${calls} calls`);
+  }
+  assert.equal(step(counts(1000, 1), counts(1000)), "decided ramp_step", "one more failure in a thousand is chance");
+  assert.equal(step(counts(20, 6), counts(20)), "decided mcp_worse", "few calls of legacy excuse no more than the threshold");
   const shares = [1, 5, 25, 50].map((share) => {
     const next = decideRollback(world({ state: ramping(share, policy.rampStepMs), step: { mcp: counts(500), legacy: none } }));
     return next.kind === "decided" ? [next.action, next.state.mcpPercent, next.implementation] : next;
