@@ -18,7 +18,18 @@ export const failoverCommand = z.looseObject({
   dryRun: z.boolean(),
 });
 export type FailoverCommand = z.infer<typeof failoverCommand>;
-export const holdCommand = z.looseObject({ ...base, upstream: z.string(), forMs: z.number().int().positive().nullable() });
+const yearMs = 365 * 86_400_000;
+export const holdCommand = z.looseObject({
+  ...base,
+  upstream: z.string(),
+  /** Null: until it is released. */
+  forMs: z
+    .number()
+    .int()
+    .positive()
+    .max(10 * yearMs, "at most ten years; leave it out to hold until it is released")
+    .nullable(),
+});
 export type HoldCommand = z.infer<typeof holdCommand>;
 export const releaseCommand = z.looseObject({ ...base, upstream: z.string() });
 export type ReleaseCommand = z.infer<typeof releaseCommand>;

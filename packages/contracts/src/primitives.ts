@@ -1,7 +1,9 @@
 import { z } from "zod";
 
+/** The last moment that a `Date` can hold: a later one cannot be shown, and would end whoever tries. */
+const dateMsMax = 8_640_000_000_000_000;
 /** Milliseconds since the Unix epoch. */
-export const atMs = z.number().int().nonnegative();
+export const atMs = z.number().int().nonnegative().max(dateMsMax);
 /** A name that an operator wrote in the configuration: of an upstream, endpoint, channel, process. */
 export const name = z
   .string()

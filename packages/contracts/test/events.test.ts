@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
 import fc from "fast-check";
-import { type EventType, makeEvent, parseEvent } from "../src/index.ts";
+import { type EventType, holdCommand, makeEvent, parseEvent } from "../src/index.ts";
 
 const subject = "health.changed.pinecone.primary";
 const valid = JSON.parse(readFileSync(new URL("../fixtures/v1/health.changed.json", import.meta.url), "utf8")) as Record<
@@ -93,4 +93,14 @@ test("an event with the wrong number of keys cannot be made", () => {
   ] as const) {
     assert.throws(() => makeEvent({ ...from, type: type as EventType, keys } as unknown as Parameters<typeof makeEvent>[0]), RangeError);
   }
+});
+
+test("a time that no date can show is refused, in an event and in a command: whoever shows it would end", () => {
+  const last = 8_640_000_000_000_000;
+  const withSince = (sinceMs: number) => ({ ...valid, data: { ...valid.data, state: { ...(valid.data["state"] as object), sinceMs } } });
+  assert.ok(parseEvent(subject, Buffer.from(JSON.stringify(withSince(last)))).ok);
+  assert.match(refused(subject, withSince(last + 1)), /sinceMs/);
+  const command = { commandId: "c", by: { kind: "operator", id: "ann" }, reason: "r", upstream: "shop" };
+  for (const forMs of [1, 10 * 365 * 86_400_000, null]) assert.ok(holdCommand.safeParse({ ...command, forMs }).success, String(forMs));
+  for (const forMs of [0, 10 * 365 * 86_400_000 + 1, 9e15]) assert.ok(!holdCommand.safeParse({ ...command, forMs }).success, String(forMs));
 });
