@@ -74,7 +74,7 @@ export class Commands {
     });
     if (!body.dryRun) return this.#once("failover", body, { to: body.to, force: body.force }, order);
     this.#requireKnown(body.upstream);
-    return this.#act(body.upstream, order, true);
+    return this.#act(body.upstream, order, { dryRun: true, done: () => null });
   }
 
   hold(body: HoldCommand): Promise<Answer> {
@@ -100,16 +100,22 @@ export class Commands {
     this.#requireKnown(upstream);
     const command: Command = { name, commandId, by, reason, parameters: { upstream, ...more } };
     return this.#desk.run(command, {
-      act: () => this.#act(upstream, order, false),
+      act: (done) => this.#act(upstream, order, { dryRun: false, done }),
       answerOf: (outcome) => this.#answerOf(upstream, outcome),
       outcomeSubjects: [subjectFor("failover.decided", upstream), subjectFor("failover.rejected", upstream)],
     });
   }
 
   /** Gathers proof, decides and publishes; after a lost race decides anew on what won. */
-  async #act(upstream: string, order: (gatherOver: boolean) => FailoverOrder, dryRun: boolean): Promise<Answer> {
+  async #act(
+    upstream: string,
+    order: (gatherOver: boolean) => FailoverOrder,
+    { dryRun, done }: { dryRun: boolean; done: () => Event | null },
+  ): Promise<Answer> {
     const sinceMs = this.#kit.nowMs();
     for (let attempt = 0; attempt < attemptsMax; ) {
+      const outcome = done();
+      if (outcome !== null) return this.#answerOf(upstream, outcome);
       const { proofWaitMs } = this.#policy(upstream);
       const { input, decision } = this.#knowledge.decide(upstream, {
         command: order(this.#kit.nowMs() - sinceMs >= proofWaitMs),

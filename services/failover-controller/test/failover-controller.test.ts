@@ -252,6 +252,28 @@ test("failover.executed waits for the live routers and names those that have not
   assert.deepEqual([result["appliedBy"], result["notAppliedBy"]], [["r1"], ["r2"]]);
 });
 
+test("a command that another controller finished while this one still gathered proof is answered by what was done, not done again", async () => {
+  const { fleet, move } = await stack();
+  await move({ to: "secondary" });
+  for (const prober of fleet.probers) fleet.silent.add(prober);
+  const moving = move({ to: null, commandId: "taken-over" });
+  await until(
+    () => fleet.said("command.accepted"),
+    (events) => events.length === 2,
+  );
+  // What another instance publishes for a repeat of the same command: back to the primary, at the next epoch.
+  const [first] = await fleet.said("failover.decided");
+  const last = await fleet.bus.lastOf("AUDIT", "failover.decided.shop");
+  const { state } = first!.data;
+  const back = { previousEndpoint: "secondary", currentEndpoint: "primary", commandId: "taken-over" };
+  const data = { ...first!.data, ...back, state: { ...state, epoch: 2, active: "primary", tier: 0 } };
+  await fleet.bus.appendFenced(fleet.event("failover.decided", ["shop"], data), last?.seq ?? 0);
+  fleet.silent.clear();
+  const result = resultOf(await moving);
+  assert.deepEqual([result["epoch"], result["to"]], [2, "primary"]);
+  assert.equal((await fleet.said("failover.decided")).length, 2);
+});
+
 test("a decision whose notice was lost with its controller is told by the next one, each once and in order", async () => {
   const { fleet, start } = await stack({ controllers: 0 });
   const first = await start("fc-1");

@@ -62,7 +62,7 @@ export class Commands {
     return this.#desk.run(
       { name, commandId, by, reason, parameters: { ...of, ...more } },
       {
-        act: () => this.#act(of, order),
+        act: (done) => this.#act(of, order, done),
         answerOf: (outcome) => this.#answerOf(of, outcome),
         outcomeSubjects: [subjectFor("rollback.decided", of.scope, of.name), subjectFor("rollback.rejected", of.scope, of.name)],
       },
@@ -81,8 +81,10 @@ export class Commands {
     }
   }
 
-  async #act(of: ScopeName, order: RollbackOrder): Promise<Answer> {
+  async #act(of: ScopeName, order: RollbackOrder, done: () => Event | null): Promise<Answer> {
     for (let attempt = 0; attempt < attemptsMax; attempt += 1) {
+      const outcome = done();
+      if (outcome !== null) return this.#answerOf(of, outcome);
       const { tilted, freshAfterSeq } = this.#decider.clock;
       const { input, decision } = this.#knowledge.decide(of, {
         command: order,

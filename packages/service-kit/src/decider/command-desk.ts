@@ -27,7 +27,8 @@ export interface Command {
   readonly parameters: Record<string, unknown>;
 }
 export interface CommandActions<A> {
-  act(): Promise<A>;
+  /** `done`: the outcome that this command has in the log meanwhile, from another instance that took it over; ask before each decision. */
+  act(done: () => Event | null): Promise<A>;
   /** The answer that an outcome in the log stands for; throws {@link RefusedError} for a refusal. */
   answerOf(outcome: Event): Promise<A>;
   /** Subjects on which an outcome may stand. */
@@ -93,9 +94,10 @@ export function openCommandDesk(kit: Kit<unknown>, decider: () => FencedDecider)
   };
   const runOnce = async <A>(command: Command, actions: CommandActions<A>): Promise<A> => {
     const { seq, repeated } = await record(command);
-    if (!repeated) return actions.act();
+    const done = (): Event | null => outcomes.get(command.commandId) ?? null;
+    if (!repeated) return actions.act(done);
     const outcome = await findOutcome(command.commandId, seq, actions.outcomeSubjects);
-    return outcome === null ? actions.act() : actions.answerOf(outcome);
+    return outcome === null ? actions.act(done) : actions.answerOf(outcome);
   };
 
   return {
