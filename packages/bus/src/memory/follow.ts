@@ -27,12 +27,13 @@ export function follow(reader: Reader, name: StreamName, options: FollowOptions,
     const stream = await found();
     if (stream === null) return;
     const lastAtStart = stream.lastSeq;
+    // Before anything is handed over: what is appended meanwhile comes after it.
+    let cursor = startOf(stream, options.from);
     for (const message of options.from === "last_per_subject" ? stream.lasts(filter) : []) {
       await ready();
       if (over()) return;
       await hand(message);
     }
-    let cursor = startOf(stream, options.from);
     let caughtUp = false;
     while (!over()) {
       const message = stream.next(cursor, filter);

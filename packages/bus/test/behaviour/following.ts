@@ -58,6 +58,23 @@ export function following(makeWorld: MakeWorld): void {
   );
 
   test(
+    "B4: what is appended while the last ones are handed over comes too, each once, in the order of the log",
+    inWorld(makeWorld, async (world) => {
+      const bus = await world.connect();
+      for (const channel of ["pager", "mail"]) await bus.append(note(channel, 1));
+      const seqs: number[] = [];
+      const following = bus.follow("AUDIT", { from: "last_per_subject" }, async ({ seq }) => {
+        seqs.push(seq);
+        if (seq <= 2) for (const channel of ["mail", "chat"]) await bus.append(note(channel, seq));
+      });
+      await until(() => seqs.includes(6), "the last one has come");
+      assert.equal(new Set(seqs).size, seqs.length);
+      assert.deepEqual(seqs, range(1, 6));
+      await following.stop();
+    }),
+  );
+
+  test(
     "B4: whatever was written in whatever order, the last of each subject comes before the word that it has caught up",
     inWorld(makeWorld, async (world) => {
       const bus = await world.connect();
