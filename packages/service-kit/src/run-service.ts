@@ -95,17 +95,8 @@ export async function runService<C extends z.ZodType>(options: ServiceOptions<C>
       } as NewEvent<EventType>) as never,
   };
 
-  let running: Running;
-  try {
-    running = await options.start(kit);
-  } catch (error) {
-    log.fatal({ err: error }, "could not start");
-    process.exit(1);
-  }
-  const serving = serveRequests(kit, running);
-  ready("started", true);
-  log.info({ health: health.url }, "started");
-
+  // Before the start: a service that still waits for a neighbour has to end in good order too.
+  let work: { readonly running: Running; readonly serving: ReturnType<typeof serveRequests> } | null = null;
   let stopping = false;
   const stop = async (why: string): Promise<void> => {
     if (stopping) return;
@@ -116,9 +107,9 @@ export async function runService<C extends z.ZodType>(options: ServiceOptions<C>
       log.error({ afterMs: stopMsMax }, "the orderly stop took too long; ending");
       process.exit(1);
     }, stopMsMax).unref();
-    await running.stop?.();
-    await (await serving.current())?.stop();
-    serving.cancel();
+    await work?.running.stop?.();
+    work?.serving.cancel();
+    await (await work?.serving.current())?.stop();
     await bus.close();
     await health.close();
     process.exit(0);
@@ -136,6 +127,19 @@ export async function runService<C extends z.ZodType>(options: ServiceOptions<C>
     process.stdin.on("error", stopFor("the supervisor is gone"));
     process.stdin.resume();
   }
+
+  let running: Running;
+  try {
+    running = await options.start(kit);
+  } catch (error) {
+    if (stopping) return; // What it waited for was taken from it.
+    log.fatal({ err: error }, "could not start");
+    process.exit(1);
+  }
+  if (stopping) return;
+  work = { running, serving: serveRequests(kit, running) };
+  ready("started", true);
+  log.info({ health: health.url }, "started");
 }
 
 /** A JSON log on standard output; values of secrets never reach it. */

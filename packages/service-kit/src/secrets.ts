@@ -28,12 +28,17 @@ const redactLengthMin = 4;
 /** Secrets from the environment, else from one file a secret. Values stay in this process's memory. */
 export function openSecrets(env: Readonly<Record<string, string | undefined>>, folder: string | undefined): Secrets {
   const known = new Map<string, string>();
+  // The longest first: a form that begins with another one would keep its tail.
+  let forms: { readonly name: string; readonly form: string }[] = [];
   const read = (name: string): string | null => {
     const cached = known.get(name);
     if (cached !== undefined) return cached;
     const value = env[name] ?? (folder === undefined ? null : readSecretFile(join(folder, name)));
     if (value === null || value === "") return null;
     known.set(name, value);
+    if (value.length >= redactLengthMin) {
+      forms = [...forms, ...[...formsOf(value)].map((form) => ({ name, form }))].sort((a, b) => b.form.length - a.form.length);
+    }
     return value;
   };
   return {
@@ -46,15 +51,16 @@ export function openSecrets(env: Readonly<Record<string, string | undefined>>, f
     },
     redact(text) {
       let clean = text;
-      for (const [name, value] of known) {
-        if (value.length < redactLengthMin) continue;
-        // In a line of JSON a value stands escaped.
-        for (const form of new Set([value, JSON.stringify(value).slice(1, -1), encodeURIComponent(value)]))
-          clean = clean.replaceAll(form, `[secret ${name}]`);
-      }
+      for (const { name, form } of forms) clean = clean.replaceAll(form, `[secret ${name}]`);
       return clean;
     },
   };
+}
+
+/** How a value stands in a text: as it is, in a line of JSON, in JSON that is a string in such a line, in a URL. */
+function formsOf(value: string): Set<string> {
+  const escaped = (text: string): string => JSON.stringify(text).slice(1, -1);
+  return new Set([value, escaped(value), escaped(escaped(value)), encodeURIComponent(value)]);
 }
 
 function readSecretFile(path: string): string | null {
