@@ -1,6 +1,6 @@
 import { type Appended, BusError, type Fenced, type Stored } from "./bus.ts";
 import type { LogPort, PublishOutcome } from "./log-port.ts";
-import { decode, type EventLike, encodeEvent, isOwn, type Outgoing, type RawMessage } from "./message.ts";
+import { decode, type EventLike, encodeEvent, headerNames, isOwn, type Outgoing, type RawMessage } from "./message.ts";
 
 type Unknown = Extract<PublishOutcome, { kind: "unknown" }>;
 
@@ -42,6 +42,7 @@ export async function appendFenced(
  */
 export async function publishFenced(log: LogPort, message: Outgoing, timeoutMs: number): Promise<Fenced> {
   const retry = retryUntil(log, timeoutMs, `store ${message.subject}`);
+  const expectedSeq = Number(message.headers[headerNames.expectedSeq]);
   let maybeStored = false;
   for (;;) {
     const outcome = await log.publish(message, retry.leftMs());
@@ -53,7 +54,11 @@ export async function publishFenced(log: LogPort, message: Outgoing, timeoutMs: 
     }
     if (outcome.kind === "wrong_sequence") {
       const there = await last();
-      return maybeStored && there !== null && isOwn(there, message) ? { outcome: "won", seq: there.seq } : lost(there);
+      if (maybeStored && there !== null && isOwn(there, message)) return { outcome: "won", seq: there.seq };
+      if ((there?.seq ?? 0) !== expectedSeq) return lost(there);
+      // A replicated stream refuses while a rival is on its way; that one may still come to nothing, so nobody has won yet.
+      await retry.pause({ kind: "unknown", sent: maybeStored, cause: new Error("another publish on the subject is under way") });
+      continue;
     }
     if (!outcome.sent) {
       await retry.pause(outcome);

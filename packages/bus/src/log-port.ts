@@ -4,7 +4,7 @@ import type { Outgoing, RawMessage } from "./message.ts";
 /** How one try to store a message ended. Whatever is known to have failed for good is thrown as a `BusError`. */
 export type PublishOutcome =
   | { readonly kind: "stored"; readonly seq: number; readonly duplicate: boolean }
-  /** The expected last sequence of the subject was not the last. */
+  /** The expected last sequence of the subject is not the last, or may not be for long: this message was not stored. */
   | { readonly kind: "wrong_sequence" }
   /** No answer. `sent` is false when it certainly never left. */
   | { readonly kind: "unknown"; readonly sent: boolean; readonly cause: unknown };

@@ -339,24 +339,42 @@ describe("NATS alone", { concurrency: 4 }, () => {
 });
 
 const audit = streams.filter(({ name }) => name === "AUDIT") as [StreamDefinition];
+const keepsFence = (bus: Bus): boolean => bus.status.kind === "connected" && !/^2\.([0-9]|10)\./.test(bus.status.serverVersion);
+const succeeds = (work: Promise<unknown>): Promise<boolean> =>
+  work.then(
+    () => true,
+    () => false,
+  );
+
+/** Three servers that make one cluster, and buses that know all of them. */
+async function withCluster(run: (servers: readonly RunningServer[], connect: () => Promise<Bus>) => Promise<void>): Promise<void> {
+  const ports = await Promise.all(Array.from({ length: 6 }, () => freePort()));
+  const routes = ports.slice(3).map((port) => `nats-route://127.0.0.1:${port}`);
+  const servers = await Promise.all(
+    [0, 1, 2].map((index) => {
+      const cluster = `cluster { name: c, listen: "127.0.0.1:${ports[index + 3]}", routes: ${JSON.stringify(routes)} }`;
+      return startNats({ port: ports[index] as number, config: `server_name: n${index}\n${cluster}` });
+    }),
+  );
+  const buses: Bus[] = [];
+  try {
+    await run(servers, async () => {
+      const bus = connectBus({ servers: servers.map(({ url }) => url).join(","), name: "suite", instance: "suite" });
+      buses.push(bus);
+      await until(() => connected(bus), "it is connected");
+      return bus;
+    });
+  } finally {
+    await Promise.all(buses.map((bus) => bus.close()));
+    await Promise.all(servers.map((server) => server.stop()));
+  }
+}
 
 describe("B8", () => {
-  test("a replicated AUDIT is refused on a server older than 2.11: it is not made, and where it exists nothing is fenced on it", async (t) => {
-    const ports = await Promise.all(Array.from({ length: 6 }, () => freePort()));
-    const routes = ports.slice(3).map((port) => `nats-route://127.0.0.1:${port}`);
-    const servers = await Promise.all(
-      [0, 1, 2].map((index) =>
-        startNats({
-          port: ports[index] as number,
-          config: `server_name: n${index}\ncluster { name: c, listen: "127.0.0.1:${ports[index + 3]}", routes: ${JSON.stringify(routes)} }`,
-        }),
-      ),
-    );
-    const bus = connectBus({ servers: servers.map(({ url }) => url).join(","), name: "suite", instance: "suite" });
-    try {
-      await until(() => connected(bus), "it is connected");
-      if (bus.status.kind === "connected" && !/^2\.([0-9]|10)\./.test(bus.status.serverVersion))
-        return t.skip(`nats-server ${bus.status.serverVersion} keeps the fence`);
+  test("a replicated AUDIT is refused on a server older than 2.11: it is not made, and where it exists nothing is fenced on it", (t) =>
+    withCluster(async (_servers, connect) => {
+      const bus = await connect();
+      if (keepsFence(bus)) return t.skip("this nats-server keeps the fence");
       const unsafe = (error: unknown) => error instanceof BusError && error.code === "replicas_unsafe" && /2\.11/.test(error.message);
       await assert.rejects(bus.ensureStreams(audit, { replicas: 3 }), unsafe);
       const config = {
@@ -368,29 +386,38 @@ describe("B8", () => {
         max_msgs: -1,
         max_bytes: -1,
       };
-      await until(
-        () =>
-          jetStreamApi(bus, "STREAM.CREATE.AUDIT", config).then(
-            () => true,
-            () => false,
-          ),
-        "the cluster has a leader",
-        15_000,
-      );
+      await until(() => succeeds(jetStreamApi(bus, "STREAM.CREATE.AUDIT", config)), "the cluster has a leader", 15_000);
       await assert.rejects(bus.appendFenced(note("pager", 1), 0), unsafe);
-      await until(
-        () =>
-          bus.append(note("pager", 2)).then(
-            () => true,
-            () => false,
-          ),
-        "what has no fence is stored",
-      );
+      await until(() => succeeds(bus.append(note("pager", 2))), "what has no fence is stored");
       assert.equal((await bus.info("AUDIT")).messages, 1);
-    } finally {
-      await bus.close();
-      await Promise.all(servers.map((server) => server.stop()));
-    }
-    return undefined;
-  });
+      return undefined;
+    }));
+
+  test("on 2.11 and newer the fence of a replicated AUDIT holds and following survives, while its leader is killed again and again", (t) =>
+    withCluster(async (servers, connect) => {
+      const buses = await Promise.all(Array.from({ length: 6 }, () => connect()));
+      const [bus] = buses as [Bus];
+      if (!keepsFence(bus)) return t.skip("this nats-server is older than 2.11");
+      const definition = { ...audit[0], maxBytes: 64 * 1024 * 1024 };
+      await until(() => succeeds(bus.ensureStreams([definition], { replicas: 3 })), "the cluster has a leader", 15_000);
+      const seen: number[] = [];
+      bus.follow("AUDIT", { from: { seq: 1 } }, ({ seq }) => {
+        seen.push(seq);
+      });
+      let expected = 0;
+      for (let round = 0; round < 20; round += 1) {
+        const server = servers[round % 3] as RunningServer;
+        if (round % 10 === 5) await server.kill();
+        const outcomes = await Promise.all(
+          buses.map((each, index) => each.appendFenced(note("pager", round, `${round}/${index}`), expected, { timeoutMs: 20_000 })),
+        );
+        const winners = outcomes.flatMap((outcome) => (outcome.outcome === "won" ? [outcome.seq] : []));
+        assert.equal(winners.length, 1, `round ${round}: ${JSON.stringify(winners)}`);
+        expected = winners[0] ?? -1;
+        if (round % 10 === 5) await server.restart();
+      }
+      await until(() => seen.at(-1) === expected, "the follower has it all", 20_000);
+      assert.deepEqual(seen, range(expected));
+      return undefined;
+    }));
 });

@@ -25,6 +25,8 @@ export const apiCodes = {
   consumerExists: 10148,
   consumerNameInUse: 10013,
   wrongLastSequence: 10071,
+  /** Replicated streams since 2.11: another message for the subject is on its way, whose fate is not known yet. */
+  sequenceInFlight: 10164,
   streamStoreFailed: 10077,
   messageTooLarge: 10054,
   streamNameInUse: 10058,

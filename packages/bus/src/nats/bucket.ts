@@ -1,11 +1,10 @@
 import type { KV, KvOptions, NatsConnection } from "nats";
 import { type Bucket, BusError } from "../bus.ts";
+import { apiCodes } from "./api.ts";
 import { type NatsLink, UnansweredError } from "./link.ts";
 
 const reachMs = 5000;
 const againMs = 100;
-/** `wrong last sequence`: somebody else wrote first. */
-const wrongLastSequence = 10071;
 
 /** JetStream KV. The bucket is made at first use; a new connection opens it anew. */
 export function openBucket(link: NatsLink, name: string, limits: { ttlMs?: number; maxValueBytes?: number; maxBytes?: number }): Bucket {
@@ -69,7 +68,8 @@ export function openBucket(link: NatsLink, name: string, limits: { ttlMs?: numbe
     try {
       return await write;
     } catch (error) {
-      if (errCodeOf(error) === wrongLastSequence) return null;
+      const code = errCodeOf(error);
+      if (code === apiCodes.wrongLastSequence || code === apiCodes.sequenceInFlight) return null;
       throw error;
     }
   }
@@ -100,7 +100,7 @@ function explain(error: unknown, bucket: string, key: string): BusError {
     return new BusError("timeout", `no answer about ${what}; a write may have happened: read it again`, { retriable: true, cause: error });
   }
   if (code === "503") return new BusError("no_responders", `JetStream does not answer about ${what}`, { retriable: true, cause: error });
-  if (errCodeOf(error) === 10054 || code === "MAX_PAYLOAD_EXCEEDED") {
+  if (errCodeOf(error) === apiCodes.messageTooLarge || code === "MAX_PAYLOAD_EXCEEDED") {
     return new BusError("too_large", `the value for ${what} is larger than the bucket takes`, { retriable: false, cause: error });
   }
   return new BusError("rejected", `${what}: ${text}`, { retriable: false, cause: error });

@@ -96,7 +96,7 @@ export class NatsLog implements LogPort {
 
 /** What an error of the stream means for the message: it was not stored, or nobody can say. */
 function refused(error: ApiError, { stream, subject }: Outgoing): PublishOutcome {
-  if (error.errCode === apiCodes.wrongLastSequence) return { kind: "wrong_sequence" };
+  if (error.errCode === apiCodes.wrongLastSequence || error.errCode === apiCodes.sequenceInFlight) return { kind: "wrong_sequence" };
   if (error.errCode === apiCodes.messageTooLarge) {
     throw new BusError("too_large", `${subject}: the message is larger than ${stream} takes`, { retriable: false, cause: error });
   }
