@@ -118,6 +118,10 @@ function decideMove(input: FailoverInput, failed: Failed, activeExists: boolean)
   const patienceMs = best === undefined ? policy.proofWaitMs : policy.confirmTimeoutMs;
   const better = candidates.find((candidate) => candidate.pending && (best === undefined || candidate.tier < best.tier));
   if (better !== undefined && waitedMs < patienceMs) return gather(input, `${reason}; ${better.name} is not proven yet`);
+  if (best === undefined && candidates.length > 0 && waitedMs < policy.proofWaitMs) {
+    // One probe that a busy moment swallowed is no dead end, and a dead end wakes people.
+    return gather(input, `${reason}; no other endpoint is proven yet`);
+  }
   if (best === undefined) {
     const rejected = rejectionsOf(candidates);
     const why = rejected.length === 0 ? "there is no other endpoint" : rejected.map(({ option, why }) => `${option}: ${why}`).join("; ");

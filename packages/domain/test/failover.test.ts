@@ -154,28 +154,35 @@ test("F4: health that became unhealthy after the last good probe is asked about,
 
 test("F5: an unproven candidate is asked about, and a sick one is no candidate", () => {
   const ev = (secondary: FailoverInput["evidence"][string]) => ({ evidence: { primary: dead(), secondary } });
+  const askedLongAgo = { gatherSinceMs: nowMs - policy.proofWaitMs };
   const unspoken = { observers: three, votes: [] };
   assert.equal(decide(ev(unspoken)), "gather evidence_missing");
   assert.equal(decide({ ...ev(unspoken), gatherSinceMs: nowMs - policy.proofWaitMs }), "failing no_candidate");
-  assert.equal(decide(ev(dead())), "failing no_candidate");
-  assert.equal(decide(ev(allSay({ outcome: "auth" }))), "failing no_candidate");
-  assert.equal(decide(ev(allSay({ purpose: "scheduled", proofAgeMs: null }))), "failing no_candidate");
-  assert.equal(decide(ev(allSay({ proofAgeMs: 600 }))), "failing no_candidate", "proven before the suspicion");
+  assert.equal(decide({ ...ev(dead()), ...askedLongAgo }), "failing no_candidate");
+  assert.equal(
+    decide({ ...ev(dead()), gatherSinceMs: nowMs - policy.proofWaitMs + 1 }),
+    "gather evidence_missing",
+    "one lost probe is no dead end",
+  );
+  assert.equal(decide({ ...ev(allSay({ outcome: "auth" })), ...askedLongAgo }), "failing no_candidate");
+  assert.equal(decide({ ...ev(allSay({ purpose: "scheduled", proofAgeMs: null })), ...askedLongAgo }), "failing no_candidate");
+  assert.equal(decide({ ...ev(allSay({ proofAgeMs: 600 })), ...askedLongAgo }), "failing no_candidate", "proven before the suspicion");
   const split = { observers: three, votes: [vote(three[0]!), vote(three[1]!, { outcome: "hard" }), vote(three[2]!, { outcome: "auth" })] };
-  assert.equal(decide(ev(split)), "failing no_candidate", "contradicted by as many");
+  assert.equal(decide({ ...ev(split), ...askedLongAgo }), "failing no_candidate", "contradicted by as many");
 });
 
 test("F5: health, hold-down, breaker and role keep a proven candidate from being moved to", () => {
   const health = (status: "healthy" | "unhealthy", heldDownUntilMs: number | null) => ({
     secondary: { status, sinceMs: 0, heldDownUntilMs },
   });
-  assert.equal(decide({ health: health("unhealthy", null) }), "failing no_candidate");
-  assert.equal(decide({ health: health("healthy", nowMs + 1) }), "failing no_candidate");
+  const gatherSinceMs = nowMs - policy.proofWaitMs;
+  assert.equal(decide({ gatherSinceMs, health: health("unhealthy", null) }), "failing no_candidate");
+  assert.equal(decide({ gatherSinceMs, health: health("healthy", nowMs + 1) }), "failing no_candidate");
   assert.equal(decide({ health: health("healthy", nowMs) }), "decided majority_unhealthy");
-  assert.equal(decide({ breakers: { secondary: "open" } }), "failing no_candidate");
-  assert.equal(decide({ breakers: { secondary: "forced_open" } }), "failing no_candidate");
+  assert.equal(decide({ gatherSinceMs, breakers: { secondary: "open" } }), "failing no_candidate");
+  assert.equal(decide({ gatherSinceMs, breakers: { secondary: "forced_open" } }), "failing no_candidate");
   const [primary] = world().endpoints;
-  assert.equal(decide({ endpoints: [primary!, { name: "secondary", tier: 1, role: "read" }] }), "failing no_candidate");
+  assert.equal(decide({ gatherSinceMs, endpoints: [primary!, { name: "secondary", tier: 1, role: "read" }] }), "failing no_candidate");
 });
 
 test("F6: hold, cool-down, the fleet and a jump of the clock stop an automatic move", () => {
