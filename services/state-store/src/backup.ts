@@ -5,9 +5,11 @@ import { hashOf, topology } from "@mcp-failover/contracts";
 import type { ReadModel } from "@mcp-failover/domain";
 import { z } from "zod";
 
+/** Raised when the read model has other fields than before: a backup of another format is not used. */
+const format = 2;
 /** A backup is used only if it is whole: the hash of the model is kept beside it. */
 const backupFile = z.object({
-  format: z.literal(1),
+  format: z.literal(format),
   hash: z.string(),
   model: z.looseObject({ seq: z.number(), generation: z.number(), configVersion: z.number(), topology: topology.nullable() }),
 });
@@ -19,43 +21,53 @@ const bucketBytesMax = 900 * 1024;
 /** What the backup in the bucket keeps of each upstream's history. */
 const bucketHistoryMax = 50;
 
+/** What was found where a backup is kept. */
+export type Backup =
+  | { readonly kind: "none" }
+  | { readonly kind: "found"; readonly model: ReadModel }
+  /** Something is there, but it is not whole. */
+  | { readonly kind: "refused"; readonly reason: string };
+
 function encode(model: ReadModel): string {
-  return JSON.stringify({ format: 1, hash: hashOf(model), model });
+  return JSON.stringify({ format, hash: hashOf(model), model });
 }
 
-/** Null when the text is not a whole backup. */
-function decodeBackup(text: string): ReadModel | null {
+/** Reads a backup's text; whatever is not exactly what was written is refused. */
+export function decodeBackup(text: string): Backup {
   let json: unknown;
   try {
     json = JSON.parse(text);
   } catch (error) {
-    if (error instanceof SyntaxError) return null;
+    if (error instanceof SyntaxError) return { kind: "refused", reason: "it is not JSON" };
     throw error;
   }
   const parsed = backupFile.safeParse(json);
-  if (!parsed.success) return null;
-  const model = (json as { model: ReadModel }).model;
-  return hashOf(model) === parsed.data.hash ? model : null;
+  if (!parsed.success) return { kind: "refused", reason: `it is not a backup of format ${format}` };
+  const { model } = json as { model: ReadModel };
+  if (hashOf(model) !== parsed.data.hash) return { kind: "refused", reason: "its hash does not fit: it was altered or cut off" };
+  return { kind: "found", model };
 }
 
-/** Replaces the file at once or not at all: written beside it, synced, renamed. */
-export async function writeDiskBackup(path: string, model: ReadModel): Promise<void> {
+/** Replaces the file at once or not at all: written beside it, synced, renamed. `writer` keeps instances on one folder apart. */
+export async function writeDiskBackup(path: string, model: ReadModel, writer: string): Promise<void> {
   await mkdir(dirname(path), { recursive: true });
-  const file = await open(`${path}.new`, "w", 0o600);
+  const draft = `${path}.${writer}.new`;
+  const file = await open(draft, "w", 0o600);
   try {
     await file.writeFile(encode(model));
     await file.sync();
   } finally {
     await file.close();
   }
-  await rename(`${path}.new`, path);
+  await rename(draft, path);
 }
 
-export async function readDiskBackup(path: string): Promise<ReadModel | null> {
+/** Throws what the file system throws, but for a file that is not there. */
+export async function readDiskBackup(path: string): Promise<Backup> {
   try {
     return decodeBackup(await readFile(path, "utf8"));
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === "ENOENT") return null;
+    if ((error as NodeJS.ErrnoException).code === "ENOENT") return { kind: "none" };
     throw error;
   }
 }
@@ -70,8 +82,8 @@ export async function writeBucketBackup(bus: Bus, model: ReadModel): Promise<boo
   return true;
 }
 
-export async function readBucketBackup(bus: Bus): Promise<ReadModel | null> {
+export async function readBucketBackup(bus: Bus): Promise<Backup> {
   const bucket = await bus.bucket(bucketName, { maxValueBytes: bucketBytesMax });
   const found = await bucket.get(bucketKey);
-  return found === null ? null : decodeBackup(found.value);
+  return found === null ? { kind: "none" } : decodeBackup(found.value);
 }

@@ -5,12 +5,13 @@ import { Redis } from "ioredis";
 /**
  * The Redis side of the read model. Keys, pinned:
  *   mcp:state:<upstream>            JSON, 1 hour, refreshed while configured
- *   mcp:current:<upstream>          name of the active endpoint
+ *   mcp:current:<upstream>          name of the active endpoint, while configured
  *   mcp:failover:<upstream>:<time>  JSON of one failover, 7 days (time: milliseconds since the Unix epoch)
  *   mcp:failover:index:<upstream>   sorted set of those keys by time, so that nobody needs `KEYS`
  *   mcp:meta                        JSON: what has been written; gone when Redis came back empty
  *
- * A value is only replaced by one of the same or a later place in the log, so that several state-stores can write at once.
+ * A value is only replaced by one of the same or a later place in the log, so that several state-stores can write at once. Places are
+ * ordered by (generation, time of the log's beginning, sequence): a log that began anew counts as later than the one that was lost.
  */
 const stateTtlSeconds = 3600;
 const failoverTtlSeconds = 7 * 86_400;
@@ -20,28 +21,32 @@ local old = redis.call('GET', KEYS[1])
 if old then
   local ok, was = pcall(cjson.decode, old)
   if ok and type(was) == 'table' then
-    local g, s = tonumber(was.generation) or 0, tonumber(was.seq) or 0
-    if g > tonumber(ARGV[1]) or (g == tonumber(ARGV[1]) and s > tonumber(ARGV[2])) then return 0 end
+    local places = { { was.generation, ARGV[1] }, { was.logAtMs, ARGV[2] }, { was.seq, ARGV[3] } }
+    for _, place in ipairs(places) do
+      local theirs, ours = tonumber(place[1]) or 0, tonumber(place[2])
+      if theirs > ours then return 0 end
+      if theirs < ours then break end
+    end
   end
 end
-redis.call('SET', KEYS[1], ARGV[3], 'EX', ARGV[5])
-redis.call('SET', KEYS[2], ARGV[4])
+redis.call('SET', KEYS[1], ARGV[4], 'EX', ARGV[6])
+redis.call('SET', KEYS[2], ARGV[5])
 return 1`;
 
 const commandTimeoutMs = 2000;
 const reconnectMsMax = 1000;
+/** Failovers written in one go. */
+const batchMax = 200;
 
 export interface RedisViews {
-  /** Writes the named upstreams and failovers; throws when Redis is out of reach. */
+  /** Writes the named upstreams and failovers; throws when Redis does not take them. */
   write(model: ReadModel, upstreams: readonly string[], failovers: readonly FailoverRecord[]): Promise<void>;
   /** Writes everything, then the mark. */
   writeAll(model: ReadModel): Promise<void>;
-  /** Removes the states of these upstreams and the mark; the history stays until it expires. */
-  forget(upstreams: readonly string[]): Promise<void>;
+  /** Removes the states of these upstreams; their history stays until it expires. */
+  remove(upstreams: readonly string[]): Promise<void>;
   /** Whether the mark is there: false when Redis came back empty. */
   hasMark(): Promise<boolean>;
-  state(upstream: string): Promise<unknown>;
-  history(upstream: string, limit: number): Promise<unknown[]>;
   onConnection(listener: (connected: boolean, reason: string) => void): void;
   close(): Promise<void>;
 }
@@ -63,45 +68,43 @@ export function openRedisViews(url: string): RedisViews {
 
   const writeUpstreams = async (model: ReadModel, upstreams: readonly string[]): Promise<void> => {
     const view = viewStatus(model, [], model.configAtMs);
+    const { generation, seq } = model;
+    const logAtMs = model.log?.atMs ?? 0;
     for (const upstream of view.upstreams.filter(({ name }) => upstreams.includes(name))) {
+      const { name, active } = upstream;
       const value = JSON.stringify({
-        service: upstream.name,
+        service: name,
         ...upstream,
         endpoints: upstream.endpoints.map((endpoint) => ({
           ...endpoint,
-          timestamp: model.health[endpointKey(upstream.name, endpoint.name)]?.timestamp ?? null,
+          timestamp: model.health[endpointKey(name, endpoint.name)]?.timestamp ?? null,
         })),
-        generation: model.generation,
-        seq: model.seq,
-        version: `${model.generation}-${model.seq}`,
+        generation,
+        logAtMs,
+        seq,
+        version: `${generation}-${seq}`,
       });
-      await redis.eval(
-        writeState,
-        2,
-        `mcp:state:${upstream.name}`,
-        `mcp:current:${upstream.name}`,
-        model.generation,
-        model.seq,
-        value,
-        upstream.active,
-        stateTtlSeconds,
-      );
+      await redis.eval(writeState, 2, `mcp:state:${name}`, `mcp:current:${name}`, generation, logAtMs, seq, value, active, stateTtlSeconds);
     }
   };
   const writeFailovers = async (records: readonly FailoverRecord[]): Promise<void> => {
     const oldest = Date.now() - failoverTtlSeconds * 1000;
-    for (const record of records) {
-      const time = Date.parse(record.timestamp);
-      if (time < oldest) continue;
-      const key = `mcp:failover:${record.service}:${time}`;
-      const index = `mcp:failover:index:${record.service}`;
-      await redis
-        .multi()
-        .set(key, JSON.stringify(record), "PXAT", time + failoverTtlSeconds * 1000)
-        .zadd(index, time, key)
-        .zremrangebyscore(index, "-inf", `(${oldest}`)
-        .expire(index, failoverTtlSeconds)
-        .exec();
+    const young = records.filter(({ timestamp }) => Date.parse(timestamp) >= oldest);
+    for (let from = 0; from < young.length; from += batchMax) {
+      const batch = redis.multi();
+      for (const record of young.slice(from, from + batchMax)) {
+        const time = Date.parse(record.timestamp);
+        const key = `mcp:failover:${record.service}:${time}`;
+        const index = `mcp:failover:index:${record.service}`;
+        batch
+          .set(key, JSON.stringify(record), "PXAT", time + failoverTtlSeconds * 1000)
+          .zadd(index, time, key)
+          .zremrangebyscore(index, "-inf", `(${oldest}`)
+          .expire(index, failoverTtlSeconds);
+      }
+      // What fails inside a transaction is not thrown.
+      const failed = (await batch.exec())?.find(([error]) => error !== null)?.[0];
+      if (failed) throw failed;
     }
   };
 
@@ -115,20 +118,10 @@ export function openRedisViews(url: string): RedisViews {
       await writeFailovers(Object.values(model.history).flat());
       await redis.set("mcp:meta", JSON.stringify({ generation: model.generation, seq: model.seq, config: model.configHash }));
     },
-    async forget(upstreams) {
-      await redis.del("mcp:meta", ...upstreams.flatMap((name) => [`mcp:state:${name}`, `mcp:current:${name}`]));
+    async remove(upstreams) {
+      if (upstreams.length > 0) await redis.del(...upstreams.flatMap((name) => [`mcp:state:${name}`, `mcp:current:${name}`]));
     },
     hasMark: async () => (await redis.exists("mcp:meta")) === 1,
-    async state(upstream) {
-      const value = await redis.get(`mcp:state:${upstream}`);
-      return value === null ? null : JSON.parse(value);
-    },
-    async history(upstream, limit) {
-      const keys = await redis.zrevrange(`mcp:failover:index:${upstream}`, 0, limit - 1);
-      if (keys.length === 0) return [];
-      const values = await redis.mget(keys);
-      return values.filter((value): value is string => value !== null).map((value) => JSON.parse(value) as unknown);
-    },
     onConnection(listener) {
       redis.on("ready", () => listener(true, ""));
       redis.on("close", () => listener(false, `Redis is out of reach: ${lastError}`));

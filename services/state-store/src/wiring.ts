@@ -1,10 +1,12 @@
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { BusError, type Following, RefusedError, type Stored } from "@mcp-failover/bus";
 import { emptyReadModel, type FailoverRecord, foldReadModel, type ReadModel, viewStatus } from "@mcp-failover/domain";
 import type { Kit, Running } from "@mcp-failover/service-kit";
-import { readBucketBackup, readDiskBackup, writeBucketBackup, writeDiskBackup } from "./backup.ts";
+import { type Backup, readBucketBackup, readDiskBackup, writeBucketBackup, writeDiskBackup } from "./backup.ts";
 import type { StateStoreConfig } from "./config.ts";
 import { openRedisViews } from "./redis-views.ts";
+import { task } from "./task.ts";
 
 /** Changes are written together this long after the first of them. */
 const flushMs = 20;
@@ -15,6 +17,8 @@ const markMs = 1000;
 /** State keys live for an hour; refreshed six times an hour while configured. */
 const refreshMs = 600_000;
 const servicesMs = 2000;
+const retryMs = 500;
+const stopMsMax = 1000;
 
 /**
  * AUDIT -> read model -> Redis, disk and bucket. Everything it holds can be thrown away and rebuilt: the log wins over the backups,
@@ -25,20 +29,43 @@ export async function startStateStore(kit: Kit<StateStoreConfig>): Promise<Runni
   const redis = openRedisViews(kit.config.REDIS_URL);
   let model: ReadModel = emptyReadModel;
   let following: Following | null = null;
-  const dirty = { upstreams: new Set<string>(), failovers: [] as FailoverRecord[], all: true, disk: false, bucket: false };
+  let lastSeq = 0;
+  const dirty = {
+    all: true,
+    disk: false,
+    bucket: false,
+    upstreams: new Set<string>(),
+    removed: new Set<string>(),
+    failovers: [] as FailoverRecord[],
+  };
   let services: { name: string; instances: number }[] = [];
   let stopped = false;
+  const complain = (what: string) => (error: unknown) => kit.log.error({ err: error, what }, "a background task failed; it is tried again");
 
+  /** What Redis holds of this model must not outrank what is folded anew. */
+  const beginAnew = (why: string): void => {
+    if (model.seq > 0) kit.log.warn({ seq: model.seq, generation: model.generation, why }, "the log is folded from its start");
+    for (const name of Object.keys(model.topology?.upstreams ?? {})) dirty.removed.add(name);
+    model = emptyReadModel;
+    dirty.all = true;
+    dirty.failovers = [];
+  };
   const onStored = (stored: Stored): void => {
+    if (stored.seq <= lastSeq) beginAnew("a log goes forward, so this is another one than before");
+    lastSeq = stored.seq;
     if (stored.content.kind !== "event") return;
     const { event } = stored.content;
     const before = model;
     model = foldReadModel(model, { seq: stored.seq, subject: stored.subject, timeMs: stored.timeMs, event });
-    if (model.topology !== before.topology) dirty.all = true;
+    if (model.topology !== before.topology) {
+      dirty.all = true;
+      const names = new Set(Object.keys(model.topology?.upstreams ?? {}));
+      for (const name of Object.keys(before.topology?.upstreams ?? {})) if (!names.has(name)) dirty.removed.add(name);
+    }
     const service = (event.data as { service?: unknown }).service;
     if (typeof service === "string") dirty.upstreams.add(service);
-    if (model.history !== before.history && typeof service === "string") {
-      const record = model.history[service]?.[0];
+    if (event.type === "failover.executed" && model.history !== before.history) {
+      const record = model.history[event.data.service]?.[0];
       if (record) dirty.failovers.push(record);
     }
     dirty.disk = true;
@@ -46,108 +73,123 @@ export async function startStateStore(kit: Kit<StateStoreConfig>): Promise<Runni
     flush.soon();
   };
 
-  const flush = task(flushMs, async () => {
-    const { all } = dirty;
-    const upstreams = [...dirty.upstreams];
-    const failovers = dirty.failovers.splice(0);
-    dirty.upstreams.clear();
-    dirty.all = false;
-    try {
-      if (all) await redis.writeAll(model);
-      else await redis.write(model, upstreams, failovers);
-      kit.ready("redis", true, "", { required: false });
-    } catch (error) {
-      // Nothing is queued for Redis: all of it is in the model, and is written anew once Redis is back.
-      dirty.all = true;
-      kit.ready("redis", false, `Redis cannot be written: ${(error as Error).message}`, { required: false });
-    }
-  });
-  const disk = task(diskBackupMs, async () => {
-    if (!dirty.disk) return;
-    dirty.disk = false;
-    try {
-      await writeDiskBackup(backupPath, model);
-      kit.ready("disk_backup", true, "", { required: false });
-    } catch (error) {
-      dirty.disk = true;
-      kit.ready("disk_backup", false, `the backup cannot be written to ${backupPath}: ${(error as Error).message}`, { required: false });
-    }
-  });
-  const bucket = task(bucketBackupMs, async () => {
-    if (!dirty.bucket || kit.bus.status.kind !== "connected") return;
-    dirty.bucket = false;
-    try {
-      const kept = await writeBucketBackup(kit.bus, model);
-      kit.ready("bucket_backup", kept, kept ? "" : "the read model is too large for the bucket; it is backed up on disk alone", {
-        required: false,
-      });
-    } catch (error) {
-      if (!(error instanceof BusError)) throw error;
-      dirty.bucket = true;
-    }
-  });
-
+  const flush = task(
+    flushMs,
+    async () => {
+      const { all } = dirty;
+      const upstreams = [...dirty.upstreams];
+      const removed = [...dirty.removed];
+      const failovers = dirty.failovers.splice(0);
+      dirty.upstreams.clear();
+      dirty.all = false;
+      try {
+        await redis.remove(removed);
+        for (const name of removed) dirty.removed.delete(name);
+        if (all) await redis.writeAll(model);
+        else await redis.write(model, upstreams, failovers);
+        kit.ready("redis", true, "", { required: false });
+      } catch (error) {
+        // Nothing is queued for Redis: all of it is in the model, and is written anew once Redis is back.
+        dirty.all = true;
+        kit.ready("redis", false, `Redis cannot be written: ${(error as Error).message}`, { required: false });
+      }
+    },
+    complain("redis"),
+  );
+  const disk = task(
+    diskBackupMs,
+    async () => {
+      if (!dirty.disk) return;
+      dirty.disk = false;
+      try {
+        await writeDiskBackup(backupPath, model, kit.instance);
+        kit.ready("disk_backup", true, "", { required: false });
+      } catch (error) {
+        dirty.disk = true;
+        kit.ready("disk_backup", false, `the backup cannot be written to ${backupPath}: ${(error as Error).message}`, { required: false });
+      }
+    },
+    complain("disk backup"),
+  );
+  const bucket = task(
+    bucketBackupMs,
+    async () => {
+      if (!dirty.bucket || kit.bus.status.kind !== "connected") return;
+      dirty.bucket = false;
+      try {
+        const kept = await writeBucketBackup(kit.bus, model);
+        const reason = kept ? "" : "the read model is too large for the bucket; it is backed up on disk alone";
+        kit.ready("bucket_backup", kept, reason, { required: false });
+      } catch (error) {
+        if (!(error instanceof BusError)) throw error;
+        dirty.bucket = true;
+      }
+    },
+    complain("bucket backup"),
+  );
   /** Redis that came back empty is written whole, from memory. */
-  const watchMark = task(markMs, async () => {
-    try {
-      if (dirty.all || !(await redis.hasMark())) {
+  const watchMark = task(
+    markMs,
+    async () => {
+      try {
+        if (!dirty.all && (await redis.hasMark())) return;
         dirty.all = true;
         await flush.now();
+      } catch (error) {
+        dirty.all = true;
+        kit.ready("redis", false, `Redis is out of reach: ${(error as Error).message}`, { required: false });
       }
-    } catch (error) {
-      dirty.all = true;
-      kit.ready("redis", false, `Redis is out of reach: ${(error as Error).message}`, { required: false });
-    }
-  });
+    },
+    complain("redis"),
+  );
+  const listServices = task(
+    servicesMs,
+    async () => {
+      if (kit.bus.status.kind !== "connected") return;
+      try {
+        services = countByName(await kit.bus.services({ timeoutMs: 500 }));
+      } catch (error) {
+        if (!(error instanceof BusError)) throw error;
+      }
+    },
+    complain("services"),
+  );
   redis.onConnection((connected, reason) => {
-    if (connected) watchMark.now().catch(reportTo(kit, "redis"));
+    if (connected) void watchMark.now();
     else if (!stopped) kit.ready("redis", false, reason, { required: false });
   });
 
-  const listServices = task(servicesMs, async () => {
-    if (kit.bus.status.kind !== "connected") return;
-    try {
-      services = countByName(await kit.bus.services({ timeoutMs: 500 }));
-    } catch (error) {
-      if (!(error instanceof BusError)) throw error;
-    }
-  });
-
+  /** The model of a backup, or null; one that is not whole is said, and not used. */
+  const usable = (backup: Backup, where: string): ReadModel | null => {
+    if (backup.kind === "refused") kit.log.error({ where, reason: backup.reason }, "a backup is not whole and is not used");
+    return backup.kind === "found" ? backup.model : null;
+  };
+  /** Redis may have been written from the empty model already. */
+  const show = (backup: ReadModel | null): void => {
+    if (backup === null) return;
+    model = backup;
+    dirty.all = true;
+    flush.soon();
+  };
   const startFollowing = async (): Promise<void> => {
+    if (model.seq === 0) show(usable(await readBucketBackup(kit.bus), "the bucket state-backup"));
     const from = await whereToStart(kit, model);
-    if (from.fromStart) {
-      // Another log than the backup's: what Redis holds of the old one must not outrank it.
-      if (model.seq > 0) await redis.forget(Object.keys(model.topology?.upstreams ?? {})).catch(reportTo(kit, "redis"));
-      model = emptyReadModel;
-      dirty.all = true;
-    }
-    following = kit.bus.follow(
-      "AUDIT",
-      { from: { seq: from.seq }, onCaughtUp: () => kit.ready("audit", true, "", { required: false }) },
-      onStored,
-    );
+    if (stopped) return;
+    if (from.fromStart) beginAnew("it is another log than the backup's");
+    lastSeq = from.seq - 1;
+    const onCaughtUp = (): void => kit.ready("audit", true, "", { required: false });
+    following = kit.bus.follow("AUDIT", { from: { seq: from.seq }, onCaughtUp }, onStored);
   };
 
-  model = (await readDiskBackup(backupPath)) ?? emptyReadModel;
-  kit.ready(
-    "audit",
-    false,
-    model.seq > 0 ? `showing the backup up to event ${model.seq} until the log is in reach` : "the log has not been read yet",
-    { required: false },
-  );
-  const starting = untilDone(
-    kit,
-    () => stopped,
-    async () => {
-      if (model.seq === 0) model = (await readBucketBackup(kit.bus)) ?? emptyReadModel;
-      await startFollowing();
-    },
-  );
+  show(usable(await readDiskBackup(backupPath), backupPath));
+  const showing = model.seq > 0 ? `showing the backup up to event ${model.seq} until the log is in reach` : "the log has not been read yet";
+  kit.ready("audit", false, showing, { required: false });
+  const starting = untilDone(kit, () => stopped, startFollowing);
   const timers = [
-    setInterval(() => disk.now().catch(reportTo(kit, "disk backup")), diskBackupMs),
-    setInterval(() => bucket.now().catch(reportTo(kit, "bucket backup")), bucketBackupMs),
-    setInterval(() => watchMark.now().catch(reportTo(kit, "redis")), markMs),
-    setInterval(() => listServices.now().catch(reportTo(kit, "services")), servicesMs),
+    setInterval(() => void disk.now(), diskBackupMs),
+    setInterval(() => void bucket.now(), bucketBackupMs),
+    setInterval(() => void watchMark.now(), markMs),
+    setInterval(() => void listServices.now(), servicesMs),
     setInterval(() => {
       dirty.all = true;
     }, refreshMs),
@@ -155,11 +197,9 @@ export async function startStateStore(kit: Kit<StateStoreConfig>): Promise<Runni
 
   const known = (upstream: string): void => {
     const names = Object.keys(model.topology?.upstreams ?? {});
-    if (!names.includes(upstream))
-      throw new RefusedError(
-        "unknown_upstream",
-        `no upstream ${JSON.stringify(upstream)} is configured; known: ${names.join(", ") || "none"}`,
-      );
+    if (names.includes(upstream)) return;
+    const quoted = JSON.stringify(upstream.slice(0, 100));
+    throw new RefusedError("unknown_upstream", `no upstream ${quoted} is configured; known: ${names.join(", ") || "none"}`);
   };
   return {
     handlers: {
@@ -173,16 +213,18 @@ export async function startStateStore(kit: Kit<StateStoreConfig>): Promise<Runni
       },
       "state.history": async ({ upstream, limit }) => {
         known(upstream);
-        return { upstream, failovers: (model.history[upstream] ?? []).slice(0, limit) };
+        return { upstream, failovers: (Object.hasOwn(model.history, upstream) ? (model.history[upstream] ?? []) : []).slice(0, limit) };
       },
     },
     async stop() {
       stopped = true;
       for (const timer of timers) clearInterval(timer);
-      await starting;
+      // A log out of reach may keep it waiting; it begins nothing any more.
+      await Promise.race([starting, sleep(stopMsMax, undefined, { ref: false })]);
       await following?.stop();
-      await disk.now();
       flush.cancel();
+      await disk.now();
+      await Promise.race([flush.now(), sleep(stopMsMax, undefined, { ref: false })]);
       await redis.close();
     },
   };
@@ -192,9 +234,8 @@ export async function startStateStore(kit: Kit<StateStoreConfig>): Promise<Runni
 async function whereToStart(kit: Kit, model: ReadModel): Promise<{ seq: number; fromStart: boolean }> {
   const info = await kit.bus.info("AUDIT");
   const started = await kit.bus.lastOf("AUDIT", "log.started");
-  const generation =
-    started?.content.kind === "event" && started.content.event.type === "log.started" ? started.content.event.data.generation : 0;
-  const sameLog = model.seq > 0 && model.seq <= info.lastSeq && generation === model.generation;
+  const id = started?.content.kind === "event" ? started.content.event.id : null;
+  const sameLog = model.seq > 0 && model.seq <= info.lastSeq && model.log?.id === id;
   return sameLog ? { seq: model.seq + 1, fromStart: false } : { seq: Math.max(1, info.firstSeq), fromStart: true };
 }
 
@@ -207,7 +248,7 @@ async function untilDone(kit: Kit, stopped: () => boolean, attempt: () => Promis
     } catch (error) {
       if (!(error instanceof BusError)) throw error;
       kit.log.debug({ err: error }, "the log is not in reach yet");
-      await new Promise((resolve) => setTimeout(resolve, 500));
+      await sleep(retryMs);
     }
   }
 }
@@ -216,46 +257,4 @@ function countByName(found: readonly { name: string; id: string }[]): { name: st
   const counts = new Map<string, number>();
   for (const { name } of found) counts.set(name, (counts.get(name) ?? 0) + 1);
   return [...counts].map(([name, instances]) => ({ name, instances })).sort((a, b) => a.name.localeCompare(b.name));
-}
-
-function reportTo(kit: Kit, what: string): (error: unknown) => void {
-  return (error) => kit.log.error({ err: error, what }, "a background task failed");
-}
-
-/** One run at a time; a call during a run waits for it and runs once more. `soon` runs after `delayMs`, however often it is called. */
-function task(delayMs: number, run: () => Promise<void>): { now(): Promise<void>; soon(): void; cancel(): void } {
-  let running: Promise<void> | null = null;
-  let again = false;
-  let timer: NodeJS.Timeout | null = null;
-  const now = async (): Promise<void> => {
-    if (running) {
-      again = true;
-      return running;
-    }
-    running = (async () => {
-      do {
-        again = false;
-        await run();
-      } while (again);
-    })();
-    try {
-      await running;
-    } finally {
-      running = null;
-    }
-  };
-  return {
-    now,
-    soon() {
-      timer ??= setTimeout(() => {
-        timer = null;
-        // `run` reports its own failures; what remains is a defect and ends the process.
-        void now();
-      }, delayMs);
-    },
-    cancel() {
-      if (timer) clearTimeout(timer);
-      timer = null;
-    },
-  };
 }

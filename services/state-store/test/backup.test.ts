@@ -1,0 +1,32 @@
+import assert from "node:assert/strict";
+import { readFile } from "node:fs/promises";
+import { join } from "node:path";
+import { test } from "node:test";
+import { emptyReadModel, type ReadModel } from "@mcp-failover/domain";
+import { tempDir } from "@mcp-failover/testkit";
+import fc from "fast-check";
+import { decodeBackup, readDiskBackup, writeDiskBackup } from "../src/backup.ts";
+
+const model: ReadModel = { ...emptyReadModel, seq: 42, generation: 1, log: { id: "log-1", atMs: 7, seq: 1 }, configHash: "abc" };
+
+test("a backup comes back as it was; any altered, missing or added byte is refused", async (t) => {
+  const dir = await tempDir("mcpf-backup-");
+  t.after(() => dir.remove());
+  const path = join(dir.path, "deep", "read-model.json");
+  assert.deepEqual(await readDiskBackup(path), { kind: "none" });
+  await writeDiskBackup(path, model, "state-store-1");
+  assert.deepEqual(await readDiskBackup(path), { kind: "found", model });
+  const bytes = await readFile(path);
+  fc.assert(
+    fc.property(fc.nat(bytes.length - 1), fc.integer({ min: 1, max: 255 }), (at, by) => {
+      const altered = Buffer.from(bytes);
+      altered[at] = (altered[at] ?? 0) ^ by;
+      const read = decodeBackup(altered.toString("utf8"));
+      // A key that nobody knows may change; what is used may not.
+      if (read.kind === "found") assert.deepEqual(read.model, model);
+    }),
+    { numRuns: 2000 },
+  );
+  for (const length of [0, 1, bytes.length - 1]) assert.equal(decodeBackup(bytes.subarray(0, length).toString("utf8")).kind, "refused");
+  assert.equal(decodeBackup(`${bytes.toString("utf8")}}`).kind, "refused");
+});

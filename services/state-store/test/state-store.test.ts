@@ -1,0 +1,263 @@
+import assert from "node:assert/strict";
+import { readFile, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { beforeEach, type TestContext, test } from "node:test";
+import { type MemoryBroker, memoryBroker } from "@mcp-failover/bus";
+import { memorySeams } from "@mcp-failover/bus/internal";
+import { tempDir } from "@mcp-failover/testkit";
+import type { Redis } from "ioredis";
+import { Log, redisForTests, type Store, startStore, until } from "./world.ts";
+
+const { server, client } = redisForTests();
+let redis: Redis;
+beforeEach(async () => {
+  redis = client();
+  await redis.flushall();
+});
+
+async function world(t: TestContext, upstreams: string[] = ["shop", "docs"]) {
+  const broker = memoryBroker();
+  const log = new Log(broker.connect());
+  t.after(() => log.bus.close());
+  await log.begin();
+  await log.configure(...upstreams);
+  const start = async (more: { dataDir?: string; instance?: string; broker?: MemoryBroker; cut?: boolean } = {}): Promise<Store> => {
+    const bus = (more.broker ?? broker).connect();
+    if (more.cut) memorySeams(bus).cut();
+    const store = await startStore({ bus, redisUrl: server().url, ...more });
+    t.after(() => store.stop());
+    return store;
+  };
+  return { broker, log, start };
+}
+const json = async (key: string) => JSON.parse((await redis.get(key)) ?? "null") as Record<string, unknown> | null;
+const activeInRedis = (upstream: string, wanted: string | null, ms?: number) =>
+  until(
+    () => redis.get(`mcp:current:${upstream}`).catch(() => "redis is away"),
+    (active) => active === wanted,
+    ms,
+  );
+async function folder(t: TestContext): Promise<string> {
+  const dir = await tempDir("mcpf-state-");
+  t.after(() => dir.remove());
+  return dir.path;
+}
+
+test("the keys and their lifetimes are those of the design", async (t) => {
+  const { log, start } = await world(t);
+  await start();
+  await log.health("shop", "primary", "unhealthy");
+  const seq = await log.move("shop", "secondary");
+  await activeInRedis("shop", "secondary");
+  const state = await until(
+    () => json("mcp:state:shop"),
+    (value) => value?.["seq"] === seq,
+  );
+  assert.deepEqual(
+    [state?.["service"], state?.["active"], state?.["epoch"], state?.["generation"], state?.["version"]],
+    ["shop", "secondary", 1, 1, `1-${seq}`],
+  );
+  const [primary] = (state?.["endpoints"] ?? []) as { health: string }[];
+  assert.equal(primary?.health, "unhealthy");
+  assert.ok((await redis.ttl("mcp:state:shop")) > 3590 && (await redis.ttl("mcp:state:shop")) <= 3600);
+  assert.equal(await redis.ttl("mcp:current:shop"), -1);
+  const [key, ...more] = await redis.zrevrange("mcp:failover:index:shop", 0, -1);
+  assert.deepEqual(more, []);
+  assert.match(key ?? "", /^mcp:failover:shop:\d{13}$/);
+  const week = 7 * 86_400;
+  assert.ok((await redis.ttl(key ?? "")) > week - 10 && (await redis.ttl(key ?? "")) <= week);
+  const record = await json(key ?? "");
+  assert.deepEqual([record?.["service"], record?.["previousEndpoint"], record?.["currentEndpoint"]], ["shop", "primary", "secondary"]);
+  assert.equal(await redis.get("mcp:current:docs"), "primary", "before the first decision, too");
+  assert.deepEqual(
+    (await redis.keys("*")).sort(),
+    ["mcp:current:docs", "mcp:current:shop", "mcp:failover:index:shop", key, "mcp:meta", "mcp:state:docs", "mcp:state:shop"].sort(),
+  );
+});
+
+test("history is newest first, bounded by the limit, the same in Redis; what is older than 7 days is not written; KEYS is never used", async (t) => {
+  const { log, start } = await world(t);
+  const store = await start();
+  await redis.config("RESETSTAT");
+  const day = 86_400_000;
+  for (let index = 0; index < 6; index += 1) {
+    await log.move("shop", index % 2 === 0 ? "secondary" : "primary", new Date(Date.now() - (10 - 2 * index) * day).toISOString());
+  }
+  const keys = await until(
+    () => redis.zrevrange("mcp:failover:index:shop", 0, -1),
+    ({ length }) => length === 4,
+  );
+  const inRedis = await Promise.all(keys.map(async (key) => (await json(key))?.["epoch"]));
+  assert.deepEqual(inRedis, [6, 5, 4, 3]);
+  const reply = await store.ask("state.history", { upstream: "shop", limit: 3 });
+  const { failovers } = (reply as { result: { failovers: { epoch: number }[] } }).result;
+  assert.deepEqual(
+    failovers.map(({ epoch }) => epoch),
+    [6, 5, 4],
+  );
+  const stats = await redis.info("commandstats");
+  assert.match(stats, /cmdstat_eval/);
+  assert.doesNotMatch(stats, /cmdstat_(keys|scan)/);
+});
+
+test("Redis that is killed and comes back empty is whole again in less than 5 s", async (t) => {
+  const { log, start } = await world(t);
+  const store = await start();
+  await log.health("shop", "primary", "unhealthy");
+  await log.move("shop", "secondary");
+  await activeInRedis("shop", "secondary");
+  await server().kill();
+  await until(
+    () => store.readiness().conditions["redis"]?.ok,
+    (ok) => ok === false,
+  );
+  assert.equal(store.readiness().status === "not_ready", false, "without Redis it still answers");
+  await log.move("docs", "secondary"); // Happens while Redis is away.
+  await server().restart();
+  const startMs = Date.now();
+  await activeInRedis("shop", "secondary", 5000);
+  await activeInRedis("docs", "secondary", 5000);
+  await until(
+    async () => [await redis.exists("mcp:state:shop", "mcp:state:docs", "mcp:meta"), await redis.zcard("mcp:failover:index:shop")],
+    ([keys, failovers]) => keys === 3 && failovers === 1,
+    5000,
+  );
+  assert.ok(Date.now() - startMs < 5000);
+  await until(
+    () => store.readiness().conditions["redis"]?.ok,
+    (ok) => ok === true,
+  );
+});
+
+test("with the log out of reach as well, an emptied Redis is whole again: from memory, and after a restart from the backup on disk", async (t) => {
+  const { log, start } = await world(t);
+  const dataDir = await folder(t);
+  const store = await start({ dataDir });
+  await log.health("shop", "primary", "unhealthy");
+  const seq = await log.move("shop", "secondary");
+  await activeInRedis("shop", "secondary");
+  memorySeams(store.bus).cut();
+  await redis.flushall();
+  await activeInRedis("shop", "secondary", 5000);
+  await until(
+    async () => JSON.parse(await readFile(join(dataDir, "state-store", "read-model.json"), "utf8").catch(() => "{}"))?.model?.seq,
+    (saved) => saved === seq,
+  );
+  await store.stop();
+  await redis.flushall();
+  const again = await start({ dataDir, cut: true });
+  await activeInRedis("shop", "secondary", 5000);
+  const status = (await again.ask("state.status")) as {
+    result: { upstreams: { name: string; active: string; endpoints: { health: string }[] }[] };
+  };
+  const shop = status.result.upstreams.find(({ name }) => name === "shop");
+  assert.deepEqual([shop?.active, shop?.endpoints[0]?.health], ["secondary", "unhealthy"]);
+  assert.equal(await redis.zcard("mcp:failover:index:shop"), 1);
+  assert.match(again.readiness().conditions["audit"]?.reason ?? "", new RegExp(`showing the backup up to event ${seq} until`));
+  // The log comes back: it goes on after the backup.
+  await log.move("shop", "primary");
+  memorySeams(again.bus).restore();
+  await activeInRedis("shop", "primary");
+});
+
+test("a state-store that lags behind never overwrites what another one wrote later", async (t) => {
+  const { log, start } = await world(t);
+  const late = await start({ instance: "state-store-1" });
+  await log.health("shop", "primary", "healthy");
+  await activeInRedis("shop", "primary");
+  await until(
+    () => late.ask("state.status"),
+    (reply) => JSON.stringify(reply).includes('"healthy"'),
+  );
+  memorySeams(late.bus).cut();
+  await start({ instance: "state-store-2" });
+  await log.move("shop", "secondary");
+  await activeInRedis("shop", "secondary");
+  // Both write everything.
+  for (let round = 0; round < 3; round += 1) {
+    await redis.del("mcp:meta");
+    await until(
+      () => redis.exists("mcp:meta"),
+      (there) => there === 1,
+    );
+    assert.equal(await redis.get("mcp:current:shop"), "secondary");
+    assert.equal((await json("mcp:state:shop"))?.["epoch"], 1);
+  }
+});
+
+test("a backup with one altered byte is refused, said, and the log is folded instead", async (t) => {
+  const { log, start } = await world(t);
+  const dataDir = await folder(t);
+  const store = await start({ dataDir });
+  await log.move("shop", "secondary");
+  await activeInRedis("shop", "secondary");
+  await store.stop();
+  const file = join(dataDir, "state-store", "read-model.json");
+  const text = await readFile(file, "utf8");
+  assert.ok(text.includes('"active":"secondary"'));
+  await writeFile(file, text.replace('"active":"secondary"', '"active":"secondarz"'));
+  await redis.flushall();
+  const cut = await start({ dataDir, cut: true });
+  const status = (await cut.ask("state.status")) as { result: { upstreams: unknown[] } };
+  assert.deepEqual(status.result.upstreams, [], "better nothing than something else than was");
+  memorySeams(cut.bus).restore();
+  await activeInRedis("shop", "secondary");
+});
+
+test("another log than the backup's is folded anew, and what Redis has of the old one does not outrank it", async (t) => {
+  const { log, start } = await world(t, ["shop", "old"]);
+  const dataDir = await folder(t);
+  const store = await start({ dataDir });
+  for (let round = 0; round < 5; round += 1) await log.move("shop", round % 2 === 0 ? "secondary" : "primary");
+  await log.move("old", "secondary");
+  await activeInRedis("old", "secondary");
+  await store.stop();
+  const broker = memoryBroker();
+  const fresh = new Log(broker.connect());
+  t.after(() => fresh.bus.close());
+  await fresh.begin();
+  await fresh.configure("shop");
+  await start({ dataDir, broker });
+  await activeInRedis("shop", "primary");
+  await until(
+    () => json("mcp:state:shop"),
+    (state) => state?.["epoch"] === 0,
+  );
+  await until(
+    () => redis.exists("mcp:current:old", "mcp:state:old"),
+    (there) => there === 0,
+  );
+  // Without a backup, on another machine, too.
+  const newer = memoryBroker();
+  const third = new Log(newer.connect());
+  t.after(() => third.bus.close());
+  await third.begin();
+  await third.configure("shop");
+  await third.move("shop", "secondary");
+  await start({ broker: newer, instance: "state-store-3" });
+  await activeInRedis("shop", "secondary");
+});
+
+test("an upstream that is not configured any more leaves Redis, and comes back with what was known of it", async (t) => {
+  const { log, start } = await world(t);
+  const store = await start();
+  await log.move("docs", "secondary");
+  await activeInRedis("docs", "secondary");
+  await log.configure("shop");
+  await activeInRedis("docs", null);
+  assert.equal(await redis.exists("mcp:state:docs"), 0);
+  await assert.rejects(store.ask("state.get", { upstream: "docs" }), /no upstream "docs" is configured; known: shop/);
+  await log.configure("shop", "docs");
+  await activeInRedis("docs", "secondary");
+});
+
+test("names that objects have of their own are upstreams like others", async (t) => {
+  const { log, start } = await world(t, ["constructor"]);
+  const store = await start();
+  await activeInRedis("constructor", "primary");
+  const before = (await store.ask("state.history", { upstream: "constructor", limit: 10 })) as { result: { failovers: unknown[] } };
+  assert.deepEqual(before.result.failovers, []);
+  await log.move("constructor", "secondary");
+  await activeInRedis("constructor", "secondary");
+  await assert.rejects(store.ask("state.history", { upstream: "toString", limit: 10 }), /no upstream "toString"/);
+});
