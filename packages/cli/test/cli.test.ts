@@ -254,6 +254,31 @@ test("events: tail shows, replay folds, verify passes on a whole log, and finds 
   await close();
 });
 
+test("events: a log without one event, and an export that lost a line, do not verify", async () => {
+  const broker = memoryBroker();
+  const empty = broker.connect();
+  await empty.ensureStreams(streams, { replicas: 1 });
+  const ran = await mcpf(empty, ["events", "verify", "-o", "json"]);
+  assert.deepEqual([ran.code, JSON.parse(ran.stderr).error.code], [1, "nothing_to_verify"]);
+  await empty.close();
+  const { bus, close } = await stack();
+  for (let version = 2; version <= 3; version += 1) {
+    const file = join(folder, `version-${version}.yaml`);
+    await writeFile(file, yaml.replace("tier: 1", `tier: ${version}`));
+    assert.equal((await mcpf(bus, ["config", "apply", file, "--reason", "r", "--yes"])).code, 0);
+  }
+  const file = join(folder, "three.ndjson");
+  await mcpf(bus, ["events", "export", "--file", file]);
+  assert.equal((await mcpf(bus, ["events", "verify", "--file", file])).code, 0);
+  const { readFile } = await import("node:fs/promises");
+  const [first, , third] = (await readFile(file, "utf8")).split("\n");
+  await writeFile(file, `${first}\n${third}\n`);
+  const cut = await mcpf(bus, ["events", "verify", "--file", file]);
+  assert.equal(cut.code, 1);
+  assert.match(cut.stdout, /#3 config\.applied: gap: 1 events before it are gone/);
+  await close();
+});
+
 test("without a stack the sentence says how to start or name one", async () => {
   const ran = await mcpf(null, ["status"]);
   assert.equal(ran.code, 1);

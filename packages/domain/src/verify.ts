@@ -2,6 +2,7 @@ import {
   type Certificate,
   canonicalJson,
   type Event,
+  events,
   integrityHeader,
   parseEvent,
   sha256,
@@ -14,10 +15,14 @@ import {
  *
  * V1  The stored bytes have the hash that their publisher gave them: one altered byte is found and named.
  * V2  Every event parses as what its subject says it is; what does not is named (it is in QUARANTINE too).
- * V3  A fenced event expected exactly the event before it on its subject: nothing was taken out, put in or decided twice.
- * V4  Epochs of an upstream or a rollback scope go up by one, or more only with another generation or after a route seen above the log's.
- * V5  A decision, taken again on the input that it recorded, is the same decision; and its input's state is what the event before left.
- * V6  The votes of a decision are the observations that SIGNALS holds where they point; where those have expired that is counted, not condemned.
+ * V3  A fenced event expected exactly the event before it on its subject: nothing was taken out, put in or decided twice. What has to be
+ *     fenced is, and no place in the log is empty.
+ * V4  Epochs of an upstream or a rollback scope begin with 1 and go up by one, or more only with another generation or after a route seen
+ *     above the log's.
+ * V5  A decision, taken again on the input that it recorded, is the same decision, in all that the event says of it; it is about the
+ *     subject that it stands on; and its input's state is what the event before left.
+ * V6  The votes of a decision are the observations that SIGNALS holds where they point, and its proofs are probes made for the purpose
+ *     that ended well; where those have expired that is counted, not condemned. None lies behind what the decider had read.
  */
 
 /** A message of AUDIT as it is stored. */
@@ -32,7 +37,7 @@ export interface LogMessage {
 export interface Problem {
   readonly seq: number;
   readonly subject: string;
-  readonly check: "bytes" | "event" | "fence" | "epoch" | "decision" | "state" | "evidence";
+  readonly check: "bytes" | "event" | "gap" | "fence" | "epoch" | "decision" | "state" | "evidence";
   readonly message: string;
 }
 
@@ -44,6 +49,8 @@ export type SignalAt = (seq: number) => Event | null;
 
 export interface VerifyState {
   readonly messages: number;
+  /** Sequence of the last message; 0 before the first. */
+  readonly lastSeq: number;
   readonly decisions: number;
   readonly inputsExpired: number;
   readonly problems: readonly Problem[];
@@ -54,7 +61,7 @@ export interface VerifyState {
   >;
 }
 
-export const nothingVerified: VerifyState = { messages: 0, decisions: 0, inputsExpired: 0, problems: [], last: new Map() };
+export const nothingVerified: VerifyState = { messages: 0, lastSeq: 0, decisions: 0, inputsExpired: 0, problems: [], last: new Map() };
 const problemsMax = 1000;
 const expectedHeader = "Nats-Expected-Last-Subject-Sequence";
 
@@ -62,7 +69,10 @@ const expectedHeader = "Nats-Expected-Last-Subject-Sequence";
 export function evidenceRefs(message: Pick<LogMessage, "subject" | "bytes">): number[] {
   const parsed = parseEvent(message.subject, message.bytes);
   if (!parsed.ok) return [];
-  return votesOf(parsed.event).flatMap(({ vote }) => (vote.ref?.stream === "SIGNALS" ? [vote.ref.seq] : []));
+  return [
+    ...votesOf(parsed.event).flatMap(({ vote }) => (vote.ref?.stream === "SIGNALS" ? [vote.ref.seq] : [])),
+    ...proofsOf(parsed.event).map(({ seq }) => seq),
+  ];
 }
 
 /** Checks one more message, in the order of the log. A partial log (from a sequence on) is checked as far as it goes. */
@@ -77,6 +87,10 @@ export function verifyNext(
   };
   const header = (name: string): string | undefined =>
     Object.entries(message.headers).find(([key]) => key.toLowerCase() === name.toLowerCase())?.[1];
+
+  const missing = message.seq - state.lastSeq - 1;
+  if (missing < 0) report("gap", `it stands behind #${state.lastSeq}, which comes later`);
+  else if (missing > 0 && (state.lastSeq > 0 || context.complete)) report("gap", `${missing} events before it are gone from the log`);
 
   const hash = header(integrityHeader);
   if (hash === undefined) report("bytes", `has no ${integrityHeader}: it was not published by this system`);
@@ -96,15 +110,29 @@ export function verifyNext(
     if (expected !== undefined && (before !== undefined || context.complete) && Number(expected) !== (before?.seq ?? 0)) {
       report("fence", `expected ${expected} as the last event of its subject, which was ${before?.seq ?? 0}`);
     }
+    if (expected === undefined && events[event.type].fenced) report("fence", "it was published without a fence, as no service does");
     const after = stateOf(event);
     const epochs = epochOf(event);
     if (epochs !== null && before?.epoch != null && epochs.epoch !== before.epoch + 1 && !epochMayJump(event, epochs, before.generation)) {
       report("epoch", `epoch ${epochs.epoch} follows epoch ${before.epoch}`);
     }
+    if (epochs !== null && before === undefined && context.complete && epochs.epoch !== 1 && epochs.epoch !== seenEpochOf(event) + 1) {
+      report("epoch", `epoch ${epochs.epoch} is the first of its subject`);
+    }
     const certificate = certificateOf(event);
     if (certificate !== null) {
       decisions += 1;
       verifyDecision(event, certificate, before?.state, context, report);
+      const readTo = certificate.folded.SIGNALS?.last ?? Number.POSITIVE_INFINITY;
+      const behind = isFailover(event) ? evidenceRefs(message).filter((seq) => seq > readTo) : [];
+      if (behind.length > 0) report("evidence", `it points at SIGNALS ${behind[0]}, and its decider had read them to ${readTo}`);
+      for (const { observer, endpoint, upstream, seq } of proofsOf(event)) {
+        const signal = context.signalAt(seq);
+        if (signal === null) inputsExpired += 1;
+        else if (!proves(signal, observer, upstream, endpoint)) {
+          report("evidence", `SIGNALS ${seq} is no proof by ${observer} that ${upstream}/${endpoint} answers`);
+        }
+      }
       for (const { vote, endpoint, upstream } of votesOf(event)) {
         if (vote.ref?.stream !== "SIGNALS") continue;
         const signal = context.signalAt(vote.ref.seq);
@@ -120,6 +148,7 @@ export function verifyNext(
   }
   return {
     messages: state.messages + 1,
+    lastSeq: Math.max(state.lastSeq, message.seq),
     decisions,
     inputsExpired,
     problems: [...state.problems, ...problems].slice(0, problemsMax),
@@ -151,15 +180,43 @@ function verifyDecision(
   }
   if (again.rule !== certificate.rule)
     report("decision", `${certificate.decider} now decides by ${again.rule}, and the event says ${certificate.rule}`);
+  const input = certificate.input as { state?: unknown; nowMs?: unknown; upstream?: unknown; scope?: unknown; name?: unknown } | null;
+  if (input?.nowMs !== certificate.nowMs) report("decision", "the time that it names is not the one that it was decided for");
+  const data = event.data as Readonly<Record<string, unknown>>;
+  const about = [
+    [input?.upstream, data["service"]],
+    [input?.scope, data["scope"]],
+    [input?.name, data["name"]],
+  ];
+  if (about.some(([mine, said]) => mine !== undefined && said !== undefined && mine !== said))
+    report("decision", "its input is about something else than its subject");
+  // What ends a failing is told in other words than the decision's.
+  const told = event.type === "failover.failed" ? [] : toldFields;
+  const otherwise = told.filter(
+    (field) => field in again && field in data && canonicalJson(again[field as keyof typeof again]) !== canonicalJson(data[field]),
+  );
+  if (otherwise.length > 0) report("decision", `${certificate.decider} now says otherwise: ${otherwise.join(", ")}`);
   const after = stateOf(event);
   if (after === undefined) return;
   if (canonicalJson(again.state) !== canonicalJson(after))
     report("decision", `${certificate.decider} now comes to another state than the event holds`);
-  const inputState = (certificate.input as { state?: unknown } | null)?.state;
-  if (stateBefore !== undefined && canonicalJson(inputState) !== canonicalJson(stateBefore)) {
+  if (stateBefore !== undefined && canonicalJson(input?.state) !== canonicalJson(stateBefore)) {
     report("state", "it was decided from a state that the event before it did not leave");
   }
 }
+
+/** What events repeat of a decision, beside its rule and state. */
+const toldFields = [
+  "action",
+  "automatic",
+  "by",
+  "reason",
+  "previousEndpoint",
+  "currentEndpoint",
+  "overrode",
+  "implementation",
+  "previousImplementation",
+] as const;
 
 /** The whole state after an event that carries one. */
 function stateOf(event: Event): unknown {
@@ -193,15 +250,44 @@ function epochMayJump(
   generationBefore: number | null,
 ): boolean {
   if (generation !== generationBefore) return true;
+  return epoch === seenEpochOf(event) + 1;
+}
+
+/** The highest epoch that a router held when it was decided; NaN where that was not looked at. */
+function seenEpochOf(event: Event): number {
   const seen = (certificateOf(event)?.input as { seenEpoch?: unknown } | undefined)?.seenEpoch;
-  return typeof seen === "number" && epoch === seen + 1;
+  return typeof seen === "number" ? seen : Number.NaN;
+}
+
+const isFailover = (event: Event): event is Event<"failover.decided" | "failover.rejected" | "failover.failed"> =>
+  event.type === "failover.decided" || event.type === "failover.rejected" || event.type === "failover.failed";
+
+/** The probes that a failover rests on (F5), by where SIGNALS holds them. */
+function proofsOf(event: Event): { observer: string; upstream: string; endpoint: string; seq: number }[] {
+  if (!isFailover(event)) return [];
+  return votesOf(event).flatMap(({ vote, upstream, endpoint }) => {
+    const { seq } = (vote as { proof?: { seq?: unknown } | null }).proof ?? {};
+    return typeof seq === "number" ? [{ observer: vote.observer, upstream, endpoint, seq }] : [];
+  });
+}
+
+function proves(signal: Event, observer: string, upstream: string, endpoint: string): boolean {
+  if (signal.type !== "probe.observed") return false;
+  return signal.data.observations.some(
+    (one) =>
+      one.upstream === upstream &&
+      one.endpoint === endpoint &&
+      one.observer === observer &&
+      one.purpose === "confirm" &&
+      one.outcome === "ok",
+  );
 }
 
 function votesOf(event: Event): { vote: Vote; upstream: string; endpoint: string }[] {
   if (event.type === "health.changed") {
     return event.data.votes.map((vote) => ({ vote, upstream: event.data.service, endpoint: event.data.endpoint }));
   }
-  if (event.type !== "failover.decided" && event.type !== "failover.rejected" && event.type !== "failover.failed") return [];
+  if (!isFailover(event)) return [];
   const evidence = (event.data.certificate.input as { evidence?: Record<string, { votes?: Vote[] }> } | null)?.evidence ?? {};
   return Object.entries(evidence).flatMap(([endpoint, { votes = [] }]) =>
     votes.map((vote) => ({ vote, upstream: event.data.service, endpoint })),

@@ -3,8 +3,10 @@ import { test } from "node:test";
 import { type DataOf, type Event, type EventType, integrityHeader, makeEvent, sha256, subjectFor } from "@mcp-failover/contracts";
 import fc from "fast-check";
 import {
+  decideFailover,
   decideHealth,
   evidenceRefs,
+  type FailoverInput,
   type LogMessage,
   nothingVerified,
   type Recompute,
@@ -14,7 +16,10 @@ import {
 import { defaultPolicy } from "../src/policy.ts";
 
 const atMs = 1_800_000_000_000;
-const deciders: Record<string, Recompute> = { decideHealth: (input) => decideHealth(input as Parameters<typeof decideHealth>[0]) };
+const deciders: Record<string, Recompute> = {
+  decideFailover: (input) => decideFailover(input as FailoverInput),
+  decideHealth: (input) => decideHealth(input as Parameters<typeof decideHealth>[0]),
+};
 
 function message<T extends EventType>(seq: number, type: T, keys: string[], data: DataOf<T>, expected: number | null): LogMessage {
   const event = makeEvent({ type, keys, data, id: `e${seq}`, service: "prober", instance: "p1", timeMs: atMs + seq });
@@ -232,4 +237,120 @@ test("V6: a vote that SIGNALS bears out passes, one that it contradicts is named
   assert.ok(verifyAll(log, () => observed("ok")).problems.some(({ check }) => check === "evidence"));
   const expired = verifyAll(log);
   assert.deepEqual([expired.problems.length, expired.inputsExpired], [0, 1]);
+});
+
+/** A message with another event in it, and the hash and headers of one that was published so. */
+function forge(
+  one: LogMessage,
+  change: (event: { data: Record<string, unknown> }) => void,
+  headers: Record<string, string> = one.headers,
+): LogMessage {
+  const event = JSON.parse(new TextDecoder().decode(one.bytes)) as { data: Record<string, unknown> };
+  change(event);
+  const bytes = new TextEncoder().encode(JSON.stringify(event));
+  return { ...one, bytes, headers: { ...headers, [integrityHeader]: sha256(bytes) } };
+}
+const named = (state: VerifyState): [number, string][] => state.problems.map(({ seq, check }) => [seq, check]);
+
+test("V3: an event taken out from between others is found, though nothing of its subject follows", () => {
+  const [first, second] = healthLog() as [LogMessage, LogMessage];
+  const log = [first, { ...second, seq: 3 }];
+  assert.deepEqual(named(verifyAll(log)), [[3, "gap"]]);
+  assert.deepEqual(named(verifyAll([first, { ...second, seq: 2 }, { ...first, seq: 2 }])).slice(0, 1), [[2, "gap"]]);
+});
+
+test("V3: a decision that was put into the log without a fence is found", () => {
+  const [first] = healthLog() as [LogMessage];
+  assert.deepEqual(named(verifyAll([forge(first, () => undefined, {})])), [[1, "fence"]]);
+});
+
+test("V5: an event that says something else of its decision than the decider, or names another time, is found", () => {
+  const [first] = healthLog() as [LogMessage];
+  assert.deepEqual(named(verifyAll([forge(first, ({ data }) => (data["reason"] = "because"))])), [[1, "decision"]]);
+  const later = forge(first, ({ data }) => ((data["certificate"] as { nowMs: number }).nowMs += 1));
+  assert.deepEqual(named(verifyAll([later])), [[1, "decision"]]);
+});
+
+const probers = ["p1", "p2", "p3"];
+/** A failover from `old` to `new` as the controller decides it: p1 to p3 say that `old` fails, and p1 proved `new` at #9. */
+function failoverLog(change: (input: FailoverInput) => void = () => undefined): LogMessage[] {
+  const word = (observer: string, outcome: "ok" | "hard", seq: number) => ({
+    ...{ observer, kind: "prober" as const, verdict: outcome === "ok" ? ("healthy" as const) : ("unhealthy" as const), outcome },
+    ...{ code: outcome === "ok" ? null : ("refused" as const), atMs, responseTimeMs: 1, ref: { stream: "SIGNALS" as const, seq } },
+    ...{ purpose: "confirm", hardRun: outcome === "ok" ? 0 : 1, hardSinceMs: outcome === "ok" ? null : atMs - 1 },
+    proof: outcome === "ok" ? { atMs, seq } : null,
+  });
+  const observers = probers.map((prober) => `prober:${prober}`);
+  const input: FailoverInput = {
+    upstream: "a",
+    mode: "active_standby",
+    endpoints: [
+      { name: "old", tier: 0, role: "write" },
+      { name: "new", tier: 1, role: "write" },
+    ],
+    policy: { ...defaultPolicy.failover, confirmTimeoutMs: 500 },
+    generation: 1,
+    seenEpoch: 0,
+    state: { generation: 1, epoch: 0, active: "old", tier: 0, sinceMs: 0, held: null, moves: [] },
+    evidence: {
+      old: { observers, votes: probers.map((prober) => word(prober, "hard", 8)) },
+      new: { observers, votes: [word("p1", "ok", 9)] },
+    },
+    health: {},
+    breakers: {},
+    suspects: [],
+    clock: { tilted: false, freshAfterSeq: 0 },
+    fleet: { granted: true, reason: "", expiresAtMs: atMs + 1000 },
+    command: null,
+    signals: { seq: 9, atMs },
+    gatherSinceMs: null,
+    nowMs: atMs,
+  };
+  change(input);
+  const decision = decideFailover(input);
+  assert.ok(decision.kind === "decided", `the fixture has to move; it says ${decision.kind} ${decision.rule}`);
+  const { kind: _, rule, state, rejected, ...said } = decision;
+  const folded = { AUDIT: null, SIGNALS: { first: 1, last: 9 } };
+  const certificate = { decider: "decideFailover", rule, policyHash: "p", nowMs: input.nowMs, folded, input, rejected };
+  const data = { service: "a", timestamp: new Date(atMs).toISOString(), commandId: null, ...said, state, certificate };
+  return [message(1, "failover.decided", ["a"], data, 0)];
+}
+const probed = (endpoint: string, outcome: "hard" | "ok", purpose: "confirm" | "scheduled" = "confirm"): Event => {
+  const [one] = (observed(outcome) as Event<"probe.observed">).data.observations;
+  const observations = probers.map((observer) => ({ ...one!, observer, endpoint, purpose }));
+  return { ...observed(outcome), data: { observer: "p1", observations } } as Event<"probe.observed">;
+};
+const signals = (proof: Event) => (seq: number) => (seq === 8 ? probed("old", "hard") : proof);
+
+test("V6: a failover whose proof is in SIGNALS passes; one whose proof was another probe, or lies behind what was read, does not", () => {
+  assert.deepEqual(evidenceRefs(failoverLog()[0]!), [8, 8, 8, 9, 9]);
+  const sound = verifyAll(failoverLog(), signals(probed("new", "ok")));
+  assert.deepEqual([sound.problems, sound.decisions, sound.inputsExpired], [[], 1, 0]);
+  for (const other of [probed("new", "ok", "scheduled"), probed("old", "ok"), probed("new", "hard")]) {
+    assert.ok(
+      verifyAll(failoverLog(), signals(other)).problems.some(({ check, message: text }) => check === "evidence" && /no proof/.test(text)),
+    );
+  }
+  const forged = failoverLog(({ evidence }) => {
+    evidence["new"]!.votes[0]!.proof = { atMs, seq: 99 };
+  });
+  assert.ok(verifyAll(forged).problems.some(({ check, message: text }) => check === "evidence" && /SIGNALS 99/.test(text)));
+});
+
+test("V4: a log that begins with a later epoch than the first is found", () => {
+  const log = failoverLog(({ state }) => {
+    state.epoch = 16;
+  });
+  assert.deepEqual(named(verifyAll(log)), [[1, "epoch"]]);
+  const restored = failoverLog((input) => {
+    input.seenEpoch = 16;
+  });
+  assert.deepEqual(named(verifyAll(restored)), [], "routers held epoch 16 of a log that was lost");
+});
+
+test("V5: a decision about one upstream on the subject of another is found", () => {
+  const log = failoverLog((input) => {
+    input.upstream = "b";
+  });
+  assert.deepEqual(named(verifyAll(log)), [[1, "decision"]]);
 });

@@ -150,6 +150,12 @@ export async function verify(context: Context, options: { file?: string }): Prom
     state = verifyNext(state, message, { deciders, signalAt: (seq) => signals.get(seq) ?? null, complete: first === 1 });
     if (signals.size > signalsKeptMax) signals.clear();
   }
+  if (state.messages === 0)
+    throw new CliError(
+      1,
+      "nothing_to_verify",
+      "there is not one event: every log begins with log.started, so this is not one, or it is lost",
+    );
   const wrong = state.problems.length;
   const result = {
     messages: state.messages,
