@@ -3,7 +3,7 @@ import { createServer, type IncomingMessage, type Server, type ServerResponse } 
 import type { AddressInfo } from "node:net";
 import { type AccessRules, checkAccess } from "./access.ts";
 import type { UpstreamView } from "./control/port.ts";
-import { RefusedRequest, rpcCodes, sendJson, sendRefusal } from "./errors.ts";
+import { RefusedRequest, rpcCodes, rpcErrorBody, sendJson, sendRefusal } from "./errors.ts";
 import { type HttpContext, serveHttp } from "./http-proxy.ts";
 import { type McpContext, operationHeader } from "./mcp/inbound.ts";
 import { serveMcp } from "./mcp/serve-mcp.ts";
@@ -178,11 +178,42 @@ function readBody(request: IncomingMessage, bytesMax: number): Promise<Buffer> {
   });
 }
 
+/**
+ * Answers at once. What a client still sends is read and dropped for a moment: a connection that is closed with unread bytes is reset, and
+ * the reset may overtake the answer (RFC 9112, 9.6).
+ */
 function refuse(request: IncomingMessage, response: ServerResponse, refusal: RefusedRequest): void {
-  response.once("finish", () => {
-    // What the client still sends is not read; the connection goes, after it had time to read the answer.
-    if (!request.complete) setTimeout(() => request.destroy(), 250).unref();
-  });
   if (!response.headersSent && refusal.status !== 413) response.setHeader(operationHeader, "none");
-  sendRefusal(response, refusal);
+  if (request.complete || response.headersSent || response.destroyed) {
+    sendRefusal(response, refusal);
+    return;
+  }
+  const body = Buffer.from(JSON.stringify(rpcErrorBody(null, refusal.rpcCode, refusal.message)));
+  response.writeHead(refusal.status, {
+    "content-type": "application/json",
+    "content-length": body.length,
+    ...refusal.headers,
+    connection: "close",
+  });
+  response.write(body);
+  let dropped = 0;
+  const over = (): void => {
+    if (response.writableEnded) return;
+    clearTimeout(timer);
+    request.off("data", drop);
+    response.end();
+    setTimeout(() => request.destroy(), 250).unref();
+  };
+  const drop = (chunk: Buffer): void => {
+    dropped += chunk.length;
+    if (dropped > lingerBytesMax) over();
+  };
+  const timer = setTimeout(over, lingerMs);
+  request.on("data", drop);
+  request.once("end", over);
+  request.once("error", over);
+  request.resume();
 }
+
+const lingerMs = 1000;
+const lingerBytesMax = 64 * 1024 * 1024;
