@@ -46,7 +46,10 @@ process.once("exit", () => {
 
 export async function runServer(spec: ServerSpec): Promise<RunningServer> {
   let output = "";
-  let child = await launch();
+  let child = await launch().catch(async (error: unknown) => {
+    await spec.cleanup();
+    throw error;
+  });
 
   async function launch(): Promise<ChildProcess> {
     const started = spawn(spec.program, [...spec.args], { stdio: ["ignore", "pipe", "pipe"] });
@@ -66,6 +69,7 @@ export async function runServer(spec: ServerSpec): Promise<RunningServer> {
       const ended = failure !== undefined || started.exitCode !== null || started.signalCode !== null;
       if (ended || Date.now() > endMs) {
         started.kill("SIGKILL");
+        if (!ended) await new Promise((resolve) => started.once("exit", resolve)); // It writes into its folder until then.
         throw new ServerStartError(`${spec.program} did not come up: ${failure?.message ?? output.slice(-2000)}`);
       }
       try {

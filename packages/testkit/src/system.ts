@@ -1,4 +1,4 @@
-import { accessSync, constants } from "node:fs";
+import { accessSync, constants, rmSync } from "node:fs";
 import { mkdtemp, rm } from "node:fs/promises";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
@@ -7,6 +7,11 @@ import { delimiter, isAbsolute, join } from "node:path";
 /** Where packages put servers that the PATH of an ordinary user may leave out. */
 const extraDirs = ["/usr/sbin", "/usr/local/sbin", "/usr/local/bin", "/opt/homebrew/bin"];
 const given = new Set<number>();
+const folders = new Set<string>();
+process.once("exit", () => {
+  // A test that failed before its clean-up leaves nothing either.
+  for (const path of folders) rmSync(path, { recursive: true, force: true, maxRetries: 5, retryDelay: 100 });
+});
 
 /** A TCP port of 127.0.0.1 that was free just now, and that this process has not been given before. */
 export async function freePort(): Promise<number> {
@@ -27,10 +32,15 @@ export async function freePort(): Promise<number> {
   throw new Error("no free port on 127.0.0.1 after 100 tries");
 }
 
-/** A new folder, and how to remove it with all that is in it. */
+/** A new folder, and how to remove it with all that is in it; the end of the process removes it at the latest. */
 export async function tempDir(prefix = "mcpf-test-"): Promise<{ path: string; remove(): Promise<void> }> {
   const path = await mkdtemp(join(tmpdir(), prefix));
-  return { path, remove: () => rm(path, { recursive: true, force: true, maxRetries: 5, retryDelay: 100 }) };
+  folders.add(path);
+  const remove = async (): Promise<void> => {
+    await rm(path, { recursive: true, force: true, maxRetries: 5, retryDelay: 100 });
+    folders.delete(path);
+  };
+  return { path, remove };
 }
 
 /** The program that the variable names, else the one on PATH. Throws with what to do when there is none. */
