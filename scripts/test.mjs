@@ -3,7 +3,7 @@
 //   node scripts/test.mjs [--only unit|integration|e2e] [--concurrency N] [--stuck-after SECONDS] [pattern...]
 //
 // A pattern is a part of a file's path: `node scripts/test.mjs packages/domain/` or `... breaker.test.ts`.
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, relative, resolve, sep } from "node:path";
 import { parseArgs } from "node:util";
@@ -125,7 +125,11 @@ async function runGroup(files, concurrency, stuckAfterMs, env) {
   const dir = mkdtempSync(join(tmpdir(), "mcp-failover-test-"));
   const report = join(dir, "events.ndjson");
   // Set by an outer node --test, it would make the inner one run nothing.
-  const { NODE_TEST_CONTEXT: _, ...testEnv } = env;
+  const { NODE_TEST_CONTEXT: _, ...outer } = env;
+  // Everything that a test makes is in there: what it leaves is seen, and gone with the run, also when a test was killed.
+  const temporary = join(dir, "tmp");
+  mkdirSync(temporary);
+  const testEnv = { ...outer, TMPDIR: temporary };
   let stuck = false;
   /** @type {NodeJS.Timeout | undefined} */
   let watchdog;
@@ -170,6 +174,11 @@ async function runGroup(files, concurrency, stuckAfterMs, env) {
       process.stderr.write(`npm test: ${relative(ROOT, file)} reported no test: it declares none, ended early, or did not get its turn\n`);
     }
     if (stuck) counts.failed += 1;
+    const left = readdirSync(temporary).filter((name) => /^mcpf?-/.test(name));
+    if (left.length > 0) {
+      process.stderr.write(`npm test: tests left folders behind, and each has to remove its own: ${left.join(", ")}\n`);
+      counts.failed += 1;
+    }
     // Whatever made the run end badly must be seen in the counts as well.
     if (code !== 0 && counts.failed === 0) {
       process.stderr.write(`npm test: node --test exited with ${code} although no test failed\n`);

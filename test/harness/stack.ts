@@ -1,13 +1,12 @@
 import assert from "node:assert/strict";
 import { type ChildProcess, spawn } from "node:child_process";
 import { readFileSync, writeFileSync } from "node:fs";
-import { mkdtemp, rm } from "node:fs/promises";
 import { createServer } from "node:net";
-import { tmpdir } from "node:os";
 import { isAbsolute, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { type Bus, connectBus } from "@mcp-failover/bus";
 import type { ProcessInfo, StatusView } from "@mcp-failover/contracts";
+import { tempDir } from "@mcp-failover/testkit";
 import { parse, stringify } from "yaml";
 import { node24, ROOT } from "../../scripts/lib/repo.mjs";
 import { until } from "./wait.ts";
@@ -76,7 +75,7 @@ const tailLines = 15;
 
 /** Starts a whole stack in a folder and on ports of its own. Fails with what the launcher and the failing processes said. */
 export async function startStack(options: StackOptions = {}): Promise<RunningStack> {
-  const dataDir = await mkdtemp(join(tmpdir(), "mcpf-stack-"));
+  const { path: dataDir, remove } = await tempDir("mcpf-stack-");
   const reserved = options.portBase === undefined ? await reservePorts() : null;
   const portBase = options.portBase ?? reserved?.base ?? 0;
   const configFile = join(dataDir, "failover.yaml");
@@ -170,13 +169,13 @@ export async function startStack(options: StackOptions = {}): Promise<RunningSta
       assert.deepEqual(pids.filter(isAlive), [], "no process is left");
       assert.deepEqual(await listening(portBase, options), [], "no port is left");
       assert.equal(readText(join(dataDir, "stack.json")), "", "stack.json is gone");
-      await rm(dataDir, { recursive: true, force: true, maxRetries: 5, retryDelay: 100 });
+      await remove();
     },
     async destroy() {
       await bus.close();
       await endAll(child, closed);
       await reserved?.release();
-      await rm(dataDir, { recursive: true, force: true, maxRetries: 5, retryDelay: 100 });
+      await remove();
     },
   };
 }

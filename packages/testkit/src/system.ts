@@ -9,7 +9,7 @@ const extraDirs = ["/usr/sbin", "/usr/local/sbin", "/usr/local/bin", "/opt/homeb
 const given = new Set<number>();
 const folders = new Set<string>();
 process.once("exit", () => {
-  // A test that failed before its clean-up leaves nothing either.
+  // Neither a test that failed before its clean-up leaves anything, nor one that wrote again after it.
   for (const path of folders) rmSync(path, { recursive: true, force: true, maxRetries: 5, retryDelay: 100 });
 });
 
@@ -36,11 +36,7 @@ export async function freePort(): Promise<number> {
 export async function tempDir(prefix = "mcpf-test-"): Promise<{ path: string; remove(): Promise<void> }> {
   const path = await mkdtemp(join(tmpdir(), prefix));
   folders.add(path);
-  const remove = async (): Promise<void> => {
-    await rm(path, { recursive: true, force: true, maxRetries: 5, retryDelay: 100 });
-    folders.delete(path);
-  };
-  return { path, remove };
+  return { path, remove: () => rm(path, { recursive: true, force: true, maxRetries: 5, retryDelay: 100 }) };
 }
 
 /** The program that the variable names, else the one on PATH. Throws with what to do when there is none. */

@@ -1,7 +1,4 @@
 import assert from "node:assert/strict";
-import { mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import type { TestContext } from "node:test";
 import { type Bus, type MemoryBroker, memoryBroker } from "@mcp-failover/bus";
 import { memorySeams } from "@mcp-failover/bus/internal";
@@ -17,6 +14,7 @@ import {
   type TrafficObserved,
 } from "@mcp-failover/contracts";
 import { testKit } from "@mcp-failover/service-kit/testing";
+import { tempDir } from "@mcp-failover/testkit";
 import { type ControlOptions, createRouterControl, type RunningControl } from "../../src/control/control.ts";
 import type { Attempt, AttemptResult, CallControl, CallDescription } from "../../src/control/port.ts";
 
@@ -93,7 +91,8 @@ function runningClock(): { nowMs: number } {
 }
 
 export async function start(t: TestContext, options: FixtureOptions = {}): Promise<Fixture> {
-  const dataDir = options.dataDir ?? (await mkdtemp(join(tmpdir(), "mcpf-control-")));
+  const folder = options.dataDir === undefined ? await tempDir("mcpf-control-") : null;
+  const dataDir = folder?.path ?? options.dataDir ?? "";
   const broker = memoryBroker();
   const writer = broker.connect();
   const clock = options.frozen ? { nowMs: Date.now() } : runningClock();
@@ -101,7 +100,7 @@ export async function start(t: TestContext, options: FixtureOptions = {}): Promi
   t.after(async () => {
     for (const stop of stops) await stop();
     await writer.close();
-    if (options.dataDir === undefined) await rm(dataDir, { recursive: true, force: true });
+    await folder?.remove();
   });
   let version = 0;
   let serial = 0;
