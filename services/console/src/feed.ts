@@ -44,6 +44,8 @@ export class Feed {
     response.write(`retry: 1000\nevent: hello\ndata: ${JSON.stringify(hello)}\n\n`);
     this.#clients.add(response);
     response.on("close", () => this.#clients.delete(response));
+    // A browser that goes away in the middle of a write; "close" follows.
+    response.on("error", () => this.#clients.delete(response));
     return true;
   }
 

@@ -10,6 +10,11 @@ import type { Feed } from "./feed.ts";
 
 const bodyBytesMax = 16 * 1024;
 const commandTimeoutMs = 15_000;
+/** A request has to be here whole within this time; answers may take as long as they want. */
+const requestMsMax = 15_000;
+const connectionsMax = 1000;
+/** What a client goes on sending after it was told that it is too much is thrown away for so long. */
+const drainMs = 1000;
 
 const pages: Readonly<Record<string, { file: string; type: string }>> = {
   "/": { file: "index.html", type: "text/html; charset=utf-8" },
@@ -39,7 +44,7 @@ export async function serveConsole(kit: Kit<ConsoleConfig>, parts: Parts): Promi
     "127.0.0.1",
     "[::1]",
     ...kit.config.MCPF_CONSOLE_HOSTS.split(",")
-      .map((host) => host.trim())
+      .map((host) => host.trim().toLowerCase())
       .filter(Boolean),
   ]);
   const server = createServer((request, response) => {
@@ -49,6 +54,8 @@ export async function serveConsole(kit: Kit<ConsoleConfig>, parts: Parts): Promi
       else response.destroy();
     });
   });
+  server.requestTimeout = requestMsMax;
+  server.maxConnections = connectionsMax;
   await new Promise<void>((resolve, reject) => {
     server.once("error", reject);
     server.listen(kit.config.MCPF_CONSOLE_PORT, kit.config.MCPF_CONSOLE_HOST, resolve);
@@ -72,15 +79,22 @@ async function answer(
   response: ServerResponse,
 ): Promise<void> {
   const path = (request.url ?? "/").split("?")[0] ?? "/";
-  if (!hosts.has((request.headers.host ?? "").replace(/:\d+$/, ""))) {
+  if (!hosts.has((request.headers.host ?? "").replace(/:\d+$/, "").toLowerCase())) {
     return sendJson(response, 403, {
       error: { code: "host_not_allowed", message: "this host name is not the console's; add it to MCPF_CONSOLE_HOSTS" },
     });
   }
+  const wanted = path === "/api/failover" ? "POST" : "GET";
+  const isWanted = request.method === wanted || (wanted === "GET" && request.method === "HEAD");
+  const refuseMethod = (): void => {
+    response.setHeader("allow", wanted);
+    sendJson(response, 405, { error: { code: "method_not_allowed", message: `use ${wanted}` } });
+  };
   const health = await healthAnswer(path, kit.readiness, kit.registry);
   if (health) return void response.writeHead(health.status, { "content-type": health.type }).end(health.body);
-  const page = pages[path];
-  if (page && request.method === "GET") {
+  const page = Object.hasOwn(pages, path) ? pages[path] : undefined;
+  if (page) {
+    if (!isWanted) return refuseMethod();
     const text = await readFile(new URL(`page/${page.file}`, import.meta.url));
     response.writeHead(200, {
       "content-type": page.type,
@@ -90,29 +104,39 @@ async function answer(
     });
     return void response.end(text);
   }
-  if (path === "/api/status" && request.method === "GET") return sendJson(response, 200, parts.view());
-  if (path === "/api/events" && request.method === "GET") {
-    if (!parts.feed.join(response, { ...(parts.view() as object), items: parts.feed.items() })) {
-      sendJson(response, 503, { error: { code: "too_many_watchers", message: "too many browsers watch already; close one" } });
-    }
-    return;
+  switch (path) {
+    case "/api/status":
+      return isWanted ? sendJson(response, 200, parts.view()) : refuseMethod();
+    case "/api/events":
+      if (!isWanted) return refuseMethod();
+      if (!parts.feed.join(response, { ...(parts.view() as object), items: parts.feed.items() })) {
+        sendJson(response, 503, { error: { code: "too_many_watchers", message: "too many browsers watch already; close one" } });
+      }
+      return;
+    case "/api/failover":
+      return isWanted ? failover(kit, request, response) : refuseMethod();
+    default:
+      sendJson(response, 404, { error: { code: "not_found", message: "try / or /api/status" } });
   }
-  if (path === "/api/failover" && request.method === "POST") return failover(kit, request, response);
-  sendJson(response, 404, { error: { code: "not_found", message: "try / or /api/status" } });
 }
 
 async function failover(kit: Kit, request: IncomingMessage, response: ServerResponse): Promise<void> {
-  const { origin } = request.headers;
-  // A form of another site can send a POST, but neither this content type nor our own origin.
-  if (
-    request.headers["content-type"]?.split(";")[0] !== "application/json" ||
-    (origin !== undefined && new URL(origin).host !== request.headers.host)
-  ) {
+  const { origin, host } = request.headers;
+  // A form of another site can send a POST, but neither this content type nor our own origin. A sandboxed page's origin is "null".
+  const isOwn = origin === undefined || (URL.canParse(origin) && new URL(origin).host === host?.toLowerCase());
+  if (!isOwn || request.headers["content-type"]?.split(";")[0]?.trim().toLowerCase() !== "application/json") {
     return sendJson(response, 403, { error: { code: "origin_not_allowed", message: "send JSON from the console's own page" } });
   }
   const text = await readBody(request);
-  if (text === null) return sendJson(response, 413, { error: { code: "too_large", message: `at most ${bodyBytesMax} bytes` } });
-  const body = failoverBody.safeParse(parseJson(text));
+  if (text === "gone") return void response.destroy();
+  if (text === "too_large") {
+    // Closing at once would reset the connection under the answer.
+    setTimeout(() => {
+      if (!request.complete) request.destroy();
+    }, drainMs).unref();
+    return sendJson(response, 413, { error: { code: "too_large", message: `at most ${bodyBytesMax} bytes` } });
+  }
+  const body = failoverBody.safeParse(parseJson(text.body));
   if (!body.success) {
     const message = body.error.issues.map((issue) => `${issue.path.join(".") || "body"}: ${issue.message}`).join("; ");
     return sendJson(response, 400, { error: { code: "bad_request", message } });
@@ -140,15 +164,22 @@ function parseJson(text: string): unknown {
   }
 }
 
-async function readBody(request: IncomingMessage): Promise<string | null> {
-  const chunks: Buffer[] = [];
-  let size = 0;
-  for await (const chunk of request as AsyncIterable<Buffer>) {
-    size += chunk.length;
-    if (size > bodyBytesMax) return null;
-    chunks.push(chunk);
-  }
-  return Buffer.concat(chunks).toString("utf8");
+/** The whole body; what is beyond the limit is read and thrown away, so that the sender gets to see the answer. */
+function readBody(request: IncomingMessage): Promise<{ readonly body: string } | "too_large" | "gone"> {
+  return new Promise((resolve) => {
+    let chunks: Buffer[] = [];
+    let size = 0;
+    if (Number(request.headers["content-length"] ?? 0) > bodyBytesMax) resolve("too_large");
+    request.on("data", (chunk: Buffer) => {
+      size += chunk.length;
+      if (size <= bodyBytesMax) return void chunks.push(chunk);
+      chunks = [];
+      resolve("too_large");
+    });
+    request.once("end", () => resolve({ body: Buffer.concat(chunks).toString("utf8") }));
+    request.once("error", () => resolve("gone"));
+    request.once("close", () => resolve("gone"));
+  });
 }
 
 function sendJson(response: ServerResponse, status: number, body: unknown): void {

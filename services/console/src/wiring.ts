@@ -11,6 +11,7 @@ const stateMs = 100;
 /** AUDIT -> read model and live list -> browsers; a failover that a person asks for -> `command.failover`. Decides nothing. */
 export async function startConsole(kit: Kit<ConsoleConfig>): Promise<Running> {
   let model: ReadModel = emptyReadModel;
+  let lastSeq = 0;
   let caughtUp = false;
   let due: NodeJS.Timeout | null = null;
   const feed = new Feed();
@@ -37,6 +38,9 @@ export async function startConsole(kit: Kit<ConsoleConfig>): Promise<Running> {
       },
     },
     (stored: Stored) => {
+      // A log goes forward: this is another one than before.
+      if (stored.seq <= lastSeq) model = emptyReadModel;
+      lastSeq = stored.seq;
       if (stored.content.kind === "event") {
         model = foldReadModel(model, { seq: stored.seq, subject: stored.subject, timeMs: stored.timeMs, event: stored.content.event });
       }
