@@ -15,7 +15,7 @@ const certificate: Certificate = {
 export const service = { kind: "service", id: "failover-controller" } as const;
 export const operator = { kind: "operator", id: "ann" } as const;
 
-export function placed<T extends EventType>(
+function placed<T extends EventType>(
   seq: number,
   type: T,
   keys: readonly string[],
