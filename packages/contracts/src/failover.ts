@@ -37,7 +37,7 @@ export const failoverDecided = z.looseObject({
   reason: z.string(),
   /** Id of the accepted command, where there was one. */
   commandId: z.string().nullable(),
-  /** Safety rules that an operator's force overrode. */
+  /** Safety rules that gave way: to an operator's force, or in an automatic move because nothing else was left (`breaker`, `hold`, `cooldown`). */
   overrode: z.array(z.string()),
   state: failoverState,
   certificate,

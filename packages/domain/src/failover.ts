@@ -27,7 +27,9 @@ import { UnknownUpstreamError } from "./policy.ts";
  * F4  Unknown is not unhealthy: silence, stale words, `auth`, `soft` and `caller` answers move nothing. Nor does what was seen before the
  *     decision in force, or behind it in SIGNALS.
  * F5  Nothing is moved to that is not freshly proven by a probe made for the purpose, after the suspicion (or the command); only an
- *     operator's force to an endpoint that they named goes without, and says so. `role: read` never becomes active.
+ *     operator's force to an endpoint that they named goes without, and says so. `role: read` never becomes active. An open breaker keeps
+ *     an endpoint from being moved to; only where there is no other is one taken that most observers have proven, because the breaker may
+ *     stay open for minutes after the endpoint came back. Recorded as overridden; `forced_open` never is.
  * F6  An automatic move respects hold, cool-down, limits of the upstream and of the fleet, and the clock's gaps. Only an active endpoint
  *     that is not configured any more is replaced in spite of hold and cool-down.
  * F7  At most `movesPerHour` automatic moves; the next needed one holds the upstream instead, until an operator releases it.
@@ -112,11 +114,14 @@ function decideMove(input: FailoverInput, failed: Failed, activeExists: boolean)
     return { ...refuse(input, "automatic_off", `${reason}; but automatic moves are switched off`, failed), targets: [] };
   }
 
-  const candidates = candidatesOf(input, failed.sinceMs);
-  const best = candidates.find((candidate) => candidate.refusal === null);
+  const usual = candidatesOf(input, failed.sinceMs);
+  const proven = usual.find((candidate) => candidate.refusal === null);
+  const best = proven ?? lastResort(input, failed.sinceMs, usual);
+  const candidates = usual.map((candidate) => (candidate.name === best?.name ? best : candidate));
+  if (best !== proven) overrode.push("breaker");
   const waitedMs = input.gatherSinceMs === null ? 0 : nowMs - input.gatherSinceMs;
-  const patienceMs = best === undefined ? policy.proofWaitMs : policy.confirmTimeoutMs;
-  const better = candidates.find((candidate) => candidate.pending && (best === undefined || candidate.tier < best.tier));
+  const patienceMs = proven === undefined ? policy.proofWaitMs : policy.confirmTimeoutMs;
+  const better = candidates.find((candidate) => candidate.pending && (proven === undefined || candidate.tier < proven.tier));
   if (better !== undefined && waitedMs < patienceMs) return gather(input, `${reason}; ${better.name} is not proven yet`);
   if (best === undefined && candidates.length > 0 && waitedMs < policy.proofWaitMs) {
     // One probe that a busy moment swallowed is no dead end, and a dead end wakes people.
@@ -148,6 +153,20 @@ function decideMove(input: FailoverInput, failed: Failed, activeExists: boolean)
     return decided(input, "held", { rule: "moves_per_hour", reason: `${reason}; ${why}`, rejected: [{ option: best.name, why }] });
   }
   return decideReserved(input, failed, { rule: failed.rule, reason, to: best, overrode, candidates });
+}
+
+/** Against nothing but its open breaker stands the word of most observers, given since the failure (F5). */
+function lastResort(input: FailoverInput, sinceMs: number, candidates: readonly Candidate[]): Candidate | undefined {
+  const trusted = { ...input, breakers: {} };
+  return candidates
+    .filter(({ name, refusal }) => refusal?.code === "candidate_breaker_open" && input.breakers[name] === "open")
+    .flatMap(({ name }) => input.endpoints.filter((endpoint) => endpoint.name === name))
+    .filter(({ name }) => {
+      const { observers, votes } = input.evidence[name] ?? { observers: [], votes: [] };
+      return votes.filter(({ verdict }) => verdict === "healthy").length * 2 > observers.length;
+    })
+    .map((endpoint) => weighCandidate(endpoint, trusted, sinceMs, 0))
+    .find((candidate) => candidate.refusal === null);
 }
 
 type Intent = { rule: string; reason: string; to: Candidate; overrode: string[]; candidates: readonly Candidate[] };

@@ -179,10 +179,28 @@ test("F5: health, hold-down, breaker and role keep a proven candidate from being
   assert.equal(decide({ gatherSinceMs, health: health("unhealthy", null) }), "failing no_candidate");
   assert.equal(decide({ gatherSinceMs, health: health("healthy", nowMs + 1) }), "failing no_candidate");
   assert.equal(decide({ health: health("healthy", nowMs) }), "decided majority_unhealthy");
-  assert.equal(decide({ gatherSinceMs, breakers: { secondary: "open" } }), "failing no_candidate");
   assert.equal(decide({ gatherSinceMs, breakers: { secondary: "forced_open" } }), "failing no_candidate");
   const [primary] = world().endpoints;
   assert.equal(decide({ gatherSinceMs, endpoints: [primary!, { name: "secondary", tier: 1, role: "read" }] }), "failing no_candidate");
+});
+
+test("F5: an open breaker gives way to the proof of most observers, and only where there is no other endpoint", () => {
+  const gatherSinceMs = nowMs - policy.proofWaitMs;
+  const { primary } = world().evidence;
+  const open = { secondary: "open" as const };
+  const decision = decideFailover(world({ gatherSinceMs, breakers: open }));
+  assert.ok(decision.kind === "decided");
+  assert.deepEqual([decision.state.active, decision.overrode, decision.rejected], ["secondary", ["breaker"], []]);
+  // One proof of three is enough for an endpoint with a closed breaker, not for this.
+  const one = { observers: three, votes: [vote("prober:p1")] };
+  assert.equal(decide({ gatherSinceMs, evidence: { primary: primary!, secondary: one } }), "decided majority_unhealthy");
+  assert.equal(decide({ gatherSinceMs, breakers: open, evidence: { primary: primary!, secondary: one } }), "failing no_candidate");
+  assert.equal(decide({ gatherSinceMs, breakers: open, evidence: { primary: primary!, secondary: dead() } }), "failing no_candidate");
+  const third = { name: "third", tier: 2, role: "write" as const };
+  const more = { endpoints: [...world().endpoints, third], breakers: open };
+  const other = decideFailover(world({ gatherSinceMs, ...more, evidence: { ...world().evidence, third: allSay() } }));
+  assert.ok(other.kind === "decided");
+  assert.deepEqual([other.state.active, other.overrode], ["third", []], "the third needs no exception");
 });
 
 test("F6: hold, cool-down, the fleet and a jump of the clock stop an automatic move", () => {
@@ -436,7 +454,7 @@ test("F1 to F10 hold for whatever is known", () => {
       }
       const target = input.endpoints.find(({ name }) => name === state.active);
       assert.ok(target !== undefined && target.role === "write" && target.name !== input.state.active, "F5");
-      if (decision.overrode.some((name) => ["proof", "unhealthy", "breaker"].includes(name))) {
+      if (!decision.automatic && decision.overrode.some((name) => ["proof", "unhealthy", "breaker"].includes(name))) {
         assert.ok(input.command?.kind === "failover" && input.command.force && input.command.to === target.name, "F5, F8");
       } else {
         checkProven(input, target.name, decision.overrode);
@@ -470,7 +488,10 @@ function checkProven(input: FailoverInput, name: string, overrode: readonly stri
     assert.notEqual(health?.status, "unhealthy", "F5");
     assert.ok((health?.heldDownUntilMs ?? 0) <= input.nowMs, "F5");
   }
-  assert.ok(!["open", "forced_open"].includes(input.breakers[name] ?? "closed"), "F5");
+  const breaker = input.breakers[name];
+  assert.notEqual(breaker, "forced_open", "F5");
+  assert.equal(breaker === "open", overrode.includes("breaker"), "F5");
+  if (breaker === "open") assert.ok(count("healthy") * 2 > (input.evidence[name]?.observers.length ?? 0), "F5: not most observers");
 }
 
 function checkAutomatic(input: FailoverInput, decision: Extract<FailoverDecision, { kind: "decided" }>): void {
