@@ -106,7 +106,7 @@ export function foldIncident(incident: Incident | null, placed: Placed, context:
     causes: [...open.causes.slice(-(causesMax - 1)), cause],
     changedAtMs: placed.timeMs,
     notifyAtMs: healed ? stillDue(wanted, placed.timeMs) : wanted,
-    deadEnd: finding?.deadEnd ?? (context.failing && open.deadEnd === true),
+    deadEnd: !healed && (finding?.deadEnd ?? open.deadEnd ?? false),
   };
 }
 

@@ -142,7 +142,7 @@ test("X2: what was not measured is not passed", () => {
 test("X3: one call that failed or got no answer, before or during the fault, is data lost", () => {
   fc.assert(
     fc.property(fc.nat(49), fc.boolean(), fc.boolean(), (at, early, unanswered) => {
-      const spoilt = unanswered ? { endedAtMs: null, ok: false, answer: null } : { ok: false, error: "refused" };
+      const spoilt = unanswered ? { endedAtMs: null } : { ok: false, error: "refused" };
       const spoil = (calls: readonly CanaryCall[]) =>
         calls.map((one, index) => (index === at % calls.length ? { ...one, ...spoilt } : one));
       const facts = early ? { ...recovered, baseline: spoil(recovered.baseline) } : { ...recovered, calls: spoil(recovered.calls) };
@@ -185,6 +185,8 @@ test("X6: the killed endpoint is back only after it was seen down; a status that
     findRecovery({ ...recovered, sights: [...blind, sight(11_500, "primary", "unhealthy"), sight(12_000, "primary", "healthy")] }),
     12_000,
   );
+  const before = [sight(9000, "primary", "unhealthy"), sight(9500, "primary", "healthy")];
+  assert.equal(findRecovery({ ...recovered, sights: [...before, ...blind] }), null, "what was down before the injection");
   assert.equal(findRecovery({ ...recovered, wasActive: false, endpoint: "secondary", sights: blind }), 11_000);
 });
 

@@ -241,6 +241,16 @@ test("I5: an upstream's incident is resolved only when all of it is well, or it 
   );
 });
 
+test("I5: what is not configured any more has no open incident", () => {
+  const desk = new Desk().takes(health("primary", "unhealthy")).waits(5000);
+  desk.takes((seq) => configApplied(seq, seq, topologyOf({ docs: ["only"] })));
+  assert.deepEqual(
+    desk.messages.map((message) => message.split(" ")[0]),
+    ["opened", "resolved"],
+  );
+  assert.match(desk.last.get("upstream/shop")?.causes.at(-1)?.text ?? "", /shop is not configured any more/);
+});
+
 test("I5: a breaker that opened alone ends with its closing", () => {
   const desk = new Desk().takes(breaker("open")).waits(notifyWaitMs);
   assert.deepEqual(desk.messages, ["opened shop: the breaker of primary is open"]);
@@ -265,6 +275,24 @@ test("each failover that an operator makes of a well upstream is exactly one mes
     desk.messages.map((message) => message.split(" ")[0]),
     ["opened", "opened", "opened"],
   );
+});
+
+test("an operator's failover away from what is sick stays open until that is well", () => {
+  const desk = new Desk().takes(health("primary", "unhealthy")).takes((seq) => executed(seq, "shop", "secondary", 1, { by: operator }));
+  assert.equal(desk.last.get("upstream/shop")?.status, "open");
+  const degraded = new Desk().takes(health("secondary", "unknown")).takes((seq) => executed(seq, "shop", "primary", 1, { by: operator }));
+  assert.equal(degraded.last.get("upstream/shop")?.status, "open");
+  degraded.takes(health("secondary", "healthy"));
+  assert.equal(degraded.last.get("upstream/shop")?.status, "resolved");
+});
+
+test("a dead end that comes again in the same incident is not paged again", () => {
+  const desk = new Desk().takes(health("primary", "unhealthy"));
+  for (let round = 0; round < 3; round += 1) {
+    desk.takes((seq) => failing(seq, "shop", true)).waits(againMs);
+    desk.takes((seq) => failing(seq, "shop", false)).waits(againMs);
+  }
+  assert.deepEqual(desk.messages, ["opened shop has no healthy endpoint to go to"]);
 });
 
 test("I6: until a message is known to be in the outbox, nothing else of the incident is told", () => {

@@ -88,6 +88,7 @@ test("S1: an older event of a subject does not overwrite a newer one", () => {
     healthChanged(5, "shop", "primary", "unhealthy"),
   ]);
   assert.equal(viewStatus(model, [], nowMs).upstreams[0]?.endpoints[0]?.health, "healthy");
+  assert.equal(fold([logStarted(9, 2), logStarted(3, 1)]).generation, 2);
   assert.equal(fold([configApplied(2, 2, topologyOf({ docs: ["only"] }))], fold([configApplied(8, 3, shops)])).configVersion, 3);
 });
 
@@ -144,6 +145,9 @@ test("S4: what is kept is bounded, however long the log and however many names i
   assert.equal(Object.keys(model.health).length, strays.entriesMax + 1);
   assert.ok(Object.hasOwn(model.health, "shop/primary"), "what is configured stays");
   assert.ok(!Object.hasOwn(model.health, "u3/e"), "the oldest stray went");
+  model = foldReadModel(model, healthChanged(4000, "u60", "e", "healthy"));
+  for (let seq = 4001; seq < 4030; seq += 1) model = foldReadModel(model, healthChanged(seq, `v${seq}`, "e", "unhealthy"));
+  assert.ok(Object.hasOwn(model.health, "u60/e"), "what was said of late stays, however long it is known");
   for (let index = 0; index < strays.historiesMax + 5; index += 1)
     model = foldReadModel(model, executed(5000 + index, `u${index}`, "secondary", 1));
   assert.equal(Object.keys(model.history).length, strays.historiesMax);
