@@ -85,9 +85,22 @@ async function readStack(dataDir: string, env: Readonly<Record<string, string | 
     }
   }
   const natsUrl = env["NATS_URL"] ?? found.natsUrl;
+  if (natsUrl !== undefined && hostsOf(natsUrl) === null)
+    throw usageError(
+      `${env["NATS_URL"] === undefined ? file : "NATS_URL"} does not give a URL like nats://127.0.0.1:7302: correct it`,
+      "bad_url",
+    );
   if (natsUrl === undefined)
     throw new CliError(1, "no_stack", `${file} does not say where NATS is: start the stack anew with \`npm start\``);
   return { natsUrl, routerUrl: found.routerUrl ?? null, consoleUrl: found.consoleUrl ?? null, redisUrl: found.redisUrl ?? null };
+}
+
+/** The servers of a NATS URL, or of several with commas between, without their credentials; null when it is none. */
+function hostsOf(urls: string): string | null {
+  const whole = urls.split(",").map((url) => (url.includes("://") ? url.trim() : `nats://${url.trim()}`));
+  const parsed = whole.map((url) => (URL.canParse(url) ? new URL(url) : null));
+  const hosts = parsed.map((url) => (url === null || !["nats:", "tls:"].includes(url.protocol) ? "" : url.host));
+  return hosts.every((host) => host !== "") ? hosts.join(", ") : null;
 }
 
 async function untilConnected(bus: Bus, url: string): Promise<void> {
@@ -106,7 +119,7 @@ async function untilConnected(bus: Bus, url: string): Promise<void> {
   throw new CliError(
     1,
     "unreachable",
-    `NATS does not answer at ${new URL(url).host}: see that the stack runs (\`npm start\`), or give NATS_URL`,
+    `NATS does not answer at ${hostsOf(url) ?? "that address"}: see that the stack runs (\`npm start\`), or give NATS_URL`,
     true,
   );
 }

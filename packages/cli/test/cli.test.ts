@@ -283,4 +283,12 @@ test("without a stack the sentence says how to start or name one", async () => {
   const ran = await mcpf(null, ["status"]);
   assert.equal(ran.code, 1);
   assert.match(ran.stderr, /npm start.*--data-dir.*NATS_URL/);
+  // Not shown: it may hold a password.
+  const wrong = await mcpf(null, ["status"], { NATS_URL: "http://user:s3cret" + "@here" });
+  assert.equal(wrong.code, 2);
+  assert.match(wrong.stderr, /NATS_URL .*nats:\/\/127/);
+  assert.ok(!wrong.stderr.includes("s3cret"));
+  const away = await mcpf(null, ["status"], { NATS_URL: "nats://ann:s3cret" + "@127.0.0.1:1,127.0.0.1:2" });
+  assert.equal(away.code, 1);
+  assert.match(away.stderr, /NATS does not answer at 127\.0\.0\.1:1, 127\.0\.0\.1:2: see that/);
 });
