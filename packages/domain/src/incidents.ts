@@ -149,7 +149,7 @@ export function tellIncident(
     changedAtMs: nowMs,
     told: {
       severity,
-      deadEnd: incident.deadEnd === true || told?.deadEnd === true,
+      deadEnd: incident.deadEnd === true,
       atMs: nowMs,
       channels: [...new Set([...before, ...to])],
       outbox: told?.outbox ?? {},

@@ -257,7 +257,9 @@ test("a body over the limit is 413, whether it was announced or not, and whether
   );
   const words = await new Promise<string>((resolve) => socket.once("data", (chunk: Buffer) => resolve(chunk.toString())));
   assert.match(words, /^HTTP\/1\.1 413 /);
+  const startMs = Date.now();
   await new Promise((resolve) => socket.once("close", resolve));
+  assert.ok(Date.now() - startMs < 5000, "what never ends is not waited for");
   assert.deepEqual(commands, []);
 });
 

@@ -163,6 +163,29 @@ describe("notifier", { concurrency: 8 }, () => {
     assert.deepEqual(await taken(one, 1), [failedOver]);
   });
 
+  test("what follows joins the incident that is open, also while an older one of the upstream is still being told", async (t) => {
+    const one = await world(t);
+    const { bus } = await one.start(t);
+    memorySeams(bus).cut();
+    await one.executed("secondary", false);
+    await one.health("secondary", "unhealthy");
+    memorySeams(bus).restore();
+    await taken(one, 1);
+    await one.executed("primary");
+    await sleep(3500);
+    assert.deepEqual(one.taken, [failedOver, "opened shop failed over from secondary to primary"]);
+  });
+
+  test("before a configuration says whom, nobody is told and nothing is lost", async (t) => {
+    const one = await new World().open(t);
+    await one.start(t);
+    await one.executed("secondary");
+    await sleep(600);
+    assert.deepEqual(await one.events("notify.sent", "notify.failed"), []);
+    await one.configure();
+    assert.deepEqual(await taken(one, 1), [failedOver]);
+  });
+
   test("acknowledgements of incidents that are lost on the way are settled: nothing is told twice", async (t) => {
     const one = await world(t);
     const { bus } = await one.start(t);

@@ -53,6 +53,10 @@ test("the keys and their lifetimes are those of the design", async (t) => {
     () => json("mcp:state:shop"),
     (value) => value?.["seq"] === seq,
   );
+  await until(
+    () => redis.zcard("mcp:failover:index:shop"),
+    (failovers) => failovers === 1,
+  );
   assert.deepEqual(
     [state?.["service"], state?.["active"], state?.["epoch"], state?.["generation"], state?.["version"]],
     ["shop", "secondary", 1, 1, `1-${seq}`],
@@ -80,6 +84,7 @@ test("history is newest first, bounded by the limit, the same in Redis; what is 
   const store = await start();
   await redis.config("RESETSTAT");
   const day = 86_400_000;
+  await redis.zadd("mcp:failover:index:shop", Date.now() - 8 * day, "mcp:failover:shop:expired");
   for (let index = 0; index < 6; index += 1) {
     await log.move("shop", index % 2 === 0 ? "secondary" : "primary", new Date(Date.now() - (10 - 2 * index) * day).toISOString());
   }
@@ -152,7 +157,10 @@ test("with the log out of reach as well, an emptied Redis is whole again: from m
   };
   const shop = status.result.upstreams.find(({ name }) => name === "shop");
   assert.deepEqual([shop?.active, shop?.endpoints[0]?.health], ["secondary", "unhealthy"]);
-  assert.equal(await redis.zcard("mcp:failover:index:shop"), 1);
+  await until(
+    () => redis.zcard("mcp:failover:index:shop"),
+    (failovers) => failovers === 1,
+  );
   assert.match(again.readiness().conditions["audit"]?.reason ?? "", new RegExp(`showing the backup up to event ${seq} until`));
   // The log comes back: it goes on after the backup.
   await log.move("shop", "primary");
@@ -226,6 +234,11 @@ test("another log than the backup's is folded anew, and what Redis has of the ol
   await until(
     () => redis.exists("mcp:current:old", "mcp:state:old"),
     (there) => there === 0,
+  );
+  for (let round = 0; round < 20; round += 1) await fresh.health("shop", "primary", "healthy");
+  await until(
+    () => json("mcp:state:shop"),
+    (state) => Number(state?.["seq"]) > 20,
   );
   // Without a backup, on another machine, too.
   const newer = memoryBroker();
