@@ -94,6 +94,27 @@ describe("two router processes on one port, before two real MCP servers", () => 
     for (const client of clients) await client.close();
   });
 
+  test("under load, the active server hangs: no read fails or waits for its deadline, and those after two seconds are as fast as ever", async () => {
+    const running = await load();
+    await until(() => running.report().ok > 100, 10_000);
+    const stoppedMs = performance.now();
+    primary.kill("SIGSTOP");
+    try {
+      await until(() => performance.now() - stoppedMs > 2500, 5000);
+      const late = await connectClient(url(), "after-the-hang");
+      const begunMs = performance.now();
+      assert.equal(textOf(await late.callTool({ name: "echo", arguments: { message: "late" } })), "Echo: late");
+      assert.ok(performance.now() - begunMs < 1500, "the hanging endpoint is not paid for by everyone");
+      await late.close();
+      const report = await running.stop();
+      assert.deepEqual(report.failed, []);
+      assert.ok((report.durationsMs.at(-1) ?? 0) < 4000, `the slowest read took ${report.durationsMs.at(-1)} ms`);
+    } finally {
+      primary.kill("SIGCONT");
+      await running.stop();
+    }
+  });
+
   test("under load, no call fails when the active server is killed, and open sessions go on", async () => {
     const before = await connectClient(url(), "opened-before");
     const running = await startLoad({

@@ -66,6 +66,7 @@ export {
   initialHealthState,
   isAlive,
 } from "./health.ts";
+export { type HungPolicy, type HungQuestion, judgeHung, lookMsFor, overdueMs } from "./hung.ts";
 export {
   acknowledgeIncident,
   againMs,

@@ -6,7 +6,7 @@ import { defaultPolicy, type LocalBreakerPolicy } from "./policy.ts";
  * The fleet's breaker (`breaker.ts`) is slower and agreed on; a call needs both.
  *
  * Invariants, cited by the tests:
- * L1  It is ejected only by a `refused`, or by `failures` hard results in a row, none `runMs` after the one before, of calls that it let
+ * L1  It is ejected only by a `refused`, by a judgement on the whole endpoint, or by `failures` hard results in a row, none `runMs` after the one before, of calls that it let
  *     through in its present generation.
  * L2  `soft`, `auth` and `caller` results never eject: the endpoint answered.
  * L3  An ejection lasts at most `ejectMsMax`, and the time alone makes a trial possible: no timer, nothing to get stuck.
@@ -34,6 +34,8 @@ export interface LocalPermit {
 export interface LocalOutcome {
   readonly class: OutcomeClass;
   readonly code: FailureCode | null;
+  /** Judged was the endpoint as a whole (it hangs), not one call. */
+  readonly whole?: boolean;
 }
 
 export const initialLocalBreaker: LocalBreaker = {
@@ -92,7 +94,8 @@ export function localRecord(
     case "closed": {
       if (!hard) return state.failureRun === 0 ? state : { ...state, failureRun: 0 };
       const failureRun = nowMs - state.lastFailedAtMs < policy.runMs ? state.failureRun + 1 : 1;
-      if (outcome.code !== "refused" && failureRun < policy.failures) return { ...state, failureRun, lastFailedAtMs: nowMs };
+      if (outcome.code !== "refused" && outcome.whole !== true && failureRun < policy.failures)
+        return { ...state, failureRun, lastFailedAtMs: nowMs };
       const decayed = Math.floor(Math.max(0, nowMs - state.sinceMs) / policy.decayMs);
       return eject(state.generation, Math.max(0, state.ejections - decayed), nowMs, policy);
     }

@@ -169,6 +169,13 @@ export interface RouterPolicy {
   /** Static stability: writes on a route older than this, with the log out of reach, are served and said to be stale. */
   readonly staleMsMax: number;
   readonly windowMs: number;
+  /** Design, "Breaker": slow is over max(1 s, 4 x p95); 5 s while fewer than `hungCallsMin` calls of the last 10 min are known. */
+  readonly hungMsMin: number;
+  readonly hungFactor: number;
+  readonly hungUnknownMs: number;
+  readonly hungCallsMin: number;
+  /** Design, "Probes": confirming probes time out after 500 ms. */
+  readonly lookMs: number;
   readonly fallback: { readonly tool: boolean; readonly agent: boolean; readonly system: boolean };
   readonly legacyMode: boolean;
 }
@@ -285,6 +292,11 @@ export const defaultPolicy: Policy = {
     slowStartMs: minuteMs,
     staleMsMax: 10 * minuteMs,
     windowMs: 250,
+    hungMsMin: secondMs,
+    hungFactor: 4,
+    hungUnknownMs: 5 * secondMs,
+    hungCallsMin: 20,
+    lookMs: 500,
     fallback: { tool: true, agent: true, system: true },
     legacyMode: false,
   },

@@ -52,7 +52,7 @@ export async function serveHttp(context: HttpContext, inbound: HttpInbound, body
   try {
     for (let attempt = await call.next(); attempt !== null; attempt = await call.next()) {
       const startedAtMs = nowMs();
-      const { endpoint } = attempt;
+      const { endpoint, givenUp } = attempt;
       let upstream: UpstreamResponse | null = null;
       let told: AttemptResult;
       try {
@@ -63,15 +63,22 @@ export async function serveHttp(context: HttpContext, inbound: HttpInbound, body
           headers: requestHeaders(request.headers),
           body: body.length === 0 ? null : body,
           connectMs: attempt.connectMs,
-          signal: abort.signal,
+          signal: givenUp === null ? abort.signal : AbortSignal.any([abort.signal, givenUp]),
           lane: "call",
         });
+        // What streams to the client is not given up any more.
+        attempt.answering();
         told = statusTold(upstream.status, endpoint.name);
       } catch (error) {
         if (!(error instanceof UpstreamError)) throw error;
         told = isGone(abort.signal)
           ? { outcome: "aborted" }
-          : { outcome: "hard", code: error.code, executed: error.written ? "unknown" : "no", message: error.message };
+          : {
+              outcome: "hard",
+              code: givenUp?.aborted ? "timeout" : error.code,
+              executed: error.written ? "unknown" : "no",
+              message: error.message,
+            };
       }
       if (upstream !== null) clearTimeout(deadline);
       const measure = (): void => {

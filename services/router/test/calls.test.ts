@@ -47,6 +47,52 @@ describe("a call", () => {
     assert.deepEqual(told("write"), [["a", "hard", "unknown"]]);
   });
 
+  test("that is given up because its endpoint hangs runs elsewhere at once, also where its session is not introduced yet", async () => {
+    const mute = createServer(() => undefined).listen(0, "127.0.0.1");
+    await new Promise((resolve) => mute.once("listening", resolve));
+    others.push(async () => {
+      mute.closeAllConnections();
+      mute.close();
+    });
+    const hung = { name: "hung", url: `http://127.0.0.1:${(mute.address() as AddressInfo).port}/mcp` };
+    const pair = fakeControl([hung, a]);
+    pair.active = "a";
+    const second = await startTestRouter(pair);
+    others.push(() => second.close(0));
+    const id = await openSession(second.mcpUrl);
+    pair.active = "hung";
+    for (const headers of [{ "mcp-session-id": id }, {}] as Record<string, string>[]) {
+      pair.givenUp = new AbortController();
+      const begunMs = performance.now();
+      const answered =
+        "mcp-session-id" in headers
+          ? post(second.mcpUrl, toolCall("r1", "whoami"), headers)
+          : post(second.mcpUrl, {
+              jsonrpc: "2.0",
+              id: "i1",
+              method: "initialize",
+              params: { protocolVersion: "2025-06-18", capabilities: {}, clientInfo: { name: "t", version: "1" } },
+            });
+      setTimeout(() => {
+        // The next attempt is one of its own.
+        const given = pair.givenUp;
+        pair.givenUp = null;
+        given?.abort();
+      }, 200);
+      const answer = await answered;
+      assert.equal(answer.body.error, undefined, JSON.stringify(answer.body));
+      assert.ok(performance.now() - begunMs < 2000);
+    }
+    const failed = pair.told.filter(({ endpoint }) => endpoint === "hung").map(({ result }) => result);
+    assert.deepEqual(
+      failed.map((result) => (result.outcome === "hard" ? [result.code, result.executed] : result.outcome)),
+      [
+        ["timeout", "no"],
+        ["timeout", "unknown"],
+      ],
+    );
+  });
+
   test("that writes moves when the connection is refused, which proves that it did not run", async () => {
     const { client } = await connectV1(router.mcpUrl);
     await client.callTool({ name: "whoami" });

@@ -9,6 +9,8 @@ import type { UpstreamState } from "./upstream-state.ts";
 /** Whom the end of an attempt is told. */
 export interface AttemptOwner {
   settle(attempt: CallAttempt, result: AttemptResult): { readonly retry: boolean };
+  /** Whether the attempt is better given up, because the call may be made at another endpoint; what that costs is paid by the asking. */
+  mayLeave(): boolean;
 }
 
 export interface AttemptParts {
@@ -18,12 +20,16 @@ export interface AttemptParts {
   readonly permit: LocalPermit;
   readonly inFlight: InFlight;
   readonly begunMs: number;
+  /** Only of a call that may be sent again whatever became of this attempt. */
+  readonly leavable: boolean;
 }
 
 /** One attempt: gives back what it took, exactly once. */
 export class CallAttempt implements Attempt {
   readonly endpoint: EndpointView;
   readonly connectMs: number;
+  readonly givenUp: AbortSignal | null;
+  readonly #giveUp: AbortController | null;
   readonly #owner: AttemptOwner;
   readonly #world: CallWorld;
   readonly #upstream: UpstreamState;
@@ -37,11 +43,37 @@ export class CallAttempt implements Attempt {
     this.#parts = parts;
     this.endpoint = parts.endpoint;
     this.connectMs = parts.connectMs;
+    this.#giveUp = parts.leavable ? new AbortController() : null;
+    this.givenUp = this.#giveUp?.signal ?? null;
+    world.watch.begin(this);
+  }
+
+  get state(): EndpointState {
+    return this.#parts.state;
+  }
+  get upstream(): UpstreamState {
+    return this.#upstream;
+  }
+  get begunMs(): number {
+    return this.#parts.begunMs;
+  }
+
+  answering(): void {
+    if (this.#told) return;
+    this.#world.watch.end(this);
+    this.#parts.state.hear(this.#world.monotonicMs());
+  }
+
+  /** Its endpoint hangs: ends it where the call may go elsewhere. What is told of it afterwards counts as of any other attempt. */
+  leave(): void {
+    if (this.#told || this.#giveUp === null || this.#giveUp.signal.aborted || !this.#owner.mayLeave()) return;
+    this.#giveUp.abort();
   }
 
   done(result: AttemptResult): { readonly retry: boolean } {
     if (this.#told) return { retry: false };
     this.#told = true;
+    this.#world.watch.end(this);
     const { state, permit, inFlight, begunMs } = this.#parts;
     const { report } = this.#world;
     if (result.outcome === "aborted" || result.outcome === "ineligible") {

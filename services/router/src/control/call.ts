@@ -38,6 +38,8 @@ export class Call implements CallControl {
   #waitUntilMs: number | null = null;
   #waitOver = false;
   #wake: (() => void) | null = null;
+  /** The retry was granted and paid for when the attempt was given up. */
+  #leftFor = false;
 
   constructor(world: CallWorld, upstream: UpstreamState, call: CallDescription) {
     const { policy } = upstream;
@@ -122,13 +124,12 @@ export class Call implements CallControl {
 
   #retryWhere(failed: { readonly executed: "no" | "unknown"; readonly message: string }): { readonly retry: boolean } {
     const { policy } = this.#upstream;
-    const answer = mayRetry({
-      safety: this.safety,
-      executed: this.safety === "unsafe" && this.#mayHaveRun ? "unknown" : failed.executed,
-      attempts: this.#tried.length,
-      attemptsMax: policy.router.attemptsMax,
-      ...this.#times(),
-    });
+    const executed = this.safety === "unsafe" && this.#mayHaveRun ? "unknown" : failed.executed;
+    const { attemptsMax } = policy.router;
+    const answer = this.#leftFor
+      ? ({ retry: true, charged: false } as const)
+      : mayRetry({ safety: this.safety, executed, attempts: this.#tried.length, attemptsMax, ...this.#times() });
+    this.#leftFor = false;
     if (!answer.retry) {
       this.#world.refusedRetry(this.#upstream.name, answer.rule);
       this.#giveUp(answer.rule === "attempts" ? this.#noEndpoint() : this.#problemOf(answer.rule, failed.message));
@@ -160,6 +161,20 @@ export class Call implements CallControl {
     }
     if (answer.retry && answer.charged) this.#charge();
     return { retry: true };
+  }
+
+  /** An attempt of a read at an endpoint that hangs is left only for another endpoint that is believed to work. */
+  mayLeave(): boolean {
+    if (this.safety !== "read_only" || this.#leftFor || this.#ended) return false;
+    const { attemptsMax } = this.#upstream.policy.router;
+    const answer = mayRetry({ safety: this.safety, executed: "unknown", attempts: this.#tried.length, attemptsMax, ...this.#times() });
+    if (!answer.retry) return false;
+    this.#again = false;
+    const plan = this.#plan();
+    if (plan.endpoint === null || plan.rule === "panic") return false;
+    if (answer.charged) this.#charge();
+    this.#leftFor = true;
+    return true;
   }
 
   #plan(): RoutePlan {
@@ -246,6 +261,7 @@ export class Call implements CallControl {
       permit: endpoint.acquire(this.#world.monotonicMs()),
       inFlight: this.#world.report.begin(upstream.name, endpoint.name),
       begunMs: this.#world.monotonicMs(),
+      leavable: this.safety === "read_only",
     });
     return this.#open;
   }

@@ -6,9 +6,10 @@ import type { Kit } from "@mcp-failover/service-kit";
 import { Call } from "./call.ts";
 import type { CallWorld } from "./call-world.ts";
 import { controlMetrics } from "./control-metrics.ts";
+import { HangWatch } from "./hang-watch.ts";
 import { legacyAgent } from "./legacy.ts";
 import type { CallControl, CallDescription, RouterControl } from "./port.ts";
-import { reaches } from "./reach.ts";
+import { answers, reaches } from "./reach.ts";
 import { type CachedRoutes, RouteCache } from "./route-cache.ts";
 import { RouteTable, type TableChange } from "./route-table.ts";
 import { TrafficReport } from "./traffic-report.ts";
@@ -30,6 +31,8 @@ export interface ControlOptions {
   readonly startWaitMs?: number;
   /** Looks whether anybody listens at a URL; default a TCP connect. */
   readonly reaches?: typeof reaches;
+  /** Looks whether a server answers at all; default an `OPTIONS`. */
+  readonly answers?: typeof answers;
 }
 
 export type RunningControl = RouterControl & {
@@ -66,6 +69,7 @@ class Control implements RunningControl {
   readonly #report: TrafficReport;
   readonly #metrics: ReturnType<typeof controlMetrics>;
   readonly #world: CallWorld;
+  readonly #watch: HangWatch;
   readonly #agent = legacyAgent(defaultPolicy.router.connectMs);
   readonly #upstreams = new Map<string, UpstreamState>();
   readonly #listeners = new Set<(upstream: string) => void>();
@@ -93,6 +97,14 @@ class Control implements RunningControl {
       held: () => ({ routes: this.#routesHeld(), rollbacks: this.#table.rollbackEpochs() }),
       windowMs: defaultPolicy.router.windowMs,
       onProblem: (error) => kit.log.debug({ err: error }, "a window of traffic waits for the log"),
+    });
+    this.#watch = new HangWatch({
+      monotonicMs: options.monotonicMs ?? (() => performance.now()),
+      look: options.answers ?? answers,
+      onHung: (upstream, endpoint) => {
+        kit.log.warn({ upstream, endpoint }, "an endpoint hangs: calls are out and not even a look is answered; reads go elsewhere");
+        this.#report.hurry();
+      },
     });
     this.#world = this.#makeWorld();
   }
@@ -136,6 +148,7 @@ class Control implements RunningControl {
   async stop(): Promise<void> {
     for (const cleanup of this.#cleanups.splice(0)) await cleanup();
     for (const upstream of this.#upstreams.values()) upstream.waiters.wakeAll();
+    this.#watch.stop();
     await this.#report.stop();
     this.#keep();
     await this.#cache.flush();
@@ -355,6 +368,7 @@ class Control implements RunningControl {
     const monotonicMs = this.#options.monotonicMs ?? (() => performance.now());
     return {
       report: this.#report,
+      watch: this.#watch,
       legacyAgent: this.#agent,
       nowMs: kit.nowMs,
       monotonicMs,

@@ -23,6 +23,7 @@ import {
   shedLatencyMs,
 } from "@mcp-failover/domain";
 import type { EndpointView } from "./port.ts";
+import { UsualLatency } from "./usual-latency.ts";
 
 /** What a router believes of an endpoint that nobody has judged yet. */
 const unknownScore = 0.5;
@@ -64,6 +65,11 @@ export class EndpointState implements RouteEndpoint {
   lastFailedAtMs: number | null = null;
   /** When a connect to see whether anybody is there got no answer in time. */
   silentAtMs: number | null = null;
+  /** The last sign of life: an answer to a call or to a look. */
+  heardAtMs: number | null = null;
+  /** It was judged to hang, and has not been heard since. */
+  hung = false;
+  readonly usual = new UsualLatency();
   #breakerState: BreakerState | null = null;
   #permitsUsed = 0;
   #local: LocalBreaker = initialLocalBreaker;
@@ -85,6 +91,9 @@ export class EndpointState implements RouteEndpoint {
       this.#local = initialLocalBreaker;
       this.#ewma = null;
       this.lastFailedAtMs = null;
+      this.heardAtMs = null;
+      this.hung = false;
+      this.usual.clear();
     }
     this.tier = config.tier;
     this.role = config.role;
@@ -139,6 +148,8 @@ export class EndpointState implements RouteEndpoint {
     const wasEjected = this.ejected;
     this.#local = localRecord(this.#local, permit, { class: end.outcome, code: end.code }, monotonicMs, policy);
     if (end.outcome === "hard") this.lastFailedAtMs = monotonicMs;
+    else this.usual.observe(end.latencyMs, monotonicMs);
+    if (end.code !== "timeout") this.hear(monotonicMs);
     const latencyMs = end.outcome === "soft" ? shedLatencyMs(end.latencyMs, end.retryAfterMs) : end.latencyMs;
     this.#ewma = observeLatency(this.#ewma, latencyMs, monotonicMs);
     return !wasEjected && this.ejected;
@@ -148,6 +159,21 @@ export class EndpointState implements RouteEndpoint {
   release(permit: LocalPermit): void {
     this.inFlight -= 1;
     this.#local = localRelease(this.#local, permit);
+  }
+
+  /** It gave a sign of life. */
+  hear(monotonicMs: number): void {
+    this.heardAtMs = monotonicMs;
+    this.hung = false;
+  }
+
+  /** It hangs: this process sends it nothing for a while. */
+  hang(monotonicMs: number, policy: LocalBreakerPolicy): void {
+    this.hung = true;
+    const { state, permit } = localAcquire(this.#local, monotonicMs);
+    if (permit === null) return;
+    this.#local = localRecord(state, permit, { class: "hard", code: "timeout", whole: true }, monotonicMs, policy);
+    this.lastFailedAtMs = monotonicMs;
   }
 
   /** A connect that was made only to see whether anybody is there was refused. */

@@ -104,6 +104,13 @@ export interface Attempt {
   readonly endpoint: EndpointView;
   readonly connectMs: number;
   /**
+   * Aborted when the endpoint hangs and the call may be made at another one: end the attempt and tell a time-out. Null: whatever happens,
+   * the attempt is waited for, because what it does must not be done twice.
+   */
+  readonly givenUp: AbortSignal | null;
+  /** The answer has begun and goes to the client as it comes: the attempt is not given up any more. */
+  answering(): void;
+  /**
    * Tells the outcome of the attempt; `executed: "no"` only with proof. Returns whether another attempt is allowed
    * (never twice, budget, deadline). Every attempt must be told exactly once.
    */

@@ -40,18 +40,28 @@ export type Tried =
 export class AttemptRun {
   readonly #parts: CallParts;
   readonly #attempt: Attempt;
+  /** Ends this attempt: with the call, or because its endpoint hangs and another one can take the call. */
+  readonly #signal: AbortSignal;
   constructor(parts: CallParts, attempt: Attempt) {
     this.#parts = parts;
     this.#attempt = attempt;
+    this.#signal = attempt.givenUp === null ? parts.signal : AbortSignal.any([parts.signal, attempt.givenUp]);
   }
 
   async run(): Promise<Tried> {
-    const { envelope, context, signal, session } = this.#parts;
+    const tried = await this.#run();
+    const { endpoint, givenUp } = this.#attempt;
+    if (!givenUp?.aborted || tried.kind === "answered" || tried.told.outcome !== "hard") return tried;
+    return notAnswered(hard("timeout", tried.told.executed, `${endpoint.name} hangs: it does not answer at all`));
+  }
+
+  async #run(): Promise<Tried> {
+    const { envelope, context, session } = this.#parts;
     const attempt = this.#attempt;
     let hold: Hold | null = null;
     try {
       if (envelope.era === "modern" && envelope.method !== "server/discover") {
-        const era = await context.eras.ask(attempt.endpoint, attempt.connectMs, signal);
+        const era = await context.eras.ask(attempt.endpoint, attempt.connectMs, this.#signal);
         if (era !== "modern")
           return notAnswered({ outcome: "ineligible", message: `${attempt.endpoint.name} does not speak ${envelope.era}` });
       }
@@ -74,7 +84,7 @@ export class AttemptRun {
   #hold(session: Session, lost: Hold | null): Promise<Hold> {
     const { context, inbound, call } = this.#parts;
     const how = { lost, connectMs: this.#attempt.connectMs, deadlineMs: call.deadlineMs, initialized: true };
-    return context.replay.holdOn(session, inbound.view, this.#attempt.endpoint, how);
+    return beforeAbort(context.replay.holdOn(session, inbound.view, this.#attempt.endpoint, how), this.#signal);
   }
 
   /** The session could not be had on the endpoint: the call itself was not sent, which is proof (C2). */
@@ -103,7 +113,7 @@ export class AttemptRun {
   }
 
   async #send(hold: Hold | null): Promise<Tried | "session_lost"> {
-    const { context, inbound, envelope, body, session, answer, signal } = this.#parts;
+    const { context, inbound, envelope, body, session, answer } = this.#parts;
     const { endpoint } = this.#attempt;
     const headers = forwardedHeaders(inbound.request.headers);
     if (hold !== null && session !== null) {
@@ -123,7 +133,7 @@ export class AttemptRun {
           headers,
           body,
           connectMs: this.#attempt.connectMs,
-          signal,
+          signal: this.#signal,
           lane: "call",
         });
       } catch (error) {
@@ -156,7 +166,8 @@ export class AttemptRun {
    * is no second attempt: it asks for the rest of the first.
    */
   async #resume(hold: Hold | null, broken: Failed): Promise<Relayed> {
-    const { context, session, answer, signal } = this.#parts;
+    const { context, session, answer } = this.#parts;
+    const signal = this.#signal;
     const attempt = this.#attempt;
     let last: Relayed = broken;
     for (let tries = 0; tries < resumesMax && last.kind === "failed" && !signal.aborted; tries++) {
@@ -254,6 +265,16 @@ export class AttemptRun {
   #clientGone(): boolean {
     return this.#parts.gone.aborted;
   }
+}
+
+/** The session is shared by many calls: one that is given up leaves the others their replay. Nothing of the call was sent. */
+function beforeAbort(hold: Promise<Hold>, signal: AbortSignal): Promise<Hold> {
+  return new Promise((resolve, reject) => {
+    const onAbort = (): void => reject(new UpstreamError("timeout", "the session could not be introduced in time", false));
+    if (signal.aborted) onAbort();
+    signal.addEventListener("abort", onAbort, { once: true });
+    hold.then(resolve, reject).finally(() => signal.removeEventListener("abort", onAbort));
+  });
 }
 
 /** What the server says of its tools; the control believes it only where the operator does (requirement R19). */

@@ -116,9 +116,10 @@ async function deliver(
     deadlineMs: Number.POSITIVE_INFINITY,
     startedAtMs: inbound.startedAtMs,
   });
-  const signal = AbortSignal.timeout(Math.max(1, Math.min(call.deadlineMs - nowMs(), 60_000)));
+  const late = AbortSignal.timeout(Math.max(1, Math.min(call.deadlineMs - nowMs(), 60_000)));
   for (let attempt = await call.next(); attempt !== null; attempt = await call.next()) {
-    const { endpoint, connectMs } = attempt;
+    const { endpoint, connectMs, givenUp } = attempt;
+    const signal = givenUp === null ? late : AbortSignal.any([late, givenUp]);
     let told: AttemptResult;
     try {
       let hold: Hold | null = null;
@@ -152,7 +153,8 @@ async function deliver(
       }
     } catch (error) {
       if (error instanceof UpstreamError) {
-        told = { outcome: "hard", code: error.code, executed: error.written ? "unknown" : "no", message: error.message };
+        const code = givenUp?.aborted ? "timeout" : error.code;
+        told = { outcome: "hard", code, executed: error.written ? "unknown" : "no", message: error.message };
       } else if (error instanceof ReplayError) {
         if (error.code === "ended" || error.code === "sticky") {
           attempt.done({ outcome: "aborted" });

@@ -12,6 +12,8 @@ export interface FakeControl extends RouterControl {
   legacy: CallControl["legacy"];
   implementation: "mcp" | "legacy";
   readOnly: Set<string>;
+  /** Given to every attempt. */
+  givenUp: AbortController | null;
   view: UpstreamView;
   move(endpoint: string): void;
 }
@@ -29,6 +31,7 @@ export function fakeControl(
     ended: [],
     legacy: null,
     implementation: "mcp",
+    givenUp: null,
     readOnly: new Set(["tools/list", "initialize", "whoami", "slow", "GET", "HEAD", "resources/list", "prompts/list", "server/discover"]),
     view: {
       name: "fake",
@@ -74,6 +77,8 @@ export function fakeControl(
           return {
             endpoint,
             connectMs: 500,
+            givenUp: control.givenUp?.signal ?? null,
+            answering: () => undefined,
             done(result) {
               control.told.push({ endpoint: endpoint.name, method: call.method, tool: call.tool, result });
               if (result.outcome === "hard" && result.executed === "unknown") unknown = true;

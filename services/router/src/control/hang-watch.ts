@@ -1,0 +1,124 @@
+import { judgeHung, lookMsFor, overdueMs } from "@mcp-failover/domain";
+import type { CallAttempt } from "./attempt.ts";
+import type { EndpointState } from "./endpoint-state.ts";
+import type { Look } from "./reach.ts";
+import type { UpstreamState } from "./upstream-state.ts";
+
+export interface HangWatchOptions {
+  readonly monotonicMs: () => number;
+  /** Asks a server for any answer at all. */
+  readonly look: (url: string, timeoutMs: number) => Promise<Look>;
+  readonly onHung: (upstream: string, endpoint: string) => void;
+}
+
+interface Watched {
+  readonly upstream: UpstreamState;
+  /** The oldest first: a set keeps the order of insertion, and attempts are inserted as they begin. */
+  readonly attempts: Set<CallAttempt>;
+  looking: boolean;
+  silentLookAtMs: number | null;
+  /** Looks in a row that were answered while no call ended: a slow tool, so that they come further apart. */
+  answered: number;
+  lookedAtMs: number;
+}
+
+const tickMs = 50;
+/** A tick this late says that this process stood still itself: what it did not hear in that time says nothing. */
+const stallMs = 300;
+const lookGapMsMax = 10_000;
+
+/**
+ * Watches what is in flight, and gives up the reads that wait for an endpoint that hangs (`hung.ts` judges). Nothing is kept of an endpoint
+ * without calls, and at most one look at an endpoint is under way.
+ */
+export class HangWatch {
+  readonly #options: HangWatchOptions;
+  readonly #watched = new Map<EndpointState, Watched>();
+  readonly #timer: NodeJS.Timeout;
+  #tickedAtMs = performance.now();
+  #awakeSinceMs = Number.NEGATIVE_INFINITY;
+  #stopped = false;
+
+  constructor(options: HangWatchOptions) {
+    this.#options = options;
+    this.#timer = setInterval(() => this.#tick(), tickMs);
+    this.#timer.unref();
+  }
+
+  begin(attempt: CallAttempt): void {
+    const { state, upstream } = attempt;
+    let watched = this.#watched.get(state);
+    if (watched === undefined) {
+      watched = { upstream, attempts: new Set(), looking: false, silentLookAtMs: null, answered: 0, lookedAtMs: Number.NEGATIVE_INFINITY };
+      this.#watched.set(state, watched);
+    }
+    watched.attempts.add(attempt);
+  }
+
+  end(attempt: CallAttempt): void {
+    const watched = this.#watched.get(attempt.state);
+    if (watched === undefined) return;
+    watched.attempts.delete(attempt);
+    watched.answered = 0;
+    if (watched.attempts.size === 0 && !watched.looking) this.#watched.delete(attempt.state);
+  }
+
+  stop(): void {
+    this.#stopped = true;
+    clearInterval(this.#timer);
+  }
+
+  #tick(): void {
+    const tickedAtMs = performance.now();
+    if (tickedAtMs - this.#tickedAtMs > tickMs + stallMs) this.#awakeSinceMs = this.#options.monotonicMs();
+    this.#tickedAtMs = tickedAtMs;
+    for (const [endpoint, watched] of this.#watched) this.#judge(endpoint, watched);
+  }
+
+  #judge(endpoint: EndpointState, watched: Watched): void {
+    const nowMs = this.#options.monotonicMs();
+    const { policy, name } = watched.upstream;
+    const [oldest] = watched.attempts;
+    if (oldest === undefined) return;
+    // Cheap for the usual tick: nothing is looked up before the oldest call has a certain age.
+    const heardAtMs = Math.max(this.#awakeSinceMs, endpoint.heardAtMs ?? Number.NEGATIVE_INFINITY);
+    const silentMs = nowMs - Math.max(oldest.begunMs, heardAtMs);
+    const dead = endpoint.health === "unhealthy" || endpoint.breaker === "open";
+    if (!dead && !endpoint.hung && silentMs < policy.router.hungMsMin / 2) return;
+    const p95Ms = endpoint.usual.p95Ms(nowMs, policy.router.hungCallsMin);
+    const limitMs = overdueMs(p95Ms, policy.router);
+    if (dead) {
+      for (const attempt of [...watched.attempts]) if (nowMs - attempt.begunMs >= limitMs) attempt.leave();
+    }
+    const { hung } = endpoint;
+    const verdict = judgeHung(
+      { oldestBegunMs: oldest.begunMs, heardAtMs, silentLookAtMs: watched.silentLookAtMs, hung, p95Ms, nowMs },
+      policy.router,
+    );
+    if (verdict === "hung") {
+      endpoint.hang(nowMs, policy.localBreaker);
+      if (!hung) this.#options.onHung(name, endpoint.name);
+      for (const attempt of [...watched.attempts]) attempt.leave();
+      watched.upstream.waiters.wakeAll();
+    }
+    if (verdict !== "well") this.#look(endpoint, watched, lookMsFor(limitMs, policy.router), nowMs);
+  }
+
+  #look(endpoint: EndpointState, watched: Watched, timeoutMs: number, nowMs: number): void {
+    const gapMs = Math.min(lookGapMsMax, timeoutMs * 2 ** watched.answered);
+    if (watched.looking || nowMs - watched.lookedAtMs < gapMs) return;
+    watched.looking = true;
+    watched.lookedAtMs = nowMs;
+    const { url } = endpoint.view;
+    void this.#options.look(url, timeoutMs).then((answer) => {
+      watched.looking = false;
+      if (this.#stopped || endpoint.view.url !== url) return;
+      if (answer === "answers") {
+        watched.answered += 1;
+        endpoint.hear(this.#options.monotonicMs());
+      } else if (answer === "silent") watched.silentLookAtMs = nowMs;
+      if (watched.attempts.size === 0) this.#watched.delete(endpoint);
+      else this.#judge(endpoint, watched);
+    });
+  }
+}
