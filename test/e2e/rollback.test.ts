@@ -1,12 +1,19 @@
 import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
+import { Client as ClientV2, StreamableHTTPClientTransport as TransportV2 } from "@modelcontextprotocol/client";
 import { connectClient } from "../harness/load.ts";
 import { type RunningStack, startStack } from "../harness/stack.ts";
 
 describe("a tool goes to its legacy implementation and back", { concurrency: false }, () => {
   let stack: RunningStack;
   before(async () => {
-    stack = await startStack();
+    stack = await startStack({
+      // Nothing comes back by itself: the tests say when.
+      edit: (config) => {
+        for (const process of config.local.processes) process.restart_after_ms = 3_600_000;
+      },
+    });
   });
   after(async () => {
     await stack?.stop();
@@ -43,8 +50,25 @@ describe("a tool goes to its legacy implementation and back", { concurrency: fal
     await client.callTool(inventory);
     const pids = await Promise.all([stack.pidOf("warehouse-primary"), stack.pidOf("warehouse-secondary")]);
     for (const pid of pids) process.kill(pid, "SIGKILL");
-    for (let n = 0; n < 20; n += 1) assert.equal(servedBy(await client.callTool(inventory)), "legacy", `call ${n}`);
+    // Fewer than the sample at which the tool would be rolled back for good.
+    for (let n = 0; n < 5; n += 1) assert.equal(servedBy(await client.callTool(inventory)), "legacy", `call ${n}`);
     await client.close();
+  });
+
+  test("an agent that begins while both are dead reaches the tool too, and its session goes on over MCP when a server is back", async () => {
+    const begun = await connectClient(`${stack.routerUrl}/mcp/warehouse`, "begun in the dark");
+    const { tools } = await begun.listTools();
+    assert.deepEqual(tools.map(({ name }) => name).toSorted(), ["get_inventory", "get_orders"]);
+    assert.equal(servedBy(await begun.callTool(inventory)), "legacy");
+    const modern = new ClientV2({ name: "v2", version: "1.0.0" });
+    await modern.connect(new TransportV2(new URL(`${stack.routerUrl}/mcp/warehouse`)));
+    assert.equal(servedBy(await modern.callTool(inventory)), "legacy");
+
+    const reply = await stack.bus.request("launcher.start", { process: "warehouse-primary" }, { timeoutMs: 10_000 });
+    assert.ok(reply.ok, JSON.stringify(reply));
+    for (let looks = 0; looks < 10 && servedBy(await begun.callTool(inventory)) !== "mcp"; looks += 1) await sleep(1000);
+    assert.deepEqual([servedBy(await begun.callTool(inventory)), servedBy(await modern.callTool(inventory))], ["mcp", "mcp"]);
+    await Promise.all([begun.close(), modern.close()]);
   });
 });
 

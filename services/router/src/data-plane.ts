@@ -2,6 +2,7 @@ import type { AccessRules } from "./access.ts";
 import type { RouterControl } from "./control/port.ts";
 import type { SessionDirectory } from "./mcp/directory.ts";
 import { createEraBook } from "./mcp/era.ts";
+import { createFaceBook } from "./mcp/face.ts";
 import type { DataPlaneLog, DataPlaneMetrics, McpContext, StreamClaims } from "./mcp/inbound.ts";
 import { createReplay } from "./mcp/replay.ts";
 import { createSealer } from "./mcp/seal.ts";
@@ -68,6 +69,7 @@ export async function startDataPlane(options: DataPlaneOptions): Promise<DataPla
     replay,
     eras: createEraBook(client, nowMs),
     claims: options.claims,
+    faces: createFaceBook(),
     log,
     metrics,
     nowMs,

@@ -45,6 +45,8 @@ export interface UpstreamView {
   readonly generation: number;
   readonly endpoints: readonly EndpointView[];
   readonly bodyBytesMax: number;
+  /** Tools that the legacy implementation may serve when no server is there. */
+  readonly legacyTools: readonly string[];
   readonly callMs: number;
 }
 

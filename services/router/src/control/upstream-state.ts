@@ -126,6 +126,12 @@ export class UpstreamState {
     });
   }
 
+  #legacyTools(): readonly string[] {
+    const { fallback, legacyMode } = this.policy.router;
+    if (!fallback.tool && !fallback.system && !legacyMode) return [];
+    return [...this.#tools].flatMap(([name, { legacy }]) => (legacy === null ? [] : [name]));
+  }
+
   #makeView({ epoch, generation }: { readonly epoch: number; readonly generation: number }): UpstreamView {
     const inTier = this.endpoints.find((endpoint) => endpoint.tier === this.activeTier);
     return {
@@ -138,6 +144,7 @@ export class UpstreamState {
       generation,
       endpoints: this.endpoints.map(({ view }) => view),
       bodyBytesMax: this.#bodyBytesMax,
+      legacyTools: this.#legacyTools(),
       callMs: this.policy.router.callMs,
     };
   }

@@ -149,7 +149,10 @@ export class AttemptRun {
           return this.#clientGone() ? { kind: "answered", told: { outcome: "aborted" } } : notAnswered(relayed.told);
         if (relayed.kind === "parked") this.#park(hold);
         if (envelope.method === "server/discover") context.eras.learn(endpoint, relayed.told.outcome === "ok" ? "modern" : "legacy");
-        if (envelope.method === "tools/list" && relayed.kind === "answered") learnTools(context, inbound.view.name, relayed.message.value);
+        if (envelope.method === "tools/list" && relayed.kind === "answered") {
+          learnTools(context, inbound.view.name, relayed.message.value);
+          if (envelope.params["cursor"] === undefined) context.faces.learnTools(inbound.view.name, relayed.message.value["result"]);
+        }
         return { kind: "answered", told: relayed.told };
       }
       return await this.#notOk(response, hold);

@@ -4,6 +4,7 @@ import { AbortedByRouter } from "../upstream-client.ts";
 import { AttemptRun, type CallParts, type RelayAnswer } from "./attempt.ts";
 import { CallAnswer } from "./call-answer.ts";
 import { clientInfoKey, clientNameOf, type Envelope } from "./envelope.ts";
+import { standInFor } from "./face.ts";
 import { clientDeadlineMs, type Inbound, type McpContext, operationHeader } from "./inbound.ts";
 import type { Session } from "./session.ts";
 
@@ -103,11 +104,17 @@ class CallRun {
 
   /** Nothing more can be tried: the fallback where it is allowed, or one error. */
   async #giveUp(giveUp: ((answer: CallAnswer) => void) | null): Promise<AttemptResult["outcome"]> {
-    const { call, answer, gone } = this.#parts;
+    const { call, answer, gone, context, inbound, envelope } = this.#parts;
     // The control takes the fallback away where the call may have run already.
     const { legacy } = call;
     if (legacy !== null && !answer.done && !gone.aborted && (await this.#serveLegacy(legacy))) {
       call.end("ok");
+      return "ok";
+    }
+    const stood = answer.done || gone.aborted || answer.streaming ? null : (standInFor(context, inbound, envelope)?.() ?? null);
+    if (stood !== null) {
+      answer.whole(Buffer.from(JSON.stringify({ jsonrpc: "2.0", id: envelope.id, result: stood.result })), stood.headers);
+      call.end("error");
       return "ok";
     }
     if (!answer.done) {

@@ -4,6 +4,7 @@ import { RefusedRequest } from "../errors.ts";
 import type { UpstreamClient } from "../upstream-client.ts";
 import type { SessionDirectory } from "./directory.ts";
 import type { EraBook } from "./era.ts";
+import type { FaceBook } from "./face.ts";
 import type { Replay } from "./replay.ts";
 import type { SessionTable } from "./session.ts";
 
@@ -16,6 +17,7 @@ export interface McpContext {
   readonly replay: Replay;
   readonly eras: EraBook;
   readonly claims: StreamClaims;
+  readonly faces: FaceBook;
   readonly log: DataPlaneLog;
   readonly metrics: DataPlaneMetrics;
   readonly nowMs: () => number;

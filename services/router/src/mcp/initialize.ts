@@ -32,6 +32,7 @@ export async function serveInitialize(
     const told = toldOf(first, response.status);
     const bytes = Buffer.from(first.text);
     const result = first.value["result"] as { protocolVersion?: unknown; capabilities?: unknown } | undefined;
+    if (first.error === null) context.faces.learnServer(inbound.view.name, envelope.params["protocolVersion"], first.value["result"]);
     const header = response.headers["mcp-session-id"];
     const upstreamSession = typeof header === "string" ? header : null;
     if (first.error !== null || (upstreamSession === null && inbound.view.sessions === "stateless")) {

@@ -20,7 +20,10 @@ export async function serveNotification(
   body: Buffer,
   session: Session | null,
 ): Promise<void> {
-  if (session !== null && envelope.method === "notifications/cancelled") {
+  if (session !== null && session.holds.size === 0) {
+    // It began while no server was there; the replay that gives it a place says all that has to be said.
+    context.log.debug({ upstream: inbound.view.name, method: envelope.method }, "a notification of a session without a place was dropped");
+  } else if (session !== null && envelope.method === "notifications/cancelled") {
     await cancel(context, inbound, envelope, body, session);
   } else {
     const placed = await deliver(context, inbound, envelope.method, body, session);

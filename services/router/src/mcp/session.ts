@@ -1,5 +1,5 @@
 import { createHash } from "node:crypto";
-import type { SealedSession, Sealer } from "./seal.ts";
+import { nowhere, type SealedSession, type Sealer } from "./seal.ts";
 import type { SessionStream } from "./session-stream.ts";
 
 /**
@@ -32,7 +32,7 @@ export class Session {
     this.sealed = sealed;
     this.home = sealed.endpoint;
     this.lastUsedAtMs = nowMs;
-    this.holds.set(sealed.endpoint, newHold(sealed.endpoint, sealed.upstreamSession, nowMs));
+    if (sealed.endpoint !== nowhere) this.holds.set(sealed.endpoint, newHold(sealed.endpoint, sealed.upstreamSession, nowMs));
   }
 
   /** The hold that an event id or a rewritten request id names, while the session is still there. */

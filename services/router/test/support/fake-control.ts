@@ -42,6 +42,7 @@ export function fakeControl(
       epoch: 0,
       generation: 1,
       endpoints: views,
+      legacyTools: [],
       bodyBytesMax: 256 * 1024,
       callMs: 10_000,
       ...options,
