@@ -38,3 +38,25 @@ function hostName(host: string | undefined): string | null {
   const match = /^(\[[0-9a-fA-F:.]+\]|[^:/@?#\s]+)(?::\d{1,5})?$/.exec(host);
   return match?.[1]?.toLowerCase() ?? null;
 }
+
+/** Which of several Hosts was meant, every reader may see in another way (RFC 9112, 3.2). */
+export function checkOneHost(rawHeaders: readonly string[]): void {
+  let hosts = 0;
+  for (let index = 0; index < rawHeaders.length; index += 2) {
+    const name = rawHeaders[index];
+    if (name?.length === 4 && name.toLowerCase() === "host") hosts += 1;
+  }
+  if (hosts > 1) throw new RefusedRequest(400, -32000, "a request has one Host: send it once");
+}
+
+/**
+ * A segment of dots, also an encoded one, would lead out of the path of the endpoint, and the endpoint's credential with it. A backslash is a
+ * slash to some servers, and what follows a semicolon is no part of the name to others.
+ */
+export function checkPath(suffix: string): void {
+  const [path = ""] = suffix.split("?", 1);
+  const plain = path.replaceAll(/%2e/gi, ".").replaceAll(/%2f|%5c|\\/gi, "/");
+  if (plain.split("/").some((segment) => /^\.{1,2}(?:;|$)/.test(segment))) {
+    throw new RefusedRequest(400, -32000, "the path has segments of dots (. or ..): send it without them");
+  }
+}

@@ -9,6 +9,7 @@ import { AbortedByRouter, type ResponseHeaders, type UpstreamClient, UpstreamErr
  * `/http/<upstream>/*`: any HTTP API. Guarantees:
  * P1  A request is sent again only where the control allows it; the body is held for that, up to the limit.
  * P2  Headers that concern one connection, credentials and cookies stay on their side (requirement R24); redirects are passed on.
+ *     The path of the endpoint is not left, because its credential is meant for what is under it.
  * P3  Answers are streamed with back-pressure. One that breaks off midway breaks off for the client too: it is never passed as whole.
  */
 export interface HttpContext {

@@ -1,7 +1,7 @@
 import { randomBytes } from "node:crypto";
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
-import { type AccessRules, checkAccess } from "./access.ts";
+import { type AccessRules, checkAccess, checkOneHost, checkPath } from "./access.ts";
 import type { UpstreamView } from "./control/port.ts";
 import { RefusedRequest, rpcCodes, rpcErrorBody, sendJson, sendRefusal } from "./errors.ts";
 import { type HttpContext, serveHttp } from "./http-proxy.ts";
@@ -129,6 +129,7 @@ async function serve(options: RouterServerOptions, request: IncomingMessage, res
     }
     throw new RefusedRequest(404, -32000, "not found: use /mcp/<upstream>, /http/<upstream>/..., /healthz, /readyz or /metrics");
   }
+  checkOneHost(request.rawHeaders);
   checkAccess(request.headers.host, request.headers.origin, options.access());
   const { mcp } = options;
   const view = viewOf(options, face, name);
@@ -139,6 +140,7 @@ async function serve(options: RouterServerOptions, request: IncomingMessage, res
     return serveMcp(mcp, inbound, () => readBody(request, view.bodyBytesMax));
   }
   const suffix = url.slice("/http/".length + name.length);
+  checkPath(suffix);
   return serveHttp(options.http, { ...inbound, suffix }, await readBody(request, view.bodyBytesMax));
 }
 

@@ -205,6 +205,31 @@ describe("the router's HTTP face for any API", () => {
     assert.deepEqual(router.problems, []);
   });
 
+  test("keeps to the path of the endpoint, for which its credential is meant, and refuses a second Host", async () => {
+    const { port } = new URL(router.url);
+    const statusOf = async (target: string, host = `Host: 127.0.0.1:${port}\r\n`): Promise<number> => {
+      const socket = connect(Number(port), "127.0.0.1");
+      socket.write(`GET ${target} HTTP/1.1\r\n${host}Connection: close\r\n\r\n`);
+      let text = "";
+      for await (const chunk of socket) text += String(chunk);
+      return Number(text.split(" ")[1]);
+    };
+    const escapes = [
+      "/../admin",
+      "/v1/../../admin",
+      "/%2e%2E/admin",
+      "/.%2e",
+      "/v1/..\\..\\admin",
+      "/v1/..%2f..%2fadmin",
+      "/v1/..;/admin",
+      "/./x",
+    ];
+    for (const path of escapes) assert.equal(await statusOf(`/http/fake${path}`), 400, path);
+    assert.equal(await statusOf("/http/fake/v1", `Host: 127.0.0.1:${port}\r\nHost: evil.example\r\n`), 400);
+    assert.deepEqual(seen, [], "nothing was sent on");
+    for (const path of ["/v1/a..b", "/...", "/.well-known/x", "/x?to=../y"]) assert.equal(await statusOf(`/http/fake${path}`), 200, path);
+  });
+
   test("passes path, query, method and body on, and strips what belongs to one connection", async () => {
     behaviour = (_request, response) => {
       response.writeHead(201, { "x-answer": "1", "set-cookie": "a=b", location: "http://elsewhere/x" });
