@@ -68,7 +68,8 @@ test("real MCP servers of both eras: found, killed, stopped, back; down within s
   const backMs = await timed("legacy", "healthy", 3000);
 
   legacy.kill("SIGSTOP");
-  const stoppedMs = await timed("legacy", "unhealthy", 5000 + 5000 + 3000);
+  // An interval and a time-out of 5 s each, two quick probes, the other prober's word; their time-outs grow with what is usual on the machine.
+  const stoppedMs = await timed("legacy", "unhealthy", 5000 + 5000 + 10_000);
   legacy.kill("SIGCONT");
   const continuedMs = await timed("legacy", "healthy", 3000);
   t.diagnostic(

@@ -111,6 +111,8 @@ export async function proberWorld(): Promise<ProberWorld> {
   };
 }
 
+const stopMsMax = 10_000;
+
 /** A process of the test's own; what it writes is kept for messages. */
 export function startProcess(program: string, args: readonly string[], env: Record<string, string>): Omit<ProcessHandle, "readyz"> {
   const child: ChildProcess = spawn(program, args, { env: { PATH: process.env["PATH"] ?? "", ...env }, stdio: ["ignore", "pipe", "pipe"] });
@@ -128,8 +130,12 @@ export function startProcess(program: string, args: readonly string[], env: Reco
     output: () => output,
     kill: (signal) => void child.kill(signal),
     async stop() {
+      // A process that a failed test left stopped would keep SIGTERM waiting for ever.
+      child.kill("SIGCONT");
       child.kill("SIGTERM");
+      const late = setTimeout(() => child.kill("SIGKILL"), stopMsMax);
       const [code] = (await exited) as [number | null];
+      clearTimeout(late);
       return code;
     },
   };
