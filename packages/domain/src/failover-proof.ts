@@ -137,6 +137,20 @@ export function weighCandidate(endpoint: EndpointSlice, context: ProofContext, s
   return refuse("candidate_unknown", "no probe made for the purpose has proven it since", pending);
 }
 
+/**
+ * Whether most observers of an endpoint have proven it since `sinceMs`: a prober by a probe made for the purpose, a router, which makes
+ * none, by a call of its own. Only words that may move something count, as everywhere; whoever is silent or suspect counts against it.
+ */
+export function isProvenByMost(endpoint: string, context: ProofContext, sinceMs: number): boolean {
+  const fromMs = Math.max(sinceMs, context.nowMs - context.policy.evidenceFreshMs);
+  const { observers, votes } = context.evidence[endpoint] ?? { observers: [], votes: [] };
+  const proven = votes.filter((vote) => {
+    if (vote.verdict !== "healthy" || !isUsable(vote, context, 0)) return false;
+    return vote.kind === "router" ? vote.atMs >= fromMs : isProof(vote.proof, fromMs, context.clock.freshAfterSeq);
+  });
+  return proven.length * 2 > observers.length;
+}
+
 function isProof(proof: WeighedVote["proof"], fromMs: number, afterSeq: number): boolean {
   return proof !== null && proof.atMs >= fromMs && proof.seq > afterSeq;
 }

@@ -14,7 +14,7 @@ import {
   rejectionsOf,
   targetsOf,
 } from "./failover-outcome.ts";
-import { type Candidate, type EndpointSlice, type Suspicion, weighActive, weighCandidate } from "./failover-proof.ts";
+import { type Candidate, type EndpointSlice, isProvenByMost, type Suspicion, weighActive, weighCandidate } from "./failover-proof.ts";
 import { UnknownUpstreamError } from "./policy.ts";
 
 /**
@@ -28,8 +28,8 @@ import { UnknownUpstreamError } from "./policy.ts";
  *     decision in force, or behind it in SIGNALS.
  * F5  Nothing is moved to that is not freshly proven by a probe made for the purpose, after the suspicion (or the command); only an
  *     operator's force to an endpoint that they named goes without, and says so. `role: read` never becomes active. An open breaker keeps
- *     an endpoint from being moved to; only where there is no other is one taken that most observers have proven, because the breaker may
- *     stay open for minutes after the endpoint came back. Recorded as overridden; `forced_open` never is.
+ *     an endpoint from being moved to; only where there is no other is one taken that most observers have proven since (routers, which make
+ *     no probes, by their calls), because the breaker may stay open for minutes after the endpoint came back. Recorded as overridden; `forced_open` never is.
  * F6  An automatic move respects hold, cool-down, limits of the upstream and of the fleet, and the clock's gaps. Only an active endpoint
  *     that is not configured any more is replaced in spite of hold and cool-down.
  * F7  At most `movesPerHour` automatic moves; the next needed one holds the upstream instead, until an operator releases it.
@@ -155,16 +155,13 @@ function decideMove(input: FailoverInput, failed: Failed, activeExists: boolean)
   return decideReserved(input, failed, { rule: failed.rule, reason, to: best, overrode, candidates });
 }
 
-/** Against nothing but its open breaker stands the word of most observers, given since the failure (F5). */
+/** Against nothing but its open breaker stands the proof of most observers, given since the failure (F5). */
 function lastResort(input: FailoverInput, sinceMs: number, candidates: readonly Candidate[]): Candidate | undefined {
   const trusted = { ...input, breakers: {} };
   return candidates
     .filter(({ name, refusal }) => refusal?.code === "candidate_breaker_open" && input.breakers[name] === "open")
     .flatMap(({ name }) => input.endpoints.filter((endpoint) => endpoint.name === name))
-    .filter(({ name }) => {
-      const { observers, votes } = input.evidence[name] ?? { observers: [], votes: [] };
-      return votes.filter(({ verdict }) => verdict === "healthy").length * 2 > observers.length;
-    })
+    .filter(({ name }) => isProvenByMost(name, input, sinceMs))
     .map((endpoint) => weighCandidate(endpoint, trusted, sinceMs, 0))
     .find((candidate) => candidate.refusal === null);
 }

@@ -42,7 +42,7 @@ export function vote(observer: string, said: Said = {}): WeighedVote {
 }
 export const three = ["prober:p1", "prober:p2", "prober:p3"];
 export const allSay = (said: Said = {}, observers = three) => ({ observers, votes: observers.map((observer) => vote(observer, said)) });
-export const dead = (said: Said = {}) => allSay({ outcome: "hard", sinceMs: 500, ...said });
+export const dead = (said: Said = {}, observers = three) => allSay({ outcome: "hard", sinceMs: 500, ...said }, observers);
 
 /** Primary dead, secondary proven, everything else allowing the move. */
 export function world(more: Partial<FailoverInput> = {}): FailoverInput {

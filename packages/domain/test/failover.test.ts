@@ -138,6 +138,24 @@ test("F5: an open breaker gives way to the proof of most observers, and only whe
   assert.deepEqual([other.state.active, other.overrode], ["third", []], "the third needs no exception");
 });
 
+test("F5: suspects, words from before the failure and probes of another purpose are no proof against an open breaker", () => {
+  const of = (secondary: FailoverInput["evidence"][string], suspects: string[] = []): string => {
+    const evidence = { primary: dead({}, ["prober:p5", "router:r3"]), secondary };
+    return decide({ gatherSinceMs: nowMs - policy.proofWaitMs, breakers: { secondary: "open" }, evidence, suspects });
+  };
+  const two = { observers: ["prober:p2", "prober:p4"], votes: [vote("prober:p2", { proofAgeMs: null }), vote("prober:p4")] };
+  assert.equal(of(two, ["prober:p1", "prober:p2", "router:r1"]), "failing no_candidate", "one of two reaches nothing at all itself");
+  assert.equal(of(two), "failing no_candidate", "one of two only passed by");
+  assert.equal(of(allSay()), "decided majority_unhealthy");
+  assert.equal(of(allSay(), three.slice(0, 2)), "failing no_candidate", "a suspect's proof is none");
+  const [first, ...others] = three as [string, ...string[]];
+  const before = { observers: three, votes: [vote(first), ...others.map((observer) => vote(observer, { ageMs: 600 }))] };
+  assert.equal(of(before), "failing no_candidate", "it was proven before the failure");
+  const routers = ["router:r1", "router:r2"];
+  const withCalls = { observers: [first, ...routers], votes: [first, ...routers].map((observer) => vote(observer)) };
+  assert.equal(of(withCalls), "decided majority_unhealthy", "routers make no probes, but their calls end well");
+});
+
 test("F6: hold, cool-down, the fleet and a jump of the clock stop an automatic move", () => {
   const held = { by: ann, reason: "maintenance", sinceMs: 1, untilMs: null };
   assert.equal(decide({ state: stateWith({ held }) }), "rejected held");
