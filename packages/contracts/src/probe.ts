@@ -3,6 +3,17 @@ import { atMs, failureCode, outcomeClass } from "./primitives.ts";
 
 export const probePurpose = z.enum(["scheduled", "retry", "confirm", "requested"]);
 
+/**
+ * Why an endpoint that answers is not as it should be. `code` is one of `assertion` (an expectation of the configuration marked `degraded`
+ * does not hold), `tools_drift`, `certificate`, `resource`, `reported` (the target said so itself), or one that a later version adds.
+ */
+export const degradation = z.looseObject({
+  code: z.string().regex(/^[a-z][a-z0-9_]{0,39}$/),
+  /** A sentence without secrets that names what was expected and what was seen. */
+  detail: z.string().max(300),
+});
+export type Degradation = z.infer<typeof degradation>;
+
 /** One probe of one endpoint by one prober. */
 export const observation = z.looseObject({
   upstream: z.string(),
@@ -19,6 +30,8 @@ export const observation = z.looseObject({
   error: z.string().max(300).nullable(),
   httpStatus: z.number().int().nullable(),
   era: z.enum(["legacy", "modern"]).nullable(),
+  /** The endpoint answered (`outcome` is not `hard`), but not as well as the configuration asks; null or absent: as well as it asks. */
+  degraded: degradation.nullable().optional(),
 });
 export type Observation = z.infer<typeof observation>;
 
