@@ -89,6 +89,7 @@ export {
   severity,
 } from "./incident.ts";
 export { type ConfigApplied, configApplied, type LogStarted, logStarted } from "./log.ts";
+export { type MaintenanceWindow, maintenanceWindow, type Weekday, weekday } from "./maintenance.ts";
 export {
   ConfigError,
   type ConfigProblem,

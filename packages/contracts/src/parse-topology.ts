@@ -161,6 +161,7 @@ function checkMeaning(config: Topology, options: ParseTopologyOptions, report: R
       );
     }
   });
+  checkMaintenance(config, report);
   if (options.hasSecret) {
     for (const { path, name } of secretsIn(config)) {
       if (!options.hasSecret(name))
@@ -170,6 +171,25 @@ function checkMeaning(config: Topology, options: ParseTopologyOptions, report: R
         );
     }
   }
+}
+
+/** A window that names nothing that exists would protect nothing, and nobody would notice. */
+function checkMaintenance(config: Topology, report: Report): void {
+  const names = new Set<string>();
+  config.maintenance?.forEach((window, index) => {
+    const at = ["maintenance", index];
+    if (names.has(window.name)) report([...at, "name"], `duplicate window ${JSON.stringify(window.name)}; give each window its own name`);
+    names.add(window.name);
+    window.upstreams?.forEach((upstream, position) => {
+      if (config.upstreams[upstream] === undefined)
+        report([...at, "upstreams", position], `no upstream ${JSON.stringify(upstream)}; write it as named under upstreams`);
+    });
+    window.endpoints?.forEach((key, position) => {
+      const [upstream = "", endpoint = ""] = key.split("/");
+      if (!config.upstreams[upstream]?.endpoints.some(({ name }) => name === endpoint))
+        report([...at, "endpoints", position], `no endpoint ${JSON.stringify(key)}; write upstream/endpoint as named under upstreams`);
+    });
+  });
 }
 
 /** Every `{ secret: NAME }` of a configuration with its path. */

@@ -1,4 +1,5 @@
 import { z } from "zod";
+import { maintenanceWindow } from "./maintenance.ts";
 import { name } from "./primitives.ts";
 
 /**
@@ -205,6 +206,7 @@ export const topology = z.strictObject({
     })
     .prefault({}),
   contacts: z.record(z.string(), z.string()).default({}),
+  maintenance: z.array(maintenanceWindow).max(100).optional(),
   local: z.strictObject({ processes: z.array(localProcess).default([]) }).prefault({}),
 });
 export type Topology = z.infer<typeof topology>;

@@ -104,6 +104,7 @@ export {
   type McpAnswer,
   type TransportPhase,
 } from "./outcome.ts";
+export { type Maintenance, maintenanceAt } from "./maintenance.ts";
 export {
   type BreakerPolicy,
   defaultPolicy,
