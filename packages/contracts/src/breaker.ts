@@ -33,6 +33,8 @@ export const breakerChanged = z.looseObject({
   timestamp: z.iso.datetime(),
   reason: z.string(),
   by: actor,
+  /** Set where an operator's command did it. */
+  commandId: z.string().optional(),
   state: breakerState,
   certificate,
 });

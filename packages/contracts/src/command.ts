@@ -18,6 +18,17 @@ export const failoverCommand = z.looseObject({
   dryRun: z.boolean(),
 });
 export type FailoverCommand = z.infer<typeof failoverCommand>;
+/** What an operator can do to a breaker; `reset`: closed, and decided on automatically again. */
+export const breakerAction = z.enum(["force_open", "disable", "metrics_only", "reset"]);
+export type BreakerAction = z.infer<typeof breakerAction>;
+export const breakerCommand = z.looseObject({
+  ...base,
+  upstream: z.string(),
+  /** Null: every endpoint of the upstream. */
+  endpoint: z.string().nullable(),
+  action: breakerAction,
+});
+export type BreakerCommand = z.infer<typeof breakerCommand>;
 const yearMs = 365 * 86_400_000;
 export const holdCommand = z.looseObject({
   ...base,
@@ -104,11 +115,20 @@ export const processInfo = z.looseObject({
   faultProxy: z.string().nullable(),
 });
 export type ProcessInfo = z.infer<typeof processInfo>;
+/**
+ * `latency`: answers come late. `blackhole`: connections are taken and stay open, nothing passes. `reset`: every connection is reset, a new
+ * one as soon as it is there. `refuse`: the port is closed, and connections end in order. `status`: each request is answered with a status.
+ */
+export const faultKind = z.enum(["latency", "blackhole", "reset", "refuse", "status"]);
+export type FaultKind = z.infer<typeof faultKind>;
 /** A fault on one proxy is a lease: it ends by itself at `ttlMs`. */
 export const faultRequest = z.looseObject({
   proxy: z.string(),
-  /** Added before each chunk from the upstream, in milliseconds. */
-  latencyMs: z.number().int().min(0).max(60_000),
+  kind: faultKind.default("latency"),
+  /** Of `latency`: added before each chunk from the upstream, in milliseconds. */
+  latencyMs: z.number().int().min(0).max(60_000).default(0),
+  /** Of `status`: what HTTP requests are answered with. */
+  status: z.number().int().min(400).max(599).default(503),
   ttlMs: z.number().int().min(100).max(900_000),
 });
 export type FaultRequest = z.infer<typeof faultRequest>;

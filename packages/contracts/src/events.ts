@@ -80,6 +80,7 @@ export const events = {
   "rollback.recovered": define(rollbackNotice, "AUDIT", ["scope", "name"], true, rb),
   "rollback.rejected": define(rollbackRejected, "AUDIT", ["scope", "name"], true, rb),
   "command.accepted": define(commandAccepted, "AUDIT", ["command"], false, [
+    "breaker-state",
     "failover-controller",
     "rollback-controller",
     "chaos-runner",

@@ -1,6 +1,7 @@
 import { z } from "zod";
 import {
   acknowledgeCommand,
+  breakerCommand,
   chaosCommand,
   failoverCommand,
   faultRequest,
@@ -19,6 +20,7 @@ export const requests = {
   "command.failover": { service: "failover-controller", schema: failoverCommand },
   "command.hold": { service: "failover-controller", schema: holdCommand },
   "command.release": { service: "failover-controller", schema: releaseCommand },
+  "command.breaker": { service: "breaker-state", schema: breakerCommand },
   "command.rollback": { service: "rollback-controller", schema: rollbackCommand },
   "command.recover": { service: "rollback-controller", schema: recoverCommand },
   "command.chaos.run": { service: "chaos-runner", schema: chaosCommand },

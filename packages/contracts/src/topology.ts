@@ -33,17 +33,26 @@ const probeConfig = z.strictObject({
   hold_down_ms: milliseconds(0, 86_400_000).optional(),
 });
 
-const breakerConfig = z.strictObject({
-  /** Consecutive hard failures of one observer that open the breaker. */
-  failure_threshold: z.number().int().min(1).max(10_000).optional(),
-  /** Open time; fixed when given (no doubling). */
-  reset_timeout_ms: milliseconds(100, 3_600_000).optional(),
-  /** Time-out of one call. */
-  timeout_ms: milliseconds(50, 600_000).optional(),
-  failure_ratio: z.number().min(0.01).max(1).optional(),
-  slow_ratio: z.number().min(0.01).max(1).optional(),
-  minimum_calls: z.number().int().min(1).max(100_000).optional(),
-});
+const breakerConfig = z
+  .strictObject({
+    /** Consecutive hard failures of one observer that open the breaker. */
+    failure_threshold: z.number().int().min(1).max(10_000).optional(),
+    /** Open time; fixed when given (no doubling). */
+    reset_timeout_ms: milliseconds(100, 3_600_000).optional(),
+    /** Time-out of one call. */
+    timeout_ms: milliseconds(50, 600_000).optional(),
+    failure_ratio: z.number().min(0.01).max(1).optional(),
+    slow_ratio: z.number().min(0.01).max(1).optional(),
+    minimum_calls: z.number().int().min(1).max(100_000).optional(),
+    /** How far back the ratios look, in time (default 30 s)... */
+    window_ms: milliseconds(1000, 60_000).optional(),
+    /** ...or in calls of one observer, as far as they are known: at most 10 minutes. */
+    window: z.strictObject({ type: z.literal("count"), calls: z.number().int().min(5).max(100_000) }).optional(),
+  })
+  .refine(({ window, window_ms: windowMs }) => window === undefined || windowMs === undefined, {
+    path: ["window"],
+    error: "give window (in calls) or window_ms (in time), not both",
+  });
 
 const failoverConfig = z.strictObject({
   automatic: z.boolean().optional(),

@@ -23,6 +23,12 @@ export const trafficEndpoint = z.looseObject({
   inFlight: count,
   /** Age of the oldest call in flight; 0 when there is none. */
   oldestInFlightMs: z.number().nonnegative(),
+  /** Of those in flight, how many for longer than the policy's `slowInFlightMs`: one may be a slow tool, several are not. */
+  slowInFlight: count.optional(),
+  /** Calls are overdue, and a look at the endpoint in the same silence had no answer either. */
+  hung: z.boolean().optional(),
+  /** How much longer the endpoint has asked to be left alone (`Retry-After` of a 429 or 503). */
+  retryAfterMs: z.number().nonnegative().optional(),
   /** Hard failures before the first call that was not one, and after the last: so that runs are carried over windows. */
   hardRunHead: count,
   hardRunTail: count,

@@ -169,6 +169,7 @@ test("the requests and the services that answer them are these", () => {
     "command.recover": "rollback-controller",
     "command.chaos.run": "chaos-runner",
     "command.acknowledge": "notifier",
+    "command.breaker": "breaker-state",
     "state.status": "state-store",
     "state.get": "state-store",
     "state.history": "state-store",

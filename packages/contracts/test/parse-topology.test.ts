@@ -253,3 +253,15 @@ test("any text is taken or refused with a ConfigError, never with anything else"
     { numRuns: 300 },
   );
 });
+
+test("the breaker's window is given in time or in calls, not both", () => {
+  const withBreaker = (breaker: string) =>
+    parseTopology(
+      `upstreams:\n  docs:\n    kind: http\n    breaker: ${breaker}\n    endpoints: [{ name: a, url: "http://127.0.0.1:1", tier: 0 }]\n`,
+      { file: "failover.yaml", env: {} },
+    ).topology.upstreams["docs"]?.breaker;
+  assert.deepEqual(withBreaker("{ window: { type: count, calls: 50 } }"), { window: { type: "count", calls: 50 } });
+  assert.deepEqual(withBreaker("{ window_ms: 10000 }"), { window_ms: 10_000 });
+  assert.throws(() => withBreaker("{ window_ms: 10000, window: { type: count, calls: 50 } }"), /breaker\.window.*not both/);
+  assert.throws(() => withBreaker("{ window_ms: 600000 }"), /window_ms/);
+});
