@@ -25,7 +25,20 @@ export interface FleetWord {
   readonly client: string;
 }
 
-/** One endpoint as this client knows it: what the fleet says, read at each call, and what its own calls have met. */
+/** What a call was let through with; it comes back with the call's result. */
+export interface ClientPermit {
+  readonly local: LocalPermit;
+  /** Of the fleet's breaker when the call began. */
+  readonly fleetGeneration: number;
+}
+
+/**
+ * One endpoint as this client knows it: what the fleet says, read at each call, and what its own calls have met.
+ *
+ * The permits of the fleet's half-open go to routers alone, so a client takes none from them: through a half-open breaker it sends one trial at a time, and
+ * all its other calls go elsewhere or are told at once; nothing queues. A trial that hangs makes way for the next after `trialMs`. Results of a call that
+ * began under an older generation of the fleet's breaker change nothing here.
+ */
 export class ClientEndpoint implements RouteEndpoint {
   readonly name: string;
   readonly url: string;
@@ -45,6 +58,9 @@ export class ClientEndpoint implements RouteEndpoint {
   /** From here on the wait for a panic trial counts. */
   #outSinceMs = 0;
   #local: LocalBreaker = initialLocalBreaker;
+  #fleetGeneration = 0;
+  /** The call that tries a half-open breaker of the fleet for this client. */
+  #trial: { readonly permit: ClientPermit; readonly untilMs: number } | null = null;
   #ewma: PeakEwma | null = null;
 
   constructor(config: EndpointConfig) {
@@ -80,41 +96,63 @@ export class ClientEndpoint implements RouteEndpoint {
     this.score = word.health?.state.score ?? unknownScore;
     this.breaker = word.breaker?.status ?? "closed";
     this.localAllows = localAllows(this.#local, nowMs);
-    // Clients have no permits of their own: through a half-open breaker go the routers' calls and the probes.
+    this.#fleetGeneration = word.breaker?.generation ?? 0;
+    if (this.breaker === "half_open") {
+      this.breakerAllows = this.#mayTry(nowMs);
+      return;
+    }
     const gate = breakerGate({ state: word.breaker, router: word.client, permitsUsed: 0, logReachable: word.logReachable, nowMs });
     this.breakerAllows = gate === "allow" || (gate === "trial" && this.inFlight === 0);
+  }
+
+  #mayTry(nowMs: number): boolean {
+    const trial = this.#trial;
+    return trial === null || trial.permit.fleetGeneration !== this.#fleetGeneration || nowMs >= trial.untilMs;
   }
 
   /**
    * Takes the place of one call. Null: the endpoint is out (this was panic), and is being tried already or was tried just now, so that
    * callers do not pay for it one after the other.
    */
-  acquire(nowMs: number, policy: LocalBreakerPolicy): LocalPermit | null {
+  acquire(nowMs: number, policy: LocalBreakerPolicy): ClientPermit | null {
     const free = this.breaker === "disabled" || this.breaker === "metrics_only" || (this.breakerAllows && this.localAllows);
     if (!free) {
       if (this.inFlight > 0 || nowMs - this.#outSinceMs < policy.panicTrialMs) return null;
       this.#outSinceMs = nowMs;
     }
-    const { state, permit } = localAcquire(this.#local, nowMs, { force: true, policy });
+    const { state, permit: local } = localAcquire(this.#local, nowMs, { force: true, policy });
     this.#local = state;
-    if (permit !== null) this.inFlight += 1;
+    if (local === null) return null;
+    this.inFlight += 1;
+    const permit = { local, fleetGeneration: this.#fleetGeneration };
+    if (this.breaker === "half_open") this.#trial = { permit, untilMs: nowMs + policy.trialMs };
     return permit;
   }
 
   record(
-    permit: LocalPermit,
+    permit: ClientPermit,
     end: Pick<Failure, "class" | "code"> & { latencyMs: number },
     nowMs: number,
     policy: LocalBreakerPolicy,
   ): void {
-    this.#local = localRecord(this.#local, permit, end, nowMs, policy);
+    this.#endTrial(permit);
+    // The fleet has judged since: what began before that says nothing about what it judged.
+    this.#local =
+      permit.fleetGeneration === this.#fleetGeneration
+        ? localRecord(this.#local, permit.local, end, nowMs, policy)
+        : localRelease(this.#local, permit.local);
     if (end.class === "hard") this.lastFailedAtMs = nowMs;
     this.#ewma = observeLatency(this.#ewma, end.latencyMs, nowMs);
   }
 
   /** The call ended without a word on the endpoint. */
-  release(permit: LocalPermit): void {
-    this.#local = localRelease(this.#local, permit);
+  release(permit: ClientPermit): void {
+    this.#endTrial(permit);
+    this.#local = localRelease(this.#local, permit.local);
+  }
+
+  #endTrial(permit: ClientPermit): void {
+    if (this.#trial?.permit === permit) this.#trial = null;
   }
 
   /** The function of a call has settled, or is given up. */

@@ -4,7 +4,6 @@ import {
   classifyHttpStatus,
   creditCall,
   initialRetryBudget,
-  type LocalPermit,
   mayRetry,
   type Policy,
   planRoute,
@@ -13,7 +12,7 @@ import {
   type Safety,
 } from "@mcp-failover/domain";
 import { type AttemptEnd, attempt } from "./attempt.ts";
-import { ClientEndpoint, type FleetWord } from "./endpoint.ts";
+import { ClientEndpoint, type ClientPermit, type FleetWord } from "./endpoint.ts";
 import { BreakerOpenError, BulkheadFullError, CallTimeoutError, NoEndpointError, OutcomeUnknownError } from "./errors.ts";
 import { type Failure, failureOf } from "./failure.ts";
 
@@ -65,7 +64,8 @@ export interface UpstreamWorld {
  * A2  A call that is neither idempotent nor read-only is sent again only after proof that it did not run.
  * A3  No call takes longer than its time; at its end the function's signal is aborted.
  * A4  An endpoint that is out gets one trial call at a time, however many callers there are; the others are told at once.
- * A5  A result counts only for the generation of the local breaker under which the call began.
+ * A5  A result counts only for the generation of the local breaker, and of the fleet's, under which the call began.
+ * A6  Through a half-open breaker of the fleet goes one trial at a time: permits are the routers' alone. Surplus calls never queue.
  */
 export class UpstreamCalls {
   readonly #world: UpstreamWorld;
@@ -247,7 +247,7 @@ export class UpstreamCalls {
     return closed.length > 0 || state.busy ? new BreakerOpenError(upstream, closed.join("; ") || why) : new NoEndpointError(upstream, why);
   }
 
-  #record(endpoint: ClientEndpoint, permit: LocalPermit, end: Pick<Failure, "class" | "code"> & { latencyMs: number }): void {
+  #record(endpoint: ClientEndpoint, permit: ClientPermit, end: Pick<Failure, "class" | "code"> & { latencyMs: number }): void {
     endpoint.record(permit, end, this.#world.nowMs(), this.#world.policy().localBreaker);
   }
 

@@ -129,15 +129,3 @@ test("a trial whose caller goes away makes way for the next call at once", async
   await new Promise((resolve) => setImmediate(resolve));
   assert.equal(await outcome(client.execute("solo", where)), "ok");
 });
-
-test("the same in the fleet's half-open: without permits for clients, one trial at a time", async () => {
-  await fleet.breaker("solo", "only", { status: "half_open", generation: 2, sinceMs: nowMs - 60_000 });
-  while (client.status().upstreams[1]?.endpoints[0]?.breaker !== "half_open") await new Promise((resolve) => setTimeout(resolve, 5));
-  nowMs += 1;
-  const gate = Promise.withResolvers<string>();
-  const trial = outcome(client.execute("solo", () => gate.promise));
-  const others = await Promise.all(Array.from({ length: 50 }, () => outcome(client.execute("solo", where))));
-  assert.equal(others.filter((one) => one === "breaker_open").length, 50);
-  gate.resolve("done");
-  assert.equal(await trial, "ok");
-});
