@@ -12,7 +12,11 @@ const pauseMsMax = 500;
 
 /** Stores an event without a fence; tries again with the same id until the time-out, which the store counts as one. */
 export async function append(log: LogPort, event: EventLike, timeoutMs: number = defaultTimeoutMs): Promise<Appended> {
-  const message = encodeEvent(event);
+  return publishUnfenced(log, encodeEvent(event), timeoutMs);
+}
+
+/** The same for a message that is encoded already. */
+export async function publishUnfenced(log: LogPort, message: Outgoing, timeoutMs: number = defaultTimeoutMs): Promise<Appended> {
   const retry = retryUntil(log, timeoutMs, `store ${message.subject}`);
   for (;;) {
     const outcome = await log.publish(message, retry.leftMs());
@@ -40,7 +44,12 @@ export async function appendFenced(
  * Publishes until the outcome is known. A repeat has the same id, expectation and nonce, so it can store nothing twice:
  * the store answers `duplicate` when an earlier try went through, and `wrong_sequence` when somebody else came first.
  */
-export async function publishFenced(log: LogPort, message: Outgoing, timeoutMs: number): Promise<Fenced> {
+export async function publishFenced(
+  log: LogPort,
+  message: Outgoing,
+  timeoutMs: number = defaultTimeoutMs,
+  look: (raw: RawMessage) => Stored = decode,
+): Promise<Fenced> {
   const retry = retryUntil(log, timeoutMs, `store ${message.subject}`);
   const expectedSeq = Number(message.headers[headerNames.expectedSeq]);
   let maybeStored = false;
@@ -50,12 +59,12 @@ export async function publishFenced(log: LogPort, message: Outgoing, timeoutMs: 
       if (!outcome.duplicate) return { outcome: "won", seq: outcome.seq };
       // B3: somebody's message has this id. It is ours only if an earlier try of this very call stored it.
       const there = maybeStored ? await log.at(message.stream, outcome.seq, retry.leftMs()) : null;
-      return there !== null && isOwn(there, message) ? { outcome: "won", seq: outcome.seq } : lost(await last());
+      return there !== null && isOwn(there, message) ? { outcome: "won", seq: outcome.seq } : lost(await last(), look);
     }
     if (outcome.kind === "wrong_sequence") {
       const there = await last();
       if (maybeStored && there !== null && isOwn(there, message)) return { outcome: "won", seq: there.seq };
-      if ((there?.seq ?? 0) !== expectedSeq) return lost(there);
+      if ((there?.seq ?? 0) !== expectedSeq) return lost(there, look);
       // A replicated stream refuses while a rival is on its way; that one may still come to nothing, so nobody has won yet.
       await retry.pause({ kind: "unknown", sent: maybeStored, cause: new Error("another publish on the subject is under way") });
       continue;
@@ -79,8 +88,8 @@ export async function publishFenced(log: LogPort, message: Outgoing, timeoutMs: 
   }
 }
 
-function lost(there: RawMessage | null): Fenced {
-  const last: Stored | null = there === null ? null : decode(there);
+function lost(there: RawMessage | null, look: (raw: RawMessage) => Stored): Fenced {
+  const last: Stored | null = there === null ? null : look(there);
   return { outcome: "lost", last };
 }
 

@@ -5,6 +5,15 @@ import { callApi } from "./nats/api.ts";
 import type { NatsLink } from "./nats/link.ts";
 import { natsLinks } from "./nats.ts";
 
+// What both adapters share: the simulation's bus is a third one, so that it proves these very rules.
+export { publishFenced, publishUnfenced } from "./append.ts";
+export { dispatcher } from "./dispatch.ts";
+export { guarded, handOver } from "./hand-over.ts";
+export type { LogPort, PublishOutcome } from "./log-port.ts";
+export { encodeBody, headerNames, type Outgoing, type RawMessage } from "./message.ts";
+export { noAnswer, readReply } from "./replies.ts";
+export { subjectMatches } from "./subjects.ts";
+
 export interface MemorySeams {
   /** Ends the connection as a network does; `restore` brings it back. */
   cut(reason?: string): void;

@@ -30,7 +30,11 @@ const sweepMs = 30_000;
  * probe.requested  -> probe -> probe.observed and a reply
  * health.changed   -> what the next decision starts from
  */
-export async function startProber(kit: Kit<ProberEnvironment>, policy: ProberPolicy = proberPolicy): Promise<Running> {
+export async function startProber(
+  kit: Kit<ProberEnvironment>,
+  policy: ProberPolicy = proberPolicy,
+  openRunner: typeof openProbeRunner = openProbeRunner,
+): Promise<Running> {
   const { bus, log, instance } = kit;
   const metrics = proberMetrics(kit.registry);
   const startedAtMs = Math.floor(kit.nowMs());
@@ -41,7 +45,7 @@ export async function startProber(kit: Kit<ProberEnvironment>, policy: ProberPol
   let stopped = false;
 
   const performer = createPerformer(kit, policy);
-  const runner = openProbeRunner({ policy, secrets: kit.secrets, nowMs: kit.nowMs });
+  const runner = openRunner({ policy, secrets: kit.secrets, nowMs: kit.nowMs });
   const observations = openObservationLog({
     policy,
     event: performer.observed,

@@ -1,6 +1,7 @@
 import type { Dispatcher } from "undici";
 import type { EndpointMoment } from "./endpoint-state.ts";
 import type { HangWatch } from "./hang-watch.ts";
+import type { callLegacy } from "./legacy.ts";
 import type { CallDescription } from "./port.ts";
 import type { TrafficReport } from "./traffic-report.ts";
 import type { UpstreamState } from "./upstream-state.ts";
@@ -9,6 +10,7 @@ import type { UpstreamState } from "./upstream-state.ts";
 export interface CallWorld {
   readonly report: TrafficReport;
   readonly legacyAgent: Dispatcher;
+  readonly callLegacy: typeof callLegacy;
   readonly watch: HangWatch;
   nowMs(): number;
   /** For durations: does not jump when the wall clock is set. */

@@ -1,7 +1,7 @@
 import { chargeRetry, mayRetry, planRoute, type RoutePlan, type Safety, whyNot } from "@mcp-failover/domain";
 import { CallAttempt } from "./attempt.ts";
 import type { CallWorld } from "./call-world.ts";
-import { callLegacy, LegacyError } from "./legacy.ts";
+import { LegacyError } from "./legacy.ts";
 import type { Attempt, AttemptResult, CallControl, CallDescription, CallProblem, EndpointView, LegacyResult } from "./port.ts";
 import type { UpstreamState } from "./upstream-state.ts";
 
@@ -315,7 +315,7 @@ export class Call implements CallControl {
     const count = (error: boolean) => this.#countOne("legacy", error, begunMs);
     const leftMs = this.fallbackDeadlineMs - this.#world.nowMs();
     try {
-      const result = await callLegacy({
+      const result = await this.#world.callLegacy({
         tool,
         args,
         signal,

@@ -7,10 +7,10 @@ import { Call } from "./call.ts";
 import type { CallWorld } from "./call-world.ts";
 import { controlMetrics } from "./control-metrics.ts";
 import { HangWatch } from "./hang-watch.ts";
-import { legacyAgent } from "./legacy.ts";
+import { callLegacy, legacyAgent } from "./legacy.ts";
 import type { CallControl, CallDescription, RouterControl } from "./port.ts";
 import { answers, reaches } from "./reach.ts";
-import { type CachedRoutes, RouteCache } from "./route-cache.ts";
+import { type CachedRoutes, RouteCache, type RouteStore } from "./route-cache.ts";
 import { RouteTable, type TableChange } from "./route-table.ts";
 import { TrafficReport } from "./traffic-report.ts";
 import { unknownCall } from "./unknown-call.ts";
@@ -33,6 +33,9 @@ export interface ControlOptions {
   readonly reaches?: typeof reaches;
   /** Looks whether a server answers at all; default an `OPTIONS`. */
   readonly answers?: typeof answers;
+  /** Where the last known routes are kept; default a file in the data directory. */
+  readonly cache?: RouteStore;
+  readonly callLegacy?: typeof callLegacy;
 }
 
 export type RunningControl = RouterControl & {
@@ -65,7 +68,7 @@ class Control implements RunningControl {
   readonly #kit: ControlKit;
   readonly #options: ControlOptions;
   readonly #table: RouteTable;
-  readonly #cache: RouteCache;
+  readonly #cache: RouteStore;
   readonly #report: TrafficReport;
   readonly #metrics: ReturnType<typeof controlMetrics>;
   readonly #world: CallWorld;
@@ -87,7 +90,7 @@ class Control implements RunningControl {
     this.#kit = kit;
     this.#options = options;
     this.#table = new RouteTable(kit.log);
-    this.#cache = new RouteCache(join(kit.dataDir, "router", `${kit.instance}.json`), kit.log);
+    this.#cache = options.cache ?? new RouteCache(join(kit.dataDir, "router", `${kit.instance}.json`), kit.log);
     this.#metrics = controlMetrics(kit.registry);
     this.#report = new TrafficReport({
       bus: kit.bus,
@@ -370,6 +373,7 @@ class Control implements RunningControl {
       report: this.#report,
       watch: this.#watch,
       legacyAgent: this.#agent,
+      callLegacy: this.#options.callLegacy ?? callLegacy,
       nowMs: kit.nowMs,
       monotonicMs,
       random: this.#options.random ?? Math.random,

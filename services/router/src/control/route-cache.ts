@@ -34,6 +34,9 @@ export interface CachedRoutes {
   readonly table: TableSnapshot;
 }
 
+/** Where the last known routes are kept. */
+export type RouteStore = Pick<RouteCache, "load" | "saveSoon" | "flush">;
+
 interface CacheLog {
   warn(details: object, message: string): void;
 }
