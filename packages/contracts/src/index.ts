@@ -98,6 +98,7 @@ export { type ConfigApplied, configApplied, type LogStarted, logStarted } from "
 export { type MaintenanceWindow, maintenanceWindow, type Weekday, weekday } from "./maintenance.ts";
 export {
   ConfigError,
+export { findJson, jsonPathProblem } from "./json-path.ts";
   type ConfigProblem,
   type ParsedTopology,
   type ParseTopologyOptions,
@@ -144,6 +145,20 @@ export {
   type RollbackRejected,
   type RollbackState,
   rollbackDecided,
+export {
+  type EndpointProbe,
+  type Expectation,
+  type ExtraCheck,
+  expectation,
+  type ProbeConfig,
+  type ProbeSeverity,
+  type ProbeType,
+  probeConfig,
+  probeSeverity,
+  probeType,
+} from "./probe-config.ts";
+export { joinPath, type ProbeCheck, probeChecks } from "./probe-plan.ts";
+export { type ProbePresetName, probePresetNames, probePresets } from "./probe-presets.ts";
   rollbackNotice,
   rollbackRejected,
   rollbackState,
@@ -154,11 +169,10 @@ export { type StatusView, statusView } from "./status.ts";
 export { type StreamDefinition, type StreamName, streams } from "./streams.ts";
 export { decodeToken, encodeToken, endpointKey, keysOf, subjectOf } from "./tokens.ts";
 export {
+export { type SecretRef, secretRef } from "./secret-ref.ts";
   type ChannelConfig,
   type EndpointConfig,
   type LocalProcess,
-  type SecretRef,
-  secretRef,
   type Topology,
   topology,
   type UpstreamConfig,

@@ -1,5 +1,6 @@
 import { isMap, isScalar, LineCounter, parseDocument } from "yaml";
 import { hashOf } from "./canonical.ts";
+import { reportProbeProblems } from "./probe-plan.ts";
 import { type Topology, topology } from "./topology.ts";
 
 /** One thing that is wrong in a configuration: where, what was found, and what to do. */
@@ -162,6 +163,7 @@ function checkMeaning(config: Topology, options: ParseTopologyOptions, report: R
     }
   });
   checkMaintenance(config, report);
+  reportProbeProblems(config, report);
   if (options.hasSecret) {
     for (const { path, name } of secretsIn(config)) {
       if (!options.hasSecret(name))

@@ -1,6 +1,8 @@
 import { z } from "zod";
 import { maintenanceWindow } from "./maintenance.ts";
 import { name } from "./primitives.ts";
+import { endpointProbe, probeConfig } from "./probe-config.ts";
+import { headers, milliseconds, secretRef } from "./secret-ref.ts";
 
 /**
  * `failover.yaml`. Keys are snake_case, as in the reference documents, and a duration or size has its unit in its name. The blocks
@@ -8,30 +10,7 @@ import { name } from "./primitives.ts";
  * Everything has a default but the upstreams. Secrets are only named: `{ secret: PINECONE_API_KEY }`.
  */
 
-const milliseconds = (min: number, max: number) => z.number().int().min(min).max(max);
 const httpUrl = z.url({ protocol: /^https?$/, error: "give a URL that begins with http:// or https://" });
-
-/** The name of a secret; its value comes from the environment or a file, in the one service that sends it. */
-export const secretRef = z.strictObject({
-  secret: z.string().regex(/^[A-Z][A-Z0-9_]*$/, "name the environment variable: capitals, digits and '_'"),
-  /** Put before the value: `Bearer `. */
-  prefix: z.string().optional(),
-});
-export type SecretRef = z.infer<typeof secretRef>;
-const headers = z.record(z.string().regex(/^[!#$%&'*+.^_`|~0-9A-Za-z-]+$/, "not a valid header name"), z.union([z.string(), secretRef]));
-
-const probeConfig = z.strictObject({
-  type: z.enum(["mcp", "http"]).optional(),
-  /** `http`: appended to the endpoint's URL. */
-  path: z.string().default(""),
-  method: z.enum(["GET", "HEAD", "POST"]).default("GET"),
-  interval_ms: milliseconds(100, 3_600_000).optional(),
-  timeout_ms: milliseconds(50, 60_000).optional(),
-  failures_down: z.number().int().min(1).max(100).optional(),
-  successes_up: z.number().int().min(1).max(100).optional(),
-  /** How long an endpoint that flaps is held down; 0: never. */
-  hold_down_ms: milliseconds(0, 86_400_000).optional(),
-});
 
 const breakerConfig = z
   .strictObject({
@@ -96,6 +75,8 @@ const upstreamConfig = z.strictObject({
   kind: z.enum(["mcp", "http"]),
   mode: z.enum(["active_standby", "pool"]).default("active_standby"),
   critical: z.boolean().default(true),
+  /** What of the upstream's `probe:` is otherwise here. */
+  probe: endpointProbe.optional(),
   /** What a session is worth on another endpoint (requirement R3). */
   sessions: z.enum(["stateless", "replayable", "sticky"]).default("replayable"),
   /** Tool annotations of this upstream's servers may be believed. */

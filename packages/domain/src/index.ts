@@ -30,6 +30,7 @@ export {
   testimonyOn,
   type WeighedVote,
 } from "./evidence.ts";
+export { failedExpectation, nothingSeen, type Seen } from "./expectation.ts";
 export {
   type CanaryCall,
   type ExperimentFacts,
