@@ -16,7 +16,11 @@ export const healthState = z.looseObject({
   /** Alive but credentials refused (`auth`) or rate limited (`soft`) so many times in a row, by `cause`; and well so many times in a row. */
   impairedRun: z.number().int().nonnegative().optional(),
   wellRun: z.number().int().nonnegative().optional(),
-  cause: z.enum(["auth", "soft"]).nullable().optional(),
+  cause: z.enum(["auth", "soft", "degraded", "zone"]).nullable().optional(),
+  /** With `degraded`: the code of the degradation that the observations name. */
+  causeCode: z.string().max(40).nullable().optional(),
+  /** With `zone`: the only zone of probers that sees it fail. */
+  failingZone: z.string().max(64).nullable().optional(),
   /** Which side it was last known on: what counts as a change between up and down when `unknown` lay between. */
   side: z.enum(["up", "down"]).nullable().optional(),
   /** Moving average of the response times of answers; null before the first. Time-outs of quick probes follow it. */
@@ -40,6 +44,8 @@ export const healthChanged = z.looseObject({
   reason: z.string(),
   prober: z.string(),
   votes: z.array(vote),
+  /** The planned work that the endpoint is in; nothing is moved or told to people because of this change. */
+  maintenance: z.looseObject({ name: z.string(), reason: z.string(), untilMs: atMs }).nullable().optional(),
   state: healthState,
   certificate,
 });

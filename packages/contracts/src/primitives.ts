@@ -51,6 +51,8 @@ export const vote = z.looseObject({
   code: failureCode.nullable(),
   atMs,
   responseTimeMs: z.number().nonnegative().nullable(),
+  /** Where the observer stands; absent or null: it does not say. */
+  zone: z.string().max(64).nullable().optional(),
   ref: logRef.nullable(),
 });
 export type Vote = z.infer<typeof vote>;

@@ -1,4 +1,5 @@
 import type { HealthState, Observation, Vote } from "@mcp-failover/contracts";
+import type { Maintenance } from "./maintenance.ts";
 import type { HealthPolicy } from "./policy.ts";
 
 /**
@@ -12,16 +13,20 @@ import type { HealthPolicy } from "./policy.ts";
  * H4  Nothing becomes unhealthy before the grace has ended.
  * H5  What is held down stays down until the hold ends, whatever its probes say and whoever decides.
  * H6  A fall that is at least the `flapChanges`-th change between up and down inside `flapWindowMs` holds down for `holdDownMs`.
- * H7  `auth` and `soft` are answers: they never count for a fall. So many of one in a row make degraded, with their own cause.
+ * H7  `auth`, `soft` and answers that are not as the configuration asks (`degraded`) are answers: they never count for a fall. So many
+ *     of one in a row make degraded, with their own cause.
  * H8  It rises only after `successesUp` answers in a row.
  * H9  A result that began before one already counted changes nothing: a hung probe's late end says nothing about now.
  * H10 Equal inputs give equal decisions; nothing but the input is read, and it is not altered.
  * H11 The score is between 0 and 1, and 0 while unhealthy.
+ * H12 What fails from one zone only, while an observer elsewhere sees it well, is never made unhealthy: it is degraded, with the zone
+ *     named, until an observer of that zone sees it well again or none is left there.
+ * H13 Maintenance changes no status, only what is said with it; its ups and downs are no flapping, and hold nothing down.
  *
  * Score: a moving average (`scoreWeight`) of what each result is worth: a good answer 1 less its share of the time-out, rate limited at
- * most 0.6, credentials refused at most 0.4 (both above the router's 0.3: alive), a hard failure 0.
+ * most 0.6, degraded at most `degradedScoreMax`, credentials refused at most 0.4 (all above the router's 0.3: alive), a hard failure 0.
  */
-export type HealthEvidence = Pick<Observation, "startedAtMs" | "responseTimeMs" | "outcome" | "code" | "purpose">;
+export type HealthEvidence = Pick<Observation, "startedAtMs" | "responseTimeMs" | "outcome" | "code" | "purpose" | "degraded">;
 
 export interface HealthInput {
   readonly policy: HealthPolicy;
@@ -34,6 +39,8 @@ export interface HealthInput {
   readonly votes: readonly Vote[];
   readonly graceUntilMs: number;
   readonly nowMs: number;
+  /** The planned work that the endpoint is in; absent or null: none. */
+  readonly maintenance?: Maintenance | null;
 }
 
 export type HealthRule =
@@ -43,6 +50,8 @@ export type HealthRule =
   | "silence"
   | "credentials_refused"
   | "rate_limited"
+  | "answers_degraded"
+  | "zone_only"
   | "cleared"
   | "score"
   | "suspect"
@@ -93,8 +102,15 @@ export function isAlive(outcome: Observation["outcome"]): boolean {
   return outcome !== "hard";
 }
 
-/** Decides the health of one endpoint (H1 to H11). Pure. */
+/** Decides the health of one endpoint (H1 to H13). Pure. */
 export function decideHealth(input: HealthInput): HealthDecision {
+  const decision = decide(input);
+  const { maintenance } = input;
+  if (!decision.publish || maintenance == null) return decision;
+  return { ...decision, reason: `${decision.reason}; in maintenance ${maintenance.name} (${maintenance.reason})` };
+}
+
+function decide(input: HealthInput): HealthDecision {
   const { policy, nowMs } = input;
   const before = input.state ?? initialHealthState(nowMs);
   const seen = foldEvidence(before, input.evidence, policy);
@@ -118,6 +134,8 @@ function decideFall(input: HealthInput, before: HealthState, seen: HealthState):
     return keep("grace", `${failures}, within the grace after start`, seen, reject("the grace has not ended"));
   if (asked === 0)
     return { ...keep("suspect", `${failures}; the observers have to confirm`, seen, reject("not confirmed yet")), ask: true };
+  const zone = zoneAgainst(input.votes);
+  if (zone !== null) return decideZone(input, before, seen, failures, zone);
   const against = observersAgainst(input.votes);
   if (against * 2 <= asked) {
     return keep(
@@ -127,15 +145,15 @@ function decideFall(input: HealthInput, before: HealthState, seen: HealthState):
       reject(`${against} of ${asked} agree`),
     );
   }
-  const changes = countChange(before, "down", policy, nowMs);
-  const flapping = policy.holdDownMs > 0 && before.side === "up" && changes.length >= policy.flapChanges;
+  const changes = countChange(before, "down", input);
+  const flapping = input.maintenance == null && policy.holdDownMs > 0 && before.side === "up" && changes.length >= policy.flapChanges;
   const heldDownUntilMs = flapping ? Math.max(nowMs + policy.holdDownMs, before.heldDownUntilMs ?? 0) : before.heldDownUntilMs;
   const reason = `${failures}; ${against} of ${asked} observers agree`;
   return change(flapping ? "flap_hold" : "fall", flapping ? `${reason}; ${changes.length} changes, held down` : reason, {
     ...seen,
     status: "unhealthy",
     side: "down",
-    cause: null,
+    ...noCause,
     score: 0,
     sinceMs: nowMs,
     changesAtMs: changes,
@@ -143,47 +161,92 @@ function decideFall(input: HealthInput, before: HealthState, seen: HealthState):
   });
 }
 
+const noCause = { cause: null, causeCode: null, failingZone: null } as const;
+
+/** H12. Of what nobody has proven yet nothing is said. */
+function decideZone(input: HealthInput, before: HealthState, seen: HealthState, failures: string, found: ZoneAgainst): HealthDecision {
+  const { zone, against, wellElsewhere } = found;
+  const why = `only from the zone ${zone} (${against} there); ${wellElsewhere} elsewhere see it well`;
+  const said = before.status === "degraded" && before.cause === "zone" && before.failingZone === zone;
+  if (said || before.status === "unknown") return keep("zone_only", `${failures}, but ${why}`, seen, reject(why));
+  return {
+    ...change("zone_only", `${failures}, but ${why}`, {
+      ...seen,
+      status: "degraded",
+      side: "up",
+      cause: "zone",
+      causeCode: null,
+      failingZone: zone,
+      score: Math.max(seen.score, input.policy.zoneScoreMin),
+      sinceMs: before.status === "degraded" ? before.sinceMs : input.nowMs,
+    }),
+    rejected: reject(why),
+  };
+}
+
 function decideRise(input: HealthInput, before: HealthState, seen: HealthState): HealthDecision {
-  const { policy, nowMs } = input;
+  const { nowMs } = input;
   if (before.heldDownUntilMs !== null && nowMs < before.heldDownUntilMs) {
     const why = `held down until ${new Date(before.heldDownUntilMs).toISOString()}`;
     return keep("held_down", `answers again, but ${why}`, seen, [{ option: "healthy", why }]);
   }
   const cause = (seen.impairedRun ?? 0) > 0 ? (seen.cause ?? null) : null;
-  return change("rise", `${seen.okRun} answers in a row${cause === null ? "" : `; ${causeText[cause]}`}`, {
+  return change("rise", `${seen.okRun} answers in a row${cause === null ? "" : `; ${textOf(cause, input.evidence)}`}`, {
     ...seen,
+    ...(cause === null ? noCause : { cause, failingZone: null }),
     status: cause === null ? "healthy" : "degraded",
     side: "up",
-    cause,
     sinceMs: nowMs,
-    changesAtMs: countChange(before, "up", policy, nowMs),
+    changesAtMs: countChange(before, "up", input),
     heldDownUntilMs: null,
   });
 }
 
-const causeText = { auth: "it refuses our credentials", soft: "it limits our rate" } as const;
-const causeRule = { auth: "credentials_refused", soft: "rate_limited" } as const;
+const causeRule = { auth: "credentials_refused", soft: "rate_limited", degraded: "answers_degraded", zone: "zone_only" } as const;
+
+/** What the newest result of this cause says. */
+function textOf(cause: keyof typeof causeRule, evidence: readonly HealthEvidence[]): string {
+  if (cause === "auth") return "it refuses our credentials";
+  if (cause === "soft") return "it limits our rate";
+  const found = evidence.findLast(({ degraded }) => degraded != null)?.degraded;
+  return found == null ? "it answers, but not as it should" : `${found.code}: ${found.detail}`;
+}
 
 /** Between healthy and degraded: both are up, so neither observers nor the hold-down are asked. */
 function decideImpairment(input: HealthInput, before: HealthState, seen: HealthState): HealthDecision {
   const { policy, nowMs } = input;
   const cause = seen.cause ?? null;
-  if (cause !== null && (seen.impairedRun ?? 0) >= policy.successesUp && (before.status === "healthy" || before.cause !== cause)) {
+  const isNew = before.status === "healthy" || before.cause !== cause || (before.causeCode ?? null) !== (seen.causeCode ?? null);
+  if (cause !== null && (seen.impairedRun ?? 0) >= policy.successesUp && isNew) {
     const sinceMs = before.status === "degraded" ? before.sinceMs : nowMs;
-    return change(causeRule[cause], causeText[cause], { ...seen, status: "degraded", side: "up", sinceMs });
+    return change(causeRule[cause], textOf(cause, input.evidence), {
+      ...seen,
+      status: "degraded",
+      side: "up",
+      sinceMs,
+      failingZone: null,
+    });
   }
   if (before.status === "degraded" && (seen.wellRun ?? 0) >= policy.successesUp) {
+    const zone = before.cause === "zone" ? (before.failingZone ?? null) : null;
+    // Seen well from here says nothing of that zone: it is asked (H12).
+    if (zone !== null && input.asked === 0) return { ...keep("suspect", `well here; the zone ${zone} has to say so too`, seen), ask: true };
+    if (zone !== null && zoneAgainst(input.votes)?.zone === zone) return keep("zone_only", `still failing from the zone ${zone}`, seen);
     return change("cleared", `${seen.wellRun} good answers in a row`, {
       ...seen,
+      ...noCause,
       status: "healthy",
       side: "up",
-      cause: null,
       sinceMs: nowMs,
     });
   }
   const saidAtMs = before.lastObservedAtMs ?? before.sinceMs;
   if (Math.abs(seen.score - before.score) >= policy.scoreStep && nowMs - saidAtMs >= policy.scoreEveryMs) {
-    return change("score", `the score went from ${before.score} to ${seen.score}`, { ...seen, cause: before.cause ?? null });
+    return change("score", `the score went from ${before.score} to ${seen.score}`, {
+      ...seen,
+      cause: before.cause ?? null,
+      causeCode: before.causeCode ?? null,
+    });
   }
   return keep("keep", "nothing new", seen);
 }
@@ -209,18 +272,21 @@ function foldResult(state: HealthState, result: HealthEvidence, endedAtMs: numbe
   const folded = { ...state, score: roundScore(score), lastObservedAtMs: endedAtMs };
   if (outcome === "hard") return { ...folded, okRun: 0, failRun: state.failRun + 1, impairedRun: 0, wellRun: 0 };
   const alive = { ...folded, okRun: state.okRun + 1, failRun: 0 };
-  if (outcome === "auth" || outcome === "soft") {
-    const sameCause = state.cause === outcome;
-    return { ...alive, impairedRun: (sameCause ? (state.impairedRun ?? 0) : 0) + 1, wellRun: 0, cause: outcome };
-  }
+  const impaired = (cause: "auth" | "soft" | "degraded", causeCode: string | null): HealthState => {
+    const sameCause = state.cause === cause && (state.causeCode ?? null) === causeCode;
+    return { ...alive, impairedRun: (sameCause ? (state.impairedRun ?? 0) : 0) + 1, wellRun: 0, cause, causeCode };
+  };
+  if (outcome === "auth" || outcome === "soft") return impaired(outcome, null);
   const usualMs = state.usualMs ?? null;
   const newUsualMs = usualMs === null ? result.responseTimeMs : usualMs + policy.scoreWeight * (result.responseTimeMs - usualMs);
-  return { ...alive, impairedRun: 0, wellRun: (state.wellRun ?? 0) + 1, usualMs: Math.round(newUsualMs * 1000) / 1000 };
+  const timed = { usualMs: Math.round(newUsualMs * 1000) / 1000 };
+  if (result.degraded != null) return { ...impaired("degraded", result.degraded.code), ...timed };
+  return { ...alive, impairedRun: 0, wellRun: (state.wellRun ?? 0) + 1, ...timed };
 }
 
-function worthOf({ outcome, responseTimeMs }: HealthEvidence, policy: HealthPolicy): number {
+function worthOf({ outcome, responseTimeMs, degraded }: HealthEvidence, policy: HealthPolicy): number {
   if (outcome === "hard") return 0;
-  const quick = 1 - Math.min(1, responseTimeMs / policy.timeoutMs);
+  const quick = (1 - Math.min(1, responseTimeMs / policy.timeoutMs)) * (degraded == null ? 1 : policy.degradedScoreMax);
   return quick * (outcome === "auth" ? 0.4 : outcome === "soft" ? 0.6 : 1);
 }
 
@@ -235,14 +301,32 @@ function isSilent(state: HealthState, policy: HealthPolicy, nowMs: number): bool
 }
 
 /** The changes between up and down inside the window with this one; from a side that was never known it is none. */
-function countChange(before: HealthState, to: "up" | "down", policy: HealthPolicy, nowMs: number): number[] {
+function countChange(before: HealthState, to: "up" | "down", { policy, nowMs, maintenance }: HealthInput): number[] {
   const recent = before.changesAtMs.filter((atMs) => nowMs - atMs < policy.flapWindowMs);
   const from = before.side ?? null;
-  return (from === null || from === to ? recent : [...recent, nowMs]).slice(-100);
+  return (from === null || from === to || maintenance != null ? recent : [...recent, nowMs]).slice(-100);
 }
 
 function observersAgainst(votes: readonly Vote[]): number {
   return new Set(votes.filter((vote) => vote.verdict === "unhealthy").map((vote) => vote.observer)).size;
+}
+
+interface ZoneAgainst {
+  readonly zone: string;
+  readonly against: number;
+  readonly wellElsewhere: number;
+}
+
+/** The one named zone whose observers are alone in seeing it fail, most of them, while at least one elsewhere sees it well. */
+function zoneAgainst(votes: readonly Vote[]): ZoneAgainst | null {
+  const against = votes.filter(({ verdict }) => verdict === "unhealthy");
+  const zone = against[0]?.zone ?? null;
+  if (zone === null || against.some((vote) => vote.zone !== zone)) return null;
+  const wellElsewhere = new Set(votes.filter((vote) => vote.verdict === "healthy" && vote.zone !== zone).map(({ observer }) => observer))
+    .size;
+  const wellThere = new Set(votes.filter((vote) => vote.verdict === "healthy" && vote.zone === zone).map(({ observer }) => observer)).size;
+  const againstThere = observersAgainst(against);
+  return wellElsewhere === 0 || againstThere <= wellThere ? null : { zone, against: againstThere, wellElsewhere };
 }
 
 function change(rule: HealthRule, reason: string, state: HealthState): HealthDecision {

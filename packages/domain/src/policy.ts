@@ -39,11 +39,19 @@ export interface HealthPolicy {
   /** A score that moved this far without a change of status is said too, at most every `scoreEveryMs`: AUDIT forgets nothing. */
   readonly scoreStep: number;
   readonly scoreEveryMs: number;
+  /** What an answer is worth at most that is not as the configuration asks; as that of a rate limit. */
+  readonly degradedScoreMax: number;
+  /** The least score of what only one zone sees fail: half, since half of the ways to it are well. */
+  readonly zoneScoreMin: number;
 }
 
 export interface BreakerPolicy {
   /** Polly, Finagle: 30 s. */
   readonly windowMs: number;
+  /** The longest that can be set: so much is kept of each observer by the second. */
+  readonly windowMsMax: number;
+  /** Not null: the ratios look at so many calls of an observer instead (resilience4j, `COUNT_BASED`), at most `baselineMs` back. */
+  readonly windowCalls: number | null;
   readonly bucketMs: number;
   /** Envoy, Finagle: 5; the reference's `failureThreshold` wins. */
   readonly consecutiveFailures: number;
@@ -211,9 +219,13 @@ export const defaultPolicy: Policy = {
     scoreWeight: 0.3,
     scoreStep: 0.25,
     scoreEveryMs: 30 * secondMs,
+    degradedScoreMax: 0.6,
+    zoneScoreMin: 0.5,
   },
   breaker: {
     windowMs: 30 * secondMs,
+    windowMsMax: minuteMs,
+    windowCalls: null,
     bucketMs: secondMs,
     consecutiveFailures: 5,
     minimumCalls: 20,
@@ -341,7 +353,10 @@ export function policyFor(topology: Topology, upstreamName: string, environment:
       consecutiveFailures: upstream.breaker.failure_threshold ?? breaker.consecutiveFailures,
       failureRatio: upstream.breaker.failure_ratio ?? breaker.failureRatio,
       slowRatio: upstream.breaker.slow_ratio ?? breaker.slowRatio,
-      minimumCalls: upstream.breaker.minimum_calls ?? breaker.minimumCalls,
+      // As in resilience4j, a window of fewer calls than the minimum sample is a sample itself.
+      minimumCalls: Math.min(upstream.breaker.minimum_calls ?? breaker.minimumCalls, upstream.breaker.window?.calls ?? 100_000),
+      windowMs: upstream.breaker.window_ms ?? breaker.windowMs,
+      windowCalls: upstream.breaker.window?.calls ?? breaker.windowCalls,
       ...(upstream.breaker.reset_timeout_ms === undefined
         ? {}
         : { openMs: upstream.breaker.reset_timeout_ms, openMsMax: upstream.breaker.reset_timeout_ms, openFactor: 1 }),
