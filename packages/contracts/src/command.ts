@@ -29,6 +29,9 @@ export const breakerCommand = z.looseObject({
   action: breakerAction,
 });
 export type BreakerCommand = z.infer<typeof breakerCommand>;
+/** Back to the best endpoint of a better tier than the active one. */
+export const failbackCommand = z.looseObject({ ...base, upstream: z.string(), force: z.boolean(), dryRun: z.boolean() });
+export type FailbackCommand = z.infer<typeof failbackCommand>;
 const yearMs = 365 * 86_400_000;
 export const holdCommand = z.looseObject({
   ...base,

@@ -7,6 +7,24 @@ export type Hold = z.infer<typeof hold>;
 export const move = z.looseObject({ atMs, epoch: z.number().int(), from: z.string(), to: z.string(), automatic: z.boolean() });
 export type Move = z.infer<typeof move>;
 
+/** A move that is being verified by real traffic, or was last. */
+export const trial = z.looseObject({
+  /** Of the move. */
+  epoch: z.number().int().nonnegative(),
+  kind: z.enum(["failover", "failback"]),
+  atMs,
+  untilMs: atMs,
+  /** Moves that were made because the one before made nothing better. */
+  round: z.number().int().nonnegative(),
+  /** Endpoints that failed in this recovery. */
+  tried: z.array(z.string()).max(1000),
+  /** How the calls at the endpoint that was left had ended, shortly before it was left. */
+  before: z.looseObject({ ok: z.number().int().nonnegative(), hard: z.number().int().nonnegative() }),
+  /** No move helped; an operator has to look. */
+  failed: z.boolean(),
+});
+export type Trial = z.infer<typeof trial>;
+
 /** The whole state of one upstream's route: all that a new decider needs. */
 export const failoverState = z.looseObject({
   /** The log's generation. Routes are ordered by (generation, epoch). */
@@ -22,6 +40,12 @@ export const failoverState = z.looseObject({
   /** Time of the last decision, of whatever action, and how far its decider had read SIGNALS: evidence behind it decides nothing. */
   decidedAtMs: atMs.optional(),
   signalsSeq: z.number().int().nonnegative().optional(),
+  trial: trial.nullable().optional(),
+  /** Automatic moves before this time count for no limit any more: an operator released the upstream. */
+  countedFromMs: atMs.optional(),
+  /** Failbacks in a row that had to be undone, and when the last of them was. */
+  failbackFailures: z.number().int().nonnegative().optional(),
+  failbackFailedAtMs: atMs.optional(),
 });
 export type FailoverState = z.infer<typeof failoverState>;
 
@@ -96,7 +120,24 @@ export type FailoverFailed = z.infer<typeof failoverFailed>;
 /** `fleet.reserved`: the one fenced subject on which limits that span upstreams are reserved before a move. */
 export const fleetReserved = z.looseObject({
   reservations: z
-    .array(z.looseObject({ upstream: z.string(), epoch: z.number().int(), atMs, expiresAtMs: atMs, used: z.boolean() }))
+    .array(
+      z.looseObject({
+        upstream: z.string(),
+        epoch: z.number().int(),
+        atMs,
+        expiresAtMs: atMs,
+        used: z.boolean(),
+        critical: z.boolean().optional(),
+        from: z.string().optional(),
+        to: z.string().optional(),
+        /** Whether {@link to} is behind the upstream's first tier. */
+        toBackup: z.boolean().optional(),
+        /** An operator's move: it is here for the safety rules, and counts for no limit. */
+        operator: z.boolean().optional(),
+        /** Safety rules that gave way to an operator's force. */
+        overrode: z.array(z.string()).optional(),
+      }),
+    )
     .max(10_000),
   timestamp: z.iso.datetime(),
   by: actor,

@@ -25,9 +25,11 @@ export {
   type CommandAccepted,
   chaosCommand,
   commandAccepted,
+  type FailbackCommand,
   type FailoverCommand,
   type FaultKind,
   type FaultRequest,
+  failbackCommand,
   failoverCommand,
   faultKind,
   faultRequest,
@@ -82,6 +84,8 @@ export {
   hold,
   type Move,
   move,
+  type Trial,
+  trial,
 } from "./failover.ts";
 export { type HealthChanged, type HealthState, healthChanged, healthState } from "./health.ts";
 export {
@@ -95,7 +99,7 @@ export {
   severity,
 } from "./incident.ts";
 export { type ConfigApplied, configApplied, type LogStarted, logStarted } from "./log.ts";
-export { type MaintenanceWindow, maintenanceWindow, type Weekday, weekday } from "./maintenance.ts";
+export { type MaintenanceWindow, maintenanceWindow, type TimeWindow, type Weekday, weekday } from "./maintenance.ts";
 export {
   ConfigError,
 export { findJson, jsonPathProblem } from "./json-path.ts";
@@ -165,11 +169,11 @@ export { type ProbePresetName, probePresetNames, probePresets } from "./probe-pr
 } from "./rollback.ts";
 export { type RequestInput, type RequestOf, type RequestSubject, requests } from "./services.ts";
 export { type SessionClaimed, type SessionReleased, sessionClaimed, sessionReleased } from "./session.ts";
+export type { SafetyRule } from "./safety-rule.ts";
 export { type StatusView, statusView } from "./status.ts";
 export { type StreamDefinition, type StreamName, streams } from "./streams.ts";
 export { decodeToken, encodeToken, endpointKey, keysOf, subjectOf } from "./tokens.ts";
 export {
-export { type SecretRef, secretRef } from "./secret-ref.ts";
   type ChannelConfig,
   type EndpointConfig,
   type LocalProcess,

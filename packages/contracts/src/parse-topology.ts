@@ -163,6 +163,7 @@ function checkMeaning(config: Topology, options: ParseTopologyOptions, report: R
     }
   });
   checkMaintenance(config, report);
+  checkSafetyRules(config, report);
   reportProbeProblems(config, report);
   if (options.hasSecret) {
     for (const { path, name } of secretsIn(config)) {
@@ -191,6 +192,31 @@ function checkMaintenance(config: Topology, report: Report): void {
       if (!config.upstreams[upstream]?.endpoints.some(({ name }) => name === endpoint))
         report([...at, "endpoints", position], `no endpoint ${JSON.stringify(key)}; write upstream/endpoint as named under upstreams`);
     });
+  });
+}
+
+/** A rule about something that does not exist would never refuse anything, and nobody would notice. */
+function checkSafetyRules(config: Topology, report: Report): void {
+  const names = new Set<string>();
+  config.safety_rules?.forEach((rule, index) => {
+    const at = ["safety_rules", index];
+    if (names.has(rule.name)) report([...at, "name"], `duplicate rule ${JSON.stringify(rule.name)}; give each rule its own name`);
+    names.add(rule.name);
+    rule.at_least?.endpoints.forEach((key, position) => {
+      const [upstream = "", endpoint = ""] = key.split("/");
+      if (!config.upstreams[upstream]?.endpoints.some(({ name }) => name === endpoint))
+        report(
+          [...at, "at_least", "endpoints", position],
+          `no endpoint ${JSON.stringify(key)}; write upstream/endpoint as named under upstreams`,
+        );
+    });
+    const upstreams = { never_both_on_backup: rule.never_both_on_backup ?? [], no_moves: rule.no_moves?.upstreams ?? [] };
+    for (const [key, listed] of Object.entries(upstreams)) {
+      listed.forEach((upstream, position) => {
+        if (config.upstreams[upstream] === undefined)
+          report([...at, key, position], `no upstream ${JSON.stringify(upstream)}; write it as named under upstreams`);
+      });
+    }
   });
 }
 

@@ -3,6 +3,7 @@ import {
   acknowledgeCommand,
   breakerCommand,
   chaosCommand,
+  failbackCommand,
   failoverCommand,
   faultRequest,
   holdCommand,
@@ -18,6 +19,7 @@ import {
  */
 export const requests = {
   "command.failover": { service: "failover-controller", schema: failoverCommand },
+  "command.failback": { service: "failover-controller", schema: failbackCommand },
   "command.hold": { service: "failover-controller", schema: holdCommand },
   "command.release": { service: "failover-controller", schema: releaseCommand },
   "command.breaker": { service: "breaker-state", schema: breakerCommand },

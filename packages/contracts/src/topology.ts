@@ -2,6 +2,7 @@ import { z } from "zod";
 import { maintenanceWindow } from "./maintenance.ts";
 import { name } from "./primitives.ts";
 import { endpointProbe, probeConfig } from "./probe-config.ts";
+import { safetyRule } from "./safety-rule.ts";
 import { headers, milliseconds, secretRef } from "./secret-ref.ts";
 
 /**
@@ -39,6 +40,12 @@ const failoverConfig = z.strictObject({
   moves_per_hour: z.number().int().min(0).max(100_000).optional(),
   failback: z.enum(["manual", "automatic"]).optional(),
   failback_after_ms: milliseconds(1000, 86_400_000).optional(),
+  /** After an automatic move or a failback, the endpoint is judged by real traffic for so long; 0: not at all. */
+  verify_ms: milliseconds(0, 3_600_000).optional(),
+  /** So many times a move that made things no better is followed by the next candidate; then the upstream is held. */
+  verify_moves: z.number().int().min(0).max(10).optional(),
+  /** Says what would be done by itself (`failover.rejected`, rule `dry_run`) and does nothing. */
+  dry_run: z.boolean().optional(),
 });
 
 const legacyTool = z.strictObject({
@@ -197,6 +204,7 @@ export const topology = z.strictObject({
     .prefault({}),
   contacts: z.record(z.string(), z.string()).default({}),
   maintenance: z.array(maintenanceWindow).max(100).optional(),
+  safety_rules: z.array(safetyRule).max(50).optional(),
   local: z.strictObject({ processes: z.array(localProcess).default([]) }).prefault({}),
 });
 export type Topology = z.infer<typeof topology>;

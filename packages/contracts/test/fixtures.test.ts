@@ -163,6 +163,7 @@ test("what is decided is fenced, and what is only counted is not", () => {
 test("the requests and the services that answer them are these", () => {
   assert.deepEqual(Object.fromEntries(Object.entries(requests).map(([subject, { service }]) => [subject, service])), {
     "command.failover": "failover-controller",
+    "command.failback": "failover-controller",
     "command.hold": "failover-controller",
     "command.release": "failover-controller",
     "command.rollback": "rollback-controller",
