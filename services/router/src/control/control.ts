@@ -5,8 +5,10 @@ import { chooseImplementation, defaultPolicy, initialFailoverState, policyFor } 
 import type { Kit } from "@mcp-failover/service-kit";
 import { Call } from "./call.ts";
 import type { CallWorld } from "./call-world.ts";
+import { candidateLooks } from "./candidate-looks.ts";
 import { controlMetrics } from "./control-metrics.ts";
 import { HangWatch } from "./hang-watch.ts";
+import { learnElsewhere } from "./learn-elsewhere.ts";
 import { callLegacy, legacyAgent } from "./legacy.ts";
 import type { CallControl, CallDescription, RouterControl } from "./port.ts";
 import { answers, reaches } from "./reach.ts";
@@ -18,7 +20,7 @@ import { UpstreamState } from "./upstream-state.ts";
 
 /** What of the kit the control uses. */
 export type ControlKit = Pick<Kit, "instance" | "log" | "registry" | "secrets" | "dataDir" | "nowMs" | "ready"> & {
-  readonly bus: Pick<Bus, "status" | "onStatus" | "append" | "follow">;
+  readonly bus: Pick<Bus, "status" | "onStatus" | "append" | "follow" | "subscribe">;
   event(type: "traffic.observed", keys: readonly string[], data: TrafficObserved): Event<"traffic.observed">;
 };
 
@@ -46,8 +48,6 @@ export type RunningControl = RouterControl & {
 
 /** The file is written this often even without a change, so that it says until when nothing was missed. */
 const confirmMs = 30_000;
-/** At most one look at an upstream's candidates in this time, however many writes wait. */
-const lookGapMs = 250;
 
 /**
  * Follows the fleet's decisions, and decides by them where each call goes.
@@ -76,7 +76,6 @@ class Control implements RunningControl {
   readonly #agent = legacyAgent(defaultPolicy.router.connectMs);
   readonly #upstreams = new Map<string, UpstreamState>();
   readonly #listeners = new Set<(upstream: string) => void>();
-  readonly #lookedAtMs = new Map<string, number>();
   readonly #cleanups: (() => void | Promise<void>)[] = [];
   #access: { readonly hosts: readonly string[]; readonly origins: readonly string[] } = { hosts: [], origins: [] };
   #caughtUp = false;
@@ -137,6 +136,10 @@ class Control implements RunningControl {
       (stored) => this.#apply(this.#table.fold(stored)),
     );
     this.#cleanups.push(() => following.stop());
+    const { monotonicMs } = this.#world;
+    const endpoint = (upstream: string, name: string) => this.#endpoint(upstream, name);
+    const learning = learnElsewhere({ bus, router: this.#kit.instance, endpoint, monotonicMs });
+    this.#cleanups.push(() => learning.stop());
     this.#cleanups.push(bus.onStatus((status) => this.#onStatus(status.kind === "disconnected" ? status.sinceMs : this.#kit.nowMs())));
     const confirm = setInterval(() => this.#keep(), confirmMs);
     confirm.unref();
@@ -283,12 +286,15 @@ class Control implements RunningControl {
     if (changed || always) this.#tellListeners(name);
   }
 
+  #endpoint(upstream: string, name: string) {
+    return this.#upstreams.get(upstream)?.endpoints.find((one) => one.name === name);
+  }
+
   #applyEndpoint(name: string, endpointName: string): void {
-    const upstream = this.#upstreams.get(name);
-    const endpoint = upstream?.endpoints.find((one) => one.name === endpointName);
+    const endpoint = this.#endpoint(name, endpointName);
     endpoint?.applyHealth(this.#table.health(name, endpointName));
     endpoint?.applyBreaker(this.#table.breaker(name, endpointName));
-    upstream?.waiters.wakeAll();
+    this.#upstreams.get(name)?.waiters.wakeAll();
   }
 
   #applyFailing(name: string): void {
@@ -345,27 +351,6 @@ class Control implements RunningControl {
     );
   }
 
-  #lookAtCandidates(upstream: UpstreamState): void {
-    const nowMs = this.#world.monotonicMs();
-    const last = this.#lookedAtMs.get(upstream.name);
-    if (last !== undefined && nowMs - last < lookGapMs) return;
-    this.#lookedAtMs.set(upstream.name, nowMs);
-    const { policy, active } = upstream;
-    const look = this.#options.reaches ?? reaches;
-    for (const endpoint of upstream.endpoints) {
-      if (endpoint.name === active || endpoint.role !== "write") continue;
-      look(endpoint.view.url, policy.router.panicConnectMs).then(
-        (answer) => {
-          if (answer === "listens") return;
-          if (answer === "refused") endpoint.refuse(this.#world.monotonicMs(), policy.localBreaker);
-          else endpoint.silentAtMs = this.#world.monotonicMs();
-          upstream.waiters.wakeAll();
-        },
-        (error: unknown) => this.#kit.log.warn({ err: error, upstream: upstream.name }, "a candidate could not be looked at"),
-      );
-    }
-  }
-
   #makeWorld(): CallWorld {
     const kit = this.#kit;
     const monotonicMs = this.#options.monotonicMs ?? (() => performance.now());
@@ -396,7 +381,11 @@ class Control implements RunningControl {
           callKey: `${kit.instance}/${this.#callNumber}`,
         });
       },
-      lookAtCandidates: (upstream) => this.#lookAtCandidates(upstream),
+      lookAtCandidates: candidateLooks({
+        look: this.#options.reaches ?? reaches,
+        monotonicMs,
+        onTrouble: (err, upstream) => kit.log.warn({ err, upstream }, "a candidate could not be looked at"),
+      }),
       refusedRetry: (upstream, rule) => this.#metrics.refusedRetry(upstream, rule),
       panicked: (upstream) => this.#metrics.panicked(upstream),
     };

@@ -69,7 +69,9 @@ export class EndpointState implements RouteEndpoint {
   heardAtMs: number | null = null;
   /** It was judged to hang, and has not been heard since. */
   hung = false;
-  readonly usual = new UsualLatency();
+  /** What is usual by this process's own calls, and by those of other routers. */
+  readonly #usual = new UsualLatency();
+  readonly #usualElsewhere = new UsualLatency();
   #breakerState: BreakerState | null = null;
   #permitsUsed = 0;
   #local: LocalBreaker = initialLocalBreaker;
@@ -93,7 +95,8 @@ export class EndpointState implements RouteEndpoint {
       this.lastFailedAtMs = null;
       this.heardAtMs = null;
       this.hung = false;
-      this.usual.clear();
+      this.#usual.clear();
+      this.#usualElsewhere.clear();
     }
     this.tier = config.tier;
     this.role = config.role;
@@ -101,6 +104,15 @@ export class EndpointState implements RouteEndpoint {
     this.view = view;
     this.problem = problem;
     this.usable = problem === null;
+  }
+
+  /** Own calls tell best how long it takes from here; those of other routers are better than nothing. Null: nobody knows yet. */
+  usualP95Ms(monotonicMs: number, callsMin: number): number | null {
+    return this.#usual.p95Ms(monotonicMs, callsMin) ?? this.#usualElsewhere.p95Ms(monotonicMs, callsMin);
+  }
+
+  learnElsewhere(latency: readonly number[], monotonicMs: number): void {
+    this.#usualElsewhere.add(latency, monotonicMs);
   }
 
   get ewmaMs(): number | null {
@@ -148,7 +160,7 @@ export class EndpointState implements RouteEndpoint {
     const wasEjected = this.ejected;
     this.#local = localRecord(this.#local, permit, { class: end.outcome, code: end.code }, monotonicMs, policy);
     if (end.outcome === "hard") this.lastFailedAtMs = monotonicMs;
-    else this.usual.observe(end.latencyMs, monotonicMs);
+    else this.#usual.observe(end.latencyMs, monotonicMs);
     if (end.code !== "timeout") this.hear(monotonicMs);
     const latencyMs = end.outcome === "soft" ? shedLatencyMs(end.latencyMs, end.retryAfterMs) : end.latencyMs;
     this.#ewma = observeLatency(this.#ewma, latencyMs, monotonicMs);

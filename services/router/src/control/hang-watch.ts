@@ -85,7 +85,7 @@ export class HangWatch {
     const silentMs = nowMs - Math.max(oldest.begunMs, heardAtMs);
     const dead = endpoint.health === "unhealthy" || endpoint.breaker === "open";
     if (!dead && !endpoint.hung && silentMs < policy.router.hungMsMin / 2) return;
-    const p95Ms = endpoint.usual.p95Ms(nowMs, policy.router.hungCallsMin);
+    const p95Ms = endpoint.usualP95Ms(nowMs, policy.router.hungCallsMin);
     const limitMs = overdueMs(p95Ms, policy.router);
     if (dead) {
       for (const attempt of [...watched.attempts]) if (nowMs - attempt.begunMs >= limitMs) attempt.leave();

@@ -10,6 +10,19 @@ export class UsualLatency {
   readonly #slotOf: number[] = new Array<number>(slots).fill(Number.NEGATIVE_INFINITY);
 
   observe(latencyMs: number, nowMs: number): void {
+    const counts = this.#countsAt(nowMs);
+    const found = latencyBucketsMs.findIndex((bound) => latencyMs <= bound);
+    const bucket = found === -1 ? buckets - 1 : found;
+    counts[bucket] = (counts[bucket] ?? 0) + 1;
+  }
+
+  /** Takes in what was counted elsewhere, by the same buckets. */
+  add(latency: readonly number[], nowMs: number): void {
+    const counts = this.#countsAt(nowMs);
+    for (let bucket = 0; bucket < buckets; bucket += 1) counts[bucket] = (counts[bucket] ?? 0) + (latency[bucket] ?? 0);
+  }
+
+  #countsAt(nowMs: number): number[] {
     const slot = Math.floor(nowMs / slotMs);
     const index = ((slot % slots) + slots) % slots;
     const counts = this.#counts[index] ?? [];
@@ -17,9 +30,7 @@ export class UsualLatency {
       counts.fill(0);
       this.#slotOf[index] = slot;
     }
-    const found = latencyBucketsMs.findIndex((bound) => latencyMs <= bound);
-    const bucket = found === -1 ? buckets - 1 : found;
-    counts[bucket] = (counts[bucket] ?? 0) + 1;
+    return counts;
   }
 
   /** Null while fewer than `callsMin` are known. What took longer than the last bucket counts twice its bound. */

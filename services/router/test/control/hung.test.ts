@@ -2,6 +2,8 @@ import assert from "node:assert/strict";
 import { createServer } from "node:http";
 import { type AddressInfo, createServer as createTcpServer } from "node:net";
 import { type TestContext, test } from "node:test";
+import type { TrafficObserved } from "@mcp-failover/contracts";
+import type { RunningControl } from "../../src/control/control.ts";
 import type { Attempt } from "../../src/control/port.ts";
 import { answers, type Look } from "../../src/control/reach.ts";
 import { attemptOf, describe, type Fixture, ok, play, settled, start, until } from "./fixture.ts";
@@ -41,6 +43,36 @@ test("reads that wait for an endpoint that hangs are given up after a second, ru
     call.end("ok");
   }
   assert.deepEqual(await play(fixture.control.begin(describe(fixture)), () => ok), ["secondary"]);
+});
+
+test("what late is, a router without calls of its own learns from the calls of others, but not from those that failed", async (t) => {
+  const looks: Record<string, Look> = { [primaryUrl]: "silent" };
+  const options = { answers: async (url: string) => looks[url] ?? ("answers" as const) };
+  const fixture = await start(t, options);
+  const quiet = await fixture.again({ ...options, instance: "quiet" });
+  const isGivenUpAfterASecond = async (control: RunningControl): Promise<boolean> => {
+    const call = control.begin(describe(fixture));
+    const attempt = await attemptOf(call);
+    assert.equal(attempt.endpoint.name, "primary");
+    fixture.clock.nowMs += 1100;
+    await settled(200);
+    const left = givenUp(attempt);
+    attempt.done({ outcome: "aborted" });
+    call.end("error");
+    return left;
+  };
+  assert.equal(await isGivenUpAfterASecond(quiet), false, "nobody knows");
+
+  for (let call = 0; call < 25; call += 1) await play(fixture.control.begin(describe(fixture)), () => ok);
+  const ended = () => fixture.traffic.find(({ router, endpoints }) => router === "router-1" && endpoints.some((seen) => seen.ok >= 20));
+  await until("it is said", () => ended() !== undefined);
+  const said = ended() as TrafficObserved;
+  const failed = said.endpoints.map((seen) => ({ ...seen, ok: 0, hard: 25 }));
+  const late = await fixture.again({ ...options, instance: "late" });
+  assert.equal(await isGivenUpAfterASecond(quiet), true);
+
+  await fixture.say("traffic.observed", ["router-2"], { ...said, router: "router-2", endpoints: failed });
+  assert.equal(await isGivenUpAfterASecond(late), false, "it only heard of failures");
 });
 
 test("a slow tool is waited for as long as its server answers a look, which are asked further and further apart", async (t) => {
