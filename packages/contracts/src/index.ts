@@ -98,11 +98,11 @@ export {
   type Severity,
   severity,
 } from "./incident.ts";
+export { findJson, jsonPathProblem } from "./json-path.ts";
 export { type ConfigApplied, configApplied, type LogStarted, logStarted } from "./log.ts";
 export { type MaintenanceWindow, maintenanceWindow, type TimeWindow, type Weekday, weekday } from "./maintenance.ts";
 export {
   ConfigError,
-export { findJson, jsonPathProblem } from "./json-path.ts";
   type ConfigProblem,
   type ParsedTopology,
   type ParseTopologyOptions,
@@ -133,6 +133,8 @@ export {
   vote,
 } from "./primitives.ts";
 export {
+  type Degradation,
+  degradation,
   type Observation,
   observation,
   type ProbeObserved,
@@ -143,12 +145,6 @@ export {
   probeRequested,
   proberHeartbeat,
 } from "./probe.ts";
-export {
-  type RollbackDecided,
-  type RollbackNotice,
-  type RollbackRejected,
-  type RollbackState,
-  rollbackDecided,
 export {
   type EndpointProbe,
   type Expectation,
@@ -163,13 +159,20 @@ export {
 } from "./probe-config.ts";
 export { joinPath, type ProbeCheck, probeChecks } from "./probe-plan.ts";
 export { type ProbePresetName, probePresetNames, probePresets } from "./probe-presets.ts";
+export {
+  type RollbackDecided,
+  type RollbackNotice,
+  type RollbackRejected,
+  type RollbackState,
+  rollbackDecided,
   rollbackNotice,
   rollbackRejected,
   rollbackState,
 } from "./rollback.ts";
+export type { SafetyRule } from "./safety-rule.ts";
+export { type SecretRef, secretRef } from "./secret-ref.ts";
 export { type RequestInput, type RequestOf, type RequestSubject, requests } from "./services.ts";
 export { type SessionClaimed, type SessionReleased, sessionClaimed, sessionReleased } from "./session.ts";
-export type { SafetyRule } from "./safety-rule.ts";
 export { type StatusView, statusView } from "./status.ts";
 export { type StreamDefinition, type StreamName, streams } from "./streams.ts";
 export { decodeToken, encodeToken, endpointKey, keysOf, subjectOf } from "./tokens.ts";

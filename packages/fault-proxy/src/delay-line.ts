@@ -25,6 +25,9 @@ export interface DelayLineOptions {
   readonly nowMs: () => number;
 }
 
+/** Timers take no longer times, and a chunk may have to wait until further notice (`Infinity`). */
+const timerMsMax = 60_000;
+
 type Waiting = { readonly arrivedMs: number; readonly chunk: Buffer | null };
 
 /** Makes a {@link DelayLine}. Without latency and with a sink that takes everything, a chunk passes through within the call. */
@@ -44,7 +47,7 @@ export function delayLine(options: DelayLineOptions): DelayLine {
       if (head === undefined) break;
       const restMs = head.arrivedMs + options.latencyMs() - options.nowMs();
       if (restMs > 0) {
-        timer = setTimeout(pump, restMs);
+        timer = setTimeout(pump, Math.min(restMs, timerMsMax));
         break;
       }
       waiting.shift();

@@ -1,9 +1,11 @@
 import { createServer, connect as openSocket, type Server, type Socket } from "node:net";
-import { type DelayLine, delayLine } from "./delay-line.ts";
+import type { FaultKind } from "@mcp-failover/contracts";
+import { type Fault, faultOf } from "./fault.ts";
+import { type Relay, relay } from "./relay.ts";
 
 /**
- * A TCP proxy on loopback that can make its upstream slow. What it keeps:
- * P1  Bytes pass unchanged and in order, in both directions, whatever the latency does meanwhile.
+ * A TCP proxy on loopback that can make its upstream slow, silent, broken or absent. What it keeps:
+ * P1  Bytes pass unchanged and in order, in both directions, whatever the latency does meanwhile; what a `blackhole` held back passes after it.
  * P2  While the upstream refuses connections, so does the proxy: callers have to be able to tell "refused" (did not run) from "reset".
  * P3  A fault is a lease: it ends at its `ttlMs` without anybody's doing.
  * P4  What waits in the proxy is bounded for each connection; a slow reader slows the writer.
@@ -13,8 +15,8 @@ export interface TcpProxy {
   readonly name: string;
   readonly listenPort: number;
   readonly targetPort: number;
-  /** Begins or replaces the fault. Throws {@link RangeError} on a negative latency or a lease that is not positive. */
-  setFault(fault: { latencyMs: number; ttlMs: number }): void;
+  /** Begins or replaces the fault. Throws {@link RangeError} on a negative latency, no status of an error, or a lease that is not positive. */
+  setFault(fault: { kind?: FaultKind; latencyMs?: number; status?: number; ttlMs: number }): void;
   clearFault(): void;
   view(): ProxyView;
   close(): Promise<void>;
@@ -26,7 +28,7 @@ export interface ProxyView {
   readonly targetPort: number;
   readonly upstream: "accepting" | "refusing";
   readonly connections: number;
-  readonly fault: { readonly latencyMs: number; readonly remainingMs: number } | null;
+  readonly fault: (Fault & { readonly remainingMs: number }) | null;
 }
 
 export interface ProxyOptions {
@@ -38,8 +40,6 @@ export interface ProxyOptions {
 }
 
 const loopback = "127.0.0.1";
-/** Bytes that wait for their time in one connection. */
-const waitingBytesMax = 1024 * 1024;
 const connectionsMax = 4096;
 const connectMsMax = 5000;
 /** How often a refusing upstream is asked whether it is back. */
@@ -49,9 +49,9 @@ const askAgainMs = 50;
 export function startProxy(options: ProxyOptions): TcpProxy {
   const host = options.host ?? loopback;
   const say = options.onChange ?? (() => undefined);
-  const lines = new Set<DelayLine>();
+  const relays = new Set<Relay>();
   const sockets = new Set<Socket>();
-  let fault: { latencyMs: number; endsAtMs: number } | null = null;
+  let fault: (Fault & { readonly endsAtMs: number }) | null = null;
   let lease: NodeJS.Timeout | null = null;
   let server: Server | null = null;
   let asking = false;
@@ -59,9 +59,13 @@ export function startProxy(options: ProxyOptions): TcpProxy {
   let later: NodeJS.Timeout | null = null;
   let closed = false;
 
-  const latencyMs = (): number => fault?.latencyMs ?? 0;
-  const retimeAll = (): void => {
-    for (const line of lines) line.retime();
+  const change = (to: typeof fault): void => {
+    if (lease !== null) clearTimeout(lease);
+    lease = null;
+    fault = to;
+    if (to?.kind === "refuse") closePort();
+    else ask();
+    for (const one of [...relays]) one.faultChanged();
   };
 
   /** Asks the upstream whether it accepts: one question at a time, and once more when one came up meanwhile. */
@@ -94,8 +98,8 @@ export function startProxy(options: ProxyOptions): TcpProxy {
     });
   };
   const open = (): void => {
-    if (server !== null || closed) return;
-    const opening = createServer({ pauseOnConnect: true, allowHalfOpen: true, noDelay: true }, relay);
+    if (server !== null || closed || fault?.kind === "refuse") return;
+    const opening = createServer({ pauseOnConnect: true, allowHalfOpen: true, noDelay: true }, accept);
     opening.maxConnections = connectionsMax;
     opening.on("error", (error) => {
       say("the port cannot be opened; trying again", { port: options.listenPort, reason: error.message });
@@ -105,61 +109,31 @@ export function startProxy(options: ProxyOptions): TcpProxy {
     server = opening;
     opening.listen(options.listenPort, host, () => say("open", { port: options.listenPort }));
   };
+  const closePort = (): void => {
+    server?.close();
+    server = null;
+  };
   const refuse = (): void => {
-    if (server !== null) {
-      server.close();
-      server = null;
-      say("closed, because the upstream refuses", { port: options.targetPort });
-    }
+    if (server !== null) say("closed, because the upstream refuses", { port: options.targetPort });
+    closePort();
   };
   const askLater = (): void => {
     if (!closed && later === null) later = setTimeout(ask, askAgainMs);
   };
 
-  const relay = (client: Socket): void => {
-    sockets.add(client);
-    const upstream = openSocket({ host, port: options.targetPort, allowHalfOpen: true, noDelay: true });
-    sockets.add(upstream);
-    let connected = false;
-    const line = delayLine({
-      latencyMs,
-      bytesMax: waitingBytesMax,
-      nowMs: () => performance.now(),
-      onChunk: (chunk) => client.write(chunk),
-      onEnd: () => client.end(),
-      onRoom: () => upstream.resume(),
-    });
-    lines.add(line);
-    upstream.setTimeout(connectMsMax, () => {
-      if (!connected) upstream.destroy(new Error("no connection in time"));
-    });
-    upstream.once("connect", () => {
-      connected = true;
-      upstream.setTimeout(0);
-      client.pipe(upstream);
-    });
-    upstream.on("data", (chunk: Buffer) => {
-      if (!line.push(chunk)) upstream.pause();
-    });
-    upstream.on("end", () => line.end());
-    client.on("drain", () => line.resume());
-    // What one side suffers, the other sees as a reset; the cause is on the upstream's side or the caller's, not here.
-    upstream.on("error", () => {
-      client.resetAndDestroy();
-      ask();
-    });
-    client.on("error", () => upstream.resetAndDestroy());
-    upstream.once("close", () => {
-      sockets.delete(upstream);
+  const accept = (client: Socket): void => {
+    const one = relay(client, {
+      host,
+      port: options.targetPort,
+      fault: () => fault,
+      sockets,
       // Its process may have died; asking now closes the port before the next caller comes.
-      if (server !== null) ask();
+      onUpstreamGone: () => {
+        if (server !== null) ask();
+      },
+      onClose: () => relays.delete(one),
     });
-    client.once("close", () => {
-      sockets.delete(client);
-      lines.delete(line);
-      line.destroy();
-      upstream.destroy();
-    });
+    relays.add(one);
   };
 
   ask();
@@ -167,24 +141,18 @@ export function startProxy(options: ProxyOptions): TcpProxy {
     name: options.name,
     listenPort: options.listenPort,
     targetPort: options.targetPort,
-    setFault({ latencyMs: addedMs, ttlMs }) {
-      if (!(addedMs >= 0) || !(ttlMs > 0)) throw new RangeError("latencyMs is 0 or more, ttlMs is more than 0");
-      if (lease !== null) clearTimeout(lease);
-      fault = { latencyMs: addedMs, endsAtMs: performance.now() + ttlMs };
+    setFault({ ttlMs, ...given }) {
+      if (!(ttlMs > 0)) throw new RangeError("ttlMs is more than 0");
+      const begun = faultOf(given);
+      change({ ...begun, endsAtMs: performance.now() + ttlMs });
       lease = setTimeout(() => {
-        lease = null;
-        fault = null;
-        retimeAll();
+        change(null);
         say("the fault ended with its lease", {});
       }, ttlMs);
-      retimeAll();
-      say("fault set", { latencyMs: addedMs, ttlMs });
+      say("fault set", { ...begun, ttlMs });
     },
     clearFault() {
-      if (lease !== null) clearTimeout(lease);
-      lease = null;
-      fault = null;
-      retimeAll();
+      change(null);
       say("fault cleared", {});
     },
     view: () => ({
@@ -192,9 +160,8 @@ export function startProxy(options: ProxyOptions): TcpProxy {
       listenPort: options.listenPort,
       targetPort: options.targetPort,
       upstream: server === null ? "refusing" : "accepting",
-      connections: lines.size,
-      fault:
-        fault === null ? null : { latencyMs: fault.latencyMs, remainingMs: Math.max(0, Math.round(fault.endsAtMs - performance.now())) },
+      connections: relays.size,
+      fault: viewOf(fault),
     }),
     async close() {
       closed = true;
@@ -206,4 +173,10 @@ export function startProxy(options: ProxyOptions): TcpProxy {
       if (closing !== null) await new Promise<void>((resolve) => closing.close(() => resolve()));
     },
   };
+}
+
+function viewOf(fault: (Fault & { readonly endsAtMs: number }) | null): ProxyView["fault"] {
+  if (fault === null) return null;
+  const { endsAtMs, ...rest } = fault;
+  return { ...rest, remainingMs: Math.max(0, Math.round(endsAtMs - performance.now())) };
 }

@@ -21,9 +21,9 @@ export async function startFaultProxy(kit: Kit<FaultProxyConfig>): Promise<Runni
   };
   return {
     handlers: {
-      "fault.set": async ({ proxy, latencyMs, ttlMs }) => {
+      "fault.set": async ({ proxy, kind, latencyMs, status, ttlMs }) => {
         const found = find(proxy);
-        found.setFault({ latencyMs, ttlMs });
+        found.setFault({ kind, latencyMs, status, ttlMs });
         return found.view();
       },
       "fault.clear": async ({ proxy }) => {
