@@ -13,6 +13,8 @@ import type { Event, StreamName, Topology } from "@mcp-failover/contracts";
 export interface Schedule {
   readonly seed: number;
   readonly world: WorldSize;
+  /** `failover.yaml`, as JSON. */
+  readonly topology: unknown;
   /** In order of `atMs`. Removing any of them leaves a schedule that can be run. */
   readonly faults: readonly Fault[];
 }
@@ -80,7 +82,8 @@ export type Fault = { readonly id: number; readonly atMs: number } & (
       readonly peer: "nats" | EndpointKey | "everything";
       readonly direction: "both" | "out" | "in";
     }
-  | { readonly kind: "crash"; readonly process: ProcessName; readonly forMs: number }
+  /** SIGKILL, or, where `orderly`, SIGTERM; started again `forMs` later. */
+  | { readonly kind: "crash"; readonly process: ProcessName; readonly forMs: number; readonly orderly: boolean }
   /** SIGSTOP of one of ours, or a frozen machine: timers fire late, nothing is read meanwhile. */
   | { readonly kind: "pause"; readonly process: ProcessName; readonly forMs: number }
   | { readonly kind: "clock_jump"; readonly process: ProcessName; readonly byMs: number }

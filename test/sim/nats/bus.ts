@@ -76,7 +76,7 @@ export function simBus(link: SimLink, report: (error: unknown, what: string) => 
     return { stream, subject, bytes, headers, content: { kind: "event", event: carried } };
   }
 
-  function send(event: AnyEvent, subject: string, carried: Event, replyTo: string | null): void {
+  function send(subject: string, carried: Event, replyTo: string | null): void {
     const message: CoreMessage = { subject, replyTo, content: { kind: "event", event: carried } };
     if (!link.connected || !link.send(() => server.publish(message, link))) link.dropped += 1;
   }
@@ -110,7 +110,7 @@ export function simBus(link: SimLink, report: (error: unknown, what: string) => 
     },
     publish(event, { replyTo } = {}) {
       const { subject, event: carried } = wired(event);
-      send(event, subject, carried, replyTo ?? null);
+      send(subject, carried, replyTo ?? null);
     },
     subscribe<T extends EventType>(type: T, handler: (event: Event<T>, respond: (event: Event) => void) => void) {
       const filter = events[type].keys.length === 0 ? type : `${type}.>`;
@@ -118,7 +118,7 @@ export function simBus(link: SimLink, report: (error: unknown, what: string) => 
         if (content.kind !== "event") return;
         try {
           handler(content.event as Event<T>, (answer) => {
-            if (replyTo !== null) send(answer, replyTo, wired(answer).event, null);
+            if (replyTo !== null) send(replyTo, wired(answer).event, null);
           });
         } catch (error) {
           report(error, `a handler of ${type} failed`);
@@ -144,7 +144,7 @@ export function simBus(link: SimLink, report: (error: unknown, what: string) => 
       });
       try {
         const { subject, event: carried } = wired(event);
-        send(event, subject, carried, inbox);
+        send(subject, carried, inbox);
         for (let count = 0; count < max; ) {
           const next = replies.shift();
           if (next !== undefined) {

@@ -1,0 +1,264 @@
+import { Random, seedOf } from "./random.ts";
+import type { EndpointKey, EndpointMode, Fault, FaultKind, ProcessName, Schedule, WorldSize } from "./world-types.ts";
+
+const secondMs = 1000;
+const minuteMs = 60 * secondMs;
+const hourMs = 60 * minuteMs;
+
+/** The least world of a run (issue 3): one hour, and its last ten minutes for recovery. */
+export const leastWorld: WorldSize = {
+  durationMs: hourMs,
+  quietFromMs: 48 * minuteMs,
+  probers: 3,
+  deciders: 2,
+  routers: 2,
+  calls: 2000,
+};
+const faultsMin = 20;
+const firstFaultMs = 20 * secondMs;
+
+/** Seed -> everything that happens in a run. */
+export function scheduleOf(seed: number, world: WorldSize = leastWorld): Schedule {
+  const random = new Random(seedOf(seed, "schedule"));
+  const topology = topologyOf(random);
+  const keys = endpointsOf(topology);
+  const count = faultsMin + random.whole(0, 8);
+  const faults: Fault[] = [];
+  // Some come together, because what is right about each alone may be wrong about both.
+  let atMs = firstFaultMs;
+  const spanMs = world.quietFromMs - firstFaultMs;
+  for (let id = 1; id <= count; id += 1) {
+    const together = faults.length > 0 && random.chance(0.35);
+    atMs = together ? atMs + random.between(0, 3 * secondMs) : firstFaultMs + random.next() * spanMs * 0.97;
+    faults.push(faultOf(random, id, Math.round(Math.min(atMs, world.quietFromMs - secondMs)), world, topology, keys));
+  }
+  faults.sort((a, b) => a.atMs - b.atMs || a.id - b.id);
+  return { seed, world, topology, faults };
+}
+
+/** `failover.yaml` as JSON, as far as a schedule looks into it. */
+export interface RawTopology {
+  readonly upstreams: Readonly<Record<string, RawUpstream>>;
+  readonly [key: string]: unknown;
+}
+interface RawUpstream {
+  readonly mode: "active_standby" | "pool";
+  readonly endpoints: readonly { readonly name: string; readonly tier: number; readonly role?: string }[];
+  readonly [key: string]: unknown;
+}
+
+export function endpointsOf(topology: RawTopology): EndpointKey[] {
+  return Object.entries(topology.upstreams).flatMap(([name, { endpoints }]) => endpoints.map((endpoint) => `${name}/${endpoint.name}`));
+}
+
+/** Three upstreams in both modes. Most runs prove the defaults; some have limits so tight that they are met. */
+function topologyOf(random: Random): RawTopology {
+  const url = (upstream: string, endpoint: string): string => `http://${endpoint}.${upstream}.test/mcp`;
+  const endpoint = (upstream: string, name: string, tier: number, more: object = {}) => ({ name, tier, url: url(upstream, name), ...more });
+  const failback = random.chance(0.4) ? { failback: "automatic", failback_after_ms: random.pick([60_000, 120_000, 300_000]) } : {};
+  const fleet = random.weighted<object>([
+    [{}, 5],
+    [{ fleet_moves: 1 }, 2],
+    [{ fleet_moves: 2, fleet_window_ms: 120_000 }, 1],
+  ]);
+  const limits = (): object =>
+    random.chance(0.3) ? { failover: { moves_per_hour: random.whole(1, 2), cooldown_ms: random.pick([0, 5000, 20_000]) } } : {};
+  return {
+    version: 1,
+    upstreams: {
+      alpha: {
+        kind: "mcp",
+        mode: "active_standby",
+        endpoints: [
+          endpoint("alpha", "one", 0),
+          endpoint("alpha", "two", 1),
+          ...(random.chance(0.5) ? [endpoint("alpha", "three", 1)] : []),
+          ...(random.chance(0.4) ? [endpoint("alpha", "reader", 0, { role: "read" })] : []),
+        ],
+        tools: {
+          look: { read_only: true, legacy: { url: "http://legacy.test/look" } },
+          put: { idempotent: true, legacy: { url: "http://legacy.test/put", method: "POST" } },
+          write: { legacy: { url: "http://legacy.test/write", method: "POST" } },
+        },
+        ...limits(),
+      },
+      beta: {
+        kind: "http",
+        mode: "active_standby",
+        critical: random.chance(0.5),
+        probe: { path: "/health" },
+        endpoints: [endpoint("beta", "one", 0), endpoint("beta", "two", 1)],
+        ...(random.chance(0.3) ? { breaker: { failure_threshold: random.whole(2, 4), reset_timeout_ms: 10_000 } } : {}),
+        ...limits(),
+      },
+      gamma: {
+        kind: "mcp",
+        mode: "pool",
+        balancing: random.pick(["health_weighted", "round_robin", "least_connections", "peak_ewma"]),
+        endpoints: [endpoint("gamma", "a", 0), endpoint("gamma", "b", 0), endpoint("gamma", "c", 0), endpoint("gamma", "d", 1)],
+        tools: { find: { read_only: true }, book: {} },
+        ...limits(),
+      },
+    },
+    agents: { clerk: { tools: ["look", "put", "write"] } },
+    failover: { ...failback, ...fleet },
+  };
+}
+
+const names = (kind: string, count: number): ProcessName[] => Array.from({ length: count }, (_, index) => `${kind}-${index + 1}`);
+
+/** All processes of a world, in the order in which they start. */
+export function processesOf(world: WorldSize): ProcessName[] {
+  return [
+    ...names("breaker-state", world.deciders),
+    ...names("failover-controller", world.deciders),
+    ...names("rollback-controller", world.deciders),
+    ...names("prober", world.probers),
+    ...names("router", world.routers),
+  ];
+}
+
+const kinds: readonly (readonly [FaultKind, number])[] = [
+  ["endpoint", 40],
+  ["partition", 14],
+  ["crash", 10],
+  ["pause", 6],
+  ["clock_jump", 4],
+  ["clock_drift", 3],
+  ["nats_restart", 5],
+  ["messages", 10],
+  ["liar", 6],
+  ["command", 10],
+];
+const modes: readonly (readonly [EndpointMode, number])[] = [
+  ["refused", 3],
+  ["killed", 3],
+  ["hung", 3],
+  ["blackhole", 3],
+  ["reset", 2],
+  ["http_503", 3],
+  ["slow", 3],
+  ["rate_limited", 1],
+  ["auth", 1],
+  ["tool_errors", 2],
+];
+
+function faultOf(random: Random, id: number, atMs: number, world: WorldSize, topology: RawTopology, keys: readonly EndpointKey[]): Fault {
+  const processes = processesOf(world);
+  const leftMs = world.quietFromMs - atMs;
+  const forMs = Math.round(
+    Math.min(
+      leftMs,
+      random.weighted<() => number>([
+        [() => random.between(300, 5 * secondMs), 3],
+        [() => random.between(5 * secondMs, 60 * secondMs), 4],
+        [() => random.between(minuteMs, 8 * minuteMs), 2],
+      ])(),
+    ),
+  );
+  const kind = random.weighted(kinds);
+  const base = { id, atMs };
+  const process = random.pick(processes);
+  switch (kind) {
+    case "endpoint": {
+      // Those that are active at first are where most happens.
+      const endpoint = random.chance(0.6) ? random.pick(firstOf(topology)) : random.pick(keys);
+      const mode = random.weighted(modes);
+      return {
+        ...base,
+        kind,
+        forMs,
+        endpoint,
+        mode,
+        meets: random.weighted([
+          ["all", 7],
+          ["probes", 1],
+          ["calls", 2],
+        ]),
+        share: random.weighted<() => number>([
+          [() => 1, 7],
+          [() => Math.round(random.between(0.05, 0.9) * 100) / 100, 2],
+        ])(),
+        latencyMs: mode === "slow" ? random.whole(500, 10_000) : 0,
+        periodMs: random.chance(0.15) ? random.whole(1, 60) * secondMs : null,
+      };
+    }
+    case "partition":
+      return {
+        ...base,
+        kind,
+        forMs,
+        process,
+        peer:
+          random.weighted<"nats" | "everything" | "endpoint">([
+            ["nats", 5],
+            ["everything", 2],
+            ["endpoint", 3],
+          ]) === "endpoint"
+            ? random.pick(keys)
+            : random.pick(["nats", "everything"] as const),
+        direction: random.pick(["both", "out", "in"]),
+      };
+    case "crash":
+      return { ...base, kind, process, forMs: Math.max(200, Math.min(forMs, 3 * minuteMs)), orderly: random.chance(0.3) };
+    case "pause":
+      return { ...base, kind, process, forMs: Math.max(50, Math.min(forMs, random.chance(0.5) ? 1500 : 30 * secondMs)) };
+    case "clock_jump":
+      return {
+        ...base,
+        kind,
+        process: random.chance(0.2) ? "nats" : process,
+        byMs: Math.round(random.pick([-1, 1]) * random.pick([500, 3000, 60_000, hourMs])),
+      };
+    case "clock_drift":
+      return { ...base, kind, process, forMs: Math.min(leftMs, forMs * 4), ratio: random.pick([-0.05, -0.002, 0.002, 0.05]) };
+    case "nats_restart":
+      return { ...base, kind, forMs: Math.min(forMs, 2 * minuteMs), forgetsIds: random.chance(0.3) };
+    case "messages":
+      return {
+        ...base,
+        kind,
+        forMs,
+        process,
+        what: random.pick(["lose_acks", "lose_publishes", "lose_core", "duplicate_core", "reorder_core", "delay"]),
+        share: random.pick([0.05, 0.3, 0.8, 1]),
+        delayMs: random.pick([20, 300, 1500]),
+      };
+    case "liar":
+      return {
+        ...base,
+        kind,
+        forMs,
+        process: random.pick(names("prober", world.probers)),
+        endpoint: random.chance(0.5) ? "every" : random.pick(keys),
+        says: random.pick(["healthy", "unhealthy", "opposite"]),
+      };
+    case "command": {
+      const upstream = random.pick(Object.keys(topology.upstreams));
+      const command = random.weighted<"failover" | "hold" | "release" | "rollback" | "recover">([
+        ["failover", 4],
+        ["hold", 2],
+        ["release", 2],
+        ["rollback", 2],
+        ["recover", 2],
+      ]);
+      const endpoints = topology.upstreams[upstream]?.endpoints ?? [];
+      return {
+        ...base,
+        kind,
+        command,
+        upstream,
+        to: command === "failover" && random.chance(0.5) ? random.pick(endpoints).name : null,
+        force: random.chance(0.3),
+        forMs: command === "hold" && random.chance(0.8) ? random.whole(5, 300) * secondMs : null,
+        times: random.chance(0.3) ? 2 : 1,
+      };
+    }
+  }
+}
+
+function firstOf(topology: RawTopology): EndpointKey[] {
+  return Object.entries(topology.upstreams).flatMap(([name, { endpoints }]) =>
+    endpoints.filter(({ tier, role }) => tier === 0 && role !== "read").map((endpoint) => `${name}/${endpoint.name}`),
+  );
+}
