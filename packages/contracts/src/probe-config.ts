@@ -165,7 +165,7 @@ const checkShape = {
         .string()
         .regex(/^[a-zA-Z_:][a-zA-Z0-9_:]*$/, "not a metric name")
         .optional(),
-      /** The share of the limit above which it counts; the rollback block's `memory_usage` (0.8) where it is not given. */
+      /** The share of the limit above which it counts; 0.8, as the reference's `memory_usage`, where it is not given. */
       ratio_max: z.number().gt(0).max(1).optional(),
       severity: probeSeverity.optional(),
     })

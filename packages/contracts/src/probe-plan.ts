@@ -90,7 +90,11 @@ function checkOf(
     type,
     url,
     method: probe.method ?? (body === undefined ? "GET" : "POST"),
-    headers: { ...(trusted ? lowerCase(endpoint.headers) : {}), ...lowerCase(probe.headers) },
+    headers: {
+      ...(typeof body === "object" && type !== "websocket" ? { "content-type": "application/json" } : {}),
+      ...(trusted ? lowerCase(endpoint.headers) : {}),
+      ...lowerCase(probe.headers),
+    },
     auth: probe.auth ?? (trusted ? (endpoint.auth ?? null) : null),
     body: body === undefined ? null : typeof body === "string" ? body : JSON.stringify(body),
     serverName: probe.server_name ?? null,
@@ -224,6 +228,11 @@ function reportCheck(check: ProbeCheck, given: Layer, upstream: UpstreamConfig, 
   if (type === "exec" && check.exec === undefined)
     wrong("exec", "name the command: exec: { command: NAME }; its line is in the prober's MCPF_EXEC_ALLOW");
   if (type === "resource") reportResource(check, wrong);
+  if ((check.ca !== null || check.serverName !== null) && /^https?:/.test(check.url))
+    wrong(
+      check.ca === null ? "server_name" : "ca",
+      "HTTP probes verify by the URL's host and the prober's own authorities; add yours by NODE_EXTRA_CA_CERTS and remove it here",
+    );
   const certificate = check.expect.findIndex(({ of }) => of === "certificate_days");
   if (certificate >= 0 && !(URL.canParse(check.url) && usesCertificate.test(new URL(check.url).protocol)))
     wrong(

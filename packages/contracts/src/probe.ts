@@ -32,6 +32,8 @@ export const observation = z.looseObject({
   era: z.enum(["legacy", "modern"]).nullable(),
   /** The endpoint answered (`outcome` is not `hard`), but not as well as the configuration asks; null or absent: as well as it asks. */
   degraded: degradation.nullable().optional(),
+  /** `mcp_tools`: hash of the tool list, as `probe.mcp_tools.hash` pins it. */
+  toolsHash: z.string().max(80).optional(),
 });
 export type Observation = z.infer<typeof observation>;
 

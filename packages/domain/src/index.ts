@@ -136,6 +136,7 @@ export {
   type SafetyQuestion,
   safetyOf,
   type ToolAnnotations,
+export { type ProbeCheckPolicy, probeCheckPolicy } from "./probe-check-policy.ts";
 } from "./retry.ts";
 export {
   decideRollback,

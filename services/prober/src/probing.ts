@@ -52,7 +52,7 @@ export function createProbing(options: ProbingOptions): Probing {
   const usualMs = (key: string): number | null => keeper.usualMs(key) ?? options.health.last(key)?.state?.usualMs ?? null;
 
   function record(target: Target, probe: ProbeMade, purpose: Observation["purpose"], requestId: string | null): Observation {
-    const { outcome, code, error, httpStatus, era, responseTimeMs } = probe.result;
+    const { outcome, code, error, httpStatus, era, responseTimeMs, degraded, toolsHash } = probe.result;
     const observation: Observation = {
       upstream: target.upstream,
       endpoint: target.endpoint,
@@ -66,6 +66,8 @@ export function createProbing(options: ProbingOptions): Probing {
       error: error?.slice(0, 300) ?? null,
       httpStatus,
       era,
+      ...(degraded === undefined ? {} : { degraded: { ...degraded, detail: degraded.detail.slice(0, 300) } }),
+      ...(toolsHash === undefined ? {} : { toolsHash }),
     };
     options.observations.add(observation, purpose === "confirm" || purpose === "requested");
     return observation;

@@ -1,4 +1,12 @@
-import { type EndpointConfig, endpointKey, type Topology, type UpstreamConfig } from "@mcp-failover/contracts";
+import {
+  type EndpointConfig,
+  endpointKey,
+  type ProbeCheck,
+  type ProbeType,
+  probeChecks,
+  type Topology,
+  type UpstreamConfig,
+} from "@mcp-failover/contracts";
 import { type HealthPolicy, policyFor, policyHash } from "@mcp-failover/domain";
 
 /** One endpoint as the prober sees it. */
@@ -7,13 +15,13 @@ export interface Target {
   readonly upstream: string;
   readonly endpoint: string;
   readonly critical: boolean;
-  readonly type: "mcp" | "http";
+  /** Of the main check. */
+  readonly type: ProbeType;
   readonly url: string;
   /** Host and port: probes in flight are limited per host. */
   readonly host: string;
-  readonly method: "GET" | "HEAD" | "POST";
-  readonly headers: EndpointConfig["headers"];
-  readonly auth: EndpointConfig["auth"];
+  /** What is checked, the main check first. */
+  readonly checks: readonly ProbeCheck[];
   readonly policy: HealthPolicy;
   readonly policyHash: string;
   /** Changes when another server, or the same one with other credentials, is meant. */
@@ -35,32 +43,19 @@ export function targetsOf(topology: Topology, environment: "development" | "prod
 }
 
 function targetOf(name: string, upstream: UpstreamConfig, endpoint: EndpointConfig, policy: HealthPolicy, hash: string): Target {
-  const { probe } = upstream;
-  const type = probe.type ?? upstream.kind;
-  const url = type === "http" ? joinUrl(endpoint.url, probe.path) : endpoint.url;
+  const checks = probeChecks(upstream, endpoint);
+  const url = checks[0]?.url || endpoint.url;
   return {
     key: endpointKey(name, endpoint.name),
     upstream: name,
     endpoint: endpoint.name,
     critical: upstream.critical,
-    type,
+    type: checks[0]?.type ?? upstream.kind,
     url,
     host: new URL(url).host,
-    method: probe.method,
-    headers: endpoint.headers,
-    auth: endpoint.auth,
+    checks,
     policy,
     policyHash: hash,
-    identity: JSON.stringify([type, url, probe.method, endpoint.headers, endpoint.auth ?? null]),
+    identity: JSON.stringify(checks),
   };
-}
-
-/** `probe.path` put after the endpoint's path. */
-export function joinUrl(base: string, path: string): string {
-  if (path === "") return base;
-  const url = new URL(base);
-  const [rest = "", query] = path.split("?", 2);
-  if (rest !== "") url.pathname = `${url.pathname.replace(/\/$/, "")}/${rest.replace(/^\//, "")}`;
-  if (query !== undefined) url.search = query;
-  return url.href;
 }

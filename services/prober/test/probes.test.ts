@@ -1,10 +1,10 @@
 import assert from "node:assert/strict";
 import { after, test } from "node:test";
-import { topology } from "@mcp-failover/contracts";
+import { joinPath, topology } from "@mcp-failover/contracts";
 import { proberPolicy } from "@mcp-failover/domain";
 import { openSecrets } from "@mcp-failover/service-kit";
 import { openProbeRunner, type ProbeMade, type ProbeRunner } from "../src/probes/run-probe.ts";
-import { joinUrl, type Target, targetsOf } from "../src/targets.ts";
+import { type Target, targetsOf } from "../src/targets.ts";
 import { answers, fakeServer, type Handler, legacyServer, modernServer } from "./servers.ts";
 
 const cleanups: (() => Promise<void>)[] = [];
@@ -270,8 +270,8 @@ test("MCP: statuses and malformed answers are judged, and a page that is no MCP 
 });
 
 test("a probe path is put after the endpoint's own", () => {
-  assert.equal(joinUrl("http://h/api", ""), "http://h/api");
-  assert.equal(joinUrl("http://h/api/", "/health"), "http://h/api/health");
-  assert.equal(joinUrl("http://h", "health?deep=1"), "http://h/health?deep=1");
-  assert.equal(joinUrl("http://h/api?key=1", "?x=2"), "http://h/api?x=2");
+  assert.equal(joinPath("http://h/api", ""), "http://h/api");
+  assert.equal(joinPath("http://h/api/", "/health"), "http://h/api/health");
+  assert.equal(joinPath("http://h", "health?deep=1"), "http://h/health?deep=1");
+  assert.equal(joinPath("http://h/api?key=1", "?x=2"), "http://h/api?x=2");
 });

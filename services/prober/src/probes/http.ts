@@ -1,30 +1,65 @@
-import type { Target } from "../targets.ts";
-import { hardResult, type ProbeResult, resultOfStatus } from "./result.ts";
-import type { Wire } from "./wire.ts";
+import { probeCheckPolicy, type Seen } from "@mcp-failover/domain";
+import { type CheckContext, type CheckFound, documentOf } from "./check.ts";
+import { hardResult, resultOfStatus } from "./result.ts";
+import type { Wire, WireAnswer } from "./wire.ts";
 
-/** So much of an answer is read; who sends more has answered. */
-const bodyBytesMax = 64 * 1024;
+/** So much of an answer is read where nobody looks at its body; who sends more has answered. */
+const unreadBytesMax = 64 * 1024;
 
 /**
- * Probes an HTTP API by the status of its answer. The body has to end, or to have come to 64 KiB, in time: what sends its headers and
+ * Probes an HTTP API by the status of its answer. The body has to end, or to have come to its limit, in time: what sends its headers and
  * then hangs would hang callers too.
  */
-export async function probeHttp(
-  wire: Wire,
-  target: Target,
-  options: { headers: Readonly<Record<string, string>>; fresh: boolean; signal: AbortSignal },
-): Promise<ProbeResult> {
+export async function probeHttp(wire: Wire, context: CheckContext): Promise<CheckFound> {
+  const { check, headers, fresh, signal } = context;
   const startedMs = performance.now();
-  const answer = await wire.send({ url: target.url, method: target.method, ...options });
+  const wantsBody = check.expect.some(({ of }) => of === "json" || of === "body");
+  const answer = await wire.send({
+    url: check.url,
+    method: check.method,
+    headers,
+    fresh,
+    signal,
+    ...(check.body === null ? {} : { body: check.body }),
+  });
+  let seen: Partial<Seen>;
   try {
-    let bytes = 0;
-    for await (const chunk of answer.chunks()) {
-      bytes += chunk.byteLength;
-      if (bytes > bodyBytesMax) break;
-    }
+    seen = wantsBody ? await readBody(answer) : await skipBody(answer);
   } finally {
     answer.release();
   }
-  if (answer.status < 200) return hardResult("malformed", `HTTP ${answer.status} is not an answer`, answer.status);
-  return resultOfStatus(answer.status, answer.header("retry-after"), performance.now() - startedMs, null);
+  const latencyMs = performance.now() - startedMs;
+  if (answer.status < 200) return { result: hardResult("malformed", `HTTP ${answer.status} is not an answer`, answer.status), seen: {} };
+  const wanted = check.expect.flatMap(({ name }) => (name === undefined ? [] : [name.toLowerCase()]));
+  const found = wanted.flatMap((name) => {
+    const value = answer.header(name);
+    return value === null ? [] : [[name, value] as const];
+  });
+  return {
+    result: resultOfStatus(answer.status, answer.header("retry-after"), latencyMs, null),
+    seen: { ...seen, status: answer.status, latencyMs, headers: Object.fromEntries(found) },
+  };
+}
+
+async function skipBody(answer: WireAnswer): Promise<Partial<Seen>> {
+  let bytes = 0;
+  for await (const chunk of answer.chunks()) {
+    bytes += chunk.byteLength;
+    if (bytes > unreadBytesMax) break;
+  }
+  return {};
+}
+
+async function readBody(answer: WireAnswer): Promise<Partial<Seen>> {
+  const decoder = new TextDecoder();
+  let text = "";
+  let bytes = 0;
+  for await (const chunk of answer.chunks()) {
+    bytes += chunk.byteLength;
+    text += decoder.decode(chunk, { stream: true });
+    if (bytes > probeCheckPolicy.documentBytesMax) {
+      return { body: text, jsonProblem: `a body of over ${probeCheckPolicy.documentBytesMax} bytes` };
+    }
+  }
+  return { body: text, ...documentOf(text) };
 }

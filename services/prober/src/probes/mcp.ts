@@ -1,6 +1,7 @@
 import { randomUUID } from "node:crypto";
 import type { ProberPolicy } from "@mcp-failover/domain";
-import type { Target } from "../targets.ts";
+import type { CheckContext, CheckFound } from "./check.ts";
+import { isToolsCheck, type McpCall, openMcpTasks } from "./mcp-tasks.ts";
 import { hardResult, type ProbeResult, resultOfStatus } from "./result.ts";
 import { callRpc, notifyRpc, type RpcAnswer } from "./rpc.ts";
 import { openSessions, type Session, type Sessions } from "./sessions.ts";
@@ -17,25 +18,23 @@ import type { Wire } from "./wire.ts";
  * M6  Any JSON-RPC answer to our id is a sign of life; HTTP 5xx, 429, 401 and 403 speak for themselves.
  */
 export interface McpProber {
-  probe(target: Target, options: McpProbeOptions): Promise<ProbeResult>;
-  /** Forgets, and ends the sessions of, endpoints that are not configured any more or not as they were, and sessions that nobody uses. */
-  retain(targets: ReadonlyMap<string, Target>, nowMs: number): void;
+  probe(context: CheckContext): Promise<CheckFound>;
+  /** Forgets, and ends the sessions of, checks that are not configured any more or not as they were, and sessions that nobody uses. */
+  retain(identities: ReadonlyMap<string, string>, nowMs: number): void;
   /** How many sessions are open on servers, as far as this prober knows. */
   readonly openSessions: number;
   /** Ends every session. */
   close(): Promise<void>;
 }
 
-interface McpProbeOptions {
-  readonly headers: Readonly<Record<string, string>>;
-  readonly fresh: boolean;
-  readonly signal: AbortSignal;
-  readonly nowMs: number;
-}
-
 const modernVersion = "2026-07-28";
 const legacyVersion = "2025-11-25";
 const clientInfo = { name: "mcp-failover-prober", version: "0.1.0" };
+const modernMeta = {
+  "io.modelcontextprotocol/protocolVersion": modernVersion,
+  "io.modelcontextprotocol/clientCapabilities": {},
+  "io.modelcontextprotocol/clientInfo": clientInfo,
+};
 const unsupportedVersion = -32_022;
 const methodNotFound = -32_601;
 
@@ -45,6 +44,9 @@ interface Contact {
   era: "modern" | "legacy" | null;
   eraUntilMs: number;
   session: Session | null;
+  /** What `server/discover` or `initialize` answered, and the version in it. */
+  document: unknown;
+  version: string | null;
 }
 
 export function openMcpProber(
@@ -53,35 +55,64 @@ export function openMcpProber(
 ): McpProber {
   const contacts = new Map<string, Contact>();
   const sessions: Sessions = openSessions(wire, policy.endSessionMs);
+  const tasks = openMcpTasks();
 
-  function contactOf(target: Target): Contact {
-    const known = contacts.get(target.key);
-    if (known?.identity === target.identity) return known;
+  function contactOf(context: CheckContext): Contact {
+    const known = contacts.get(context.key);
+    if (known?.identity === context.identity) return known;
     if (known?.session) sessions.end(known.session);
-    const contact: Contact = { identity: target.identity, era: null, eraUntilMs: 0, session: null };
-    contacts.set(target.key, contact);
+    const contact: Contact = { identity: context.identity, era: null, eraUntilMs: 0, session: null, document: undefined, version: null };
+    contacts.set(context.key, contact);
     return contact;
   }
 
-  async function probe(target: Target, options: McpProbeOptions): Promise<ProbeResult> {
-    const contact = contactOf(target);
+  async function probe(context: CheckContext): Promise<CheckFound> {
+    const contact = contactOf(context);
     try {
-      const result =
-        contact.session === null ? await negotiate(target, contact, options) : await ping(target, contact, contact.session, options);
+      const result = contact.session === null ? await negotiate(context, contact) : await ping(context, contact, contact.session);
       if (result.outcome === "hard") contact.era = null;
-      return result;
+      const seen = {
+        status: result.httpStatus,
+        latencyMs: result.responseTimeMs ?? 0,
+        json: contact.document,
+        jsonProblem: null,
+        protocolVersion: contact.version,
+      };
+      if (result.outcome !== "ok" || !isToolsCheck(context.check)) return { result, seen };
+      return await tasks.run(context, { result, seen }, callIn(context, contact));
     } catch (error) {
       contact.era = null;
       throw error;
     }
   }
 
-  function call(target: Target, options: McpProbeOptions, method: string, params: unknown, headers: Record<string, string>) {
+  /** Requests as a client of the endpoint's era would send them, in the probe's own session. */
+  function callIn(context: CheckContext, contact: Contact): McpCall {
+    return async (method, params, named) => {
+      const { session } = contact;
+      const answer =
+        session === null
+          ? await call(
+              context,
+              method,
+              { ...params, _meta: modernMeta },
+              {
+                "mcp-protocol-version": modernVersion,
+                "mcp-method": method,
+                ...(named === undefined ? {} : { "mcp-name": named }),
+              },
+            )
+          : await call(context, method, params, sessionHeaders(session));
+      return { answer, judged: judge(answer, contact.era) };
+    };
+  }
+
+  function call(context: CheckContext, method: string, params: unknown, headers: Record<string, string>) {
     return callRpc(wire, {
-      url: target.url,
-      headers: { ...options.headers, ...headers },
-      fresh: options.fresh,
-      signal: options.signal,
+      url: context.check.url,
+      headers: { ...context.headers, ...headers },
+      fresh: context.fresh,
+      signal: context.signal,
       id: `probe-${randomUUID()}`,
       method,
       params,
@@ -90,39 +121,36 @@ export function openMcpProber(
   }
 
   /** M1. */
-  async function negotiate(target: Target, contact: Contact, options: McpProbeOptions): Promise<ProbeResult> {
+  async function negotiate(context: CheckContext, contact: Contact): Promise<ProbeResult> {
+    const { nowMs } = context;
     const answer = await call(
-      target,
-      options,
+      context,
       "server/discover",
-      {
-        _meta: {
-          "io.modelcontextprotocol/protocolVersion": modernVersion,
-          "io.modelcontextprotocol/clientCapabilities": {},
-          "io.modelcontextprotocol/clientInfo": clientInfo,
-        },
-      },
+      { _meta: modernMeta },
       { "mcp-protocol-version": modernVersion, "mcp-method": "server/discover" },
     );
     if (answer.status === 401 || answer.status === 403 || answer.status === 429) return judge(answer, contact.era);
     if (answer.kind === "result" || (answer.kind === "error" && answer.errorCode === unsupportedVersion)) {
       contact.era = "modern";
-      contact.eraUntilMs = options.nowMs + policy.eraMs;
+      contact.eraUntilMs = nowMs + policy.eraMs;
+      contact.document = answer.kind === "result" ? answer.result : undefined;
+      contact.version = answer.kind === "result" ? modernVersionOf(answer.result) : null;
       return judge(answer, "modern");
     }
     // A server known to be modern that fails is failing, not of another era.
-    if (answer.status >= 500 && contact.era === "modern" && options.nowMs < contact.eraUntilMs) return judge(answer, "modern");
-    return openSession(target, contact, options);
+    if (answer.status >= 500 && contact.era === "modern" && nowMs < contact.eraUntilMs) return judge(answer, "modern");
+    return openSession(context, contact);
   }
 
   /** M2: only ever called right after the server has answered something. */
-  async function openSession(target: Target, contact: Contact, options: McpProbeOptions): Promise<ProbeResult> {
-    const { headers, fresh, signal, nowMs } = options;
-    const session: Session = { id: null, url: target.url, headers, version: legacyVersion, sinceMs: nowMs, usedAtMs: nowMs };
+  async function openSession(context: CheckContext, contact: Contact): Promise<ProbeResult> {
+    const { headers, fresh, signal, nowMs } = context;
+    const { url } = context.check;
+    const session: Session = { id: null, url, headers, version: legacyVersion, sinceMs: nowMs, usedAtMs: nowMs };
     let kept = false;
     try {
       const answer = await callRpc(wire, {
-        url: target.url,
+        url,
         headers,
         fresh,
         signal,
@@ -138,8 +166,8 @@ export function openMcpProber(
       if (answer.kind !== "result") return judgeHandshake(answer);
       session.version = versionOf(answer.result);
       const own = { ...headers, ...sessionHeaders(session) };
-      await notifyRpc(wire, { url: target.url, headers: own, fresh, signal, method: "notifications/initialized" });
-      const pinged = await call(target, options, "ping", undefined, sessionHeaders(session));
+      await notifyRpc(wire, { url, headers: own, fresh, signal, method: "notifications/initialized" });
+      const pinged = await call(context, "ping", undefined, sessionHeaders(session));
       if (isSessionLost(pinged))
         return hardResult("malformed", `HTTP ${pinged.status} to a session that it has just made`, pinged.status, "legacy");
       const result = judge(pinged, "legacy");
@@ -147,6 +175,8 @@ export function openMcpProber(
       // A probe beside this one, or the rotation, has left one behind (M4).
       if (contact.session !== null) sessions.end(contact.session);
       contact.session = session;
+      contact.document = answer.result;
+      contact.version = session.version;
       contact.era = "legacy";
       contact.eraUntilMs = nowMs + policy.eraMs;
       kept = true;
@@ -156,35 +186,34 @@ export function openMcpProber(
     }
   }
 
-  async function ping(target: Target, contact: Contact, session: Session, options: McpProbeOptions): Promise<ProbeResult> {
-    const answer = await call(target, options, "ping", undefined, sessionHeaders(session));
-    session.usedAtMs = options.nowMs;
+  async function ping(context: CheckContext, contact: Contact, session: Session): Promise<ProbeResult> {
+    const answer = await call(context, "ping", undefined, sessionHeaders(session));
+    session.usedAtMs = context.nowMs;
     if (isSessionLost(answer)) {
       if (contact.session === session) contact.session = null;
       sessions.lost(session);
-      return options.nowMs < contact.eraUntilMs && contact.era === "legacy"
-        ? openSession(target, contact, options)
-        : negotiate(target, contact, options);
+      return context.nowMs < contact.eraUntilMs && contact.era === "legacy" ? openSession(context, contact) : negotiate(context, contact);
     }
     const result = judge(answer, "legacy");
     if (result.outcome === "hard") return result;
-    if (options.nowMs >= contact.eraUntilMs) {
+    if (context.nowMs >= contact.eraUntilMs) {
       // The era is asked for anew with the session kept: a server that has become modern lets it go.
-      const again = await negotiate(target, contact, options);
+      const again = await negotiate(context, contact);
       if (contact.era === "modern" && contact.session !== null) {
         sessions.end(contact.session);
         contact.session = null;
       }
       return again;
     }
-    return options.nowMs - session.sinceMs >= policy.sessionMs ? openSession(target, contact, options) : result;
+    return context.nowMs - session.sinceMs >= policy.sessionMs ? openSession(context, contact) : result;
   }
 
   return {
     probe,
-    retain(targets, nowMs) {
+    retain(identities, nowMs) {
+      tasks.retain(identities);
       for (const [key, contact] of contacts) {
-        const configured = targets.get(key)?.identity === contact.identity;
+        const configured = identities.get(key) === contact.identity;
         const idle = contact.session !== null && nowMs - contact.session.usedAtMs >= policy.sessionMs;
         if (configured && !idle) continue;
         if (contact.session !== null) sessions.end(contact.session);
@@ -240,4 +269,13 @@ function judgeHandshake(answer: RpcAnswer): ProbeResult {
 function versionOf(result: unknown): string {
   const version = (result as { protocolVersion?: unknown } | null)?.protocolVersion;
   return typeof version === "string" && /^[\w.-]{1,32}$/.test(version) ? version : legacyVersion;
+}
+
+/** The newest version that a modern server says it supports. */
+function modernVersionOf(result: unknown): string {
+  const versions = (result as { supportedVersions?: unknown } | null)?.supportedVersions;
+  const known = (Array.isArray(versions) ? versions : []).filter(
+    (version) => typeof version === "string" && /^[\w.-]{1,32}$/.test(version),
+  );
+  return (known as string[]).sort().at(-1) ?? modernVersion;
 }

@@ -1,4 +1,4 @@
-import type { FailureCode, Observation, OutcomeClass } from "@mcp-failover/contracts";
+import type { Degradation, FailureCode, Observation, OutcomeClass } from "@mcp-failover/contracts";
 import { classifyHttpStatus } from "@mcp-failover/domain";
 
 /** What a probe found: an observation without who, when and why. */
@@ -12,6 +12,20 @@ export interface ProbeResult {
   /** How long the deciding request took; null: take the time of the whole probe. */
   readonly responseTimeMs: number | null;
   readonly retryAfterMs: number | null;
+  /** It answers, but not as well as it is expected to; absent: as well. */
+  readonly degraded?: Degradation;
+  /** MCP: the hash of the tool list, where it is watched. */
+  readonly toolsHash?: string;
+}
+
+/** All is well. */
+export function okResult(responseTimeMs: number | null = null): ProbeResult {
+  return { outcome: "ok", code: null, error: null, httpStatus: null, era: null, responseTimeMs, retryAfterMs: null };
+}
+
+/** Alive, with credentials that it refuses. */
+export function authResult(error: string): ProbeResult {
+  return { ...okResult(), outcome: "auth", error };
 }
 
 const statusText = {

@@ -1,9 +1,20 @@
 import { classifyTransportError, type ProberPolicy } from "@mcp-failover/domain";
 import { MissingSecretError, type Secrets } from "@mcp-failover/service-kit";
 import type { Target } from "../targets.ts";
+import { probeBolt } from "./bolt.ts";
+import { openCertificates } from "./certificates.ts";
+import { type CheckContext, type CheckFound, MalformedError, NotMadeError } from "./check.ts";
+import { probeDns } from "./dns.ts";
+import { type ExecAllow, probeExec } from "./exec.ts";
+import { openReports, probeHeartbeat, type Reports } from "./heartbeat.ts";
 import { probeHttp } from "./http.ts";
+import { withExpectations, worstOf } from "./judge.ts";
 import { type McpProber, openMcpProber } from "./mcp.ts";
+import { probeRedis } from "./redis.ts";
+import { probeResource } from "./resource.ts";
 import { hardResult, type ProbeResult } from "./result.ts";
+import { probeTcp, probeTls } from "./tcp.ts";
+import { probeWebSocket } from "./websocket.ts";
 import { errorCodeOf, openWire } from "./wire.ts";
 
 /** A probe that says something about the endpoint; what does not is {@link ProbeNotMade}. */
@@ -15,7 +26,7 @@ export interface ProbeMade {
 /** Nothing was learned about the endpoint, and nothing is said about it. */
 export interface ProbeNotMade {
   readonly kind: "not_made";
-  readonly reason: "secret" | "late" | "stopped" | "internal";
+  readonly reason: "secret" | "late" | "stopped" | "internal" | "waiting" | "not_allowed";
   readonly detail: string;
 }
 
@@ -26,74 +37,158 @@ export interface ProbeRunner {
   close(): Promise<void>;
 }
 
+export interface ProbeRunnerOptions {
+  readonly policy: ProberPolicy;
+  readonly secrets: Secrets;
+  readonly nowMs: () => number;
+  /** What endpoints said of themselves, for `heartbeat`. */
+  readonly reports?: Reports;
+  /** The commands of `exec`. */
+  readonly execAllow?: ExecAllow;
+}
+
 /** A time-out that fires later than this was not the endpoint's: this process, or its machine, stood still. */
 const lateMs = 250;
+/** A check that does real work gets this many times what it lately took at most, also in a quick probe; never more than the whole time-out. */
+const slowFactor = 2;
+const slowDecay = 0.95;
 
-/** Makes probes of all types: credentials, time-out, and what a failure is called. */
-export function openProbeRunner(options: { policy: ProberPolicy; secrets: Secrets; nowMs: () => number }): ProbeRunner {
-  const { policy, secrets, nowMs } = options;
+const worksHard: ReadonlySet<string> = new Set(["mcp_tools", "mcp_canary", "exec", "resource"]);
+/** The main check has the target's own key. */
+const keyOf = (target: Pick<Target, "key">, index: number): string => (index === 0 ? target.key : `${target.key}#${index}`);
+
+type Made = ProbeResult & { readonly responseTimeMs: number };
+
+/** Makes probes of all types: credentials, time-out, assertions, and what a failure is called. */
+export function openProbeRunner(options: ProbeRunnerOptions): ProbeRunner {
+  const { policy, secrets, nowMs, reports = openReports(), execAllow = new Map() } = options;
   const wire = openWire();
   const mcp: McpProber = openMcpProber(wire, policy);
+  const certificates = openCertificates();
   const underWay = new Set<AbortController>();
+  /** What each check lately took at most, and its last good result where that stands for a while. */
+  const kept = new Map<string, { readonly identity: string; slowMs: number; good: { result: Made; atMs: number } | null }>();
+  const listeningSinceMs = nowMs();
   let stopped = false;
 
+  function keptOf(key: string, identity: string) {
+    const known = kept.get(key);
+    if (known?.identity === identity) return known;
+    const entry = { identity, slowMs: 0, good: null };
+    kept.set(key, entry);
+    return entry;
+  }
+
+  async function find(context: CheckContext): Promise<CheckFound> {
+    switch (context.check.type) {
+      case "mcp":
+      case "mcp_tools":
+      case "mcp_canary":
+        return withCertificate(context, mcp.probe(context));
+      case "http":
+        return withCertificate(context, probeHttp(wire, context));
+      case "resource":
+        return probeResource(wire, context);
+      case "websocket":
+        return withCertificate(context, probeWebSocket(context));
+      case "tcp":
+        return probeTcp(context);
+      case "tls":
+        return probeTls(context);
+      case "dns":
+        return probeDns(context);
+      case "redis":
+        return probeRedis(context);
+      case "bolt":
+        return probeBolt(context);
+      case "heartbeat":
+        return probeHeartbeat(context, reports, listeningSinceMs);
+      case "exec":
+        return probeExec(context, execAllow, process.env["PATH"] ?? "");
+    }
+  }
+
+  async function withCertificate(context: CheckContext, probe: Promise<CheckFound>): Promise<CheckFound> {
+    if (!context.check.expect.some(({ of }) => of === "certificate_days")) return probe;
+    // A handshake that fails is told by the probe itself, which makes one too.
+    const [found, days] = await Promise.all([probe, certificates.daysOf(context).catch(() => null)]);
+    return { ...found, seen: { ...found.seen, certificateDays: days } };
+  }
+
+  /** One check to its end; throws {@link NotMadeError} and {@link MissingSecretError}. */
+  async function runCheck(target: Target, index: number, fresh: boolean, deadline: Deadline): Promise<Made> {
+    const check = target.checks[index] as Target["checks"][number];
+    const key = keyOf(target, index);
+    const entry = keptOf(key, target.identity);
+    const startedAtMs = nowMs();
+    if (check.everyMs !== null && entry.good !== null && startedAtMs - entry.good.atMs < check.everyMs) return entry.good.result;
+    const startedMs = performance.now();
+    const context: CheckContext = {
+      key,
+      identity: target.identity,
+      upstream: target.upstream,
+      endpoint: target.endpoint,
+      check,
+      ...credentialsOf(check, secrets),
+      fresh,
+      signal: deadline.signal,
+      nowMs: startedAtMs,
+    };
+    let result: ProbeResult;
+    try {
+      const found = await find(context);
+      result = withExpectations(found.result, found.seen, check.expect, secrets.redact);
+    } catch (error) {
+      result = resultOfError(error, deadline);
+    }
+    const tookMs = performance.now() - startedMs;
+    // How long a quick probe of the plain types waits is the domain's business; a time-out tells nothing of how long an answer takes.
+    if (result.outcome !== "hard" && (index > 0 || worksHard.has(check.type))) entry.slowMs = Math.max(tookMs, entry.slowMs * slowDecay);
+    const made = { ...result, responseTimeMs: result.responseTimeMs ?? tookMs };
+    entry.good = made.outcome === "ok" && made.degraded === undefined ? { result: made, atMs: startedAtMs } : null;
+    return made;
+  }
+
   async function probe(target: Target, { fresh, timeoutMs }: { fresh: boolean; timeoutMs: number }): Promise<ProbeMade | ProbeNotMade> {
-    const headers = credentialsOf(target, secrets);
-    if ("missing" in headers) return { kind: "not_made", reason: "secret", detail: headers.missing };
-    const aborter = new AbortController();
-    underWay.add(aborter);
+    const slowestMs = Math.max(...target.checks.map((_check, index) => kept.get(keyOf(target, index))?.slowMs ?? 0));
+    const deadline = openDeadline(Math.max(timeoutMs, Math.min(target.policy.timeoutMs, Math.ceil(slowestMs * slowFactor))));
+    underWay.add(deadline.aborter);
     const startedAtMs = nowMs();
     const startedMs = performance.now();
-    let timedOutAfterMs: number | null = null;
-    const timer = setTimeout(() => {
-      timedOutAfterMs = performance.now() - startedMs;
-      aborter.abort();
-    }, timeoutMs);
     try {
-      const own = { headers: headers.values, fresh, signal: aborter.signal };
-      const result = await (target.type === "mcp" ? mcp.probe(target, { ...own, nowMs: startedAtMs }) : probeHttp(wire, target, own));
-      const tookMs = performance.now() - startedMs;
-      const responseTimeMs = result.responseTimeMs ?? tookMs;
-      return {
-        kind: "made",
-        startedAtMs: Math.max(0, Math.floor(startedAtMs + tookMs - responseTimeMs)),
-        result: { ...result, responseTimeMs },
-      };
-    } catch (error) {
-      const tookMs = performance.now() - startedMs;
+      const [main, ...further] = await Promise.allSettled(target.checks.map((_check, index) => runCheck(target, index, fresh, deadline)));
       if (stopped) return { kind: "not_made", reason: "stopped", detail: "the prober stops" };
-      if (timedOutAfterMs !== null) {
-        if (timedOutAfterMs > timeoutMs + lateMs) {
-          return {
-            kind: "not_made",
-            reason: "late",
-            detail: `the time-out of ${timeoutMs} ms fired after ${Math.round(timedOutAfterMs)} ms`,
-          };
-        }
-        return {
-          kind: "made",
-          startedAtMs,
-          result: { ...hardResult("timeout", `no answer within ${timeoutMs} ms`), responseTimeMs: tookMs },
-        };
+      if (main === undefined || main.status === "rejected") return notMade(main?.reason);
+      if (deadline.lateAfterMs !== null) {
+        const detail = `the time-out of ${deadline.timeoutMs} ms fired after ${deadline.lateAfterMs} ms`;
+        return { kind: "not_made", reason: "late", detail };
       }
-      const errorCode = errorCodeOf(error);
-      // No transport says these: our own mistake, or a credential that cannot stand in a header. Nothing against the endpoint.
-      if (error instanceof TypeError || error instanceof RangeError || errorCode === "UND_ERR_INVALID_ARG") {
-        return { kind: "not_made", reason: "internal", detail: error instanceof Error ? `${error.name}: ${error.message}` : "unknown" };
-      }
-      const name = error instanceof Error ? error.name : "unknown";
-      const code = name === "HTTPParserError" ? "malformed" : classifyTransportError(errorCode, "written").code;
-      const said = errorCode ?? name;
-      return { kind: "made", startedAtMs, result: { ...hardResult(code, `no answer: ${code} (${said})`), responseTimeMs: tookMs } };
+      const made = further.flatMap((one, index) => {
+        const check = target.checks[index + 1];
+        // A further check that could not be made here says nothing; the main one has spoken.
+        return one.status === "fulfilled" && check !== undefined ? [{ check, result: one.value }] : [];
+      });
+      const result = worstOf(main.value, made);
+      const tookMs = performance.now() - startedMs;
+      return { kind: "made", startedAtMs: Math.max(0, Math.floor(startedAtMs + Math.max(0, tookMs - result.responseTimeMs))), result };
     } finally {
-      clearTimeout(timer);
-      underWay.delete(aborter);
+      deadline.clear();
+      underWay.delete(deadline.aborter);
     }
   }
 
   return {
     probe,
-    retain: (targets) => mcp.retain(targets, nowMs()),
+    retain(targets) {
+      const identities = new Map<string, string>();
+      for (const target of targets.values()) {
+        for (const index of target.checks.keys()) identities.set(keyOf(target, index), target.identity);
+      }
+      for (const [key, { identity }] of kept) if (identities.get(key) !== identity) kept.delete(key);
+      certificates.retain(new Set(identities.keys()));
+      reports.retain(new Set(targets.keys()));
+      mcp.retain(identities, nowMs());
+    },
     get openSessions() {
       return mcp.openSessions;
     },
@@ -106,18 +201,77 @@ export function openProbeRunner(options: { policy: ProberPolicy; secrets: Secret
   };
 }
 
-/** The target's own headers with its secrets, lower-case. */
-function credentialsOf(target: Target, secrets: Secrets): { readonly values: Record<string, string> } | { readonly missing: string } {
-  try {
-    const values: Record<string, string> = {};
-    for (const [name, value] of Object.entries(target.headers)) values[name.toLowerCase()] = secrets.resolve(value);
-    if (target.auth !== undefined) {
-      const pair = `${secrets.resolve(target.auth.username)}:${secrets.resolve(target.auth.password)}`;
-      values["authorization"] = `Basic ${Buffer.from(pair, "utf8").toString("base64")}`;
-    }
-    return { values };
-  } catch (error) {
-    if (error instanceof MissingSecretError) return { missing: error.message };
-    throw error;
+interface Deadline {
+  readonly aborter: AbortController;
+  readonly signal: AbortSignal;
+  readonly timeoutMs: number;
+  /** Whether it has fired, and, where it fired too late to say anything, after how long. */
+  readonly fired: boolean;
+  readonly lateAfterMs: number | null;
+  clear(): void;
+}
+
+function openDeadline(timeoutMs: number): Deadline {
+  const aborter = new AbortController();
+  const startedMs = performance.now();
+  let firedAfterMs: number | null = null;
+  const timer = setTimeout(() => {
+    firedAfterMs = Math.round(performance.now() - startedMs);
+    aborter.abort();
+  }, timeoutMs);
+  return {
+    aborter,
+    signal: aborter.signal,
+    timeoutMs,
+    get fired() {
+      return firedAfterMs !== null;
+    },
+    get lateAfterMs() {
+      return firedAfterMs !== null && firedAfterMs > timeoutMs + lateMs ? firedAfterMs : null;
+    },
+    clear: () => clearTimeout(timer),
+  };
+}
+
+/** Our own mistake, or a credential that cannot stand in a header: nothing against the endpoint. */
+class OwnFaultError extends Error {
+  override readonly name = "OwnFaultError";
+}
+
+/** What a thrown error says of the endpoint. Throws what says nothing of it. */
+function resultOfError(error: unknown, deadline: Deadline): ProbeResult {
+  if (error instanceof NotMadeError || error instanceof MissingSecretError) throw error;
+  if (deadline.fired) return hardResult("timeout", `no answer within ${deadline.timeoutMs} ms`);
+  if (error instanceof MalformedError) return hardResult("malformed", `expected an answer of the protocol; saw ${error.message}`);
+  const errorCode = errorCodeOf(error);
+  if (error instanceof TypeError || error instanceof RangeError || errorCode === "UND_ERR_INVALID_ARG") {
+    throw new OwnFaultError(error instanceof Error ? `${error.name}: ${error.message}` : "unknown", { cause: error });
   }
+  const name = error instanceof Error ? error.name : "unknown";
+  const code = name === "HTTPParserError" ? "malformed" : classifyTransportError(errorCode, "written").code;
+  return hardResult(code, `no answer: ${code} (${errorCode ?? name})`);
+}
+
+function notMade(error: unknown): ProbeNotMade {
+  const detail = error instanceof Error ? error.message : "unknown";
+  if (error instanceof MissingSecretError) return { kind: "not_made", reason: "secret", detail };
+  if (error instanceof NotMadeError) return { kind: "not_made", reason: error.reason, detail };
+  return { kind: "not_made", reason: "internal", detail };
+}
+
+/** The check's own headers and credentials with their secrets. Throws {@link MissingSecretError}. */
+function credentialsOf(check: Target["checks"][number], secrets: Secrets): Pick<CheckContext, "headers" | "auth" | "ca"> {
+  const headers: Record<string, string> = {};
+  for (const [name, value] of Object.entries(check.headers)) headers[name] = secrets.resolve(value);
+  const auth =
+    check.auth === null
+      ? null
+      : {
+          username: check.auth.username === undefined ? null : secrets.resolve(check.auth.username),
+          password: secrets.resolve(check.auth.password),
+        };
+  if (auth !== null && /^(https?|wss?):/.test(check.url)) {
+    headers["authorization"] = `Basic ${Buffer.from(`${auth.username ?? ""}:${auth.password}`, "utf8").toString("base64")}`;
+  }
+  return { headers, auth, ca: check.ca === null ? null : secrets.resolve(check.ca) };
 }

@@ -1,0 +1,74 @@
+import { spawn } from "node:child_process";
+import { StringDecoder } from "node:string_decoder";
+import { type CheckContext, type CheckFound, documentOf, NotMadeError } from "./check.ts";
+import { hardResult, okResult } from "./result.ts";
+
+/** Command lines by name, from the prober's own environment: the configuration, which travels, can only name one. */
+export type ExecAllow = ReadonlyMap<string, readonly [string, ...string[]]>;
+
+const outputBytesMax = 64 * 1024;
+
+/**
+ * Probes by a command of MCPF_EXEC_ALLOW: no shell, no arguments from elsewhere, a bare environment, a process group of its own that is killed
+ * at the time-out. 0 is well, the configured codes are degraded, any other is a failure.
+ */
+export async function probeExec(context: CheckContext, allow: ExecAllow, path: string): Promise<CheckFound> {
+  const { check, signal, upstream, endpoint } = context;
+  const name = check.exec?.command ?? "";
+  const line = allow.get(name);
+  if (line === undefined) {
+    throw new NotMadeError("not_allowed", `the command ${JSON.stringify(name)} is not in this prober's MCPF_EXEC_ALLOW; add it there`);
+  }
+  const [program, ...args] = line;
+  const startedMs = performance.now();
+  const child = spawn(program, args, {
+    shell: false,
+    detached: true,
+    stdio: ["ignore", "pipe", "ignore"],
+    env: { PATH: path, MCPF_UPSTREAM: upstream, MCPF_ENDPOINT: endpoint, LC_ALL: "C" },
+  });
+  const killGroup = (): void => {
+    if (child.pid === undefined) return;
+    try {
+      // The whole group: a command's own children outlive it otherwise.
+      process.kill(-child.pid, "SIGKILL");
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== "ESRCH") throw error;
+    }
+  };
+  let output = "";
+  const decoder = new StringDecoder("utf8");
+  child.stdout.on("data", (chunk: Buffer) => {
+    if (output.length < outputBytesMax) output += decoder.write(chunk);
+  });
+  const abort = (): void => killGroup();
+  signal.addEventListener("abort", abort, { once: true });
+  try {
+    const ended = await new Promise<{ code: number | null; killedBy: string | null }>((resolve, reject) => {
+      child.once("error", reject);
+      // What it left running in its group would keep its output open.
+      child.once("exit", killGroup);
+      child.once("close", (code, killedBy) => resolve({ code, killedBy }));
+    });
+    if (signal.aborted) throw new DOMException("the probe has ended", "AbortError");
+    const latencyMs = performance.now() - startedMs;
+    const seen = { latencyMs, status: ended.code, body: output, ...documentOf(output) };
+    if (ended.code === 0) return { result: okResult(latencyMs), seen };
+    const how = ended.code === null ? `was ended by ${ended.killedBy}` : `exited with ${ended.code}`;
+    if (ended.code !== null && check.exec?.degraded_exit_codes?.includes(ended.code)) {
+      return {
+        result: { ...okResult(latencyMs), degraded: { code: "assertion", detail: `the command ${name} ${how}; expected 0` } },
+        seen,
+      };
+    }
+    return { result: hardResult("other", `the command ${name} ${how}; expected 0`), seen };
+  } catch (error) {
+    const code = (error as NodeJS.ErrnoException).code;
+    if (code === "ENOENT" || code === "EACCES")
+      throw new NotMadeError("not_allowed", `the command ${name} of MCPF_EXEC_ALLOW cannot be started: ${code}`);
+    throw error;
+  } finally {
+    signal.removeEventListener("abort", abort);
+    child.stdout.destroy();
+  }
+}

@@ -1,0 +1,83 @@
+import { readFile } from "node:fs/promises";
+import { findJson } from "@mcp-failover/contracts";
+import { probeCheckPolicy } from "@mcp-failover/domain";
+import { type CheckContext, type CheckFound, MalformedError, NotMadeError } from "./check.ts";
+import { probeHttp } from "./http.ts";
+import { metricSum } from "./metrics-text.ts";
+import { hardResult } from "./result.ts";
+import type { Wire } from "./wire.ts";
+
+type Resource = NonNullable<CheckContext["check"]["resource"]>;
+
+/**
+ * Probes how much of its limit an endpoint uses: a metric or a JSON value at a URL, or the resident memory of a process on this machine.
+ * A share above the permitted one is `degraded`, or `hard` where the configuration says so.
+ */
+export async function probeResource(wire: Wire, context: CheckContext): Promise<CheckFound> {
+  const resource = context.check.resource as Resource;
+  if (resource.pid_file !== undefined) {
+    const bytes = await residentBytes(resource.pid_file);
+    if (bytes === null) return { result: hardResult("other", `no process is running by ${resource.pid_file}`), seen: {} };
+    return judge(resource, bytes, resource.limit ?? 0, { result: { ...okOf(), responseTimeMs: 0 }, seen: {} });
+  }
+  const wanted = { of: "body", exists: true, severity: "hard" } as const;
+  const found = await probeHttp(wire, { ...context, check: { ...context.check, expect: [...context.check.expect, wanted] } });
+  if (found.result.outcome !== "ok") return found;
+  const text = found.seen.body ?? "";
+  const read = (metric: string, labels: Resource["labels"] = {}): number => {
+    const value = metricSum(text, metric, labels);
+    if (value === null) throw new MalformedError(`no sample of ${metric} at the metrics URL`);
+    return value;
+  };
+  const value = resource.json === undefined ? read(resource.metric ?? "", resource.labels) : numberAt(resource.json, found.seen.json);
+  const limit = resource.limit ?? read(resource.limit_metric ?? "");
+  return judge(resource, value, limit, found);
+}
+
+function judge(resource: Resource, value: number, limit: number, found: CheckFound): CheckFound {
+  const ratio = value / limit;
+  const ratioMax = resource.ratio_max ?? probeCheckPolicy.resourceRatioMax;
+  const seen = { ...found.seen, json: { value, limit, ratio }, jsonProblem: null };
+  if (ratio <= ratioMax) return { result: found.result, seen };
+  const what = resource.metric ?? resource.json ?? "resident memory";
+  const detail = `${what}: expected at most ${percent(ratioMax)} of ${limit}; saw ${value} (${percent(ratio)})`;
+  if (resource.severity === "hard")
+    return { result: { ...hardResult("other", detail), responseTimeMs: found.result.responseTimeMs }, seen };
+  return { result: { ...found.result, degraded: { code: "resource", detail } }, seen };
+}
+
+const percent = (ratio: number): string => `${Math.round(ratio * 1000) / 10} %`;
+const okOf = () => ({ outcome: "ok", code: null, error: null, httpStatus: null, era: null, retryAfterMs: null }) as const;
+
+function numberAt(path: string, document: unknown): number {
+  const [value] = document === undefined ? [] : findJson(path, document);
+  if (typeof value !== "number") throw new MalformedError(`no number at ${path} of the metrics URL`);
+  return value;
+}
+
+/** What Linux says of a process; null: there is none. Throws {@link NotMadeError} where this machine cannot say. */
+async function residentBytes(pidFile: string): Promise<number | null> {
+  const pid = await readText(pidFile);
+  if (pid === null) return null;
+  if (!/^\d{1,10}\s*$/.test(pid)) throw new NotMadeError("not_allowed", `${pidFile} holds no process id`);
+  const status = await readText(`/proc/${pid.trim()}/status`);
+  if (status === null) {
+    if ((await readText("/proc/self/status")) === null)
+      throw new NotMadeError("not_allowed", "this machine has no /proc to read a process's memory from");
+    return null;
+  }
+  const found = /^VmRSS:\s+(\d+) kB$/m.exec(status);
+  // A zombie has no memory any more, and runs nothing.
+  return found === null ? null : Number(found[1]) * 1024;
+}
+
+async function readText(path: string): Promise<string | null> {
+  try {
+    return await readFile(path, "utf8");
+  } catch (error) {
+    const code = (error as NodeJS.ErrnoException).code;
+    if (code === "ENOENT" || code === "ESRCH") return null;
+    if (code === "EACCES" || code === "EPERM") throw new NotMadeError("not_allowed", `${path} cannot be read by this prober`);
+    throw error;
+  }
+}
