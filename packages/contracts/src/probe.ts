@@ -66,5 +66,9 @@ export const proberHeartbeat = z.looseObject({
   endpointsOwned: z.number().int().nonnegative(),
   /** Endpoints (`upstream/endpoint`) that this prober holds as its own now. */
   ready: z.boolean(),
+  /** It can reach none of its references: others take its endpoints over, and nobody asks for its word. */
+  isolated: z.boolean().optional(),
+  /** It cannot keep to its schedule. */
+  overloaded: z.boolean().optional(),
 });
 export type ProberHeartbeat = z.infer<typeof proberHeartbeat>;

@@ -172,7 +172,15 @@ export const topology = z.strictObject({
   /** Agents by name, with the upstream tools that they use; an agent can be rolled back as a whole. */
   agents: z.record(name, z.strictObject({ tools: z.array(z.string()).default([]) })).default({}),
   probes: z
-    .strictObject({ interval_ms: milliseconds(100, 3_600_000).optional(), timeout_ms: milliseconds(50, 60_000).optional() })
+    .strictObject({
+      interval_ms: milliseconds(100, 3_600_000).optional(),
+      timeout_ms: milliseconds(50, 60_000).optional(),
+      /** Addresses that a prober should always reach: one that reaches none of them tells no failures, because they may be its own. */
+      reference_urls: z
+        .array(z.url({ protocol: /^(https?|tcp)$/, error: "give a URL that begins with http://, https:// or tcp://" }))
+        .max(10)
+        .optional(),
+    })
     .prefault({}),
   failover: failoverConfig
     .extend({

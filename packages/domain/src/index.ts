@@ -120,6 +120,13 @@ export {
   UnknownUpstreamError,
 } from "./policy.ts";
 export { gridSlot, type NextProbe, nextProbe, probeTimeoutMs, type ScheduleInput, slotsBetween } from "./probe-schedule.ts";
+export {
+  type ConditionPolicy,
+  isWithoutAnswer,
+  judgeIsolation,
+  judgeOverload,
+  type LoadSample,
+} from "./prober-condition.ts";
 export { type ProberPolicy, proberPolicy } from "./prober-policy.ts";
 export { ownerOf } from "./rendezvous.ts";
 export {

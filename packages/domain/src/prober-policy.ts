@@ -13,6 +13,8 @@ export interface ProberPolicy {
   /** Probes in flight: in all, of these kept for confirming ones, and of one host. Gatus and Uptime Kuma fall behind without such limits. */
   readonly inFlightMax: number;
   readonly inFlightReserved: number;
+  /** Of the rest, kept for critical upstreams: when there is not enough for all, the others are skipped first. */
+  readonly inFlightCritical: number;
   readonly inFlightPerHostMax: number;
   /** Confirming probes of one host: a question may name many endpoints of one gateway, and is rare. */
   readonly confirmPerHostMax: number;
@@ -27,6 +29,19 @@ export interface ProberPolicy {
   /** How long the end of a session, and a fenced word, may take. */
   readonly endSessionMs: number;
   readonly sayMs: number;
+  /** References are tried this often, every `referenceFailingMs` while they fail, and at once when a probe gets no answer; for so long. */
+  readonly referenceEveryMs: number;
+  readonly referenceFailingMs: number;
+  readonly referenceTimeoutMs: number;
+  /** A target's answer shows for this long that the network is there: one default interval. */
+  readonly answerProvesMs: number;
+  /** Seconds that overload has to last, and to be over. */
+  readonly conditionSamples: number;
+  /** Later than this on average, what we measure is ourselves; the schedule's own bound is the same. */
+  readonly lagMsMax: number;
+  readonly refusedShareMax: number;
+  /** A process that stood still this long inside a probe knows nothing of a time-out. */
+  readonly stallMs: number;
 }
 
 export const proberPolicy: ProberPolicy = {
@@ -38,6 +53,7 @@ export const proberPolicy: ProberPolicy = {
   bufferMax: 10_000,
   inFlightMax: 256,
   inFlightReserved: 64,
+  inFlightCritical: 48,
   inFlightPerHostMax: 4,
   confirmPerHostMax: 16,
   questionsMax: 64,
@@ -47,4 +63,12 @@ export const proberPolicy: ProberPolicy = {
   answerBytesMax: 1024 * 1024,
   endSessionMs: 2000,
   sayMs: 2000,
+  referenceEveryMs: 5000,
+  referenceFailingMs: 1000,
+  referenceTimeoutMs: 500,
+  answerProvesMs: 5000,
+  conditionSamples: 3,
+  lagMsMax: 100,
+  refusedShareMax: 0.05,
+  stallMs: 250,
 };

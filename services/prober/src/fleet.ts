@@ -8,11 +8,16 @@ import { ownerOf, type ProberPolicy } from "@mcp-failover/domain";
  * G2  A prober settles before it takes endpoints: it has then heard everybody who is there. Who hears of a new one answers at once, and
  *     leaves it nothing before it says that it is ready.
  * G3  While the bus is gone, or after this process stood still, nobody is taken for dead: nobody could be heard.
+ * G4  Who says that it is isolated owns nothing and is not asked, as long as anybody is not; where all are, they share as ever.
  */
 export interface Fleet {
   hear(heartbeat: ProberHeartbeat): void;
-  /** Other live probers that are ready. */
+  /** Other live probers that are ready, and not isolated. */
   peers(): string[];
+  /** Where a prober stands, itself included; null: it does not say, or is not live. */
+  zoneOf(prober: string): string | null;
+  /** This prober reaches none of its references, or does again. */
+  setIsolated(isolated: boolean): void;
   readonly settled: boolean;
   owns(key: string): boolean;
   setConnected(connected: boolean): void;
@@ -21,11 +26,12 @@ export interface Fleet {
 
 export interface FleetOptions {
   readonly self: string;
+  readonly zone: string | null;
   readonly startedAtMs: number;
   readonly policy: Pick<ProberPolicy, "heartbeatMs" | "deadAfterMs" | "settleMs">;
   /** Monotonic milliseconds. */
   readonly clockMs: () => number;
-  readonly send: (state: { readonly settled: boolean; readonly leaving: boolean }) => void;
+  readonly send: (state: { readonly settled: boolean; readonly leaving: boolean; readonly isolated: boolean }) => void;
   /** The set of live probers, or the own standing in it, has changed. */
   readonly onChange: () => void;
   /** Another process says heartbeats in this one's name. */
@@ -37,9 +43,10 @@ const answerMs = 100;
 
 export function joinFleet(options: FleetOptions): Fleet {
   const { self, policy, clockMs } = options;
-  const others = new Map<string, { heardAtMs: number; ready: boolean }>();
+  const others = new Map<string, { heardAtMs: number; ready: boolean; isolated: boolean; zone: string | null }>();
   const tickMs = policy.heartbeatMs / 2;
   let settled = false;
+  let isolated = false;
   let connected = true;
   let lastTickMs = clockMs();
   let lastSentMs = Number.NEGATIVE_INFINITY;
@@ -47,7 +54,7 @@ export function joinFleet(options: FleetOptions): Fleet {
 
   function send(): void {
     lastSentMs = clockMs();
-    options.send({ settled, leaving: false });
+    options.send({ settled, leaving: false, isolated });
   }
 
   function tick(): void {
@@ -69,11 +76,23 @@ export function joinFleet(options: FleetOptions): Fleet {
       settled = true;
       changed = true;
     }
-    if (changed) options.onChange();
+    if (changed) onChange();
     if (connected && (changed || nowMs - lastSentMs >= policy.heartbeatMs - tickMs / 2)) send();
   }
 
-  const peers = (): string[] => [...others].filter(([, other]) => other.ready).map(([name]) => name);
+  const peers = (): string[] => [...others].filter(([, other]) => other.ready && !other.isolated).map(([name]) => name);
+  const isolatedPeers = (): string[] => [...others].filter(([, other]) => other.ready && other.isolated).map(([name]) => name);
+  /** G4. */
+  function members(): string[] {
+    const fit = peers();
+    if (!isolated) return [self, ...fit];
+    return fit.length > 0 ? fit : [self, ...isolatedPeers()];
+  }
+  let membersKnown: string[] | null = null;
+  const onChange = (): void => {
+    membersKnown = null;
+    options.onChange();
+  };
   const timer = setInterval(tick, tickMs);
   send();
   return {
@@ -83,20 +102,31 @@ export function joinFleet(options: FleetOptions): Fleet {
         return;
       }
       if (heartbeat["leaving"] === true) {
-        if (others.delete(heartbeat.prober)) options.onChange();
+        if (others.delete(heartbeat.prober)) onChange();
         return;
       }
       const known = others.get(heartbeat.prober);
-      const { ready } = heartbeat;
-      others.set(heartbeat.prober, { heardAtMs: clockMs(), ready });
+      const { ready, zone } = heartbeat;
+      const cutOff = heartbeat.isolated === true;
+      others.set(heartbeat.prober, { heardAtMs: clockMs(), ready, zone, isolated: cutOff });
       if (known === undefined && clockMs() - lastSentMs >= answerMs) send();
-      if (ready !== (known?.ready ?? false)) options.onChange();
+      if (ready !== (known?.ready ?? false) || cutOff !== (known?.isolated ?? false)) onChange();
     },
     peers,
+    zoneOf: (prober) => (prober === self ? options.zone : (others.get(prober)?.zone ?? null)),
+    setIsolated(now) {
+      if (now === isolated) return;
+      isolated = now;
+      if (connected) send();
+      onChange();
+    },
     get settled() {
       return settled;
     },
-    owns: (key) => settled && ownerOf(key, [self, ...peers()]) === self,
+    owns(key) {
+      membersKnown ??= members();
+      return settled && ownerOf(key, membersKnown) === self;
+    },
     setConnected(now) {
       if (now === connected) return;
       connected = now;
@@ -108,7 +138,7 @@ export function joinFleet(options: FleetOptions): Fleet {
     },
     stop() {
       clearInterval(timer);
-      options.send({ settled, leaving: true });
+      options.send({ settled, leaving: true, isolated });
     },
   };
 }

@@ -1,6 +1,14 @@
 import type { Fenced } from "@mcp-failover/bus";
 import type { Observation, Vote } from "@mcp-failover/contracts";
-import { decideHealth, evidenceMax, type HealthDecision, type HealthInput, isAlive } from "@mcp-failover/domain";
+import {
+  decideHealth,
+  evidenceMax,
+  type HealthDecision,
+  type HealthEvidence,
+  type HealthInput,
+  isAlive,
+  type Maintenance,
+} from "@mcp-failover/domain";
 import type { HealthLog, LastSaid } from "./health-log.ts";
 import type { Target } from "./targets.ts";
 
@@ -14,6 +22,7 @@ export interface KeeperOptions {
   readonly log: HealthLog;
   readonly nowMs: () => number;
   readonly graceUntilMs: () => number;
+  readonly maintenanceOf: (target: Target, nowMs: number) => Maintenance | null;
   /** False while the log is out of reach: then evidence is kept, and nothing is decided. */
   readonly canDecide: () => boolean;
   /** Null: too many questions are under way. */
@@ -56,7 +65,7 @@ interface Owned {
   /** The policy in it may be replaced; the endpoint that it means may not. */
   target: Target;
   sinceMs: number;
-  evidence: Observation[];
+  evidence: HealthEvidence[];
   last: Observation | null;
   answered: boolean;
   usualMs: number | null;
@@ -72,20 +81,17 @@ export function createKeeper(options: KeeperOptions): Keeper {
   const owned = new Map<string, Owned>();
 
   function inputOf(entry: Owned, word: Word | null): HealthInput {
+    const now = Math.floor(nowMs());
+    const maintenance = options.maintenanceOf(entry.target, now);
     return {
       policy: entry.target.policy,
       state: log.last(entry.target.key)?.state ?? null,
-      evidence: entry.evidence.map(({ startedAtMs, responseTimeMs, outcome, code, purpose }) => ({
-        startedAtMs,
-        responseTimeMs,
-        outcome,
-        code,
-        purpose,
-      })),
+      evidence: entry.evidence.slice(),
       asked: word?.asked ?? 0,
       votes: word?.votes ?? [],
       graceUntilMs: options.graceUntilMs(),
-      nowMs: Math.floor(nowMs()),
+      nowMs: now,
+      ...(maintenance === null ? {} : { maintenance }),
     };
   }
 
@@ -164,7 +170,8 @@ export function createKeeper(options: KeeperOptions): Keeper {
     observe(key, observation, { decide } = { decide: true }) {
       const entry = owned.get(key);
       if (entry === undefined) return null;
-      entry.evidence.push(observation);
+      const { startedAtMs, responseTimeMs, outcome, code, purpose, degraded } = observation;
+      entry.evidence.push({ startedAtMs, responseTimeMs, outcome, code, purpose, ...(degraded == null ? {} : { degraded }) });
       if (entry.evidence.length > evidenceMax(entry.target.policy)) entry.evidence.shift();
       entry.last = observation;
       entry.answered ||= isAlive(observation.outcome);

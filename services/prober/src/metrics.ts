@@ -18,7 +18,7 @@ export function proberMetrics(registry: Registry) {
     }),
     skipped: new Counter({
       name: "mcpf_prober_skipped_total",
-      help: "Probes that were due and not made: overrun, fleet_limit, host_limit, secret, late, internal",
+      help: "Probes that were due and not made: overrun, fleet_limit, host_limit, secret, late, isolated, internal",
       labelNames: ["reason"] as const,
       registers,
     }),
@@ -34,6 +34,13 @@ export function proberMetrics(registry: Registry) {
       name: "mcpf_prober_decisions_total",
       help: "Changes of health that were said, and falls that were not, by rule",
       labelNames: ["rule"] as const,
+      registers,
+    }),
+    isolated: new Gauge({ name: "mcpf_prober_isolated", help: "1 while this prober reaches none of its references", registers }),
+    overloaded: new Gauge({ name: "mcpf_prober_overloaded", help: "1 while this prober cannot keep to its schedule", registers }),
+    loopLag: new Gauge({
+      name: "mcpf_prober_event_loop_lag_seconds",
+      help: "How late this process's own timers were in the last second, on average",
       registers,
     }),
     lost: new Counter({ name: "mcpf_prober_lost_races_total", help: "Decisions that another prober took first", registers }),

@@ -68,6 +68,7 @@ function healthChanged(
     reason,
     prober: from.prober,
     votes: [...input.votes],
+    ...(input.maintenance == null ? {} : { maintenance: { ...input.maintenance } }),
     state,
     certificate: {
       decider: "decideHealth",
@@ -81,8 +82,8 @@ function healthChanged(
   };
 }
 
-/** An observation as a word on the endpoint. */
-export function voteOf(observation: Observation): Vote {
+/** An observation as a word on the endpoint, from where its observer stands. */
+export function voteOf(observation: Observation, zone: string | null): Vote {
   return {
     observer: observation.observer,
     kind: "prober",
@@ -91,6 +92,7 @@ export function voteOf(observation: Observation): Vote {
     code: observation.code,
     atMs: Math.ceil(observation.startedAtMs + observation.responseTimeMs),
     responseTimeMs: observation.responseTimeMs,
+    ...(zone === null ? {} : { zone }),
     ref: null,
   };
 }

@@ -6,6 +6,7 @@ import type { Limits } from "./limits.ts";
 import type { ProberMetrics } from "./metrics.ts";
 import type { ObservationLog } from "./observations.ts";
 import type { ProbeMade, ProbeNotMade, ProbeRunner } from "./probes/run-probe.ts";
+import type { SelfCheck } from "./self-check.ts";
 import type { Target } from "./targets.ts";
 
 /** What the asker of a probe wants, besides the target. */
@@ -37,7 +38,10 @@ export interface ProbingOptions {
   readonly health: HealthLog;
   readonly observations: ObservationLog;
   readonly metrics: ProberMetrics;
+  readonly self: SelfCheck;
   readonly nowMs: () => number;
+  /** Monotonic milliseconds. */
+  readonly clockMs: () => number;
   readonly onNotMade: (target: Target, probe: ProbeNotMade) => void;
 }
 
@@ -47,7 +51,7 @@ interface Joint {
 }
 
 export function createProbing(options: ProbingOptions): Probing {
-  const { limits, keeper, metrics, nowMs, runner } = options;
+  const { limits, keeper, metrics, nowMs, runner, self } = options;
   const underWay = new Map<string, Joint>();
   const usualMs = (key: string): number | null => keeper.usualMs(key) ?? options.health.last(key)?.state?.usualMs ?? null;
 
@@ -80,11 +84,13 @@ export function createProbing(options: ProbingOptions): Probing {
   /** Runs a probe within the limits; null: it was not made, which is counted. */
   async function run(target: Target, purpose: Observation["purpose"], timeoutMs: number): Promise<ProbeMade | null> {
     const lane = purpose === "confirm" || purpose === "requested" ? "confirm" : "scheduled";
-    const refusal = limits.acquire(target.host, lane);
+    const refusal = limits.acquire(target.host, lane, target.critical);
+    self.due(refusal === "fleet_limit");
     if (refusal !== null) {
       skip(refusal);
       return null;
     }
+    const startedMs = options.clockMs();
     try {
       // Only a regular probe uses a kept connection; see the wire.
       const probe = await runner.probe(target, { fresh: purpose !== "scheduled", timeoutMs });
@@ -92,6 +98,15 @@ export function createProbing(options: ProbingOptions): Probing {
         skip(probe.reason);
         options.onNotMade(target, probe);
         return null;
+      }
+      if (probe.result.outcome !== "hard") self.answered();
+      else {
+        // What may be our own failure is nobody else's, and is not said of the endpoint.
+        const own = await self.blames(probe.result.code, startedMs);
+        if (own !== null) {
+          skip(own);
+          return null;
+        }
       }
       metrics.probes.inc({ purpose, outcome: probe.result.outcome, code: probe.result.code ?? "" });
       return probe;

@@ -9,7 +9,7 @@ import type { Target } from "./targets.ts";
 
 /** Asks the other probers before an endpoint is called down, and answers when others ask. */
 export interface Questions {
-  /** Probes a target here and at every peer, at once. Null: too many questions are under way. */
+  /** Probes a target here and at every peer, at once. Null: too many questions are under way, or our own word would be worth nothing. */
   ask(target: Target): Promise<Word | null>;
   answer(event: Event<"probe.requested">, respond: (event: Event) => void): Promise<void>;
 }
@@ -21,13 +21,15 @@ export function createQuestions(options: {
   readonly probing: Probing;
   readonly performer: Performer;
   readonly peers: () => readonly string[];
+  readonly zoneOf: (prober: string) => string | null;
+  readonly isolated: () => boolean;
 }): Questions {
   const { instance, policy, probing, performer } = options;
   let asking = 0;
 
   return {
     async ask(target) {
-      if (asking >= policy.questionsMax) return null;
+      if (asking >= policy.questionsMax || options.isolated()) return null;
       asking += 1;
       try {
         const { upstream, endpoint } = target;
@@ -48,7 +50,8 @@ export function createQuestions(options: {
         const theirs = replies.filter(
           (reply) => reply.requestId === requestId && reply.upstream === upstream && reply.endpoint === endpoint,
         );
-        return { asked: 1 + peers.length, votes: [...(own === null ? [] : [own]), ...theirs].map(voteOf) };
+        const words = own === null ? theirs : [own, ...theirs];
+        return { asked: 1 + peers.length, votes: words.map((word) => voteOf(word, options.zoneOf(word.observer))) };
       } finally {
         asking -= 1;
       }

@@ -1,5 +1,6 @@
 import { BusError } from "@mcp-failover/bus";
-import { defaultPolicy, fractionOf, type ProberPolicy, proberPolicy } from "@mcp-failover/domain";
+import type { Topology } from "@mcp-failover/contracts";
+import { defaultPolicy, fractionOf, maintenanceAt, type ProberPolicy, proberPolicy } from "@mcp-failover/domain";
 import { type AppliedTopology, followTopology, type Kit, type Running } from "@mcp-failover/service-kit";
 import type { ProberEnvironment } from "./config.ts";
 import { joinFleet } from "./fleet.ts";
@@ -12,7 +13,9 @@ import { createPerformer } from "./perform.ts";
 import { openProbeRunner } from "./probes/run-probe.ts";
 import { createProbing, type Probing } from "./probing.ts";
 import { createQuestions, type Questions } from "./questions.ts";
+import { reach } from "./reference.ts";
 import { createSchedule } from "./schedule.ts";
+import { openSelfCheck, type SelfCheck } from "./self-check.ts";
 import { type Target, targetsOf } from "./targets.ts";
 
 /** Endpoints that are taken over at once are first probed within this time, so that thousands of them do not start in one instant. */
@@ -34,12 +37,15 @@ export async function startProber(
   kit: Kit<ProberEnvironment>,
   policy: ProberPolicy = proberPolicy,
   openRunner: typeof openProbeRunner = openProbeRunner,
+  reachReference: typeof reach = reach,
 ): Promise<Running> {
   const { bus, log, instance } = kit;
   const metrics = proberMetrics(kit.registry);
   const startedAtMs = Math.floor(kit.nowMs());
   const connected = (): boolean => bus.status.kind === "connected";
   let targets: ReadonlyMap<string, Target> = new Map();
+  let maintenance: NonNullable<Topology["maintenance"]> = [];
+  let references: readonly string[] = kit.config.MCPF_REFERENCE_URLS ?? [];
   let configured = false;
   let graceUntilMs = startedAtMs + defaultPolicy.health.graceMs;
   let stopped = false;
@@ -63,6 +69,7 @@ export async function startProber(
     log: health,
     nowMs: kit.nowMs,
     graceUntilMs: () => graceUntilMs,
+    maintenanceOf: ({ upstream, endpoint }, nowMs) => maintenanceAt({ maintenance }, upstream, endpoint, nowMs),
     canDecide: () => connected() && health.caughtUp && !stopped,
     ask: (target) => questions.ask(target),
     say: performer.sayHealth,
@@ -76,6 +83,13 @@ export async function startProber(
       else log.error({ err, target: target.key }, "a decision failed");
     },
   });
+  const self: SelfCheck = openSelfCheck({
+    policy,
+    references: () => references,
+    reach: reachReference,
+    clockMs: () => performance.now(),
+    onChange: noteCondition,
+  });
   const probing: Probing = createProbing({
     instance,
     policy,
@@ -86,7 +100,9 @@ export async function startProber(
     health,
     observations,
     metrics,
+    self,
     nowMs: kit.nowMs,
+    clockMs: () => performance.now(),
     onNotMade: (target, { reason, detail }) => log.warn({ target: target.key, reason }, kit.secrets.redact(detail)),
   });
   const questions: Questions = createQuestions({
@@ -96,6 +112,8 @@ export async function startProber(
     probing,
     performer,
     peers: () => fleet.peers(),
+    zoneOf: (prober) => fleet.zoneOf(prober),
+    isolated: () => self.isolated,
   });
   const schedule = createSchedule({
     nowMs: kit.nowMs,
@@ -106,10 +124,11 @@ export async function startProber(
   });
   const fleet = joinFleet({
     self: instance,
+    zone: kit.config.MCPF_ZONE ?? null,
     startedAtMs,
     policy,
     clockMs: () => performance.now(),
-    send: ({ settled, leaving }) => {
+    send: ({ settled, leaving, isolated }) => {
       if (!connected()) return;
       performer.sendHeartbeat({
         prober: instance,
@@ -118,12 +137,29 @@ export async function startProber(
         sentAtMs: Math.floor(kit.nowMs()),
         endpointsOwned: schedule.size,
         ready: settled && configured,
+        ...(isolated ? { isolated } : {}),
+        ...(self.overloaded ? { overloaded: true } : {}),
         ...(leaving ? { leaving } : {}),
       });
     },
     onChange: assign,
     onImpostor: () => log.error({ instance }, "another prober has the same MCPF_INSTANCE; give each its own"),
   });
+  /** Our own trouble is told as ours: to operators by readiness, metrics and log, to the other probers by the heartbeat. */
+  function noteCondition(): void {
+    const { isolated, overloaded, lagMs } = self;
+    metrics.isolated.set(isolated ? 1 : 0);
+    metrics.overloaded.set(overloaded ? 1 : 0);
+    fleet.setIsolated(isolated);
+    const cutOff = `none of ${references.join(", ")} can be reached from here: failures are not told, others probe what was ours`;
+    const late = "this prober cannot keep to its schedule: start more of them, or give it more CPU";
+    kit.ready("network", !isolated, isolated ? cutOff : "", { required: false });
+    kit.ready("load", !overloaded, overloaded ? late : "", { required: false });
+    if (isolated) log.warn({ references }, cutOff);
+    if (overloaded) log.warn({ lagMs }, late);
+    if (!isolated && !overloaded) log.info("this prober is well again");
+  }
+
   /** Starts what has become ours, at once, and lets go of what has not stayed so. */
   function assign(): void {
     if (stopped) return;
@@ -146,6 +182,8 @@ export async function startProber(
   function configure({ topology, environment, version }: AppliedTopology): void {
     const before = targets;
     targets = targetsOf(topology, environment);
+    maintenance = topology.maintenance ?? [];
+    references = kit.config.MCPF_REFERENCE_URLS ?? topology.probes.reference_urls ?? [];
     configured = true;
     kit.ready("configuration", true);
     runner.retain(targets);
@@ -162,6 +200,7 @@ export async function startProber(
     lastWatchMs = nowMs;
     keeper.lookForSilence();
     metrics.sessions.set(runner.openSessions);
+    metrics.loopLag.set(self.lagMs / 1000);
     if (graceUntilMs > nowMs && configured && fleet.settled && keeper.allProven()) graceUntilMs = Math.floor(nowMs);
     const graceEnded = configured && fleet.settled && nowMs >= graceUntilMs;
     kit.ready("grace", graceEnded, graceEnded ? "" : "the grace after start has not ended");
@@ -191,6 +230,7 @@ export async function startProber(
       heard.stop();
       asked.stop();
       schedule.stop();
+      self.stop();
       fleet.stop();
       await Promise.all([runner.close(), observations.close(), following.stop(), health.stop()]);
     },

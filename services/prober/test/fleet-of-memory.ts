@@ -20,10 +20,17 @@ import { answers, type FakeServer, fakeServer } from "./servers.ts";
 /** Probers of one fleet in this process, on the memory bus, with the short times of a test. */
 export interface MemoryFleet {
   readonly bus: Bus;
-  configure(upstreams: Record<string, unknown>): Promise<void>;
+  configure(upstreams: Record<string, unknown>, more?: Record<string, unknown>): Promise<void>;
   start(
     instance: string,
-    options?: { secrets?: Record<string, string>; policy?: Partial<ProberPolicy>; deaf?: boolean },
+    options?: {
+      secrets?: Record<string, string>;
+      policy?: Partial<ProberPolicy>;
+      deaf?: boolean;
+      config?: ProberEnvironment;
+      /** Whether it reaches its references; asked each time. */
+      reaches?: () => boolean;
+    },
   ): Promise<MemoryProber>;
   /** All that was said about an endpoint's health, oldest first. */
   health(
@@ -40,7 +47,14 @@ interface MemoryProber {
   metric(name: string): Promise<number>;
 }
 
-const quick: Partial<ProberPolicy> = { heartbeatMs: 60, deadAfterMs: 200, settleMs: 120, batchMs: 30 };
+const quick: Partial<ProberPolicy> = {
+  heartbeatMs: 60,
+  deadAfterMs: 200,
+  settleMs: 120,
+  batchMs: 30,
+  referenceEveryMs: 300,
+  referenceFailingMs: 100,
+};
 
 async function memoryFleet(): Promise<MemoryFleet> {
   const broker = memoryBroker();
@@ -57,8 +71,8 @@ async function memoryFleet(): Promise<MemoryFleet> {
 
   return {
     bus,
-    async configure(upstreams) {
-      const parsed = topology.parse({ upstreams });
+    async configure(upstreams, more = {}) {
+      const parsed = topology.parse({ upstreams, ...more });
       const seq = (await bus.lastOf("AUDIT", subjectFor("config.applied")))?.seq ?? 0;
       version += 1;
       await bus.appendFenced(
@@ -83,13 +97,13 @@ async function memoryFleet(): Promise<MemoryFleet> {
         seq,
       );
     },
-    async start(instance, { secrets = {}, policy = {}, deaf = false } = {}) {
+    async start(instance, { secrets = {}, policy = {}, deaf = false, config = {}, reaches = () => true } = {}) {
       const own = broker.connect({ instance });
       // Who is deaf hears no other prober, and so takes everything for its own.
       const subscribe: Bus["subscribe"] = (type, handler) => own.subscribe(type, type === "prober.heartbeat" ? () => undefined : handler);
       const heard: Bus = deaf ? Object.create(own, { subscribe: { value: subscribe } }) : own;
-      const kit = testKit<ProberEnvironment>({ service: "prober", bus: heard, instance, config: {}, secrets });
-      const prober = await startProber(kit, { ...proberPolicy, ...quick, ...policy });
+      const kit = testKit<ProberEnvironment>({ service: "prober", bus: heard, instance, config, secrets });
+      const prober = await startProber(kit, { ...proberPolicy, ...quick, ...policy }, undefined, () => Promise.resolve(reaches()));
       running.add(prober);
       return {
         kit,

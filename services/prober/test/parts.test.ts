@@ -134,7 +134,7 @@ test("a schedule never runs two probes of one endpoint, plans from the end of ea
 });
 
 test("limits: nobody waits; confirming probes have a reserve of their own", () => {
-  const limits = createLimits({ inFlightMax: 4, inFlightReserved: 2, inFlightPerHostMax: 1, confirmPerHostMax: 2 });
+  const limits = createLimits({ inFlightMax: 4, inFlightReserved: 2, inFlightCritical: 0, inFlightPerHostMax: 1, confirmPerHostMax: 2 });
   assert.deepEqual([limits.acquire("h1", "scheduled"), limits.acquire("h1", "scheduled")], [null, "host_limit"]);
   assert.deepEqual([limits.acquire("h2", "scheduled"), limits.acquire("h3", "scheduled")], [null, "fleet_limit"]);
   assert.deepEqual(
@@ -157,6 +157,7 @@ test("G1 to G3: who is silent is dead, who leaves is gone, who is not ready owns
   const sent: boolean[] = [];
   const fleet: Fleet = joinFleet({
     self: "p1",
+    zone: null,
     startedAtMs: 1,
     policy: { heartbeatMs: 20, deadAfterMs: 100, settleMs: 40 },
     clockMs: () => performance.now() + shiftMs,

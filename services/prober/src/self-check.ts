@@ -1,0 +1,129 @@
+import type { FailureCode } from "@mcp-failover/contracts";
+import { isWithoutAnswer, judgeIsolation, judgeOverload, type LoadSample, type ProberPolicy } from "@mcp-failover/domain";
+
+/** Watches this process itself: whether it keeps up, and whether it reaches anything at all (prober-condition.ts decides). */
+export interface SelfCheck {
+  readonly isolated: boolean;
+  readonly overloaded: boolean;
+  readonly lagMs: number;
+  /** A target answered. */
+  answered(): void;
+  /** A probe was due, and found a place or not. */
+  due(refused: boolean): void;
+  /** Whether a failure that began then could as well be our own; tries the references where it has to. */
+  blames(code: FailureCode | null, startedMs: number): Promise<"late" | "isolated" | null>;
+  stop(): void;
+}
+
+export interface SelfCheckOptions {
+  readonly policy: ProberPolicy;
+  /** Empty: isolation is not looked for. */
+  readonly references: () => readonly string[];
+  readonly reach: (url: string, timeoutMs: number) => Promise<boolean>;
+  /** Monotonic milliseconds. */
+  readonly clockMs: () => number;
+  readonly onChange: () => void;
+}
+
+const tickMs = 100;
+const ticksPerSample = 10;
+const stallsMax = 50;
+/** Failures so close together share one try of the references. */
+const shareMs = 50;
+
+export function openSelfCheck(options: SelfCheckOptions): SelfCheck {
+  const { policy, clockMs } = options;
+  let isolated = false;
+  let overloaded = false;
+  let samples: LoadSample[] = [];
+  let stalls: { readonly fromMs: number; readonly toMs: number }[] = [];
+  let lastTickMs = clockMs();
+  let second = { ticks: 0, lagMs: 0, due: 0, refused: 0 };
+  let lastAnswerMs: number | null = null;
+  let failingSinceMs: number | null = null;
+  let checkedMs = Number.NEGATIVE_INFINITY;
+  let checking: Promise<void> | null = null;
+
+  function judge(): void {
+    const now = judgeIsolation({ failingSinceMs, lastAnswerMs, nowMs: clockMs() }, policy);
+    if (now === isolated) return;
+    isolated = now;
+    options.onChange();
+  }
+
+  /** Tries every reference at once. One check at a time; whoever asks in between waits for it. */
+  function check(): Promise<void> {
+    if (checking !== null) return checking;
+    const startedMs = clockMs();
+    const references = options.references();
+    const done = Promise.all(references.map((url) => options.reach(url, policy.referenceTimeoutMs))).then((reached) => {
+      checking = null;
+      checkedMs = startedMs;
+      if (reached.length === 0 || reached.some(Boolean)) failingSinceMs = null;
+      else failingSinceMs ??= startedMs;
+      judge();
+    });
+    checking = done;
+    return done;
+  }
+
+  function tick(): void {
+    const nowMs = clockMs();
+    const lagMs = Math.max(0, nowMs - lastTickMs - tickMs);
+    if (lagMs >= policy.stallMs) stalls = [...stalls.slice(-(stallsMax - 1)), { fromMs: lastTickMs, toMs: nowMs }];
+    lastTickMs = nowMs;
+    second = { ...second, ticks: second.ticks + 1, lagMs: second.lagMs + lagMs };
+    if (second.ticks >= ticksPerSample) {
+      samples = [...samples.slice(-(policy.conditionSamples - 1)), { ...second, lagMs: second.lagMs / second.ticks }];
+      second = { ticks: 0, lagMs: 0, due: 0, refused: 0 };
+      const now = judgeOverload(samples, overloaded, policy);
+      if (now !== overloaded) {
+        overloaded = now;
+        options.onChange();
+      }
+    }
+    const waitMs = failingSinceMs === null ? policy.referenceEveryMs : policy.referenceFailingMs;
+    if (nowMs - checkedMs >= waitMs && (failingSinceMs !== null || options.references().length > 0)) void check();
+    judge();
+  }
+
+  const timer = setInterval(tick, tickMs);
+  return {
+    get isolated() {
+      return isolated;
+    },
+    get overloaded() {
+      return overloaded;
+    },
+    get lagMs() {
+      return samples.at(-1)?.lagMs ?? 0;
+    },
+    answered() {
+      lastAnswerMs = clockMs();
+      if (isolated) judge();
+    },
+    due(refused) {
+      second.due += 1;
+      if (refused) second.refused += 1;
+    },
+    async blames(code, startedMs) {
+      if (!isWithoutAnswer(code)) return null;
+      const nowMs = clockMs();
+      if (code === "timeout") {
+        // A stall that goes on has not been ticked yet: time-outs may come before the tick does.
+        const stalled = nowMs - lastTickMs - tickMs >= policy.stallMs || stalls.some(({ toMs }) => toMs >= startedMs);
+        if (stalled) return "late";
+      }
+      if (options.references().length === 0) return null;
+      // Only a try from after the probe began, and about when it failed, tells what was so at the time of it.
+      const sinceMs = Math.max(startedMs, nowMs - shareMs);
+      if (checking !== null) await checking;
+      if (checkedMs < sinceMs) await check();
+      judge();
+      return isolated ? "isolated" : null;
+    },
+    stop() {
+      clearInterval(timer);
+    },
+  };
+}

@@ -1,0 +1,91 @@
+import assert from "node:assert/strict";
+import { type TestContext, test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
+import { proberPolicy } from "@mcp-failover/domain";
+import { createLimits } from "../src/limits.ts";
+import { openSelfCheck } from "../src/self-check.ts";
+
+function selfCheck(
+  t: TestContext,
+  reached: () => boolean | Promise<boolean> = () => true,
+  references: readonly string[] = ["tcp://reference:1"],
+) {
+  const state = { shiftMs: 0, changes: 0, tries: 0 };
+  const self = openSelfCheck({
+    policy: { ...proberPolicy, referenceTimeoutMs: 30 },
+    references: () => references,
+    reach: async () => {
+      state.tries += 1;
+      return reached();
+    },
+    clockMs: () => performance.now() + state.shiftMs,
+    onChange: () => {
+      state.changes += 1;
+    },
+  });
+  t.after(() => self.stop());
+  const nowMs = () => performance.now() + state.shiftMs;
+  return { self, state, nowMs };
+}
+
+test("a time-out during which this process stood still proves nothing; a refusal in the same time, and a later time-out, do", async (t) => {
+  const { self, state, nowMs } = selfCheck(t, undefined, []);
+  const startedMs = nowMs();
+  await sleep(120);
+  state.shiftMs += 400;
+  assert.equal(await self.blames("timeout", startedMs), "late", "the stall is seen before the next tick");
+  await sleep(120);
+  assert.equal(await self.blames("timeout", startedMs), "late");
+  assert.equal(await self.blames("refused", startedMs), null);
+  assert.equal(await self.blames("timeout", nowMs()), null);
+});
+
+test("overload is said once this process is late, or probes find no place, for three seconds, and is over when it is not", {
+  timeout: 20_000,
+}, async (t) => {
+  const { self, state } = selfCheck(t, undefined, []);
+  for (const over of [true, false]) {
+    const endMs = performance.now() + 3600;
+    while (performance.now() < endMs && self.overloaded !== over) {
+      await sleep(20);
+      for (let probe = 0; probe < 20; probe += 1) self.due(over && probe < 4);
+    }
+    assert.equal(self.overloaded, over);
+  }
+  assert.equal(state.changes, 2);
+});
+
+test("a failure is blamed on ourselves only after every reference was tried since; answers of the server are never", async (t) => {
+  let reached = true;
+  const { self, state, nowMs } = selfCheck(t, () => reached);
+  assert.equal(await self.blames("refused", nowMs()), null);
+  const { tries } = state;
+  assert.ok(tries >= 1);
+  reached = false;
+  await sleep(60);
+  const startedMs = nowMs();
+  assert.deepEqual(await Promise.all([self.blames("reset", startedMs), self.blames("dns", startedMs)]), ["isolated", "isolated"]);
+  assert.equal(state.tries, tries + 1, "failures at the same time share one try");
+  assert.equal(self.isolated, true);
+  assert.deepEqual([await self.blames("http_5xx", nowMs()), await self.blames("malformed", nowMs())], [null, null]);
+  self.answered();
+  assert.equal(await self.blames("refused", nowMs()), null, "something answers, so the reference itself is down");
+});
+
+test("without references nobody is called isolated, and nothing is tried", async (t) => {
+  const { self, state, nowMs } = selfCheck(t, () => false, []);
+  assert.equal(await self.blames("refused", nowMs()), null);
+  assert.deepEqual([state.tries, self.isolated], [0, false]);
+});
+
+test("when not all due probes find a place, those of critical upstreams do", () => {
+  const limits = createLimits({ inFlightMax: 8, inFlightReserved: 2, inFlightCritical: 2, inFlightPerHostMax: 10, confirmPerHostMax: 10 });
+  const others = Array.from({ length: 5 }, () => limits.acquire("h", "scheduled", false));
+  assert.deepEqual(others, [null, null, null, null, "fleet_limit"]);
+  const critical = Array.from({ length: 3 }, () => limits.acquire("h", "scheduled", true));
+  assert.deepEqual(critical, [null, null, "fleet_limit"]);
+  assert.deepEqual(
+    [limits.acquire("h", "confirm"), limits.acquire("h", "confirm"), limits.acquire("h", "confirm")],
+    [null, null, "fleet_limit"],
+  );
+});
