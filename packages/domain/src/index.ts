@@ -143,7 +143,6 @@ export {
   type SafetyQuestion,
   safetyOf,
   type ToolAnnotations,
-export { type ProbeCheckPolicy, probeCheckPolicy } from "./probe-check-policy.ts";
 } from "./retry.ts";
 export {
   decideRollback,
