@@ -127,6 +127,7 @@ export {
   judgeOverload,
   type LoadSample,
 } from "./prober-condition.ts";
+export { type ProbeCheckPolicy, probeCheckPolicy } from "./probe-check-policy.ts";
 export { type ProberPolicy, proberPolicy } from "./prober-policy.ts";
 export { ownerOf } from "./rendezvous.ts";
 export {
