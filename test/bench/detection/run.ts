@@ -1,0 +1,192 @@
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import type { RequestInput } from "@mcp-failover/contracts";
+import { tempDir } from "@mcp-failover/testkit";
+import { type RunningStack, startStack } from "../../harness/stack.ts";
+import { until } from "../../harness/wait.ts";
+import { quantile } from "../benchmark.ts";
+import { type CallRecord, startHttpLoad } from "./load.ts";
+
+type ProxyFault = Omit<RequestInput<"fault.set">, "proxy" | "ttlMs">;
+/** What is done to the primary: a signal to its process, or a fault of the proxy in front of it. */
+export const faults = {
+  kill: { signal: "SIGKILL" },
+  refused: { proxy: { kind: "refuse" } },
+  hang: { signal: "SIGSTOP" },
+  503: { proxy: { kind: "status", status: 503 } },
+  reset: { proxy: { kind: "reset" } },
+  slow: { proxy: { kind: "latency", latencyMs: 5000 } },
+  blackhole: { proxy: { kind: "blackhole" } },
+} as const satisfies Record<string, { signal: NodeJS.Signals } | { proxy: ProxyFault }>;
+export type FaultName = keyof typeof faults;
+
+export interface DetectionRun {
+  readonly fault: string;
+  readonly run: number;
+  /** From the fault until `failover.executed` was stored; null: not within the time for it. */
+  readonly executedMs: number | null;
+  /** From the fault until the last slow or failed call had ended (of an unsafe write: was begun, because it is waited for). */
+  readonly normalMs: number;
+  /** Reads and idempotent writes that failed. */
+  readonly failed: number;
+  /** Unsafe writes without a result: each may or may not have run, which is what its caller is told. */
+  readonly unknown: number;
+  /** Unsafe writes that ran more than once. */
+  readonly duplicates: number;
+  readonly slowestMs: number;
+  readonly calls: number;
+  readonly slowOverMs: number;
+  /** Where the time went: from the fault until each was first stored. */
+  readonly phases: Readonly<Record<"reported" | "probed" | "breakerOpened" | "healthChanged" | "decided", number | null>>;
+}
+
+const upstream = "orders";
+const ttlMs = 60_000;
+const executedMsMax = 20_000;
+/** Calls are watched for so long after the move, and at least for `watchMs` after the fault. */
+const settleMs = 1500;
+const watchMs = 5000;
+
+function configOf(fault: FaultName, opsFile: string): string {
+  const process = (name: string, offset: number): string => `
+    - name: orders-${name}
+      serves: orders/${name}
+      command: [node, test/bench/detection/orders-server.ts]
+      env: { OPS_FILE: ${JSON.stringify(opsFile)} }
+      port_offset: ${offset}
+      fault_proxy: ${"proxy" in faults[fault]}
+      restart_after_ms: 600000`;
+  return `version: 1
+upstreams:
+  orders:
+    kind: http
+    mode: active_standby
+    endpoints:
+      - { name: primary, tier: 0, url: "http://127.0.0.1:\${MCPF_PORT_ORDERS_PRIMARY}/" }
+      - { name: secondary, tier: 1, url: "http://127.0.0.1:\${MCPF_PORT_ORDERS_SECONDARY}/" }
+local:
+  processes:${process("primary", 10)}${process("secondary", 11)}
+`;
+}
+
+/** One fault on a fresh stack under load. */
+export async function runDetection(
+  fault: FaultName,
+  run: number,
+  options: { callsPerSecond: number; warmMs: number },
+): Promise<DetectionRun> {
+  const ops = await tempDir("mcpf-detection-");
+  const opsFile = join(ops.path, "ops");
+  const stack = await startStack({ config: configOf(fault, opsFile) });
+  let stopped: number | null = null;
+  try {
+    await until(async () => isHealthy(stack), 20_000, "both endpoints healthy");
+    const load = startHttpLoad(`${stack.routerUrl}/http/${upstream}/order`, options.callsPerSecond);
+    // The fault comes at any moment of the probes' interval.
+    await sleep(options.warmMs + Math.random() * 1000);
+    const wanted = faults[fault];
+    const pid = await stack.pidOf(`${upstream}-primary`);
+    const faultMs = Date.now();
+    if ("signal" in wanted) {
+      process.kill(pid, wanted.signal);
+      if (wanted.signal === "SIGSTOP") stopped = pid;
+    } else {
+      const reply = await stack.bus.request("fault.set", { proxy: `${upstream}-primary`, ttlMs, ...wanted.proxy });
+      if (!reply.ok) throw new Error(`the fault was refused: ${reply.error.message}`);
+    }
+    const executed = await executedAt(stack, faultMs);
+    await sleep(Math.max(settleMs, faultMs + watchMs - Date.now()));
+    await load.stop();
+    const traffic = judge(load.calls, faultMs);
+    return {
+      fault,
+      run,
+      executedMs: executed === null ? null : executed - faultMs,
+      ...traffic,
+      duplicates: duplicatesIn(opsFile),
+      phases: await phasesOf(stack, faultMs),
+    };
+  } finally {
+    // A stopped process does not end with its parent's pipe.
+    if (stopped !== null) process.kill(stopped, "SIGKILL");
+    await stack.stop();
+    await ops.remove();
+  }
+}
+
+async function isHealthy(stack: RunningStack): Promise<boolean> {
+  const view = (await stack.status()).upstreams.find(({ name }) => name === upstream);
+  return view?.endpoints.every(({ health }) => health === "healthy") === true;
+}
+
+async function executedAt(stack: RunningStack, faultMs: number): Promise<number | null> {
+  while (Date.now() - faultMs < executedMsMax) {
+    for await (const stored of stack.bus.read("AUDIT", { filter: `failover.executed.${upstream}` })) return stored.timeMs;
+    await sleep(100);
+  }
+  return null;
+}
+
+function judge(calls: readonly CallRecord[], faultMs: number) {
+  const took = ({ begunMs, endedMs }: CallRecord): number => (endedMs ?? Number.POSITIVE_INFINITY) - begunMs;
+  const before = calls.filter(({ endedMs, begunMs }) => endedMs !== null && endedMs < faultMs && begunMs > faultMs - 3000);
+  const slowOverMs = Math.max(250, 4 * quantile(before.map(took), 0.95));
+  // What was answered before the fault is no matter of it.
+  const after = calls.filter(({ endedMs }) => endedMs === null || endedMs >= faultMs);
+  const isFailed = ({ status }: CallRecord): boolean => status !== 200;
+  const bad = after.filter((call) => isFailed(call) || took(call) > slowOverMs);
+  const overMs = bad.map(({ kind, begunMs, endedMs }) => (kind === "unsafe" ? begunMs : (endedMs ?? Date.now())) - faultMs);
+  return {
+    normalMs: Math.max(0, ...overMs),
+    failed: after.filter((call) => call.kind !== "unsafe" && isFailed(call)).length,
+    unknown: after.filter((call) => call.kind === "unsafe" && isFailed(call)).length,
+    slowestMs: Math.max(0, ...after.filter(({ kind, endedMs }) => kind !== "unsafe" && endedMs !== null).map(took)),
+    calls: after.length,
+    slowOverMs: Math.round(slowOverMs),
+  };
+}
+
+function duplicatesIn(opsFile: string): number {
+  const writes = readFileSync(opsFile, "utf8")
+    .split("\n")
+    .filter((line) => line.startsWith("POST "));
+  return writes.length - new Set(writes).size;
+}
+
+async function phasesOf(stack: RunningStack, faultMs: number): Promise<DetectionRun["phases"]> {
+  const first: Record<keyof DetectionRun["phases"], number | null> = {
+    reported: null,
+    probed: null,
+    breakerOpened: null,
+    healthChanged: null,
+    decided: null,
+  };
+  const note = (phase: keyof typeof first, timeMs: number): void => {
+    if (timeMs >= faultMs) first[phase] ??= timeMs - faultMs;
+  };
+  for (const stream of ["SIGNALS", "AUDIT"] as const) {
+    for await (const { content, timeMs } of stack.bus.read(stream)) {
+      if (content.kind !== "event") continue;
+      const { event } = content;
+      switch (event.type) {
+        case "traffic.observed":
+          if (event.data.endpoints.some((one) => one.endpoint === "primary" && one.hard > 0)) note("reported", timeMs);
+          break;
+        case "probe.observed":
+          if (event.data.observations.some((one) => one.endpoint === "primary" && one.outcome === "hard")) note("probed", timeMs);
+          break;
+        case "breaker.changed":
+          if (event.data.endpoint === "primary" && event.data.state.status === "open") note("breakerOpened", timeMs);
+          break;
+        case "health.changed":
+          if (event.data.endpoint === "primary" && event.data.state.status === "unhealthy") note("healthChanged", timeMs);
+          break;
+        case "failover.decided":
+          if (event.data.action === "moved") note("decided", timeMs);
+          break;
+      }
+    }
+  }
+  return first;
+}
