@@ -1,3 +1,4 @@
+import { randomUUID } from "node:crypto";
 import { endpointKey } from "@mcp-failover/contracts";
 import { type FailoverRecord, type ReadModel, viewStatus } from "@mcp-failover/domain";
 import { Redis } from "ioredis";
@@ -9,6 +10,7 @@ import { Redis } from "ioredis";
  *   mcp:failover:<upstream>:<time>  JSON of one failover, 7 days (time: milliseconds since the Unix epoch)
  *   mcp:failover:index:<upstream>   sorted set of those keys by time, so that nobody needs `KEYS`
  *   mcp:meta                        JSON: what has been written; gone when Redis came back empty
+ *   mcp:writing:<random>            there while everything is written: the mark above is set only if Redis was not emptied meanwhile
  *
  * A value is only replaced by one of the same or a later place in the log, so that several state-stores can write at once. Places are
  * ordered by (generation, time of the log's beginning, sequence): a log that began anew counts as later than the one that was lost.
@@ -33,6 +35,24 @@ redis.call('SET', KEYS[1], ARGV[4], 'EX', ARGV[6])
 redis.call('SET', KEYS[2], ARGV[5])
 return 1`;
 
+/** The mark says that Redis is whole: not so where it was emptied after the writing began. */
+const setMark = `
+if redis.call('DEL', KEYS[1]) == 0 then return 0 end
+redis.call('SET', KEYS[2], ARGV[1])
+return 1`;
+/** What a writer that died leaves behind is gone after this time; far longer than any writing takes. */
+const writingMsMax = 600_000;
+
+/** Redis was emptied while everything was written; writing everything again mends it. */
+class EmptiedMeanwhileError extends Error {
+  override readonly name = "EmptiedMeanwhileError";
+  readonly code = "emptied_meanwhile";
+  readonly retriable = true;
+  constructor() {
+    super("Redis was emptied while it was written; everything is written again");
+  }
+}
+
 const commandTimeoutMs = 2000;
 const reconnectMsMax = 1000;
 /** Failovers written in one go. */
@@ -41,7 +61,7 @@ const batchMax = 200;
 export interface RedisViews {
   /** Writes the named upstreams and failovers; throws when Redis does not take them. */
   write(model: ReadModel, upstreams: readonly string[], failovers: readonly FailoverRecord[]): Promise<void>;
-  /** Writes everything, then the mark. */
+  /** Writes everything, then the mark; throws when Redis was emptied meanwhile, too. */
   writeAll(model: ReadModel): Promise<void>;
   /** Removes the states of these upstreams; their history stays until it expires. */
   remove(upstreams: readonly string[]): Promise<void>;
@@ -114,9 +134,12 @@ export function openRedisViews(url: string): RedisViews {
       await writeFailovers(failovers);
     },
     async writeAll(model) {
+      const writing = `mcp:writing:${randomUUID()}`;
+      await redis.set(writing, "", "PX", writingMsMax);
       await writeUpstreams(model, Object.keys(model.topology?.upstreams ?? {}));
       await writeFailovers(Object.values(model.history).flat());
-      await redis.set("mcp:meta", JSON.stringify({ generation: model.generation, seq: model.seq, config: model.configHash }));
+      const mark = JSON.stringify({ generation: model.generation, seq: model.seq, config: model.configHash });
+      if ((await redis.eval(setMark, 2, writing, "mcp:meta", mark)) !== 1) throw new EmptiedMeanwhileError();
     },
     async remove(upstreams) {
       if (upstreams.length > 0) await redis.del(...upstreams.flatMap((name) => [`mcp:state:${name}`, `mcp:current:${name}`]));

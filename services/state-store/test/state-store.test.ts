@@ -168,6 +168,33 @@ test("with the log out of reach as well, an emptied Redis is whole again: from m
   await activeInRedis("shop", "primary");
 });
 
+test("a Redis that is emptied while everything is written to it is whole again", async (t) => {
+  const upstreams = Array.from({ length: 100 }, (_, index) => `shop-${index}`);
+  const { log, start } = await world(t, upstreams);
+  await log.move("shop-0", "secondary");
+  const store = await start();
+  await activeInRedis("shop-99", "primary");
+  memorySeams(store.bus).cut();
+  // At one stroke, so that the mark cannot come between: the first is written, and not yet all.
+  const emptyHalfWritten = `
+    if redis.call('EXISTS', 'mcp:current:shop-0') == 0 or redis.call('EXISTS', 'mcp:meta') == 1 then return 0 end
+    redis.call('FLUSHDB')
+    return 1`;
+  for (let round = 0; round < 2; round += 1) {
+    await redis.flushdb();
+    const endMs = Date.now() + 5000;
+    while ((await redis.eval(emptyHalfWritten, 0)) !== 1) assert.ok(Date.now() < endMs, "nothing was written");
+    await activeInRedis("shop-0", "secondary", 5000);
+    await until(
+      () => redis.exists(...upstreams.flatMap((name) => [`mcp:state:${name}`, `mcp:current:${name}`]), "mcp:meta"),
+      (there) => there === 2 * upstreams.length + 1,
+      5000,
+    );
+    assert.equal(await redis.zcard("mcp:failover:index:shop-0"), 1);
+  }
+  assert.equal(await redis.dbsize(), 2 * upstreams.length + 3, "nothing is left over from the writing");
+});
+
 test("a state-store that lags behind never overwrites what another one wrote later", async (t) => {
   const { log, start } = await world(t);
   const late = await start({ instance: "state-store-1" });
