@@ -25,6 +25,8 @@ export const incidentChanged = z.looseObject({
   acknowledgedBy: actor.nullable(),
   /** Nowhere to go, and that is in force. */
   deadEnd: z.boolean().optional(),
+  /** All that is wrong so far is planned work: nobody is told before it ends. */
+  maintenance: z.looseObject({ name: z.string(), untilMs: atMs }).nullable().optional(),
   /** The last notification that was decided, and each channel's last message in OUTBOX: what comes later waits until it is delivered. */
   told: z
     .looseObject({

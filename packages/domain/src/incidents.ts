@@ -1,4 +1,13 @@
-import { type Actor, type Event, endpointKey, type HealthStatus, type IncidentChanged, type Severity } from "@mcp-failover/contracts";
+import {
+  type Actor,
+  type Event,
+  endpointKey,
+  type HealthStatus,
+  type IncidentChanged,
+  type Severity,
+  type Topology,
+} from "@mcp-failover/contracts";
+import { type Maintenance, maintenanceAt } from "./maintenance.ts";
 import { initialActive, own, type Placed, type ReadModel } from "./status.ts";
 
 /**
@@ -14,6 +23,8 @@ import { initialActive, own, type Placed, type ReadModel } from "./status.ts";
  * I5  An incident of an upstream is resolved only when every endpoint of it is healthy, no breaker is open and nothing is failing, or when it
  *     is not configured any more.
  * I6  What is decided to be told stays in `telling` until it is known to be in the outbox; meanwhile nothing else is told.
+ * I7  What happens to an endpoint or upstream in maintenance opens an incident, but nobody is told before the maintenance ends, and nobody
+ *     at all when all is well by then. It makes no page of what was told before. A maintenance that is made longer or shorter counts as it is.
  */
 
 export type Incident = IncidentChanged;
@@ -40,6 +51,8 @@ export interface IncidentContext {
   readonly broken: readonly string[];
   /** `failover.failed` is in force. */
   readonly failing: boolean;
+  /** Planned work, as configured. */
+  readonly windows: Topology["maintenance"];
 }
 
 /** The context of an upstream, out of AUDIT as far as it is folded. */
@@ -54,6 +67,7 @@ export function incidentContext(model: ReadModel, upstream: string): IncidentCon
     health: Object.fromEntries(names.map((name) => [name, own(model.health, endpointKey(upstream, name))?.status ?? "unknown"])),
     broken: names.filter((name) => tripped.includes(own(model.breakers, endpointKey(upstream, name))?.status ?? "closed")),
     failing: own(model.failing, upstream)?.failing ?? false,
+    windows: model.topology?.maintenance,
   };
 }
 
@@ -65,6 +79,7 @@ interface Finding {
   /** Over as it happens: told once, and nothing has to heal. */
   readonly passing?: true;
   readonly deadEnd?: true;
+  readonly maintenance?: Maintenance;
 }
 
 /** Key of the incident that an event belongs to, or null when incidents do not care for it. */
@@ -89,7 +104,7 @@ export function foldIncident(incident: Incident | null, placed: Placed, context:
   const key = incidentKeyOf(placed.event);
   if (key === null) return null;
   if (placed.seq <= (incident?.causes.at(-1)?.seq ?? 0)) return null;
-  const finding = findingOf(placed.event, context);
+  const finding = duringMaintenance(findingOf(placed.event, context), placed, context);
   const open = incident !== null && incident.status !== "resolved" ? incident : null;
   if (open === null) return finding === null ? null : openIncident(key, placed, finding, context);
   const healed = isHealing(placed.event) && (isWell(context) || !key.startsWith("upstream/"));
@@ -99,20 +114,23 @@ export function foldIncident(incident: Incident | null, placed: Placed, context:
   const wanted = minOf(open.notifyAtMs, open.notified.includes("opened") ? null : dueAtMs);
   return {
     ...open,
-    severity: open.severity === "page" || finding?.severity === "page" ? "page" : open.severity,
+    severity: finding?.severity === "page" && finding.maintenance === undefined ? "page" : open.severity,
     // The weightiest finding gives the title: a failover says more than the sick endpoint that led to it.
     title: finding?.waitMs === 0 ? finding.title : open.title,
     status: healed ? "resolved" : open.status,
     causes: [...open.causes.slice(-(causesMax - 1)), cause],
     changedAtMs: placed.timeMs,
     notifyAtMs: healed ? stillDue(wanted, placed.timeMs) : wanted,
-    deadEnd: !healed && (finding?.deadEnd ?? open.deadEnd ?? false),
+    deadEnd: !healed && ((finding?.maintenance === undefined ? finding?.deadEnd : undefined) ?? open.deadEnd ?? false),
+    ...(finding === null || finding.maintenance !== undefined ? {} : { maintenance: null }),
   };
 }
 
 /** The incident when nothing was said of it for a while, or null: well and quiet, or not configured any more (I5). */
 export function settleIncident(incident: Incident, context: IncidentContext, nowMs: number): Incident | null {
   if (incident.status === "resolved" || incident.upstream === null) return null;
+  const moved = followMaintenance(incident, incident.upstream, context, nowMs);
+  if (moved !== null) return moved;
   const last = incident.causes.at(-1);
   const quiet = isWell(context) && nowMs - Math.max(last?.atMs ?? 0, incident.openedAtMs) >= quietMs;
   if (context.configured && !quiet) return null;
@@ -200,9 +218,35 @@ function openIncident(key: string, placed: Placed, finding: Finding, context: In
     notified: [],
     acknowledgedBy: null,
     deadEnd: finding.deadEnd ?? false,
+    ...(finding.maintenance === undefined ? {} : { maintenance: { name: finding.maintenance.name, untilMs: finding.maintenance.untilMs } }),
     told: null,
     telling: null,
   };
+}
+
+/** I7: a finding that maintenance explains waits until that ends; an operator's own move in it is nothing to tell. */
+function duringMaintenance(finding: Finding | null, { event, timeMs }: Placed, { windows }: IncidentContext): Finding | null {
+  if (finding === null || event.type === "rollback.executed" || !("service" in event.data)) return finding;
+  const { service } = event.data as { service: string };
+  const ofEndpoint = event.type === "health.changed" || event.type === "breaker.changed";
+  const maintenance = maintenanceAt({ maintenance: windows }, service, ofEndpoint ? event.data.endpoint : null, timeMs);
+  if (maintenance === null) return finding;
+  if (event.type === "failover.executed") return event.data.automatic ? finding : null;
+  const text = `${finding.text}; in maintenance ${maintenance.name}`;
+  return { ...finding, text, waitMs: Math.max(finding.waitMs, maintenance.untilMs - timeMs), maintenance };
+}
+
+/** I7: an incident that waits for the end of maintenance, when that end has moved. */
+function followMaintenance(incident: Incident, upstream: string, { windows, health }: IncidentContext, nowMs: number): Incident | null {
+  const { maintenance: known } = incident;
+  if (known == null || incident.notifyAtMs === null || incident.notified.includes("opened")) return null;
+  let untilMs = 0;
+  for (const endpoint of Object.keys(health)) {
+    untilMs = Math.max(untilMs, maintenanceAt({ maintenance: windows }, upstream, endpoint, nowMs)?.untilMs ?? 0);
+  }
+  const dueAtMs = untilMs === 0 ? Math.min(incident.notifyAtMs, nowMs) : untilMs;
+  if (dueAtMs === incident.notifyAtMs) return null;
+  return { ...incident, notifyAtMs: dueAtMs, changedAtMs: nowMs, maintenance: { ...known, untilMs: Math.max(dueAtMs, nowMs) } };
 }
 
 /** A dead end that is over while other things are still wrong. */

@@ -1,0 +1,116 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { incidentChanged } from "@mcp-failover/contracts";
+import {
+  confirmTold,
+  emptyReadModel,
+  foldIncident,
+  foldReadModel,
+  type Incident,
+  incidentContext,
+  type Placed,
+  settleIncident,
+  tellIncident,
+} from "@mcp-failover/domain";
+import { configApplied, executed, failing, healthChanged, operator, startMs, topologyOf } from "./audit-events.ts";
+
+const channels = [{ name: "pager", severities: ["page" as const, "notify" as const] }];
+const window = (untilMs: number, scope: object = { upstreams: ["shop"] }) => ({
+  name: "upgrade",
+  ...scope,
+  from: new Date(startMs - 1000).toISOString(),
+  until: new Date(untilMs).toISOString(),
+  reason: "new disks",
+});
+
+/** A notifier in small, with the one incident of the upstream `shop`. */
+class Desk {
+  model = emptyReadModel;
+  incident: Incident | null = null;
+  told: string[] = [];
+  nowMs = startMs;
+  seq = 0;
+  configure(maintenance: readonly object[]): this {
+    return this.takes((seq) => configApplied(seq, seq, { ...(topologyOf({ shop: ["primary", "secondary"] }) as object), maintenance }));
+  }
+  takes(make: (seq: number) => Placed): this {
+    this.seq += 1;
+    const placed = { ...make(this.seq), timeMs: this.nowMs };
+    this.model = foldReadModel(this.model, placed);
+    return this.keep(foldIncident(this.incident, placed, incidentContext(this.model, "shop")));
+  }
+  waits(ms: number): this {
+    this.nowMs += ms;
+    if (this.incident === null) return this;
+    this.keep(settleIncident(this.incident, incidentContext(this.model, "shop"), this.nowMs));
+    const due = tellIncident(this.incident, channels, this.nowMs);
+    if (due === null) return this;
+    this.told.push(`${due.telling?.kind} ${due.severity}`);
+    return this.keep(confirmTold(due, {}));
+  }
+  private keep(incident: Incident | null): this {
+    if (incident !== null) this.incident = incidentChanged.parse(incident);
+    return this;
+  }
+}
+const health = (endpoint: string, status: "healthy" | "unhealthy") => (seq: number) => healthChanged(seq, "shop", endpoint, status);
+const well = () =>
+  new Desk()
+    .configure([window(startMs + 600_000)])
+    .takes(health("primary", "healthy"))
+    .takes(health("secondary", "healthy"));
+
+test("I7: what fails and is well again within its maintenance is on the list, but nobody is told", () => {
+  const desk = well().takes(health("primary", "unhealthy"));
+  assert.equal(desk.incident?.status, "open");
+  assert.match(desk.incident?.causes.at(-1)?.text ?? "", /; in maintenance upgrade$/);
+  desk.takes((seq) => failing(seq, "shop", true)).waits(300_000);
+  desk
+    .takes((seq) => failing(seq, "shop", false))
+    .takes(health("primary", "healthy"))
+    .waits(1000)
+    .waits(600_000);
+  assert.deepEqual([desk.incident?.status, desk.told], ["resolved", []]);
+});
+
+test("I7: what is still wrong when the maintenance ends is told then", () => {
+  const desk = well().takes(health("primary", "unhealthy")).waits(599_000);
+  assert.deepEqual(desk.told, []);
+  assert.deepEqual(desk.waits(1000).told, ["opened page"]);
+});
+
+test("I7: maintenance of one endpoint silences that endpoint alone", () => {
+  const one = [window(startMs + 600_000, { endpoints: ["shop/secondary"] })];
+  const desk = new Desk().configure(one).takes(health("primary", "healthy")).takes(health("secondary", "unhealthy")).waits(60_000);
+  assert.deepEqual(desk.told, []);
+  assert.deepEqual(desk.takes(health("primary", "unhealthy")).waits(2000).told, ["opened page"]);
+});
+
+test("I7: a maintenance made longer keeps silent longer, one called off is told at once", () => {
+  const longer = well()
+    .takes(health("primary", "unhealthy"))
+    .configure([window(startMs + 900_000)]);
+  assert.deepEqual(longer.waits(1000).waits(700_000).told, []);
+  assert.deepEqual(longer.waits(200_000).told, ["opened page"]);
+  const off = well().takes(health("primary", "unhealthy")).configure([]);
+  assert.deepEqual(off.waits(1000).told, ["opened page"]);
+});
+
+test("I7: what was told before the maintenance becomes no page by it, and what an operator moves in it is nothing to tell", () => {
+  const desk = new Desk().configure([]).takes(health("primary", "healthy")).takes(health("secondary", "unhealthy")).waits(11_000);
+  assert.deepEqual(desk.told, ["opened notify"]);
+  desk
+    .configure([window(desk.nowMs + 600_000)])
+    .takes(health("primary", "unhealthy"))
+    .waits(120_000);
+  assert.deepEqual(desk.told, ["opened notify"]);
+  const calm = well().takes((seq) => executed(seq, "shop", "secondary", 1, { by: operator }));
+  assert.equal(calm.incident, null);
+  assert.deepEqual(
+    well()
+      .takes((seq) => executed(seq, "shop", "secondary", 1))
+      .waits(0).told,
+    ["opened page"],
+    "an automatic move is told",
+  );
+});
