@@ -15,7 +15,7 @@ import {
 import { healthChanged } from "./health.ts";
 import { incidentChanged, notification, notifyResult } from "./incident.ts";
 import { configApplied, logStarted } from "./log.ts";
-import { probeObserved, probeRequested, proberHeartbeat } from "./probe.ts";
+import { endpointReported, probeObserved, probeRequested, proberHeartbeat } from "./probe.ts";
 import { rollbackDecided, rollbackNotice, rollbackRejected } from "./rollback.ts";
 import { sessionClaimed, sessionReleased } from "./session.ts";
 import type { StreamName } from "./streams.ts";
@@ -98,6 +98,7 @@ export const events = {
   outbox: define(notification, "OUTBOX", ["channel"], false, ["notifier"]),
   "probe.requested": define(probeRequested, null, [], false, ["prober", "failover-controller", "chaos-runner", "cli", "console"]),
   "prober.heartbeat": define(proberHeartbeat, null, [], false, ["prober"]),
+  "endpoint.reported": define(endpointReported, null, [], false, ["prober"]),
   "session.claimed": define(sessionClaimed, null, [], false, ["router"]),
   "session.released": define(sessionReleased, null, [], false, ["router"]),
 } as const satisfies Record<string, EventDefinition>;

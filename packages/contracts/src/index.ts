@@ -135,6 +135,8 @@ export {
 export {
   type Degradation,
   degradation,
+  type EndpointReported,
+  endpointReported,
   type Observation,
   observation,
   type ProbeObserved,

@@ -72,3 +72,14 @@ export const proberHeartbeat = z.looseObject({
   overloaded: z.boolean().optional(),
 });
 export type ProberHeartbeat = z.infer<typeof proberHeartbeat>;
+
+/** `endpoint.reported` (core NATS): an endpoint told a prober how it is (`probe: { type: heartbeat }`); every prober hears of it. */
+export const endpointReported = z.looseObject({
+  upstream: z.string(),
+  endpoint: z.string(),
+  status: z.enum(["ok", "degraded", "failing"]),
+  detail: z.string().max(300).nullable(),
+  /** The prober that it was told. */
+  receivedBy: z.string(),
+});
+export type EndpointReported = z.infer<typeof endpointReported>;

@@ -38,6 +38,7 @@ const pinned: Record<EventType, readonly [subject: string, stream: string | null
   outbox: ["outbox.ops", "OUTBOX"],
   "probe.requested": ["probe.requested", null],
   "prober.heartbeat": ["prober.heartbeat", null],
+  "endpoint.reported": ["endpoint.reported", null],
   "session.claimed": ["session.claimed", null],
   "session.released": ["session.released", null],
 };
@@ -155,6 +156,7 @@ test("what is decided is fenced, and what is only counted is not", () => {
     "outbox",
     "probe.requested",
     "prober.heartbeat",
+    "endpoint.reported",
     "session.claimed",
     "session.released",
   ]);

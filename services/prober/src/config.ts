@@ -1,6 +1,22 @@
 import { z } from "zod";
+import type { ExecAllow } from "./probes/exec.ts";
 
 const referenceUrl = z.url({ protocol: /^(https?|tcp)$/, error: "give URLs that begin with http://, https:// or tcp://" });
+
+const commandLine = z.tuple([z.string().min(1)], z.string());
+const execAllow = z.record(z.string().regex(/^[A-Za-z0-9_-]{1,64}$/), commandLine);
+
+function parseExecAllow(text: string, context: z.RefinementCtx): ExecAllow {
+  const message = 'give JSON: a name for each command line, for example {"disk": ["/usr/local/bin/check-disk", "--quick"]}';
+  try {
+    const parsed = execAllow.safeParse(JSON.parse(text));
+    if (parsed.success) return new Map(Object.entries(parsed.data));
+  } catch {
+    // Said below, like every other mistake in it.
+  }
+  context.addIssue({ code: "custom", message });
+  return z.NEVER;
+}
 
 /** What the prober reads from its environment besides the kit's. */
 export const proberEnvironment = z.object({
@@ -17,5 +33,10 @@ export const proberEnvironment = z.object({
     )
     .pipe(z.array(referenceUrl).max(10))
     .optional(),
+  /** Where endpoints report that they are well (`probe: { type: heartbeat }`); not set: nowhere. 0: any free port. */
+  MCPF_REPORT_PORT: z.coerce.number().int().min(0).max(65_535).optional(),
+  MCPF_REPORT_HOST: z.string().min(1).optional(),
+  /** The commands of `probe: { type: exec }`, by name: `{"disk": ["/usr/local/bin/check-disk", "--quick"]}`. */
+  MCPF_EXEC_ALLOW: z.string().transform(parseExecAllow).optional(),
 });
 export type ProberEnvironment = z.infer<typeof proberEnvironment>;

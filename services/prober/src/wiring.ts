@@ -14,6 +14,7 @@ import { openProbeRunner } from "./probes/run-probe.ts";
 import { createProbing, type Probing } from "./probing.ts";
 import { createQuestions, type Questions } from "./questions.ts";
 import { reach } from "./reference.ts";
+import { openReporting } from "./reporting.ts";
 import { createSchedule } from "./schedule.ts";
 import { openSelfCheck, type SelfCheck } from "./self-check.ts";
 import { type Target, targetsOf } from "./targets.ts";
@@ -31,6 +32,7 @@ const sweepMs = 30_000;
  * prober.heartbeat -> who lives -> which targets are ours
  * schedule         -> probe -> probe.observed; decideHealth -> (ask the peers) -> health.changed, fenced
  * probe.requested  -> probe -> probe.observed and a reply
+ * POST /report     -> endpoint.reported -> what a heartbeat probe finds
  * health.changed   -> what the next decision starts from
  */
 export async function startProber(
@@ -51,7 +53,10 @@ export async function startProber(
   let stopped = false;
 
   const performer = createPerformer(kit, policy);
-  const runner = openRunner({ policy, secrets: kit.secrets, nowMs: kit.nowMs });
+  const reporting = await openReporting(kit, () => targets);
+  const { reports } = reporting;
+  const execAllow = kit.config.MCPF_EXEC_ALLOW ?? new Map();
+  const runner = openRunner({ policy, secrets: kit.secrets, nowMs: kit.nowMs, reports, execAllow });
   const observations = openObservationLog({
     policy,
     event: performer.observed,
@@ -232,7 +237,7 @@ export async function startProber(
       schedule.stop();
       self.stop();
       fleet.stop();
-      await Promise.all([runner.close(), observations.close(), following.stop(), health.stop()]);
+      await Promise.all([runner.close(), observations.close(), following.stop(), health.stop(), reporting.stop()]);
     },
   };
 }
