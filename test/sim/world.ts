@@ -1,6 +1,6 @@
 import { createHash } from "node:crypto";
 import { writeSync } from "node:fs";
-import { makeEvent, type ServiceName, type Topology, topology as topologySchema } from "@mcp-failover/contracts";
+import { canonicalJson, makeEvent, type ServiceName, type Topology, topology as topologySchema } from "@mcp-failover/contracts";
 import type { RunningControl } from "../../services/router/src/control/control.ts";
 import { type CallHooks, type PlannedCall, serveCall } from "./calls.ts";
 import { EventQueue, Host, SimProcess, useQueue } from "./clock.ts";
@@ -413,9 +413,11 @@ class SimWorld implements World {
   }
 }
 
-/** What a line of the log tells of an event. */
-function essence(entry: Entry): string {
-  if (entry.stream === "AUDIT")
-    return JSON.stringify(entry.event.data, (key, value) => (key === "topology" || key === "input" ? undefined : value));
-  return JSON.stringify(entry.event.data);
+/** What a line of the log tells of an event, whatever the order of its fields was on the wire. */
+function essence({ stream, event }: Entry): string {
+  const data = event.data as Record<string, unknown>;
+  if (stream !== "AUDIT") return canonicalJson(data);
+  const { topology: _topology, certificate, ...rest } = data;
+  const { rule, policyHash, nowMs, folded, rejected } = (certificate ?? {}) as Record<string, unknown>;
+  return canonicalJson(certificate === undefined ? rest : { ...rest, certificate: { rule, policyHash, nowMs, folded, rejected } });
 }

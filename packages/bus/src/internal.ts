@@ -8,9 +8,8 @@ import { natsLinks } from "./nats.ts";
 // What both adapters share: the simulation's bus is a third one, so that it proves these very rules.
 export { publishFenced, publishUnfenced } from "./append.ts";
 export { dispatcher } from "./dispatch.ts";
-export { guarded, handOver } from "./hand-over.ts";
 export type { LogPort, PublishOutcome } from "./log-port.ts";
-export { encodeBody, headerNames, type Outgoing, type RawMessage } from "./message.ts";
+export { encodeBody, encodeEvent, headerNames, type Outgoing, type RawMessage, wireBytes } from "./message.ts";
 export { noAnswer, readReply } from "./replies.ts";
 export { subjectMatches } from "./subjects.ts";
 

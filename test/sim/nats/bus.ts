@@ -1,3 +1,4 @@
+import { randomUUID } from "node:crypto";
 import {
   type Bus,
   BusError,
@@ -10,6 +11,7 @@ import {
 import {
   dispatcher,
   encodeBody,
+  encodeEvent,
   headerNames,
   noAnswer,
   publishFenced,
@@ -31,7 +33,7 @@ import {
 import { SimFollowing } from "./follow.ts";
 import type { SimLink } from "./link.ts";
 import type { CoreMessage } from "./server.ts";
-import { missingStream, type SimOutgoing } from "./store.ts";
+import type { SimOutgoing } from "./store.ts";
 
 const defaultTimeoutMs = 5000;
 const noBytes = new Uint8Array();
@@ -70,8 +72,12 @@ export function simBus(link: SimLink, report: (error: unknown, what: string) => 
     const { stream } = events[event.type];
     if (stream === null)
       throw new BusError("rejected", `${event.type} is not kept in any stream: publish it instead`, { retriable: false });
+    if (server.validates) {
+      const encoded = encodeEvent(event, expectedSeq === undefined ? {} : { expectedSeq });
+      return { ...encoded, content: { kind: "event", event: wired(event).event } };
+    }
     const { subject, event: carried, bytes } = wired(event);
-    const headers: Record<string, string> = { [headerNames.messageId]: event.id, [headerNames.nonce]: server.nextNonce() };
+    const headers: Record<string, string> = { [headerNames.messageId]: event.id, [headerNames.nonce]: randomUUID() };
     if (expectedSeq !== undefined) headers[headerNames.expectedSeq] = String(expectedSeq);
     return { stream, subject, bytes, headers, content: { kind: "event", event: carried } };
   }
@@ -208,8 +214,6 @@ export function simBus(link: SimLink, report: (error: unknown, what: string) => 
   };
   return bus;
 }
-
-export { missingStream };
 
 function deepFreeze<T>(value: T): T {
   if (typeof value === "object" && value !== null && !Object.isFrozen(value)) {

@@ -55,10 +55,13 @@ export class SimFollowing implements Following, Follower {
     const { server } = this.link;
     const stream = server.streams.get(this.stream);
     if (stream === undefined) {
-      const again = server.queue.after(waitForStreamMs, null, () => end.run());
-      const end = { run: () => this.#begin() as () => void };
+      let end: (() => void) | null = null;
+      const again = server.queue.after(waitForStreamMs, null, () => {
+        end = this.#begin();
+      });
       return () => {
         again.cancelled = true;
+        end?.();
       };
     }
     if (this.#lastAtStart < 0) {

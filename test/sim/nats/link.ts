@@ -194,7 +194,10 @@ export class SimLink implements LogPort {
       const { line } = this;
       const sent = this.send(() => {
         if (faults.publish && line.losePublishes > 0 && line.random.next() < line.losePublishes) return;
+        const loss = faults.publish ? line.loseNext.shift() : undefined;
+        if (loss?.stored === false) return;
         const value = atServer();
+        if (loss !== undefined) return;
         if (faults.publish && line.loseAcks > 0 && line.random.next() < line.loseAcks) return;
         this.deliver(() => finish({ kind: "answer", value }));
       });
@@ -223,7 +226,8 @@ export class SimLink implements LogPort {
     );
     if (answer.kind === "none") return { kind: "unknown", sent: answer.sent, cause: new Error(answer.why) };
     if (answer.value === null) return { kind: "unknown", sent: false, cause: missingStream(message.stream) };
-    if (answer.value.kind === "wrong_sequence") return { kind: "wrong_sequence" };
+    if (answer.value.kind === "wrong_sequence") return answer.value;
+    if (answer.value.kind !== "stored") throw new BusError("stream_full", `the stream ${message.stream} is full`, { retriable: true });
     return { kind: "stored", seq: answer.value.kept.seq, duplicate: answer.value.duplicate };
   }
 
@@ -286,6 +290,11 @@ export class SimLink implements LogPort {
     };
     if (this.line.inCuts > 0) connection.heldIn.push(tell);
     else this.server.queue.after(this.line.latencyMs(), this.process, tell);
+  }
+
+  /** The connection ends at once, on both sides. */
+  breakNow(reason: string): void {
+    if (this.#connection !== null) this.#lose(this.#connection, reason);
   }
 
   /** A direction of the line was cut: noticed after a while, by pings (N3). */

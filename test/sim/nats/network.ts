@@ -12,6 +12,8 @@ export class Line {
   duplicateCore = 0;
   reorderCore = { share: 0, ms: 0 };
   delay = { share: 0, ms: 0 };
+  /** For tests: the next publishes lose their answer, after they were stored or without. */
+  readonly loseNext: { readonly stored: boolean }[] = [];
 
   constructor(seed: number) {
     this.random = new Random(seed);

@@ -79,7 +79,7 @@ export class SimServer {
   /** Stores a message and tells its readers. */
   store(stream: SimStream, message: SimOutgoing, process: SimProcess): ReturnType<SimStream["store"]> {
     const outcome = stream.store(message, { process: process.name, atMs: this.queue.nowMs, timeMs: Math.floor(this.host.wallMs) });
-    if (outcome.kind === "wrong_sequence" || outcome.duplicate) return outcome;
+    if (outcome.kind !== "stored" || outcome.duplicate) return outcome;
     for (const follower of this.#followers) {
       if (follower.stream !== stream.definition.name) continue;
       if (follower.matches === null || follower.matches(outcome.kept.subject)) follower.notice();

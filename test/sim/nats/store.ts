@@ -1,5 +1,5 @@
 import { BusError, type Stored, type StreamInfo } from "@mcp-failover/bus";
-import { headerNames, type Outgoing } from "@mcp-failover/bus/internal";
+import { headerNames, type Outgoing, wireBytes } from "@mcp-failover/bus/internal";
 import type { Event, StreamDefinition, StreamName } from "@mcp-failover/contracts";
 import type { Entry } from "../world-types.ts";
 
@@ -31,7 +31,10 @@ export class SimStream {
   store(
     message: SimOutgoing,
     from: { readonly process: string; readonly atMs: number; readonly timeMs: number },
-  ): { readonly kind: "stored"; readonly kept: Kept; readonly duplicate: boolean } | { readonly kind: "wrong_sequence" } {
+  ):
+    | { readonly kind: "stored"; readonly kept: Kept; readonly duplicate: boolean }
+    | { readonly kind: "wrong_sequence" }
+    | { readonly kind: "full" } {
     const { subject, headers, content } = message;
     const id = headers[headerNames.messageId];
     const timeMs = Math.max(from.timeMs, this.kept.at(-1)?.timeMs ?? 0);
@@ -41,6 +44,9 @@ export class SimStream {
     }
     const expectedSeq = headers[headerNames.expectedSeq] === undefined ? null : Number(headers[headerNames.expectedSeq]);
     if (expectedSeq !== null && expectedSeq !== (this.#lastBySubject.get(subject)?.seq ?? 0)) return { kind: "wrong_sequence" };
+    // Only where the run goes through bytes is there a size.
+    const sizeBytes = message.bytes.length === 0 ? 0 : wireBytes(message.bytes, headers);
+    if (this.bytes + sizeBytes > this.definition.maxBytes) return { kind: "full" };
     const kept: Kept = Object.freeze({
       stream: this.definition.name,
       seq: this.kept.length + 1,
@@ -56,6 +62,7 @@ export class SimStream {
       event: content.kind === "event" ? content.event : (null as never),
     });
     this.kept.push(kept);
+    this.bytes += sizeBytes;
     this.#lastBySubject.set(subject, kept);
     if (id !== undefined) this.#ids.set(id, kept);
     return { kind: "stored", kept, duplicate: false };

@@ -1,0 +1,88 @@
+import { describe } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
+import type { Bus } from "@mcp-failover/bus";
+import { parseEvent, type StreamName, streams } from "@mcp-failover/contracts";
+import { fence } from "../../packages/bus/test/behaviour/fence.ts";
+import { following } from "../../packages/bus/test/behaviour/following.ts";
+import type { MakeWorld } from "../../packages/bus/test/behaviour/world.ts";
+import { EventQueue, Host, SimProcess } from "./clock.ts";
+import { simBus } from "./nats/bus.ts";
+import { SimLink } from "./nats/link.ts";
+import { Line } from "./nats/network.ts";
+import { SimServer } from "./nats/server.ts";
+import { Random } from "./random.ts";
+
+/** The simulated NATS at the pace of the real clock, so that the suite of the other two adapters can be held to it. */
+const makeWorld: MakeWorld = async (options = {}) => {
+  const queue = new EventQueue((_process, error) => {
+    throw error;
+  });
+  const startedMs = Date.now();
+  const pump = setInterval(() => queue.run(Date.now() - startedMs), 1);
+  const server = new SimServer({
+    queue,
+    host: new Host(queue, "nats", startedMs),
+    random: new Random(1),
+    streams: options.streams ?? streams,
+    onStored: () => undefined,
+    validates: true,
+  });
+  const links = new Map<Bus, SimLink>();
+  const linkOf = (bus: Bus): SimLink => {
+    const link = links.get(bus);
+    if (link === undefined) throw new RangeError("a bus of another world");
+    return link;
+  };
+  const foreign = new SimProcess("foreign", new Host(queue, "foreign", startedMs), 2);
+  const untilConnected = async (link: SimLink): Promise<void> => {
+    while (!link.connected) await sleep(1);
+  };
+  return {
+    async connect(name = "one") {
+      const link = new SimLink(server, new SimProcess(name, new Host(queue, name, startedMs), links.size + 3), new Line(links.size + 3));
+      const bus = simBus(link, () => undefined);
+      links.set(bus, link);
+      await untilConnected(link);
+      return bus;
+    },
+    async cut(bus) {
+      const link = linkOf(bus);
+      link.line.outCuts += 1;
+      link.line.inCuts += 1;
+      link.breakNow("cut by a test");
+    },
+    async restore(bus) {
+      const { line } = linkOf(bus);
+      line.outCuts -= 1;
+      line.inCuts -= 1;
+    },
+    async restartServer(downMs) {
+      server.goDown();
+      await sleep(downMs);
+      server.comeUp({ forgetsIds: false });
+      await Promise.all([...links.values()].map(untilConnected));
+    },
+    loseNextPublish(bus, loss) {
+      linkOf(bus).line.loseNext.push(loss);
+    },
+    async publishRaw(subject, bytes) {
+      const encoded = new TextEncoder().encode(bytes);
+      const stream = [...server.streams.values()].find(({ definition }) =>
+        definition.subjects.some((one) => subject.startsWith(one.slice(0, -1))),
+      );
+      if (stream === undefined) return;
+      const parsed = parseEvent(subject, encoded);
+      const content = parsed.ok
+        ? ({ kind: "event", event: parsed.event } as const)
+        : ({ kind: "malformed", reason: parsed.reason } as const);
+      server.store(stream, { stream: stream.definition.name as StreamName, subject, bytes: encoded, headers: {}, content }, foreign);
+    },
+    async close() {
+      await Promise.all([...links.keys()].map((bus) => bus.close()));
+      clearInterval(pump);
+    },
+  };
+};
+
+describe("the simulated NATS keeps the bus's fence", { concurrency: 8 }, () => fence(makeWorld));
+describe("the simulated NATS is followed as the bus says", { concurrency: 8 }, () => following(makeWorld));
