@@ -1,6 +1,6 @@
 import { type BreakerState, latencyBucketsMs } from "@mcp-failover/contracts";
 import type { BreakerPolicy } from "./policy.ts";
-import { callsOf, type EndpointWindow, type ObserverWindow, sumHistograms, type WindowBucket } from "./window.ts";
+import { callsOf, type EndpointWindow, type ObserverWindow, slotMs, type WindowBucket } from "./window.ts";
 
 /** The window as it stood at the end of one second. */
 export interface Evaluation {
@@ -25,55 +25,105 @@ export interface ObserverEvidence {
   readonly answered: number;
   /** A call is slow above this; null while not enough is known of what is usual. */
   readonly slowMs: number | null;
+  /** Since when calls are overdue and a look had no answer either; absent: it does not hang. */
+  readonly hungSinceMs?: number;
+  /** Until when the endpoint asked to be left alone; absent: it did not. */
+  readonly restUntilMs?: number;
 }
 
 /** The part of a breaker's state that says which evidence counts. */
 export type EvidenceCut = Pick<BreakerState, "generation" | "sinceMs" | "renewed">;
 
-/** Reads the windows at a time: what each observer saw since the breaker's last change. Sorted by observer. */
+/** A bucket, or a slot where the window reaches back behind the buckets. */
+interface Cell {
+  readonly of: WindowBucket;
+  readonly endMs: number;
+  readonly calls: number;
+}
+
+/**
+ * Reads the windows at a time: what each observer saw since the breaker's last change. Sorted by observer.
+ * The window is `windowMs` long or, where the policy counts calls, holds the last `windowCalls` calls of the observer in whole seconds.
+ */
 export function evidenceOf(window: EndpointWindow, cut: EvidenceCut, policy: BreakerPolicy, nowMs: number): readonly ObserverEvidence[] {
-  return Object.values(window)
-    .map((one) => evidenceOfObserver(one, cut, policy, nowMs))
-    .filter((evidence) => evidence !== null)
-    .sort((a, b) => (a.observer === b.observer ? (a.kind < b.kind ? -1 : 1) : a.observer < b.observer ? -1 : 1));
+  const found: ObserverEvidence[] = [];
+  for (const key in window) {
+    const evidence = evidenceOfObserver(window[key] as ObserverWindow, cut, policy, nowMs);
+    if (evidence !== null) found.push(evidence);
+  }
+  return found.sort((a, b) => (a.observer === b.observer ? (a.kind < b.kind ? -1 : 1) : a.observer < b.observer ? -1 : 1));
 }
 
 function evidenceOfObserver(one: ObserverWindow, cut: EvidenceCut, policy: BreakerPolicy, nowMs: number): ObserverEvidence | null {
-  const counting = one.buckets.filter((bucket) => bucket.lastAtMs <= nowMs && counts(bucket, cut));
-  const inWindow = counting.filter((bucket) => bucket.atMs > nowMs - policy.windowMs - policy.bucketMs);
-  const last = inWindow.at(-1);
-  if (last === undefined) return null;
+  const cells = countingCells(one, cut, policy, nowMs);
+  const first = firstInWindow(cells, policy, nowMs);
+  const last = cells.at(-1)?.of;
+  if (last === undefined || first >= cells.length) return null;
   const slowMs = slowMsOf(one, policy, nowMs);
-  const run = standingRun(inWindow);
+  let answered = 0;
+  let hardRun = 0;
+  let runSinceMs: number | null = null;
+  let lastNotHardAtMs: number | null = null;
+  let hungSinceMs: number | null = null;
+  let restUntilMs: number | null = null;
+  for (let index = first; index < cells.length; index += 1) {
+    const { of: bucket, calls } = cells[index] as Cell;
+    answered += bucket.ok + bucket.auth + bucket.caller;
+    const allHard = calls === bucket.hard;
+    hardRun = allHard ? hardRun + bucket.hard : bucket.hardRunTail;
+    runSinceMs = hardRun === 0 ? null : allHard ? (runSinceMs ?? bucket.tailSinceMs) : bucket.tailSinceMs;
+    lastNotHardAtMs = bucket.lastNotHardAtMs ?? lastNotHardAtMs;
+    hungSinceMs = bucket.hungSinceMs === null ? null : (hungSinceMs ?? bucket.hungSinceMs);
+    restUntilMs = bucket.restUntilMs ?? restUntilMs;
+  }
   return {
     observer: one.observer,
     kind: one.kind,
-    evaluations: evaluate(counting, inWindow, slowMs, policy, nowMs),
-    hardRun: run.length,
-    runSinceMs: run.sinceMs,
-    lastNotHardAtMs: inWindow.reduce<number | null>((latest, bucket) => bucket.lastNotHardAtMs ?? latest, null),
+    evaluations: evaluate(cells, first, slowMs, policy, nowMs),
+    hardRun,
+    runSinceMs,
+    lastNotHardAtMs,
     lastAtMs: last.lastAtMs,
-    answered: sum(inWindow, (bucket) => bucket.ok + bucket.auth + bucket.caller),
+    answered,
     slowMs,
+    ...(hungSinceMs === null ? {} : { hungSinceMs }),
+    ...(restUntilMs === null || restUntilMs <= nowMs ? {} : { restUntilMs }),
   };
 }
 
-/** Whether what is in a bucket began after the breaker's last change. A bucket with one older call in it is left out whole. */
-function counts(bucket: WindowBucket, cut: EvidenceCut): boolean {
-  if (bucket.atMs < (cut.renewed?.atMs ?? cut.sinceMs)) return false;
-  if (bucket.generation === null) return bucket.startedAtMsMin >= cut.sinceMs;
-  return bucket.generation <= cut.generation && bucket.generation >= cut.generation - (cut.renewed?.times ?? 0);
+/** What counts, oldest first: the buckets and, for a window in calls, the slots before them. */
+function countingCells(one: ObserverWindow, cut: EvidenceCut, policy: BreakerPolicy, nowMs: number): readonly Cell[] {
+  const cells: Cell[] = [];
+  const take = (bucket: WindowBucket, widthMs: number): void => {
+    if (bucket.lastAtMs <= nowMs && counts(bucket, cut)) cells.push({ of: bucket, endMs: bucket.atMs + widthMs, calls: callsOf(bucket) });
+  };
+  if (policy.windowCalls !== null) {
+    const bucketsFromMs = Math.floor((one.buckets[0]?.atMs ?? Number.POSITIVE_INFINITY) / slotMs) * slotMs;
+    for (const slot of one.slots) if (slot.atMs < bucketsFromMs && slot.atMs > nowMs - policy.baselineMs) take(slot, slotMs);
+  }
+  for (const bucket of one.buckets) take(bucket, policy.bucketMs);
+  return cells;
 }
 
-function standingRun(buckets: readonly WindowBucket[]): { length: number; sinceMs: number | null } {
-  let length = 0;
-  let sinceMs: number | null = null;
-  for (const bucket of buckets) {
-    const allHard = callsOf(bucket) === bucket.hard;
-    length = allHard ? length + bucket.hard : bucket.hardRunTail;
-    sinceMs = length === 0 ? null : allHard ? (sinceMs ?? bucket.tailSinceMs) : bucket.tailSinceMs;
-  }
-  return { length, sinceMs };
+/** Index of the first cell of the window that ends now. */
+function firstInWindow(cells: readonly Cell[], policy: BreakerPolicy, nowMs: number): number {
+  if (policy.windowCalls !== null) return firstOfCalls(cells, cells.length, policy.windowCalls);
+  const first = cells.findIndex(({ of: bucket }) => bucket.atMs > nowMs - policy.windowMs - policy.bucketMs);
+  return first === -1 ? cells.length : first;
+}
+
+/** Index of the oldest of the newest cells before `end` that hold so many calls together; 0 where they do not. */
+function firstOfCalls(cells: readonly Cell[], end: number, windowCalls: number): number {
+  let index = end;
+  for (let calls = 0; index > 0 && calls < windowCalls; index -= 1) calls += (cells[index - 1] as Cell).calls;
+  return index;
+}
+
+/** Whether what is in a bucket came after the breaker's last change, and began after it. A bucket with one older call in it is left out whole. */
+function counts(bucket: WindowBucket, cut: EvidenceCut): boolean {
+  if (bucket.firstAtMs < (cut.renewed?.atMs ?? cut.sinceMs)) return false;
+  if (bucket.generation === null) return bucket.startedAtMsMin >= cut.sinceMs;
+  return bucket.generation <= cut.generation && bucket.generation >= cut.generation - (cut.renewed?.times ?? 0);
 }
 
 /**
@@ -81,43 +131,65 @@ function standingRun(buckets: readonly WindowBucket[]): { length: number; sinceM
  * same calls again would not be a second look.
  */
 function evaluate(
-  counting: readonly WindowBucket[],
-  inWindow: readonly WindowBucket[],
+  cells: readonly Cell[],
+  first: number,
   slowMs: number | null,
   policy: BreakerPolicy,
   nowMs: number,
 ): readonly Evaluation[] {
-  const ends = inWindow
-    .filter((bucket) => callsOf(bucket) > 0 || bucket.inFlight > 0)
-    .map((bucket) => bucket.atMs + policy.bucketMs)
-    .filter((endMs) => endMs <= nowMs);
-  return [...new Set(ends)].slice(-policy.evaluations).map((endMs) => {
-    const seen = counting.filter((bucket) => bucket.atMs < endMs && bucket.atMs >= endMs - policy.windowMs);
-    const pending = slowMs === null ? 0 : slowInFlight(seen, slowMs, endMs, policy.bucketMs);
-    return {
-      atMs: endMs,
-      calls: sum(seen, callsOf) + pending,
-      hard: sum(seen, (bucket) => bucket.hard),
-      slow: (slowMs === null ? 0 : sum(seen, (bucket) => slowAnswers(bucket.latency, slowMs))) + pending,
-    };
-  });
+  const evaluations: Evaluation[] = [];
+  for (let index = cells.length - 1; index >= first && evaluations.length < policy.evaluations; index -= 1) {
+    const { of: bucket, endMs, calls } = cells[index] as Cell;
+    if (endMs > nowMs || (calls === 0 && bucket.inFlight === 0) || evaluations[0]?.atMs === endMs) continue;
+    evaluations.unshift(evaluateAt(cells, index, endMs, slowMs, policy));
+  }
+  return evaluations;
+}
+
+/** The window that ends with the cell at `last`. */
+function evaluateAt(cells: readonly Cell[], last: number, endMs: number, slowMs: number | null, policy: BreakerPolicy): Evaluation {
+  const from = policy.windowCalls === null ? 0 : firstOfCalls(cells, last + 1, policy.windowCalls);
+  const fromMs = policy.windowCalls === null ? endMs - policy.windowMs : Number.NEGATIVE_INFINITY;
+  const slowIndex = slowMs === null ? latencyBucketsMs.length + 1 : firstSlowIndex(slowMs);
+  let calls = 0;
+  let hard = 0;
+  let slow = 0;
+  let index = last;
+  for (; index >= from; index -= 1) {
+    const cell = cells[index] as Cell;
+    if (cell.of.atMs < fromMs) break;
+    calls += cell.calls;
+    hard += cell.of.hard;
+    for (let at = slowIndex; at < cell.of.latency.length; at += 1) slow += cell.of.latency[at] ?? 0;
+  }
+  const pending = slowMs === null ? 0 : slowInFlight(cells, index + 1, last, slowMs, endMs);
+  return { atMs: endMs, calls: calls + pending, hard, slow: slow + pending };
 }
 
 /**
  * How many calls have certainly been in flight for longer than slow: those that were in flight that long ago less all that have ended
  * since, and the oldest one that the observer tells of.
  */
-function slowInFlight(seen: readonly WindowBucket[], slowMs: number, endMs: number, bucketMs: number): number {
-  const latest = seen.at(-1);
-  if (latest === undefined || latest.inFlight === 0) return 0;
-  const then = seen.findLast((bucket) => bucket.atMs + bucketMs <= endMs - slowMs);
-  const ended = then === undefined ? 0 : sum(seen.slice(seen.indexOf(then) + 1), callsOf);
-  return Math.min(latest.inFlight, Math.max(latest.oldestInFlightMs > slowMs ? 1 : 0, (then?.inFlight ?? 0) - ended));
+function slowInFlight(cells: readonly Cell[], first: number, last: number, slowMs: number, endMs: number): number {
+  const latest = (cells[last] as Cell).of;
+  if (latest.inFlight === 0) return 0;
+  let ended = 0;
+  let then = 0;
+  for (let index = last; index >= first; index -= 1) {
+    const cell = cells[index] as Cell;
+    if (cell.endMs <= endMs - slowMs) {
+      then = cell.of.inFlight;
+      break;
+    }
+    ended += cell.calls;
+  }
+  return Math.min(latest.inFlight, Math.max(latest.oldestInFlightMs > slowMs ? 1 : 0, then - ended));
 }
 
-/** Only buckets that lie wholly above the bound count: a histogram must not make a fast call slow. */
-function slowAnswers(latency: readonly number[], slowMs: number): number {
-  return latency.reduce((all, count, index) => ((latencyBucketsMs[index - 1] ?? 0) >= slowMs ? all + count : all), 0);
+/** Only buckets of a histogram that lie wholly above the bound count: it must not make a fast call slow. */
+function firstSlowIndex(slowMs: number): number {
+  const index = latencyBucketsMs.findIndex((bound) => bound >= slowMs);
+  return index === -1 ? latencyBucketsMs.length + 1 : index + 1;
 }
 
 /**
@@ -126,16 +198,25 @@ function slowAnswers(latency: readonly number[], slowMs: number): number {
  */
 function slowMsOf(one: ObserverWindow, policy: BreakerPolicy, nowMs: number): number | null {
   const beforeMs = nowMs - policy.windowMs;
-  const slotMs = policy.windowMs;
-  const usual = one.slots.filter((slot) => slot.atMs + slotMs <= beforeMs && slot.atMs >= beforeMs - policy.baselineMs);
-  let histogram = usual.reduce<readonly number[]>((all, slot) => (all.length === 0 ? slot.latency : sumHistograms(all, slot.latency)), []);
-  const coveredMs = (usual.at(-1)?.atMs ?? Number.NEGATIVE_INFINITY) + slotMs;
-  for (const bucket of one.buckets) {
-    if (total(histogram) >= policy.minimumCalls) break;
-    if (bucket.atMs < coveredMs) continue;
-    histogram = histogram.length === 0 ? bucket.latency : sumHistograms(histogram, bucket.latency);
+  const histogram = new Array<number>(latencyBucketsMs.length + 1).fill(0);
+  let calls = 0;
+  const add = (latency: readonly number[]): void => {
+    for (let index = 0; index < histogram.length; index += 1) {
+      const count = latency[index] ?? 0;
+      histogram[index] = (histogram[index] ?? 0) + count;
+      calls += count;
+    }
+  };
+  let coveredMs = Number.NEGATIVE_INFINITY;
+  for (const slot of one.slots) {
+    if (slot.atMs + slotMs > beforeMs || slot.atMs < beforeMs - policy.baselineMs) continue;
+    add(slot.latency);
+    coveredMs = slot.atMs + slotMs;
   }
-  const calls = total(histogram);
+  for (const bucket of one.buckets) {
+    if (calls >= policy.minimumCalls) break;
+    if (bucket.atMs >= coveredMs) add(bucket.latency);
+  }
   if (calls < policy.minimumCalls) return null;
   let below = 0;
   const index = histogram.findIndex((count) => {
@@ -144,12 +225,4 @@ function slowMsOf(one: ObserverWindow, policy: BreakerPolicy, nowMs: number): nu
   });
   const p95 = latencyBucketsMs[index];
   return p95 === undefined ? null : Math.max(policy.slowMsMin, policy.slowFactor * p95);
-}
-
-function total(histogram: readonly number[]): number {
-  return histogram.reduce((all, count) => all + count, 0);
-}
-
-function sum(buckets: readonly WindowBucket[], of: (bucket: WindowBucket) => number): number {
-  return buckets.reduce((all, bucket) => all + of(bucket), 0);
 }

@@ -1,66 +1,85 @@
 import { type Event, endpointKey } from "@mcp-failover/contracts";
 import { defaultPolicy } from "./policy.ts";
-import { type EndpointWindow, emptyWindow, expireWindow, foldProbe, foldTraffic } from "./window.ts";
+import { type EndpointWindow, emptyWindow, foldProbe, foldTraffic } from "./window.ts";
 
 /**
  * All that the breakers know of SIGNALS. Folded without AUDIT, so it also holds endpoints that no configuration names (any more): their
  * number is bounded, and nothing is decided about them.
+ *
+ * The maps belong to who folds and are changed in place, because a copy a signal would cost as much as there are endpoints. The windows in
+ * them are values: one that was read stays as it was.
  */
 export interface BreakerSignals {
-  /** By `upstream/endpoint`. */
+  /** By `upstream/endpoint`; the one heard of longest ago is the first. */
   readonly windows: ReadonlyMap<string, EndpointWindow>;
-  /** When each router last reported; routers report at least every 2 s, also without traffic. */
+  /** When each router last reported, longest ago first; routers report at least every 2 s, also without traffic. */
   readonly routers: ReadonlyMap<string, number>;
 }
+interface OwnSignals extends BreakerSignals {
+  readonly windows: Map<string, EndpointWindow>;
+  readonly routers: Map<string, number>;
+  readonly heardMs: Map<string, number>;
+}
 
-export const emptyBreakerSignals: BreakerSignals = { windows: new Map(), routers: new Map() };
+/** An empty store, to be changed by {@link foldBreakerSignal} and {@link expireBreakerSignals} alone. */
+export function openBreakerSignals(): BreakerSignals {
+  const signals: OwnSignals = { windows: new Map(), routers: new Map(), heardMs: new Map() };
+  return signals;
+}
 
 const endpointsMax = 20_000;
 const routersMax = 1000;
 
-/** Folds one event of SIGNALS; others change nothing. `timeMs` is the store's. */
-export function foldBreakerSignal(signals: BreakerSignals, event: Event, timeMs: number): BreakerSignals {
+/** Folds one event of SIGNALS into `into`; others change nothing. `timeMs` is the store's. Costs as much as the event has items. */
+export function foldBreakerSignal(into: BreakerSignals, event: Event, timeMs: number): void {
+  const signals = into as OwnSignals;
   switch (event.type) {
-    case "probe.observed": {
-      const windows = new Map(signals.windows);
+    case "probe.observed":
       for (const item of event.data.observations) {
         const key = endpointKey(item.upstream, item.endpoint);
-        setBounded(windows, key, foldProbe(windows.get(key) ?? emptyWindow, item, timeMs), endpointsMax);
+        put(signals, key, foldProbe(signals.windows.get(key) ?? emptyWindow, item, timeMs), timeMs);
       }
-      return { ...signals, windows };
-    }
+      return;
     case "traffic.observed": {
       const { router, fromMs, toMs, endpoints } = event.data;
-      const windows = new Map(signals.windows);
+      const from = { router, atMs: timeMs, spanMs: toMs - fromMs };
       for (const item of endpoints) {
         const key = endpointKey(item.upstream, item.endpoint);
-        const from = { router, atMs: timeMs, spanMs: toMs - fromMs };
-        setBounded(windows, key, foldTraffic(windows.get(key) ?? emptyWindow, item, from), endpointsMax);
+        put(signals, key, foldTraffic(signals.windows.get(key) ?? emptyWindow, item, from), timeMs);
       }
-      const routers = new Map(signals.routers);
-      setBounded(routers, router, timeMs, routersMax);
-      return { windows, routers };
+      setBounded(signals.routers, router, timeMs, routersMax);
+      return;
     }
     default:
-      return signals;
+      return;
   }
 }
 
-/** Drops what is too old to matter to any decision. */
-export function expireBreakerSignals(signals: BreakerSignals, nowMs: number): BreakerSignals {
-  const windows = [...signals.windows]
-    .map(([key, window]) => [key, expireWindow(window, nowMs)] as const)
-    .filter(([, window]) => Object.keys(window).length > 0);
-  const routers = [...signals.routers].filter(([, atMs]) => atMs > nowMs - defaultPolicy.breaker.baselineMs);
-  return { windows: new Map(windows), routers: new Map(routers) };
+/** Drops what is too old to matter to any decision. Looks at what is dropped and at one more, however much there is. */
+export function expireBreakerSignals(from: BreakerSignals, nowMs: number): void {
+  const { windows, routers, heardMs } = from as OwnSignals;
+  const { baselineMs, windowMs } = defaultPolicy.breaker;
+  for (const [key, atMs] of heardMs) {
+    if (atMs > nowMs - baselineMs - 2 * windowMs) break;
+    heardMs.delete(key);
+    windows.delete(key);
+  }
+  for (const [router, atMs] of routers) {
+    if (atMs > nowMs - baselineMs) break;
+    routers.delete(router);
+  }
 }
 
 /** Routers that have reported within `liveMs`, sorted. */
 export function liveRouters(signals: BreakerSignals, nowMs: number, liveMs: number): readonly string[] {
-  return [...signals.routers]
-    .filter(([, atMs]) => atMs > nowMs - liveMs)
-    .map(([router]) => router)
-    .sort();
+  const live: string[] = [];
+  for (const [router, atMs] of signals.routers) if (atMs > nowMs - liveMs) live.push(router);
+  return live.sort();
+}
+
+function put({ windows, heardMs }: OwnSignals, key: string, window: EndpointWindow, timeMs: number): void {
+  setBounded(heardMs, key, timeMs, endpointsMax);
+  setBounded(windows, key, window, endpointsMax);
 }
 
 /** The key heard of longest ago goes first. */

@@ -1,24 +1,25 @@
-import type { BreakerState, Permit } from "@mcp-failover/contracts";
+import type { Actor, BreakerAction, BreakerState, BreakerStatus, Permit } from "@mcp-failover/contracts";
 import type { Evaluation, ObserverEvidence } from "./breaker-evidence.ts";
 import type { BreakerPolicy } from "./policy.ts";
 import { fractionOf } from "./string-hash.ts";
-import { wilsonLowerBound } from "./wilson.ts";
+import { wilsonLowerBound, wilsonUpperBound } from "./wilson.ts";
 
 /**
  * The fleet's circuit breaker of one endpoint.
  *
  * Invariants, cited by the property tests and the simulator:
- * C1  It opens only when an observer has `consecutiveFailures` hard failures in a row, or `minimumCalls` and more with the Wilson lower bound
- *     of its failure or slow ratio over the threshold on `evaluations` seconds in a row.
+ * C1  By itself it opens only when an observer has `consecutiveFailures` hard failures in a row, or says that the endpoint hangs, or has
+ *     `minimumCalls` and more with the Wilson lower bound of its failure or slow ratio over the threshold on `evaluations` seconds in a row.
  * C2  `soft`, `auth` and `caller` results never open it.
- * C3  Observers that say so have to outnumber those whose own fresh evidence says otherwise: with any such, one observer moves nothing. One is
- *     enough only where no other has evidence that could contradict: a result newer than the run, or enough calls for a ratio.
+ * C3  Observers that say so have to outnumber those whose own fresh evidence says otherwise: an answer newer than the run, or enough calls
+ *     for a ratio. One alone moves nothing while any other has a fresh answer, even an older one, and has seen nothing of the kind itself.
  * C4  Only evidence since the last change counts; results of an older generation neither open nor close.
  * C5  The generation grows by exactly one at every change, and nothing else changes without it.
- * C6  Open ends by time alone: `openUntilMs` is set, at most `openMsMax` ahead.
+ * C6  Open ends by time alone: `openUntilMs` is set, at most `openMsMax` ahead; not before the endpoint's own `Retry-After`, up to that.
  * C7  Half-open is never stuck: it opens on failures, closes on successes, and permits that expire without a verdict are renewed.
  * C8  Permits let through at most max(`halfOpenCalls`, 1) calls in all, each router at most once, each with an expiry.
- * C9  `forced_open`, `disabled` and `metrics_only` are an operator's: nothing automatic changes them.
+ * C9  `forced_open`, `disabled` and `metrics_only` are an operator's: nothing automatic changes them, and a command is done whatever the
+ *     evidence says. Each command is one change, also to what it was already: so the log has who wants it so, and why.
  * C10 The same input gives the same decision: time, jitter and evidence are data.
  */
 export interface BreakerInput {
@@ -32,9 +33,19 @@ export interface BreakerInput {
   readonly evidence: readonly ObserverEvidence[];
   /** Routers that have reported lately; they get the permits. */
   readonly routers: readonly string[];
+  /** Absent: decide by the evidence. */
+  readonly command?: BreakerOrder;
+}
+/** What an operator wants of a breaker. */
+export interface BreakerOrder {
+  readonly action: BreakerAction;
+  readonly commandId: string;
+  readonly by: Actor;
+  readonly reason: string;
 }
 export type BreakerRule =
   | "consecutive_failures"
+  | "hung"
   | "failure_ratio"
   | "slow_ratio"
   | "open_time_over"
@@ -51,6 +62,8 @@ export interface BreakerDecision {
   /** The whole state after it. */
   readonly state: BreakerState;
   readonly rejected: readonly { readonly option: string; readonly why: string }[];
+  /** Only of `metrics_only`: it would have opened. */
+  readonly wouldOpen?: true;
 }
 
 /** Before the first `breaker.changed` of an endpoint; needs no event. */
@@ -65,6 +78,7 @@ export const initialBreakerState: BreakerState = {
 
 /** Decides what becomes of one breaker at `nowMs`. Pure; `changed: false` gives back the same state. */
 export function decideBreaker(input: BreakerInput): BreakerDecision {
+  if (input.command !== undefined) return obey(input, input.command);
   switch (input.state.status) {
     case "closed":
       return decideClosed(input);
@@ -74,12 +88,36 @@ export function decideBreaker(input: BreakerInput): BreakerDecision {
       return decideHalfOpen(input);
     case "metrics_only": {
       const trip = findTrip(input);
-      return stay(input, "operator", trip.found ? `metrics only; it would open: ${trip.reason}` : "metrics only");
+      if (!trip.found) return stay(input, "operator", "metrics only");
+      return { ...stay(input, "operator", `metrics only; it would open: ${trip.reason}`), wouldOpen: true };
     }
     case "forced_open":
     case "disabled":
       return stay(input, "operator", `${input.state.status} by an operator`);
   }
+}
+
+/**
+ * When the time alone may next change a breaker in this state, so that nobody has to look earlier unless something is heard.
+ * Null: never.
+ */
+export function breakerDueMs(state: BreakerState, policy: BreakerPolicy): number | null {
+  if (state.status === "open") return state.openUntilMs ?? 0;
+  return state.status === "half_open" ? endOfPermits(state, policy) : null;
+}
+
+const ordered: Readonly<Record<BreakerAction, { readonly status: BreakerStatus; readonly done: string }>> = {
+  force_open: { status: "forced_open", done: "forced open" },
+  disable: { status: "disabled", done: "disabled" },
+  metrics_only: { status: "metrics_only", done: "set to metrics only" },
+  reset: { status: "closed", done: "reset" },
+};
+
+function obey(input: BreakerInput, { action, by, reason }: BreakerOrder): BreakerDecision {
+  const { status, done } = ordered[action];
+  // What it had to wait for its failures is forgotten by a reset, and kept through an operator's state.
+  const openings = action === "reset" ? 0 : input.state.openings;
+  return change(input, "operator", `${done} by ${by.id}: ${reason}`, { status, openUntilMs: null, openings, permits: [] });
 }
 
 function decideClosed(input: BreakerInput): BreakerDecision {
@@ -88,7 +126,7 @@ function decideClosed(input: BreakerInput): BreakerDecision {
   if (!trip.found) return { ...stay(input, "none", "nothing trips it"), rejected: trip.rejected };
   const quiet = Math.floor(Math.max(0, nowMs - state.sinceMs) / policy.openingDecayMs);
   const openings = Math.max(0, state.openings - quiet);
-  return { ...change(input, trip.rule, trip.reason, opened(input, openings)), rejected: trip.rejected };
+  return { ...change(input, trip.rule, trip.reason, opened(input, openings, trip.accusing)), rejected: trip.rejected };
 }
 
 function decideOpen(input: BreakerInput): BreakerDecision {
@@ -104,14 +142,15 @@ function decideOpen(input: BreakerInput): BreakerDecision {
 
 function decideHalfOpen(input: BreakerInput): BreakerDecision {
   const { policy, state, nowMs, evidence } = input;
-  const failing = evidence.filter((one) => one.hardRun > 0);
-  const working = evidence.filter((one) => one.hardRun === 0 && one.answered > 0);
+  const fails = (one: ObserverEvidence): boolean => one.hardRun > 0 || one.hungSinceMs !== undefined;
+  const failing = evidence.filter(fails);
+  const working = evidence.filter((one) => !fails(one) && one.answered > 0);
   const successes = (state.renewed?.successes ?? 0) + evidence.reduce((all, one) => all + one.answered, 0);
   const expired = nowMs >= endOfPermits(state, policy);
   const counts = `${say(failing.length, "observer")} failing, ${working.length} working, ${say(successes, "success", "successes")}`;
   // On a draw the permits' time is waited out, then caution wins.
   if (failing.length > working.length || (failing.length > 0 && expired)) {
-    return change(input, "half_open_failed", `half-open failed: ${counts}`, opened(input, state.openings));
+    return change(input, "half_open_failed", `half-open failed: ${counts}`, opened(input, state.openings, failing));
   }
   if (successes >= policy.halfOpenSuccesses && working.length > failing.length) {
     return change(input, "half_open_succeeded", `half-open succeeded: ${counts}`, {
@@ -136,89 +175,122 @@ function decideHalfOpen(input: BreakerInput): BreakerDecision {
   });
 }
 
+type TripRule = "consecutive_failures" | "hung" | "failure_ratio" | "slow_ratio";
 type Trip =
   | {
       readonly found: true;
-      readonly rule: "consecutive_failures" | "failure_ratio" | "slow_ratio";
+      readonly rule: TripRule;
       readonly reason: string;
+      readonly accusing: readonly ObserverEvidence[];
       readonly rejected: BreakerDecision["rejected"];
     }
   | { readonly found: false; readonly rejected: BreakerDecision["rejected"] };
 
-/** The first rule that opens the breaker, and those that only a minority of the observers sees broken (C3). */
-function findTrip(input: BreakerInput): Trip {
-  const rejected: { option: string; why: string }[] = [];
-  for (const { rule, side, what } of [bySuccession(input), byRatio(input, "hard"), byRatio(input, "slow")]) {
-    if (side.accusing.length === 0) continue;
-    const accusers = side.accusing.map((one) => one.observer).join(", ");
-    const others = side.contradicting.map((one) => one.observer).join(", ");
-    if (side.accusing.length > side.contradicting.length) {
-      return { found: true, rule, reason: `${accusers}: ${what}${others === "" ? "" : `; outvoted: ${others}`}`, rejected };
-    }
-    rejected.push({ option: `open by ${rule}`, why: `${accusers}: ${what}, but ${others} saw otherwise` });
-  }
-  return { found: false, rejected };
-}
-
-interface Sides {
+interface Charge {
+  readonly rule: TripRule;
+  readonly what: string;
   readonly accusing: readonly ObserverEvidence[];
   readonly contradicting: readonly ObserverEvidence[];
 }
 
-function bySuccession(input: BreakerInput): { rule: "consecutive_failures"; what: string; side: Sides } {
-  const { policy } = input;
-  const fresh = freshOf(input);
-  const accusing = fresh.filter((one) => one.hardRun >= policy.consecutiveFailures);
+/** The first rule that opens the breaker, and those that only a minority of the observers sees broken (C3). */
+function findTrip(input: BreakerInput): Trip {
+  const rejected: { option: string; why: string }[] = [];
+  const fresh = input.evidence.filter((one) => one.lastAtMs > input.nowMs - input.policy.evidenceFreshMs);
+  for (const charge of [
+    bySuccession(input, fresh),
+    byHanging(input, fresh),
+    byRatio(input, fresh, "hard"),
+    byRatio(input, fresh, "slow"),
+  ]) {
+    const { rule, what, accusing, contradicting } = charge;
+    if (accusing.length === 0) continue;
+    const accusers = namesOf(accusing);
+    if (accusing.length > contradicting.length) {
+      const outvoted = contradicting.length === 0 ? "" : `; outvoted: ${namesOf(contradicting)}`;
+      return { found: true, rule, reason: `${accusers}: ${what}${outvoted}`, accusing, rejected };
+    }
+    rejected.push({ option: `open by ${rule}`, why: `${accusers}: ${what}, but ${namesOf(contradicting)} saw otherwise` });
+  }
+  return { found: false, rejected };
+}
+
+function bySuccession(input: BreakerInput, fresh: readonly ObserverEvidence[]): Charge {
+  const { consecutiveFailures } = input.policy;
+  const accusing = fresh.filter((one) => one.hardRun >= consecutiveFailures);
   const sinceMs = Math.min(...accusing.map((one) => one.runSinceMs ?? 0));
-  // Whoever got an answer after the run had begun contradicts it. One who has only failures since, or nothing, does not.
-  const contradicting = fresh.filter(
-    (one) =>
-      one.hardRun < policy.consecutiveFailures &&
-      one.lastNotHardAtMs !== null &&
-      one.lastNotHardAtMs >= sinceMs &&
-      one.lastNotHardAtMs > input.nowMs - policy.evidenceFreshMs,
-  );
   return {
     rule: "consecutive_failures",
-    what: `${policy.consecutiveFailures} or more hard failures in a row`,
-    side: { accusing, contradicting },
+    what: `${consecutiveFailures} or more hard failures in a row`,
+    accusing,
+    contradicting: fresh.filter((one) => !accusing.includes(one) && hasAnswer(input, one, accusing, sinceMs)),
   };
 }
 
-function byRatio(input: BreakerInput, kind: "hard" | "slow"): { rule: "failure_ratio" | "slow_ratio"; what: string; side: Sides } {
+/** Calls are overdue and a look had no answer: known long before they time out. */
+function byHanging(input: BreakerInput, fresh: readonly ObserverEvidence[]): Charge {
+  const accusing = fresh.filter((one) => one.hungSinceMs !== undefined);
+  const sinceMs = Math.min(...accusing.map((one) => one.hungSinceMs ?? 0));
+  return {
+    rule: "hung",
+    what: "calls are overdue, and a look had no answer either",
+    accusing,
+    contradicting: fresh.filter((one) => !accusing.includes(one) && hasAnswer(input, one, accusing, sinceMs)),
+  };
+}
+
+/**
+ * Whether an observer got an answer that contradicts: one after the failures had begun or, against a single accuser, any fresh one that no
+ * failure of its own has followed. One who has only failures since, or nothing, does not contradict.
+ */
+function hasAnswer(input: BreakerInput, one: ObserverEvidence, accusing: readonly ObserverEvidence[], sinceMs: number): boolean {
+  const atMs = one.lastNotHardAtMs;
+  if (atMs === null || atMs <= input.nowMs - input.policy.evidenceFreshMs) return false;
+  return atMs >= sinceMs || (accusing.length === 1 && one.hardRun === 0 && one.hungSinceMs === undefined);
+}
+
+function byRatio(input: BreakerInput, fresh: readonly ObserverEvidence[], kind: "hard" | "slow"): Charge {
   const { policy } = input;
   const threshold = kind === "hard" ? policy.failureRatio : policy.slowRatio;
   const over = (one: Evaluation): boolean => one.calls >= policy.minimumCalls && wilsonLowerBound(one[kind], one.calls) > threshold;
-  const trips = (one: ObserverEvidence): boolean => one.evaluations.length >= policy.evaluations && one.evaluations.every(over);
-  const fresh = freshOf(input);
-  const accusing = fresh.filter(trips);
-  // A ratio is contradicted only by as many calls as it takes to state one. One who is over it, but not yet for long enough, does not.
+  const accusing = fresh.filter((one) => one.evaluations.length >= policy.evaluations && one.evaluations.every(over));
+  const [first, ...more] = accusing;
+  const alone = more.length === 0 ? first?.evaluations.at(-1) : undefined;
+  const certain = alone === undefined ? 1 : wilsonLowerBound(alone[kind], alone.calls);
   const contradicting = fresh.filter((one) => {
-    const last = one.evaluations.at(-1);
-    return last !== undefined && last.calls >= policy.minimumCalls && !over(last);
+    if (accusing.includes(one)) return false;
+    const last = one.evaluations.at(-1) ?? { calls: 0, hard: 0, slow: 0 };
+    // A ratio is contradicted by as many calls as it takes to state one. One who is over it, but not yet for long enough, does not.
+    if (last.calls >= policy.minimumCalls) return !over({ ...last, atMs: 0 });
+    // Against a single accuser a few answers do, with nothing of the kind among them or certainly less than the accuser saw.
+    if (alone === undefined || !hasAnswer(input, one, accusing, Number.POSITIVE_INFINITY)) return false;
+    return last[kind] === 0 || wilsonUpperBound(last[kind], last.calls) < certain;
   });
   return {
     rule: kind === "hard" ? "failure_ratio" : "slow_ratio",
     what: `${kind === "hard" ? "failures" : "slow calls"} certainly over ${threshold} on ${policy.evaluations} evaluations in a row`,
-    side: { accusing, contradicting },
+    accusing,
+    contradicting,
   };
 }
 
-function freshOf(input: BreakerInput): readonly ObserverEvidence[] {
-  return input.evidence.filter((one) => one.lastAtMs > input.nowMs - input.policy.evidenceFreshMs);
+function namesOf(observers: readonly ObserverEvidence[]): string {
+  return observers.map((one) => one.observer).join(", ");
 }
 
 type Next = Pick<BreakerState, "status" | "openUntilMs" | "openings" | "permits" | "renewed"> & { readonly sinceMs?: number };
 
 /** Finagle's equal jitter: half of the back-off is fixed, half is spread, here by a hash so that a replay gets the same (C10). */
-function opened(input: BreakerInput, openings: number): Next {
+function opened(input: BreakerInput, openings: number, accusing: readonly ObserverEvidence[]): Next {
   const { policy, state, nowMs } = input;
   const wholeMs = Math.min(policy.openMsMax, policy.openMs * policy.openFactor ** openings);
   const spread = fractionOf(`${input.upstream}/${input.endpoint}/${state.generation + 1}`);
   // A time that an operator set (no growth) is kept to the millisecond.
   const openMs = policy.openFactor === 1 ? wholeMs : Math.round(wholeMs / 2 + (spread * wholeMs) / 2);
+  const restMs = Math.max(0, ...accusing.map((one) => (one.restUntilMs ?? 0) - nowMs));
+  const openUntilMs = nowMs + Math.min(policy.openMsMax, Math.max(openMs, restMs));
   // Openings stop growing where the open time does, so that quiet time takes them back soon.
-  return { status: "open", openUntilMs: nowMs + openMs, openings: wholeMs < policy.openMsMax ? openings + 1 : openings, permits: [] };
+  return { status: "open", openUntilMs, openings: wholeMs < policy.openMsMax ? openings + 1 : openings, permits: [] };
 }
 
 /** Splits the calls of half-open over the routers. With more routers than calls another part of them has its turn at each generation. */

@@ -11,12 +11,14 @@ export {
 export {
   type BreakerDecision,
   type BreakerInput,
+  type BreakerOrder,
   type BreakerRule,
+  breakerDueMs,
   decideBreaker,
   initialBreakerState,
 } from "./breaker.ts";
 export { type Evaluation, type EvidenceCut, evidenceOf, type ObserverEvidence } from "./breaker-evidence.ts";
-export { type BreakerSignals, emptyBreakerSignals, expireBreakerSignals, foldBreakerSignal, liveRouters } from "./breaker-signals.ts";
+export { type BreakerSignals, expireBreakerSignals, foldBreakerSignal, liveRouters, openBreakerSignals } from "./breaker-signals.ts";
 export {
   type Evidence,
   foldSignal,
@@ -205,7 +207,6 @@ export {
 } from "./verify.ts";
 export { wilsonLowerBound, wilsonUpperBound } from "./wilson.ts";
 export {
-  type BaselineSlot,
   callsOf,
   type EndpointWindow,
   emptyWindow,

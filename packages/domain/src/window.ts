@@ -9,15 +9,21 @@ import { defaultPolicy } from "./policy.ts";
  * W1  Times are the store's. What is older than the time kept is gone at every look, whether or not anything arrives.
  * W2  A run of hard failures goes on over merged items exactly as if the calls had come one by one.
  * W3  Memory is bounded: observers an endpoint, buckets and slots an observer.
- * W4  Merging loses no call: the counts of the buckets are the sums of the items inside the time kept.
+ * W4  Merging loses no call: the counts of the buckets are the sums of the items inside the time kept; slots and the buckets that they do
+ *     not cover together hold each call of the last 10 minutes once.
  */
 export interface WindowBucket {
-  /** Beginning of its second. */
+  /** Beginning of its second (of its 30 s, in a slot). */
   readonly atMs: number;
-  /** Generation of the fleet's breaker under which a router let the calls through; null where the observer did not say (probes). */
+  /**
+   * Generation of the fleet's breaker under which a router let the calls through, the lowest in a slot; null where the observer did not
+   * say (probes).
+   */
   readonly generation: number | null;
   /** When the first of what ended in here had begun, as far as the observer says. */
   readonly startedAtMsMin: number;
+  /** Times of the first and the last item in here. */
+  readonly firstAtMs: number;
   readonly lastAtMs: number;
   readonly ok: number;
   readonly hard: number;
@@ -33,30 +39,30 @@ export interface WindowBucket {
   readonly inFlight: number;
   readonly oldestInFlightMs: number;
   readonly latency: readonly number[];
-}
-/** Latencies of a longer stretch, for what is usual. */
-export interface BaselineSlot {
-  readonly atMs: number;
-  readonly latency: readonly number[];
+  /** Since when the observer has said that the endpoint hangs; null: as last reported it does not. */
+  readonly hungSinceMs: number | null;
+  /** Until when the endpoint asked to be left alone, as last reported. */
+  readonly restUntilMs: number | null;
 }
 export interface ObserverWindow {
   readonly observer: string;
   readonly kind: "prober" | "router";
   /** Oldest first. */
   readonly buckets: readonly WindowBucket[];
-  /** Oldest first. */
-  readonly slots: readonly BaselineSlot[];
+  /** The last 10 minutes in longer stretches, oldest first: for what is usual, and for windows that are counted in calls. */
+  readonly slots: readonly WindowBucket[];
   readonly lastAtMs: number;
 }
 /** By kind and observer: `router:router-1`. */
 export type EndpointWindow = { readonly [observer: string]: ObserverWindow };
 
-const { bucketMs, windowMs, baselineMs } = defaultPolicy.breaker;
-/** Each of the last evaluations inside the window looks back over a whole window. */
-const keptMs = 2 * windowMs;
-const slotMs = windowMs;
+const { bucketMs, windowMs, windowMsMax, baselineMs } = defaultPolicy.breaker;
+/** Each of the last evaluations inside the longest window that can be set looks back over a whole one. */
+const keptMs = 2 * windowMsMax;
+export const slotMs = windowMs;
 const slotsMax = Math.ceil(baselineMs / slotMs) + 2;
-const bucketsMax = 2 * Math.ceil(keptMs / bucketMs);
+/** Two generations in every second. */
+const bucketsMax = 2 * Math.ceil((keptMs + slotMs) / bucketMs);
 export const observersMax = 64;
 
 export const emptyWindow: EndpointWindow = {};
@@ -75,6 +81,7 @@ export function foldTraffic(
     generation: item.breakerGeneration ?? null,
     // None of the calls that ended in this window can have begun before.
     startedAtMsMin: Math.floor(atMs - Math.max(0, from.spanMs) - item.latencyMsMax),
+    firstAtMs: atMs,
     lastAtMs: atMs,
     ok: item.ok,
     hard: item.hard,
@@ -88,6 +95,8 @@ export function foldTraffic(
     inFlight: item.inFlight,
     oldestInFlightMs: item.oldestInFlightMs,
     latency: item.latency,
+    hungSinceMs: item.hung === true ? atMs : null,
+    restUntilMs: item.retryAfterMs === undefined ? null : Math.ceil(atMs + item.retryAfterMs),
   });
 }
 
@@ -99,6 +108,7 @@ export function foldProbe(window: EndpointWindow, item: Observation, atMs: numbe
     atMs,
     generation: null,
     startedAtMsMin: Math.floor(atMs - item.responseTimeMs),
+    firstAtMs: atMs,
     lastAtMs: atMs,
     ok: of("ok"),
     hard,
@@ -111,6 +121,8 @@ export function foldProbe(window: EndpointWindow, item: Observation, atMs: numbe
     inFlight: 0,
     oldestInFlightMs: 0,
     latency: histogramOf(item.responseTimeMs),
+    hungSinceMs: null,
+    restUntilMs: null,
   });
 }
 
@@ -132,23 +144,29 @@ function fold(window: EndpointWindow, observer: string, kind: ObserverWindow["ki
   const before = window[key];
   // Should the store's clock step back, the item counts as of the newest time known: order is the log's.
   const atMs = Math.max(item.atMs, before?.lastAtMs ?? 0);
-  const bucket = { ...item, atMs: floorTo(atMs, bucketMs) };
+  const slots = addSlot(before?.slots ?? [], { ...item, atMs: floorTo(atMs, slotMs) });
   const merged: ObserverWindow = {
     observer,
     kind,
-    buckets: addBucket(before?.buckets ?? [], bucket),
-    slots: addSlot(before?.slots ?? [], { atMs: floorTo(atMs, slotMs), latency: item.latency }),
+    buckets: addBucket(before?.buckets ?? [], { ...item, atMs: floorTo(atMs, bucketMs) }),
+    slots,
     lastAtMs: atMs,
   };
   const next = { ...window, [key]: expireObserver(merged, atMs) };
-  return before === undefined && Object.keys(next).length > observersMax ? withoutStalest(next) : next;
+  if (before === undefined && Object.keys(next).length > observersMax) return withoutStalest(next);
+  // Observers that say nothing any more are let go when a slot begins: seldom enough to cost nothing, often enough to be bounded.
+  return slots.length === before?.slots.length && slots.at(-1)?.atMs === before.slots.at(-1)?.atMs ? next : expireWindow(next, atMs);
 }
 
-/** Buckets of one second differ by generation only; the one with the same generation as the newest is merged, so that order is kept. */
+/** Buckets of one second differ by generation. The newest of each is merged, so that the order inside a generation is kept. */
 function addBucket(buckets: readonly WindowBucket[], item: WindowBucket): readonly WindowBucket[] {
-  const last = buckets.at(-1);
-  if (last === undefined || last.atMs !== item.atMs || last.generation !== item.generation) return [...buckets, item].slice(-bucketsMax);
-  return [...buckets.slice(0, -1), mergeBuckets(last, item)];
+  for (let index = buckets.length - 1; index >= 0; index -= 1) {
+    const bucket = buckets[index] as WindowBucket;
+    if (bucket.atMs !== item.atMs) break;
+    if (bucket.generation === item.generation) return buckets.with(index, mergeBuckets(bucket, item));
+  }
+  const next = [...buckets, item];
+  return next.length > bucketsMax ? next.slice(-bucketsMax) : next;
 }
 
 function mergeBuckets(a: WindowBucket, b: WindowBucket): WindowBucket {
@@ -157,6 +175,7 @@ function mergeBuckets(a: WindowBucket, b: WindowBucket): WindowBucket {
     atMs: a.atMs,
     generation: a.generation,
     startedAtMsMin: Math.min(a.startedAtMsMin, b.startedAtMsMin),
+    firstAtMs: Math.min(a.firstAtMs, b.firstAtMs),
     lastAtMs: Math.max(a.lastAtMs, b.lastAtMs),
     ok: a.ok + b.ok,
     hard: a.hard + b.hard,
@@ -169,19 +188,36 @@ function mergeBuckets(a: WindowBucket, b: WindowBucket): WindowBucket {
     inFlight: b.inFlight,
     oldestInFlightMs: b.oldestInFlightMs,
     latency: sumHistograms(a.latency, b.latency),
+    hungSinceMs: b.hungSinceMs === null ? null : (a.hungSinceMs ?? b.hungSinceMs),
+    restUntilMs: b.restUntilMs ?? a.restUntilMs,
   };
 }
 
-function addSlot(slots: readonly BaselineSlot[], item: BaselineSlot): readonly BaselineSlot[] {
+function addSlot(slots: readonly WindowBucket[], item: WindowBucket): readonly WindowBucket[] {
   const last = slots.at(-1);
-  if (last?.atMs !== item.atMs) return [...slots, item].slice(-slotsMax);
-  return [...slots.slice(0, -1), { atMs: last.atMs, latency: sumHistograms(last.latency, item.latency) }];
+  if (last?.atMs !== item.atMs) return slots.length < slotsMax ? [...slots, item] : [...slots.slice(1 - slotsMax), item];
+  const merged = mergeBuckets(last, item);
+  const generation = last.generation === null || item.generation === null ? null : Math.min(last.generation, item.generation);
+  return slots.with(-1, generation === merged.generation ? merged : { ...merged, generation });
+}
+
+/** Where the buckets begin: at the beginning of a slot, so that the slots before it and the buckets share no call. */
+export function bucketsFromMs(lastAtMs: number): number {
+  return floorTo(lastAtMs - keptMs, slotMs);
 }
 
 function expireObserver(one: ObserverWindow, nowMs: number): ObserverWindow {
-  const buckets = one.buckets.filter((bucket) => bucket.atMs > nowMs - keptMs - bucketMs);
-  const slots = one.slots.filter((slot) => slot.atMs > nowMs - baselineMs - slotMs);
-  return buckets.length === one.buckets.length && slots.length === one.slots.length ? one : { ...one, buckets, slots };
+  const fromMs = bucketsFromMs(nowMs);
+  const slotsFromMs = nowMs - baselineMs - slotMs;
+  // Both are in order of time, so the first tells whether anything has expired.
+  const bucketsStay = (one.buckets[0]?.atMs ?? fromMs) >= fromMs;
+  const slotsStay = (one.slots[0]?.atMs ?? Number.POSITIVE_INFINITY) > slotsFromMs;
+  if (bucketsStay && slotsStay) return one;
+  return {
+    ...one,
+    buckets: bucketsStay ? one.buckets : one.buckets.filter((bucket) => bucket.atMs >= fromMs),
+    slots: slotsStay ? one.slots : one.slots.filter((slot) => slot.atMs > slotsFromMs),
+  };
 }
 
 function withoutStalest(window: EndpointWindow): EndpointWindow {
@@ -193,13 +229,19 @@ function floorTo(value: number, step: number): number {
   return Math.floor(value / step) * step;
 }
 
-const emptyHistogram: readonly number[] = new Array<number>(latencyBucketsMs.length + 1).fill(0);
+const bucketCount = latencyBucketsMs.length + 1;
+/** A probe's histogram is one of these: shared, because there are many. */
+const singleCounts: readonly (readonly number[])[] = Array.from({ length: bucketCount }, (_, at) =>
+  Array.from({ length: bucketCount }, (_, index) => (index === at ? 1 : 0)),
+);
 
 function histogramOf(latencyMs: number): readonly number[] {
   const index = latencyBucketsMs.findIndex((bound) => latencyMs <= bound);
-  return emptyHistogram.with(index === -1 ? latencyBucketsMs.length : index, 1);
+  return singleCounts[index === -1 ? latencyBucketsMs.length : index] as readonly number[];
 }
 
-export function sumHistograms(a: readonly number[], b: readonly number[]): readonly number[] {
-  return a.map((count, index) => count + (b[index] ?? 0));
+function sumHistograms(a: readonly number[], b: readonly number[]): readonly number[] {
+  const sums = new Array<number>(bucketCount);
+  for (let index = 0; index < bucketCount; index += 1) sums[index] = (a[index] ?? 0) + (b[index] ?? 0);
+  return sums;
 }

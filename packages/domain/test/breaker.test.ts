@@ -2,10 +2,8 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { BreakerState, OutcomeClass } from "@mcp-failover/contracts";
 import {
-  type BreakerDecision,
   type BreakerInput,
   decideBreaker,
-  defaultPolicy,
   type EndpointWindow,
   emptyWindow,
   evidenceOf,
@@ -15,57 +13,8 @@ import {
   type ObserverEvidence,
 } from "@mcp-failover/domain";
 import fc from "fast-check";
+import { answering, decide, failingRun, halfOpen, open, policy, ratio, t0 } from "./breaker-fixture.ts";
 import { calls, probeOf, trafficOf } from "./signals.ts";
-
-const policy = defaultPolicy.breaker;
-const t0 = 1_700_000_000_000;
-
-/** One observer that has said nothing yet; tests name what differs. */
-const quiet = (observer: string): ObserverEvidence => ({
-  observer,
-  kind: "router",
-  evaluations: [],
-  hardRun: 0,
-  runSinceMs: null,
-  lastNotHardAtMs: null,
-  lastAtMs: t0,
-  answered: 0,
-  slowMs: null,
-});
-const failingRun = (observer: string, hardRun: number, sinceMs = t0 - 500): ObserverEvidence => ({
-  ...quiet(observer),
-  hardRun,
-  runSinceMs: sinceMs,
-});
-const answering = (observer: string, lastNotHardAtMs = t0 - 100): ObserverEvidence => ({
-  ...quiet(observer),
-  lastNotHardAtMs,
-  answered: 9,
-});
-const ratio = (observer: string, calls: number, hard: number, slow = 0): ObserverEvidence => ({
-  ...answering(observer),
-  evaluations: [-2000, -1000, 0].map((offset) => ({ atMs: t0 + offset, calls, hard, slow })),
-});
-const decide = (evidence: readonly ObserverEvidence[], more: Partial<BreakerInput> = {}): BreakerDecision =>
-  decideBreaker({
-    upstream: "pinecone",
-    endpoint: "primary",
-    policy,
-    nowMs: t0,
-    state: initialBreakerState,
-    evidence,
-    routers: ["router-1", "router-2"],
-    ...more,
-  });
-const open: BreakerState = { status: "open", generation: 1, sinceMs: t0 - 5000, openUntilMs: t0, openings: 1, permits: [] };
-const halfOpen: BreakerState = {
-  status: "half_open",
-  generation: 2,
-  sinceMs: t0 - 1000,
-  openUntilMs: null,
-  openings: 1,
-  permits: [{ router: "router-1", calls: 10, expiresAtMs: t0 + 29_000 }],
-};
 
 test("C1: five hard failures in a row of one observer open it, four do not", () => {
   assert.equal(decide([failingRun("router-1", 4)]).changed, false);
@@ -99,11 +48,14 @@ test("C3: one observer with a broken network does not open it for all while the 
   assert.equal(decide([failingRun("router-1", 9), failingRun("router-2", 9), answering("prober-1")]).changed, true, "two outvote one");
   assert.equal(decide([failingRun("router-1", 9), ratio("router-2", 50, 0), answering("prober-1")]).changed, false, "one of three");
   assert.equal(decide([ratio("router-1", 100, 60), ratio("router-2", 100, 2)]).changed, false, "a ratio against a ratio");
-  assert.equal(decide([ratio("router-1", 100, 60), answering("prober-1")]).changed, true, "a single probe cannot contradict a ratio");
+  assert.equal(decide([ratio("router-1", 100, 60), answering("prober-1")]).changed, false, "one router's ratio against a prober's answers");
+  const two = [ratio("router-1", 100, 60), ratio("router-2", 100, 60)];
+  assert.equal(decide([...two, answering("prober-1"), answering("prober-2")]).changed, true, "a few probes cannot contradict two ratios");
 });
 
-test("C3: an answer from before the failures, an old one, and a run of failures that is still short contradict nothing", () => {
-  assert.equal(decide([failingRun("router-1", 5, t0 - 500), answering("prober-1", t0 - 501)]).changed, true);
+test("C3: against two, an answer from before the failures contradicts nothing; an old one, and a short run of failures, never do", () => {
+  const two = [failingRun("router-1", 5, t0 - 500), failingRun("router-2", 5, t0 - 400)];
+  assert.equal(decide([...two, answering("prober-1", t0 - 501), answering("prober-2", t0 - 501)]).changed, true);
   assert.equal(decide([failingRun("router-1", 5), failingRun("router-2", 2)]).changed, true);
   const old = { ...answering("prober-1", t0 - policy.evidenceFreshMs), lastAtMs: t0 - policy.evidenceFreshMs };
   assert.equal(decide([failingRun("router-1", 5, t0 - 20_000), old]).changed, true);

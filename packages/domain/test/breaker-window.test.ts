@@ -1,0 +1,128 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import type { OutcomeClass, Topology } from "@mcp-failover/contracts";
+import { parseTopology } from "@mcp-failover/contracts";
+import {
+  type BreakerPolicy,
+  type EndpointWindow,
+  emptyWindow,
+  evidenceOf,
+  foldProbe,
+  foldTraffic,
+  initialBreakerState,
+  policyFor,
+} from "@mcp-failover/domain";
+import fc from "fast-check";
+import { decide, halfOpen, policy, t0 } from "./breaker-fixture.ts";
+import { calls, probeOf, trafficOf } from "./signals.ts";
+
+const start = Math.floor(t0 / 30_000) * 30_000;
+const counted = (windowCalls: number, more: Partial<BreakerPolicy> = {}): BreakerPolicy => ({
+  ...policy,
+  windowCalls,
+  minimumCalls: Math.min(policy.minimumCalls, windowCalls),
+  ...more,
+});
+const lastOf = (window: EndpointWindow, nowMs: number, by: BreakerPolicy) =>
+  evidenceOf(window, initialBreakerState, by, nowMs)[0]?.evaluations.at(-1);
+
+test("a window in calls holds the last N in whole seconds, however long they took to come: at least N, and not N without its oldest second", () => {
+  const script = fc.array(
+    fc.tuple(fc.constantFrom<OutcomeClass>("ok", "hard"), fc.integer({ min: 1, max: 9 }), fc.integer({ min: 0, max: 12_000 })),
+    {
+      minLength: 1,
+      maxLength: 40,
+    },
+  );
+  fc.assert(
+    fc.property(script, fc.integer({ min: 5, max: 60 }), (arrivals, windowCalls) => {
+      let window = emptyWindow;
+      let nowMs = start;
+      const said: { atMs: number; calls: number; hard: number }[] = [];
+      for (const [outcome, count, waitMs] of arrivals) {
+        nowMs += waitMs;
+        window = foldTraffic(window, trafficOf(calls(outcome, count)), { router: "r", atMs: nowMs, spanMs: 250 });
+        said.push({ atMs: nowMs, calls: count, hard: outcome === "hard" ? count : 0 });
+      }
+      const readMs = Math.floor(nowMs / 1000) * 1000 + 1000;
+      const last = lastOf(window, readMs, counted(windowCalls));
+      // What lies behind the seconds that are kept is known by the half minute.
+      const fineMs = Math.floor((nowMs - 120_000) / 30_000) * 30_000;
+      const cellOf = (atMs: number): number => (atMs >= fineMs ? Math.floor(atMs / 1000) * 1000 : Math.floor(atMs / 30_000) * 30_000);
+      const cells = new Map<number, { calls: number; hard: number }>();
+      for (const one of said) {
+        const cell = cells.get(cellOf(one.atMs)) ?? { calls: 0, hard: 0 };
+        cells.set(cellOf(one.atMs), { calls: cell.calls + one.calls, hard: cell.hard + one.hard });
+      }
+      let [expectedCalls, expectedHard] = [0, 0];
+      for (const [, cell] of [...cells].sort(([a], [b]) => b - a)) {
+        if (expectedCalls >= windowCalls) break;
+        expectedCalls += cell.calls;
+        expectedHard += cell.hard;
+      }
+      assert.deepEqual([last?.calls, last?.hard], [expectedCalls, expectedHard]);
+    }),
+    { numRuns: 300 },
+  );
+});
+
+test("a few calls a minute open it by their ratio when the window is given in calls, and never when it is given in time", () => {
+  const run = (by: BreakerPolicy): number | null => {
+    let window: EndpointWindow = emptyWindow;
+    for (let call = 1; call <= 60; call += 1) {
+      const nowMs = start + call * 6000;
+      // Two failures, one answer: no run of five.
+      window = foldTraffic(window, trafficOf(calls(call % 3 === 0 ? "ok" : "hard", 1)), { router: "r", atMs: nowMs, spanMs: 250 });
+      if (decide(evidenceOf(window, initialBreakerState, by, nowMs + 1000), { nowMs: nowMs + 1000, policy: by }).changed) return call;
+    }
+    return null;
+  };
+  const opensAt = run(counted(20));
+  assert.ok(opensAt !== null && opensAt >= 20 && opensAt <= 25, `${opensAt}`);
+  assert.equal(run(policy), null, "never 20 calls in 30 s");
+});
+
+test("in a window of calls old failures go by new calls, and after 10 minutes by time", () => {
+  let window = foldTraffic(emptyWindow, trafficOf(calls("hard", 20)), { router: "r", atMs: start, spanMs: 250 });
+  window = foldTraffic(window, trafficOf(calls("ok", 10)), { router: "r", atMs: start + 300_000, spanMs: 250 });
+  assert.deepEqual(lastOf(window, start + 301_000, counted(30)), { atMs: start + 301_000, calls: 30, hard: 20, slow: 0 });
+  assert.equal(lastOf(window, start + 301_000, counted(10))?.hard, 0);
+  assert.equal(lastOf(window, start + 601_000, counted(30))?.hard, 0, "forgotten");
+});
+
+test("C4 holds in a window of calls: a stretch with a call from before the last change is left out whole", () => {
+  let window = foldTraffic(emptyWindow, trafficOf(calls("hard", 9), { breakerGeneration: 1 }), { router: "r", atMs: start, spanMs: 250 });
+  window = foldTraffic(window, trafficOf(calls("ok", 4), { breakerGeneration: 2 }), { router: "r", atMs: start + 2000, spanMs: 250 });
+  window = foldTraffic(window, trafficOf(calls("ok", 3), { breakerGeneration: 2 }), { router: "r", atMs: start + 400_000, spanMs: 250 });
+  const [evidence] = evidenceOf(window, { ...halfOpen, sinceMs: start - 1000 }, counted(30), start + 401_000);
+  assert.deepEqual([evidence?.answered, evidence?.hardRun], [3, 0]);
+});
+
+test("a window in time can be shorter or longer than the default, up to a minute", () => {
+  let window: EndpointWindow = emptyWindow;
+  for (let second = 0; second < 120; second += 1) window = foldProbe(window, probeOf("p", "ok"), start + second * 1000);
+  for (const windowMs of [1000, 10_000, 30_000, 60_000]) {
+    const evaluations = evidenceOf(window, initialBreakerState, { ...policy, windowMs }, start + 120_000)[0]?.evaluations ?? [];
+    assert.deepEqual(
+      evaluations.map((one) => one.calls),
+      windowMs === 1000 ? [1] : [windowMs / 1000, windowMs / 1000, windowMs / 1000].slice(0, evaluations.length),
+    );
+  }
+});
+
+test("the configuration sets the window, and a window of fewer calls than the minimum sample is a sample itself", () => {
+  const of = (breaker: string): BreakerPolicy => {
+    const text = `upstreams:\n  docs:\n    kind: http\n    breaker: ${breaker}\n    endpoints: [{ name: a, url: "http://127.0.0.1:1", tier: 0 }]\n`;
+    const topology: Topology = parseTopology(text, { file: "failover.yaml", env: {} }).topology;
+    return policyFor(topology, "docs", "production").breaker;
+  };
+  const pick = ({ windowMs, windowCalls, minimumCalls }: BreakerPolicy) => ({ windowMs, windowCalls, minimumCalls });
+  assert.deepEqual(pick(of("{}")), { windowMs: 30_000, windowCalls: null, minimumCalls: 20 });
+  assert.deepEqual(pick(of("{ window_ms: 10000 }")), { windowMs: 10_000, windowCalls: null, minimumCalls: 20 });
+  assert.deepEqual(pick(of("{ window: { type: count, calls: 100 } }")), { windowMs: 30_000, windowCalls: 100, minimumCalls: 20 });
+  assert.deepEqual(pick(of("{ window: { type: count, calls: 8 }, minimum_calls: 50 }")), {
+    windowMs: 30_000,
+    windowCalls: 8,
+    minimumCalls: 8,
+  });
+});

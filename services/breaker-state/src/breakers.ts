@@ -1,0 +1,154 @@
+import { type BreakerState, type Event, endpointKey } from "@mcp-failover/contracts";
+import {
+  type BreakerInput,
+  type BreakerPolicy,
+  breakerDueMs,
+  emptyWindow,
+  evidenceOf,
+  expireBreakerSignals,
+  foldBreakerSignal,
+  initialBreakerState,
+  liveRouters,
+  openBreakerSignals,
+  policyFor,
+} from "@mcp-failover/domain";
+import { type AppliedTopology, type Folded, type Kit, readTopology } from "@mcp-failover/service-kit";
+
+export interface Breaker {
+  readonly upstream: string;
+  readonly endpoint: string;
+  readonly policy: BreakerPolicy;
+}
+export interface Known {
+  readonly state: BreakerState;
+  /** Last sequence of SIGNALS that the decision had folded. */
+  readonly signalsSeq: number;
+  /** The command that made the last change, where one did. */
+  readonly commandId: string | null;
+  readonly eventId: string | null;
+}
+
+const unknown: Known = { state: initialBreakerState, signalsSeq: 0, commandId: null, eventId: null };
+
+/** Both streams folded, each by itself: AUDIT into configuration and states, SIGNALS into windows. {@link inputFor} alone joins them. */
+export class Breakers {
+  readonly #log: Kit["log"];
+  readonly #signals = openBreakerSignals();
+  #configured = new Map<string, Breaker>();
+  readonly #known = new Map<string, Known>();
+  /** Those that time alone may change: open and half-open. */
+  readonly #timed = new Set<string>();
+  /** Endpoints of which something was heard since they were last looked at. */
+  readonly #heard = new Set<string>();
+  #lastSignal = { seq: 0, timeMs: 0 };
+  /** What was said before a gap is no evidence after it: this is where the evidence begins, in the store's time. */
+  #evidence = { fromMs: 0, afterSeq: 0 };
+  #routers: { readonly nowMs: number; readonly liveMs: number; readonly seq: number; readonly live: readonly string[] } | null = null;
+
+  constructor(log: Kit["log"]) {
+    this.#log = log;
+  }
+
+  get configured(): ReadonlyMap<string, Breaker> {
+    return this.#configured;
+  }
+
+  known(key: string): Known {
+    return this.#known.get(key) ?? unknown;
+  }
+
+  foldAudit(event: Event, at: Folded): void {
+    if (event.type === "config.applied") {
+      const applied = readTopology({ seq: at.seq, content: { kind: "event", event } }, this.#log);
+      if (applied) this.#configured = breakersOf(applied);
+    }
+    if (event.type !== "breaker.changed") return;
+    const { service, endpoint, state, certificate, commandId } = event.data;
+    const key = endpointKey(service, endpoint);
+    this.#known.set(key, {
+      state,
+      signalsSeq: certificate.folded.SIGNALS?.last ?? 0,
+      commandId: commandId ?? null,
+      eventId: event.id,
+    });
+    if (state.status === "open" || state.status === "half_open") this.#timed.add(key);
+    else this.#timed.delete(key);
+  }
+
+  foldSignal(event: Event, at: Folded): void {
+    foldBreakerSignal(this.#signals, event, at.timeMs);
+    this.#lastSignal = { seq: at.seq, timeMs: at.timeMs };
+    for (const { upstream, endpoint } of itemsOf(event)) this.hear(endpointKey(upstream, endpoint));
+  }
+
+  /** Something is to be looked at in the next second, whatever is heard till then. */
+  hear(key: string): void {
+    this.#heard.add(key);
+  }
+
+  /** Forgets what is too old, and gives what may have changed: as much work as there is news, however many endpoints there are. */
+  takeDue(nowMs: number): readonly string[] {
+    expireBreakerSignals(this.#signals, nowMs);
+    const due = [...this.#heard];
+    this.#heard.clear();
+    for (const key of this.#timed) {
+      const breaker = this.#configured.get(key);
+      const dueMs = breaker === undefined ? null : breakerDueMs(this.known(key).state, breaker.policy);
+      if (dueMs !== null && nowMs >= dueMs) due.push(key);
+    }
+    return due;
+  }
+
+  /** Everything that the decision on one endpoint depends on; it goes into the certificate as it is. */
+  inputFor(key: string, breaker: Breaker, nowMs: number, freshAfterSeq: number): BreakerInput {
+    const { upstream, endpoint, policy } = breaker;
+    const { state } = this.known(key);
+    const sinceMs = Math.max(state.sinceMs, this.#evidenceFromMs(freshAfterSeq));
+    const cut = {
+      generation: state.generation,
+      sinceMs,
+      ...(state.renewed === undefined ? {} : { renewed: { ...state.renewed, atMs: Math.max(state.renewed.atMs, sinceMs) } }),
+    };
+    const evidence = evidenceOf(this.#signals.windows.get(key) ?? emptyWindow, cut, policy, nowMs);
+    // Only where permits may be given: a closed breaker's decision does not depend on who is there.
+    const routers = state.status === "open" || state.status === "half_open" ? this.#liveRouters(nowMs, policy.routerLiveMs) : [];
+    return { upstream, endpoint, policy, nowMs, state, evidence, routers };
+  }
+
+  /** Sorting them once a moment, not once an endpoint. */
+  #liveRouters(nowMs: number, liveMs: number): readonly string[] {
+    const { seq } = this.#lastSignal;
+    if (this.#routers?.nowMs !== nowMs || this.#routers.liveMs !== liveMs || this.#routers.seq !== seq) {
+      this.#routers = { nowMs, liveMs, seq, live: liveRouters(this.#signals, nowMs, liveMs) };
+    }
+    return this.#routers.live;
+  }
+
+  /** Until a new gap is read past, and in the moment in which it becomes known, all that was read so far lies before it. */
+  #evidenceFromMs(freshAfterSeq: number): number {
+    if (freshAfterSeq !== this.#evidence.afterSeq || this.#lastSignal.seq <= freshAfterSeq) {
+      this.#evidence = { fromMs: this.#lastSignal.timeMs + 1, afterSeq: freshAfterSeq };
+    }
+    return this.#evidence.fromMs;
+  }
+}
+
+function breakersOf(applied: AppliedTopology): Map<string, Breaker> {
+  const breakers = new Map<string, Breaker>();
+  for (const [upstream, { endpoints }] of Object.entries(applied.topology.upstreams)) {
+    const policy = policyFor(applied.topology, upstream, applied.environment).breaker;
+    for (const { name } of endpoints) breakers.set(endpointKey(upstream, name), { upstream, endpoint: name, policy });
+  }
+  return breakers;
+}
+
+/** `bad`: a failure, or calls that hang. */
+export function itemsOf(event: Event): readonly { upstream: string; endpoint: string; bad: boolean }[] {
+  if (event.type === "probe.observed") {
+    return event.data.observations.map(({ upstream, endpoint, outcome }) => ({ upstream, endpoint, bad: outcome === "hard" }));
+  }
+  if (event.type === "traffic.observed") {
+    return event.data.endpoints.map(({ upstream, endpoint, hard, hung }) => ({ upstream, endpoint, bad: hard > 0 || hung === true }));
+  }
+  return [];
+}
