@@ -155,8 +155,13 @@ export async function startStateStore(kit: Kit<StateStoreConfig>): Promise<Runni
     complain("services"),
   );
   redis.onConnection((connected, reason) => {
-    if (connected) void watchMark.now();
-    else if (!stopped) kit.ready("redis", false, reason, { required: false });
+    if (!connected) {
+      if (!stopped) kit.ready("redis", false, reason, { required: false });
+      return;
+    }
+    // It may have come back with an older snapshot, or be a replica that lagged, whose mark says nothing on what was written since.
+    dirty.all = true;
+    void watchMark.now();
   });
 
   /** The model of a backup, or null; one that is not whole is said, and not used. */

@@ -134,6 +134,24 @@ test("Redis that is killed and comes back empty is whole again in less than 5 s"
   );
 });
 
+test("Redis that comes back with what it had earlier is brought up to date, though its mark is there", async (t) => {
+  const { log, start } = await world(t);
+  await start();
+  await activeInRedis("shop", "primary");
+  await until(
+    () => redis.exists("mcp:meta"),
+    (there) => there === 1,
+  );
+  const earlier = { state: (await redis.get("mcp:state:shop")) ?? "", meta: (await redis.get("mcp:meta")) ?? "" };
+  await log.move("shop", "secondary");
+  await activeInRedis("shop", "secondary");
+  // As after a restart from an older snapshot: its contents, and every connection broken.
+  const { meta, state } = earlier;
+  await redis.multi().flushdb().mset({ "mcp:state:shop": state, "mcp:current:shop": "primary", "mcp:meta": meta }).exec();
+  await redis.call("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes");
+  await activeInRedis("shop", "secondary", 5000);
+});
+
 test("with the log out of reach as well, an emptied Redis is whole again: from memory, and after a restart from the backup on disk", async (t) => {
   const { log, start } = await world(t);
   const dataDir = await folder(t);
