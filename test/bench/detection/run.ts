@@ -100,7 +100,7 @@ export async function runDetection(
     await load.stop();
     const traffic = judge(load.calls, faultMs);
     return {
-      fault,
+      fault: String(fault),
       run,
       executedMs: executed === null ? null : executed - faultMs,
       ...traffic,

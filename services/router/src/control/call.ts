@@ -163,9 +163,9 @@ export class Call implements CallControl {
     return { retry: true };
   }
 
-  /** An attempt of a read at an endpoint that hangs is left only for another endpoint that is believed to work. */
+  /** An attempt at an endpoint that hangs is left only for another one that is believed to work: by an idempotent write for the new active one. */
   mayLeave(): boolean {
-    if (this.safety !== "read_only" || this.#leftFor || this.#ended) return false;
+    if (this.safety === "unsafe" || this.#leftFor || this.#ended) return false;
     const { attemptsMax } = this.#upstream.policy.router;
     const answer = mayRetry({ safety: this.safety, executed: "unknown", attempts: this.#tried.length, attemptsMax, ...this.#times() });
     if (!answer.retry) return false;
@@ -261,7 +261,7 @@ export class Call implements CallControl {
       permit: endpoint.acquire(this.#world.monotonicMs()),
       inFlight: this.#world.report.begin(upstream.name, endpoint.name),
       begunMs: this.#world.monotonicMs(),
-      leavable: this.safety === "read_only",
+      leavable: this.safety !== "unsafe",
     });
     return this.#open;
   }
