@@ -7,6 +7,7 @@ import {
   type RouteHeld,
   type TrafficEndpoint,
 } from "@mcp-failover/contracts";
+import { secondsAfter, type TrafficSecond } from "./evidence-traffic.ts";
 import type { FailoverPolicy } from "./policy.ts";
 
 /**
@@ -24,6 +25,9 @@ import type { FailoverPolicy } from "./policy.ts";
  *     them after it began to say so.
  * E6  Whatever is folded, the state stays within its limits; the words heard longest ago go first.
  * E7  Folding reads nothing but its arguments and alters none of them.
+ * E8  Of a window with calls of two generations of the breaker the newer one is the word.
+ * E9  A single call that takes long is no word: it may be a slow tool. Several are, and so is one where a look at the endpoint had no
+ *     answer either (`hung`).
  */
 export interface Evidence {
   /** By `upstream/endpoint`, then by observer (`prober:a`, `router:b`). */
@@ -65,6 +69,11 @@ interface Word {
   readonly trafficAtMs: number | null;
   readonly trafficSeq: number;
   readonly oldestInFlightMs: number;
+  /** Whether several calls have been in flight for too long, or the router has found that the endpoint hangs. */
+  readonly stuckCalls: number;
+  readonly hung: boolean;
+  /** Its calls of the last minute, a second each, oldest first. */
+  readonly seconds: readonly TrafficSecond[];
 }
 type Proof = { readonly atMs: number; readonly seq: number };
 
@@ -96,6 +105,8 @@ export type EvidenceTimes = Pick<FailoverPolicy, "evidenceFreshMs" | "observerWi
 
 const endpointsMax = 10_000;
 const observersMax = 500;
+/** So many calls that take too long are no slow tool. */
+const stuckCallsMin = 2;
 /** An observer's clock that went back further than this was set, and its probes are in order again from here. */
 const clockSetBackMs = 60_000;
 
@@ -128,8 +139,10 @@ export function foldSignal(evidence: Evidence, signal: Signal): Evidence {
   } else {
     const { router, endpoints, routes, rollbacks } = event.data;
     routers = bounded(new Map(routers).set(router, { atMs: timeMs, routes, rollbacks }), observersMax, (seen) => seen.atMs);
-    for (const window of endpoints) {
-      put(endpointKey(window.upstream, window.endpoint), `router:${router}`, (before) => wordOfWindow(before, router, window, signal));
+    const byGeneration = [...endpoints].sort((a, b) => (a.breakerGeneration ?? 0) - (b.breakerGeneration ?? 0));
+    for (const window of byGeneration) {
+      const word = (before: Word | undefined): Word => wordOfWindow(before, router, window, routes[window.upstream], signal);
+      put(endpointKey(window.upstream, window.endpoint), `router:${router}`, word);
     }
   }
   while (words.size > endpointsMax) words.delete(words.keys().next().value as string);
@@ -159,12 +172,23 @@ function wordOfProbe(before: Word | undefined, observer: string, probe: Probe, {
     proof: probe.purpose === "confirm" && probe.outcome === "ok" ? { atMs: timeMs, seq } : (before?.proof ?? null),
     trafficAtMs: null,
     trafficSeq: 0,
-    oldestInFlightMs: 0,
+    ...nothingInFlight,
+    seconds: [],
   };
 }
 
-function wordOfWindow(before: Word | undefined, router: string, window: TrafficEndpoint, { seq, timeMs }: Signal): Word {
+const nothingInFlight = { oldestInFlightMs: 0, stuckCalls: 0, hung: false } as const;
+
+function wordOfWindow(
+  before: Word | undefined,
+  router: string,
+  window: TrafficEndpoint,
+  route: RouteHeld | undefined,
+  { seq, timeMs }: Signal,
+): Word {
   const alive = window.ok + window.soft + window.auth + window.caller;
+  // An older generation's part of the same window came before.
+  const part = before?.trafficSeq === seq ? before : nothingInFlight;
   const base = {
     observer: router,
     kind: "router",
@@ -173,11 +197,14 @@ function wordOfWindow(before: Word | undefined, router: string, window: TrafficE
     proof: null,
     trafficAtMs: timeMs,
     trafficSeq: seq,
+    oldestInFlightMs: Math.max(window.oldestInFlightMs, part.oldestInFlightMs),
+    stuckCalls: (window.slowInFlight ?? window.inFlight) + part.stuckCalls,
+    hung: window.hung === true || part.hung,
+    seconds: secondsAfter(before?.seconds ?? [], window, alive, route, timeMs),
   } as const;
-  const { oldestInFlightMs } = window;
   if (alive + window.hard === 0) {
     const kept = before ?? { outcome: null, code: null, responseTimeMs: null, hardRun: 0, hardSinceMs: null, lastOkAtMs: null };
-    return { atMs: timeMs, seq, ...kept, ...base, oldestInFlightMs };
+    return { atMs: timeMs, seq, ...kept, ...base };
   }
   const hard = window.hardRunTail > 0 || alive === 0;
   const outcome = hard ? "hard" : window.ok > 0 ? "ok" : window.soft > 0 ? "soft" : window.auth > 0 ? "auth" : "caller";
@@ -190,7 +217,6 @@ function wordOfWindow(before: Word | undefined, router: string, window: TrafficE
     responseTimeMs: window.latencyMsSum / (alive + window.hard),
     ...runOf(alive === 0 ? before : undefined, hard, alive === 0 ? window.hard : window.hardRunTail, timeMs),
     lastOkAtMs: window.ok > 0 ? timeMs : (before?.lastOkAtMs ?? null),
-    oldestInFlightMs,
   };
 }
 
@@ -246,15 +272,28 @@ function voteOf(word: Word, times: EvidenceTimes, nowMs: number): WeighedVote | 
   };
 }
 
-/** A call has been in flight for too long, and nothing has come back since it began. */
+/** Calls have been in flight for too long, and nothing has come back since the oldest of them began (E9). */
 function isStuck(word: Word, times: EvidenceTimes, nowMs: number): boolean {
-  if (word.trafficAtMs === null || word.oldestInFlightMs <= times.slowInFlightMs) return false;
+  if (word.trafficAtMs === null) return false;
+  if (!word.hung && (word.stuckCalls < stuckCallsMin || word.oldestInFlightMs <= times.slowInFlightMs)) return false;
   if (nowMs - word.trafficAtMs > times.evidenceFreshMs) return false;
   return word.lastOkAtMs === null || word.lastOkAtMs < word.trafficAtMs - word.oldestInFlightMs;
 }
 
+/** One answer for all upstreams that are decided on at one moment: it looks at every word. */
+const suspectsOf = new WeakMap<Evidence, { readonly times: EvidenceTimes; readonly nowMs: number; readonly suspects: readonly string[] }>();
+
 /** Observers that can reach nothing while others can (E5), by their keys, sorted. */
-export function suspectObservers(evidence: Evidence, times: EvidenceTimes, nowMs: number): string[] {
+export function suspectObservers(evidence: Evidence, times: EvidenceTimes, nowMs: number): readonly string[] {
+  const known = suspectsOf.get(evidence);
+  const same = known?.nowMs === nowMs && known.times.evidenceFreshMs === times.evidenceFreshMs;
+  if (same && known.times.slowInFlightMs === times.slowInFlightMs) return known.suspects;
+  const suspects = findSuspects(evidence, times, nowMs);
+  suspectsOf.set(evidence, { times, nowMs, suspects });
+  return suspects;
+}
+
+function findSuspects(evidence: Evidence, times: EvidenceTimes, nowMs: number): readonly string[] {
   const reaching = new Set<string>();
   const reachedAtMs = new Map<string, number>();
   const against = new Map<string, { endpoint: string; sinceMs: number }[]>();
@@ -266,7 +305,9 @@ export function suspectObservers(evidence: Evidence, times: EvidenceTimes, nowMs
         reachedAtMs.set(endpoint, Math.max(reachedAtMs.get(endpoint) ?? 0, vote.atMs));
       }
       if (vote?.verdict === "unhealthy") {
-        against.set(observer, [...(against.get(observer) ?? []), { endpoint, sinceMs: vote.hardSinceMs ?? vote.atMs }]);
+        const failing = against.get(observer) ?? [];
+        failing.push({ endpoint, sinceMs: vote.hardSinceMs ?? vote.atMs });
+        against.set(observer, failing);
       }
     }
   }

@@ -1,10 +1,15 @@
 import { type BreakerStatus, type Event, endpointKey, type FailoverState, type Topology, topology } from "@mcp-failover/contracts";
 import { type Evidence, seenEpoch, suspectObservers, type Testimony, testimonyOn } from "./evidence.ts";
+import { trafficOn } from "./evidence-traffic.ts";
 import { initialFailoverState } from "./failover.ts";
 import type { FailoverInput } from "./failover-outcome.ts";
 import type { EndpointSlice, HealthSlice } from "./failover-proof.ts";
-import type { Reservation, ReservationInput } from "./fleet.ts";
+import { trialInForce } from "./failover-verify.ts";
+import type { Reservation } from "./fleet.ts";
+import { maintenanceAt } from "./maintenance.ts";
 import { policyFor } from "./policy.ts";
+import { isRuled } from "./safety-rules.ts";
+import { emptyMap, type ShardedMap } from "./sharded-map.ts";
 
 /**
  * What a failover decision reads of AUDIT, folded; and the join of both streams into the input of `decideFailover`.
@@ -17,20 +22,26 @@ export interface FailoverAudit {
   readonly config: { readonly version: number; readonly environment: "development" | "production"; readonly topology: Topology } | null;
   /** Of the log; 0 before `log.started`. */
   readonly generation: number;
-  readonly states: ReadonlyMap<string, FailoverState>;
-  readonly health: ReadonlyMap<string, HealthSlice>;
-  readonly breakers: ReadonlyMap<string, BreakerStatus>;
+  readonly states: ShardedMap<FailoverState>;
+  readonly health: ShardedMap<HealthSlice & { readonly changesAtMs: readonly number[] }>;
+  readonly breakers: ShardedMap<BreakerStatus>;
   readonly reservations: readonly Reservation[];
+  /** Rehearsals under way, by the upstream that they are on, with the time after which they are over in any case. */
+  readonly rehearsals: ReadonlyMap<string, { readonly experiment: string; readonly untilMs: number }>;
 }
 
 export const noFailoverAudit: FailoverAudit = {
   config: null,
   generation: 0,
-  states: new Map(),
-  health: new Map(),
-  breakers: new Map(),
+  states: emptyMap(),
+  health: emptyMap(),
+  breakers: emptyMap(),
   reservations: [],
+  rehearsals: new Map(),
 };
+
+/** A rehearsal waits for recovery for so long at most after its fault has ended (`chaosCommand.maxWaitMs`). */
+const rehearsalRestMs = 300_000;
 
 /** Takes in one event of AUDIT; events that no failover decision reads change nothing. */
 export function foldFailoverAudit(audit: FailoverAudit, event: Event): FailoverAudit {
@@ -43,15 +54,25 @@ export function foldFailoverAudit(audit: FailoverAudit, event: Event): FailoverA
       return { ...audit, config: { version: event.data.version, environment: event.data.environment, topology: parsed.data } };
     }
     case "failover.decided":
-      return { ...audit, states: new Map(audit.states).set(event.data.service, event.data.state) };
+      return { ...audit, states: audit.states.with(event.data.service, event.data.state) };
     case "health.changed": {
-      const { status, sinceMs, heldDownUntilMs } = event.data.state;
+      const { status, sinceMs, heldDownUntilMs, changesAtMs = [] } = event.data.state;
       const key = endpointKey(event.data.service, event.data.endpoint);
-      return { ...audit, health: new Map(audit.health).set(key, { status, sinceMs, heldDownUntilMs }) };
+      return { ...audit, health: audit.health.with(key, { status, sinceMs, heldDownUntilMs, changesAtMs }) };
     }
     case "breaker.changed": {
       const key = endpointKey(event.data.service, event.data.endpoint);
-      return { ...audit, breakers: new Map(audit.breakers).set(key, event.data.status) };
+      return { ...audit, breakers: audit.breakers.with(key, event.data.status) };
+    }
+    case "chaos.started": {
+      const { experiment, target, plan } = event.data;
+      const [upstream = target] = target.split("/");
+      const untilMs = plan.expiresAtMs + rehearsalRestMs;
+      return { ...audit, rehearsals: new Map(audit.rehearsals).set(upstream, { experiment, untilMs }) };
+    }
+    case "chaos.finished": {
+      const over = [...audit.rehearsals].filter(([, { experiment }]) => experiment !== event.data.experiment);
+      return { ...audit, rehearsals: new Map(over) };
     }
     case "fleet.reserved":
       return { ...audit, reservations: event.data.reservations };
@@ -71,6 +92,8 @@ export interface FailoverMoment {
   readonly fleet: FailoverInput["fleet"];
   readonly clock: FailoverInput["clock"];
   readonly gatherSinceMs: number | null;
+  /** Of the start, or of the configuration of this upstream's endpoints; null: over. */
+  readonly graceUntilMs?: number | null;
   readonly nowMs: number;
 }
 
@@ -83,8 +106,7 @@ const candidateVotesMax = 125;
 export function failoverInput(audit: FailoverAudit, evidence: Evidence, upstream: string, moment: FailoverMoment): FailoverInput {
   const state = failoverStateOf(audit, upstream);
   const { topology: config, environment } = audit.config as NonNullable<FailoverAudit["config"]>;
-  const policies = policyFor(config, upstream, environment);
-  const policy = { ...policies.failover, confirmTimeoutMs: policies.health.confirmTimeoutMs };
+  const policy = failoverPolicyOf(config, upstream, environment);
   const { mode, endpoints: configured } = config.upstreams[upstream] as Topology["upstreams"][string];
   const { nowMs } = moment;
 
@@ -106,13 +128,27 @@ export function failoverInput(audit: FailoverAudit, evidence: Evidence, upstream
   const testimonies = endpoints.map(({ name }) => [name, cut(spoken.get(name), Math.max(3, Math.floor(shareOf(name))))] as const);
   const doubted = testimonies.some(([, { votes }]) => votes.some((vote) => vote.verdict === "unhealthy"));
   const heard = new Set(testimonies.flatMap(([, { observers }]) => observers));
-  const pick = <V>(all: ReadonlyMap<string, V>): Record<string, V> =>
+  const pick = <V>(of: (name: string) => V | null | undefined): Record<string, V> =>
     Object.fromEntries(
       endpoints.flatMap(({ name }) => {
-        const value = all.get(endpointKey(upstream, name));
-        return value === undefined ? [] : [[name, value]];
+        const value = of(name);
+        return value == null ? [] : [[name, value]];
       }),
     );
+  const healthOf = (name: string): HealthSlice | undefined => {
+    const known = audit.health.get(endpointKey(upstream, name));
+    if (known === undefined) return undefined;
+    const { changesAtMs, ...slice } = known;
+    const flaps = changesAtMs.filter((atMs) => nowMs - atMs < policy.flapWindowMs).length;
+    return flaps === 0 ? slice : { ...slice, flaps };
+  };
+  const maintained = pick((name) => {
+    const window = config.maintenance === undefined ? null : maintenanceAt(config, upstream, name, nowMs);
+    return window === null ? null : { name: window.name, untilMs: window.untilMs };
+  });
+  const verified = doubted || moment.command !== null || policy.failback === "automatic" || trialInForce({ state, nowMs }) !== null;
+  const since = { generation: audit.generation, epoch: state.trial?.epoch ?? state.epoch, windowMs: policy.verifyMs };
+  const rehearsal = audit.rehearsals.get(upstream);
   return {
     upstream,
     mode,
@@ -122,29 +158,31 @@ export function failoverInput(audit: FailoverAudit, evidence: Evidence, upstream
     seenEpoch: seenEpoch(evidence, upstream, audit.generation),
     state,
     evidence: Object.fromEntries(testimonies),
-    health: pick(audit.health),
-    breakers: pick(audit.breakers),
+    health: pick(healthOf),
+    breakers: pick((name) => audit.breakers.get(endpointKey(upstream, name))),
+    ...(Object.keys(maintained).length === 0 ? {} : { maintained }),
+    ...(verified ? { traffic: trafficOn(evidence, upstream, [...groupNames], since, nowMs) } : {}),
+    ...(rehearsal !== undefined && nowMs < rehearsal.untilMs ? { rehearsal: rehearsal.experiment } : {}),
+    ...(isRuled(config, upstream) ? { ruled: true } : {}),
     suspects: doubted ? suspectObservers(evidence, policy, nowMs).filter((observer) => heard.has(observer)) : [],
     signals: { seq: evidence.lastSeq, atMs: evidence.lastTimeMs },
     ...moment,
   };
 }
 
-/** The input of a reservation for a move of `upstream` at `epoch`. */
-export function reservationInput(audit: FailoverAudit, upstream: string, epoch: number, nowMs: number): ReservationInput {
-  const { topology: config, environment } = audit.config as NonNullable<FailoverAudit["config"]>;
-  const { fleetMoves, fleetWindowMs, reservationMs } = policyFor(config, upstream, environment).failover;
-  const moved = audit.reservations.flatMap((one) =>
-    audit.states.get(one.upstream)?.moves.some((move) => move.epoch === one.epoch) ? [{ upstream: one.upstream, epoch: one.epoch }] : [],
-  );
-  const reservations = audit.reservations.map(({ upstream: of, epoch: at, atMs, expiresAtMs, used }) => ({
-    upstream: of,
-    epoch: at,
-    atMs,
-    expiresAtMs,
-    used,
-  }));
-  return { upstream, epoch, state: { reservations }, moved, policy: { fleetMoves, fleetWindowMs, reservationMs }, nowMs };
+const policies = new WeakMap<Topology, Map<string, FailoverInput["policy"]>>();
+
+/** The policy of one upstream's moves; worked out once a configuration, because each evaluation asks for it. */
+export function failoverPolicyOf(config: Topology, upstream: string, environment: "development" | "production"): FailoverInput["policy"] {
+  const known = policies.get(config) ?? new Map<string, FailoverInput["policy"]>();
+  policies.set(config, known);
+  const key = `${environment} ${upstream}`;
+  const found = known.get(key);
+  if (found !== undefined) return found;
+  const { failover, health } = policyFor(config, upstream, environment);
+  const policy = { ...failover, confirmTimeoutMs: health.confirmTimeoutMs };
+  known.set(key, policy);
+  return policy;
 }
 
 /** At most `max` observers, thinned so that the shares of the verdicts stay; who is left out is left out of the majority too. */

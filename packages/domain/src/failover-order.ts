@@ -1,3 +1,5 @@
+import { activeTierOf } from "./failback.ts";
+import { isReservedFor, reserveFor } from "./failover-move.ts";
 import {
   candidatesOf,
   decided,
@@ -11,8 +13,10 @@ import {
 import { type CandidateCode, type HealthSlice, weighCandidate } from "./failover-proof.ts";
 
 /** An operator's move: refused like an automatic one unless forced, and never to what is not proven unless forced by name (F5, F6, F8). */
-export function obeyMove(input: FailoverInput, order: Extract<FailoverOrder, { kind: "failover" }>): FailoverDecision {
+export function obeyMove(input: FailoverInput, given: Extract<FailoverOrder, { kind: "failover" | "failback" }>): FailoverDecision {
   const { policy, state, nowMs, endpoints } = input;
+  const isFailback = given.kind === "failback";
+  const order = isFailback ? { ...given, to: null } : given;
   const no = (rule: string, reason: string, rejected: Rejection[] = []): FailoverDecision => ({
     kind: "rejected",
     rule,
@@ -28,6 +32,10 @@ export function obeyMove(input: FailoverInput, order: Extract<FailoverOrder, { k
     const known = endpoints.map((endpoint) => endpoint.name).join(", ");
     return no("unknown_endpoint", `${input.upstream} has no endpoint ${JSON.stringify(order.to)}; it has: ${known}`);
   }
+  const activeTier = activeTierOf(input);
+  if (isFailback && !endpoints.some(({ role, tier }) => role === "write" && tier < activeTier)) {
+    return no("not_failed_over", `${state.active} is of the best tier (${activeTier}) already; there is nothing to go back to`);
+  }
   if (named?.name === state.active) return no("already_active", `${named.name} is active already (epoch ${state.epoch})`);
   if (state.held !== null) {
     if (!order.force)
@@ -41,16 +49,24 @@ export function obeyMove(input: FailoverInput, order: Extract<FailoverOrder, { k
     overrode.push("cooldown");
   }
   const context = order.force ? withoutHoldDown(input) : input;
-  const candidates = named === undefined ? candidatesOf(context, 0, order.afterSeq) : [weighCandidate(named, context, 0, order.afterSeq)];
+  const all = named === undefined ? candidatesOf(context, 0, order.afterSeq) : [weighCandidate(named, context, 0, order.afterSeq)];
+  const candidates = isFailback ? all.filter(({ tier }) => tier < activeTier) : all;
   const to = candidates.find((candidate) => candidate.refusal === null);
   const rejected = rejectionsOf(candidates, to);
   if (order.force) overrode.push(...heldDown(input, named ?? to));
+  const move = (rule: string, target: { name: string; tier: number }): FailoverDecision => {
+    if (input.ruled === true) {
+      if (!isReservedFor(input, target.name)) return reserveFor(input, nowMs, { rule, reason: order.reason, to: target });
+      if (input.fleet?.granted !== true) return no(input.fleet?.rule ?? "safety_rule", input.fleet?.reason ?? "", rejected);
+      overrode.push(...(input.fleet.overrode ?? []));
+    }
+    return decided(input, "moved", { rule, reason: order.reason, to: target, overrode, rejected });
+  };
   if (named !== undefined && order.force && to === undefined) {
     const refused = candidates[0]?.refusal;
     if (refused?.code === "read_only") return no("read_only", `${named.name} cannot become active: ${refused.why}`, rejected);
     overrode.push(overrideNames[refused?.code ?? "candidate_unknown"]);
-    const forced = { name: named.name, tier: named.tier, refusal: null, pending: false };
-    return decided(input, "moved", { rule: "operator_forced", reason: order.reason, to: forced, overrode, rejected });
+    return move("operator_forced", named);
   }
   const better = candidates.some((candidate) => candidate.pending && (to === undefined || candidate.tier < to.tier));
   if (better && !order.gatherOver) {
@@ -62,12 +78,12 @@ export function obeyMove(input: FailoverInput, order: Extract<FailoverOrder, { k
     const why = rejected.map(({ option, why }) => `${option}: ${why}`).join("; ");
     return no(first?.refusal?.code ?? "no_candidate", why === "" ? `${input.upstream} has no other endpoint` : why, rejected);
   }
-  const rule = order.force ? "operator_forced" : "operator";
-  return decided(input, "moved", { rule, reason: order.reason, to, overrode, rejected });
+  return move(isFailback ? "operator_failback" : order.force ? "operator_forced" : "operator", to);
 }
 
 const overrideNames: Record<CandidateCode, string> = {
   read_only: "role",
+  candidate_maintenance: "maintenance",
   candidate_held_down: "hold_down",
   candidate_unhealthy: "unhealthy",
   candidate_breaker_open: "breaker",
@@ -87,7 +103,7 @@ function heldDown(input: FailoverInput, endpoint: { readonly name: string } | un
   return (input.health[endpoint.name]?.heldDownUntilMs ?? 0) > input.nowMs ? ["hold_down"] : [];
 }
 
-export function obeyHold(input: FailoverInput, order: Exclude<FailoverOrder, { kind: "failover" }>): FailoverDecision {
+export function obeyHold(input: FailoverInput, order: Extract<FailoverOrder, { kind: "hold" | "release" }>): FailoverDecision {
   if (order.kind === "hold") return decided(input, "held", { rule: "operator", reason: order.reason });
   if (input.state.held !== null) return decided(input, "released", { rule: "operator", reason: order.reason });
   const reason = `${input.upstream} is not held; there is nothing to release`;

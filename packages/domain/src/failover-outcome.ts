@@ -1,5 +1,6 @@
-import type { Actor, FailoverState } from "@mcp-failover/contracts";
+import type { Actor, FailoverState, Trial } from "@mcp-failover/contracts";
 import { type Candidate, type EndpointSlice, type ProofContext, weighCandidate } from "./failover-proof.ts";
+import { failbackRecord, type TrafficSlice, trialAfterMove } from "./failover-verify.ts";
 
 /** Input and outcome of `decideFailover`, and how each outcome is built. The invariants are numbered in `failover.ts`. */
 export type FailoverInput = ProofContext & {
@@ -11,12 +12,33 @@ export type FailoverInput = ProofContext & {
   seenEpoch: number;
   state: FailoverState;
   /** Null: not asked for yet. */
-  fleet: { granted: boolean; reason: string; expiresAtMs: number } | null;
+  fleet: FleetAnswer | null;
   command: FailoverOrder | null;
   /** How far SIGNALS was folded. */
   signals: { seq: number; atMs: number };
   /** Since when the observers have been asked for the evidence that was missing; null: they have not. */
   gatherSinceMs: number | null;
+  /** Real traffic at the active endpoint; absent: none was heard. */
+  traffic?: TrafficSlice;
+  /** Nothing automatic before this time; null or absent: no grace. */
+  graceUntilMs?: number | null;
+  /** A rehearsal that is under way on this upstream. */
+  rehearsal?: string | null;
+  /** A safety rule names this upstream, so that an operator's move has to be reserved too. */
+  ruled?: boolean;
+};
+
+/** What the fleet answered to the wish to move. */
+export type FleetAnswer = {
+  granted: boolean;
+  reason: string;
+  expiresAtMs: number;
+  /** Why it was refused: `fleet_limit` or `safety_rule`. */
+  rule?: string;
+  /** For a move to this endpoint. */
+  to?: string;
+  /** Safety rules that gave way to an operator's force. */
+  overrode?: string[];
 };
 
 export type FailoverOrder = {
@@ -25,6 +47,7 @@ export type FailoverOrder = {
   reason: string;
 } & (
   | { kind: "failover"; to: string | null; force: boolean; afterSeq: number; gatherOver: boolean }
+  | { kind: "failback"; force: boolean; afterSeq: number; gatherOver: boolean }
   | { kind: "hold"; forMs: number | null }
   | { kind: "release" }
 );
@@ -32,10 +55,10 @@ export type FailoverOrder = {
 export type Rejection = { option: string; why: string };
 export type FailoverDecision =
   | { kind: "none"; rule: string; reason: string }
-  /** Evidence is missing: probe these endpoints now. */
-  | { kind: "gather"; rule: "evidence_missing"; reason: string; targets: string[] }
-  /** An automatic move that has to be reserved on the fleet's subject first. */
-  | { kind: "reserve"; rule: string; reason: string; epoch: number }
+  /** Evidence is missing (or the grace is not over, and it will be): probe these endpoints now. */
+  | { kind: "gather"; rule: "evidence_missing" | "grace"; reason: string; targets: string[] }
+  /** A move that has to be reserved on the fleet's subject first. */
+  | { kind: "reserve"; rule: string; reason: string; epoch: number; to: string; toBackup: boolean; sinceMs: number }
   | {
       kind: "decided";
       rule: string;
@@ -64,6 +87,11 @@ export function groupOf(input: FailoverInput, active: EndpointSlice): EndpointSl
   return input.endpoints.filter((endpoint) => endpoint.role === "write" && endpoint.tier === active.tier);
 }
 
+/** Whether a tier is behind the upstream's first. */
+export function isBackup({ endpoints }: Pick<FailoverInput, "endpoints">, tier: number): boolean {
+  return endpoints.some((endpoint) => endpoint.role === "write" && endpoint.tier < tier);
+}
+
 /** Candidates in the order in which they are preferred (F9). */
 export function candidatesOf(input: FailoverInput, sinceMs: number, afterSeq = 0): Candidate[] {
   const active = input.endpoints.find((endpoint) => endpoint.name === input.state.active && endpoint.role === "write");
@@ -73,7 +101,7 @@ export function candidatesOf(input: FailoverInput, sinceMs: number, afterSeq = 0
     .map((endpoint) => weighCandidate(endpoint, input, sinceMs, afterSeq))
     .sort((a, b) => a.tier - b.tier);
 }
-type Outcome = { rule: string; reason: string; to?: Candidate; overrode?: string[]; rejected?: Rejection[] };
+type Outcome = { rule: string; reason: string; to?: { name: string; tier: number }; overrode?: string[]; rejected?: Rejection[] };
 
 export function decided(input: FailoverInput, action: "moved" | "held" | "released", outcome: Outcome): FailoverDecision {
   const { state, command, nowMs, policy } = input;
@@ -83,6 +111,8 @@ export function decided(input: FailoverInput, action: "moved" | "held" | "releas
   const keptMs = Math.max(hourMs, policy.fleetWindowMs, policy.cooldownMs);
   const moves = state.moves.filter((move) => nowMs - move.atMs < keptMs);
   if (action === "moved") moves.push({ atMs: nowMs, epoch, from: state.active, to: to.name, automatic: command === null });
+  const trial = trialAfter(input, action, outcome.rule, epoch);
+  const undone = action === "moved" && command === null && outcome.rule !== "failback" ? failbackRecord(input) : {};
   const untilMs = command?.kind === "hold" && command.forMs !== null ? nowMs + command.forMs : null;
   return {
     kind: "decided",
@@ -106,8 +136,18 @@ export function decided(input: FailoverInput, action: "moved" | "held" | "releas
       moves: moves.slice(-movesKeptMax),
       decidedAtMs: nowMs,
       signalsSeq: input.signals.seq,
+      ...(trial === null && state.trial === undefined ? {} : { trial }),
+      ...(command?.kind === "release" && moves.some((move) => move.automatic) ? { countedFromMs: nowMs } : {}),
+      ...undone,
     },
   };
+}
+
+function trialAfter(input: FailoverInput, action: "moved" | "held" | "released", rule: string, epoch: number): Trial | null {
+  const trial = input.state.trial ?? null;
+  if (action === "moved") return trialAfterMove(input, { rule, epoch });
+  if (action === "released") return null;
+  return trial !== null && rule === "verify_failed" ? { ...trial, failed: true } : trial;
 }
 
 export function nextEpoch(input: FailoverInput): number {

@@ -7,7 +7,13 @@ import type { FailoverPolicy } from "./policy.ts";
  * The invariants F2 to F5 of `failover.ts` are kept here.
  */
 export type EndpointSlice = { name: string; tier: number; role: "write" | "read" };
-export type HealthSlice = { status: HealthStatus; sinceMs: number; heldDownUntilMs: number | null };
+export type HealthSlice = {
+  status: HealthStatus;
+  sinceMs: number;
+  heldDownUntilMs: number | null;
+  /** Changes between up and down within `flapWindowMs`. */
+  flaps?: number;
+};
 
 export type ProofContext = {
   policy: FailoverPolicy & { confirmTimeoutMs: number };
@@ -16,6 +22,8 @@ export type ProofContext = {
   breakers: Record<string, BreakerStatus>;
   /** Observers that can reach nothing while others can: `prober:a`. */
   suspects: string[];
+  /** Endpoints in maintenance. */
+  maintained?: Record<string, { name: string; untilMs: number }>;
   clock: { tilted: boolean; freshAfterSeq: number };
   nowMs: number;
 };
@@ -91,7 +99,13 @@ export type Candidate = {
   /** Nothing speaks against it but that its proof has not come yet. */
   readonly pending: boolean;
 };
-export type CandidateCode = "read_only" | "candidate_held_down" | "candidate_unhealthy" | "candidate_breaker_open" | "candidate_unknown";
+export type CandidateCode =
+  | "read_only"
+  | "candidate_maintenance"
+  | "candidate_held_down"
+  | "candidate_unhealthy"
+  | "candidate_breaker_open"
+  | "candidate_unknown";
 
 /**
  * Whether an endpoint may be moved to (F5): its proof is a probe made for the purpose, ended `ok`, stored at `sinceMs` or later and
@@ -105,6 +119,13 @@ export function weighCandidate(endpoint: EndpointSlice, context: ProofContext, s
     pending,
   });
   if (endpoint.role === "read") return refuse("read_only", "it takes no writes (role: read)");
+  const maintenance = context.maintained?.[endpoint.name];
+  if (maintenance !== undefined) {
+    return refuse(
+      "candidate_maintenance",
+      `it is in maintenance (${maintenance.name}) until ${new Date(maintenance.untilMs).toISOString()}`,
+    );
+  }
   const health = context.health[endpoint.name];
   if (health?.heldDownUntilMs != null && health.heldDownUntilMs > context.nowMs) {
     return refuse("candidate_held_down", `it flapped and is held down until ${new Date(health.heldDownUntilMs).toISOString()}`);

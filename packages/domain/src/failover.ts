@@ -1,20 +1,10 @@
 import type { FailoverState, Topology } from "@mcp-failover/contracts";
+import { decideFailback } from "./failback.ts";
+import { decideMove, type Failed, workingGroup } from "./failover-move.ts";
 import { obeyHold, obeyMove } from "./failover-order.ts";
-import {
-  candidatesOf,
-  decided,
-  type FailoverDecision,
-  type FailoverInput,
-  gather,
-  groupOf,
-  hourMs,
-  movesKeptMax,
-  nextEpoch,
-  refuse,
-  rejectionsOf,
-  targetsOf,
-} from "./failover-outcome.ts";
-import { type Candidate, type EndpointSlice, isProvenByMost, type Suspicion, weighActive, weighCandidate } from "./failover-proof.ts";
+import { decided, type FailoverDecision, type FailoverInput, gather, refuse } from "./failover-outcome.ts";
+import { type EndpointSlice, type Suspicion, weighActive } from "./failover-proof.ts";
+import { judgeTrial } from "./failover-verify.ts";
 import { UnknownUpstreamError } from "./policy.ts";
 
 /**
@@ -32,10 +22,20 @@ import { UnknownUpstreamError } from "./policy.ts";
  *     no probes, by their calls), because the breaker may stay open for minutes after the endpoint came back. Recorded as overridden; `forced_open` never is.
  * F6  An automatic move respects hold, cool-down, limits of the upstream and of the fleet, and the clock's gaps. Only an active endpoint
  *     that is not configured any more is replaced in spite of hold and cool-down.
- * F7  At most `movesPerHour` automatic moves; the next needed one holds the upstream instead, until an operator releases it.
+ * F7  At most `movesPerHour` automatic moves; the next needed one holds the upstream instead, until an operator releases it. Their release
+ *     begins a new count.
  * F8  What an operator's force overrode is recorded.
  * F9  Better tiers first; within a tier the order of the configuration.
  * F10 Equal inputs give equal decisions; the input is not altered.
+ * F11 After an automatic move or a failback its endpoint is verified by real traffic. Where that is no better, the next candidate that was
+ *     not tried follows without a cool-down, at most `verifyMovesMax` times in a row; then the upstream is held, and that is a dead end.
+ * F12 A failback goes to a better tier that is proven; by itself only after steady health (longer after each failback that had to be
+ *     undone), with no flapping, no breaker but a closed one, and nothing else under way.
+ * F13 Where every endpoint is dead nothing is moved, and it is said once: the routers try all.
+ * F14 No move against a safety rule; an operator's force overrides it, by name, on record.
+ * F15 Maintenance: what is in it is no reason to move, and nothing is moved to it but by an operator's force.
+ * F16 Nothing automatic before the grace after a start is over, but to replace what is not configured any more.
+ * F17 In a dry run what would be done by itself is said, and nothing is done.
  */
 
 /** The route before the first decision: the first write endpoint of the lowest tier, at epoch 0. */
@@ -47,26 +47,49 @@ export function initialFailoverState(topology: Topology, upstreamName: string, g
   return { generation, epoch: 0, active: first.name, tier: first.tier, sinceMs: 0, held: null, moves: [] };
 }
 
-/** Decides about one upstream (F1 to F10). Pure. */
+/** Decides about one upstream (F1 to F17). Pure. */
 export function decideFailover(input: FailoverInput): FailoverDecision {
-  if (input.command?.kind === "failover") return obeyMove(input, input.command);
-  if (input.command !== null) return obeyHold(input, input.command);
-  const { state, nowMs, clock, signals } = input;
+  const { command, state, nowMs, signals } = input;
+  if (command?.kind === "failover" || command?.kind === "failback") return obeyMove(input, command);
+  if (command !== null) return obeyHold(input, command);
   if (state.held?.untilMs != null && state.held.untilMs <= nowMs) {
     return decided(input, "released", { rule: "hold_expired", reason: `the hold ended (${state.held.reason})` });
   }
   if (signals.seq < (state.signalsSeq ?? 0) && signals.atMs <= (state.decidedAtMs ?? 0)) {
     return { kind: "none", rule: "evidence_behind", reason: "the decision in force was taken on later evidence than this" };
   }
-  const active = input.endpoints.find((endpoint) => endpoint.name === state.active && endpoint.role === "write");
-  const suspicion = active === undefined ? vanished(input) : weighGroup(input, active);
-  if (suspicion.kind === "none") return decideFailback(input, suspicion.proven);
-  if (suspicion.kind === "suspected") {
-    if (suspicion.answered) return { kind: "none", rule: "no_majority", reason: `${state.active}: ${suspicion.why}` };
-    return gather(input, `${state.active}: ${suspicion.why}`);
+  if (state.trial?.failed === true && state.held !== null) {
+    const reason = `${state.held.reason}: look at it, then release ${input.upstream}`;
+    return { kind: "failing", rule: "verify_failed", reason, sinceMs: state.held.sinceMs, rejected: [], targets: [] };
   }
-  if (!clock.tilted) return decideMove(input, suspicion, active !== undefined);
-  return refuse(input, "clock_gap", `${suspicion.why}; but the clock jumped, and nothing is moved until it has run evenly`, suspicion);
+  const active = input.endpoints.find((endpoint) => endpoint.name === state.active && endpoint.role === "write");
+  if (active === undefined) return decideFailed(input, vanished(input), false);
+  const group = workingGroup(input, active);
+  if (group.length === 0) {
+    const window = input.maintained?.[active.name]?.name;
+    return { kind: "none", rule: "maintenance", reason: `${active.name} is in maintenance (${window}): nothing is moved because of it` };
+  }
+  const suspicion = weighGroup(input, active, group);
+  if (suspicion.kind === "failed") return decideFailed(input, suspicion, true);
+  const noHelp = judgeTrial(input);
+  if (noHelp !== null) {
+    // Proof of another endpoint has to be younger than the question.
+    return decideFailed(input, { kind: "failed", sinceMs: input.gatherSinceMs ?? nowMs, rule: "verify_failed", why: noHelp }, true);
+  }
+  if (suspicion.kind === "none") return decideFailback(input, suspicion.proven);
+  if (suspicion.answered) return { kind: "none", rule: "no_majority", reason: `${state.active}: ${suspicion.why}` };
+  return gather(input, `${state.active}: ${suspicion.why}`);
+}
+
+/** What holds back every automatic move (F6, F16). */
+function decideFailed(input: FailoverInput, failed: Failed, activeExists: boolean): FailoverDecision {
+  const { graceUntilMs = null, nowMs, clock, state } = input;
+  if (activeExists && graceUntilMs !== null && nowMs < graceUntilMs) {
+    const why = `${state.active}: ${failed.why}; but the grace after the start lasts until ${new Date(graceUntilMs).toISOString()}`;
+    return { ...gather(input, why), rule: "grace" };
+  }
+  if (!clock.tilted) return decideMove(input, failed, activeExists);
+  return refuse(input, "clock_gap", `${failed.why}; but the clock jumped, and nothing is moved until it has run evenly`, failed);
 }
 
 function vanished({ state, nowMs, policy }: FailoverInput): Failed {
@@ -77,12 +100,11 @@ function vanished({ state, nowMs, policy }: FailoverInput): Failed {
     why: `${state.active} is not configured any more as an endpoint that takes writes`,
   };
 }
-type Failed = { kind: "failed"; sinceMs: number; rule: string; why: string };
 
 /** The active endpoint, or in a pool all of its tier together: the group has failed when each member has. */
-function weighGroup(input: FailoverInput, active: EndpointSlice): Suspicion {
+function weighGroup(input: FailoverInput, active: EndpointSlice, group: readonly EndpointSlice[]): Suspicion {
   const { state } = input;
-  const weighed = groupOf(input, active).map((endpoint) => ({ endpoint, verdict: weighActive(endpoint.name, input, state.sinceMs) }));
+  const weighed = group.map((endpoint) => ({ endpoint, verdict: weighActive(endpoint.name, input, state.sinceMs) }));
   const first = weighed[0];
   if (first === undefined) return { kind: "none", proven: false };
   if (weighed.length === 1) return first.verdict;
@@ -99,113 +121,4 @@ function weighGroup(input: FailoverInput, active: EndpointSlice): Suspicion {
   if (suspected.length === 0) return { kind: "none", proven: false };
   const why = `${failed.length} of ${weighed.length} endpoints of tier ${active.tier} fail, ${suspected.length - failed.length} more may`;
   return { kind: "suspected", sinceMs: null, why, answered: false };
-}
-
-function decideMove(input: FailoverInput, failed: Failed, activeExists: boolean): FailoverDecision {
-  const { policy, state, nowMs } = input;
-  const reason = `${state.active}: ${failed.why}`;
-  const overrode: string[] = [];
-  if (state.held !== null) {
-    const held = `${reason}; but the upstream is held by ${state.held.by.id}: ${state.held.reason}`;
-    if (activeExists) return { ...refuse(input, "held", held, failed), targets: [] };
-    overrode.push("hold");
-  }
-  if ((!policy.automatic || policy.movesPerHour === 0) && activeExists) {
-    return { ...refuse(input, "automatic_off", `${reason}; but automatic moves are switched off`, failed), targets: [] };
-  }
-
-  const usual = candidatesOf(input, failed.sinceMs);
-  const proven = usual.find((candidate) => candidate.refusal === null);
-  const best = proven ?? lastResort(input, failed.sinceMs, usual);
-  const candidates = usual.map((candidate) => (candidate.name === best?.name ? best : candidate));
-  if (best !== proven) overrode.push("breaker");
-  const waitedMs = input.gatherSinceMs === null ? 0 : nowMs - input.gatherSinceMs;
-  const patienceMs = proven === undefined ? policy.proofWaitMs : policy.confirmTimeoutMs;
-  const better = candidates.find((candidate) => candidate.pending && (proven === undefined || candidate.tier < proven.tier));
-  if (better !== undefined && waitedMs < patienceMs) return gather(input, `${reason}; ${better.name} is not proven yet`);
-  if (best === undefined && candidates.length > 0 && waitedMs < policy.proofWaitMs) {
-    // One probe that a busy moment swallowed is no dead end, and a dead end wakes people.
-    return gather(input, `${reason}; no other endpoint is proven yet`);
-  }
-  if (best === undefined) {
-    const rejected = rejectionsOf(candidates);
-    const why = rejected.length === 0 ? "there is no other endpoint" : rejected.map(({ option, why }) => `${option}: ${why}`).join("; ");
-    return {
-      kind: "failing",
-      rule: "no_candidate",
-      reason: `${reason}; ${why}`,
-      sinceMs: failed.sinceMs,
-      rejected,
-      targets: targetsOf(input),
-    };
-  }
-  const automatic = state.moves.filter((move) => move.automatic);
-  const last = automatic.at(-1);
-  if (last !== undefined && nowMs - last.atMs < policy.cooldownMs) {
-    const until = new Date(last.atMs + policy.cooldownMs).toISOString();
-    if (activeExists)
-      return refuse(input, "cooldown", `${reason}; but it was moved already, and the cool-down lasts until ${until}`, failed);
-    overrode.push("cooldown");
-  }
-  const inHour = automatic.filter((move) => nowMs - move.atMs < hourMs).length;
-  if (inHour >= policy.movesPerHour && policy.movesPerHour <= movesKeptMax && activeExists) {
-    const why = `${inHour} automatic moves within an hour, ${policy.movesPerHour} allowed; held until an operator releases it`;
-    return decided(input, "held", { rule: "moves_per_hour", reason: `${reason}; ${why}`, rejected: [{ option: best.name, why }] });
-  }
-  return decideReserved(input, failed, { rule: failed.rule, reason, to: best, overrode, candidates });
-}
-
-/** Against nothing but its open breaker stands the proof of most observers, given since the failure (F5). */
-function lastResort(input: FailoverInput, sinceMs: number, candidates: readonly Candidate[]): Candidate | undefined {
-  const trusted = { ...input, breakers: {} };
-  return candidates
-    .filter(({ name, refusal }) => refusal?.code === "candidate_breaker_open" && input.breakers[name] === "open")
-    .flatMap(({ name }) => input.endpoints.filter((endpoint) => endpoint.name === name))
-    .filter(({ name }) => isProvenByMost(name, input, sinceMs))
-    .map((endpoint) => weighCandidate(endpoint, trusted, sinceMs, 0))
-    .find((candidate) => candidate.refusal === null);
-}
-
-type Intent = { rule: string; reason: string; to: Candidate; overrode: string[]; candidates: readonly Candidate[] };
-
-/** The last step of an automatic move: the limits that span upstreams (F6). */
-function decideReserved(input: FailoverInput, since: { sinceMs: number }, intent: Intent): FailoverDecision {
-  const { fleet, nowMs } = input;
-  if (fleet === null || (fleet.granted && fleet.expiresAtMs <= nowMs)) {
-    return { kind: "reserve", rule: intent.rule, reason: intent.reason, epoch: nextEpoch(input) };
-  }
-  if (!fleet.granted) return refuse(input, "fleet_limit", `${intent.reason}; but ${fleet.reason}`, since);
-  return decided(input, "moved", { ...intent, rejected: rejectionsOf(intent.candidates, intent.to) });
-}
-
-function decideFailback(input: FailoverInput, proven: boolean): FailoverDecision {
-  const { policy, state, nowMs, clock, health } = input;
-  const observers = input.evidence[state.active]?.observers ?? [];
-  const blind = observers.filter((observer) => input.suspects.includes(observer)).length;
-  const none: FailoverDecision = proven
-    ? { kind: "none", rule: "active_healthy", reason: `${state.active} answers` }
-    : blind * 2 > observers.length
-      ? { kind: "none", rule: "observers_suspect", reason: `${blind} of ${observers.length} observers reach nothing that others reach` }
-      : { kind: "none", rule: "no_evidence", reason: `nothing fresh is known of ${state.active}` };
-  if (policy.failback !== "automatic" || !policy.automatic || !proven || clock.tilted || state.held !== null) return none;
-  const last = state.moves.filter((move) => move.automatic).at(-1);
-  if (last !== undefined && nowMs - last.atMs < policy.cooldownMs) return none;
-  const recent = state.moves.filter((move) => move.automatic && nowMs - move.atMs < hourMs).length;
-  if (recent >= policy.movesPerHour) return none;
-  const activeTier = input.endpoints.find((endpoint) => endpoint.name === state.active)?.tier ?? state.tier;
-  const well = input.endpoints.filter((endpoint) => {
-    const known = health[endpoint.name];
-    if (endpoint.role === "read" || endpoint.tier >= activeTier || known?.status !== "healthy") return false;
-    return nowMs - known.sinceMs >= policy.failbackAfterMs;
-  });
-  if (well.length === 0) return none;
-  const candidates = well.map((endpoint) => weighCandidate(endpoint, input, 0, 0)).sort((a, b) => a.tier - b.tier);
-  const to = candidates.find((candidate) => candidate.refusal === null);
-  const reason = `${well[0]?.name} has been healthy for ${policy.failbackAfterMs} ms and is preferred to ${state.active}`;
-  if (to === undefined) {
-    if (!candidates.some((candidate) => candidate.pending)) return none;
-    return gather(input, reason);
-  }
-  if (input.fleet !== null && !input.fleet.granted) return none;
-  return decideReserved(input, { sinceMs: nowMs }, { rule: "failback", reason, to, overrode: [], candidates });
 }

@@ -34,6 +34,7 @@ export {
 } from "./evidence.ts";
 export { failedExpectation, nothingSeen, type Seen } from "./expectation.ts";
 export {
+export { trafficOn } from "./evidence-traffic.ts";
   type CanaryCall,
   type ExperimentFacts,
   type ExperimentPace,
@@ -53,11 +54,23 @@ export {
   failoverInput,
   failoverStateOf,
   foldFailoverAudit,
+  failoverPolicyOf,
   noFailoverAudit,
-  reservationInput,
 } from "./failover-input.ts";
-export type { FailoverDecision, FailoverInput, FailoverOrder } from "./failover-outcome.ts";
-export { decideReservation, type Reservation, type ReservationDecision, type ReservationInput } from "./fleet.ts";
+export type { FailoverDecision, FailoverInput, FailoverOrder, FleetAnswer } from "./failover-outcome.ts";
+export { trialInForce } from "./failover-verify.ts";
+export {
+  compareWants,
+  decideReservation,
+  type Reservation,
+  type ReservationAnswer,
+  type ReservationDecision,
+  type ReservationInput,
+  settledWithinMs,
+  type Want,
+  wantsMax,
+} from "./fleet.ts";
+export { reservationInput } from "./fleet-input.ts";
 export {
   decideHealth,
   evidenceMax,
@@ -184,6 +197,7 @@ export {
 } from "./routing.ts";
 export {
   emptyReadModel,
+export type { SafetyFacts } from "./safety-rules.ts";
   type FailoverRecord,
   foldReadModel,
   historyMax,

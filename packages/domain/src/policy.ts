@@ -109,7 +109,13 @@ export interface FailoverPolicy {
   readonly movesPerHour: number;
   readonly fleetMoves: number;
   readonly fleetWindowMs: number;
+  /** Share of the fleet's moves that is kept for critical upstreams: others never take the last places. */
+  readonly fleetCriticalShare: number;
   readonly reservationMs: number;
+  /** What is decided by itself is said, and not done. Argo and Orchestrator have it, too. */
+  readonly dryRun: boolean;
+  /** Nothing automatic so long after the start, or after other endpoints were configured; ends early when all are proven. Orchestrator: 3 polls. */
+  readonly graceMs: number;
   /** A vote or proof older than this moves nothing. */
   readonly evidenceFreshMs: number;
   /** Observers seen within this time count for the majority. */
@@ -119,6 +125,19 @@ export interface FailoverPolicy {
   readonly tiltMs: number;
   readonly failback: "manual" | "automatic";
   readonly failbackAfterMs: number;
+  /** Each failback in a row that had to be undone doubles the wait, up to this factor. Envoy and Finagle back off so. */
+  readonly failbackBackoffMax: number;
+  /** An endpoint with more changes between up and down than one outage makes, within the window, is not failed back to. */
+  readonly flapWindowMs: number;
+  readonly flapChangesMax: number;
+  /** So long after a move its endpoint is judged by real traffic: the breaker's window. */
+  readonly verifyMs: number;
+  /** So many moves in a row may follow on one that made nothing better; then the upstream is held. */
+  readonly verifyMovesMax: number;
+  /** A move made nothing better after so many hard failures in a row, or when the Wilson lower bound of their ratio is over `verifyRatio`: the breaker's. */
+  readonly verifyFailures: number;
+  readonly verifyCallsMin: number;
+  readonly verifyRatio: number;
   /** How long notices wait for the routers to say that they have applied an epoch. */
   readonly applyWaitMs: number;
   /** A router is live that was heard within this time; routers speak at least every 2 s. */
@@ -261,13 +280,24 @@ export const defaultPolicy: Policy = {
     movesPerHour: 3,
     fleetMoves: 10,
     fleetWindowMs: minuteMs,
+    fleetCriticalShare: 0.25,
     reservationMs: 5 * secondMs,
+    dryRun: false,
+    graceMs: 5 * secondMs,
     evidenceFreshMs: 10 * secondMs,
     observerWindowMs: 10 * minuteMs,
     clockGapMs: 2 * secondMs,
     tiltMs: 30 * secondMs,
     failback: "manual",
     failbackAfterMs: 300 * secondMs,
+    failbackBackoffMax: 64,
+    flapWindowMs: 10 * minuteMs,
+    flapChangesMax: 2,
+    verifyMs: 30 * secondMs,
+    verifyMovesMax: 2,
+    verifyFailures: 5,
+    verifyCallsMin: 20,
+    verifyRatio: 0.1,
     applyWaitMs: secondMs,
     routerLiveMs: 5 * secondMs,
     slowInFlightMs: 5 * secondMs,
@@ -371,6 +401,12 @@ export function policyFor(topology: Topology, upstreamName: string, environment:
       fleetWindowMs: topology.failover.fleet_window_ms ?? failover.fleetWindowMs,
       failback: moves.failback ?? failover.failback,
       failbackAfterMs: moves.failback_after_ms ?? failover.failbackAfterMs,
+      dryRun: moves.dry_run ?? failover.dryRun,
+      verifyMs: moves.verify_ms ?? failover.verifyMs,
+      verifyMovesMax: moves.verify_moves ?? failover.verifyMovesMax,
+      verifyFailures: upstream.breaker.failure_threshold ?? failover.verifyFailures,
+      verifyCallsMin: upstream.breaker.minimum_calls ?? failover.verifyCallsMin,
+      verifyRatio: upstream.breaker.failure_ratio ?? failover.verifyRatio,
     },
     rollback: {
       ...rollback,

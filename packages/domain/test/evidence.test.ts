@@ -108,13 +108,32 @@ test("a run of failures is carried over windows and begins where the first of it
   assert.deepEqual([vote?.hardRun, vote?.hardSinceMs], [5, startMs]);
 });
 
-test("a call in flight for too long, with no answer since it began, is a word against the endpoint", () => {
-  const stuck = trafficOf([], { inFlight: 1, oldestInFlightMs: times.slowInFlightMs + 1 });
+test("E9: calls in flight for too long, with no answer since they began, are a word against the endpoint; one alone may be a slow tool", () => {
+  const stuck = trafficOf([], { inFlight: 2, oldestInFlightMs: times.slowInFlightMs + 1 });
   assert.deepEqual(say(fold(traffic("r1", startMs, [stuck])), startMs), { r1: "unhealthy" });
   const answeredSince = fold(traffic("r1", startMs - 1000, [trafficOf(calls("ok", 1))]), traffic("r1", startMs, [stuck]));
   assert.deepEqual(say(answeredSince, startMs), { r1: "healthy" });
-  const slowOnly = trafficOf([], { inFlight: 1, oldestInFlightMs: times.slowInFlightMs });
+  const slowOnly = trafficOf([], { inFlight: 2, oldestInFlightMs: times.slowInFlightMs });
   assert.deepEqual(say(fold(traffic("r1", startMs, [slowOnly])), startMs), {});
+  const alone = { ...stuck, inFlight: 1 };
+  assert.deepEqual(say(fold(traffic("r1", startMs, [alone])), startMs), {}, "one call may be a slow tool");
+  assert.deepEqual(say(fold(traffic("r1", startMs, [{ ...stuck, inFlight: 9, slowInFlight: 1 }])), startMs), {}, "eight of nine are young");
+  const hung = { ...alone, oldestInFlightMs: 1500, hung: true };
+  assert.deepEqual(say(fold(traffic("r1", startMs, [hung])), startMs), { r1: "unhealthy" }, "a look at it had no answer either");
+});
+
+test("E8: of a window with calls of two generations of the breaker the newer one is the word, in whatever order they come", () => {
+  const old = trafficOf(calls("hard", 4), { breakerGeneration: 3 });
+  const now = trafficOf(calls("ok", 2), { breakerGeneration: 4 });
+  for (const windows of [
+    [old, now],
+    [now, old],
+  ])
+    assert.deepEqual(say(fold(traffic("r1", startMs, windows)), startMs), { r1: "healthy" });
+  const nothingEnded = trafficOf([], { breakerGeneration: 4 });
+  assert.deepEqual(say(fold(traffic("r1", startMs, [nothingEnded, old])), startMs), { r1: "unhealthy" });
+  const halfStuck = (breakerGeneration: number) => trafficOf([], { inFlight: 1, oldestInFlightMs: 6000, breakerGeneration });
+  assert.deepEqual(say(fold(traffic("r1", startMs, [halfStuck(3), halfStuck(4)])), startMs), { r1: "unhealthy" }, "they are two together");
 });
 
 test("E4: every prober of the last ten minutes observes every endpoint, also one that is gone", () => {

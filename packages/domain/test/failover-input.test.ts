@@ -111,7 +111,8 @@ test("a reservation's input says which places were used, from the moves of the u
       by,
     }),
   );
-  const input = reservationInput(audit, "shop", 5, nowMs);
+  const want = { upstream: "shop", epoch: 5, critical: true, sinceMs: nowMs, from: "a", to: "b", toBackup: true };
+  const input = reservationInput(audit, [{ ...want, failback: false, operator: false, force: false }], nowMs);
   assert.deepEqual(input.moved, [{ upstream: "shop", epoch: 4 }]);
   assert.deepEqual([input.policy.fleetMoves, input.policy.fleetWindowMs], [7, 5000]);
 });

@@ -1,15 +1,36 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { decideReservation, type Reservation, type ReservationInput } from "@mcp-failover/domain";
+import {
+  decideReservation,
+  type Reservation,
+  type ReservationAnswer,
+  type ReservationDecision,
+  type ReservationInput,
+  settledWithinMs,
+  type Want,
+} from "@mcp-failover/domain";
 import fc from "fast-check";
 
-const policy = { fleetMoves: 2, fleetWindowMs: 60_000, reservationMs: 5000 };
+const policy = { fleetMoves: 2, fleetWindowMs: 60_000, fleetCriticalShare: 0, reservationMs: 5000 };
 const nowMs = 1_000_000_000;
-const ask = (upstream: string, more: Partial<ReservationInput> = {}): ReservationInput => ({
+const want = (upstream: string, more: Partial<Want> = {}): Want => ({
   upstream,
   epoch: 1,
+  critical: true,
+  sinceMs: nowMs - 100,
+  from: "primary",
+  to: "secondary",
+  toBackup: true,
+  failback: false,
+  operator: false,
+  force: false,
+  ...more,
+});
+const ask = (upstream: string | readonly Want[], more: Partial<ReservationInput> = {}): ReservationInput => ({
+  wants: typeof upstream === "string" ? [want(upstream)] : [...upstream],
   state: { reservations: [] },
   moved: [],
+  rules: [],
   policy,
   nowMs,
   ...more,
@@ -25,7 +46,7 @@ const place = (upstream: string, more: Partial<Reservation> = {}): Reservation =
 
 test("L1: a place is granted until the limit, and refused over it with the moves that took the others", () => {
   const first = decideReservation(ask("a"));
-  assert.deepEqual([first.kind, first.publish, first.expiresAtMs], ["granted", true, nowMs + 5000]);
+  assert.deepEqual([first.kind, first.publish, first.answers[0]?.expiresAtMs], ["granted", true, nowMs + 5000]);
   const second = decideReservation(ask("b", { state: first.state }));
   assert.equal(second.kind, "granted");
   const third = decideReservation(ask("c", { state: second.state }));
@@ -47,8 +68,11 @@ test("L2: an unused place ends by itself, a used one counts for the whole window
 test("L3: whoever finds the place of the same move goes on with it and reserves nothing", () => {
   const state = { reservations: [place("a"), place("b")] };
   const again = decideReservation(ask("a", { state }));
-  assert.deepEqual([again.kind, again.rule, again.publish, again.expiresAtMs], ["granted", "reserved_already", false, nowMs + 4000]);
-  assert.equal(decideReservation(ask("a", { state, epoch: 2 })).kind, "refused");
+  assert.deepEqual(
+    [again.kind, again.rule, again.publish, again.answers[0]?.expiresAtMs],
+    ["granted", "reserved_already", false, nowMs + 4000],
+  );
+  assert.equal(decideReservation(ask([want("a", { epoch: 2 })], { state })).kind, "refused");
 });
 
 test("L1, L2, L4: over any course of asking, moving and waiting, never more moves than the limit in any window", () => {
@@ -70,8 +94,8 @@ test("L1, L2, L4: over any course of asking, moving and waiting, never more move
         timeMs += step.waitMs;
         const epoch = (epochs.get(step.upstream) ?? 0) + 1;
         const input: ReservationInput = {
-          upstream: step.upstream,
-          epoch,
+          wants: [want(step.upstream, { epoch })],
+          rules: [],
           state,
           moved: moved.map(({ upstream, epoch: at }) => ({ upstream, epoch: at })),
           policy: { ...policy, fleetMoves },
@@ -87,7 +111,7 @@ test("L1, L2, L4: over any course of asking, moving and waiting, never more move
         granted += 1;
         // A decider moves only before its place has ended.
         const atMs = timeMs + step.afterMs;
-        if (!step.moves || atMs >= decision.expiresAtMs) continue;
+        if (!step.moves || atMs >= (decision.answers[0]?.expiresAtMs ?? 0)) continue;
         timeMs = atMs;
         epochs.set(step.upstream, epoch);
         moved.push({ upstream: step.upstream, epoch, atMs });
@@ -99,4 +123,89 @@ test("L1, L2, L4: over any course of asking, moving and waiting, never more move
     { numRuns: 500 },
   );
   assert.ok(granted > 300 && refused > 200, `too little to mean anything: ${granted}, ${refused}`);
+});
+
+const answersOf = ({ answers }: ReservationDecision): Record<string, string> =>
+  Object.fromEntries(answers.map(({ upstream, rule }: ReservationAnswer) => [upstream, rule]));
+
+test("L1: an operator's move has a place beyond the limit and takes none of the fleet's", () => {
+  const state = { reservations: [place("a"), place("b")] };
+  const operator = decideReservation(ask([want("c", { operator: true })], { state }));
+  assert.deepEqual([operator.kind, operator.publish, operator.state.reservations.at(-1)?.operator], ["granted", true, true]);
+  const alone = { reservations: [place("a"), place("c", { operator: true })] };
+  assert.equal(decideReservation(ask("b", { state: alone })).kind, "granted");
+});
+
+test("L3: a place for another target is asked for anew, and takes the place of the one before", () => {
+  const first = decideReservation(ask("a"));
+  const other = decideReservation(ask([want("a", { to: "third" })], { state: first.state, nowMs: nowMs + 10 }));
+  assert.deepEqual([other.kind, other.publish, other.state.reservations.length], ["granted", true, 1]);
+  assert.equal(other.state.reservations[0]?.to, "third");
+});
+
+test("L5: of those that ask together critical ones come first, then who has failed for longest; failbacks come last", () => {
+  const wants = [
+    want("failback", { failback: true, sinceMs: 0 }),
+    want("plain-old", { critical: false, sinceMs: nowMs - 500 }),
+    want("plain", { critical: false }),
+    want("critical"),
+    want("critical-old", { sinceMs: nowMs - 400 }),
+  ];
+  const of = (fleetMoves: number) =>
+    decideReservation(ask(wants, { policy: { ...policy, fleetMoves } })).state.reservations.map((one) => one.upstream);
+  assert.deepEqual(of(5), ["critical-old", "critical", "plain-old", "plain", "failback"]);
+  assert.deepEqual(of(3), ["critical-old", "critical", "plain-old"]);
+  const refused = decideReservation(ask(wants, { policy: { ...policy, fleetMoves: 3 } }));
+  assert.deepEqual(answersOf(refused), {
+    "critical-old": "reserved",
+    critical: "reserved",
+    "plain-old": "reserved",
+    plain: "fleet_limit",
+    failback: "fleet_limit",
+  });
+  assert.ok(refused.answers.every(({ retryAtMs, granted }) => granted || retryAtMs === nowMs + 5000));
+});
+
+test("L6: the last places are kept for critical upstreams, though others ask first", () => {
+  const shared = { ...policy, fleetMoves: 4, fleetCriticalShare: 0.5 };
+  const others = ["a", "b", "c"].map((name) => want(name, { critical: false }));
+  const first = decideReservation(ask(others, { policy: shared }));
+  assert.deepEqual(answersOf(first), { a: "reserved", b: "reserved", c: "fleet_limit" });
+  assert.match(first.answers.find(({ upstream }) => upstream === "c")?.reason ?? "", /the last 2 are kept for critical upstreams/);
+  const second = decideReservation(
+    ask(
+      ["d", "e", "f"].map((name) => want(name)),
+      { policy: shared, state: first.state },
+    ),
+  );
+  assert.deepEqual(answersOf(second), { d: "reserved", e: "reserved", f: "fleet_limit" });
+  assert.equal(
+    decideReservation(ask([want("only", { critical: false })], { policy: { ...shared, fleetMoves: 1 } })).kind,
+    "granted",
+    "one is for all",
+  );
+});
+
+test("within the bound that the policy promises every upstream of a failed fleet has its place, and no critical one is passed over", () => {
+  const shared = { ...policy, fleetMoves: 20, fleetCriticalShare: 0.25 };
+  fc.assert(
+    fc.property(fc.integer({ min: 1, max: 150 }), fc.array(fc.boolean(), { minLength: 150, maxLength: 150 }), (count, critical) => {
+      let left = Array.from({ length: count }, (_, index) => want(`u${index}`, { critical: critical[index] === true }));
+      let state: ReservationInput["state"] = { reservations: [] };
+      const moved: ReservationInput["moved"] = [];
+      let timeMs = nowMs;
+      for (; left.length > 0; timeMs += shared.fleetWindowMs) {
+        assert.ok(timeMs - nowMs <= settledWithinMs(count, { ...shared, proofWaitMs: 0 }), "later than was promised");
+        const decision = decideReservation(ask(left, { policy: shared, state, moved: [...moved], nowMs: timeMs }));
+        state = decision.state;
+        const granted = new Set(decision.answers.filter((answer) => answer.granted).map(({ upstream }) => upstream));
+        const waits = left.filter(({ upstream }) => !granted.has(upstream));
+        const passed = waits.some((one) => one.critical) && left.some((one) => granted.has(one.upstream) && !one.critical);
+        assert.ok(!passed, "L5: a critical one waits while another was let through");
+        for (const upstream of granted) moved.push({ upstream, epoch: 1 });
+        left = waits;
+      }
+    }),
+    { numRuns: 200 },
+  );
 });

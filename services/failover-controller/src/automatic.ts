@@ -1,45 +1,77 @@
-import type { FailoverMoment } from "@mcp-failover/domain";
+import type { FailoverDecision, FailoverInput, FailoverMoment, Want } from "@mcp-failover/domain";
 import type { FencedDecider } from "@mcp-failover/service-kit";
+import type { Attention } from "./attention.ts";
 import type { Gatherer } from "./gatherer.ts";
 import type { Knowledge } from "./knowledge.ts";
 import type { Performer } from "./perform.ts";
+import type { Reserver } from "./reserver.ts";
+import type { WaitingRoom } from "./waiting-room.ts";
 
 /** After so many lost races the next event or second decides. */
 const attemptsMax = 10;
 
+export interface Parts {
+  readonly decider: FencedDecider;
+  readonly knowledge: Knowledge;
+  readonly gatherer: Gatherer;
+  readonly performer: Performer;
+  readonly reserver: Reserver;
+  readonly waiting: WaitingRoom;
+  readonly attention: Attention;
+}
+
 /** Decides about one upstream by itself, and performs what was decided: one pass, until it has won or there is nothing to do. */
-export async function decideByItself(
-  upstream: string,
-  parts: { decider: FencedDecider; knowledge: Knowledge; gatherer: Gatherer; performer: Performer },
-): Promise<void> {
-  const { decider, knowledge, gatherer, performer } = parts;
+export async function decideByItself(upstream: string, parts: Parts): Promise<void> {
+  const { decider, knowledge, gatherer, performer, reserver, waiting, attention } = parts;
   let fleet: FailoverMoment["fleet"] = null;
   for (let attempt = 0; attempt < attemptsMax; attempt += 1) {
-    if (!decider.settled || !knowledge.upstreams.includes(upstream)) return;
+    if (!decider.settled || !knowledge.isConfigured(upstream)) return;
+    const nowMs = decider.decisionMs();
     const { input, decision } = knowledge.decide(upstream, {
       command: null,
       fleet,
       clock: decider.clock,
       gatherSinceMs: gatherer.sinceMs(upstream),
-      nowMs: decider.decisionMs(),
+      graceUntilMs: knowledge.graceUntilMs(upstream, nowMs),
+      nowMs,
     });
+    attention.evaluated(input, decision, knowledge.grace.isOver(upstream));
+    const mustWait = waiting.mustWait(upstream, input.policy.fleetMoves, nowMs);
+    if (!mayWait(decision)) waiting.leave(upstream);
     switch (decision.kind) {
       case "none":
         gatherer.over(upstream);
         if (decision.rule !== "active_healthy") return;
         return performer.failing(input, { kind: "over", rule: decision.rule, reason: decision.reason });
       case "gather":
-        return gatherer.ask(input, decision.targets);
+        return mustWait ? gatherer.over(upstream) : gatherer.ask(input, decision.targets);
       case "failing":
-        gatherer.ask(input, decision.targets);
-        return performer.failing(input, decision);
-      case "rejected":
         if (decision.targets.length === 0) gatherer.over(upstream);
         else gatherer.ask(input, decision.targets);
+        return performer.failing(input, decision);
+      case "rejected":
+        if (decision.targets.length === 0 || mustWait || isFull(decision)) gatherer.over(upstream);
+        else gatherer.ask(input, decision.targets);
         return performer.rejected(input, decision);
-      case "reserve":
-        fleet = await performer.reserve(upstream, decision.epoch);
+      case "reserve": {
+        const want = wantOf(input, decision, knowledge.isCritical(upstream));
+        waiting.enter(want);
+        if (waiting.mustWait(upstream, input.policy.fleetMoves, nowMs)) {
+          fleet = {
+            granted: false,
+            rule: "fleet_limit",
+            to: want.to,
+            expiresAtMs: 0,
+            reason: "others that are more urgent wait for a place",
+          };
+          break;
+        }
+        const reserved = await reserver.reserve(want);
+        if (reserved.retryAtMs !== null) waiting.refused(want, reserved.retryAtMs);
+        const { retryAtMs: _, ...answer } = reserved;
+        fleet = answer;
         break;
+      }
       case "decided": {
         const published = await performer.decided(input, decision);
         fleet = null;
@@ -50,4 +82,30 @@ export async function decideByItself(
       }
     }
   }
+}
+
+const isFull = (decision: FailoverDecision): boolean => decision.kind === "rejected" && decision.rule === "fleet_limit";
+
+/** Whether an upstream keeps its place in the waiting room after this. */
+function mayWait(decision: FailoverDecision): boolean {
+  return decision.kind === "gather" || decision.kind === "reserve" || isFull(decision);
+}
+
+/** What is asked of the fleet for a decision that has to be reserved. */
+export function wantOf(input: FailoverInput, decision: Extract<FailoverDecision, { kind: "reserve" }>, critical: boolean): Want {
+  const { upstream, state, command } = input;
+  const { epoch, to, toBackup, sinceMs, rule } = decision;
+  const force = command?.kind === "failover" || command?.kind === "failback" ? command.force : false;
+  return {
+    upstream,
+    epoch,
+    critical,
+    sinceMs,
+    from: state.active,
+    to,
+    toBackup,
+    failback: rule === "failback",
+    operator: command !== null,
+    force,
+  };
 }

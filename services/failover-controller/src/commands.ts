@@ -1,13 +1,15 @@
 import { RefusedError } from "@mcp-failover/bus";
-import type { Event, FailoverCommand, HoldCommand, ReleaseCommand } from "@mcp-failover/contracts";
+import type { Event, FailbackCommand, FailoverCommand, HoldCommand, ReleaseCommand } from "@mcp-failover/contracts";
 import { subjectFor } from "@mcp-failover/contracts";
-import type { FailoverDecision, FailoverInput, FailoverOrder } from "@mcp-failover/domain";
+import { type FailoverDecision, type FailoverInput, type FailoverOrder, failoverPolicyOf } from "@mcp-failover/domain";
 import type { Command, CommandDesk, FencedDecider, Kit, NoticeDesk } from "@mcp-failover/service-kit";
+import { wantOf } from "./automatic.ts";
 import type { Gatherer } from "./gatherer.ts";
 import type { Knowledge } from "./knowledge.ts";
 import type { Performer } from "./perform.ts";
+import type { Reserver } from "./reserver.ts";
 
-type AnyCommand = FailoverCommand | HoldCommand | ReleaseCommand;
+type AnyCommand = FailoverCommand | FailbackCommand | HoldCommand | ReleaseCommand;
 /** What an operator's command answers. */
 export interface Answer {
   readonly upstream: string;
@@ -32,7 +34,7 @@ const attemptsMax = 20;
 const noticeGraceMs = 1000;
 const waitStepMs = 100;
 
-/** Serves `command.failover`, `command.hold` and `command.release`. */
+/** Serves `command.failover`, `command.failback`, `command.hold` and `command.release`. */
 export class Commands {
   readonly #kit: Pick<Kit, "nowMs">;
   readonly #decider: FencedDecider;
@@ -40,6 +42,7 @@ export class Commands {
   readonly #desk: CommandDesk;
   readonly #gatherer: Gatherer;
   readonly #performer: Performer;
+  readonly #reserver: Reserver;
   readonly #notices: NoticeDesk;
 
   constructor(parts: {
@@ -49,6 +52,7 @@ export class Commands {
     desk: CommandDesk;
     gatherer: Gatherer;
     performer: Performer;
+    reserver: Reserver;
     notices: NoticeDesk;
   }) {
     this.#kit = parts.kit;
@@ -57,6 +61,7 @@ export class Commands {
     this.#desk = parts.desk;
     this.#gatherer = parts.gatherer;
     this.#performer = parts.performer;
+    this.#reserver = parts.reserver;
     this.#notices = parts.notices;
   }
 
@@ -77,6 +82,15 @@ export class Commands {
     return this.#act(body.upstream, order, { dryRun: true, done: () => null });
   }
 
+  failback(body: FailbackCommand): Promise<Answer> {
+    const afterSeq = this.#knowledge.evidence.lastSeq;
+    const { commandId, by, reason, force } = body;
+    const order = (gatherOver: boolean): FailoverOrder => ({ kind: "failback", commandId, by, reason, force, afterSeq, gatherOver });
+    if (!body.dryRun) return this.#once("failback", body, { force }, order);
+    this.#requireKnown(body.upstream);
+    return this.#act(body.upstream, order, { dryRun: true, done: () => null });
+  }
+
   hold(body: HoldCommand): Promise<Answer> {
     const { commandId, by, reason, forMs } = body;
     return this.#once("hold", body, { forMs }, () => ({ kind: "hold", commandId, by, reason, forMs }));
@@ -90,7 +104,7 @@ export class Commands {
   #requireKnown(upstream: string): void {
     if (!this.#decider.settled) throw new RefusedError("not_ready", "the failover-controller is still reading the log: ask again", true);
     const { upstreams } = this.#knowledge;
-    if (upstreams.includes(upstream)) return;
+    if (this.#knowledge.isConfigured(upstream)) return;
     const known = upstreams.length === 0 ? "no configuration has been applied yet" : `known: ${upstreams.join(", ")}`;
     throw new RefusedError("unknown_upstream", `no upstream ${JSON.stringify(upstream)} is configured; ${known}`);
   }
@@ -113,13 +127,14 @@ export class Commands {
     { dryRun, done }: { dryRun: boolean; done: () => Event | null },
   ): Promise<Answer> {
     const sinceMs = this.#kit.nowMs();
+    let fleet: FailoverInput["fleet"] = null;
     for (let attempt = 0; attempt < attemptsMax; ) {
       const outcome = done();
       if (outcome !== null) return this.#answerOf(upstream, outcome);
-      const { proofWaitMs } = this.#policy(upstream);
+      const proofWaitMs = this.#proofWaitMs(upstream);
       const { input, decision } = this.#knowledge.decide(upstream, {
         command: order(this.#kit.nowMs() - sinceMs >= proofWaitMs),
-        fleet: null,
+        fleet,
         clock: this.#decider.clock,
         gatherSinceMs: null,
         nowMs: this.#decider.decisionMs(),
@@ -127,6 +142,13 @@ export class Commands {
       if (decision.kind === "gather") {
         this.#gatherer.ask(input, decision.targets);
         await this.#decider.changed(waitStepMs);
+        continue;
+      }
+      if (decision.kind === "reserve") {
+        const want = wantOf(input, decision, this.#knowledge.isCritical(upstream));
+        const { retryAtMs: _, ...answered } = dryRun ? this.#reserver.look(want) : await this.#reserver.reserve(want);
+        fleet = answered;
+        attempt += 1;
         continue;
       }
       if (decision.kind === "rejected") {
@@ -138,13 +160,17 @@ export class Commands {
       const published = await this.#performer.decided(input, decision);
       if (published.outcome === "won") return this.#withNotice(input, answer(upstream, decision, published.id));
       attempt += 1;
+      fleet = null;
     }
     throw new RefusedError("contended", `${upstream} is being decided on by others just now: ask again`, true);
   }
 
-  #policy(upstream: string): FailoverInput["policy"] {
-    const moment = { command: null, fleet: null, clock: this.#decider.clock, gatherSinceMs: null, nowMs: this.#decider.decisionMs() };
-    return this.#knowledge.decide(upstream, moment).input.policy;
+  #proofWaitMs(upstream: string): number {
+    const { config } = this.#knowledge.audit;
+    if (config === null || !this.#knowledge.isConfigured(upstream)) {
+      throw new RefusedError("unknown_upstream", `${upstream} is not configured any more`);
+    }
+    return failoverPolicyOf(config.topology, upstream, config.environment).proofWaitMs;
   }
 
   /** Waits, for a bounded time, until the decision was told, so that the answer says who has applied it. */

@@ -9,14 +9,25 @@ interface Round {
   lastMs: number;
   timer: NodeJS.Timeout | null;
 }
+interface Target {
+  readonly upstream: string;
+  readonly endpoint: string;
+}
 
 /** A suspicion this young is followed up as fast as the policy allows; after it the rounds come further apart. */
 const urgentMs = 3000;
+/** The contract's limit on one `probe.requested`. */
+const targetsMax = 100;
 
-/** Asks every prober at once for what a decision misses: in rounds, at a bounded rate an upstream (`gatherEveryMs`). */
+/**
+ * Asks every prober at once for what a decision misses: in rounds, at a bounded rate an upstream (`gatherEveryMs`). Upstreams that ask at the
+ * same time are asked about in one request.
+ */
 export class Gatherer {
   readonly #kit: Pick<Kit, "bus" | "event" | "instance" | "nowMs">;
   readonly #rounds = new Map<string, Round>();
+  /** Targets by the time-out of their probes, to be sent at the end of this turn. */
+  readonly #pending = new Map<number, Target[]>();
 
   constructor(kit: Pick<Kit, "bus" | "event" | "instance" | "nowMs">) {
     this.#kit = kit;
@@ -56,19 +67,28 @@ export class Gatherer {
 
   stop(): void {
     for (const upstream of [...this.#rounds.keys()]) this.over(upstream);
+    this.#pending.clear();
   }
 
   #request(upstream: string, targets: readonly string[], timeoutMs: number): void {
-    if (targets.length === 0 || this.#kit.bus.status.kind !== "connected") return;
-    const { instance } = this.#kit;
-    this.#kit.bus.publish(
-      this.#kit.event("probe.requested", [], {
-        requestId: `${instance}-${randomUUID()}`,
-        targets: targets.map((endpoint) => ({ upstream, endpoint })),
-        purpose: "confirm",
-        timeoutMs,
-        requestedBy: instance,
-      }),
-    );
+    if (targets.length === 0) return;
+    if (this.#pending.size === 0) queueMicrotask(() => this.#send());
+    const pending = this.#pending.get(timeoutMs) ?? [];
+    for (const endpoint of targets) pending.push({ upstream, endpoint });
+    this.#pending.set(timeoutMs, pending);
+  }
+
+  #send(): void {
+    const { bus, event, instance } = this.#kit;
+    const all = [...this.#pending];
+    this.#pending.clear();
+    if (bus.status.kind !== "connected") return;
+    for (const [timeoutMs, targets] of all) {
+      for (let from = 0; from < targets.length; from += targetsMax) {
+        const requestId = `${instance}-${randomUUID()}`;
+        const some = targets.slice(from, from + targetsMax);
+        bus.publish(event("probe.requested", [], { requestId, targets: some, purpose: "confirm", timeoutMs, requestedBy: instance }));
+      }
+    }
   }
 }

@@ -14,6 +14,7 @@ import {
   UnknownUpstreamError,
 } from "@mcp-failover/domain";
 import type { Folded } from "@mcp-failover/service-kit";
+import { Grace } from "./grace.ts";
 
 /** Everything that this instance knows: both streams folded, each without the other. */
 export class Knowledge {
@@ -22,9 +23,16 @@ export class Knowledge {
   /** Last `failover.rejected` of an automatic move, and last `failover.failed`, by upstream. */
   readonly rejected = new Map<string, { rule: string; epoch: number; timeMs: number }>();
   readonly failed = new Map<string, { failing: boolean; rule: string }>();
+  readonly grace = new Grace();
+  upstreams: readonly string[] = [];
 
   foldAudit(event: Event, { timeMs }: Folded): void {
+    const { config } = this.audit;
     this.audit = foldFailoverAudit(this.audit, event);
+    if (this.audit.config !== null && this.audit.config !== config) {
+      this.upstreams = Object.keys(this.audit.config.topology.upstreams);
+      this.grace.configured(this.audit.config.topology);
+    }
     if (event.type === "failover.rejected" && event.data.automatic) {
       this.rejected.set(event.data.service, { rule: event.data.rule, epoch: event.data.epoch ?? 0, timeMs });
     }
@@ -37,13 +45,22 @@ export class Knowledge {
     }
   }
 
-  get upstreams(): readonly string[] {
-    return Object.keys(this.audit.config?.topology.upstreams ?? {});
+  isConfigured(upstream: string): boolean {
+    return this.audit.config !== null && Object.hasOwn(this.audit.config.topology.upstreams, upstream);
+  }
+
+  isCritical(upstream: string): boolean {
+    return this.audit.config?.topology.upstreams[upstream]?.critical ?? true;
+  }
+
+  graceUntilMs(upstream: string, nowMs: number): number | null {
+    const { config } = this.audit;
+    return config === null ? null : this.grace.untilMs(upstream, config, this.evidence, nowMs);
   }
 
   /** Joins what is known and decides. Throws {@link UnknownUpstreamError}. */
   decide(upstream: string, moment: FailoverMoment): { input: FailoverInput; decision: FailoverDecision } {
-    if (this.audit.config === null || !this.upstreams.includes(upstream)) throw new UnknownUpstreamError(upstream, this.upstreams);
+    if (!this.isConfigured(upstream)) throw new UnknownUpstreamError(upstream, this.upstreams);
     const input = failoverInput(this.audit, this.evidence, upstream, moment);
     return { input, decision: decideFailover(input) };
   }

@@ -1,11 +1,10 @@
 import type { Certificate } from "@mcp-failover/contracts";
 import {
-  decideReservation,
   type FailoverDecision,
   type FailoverInput,
-  failoverStateOf,
   policyHash,
-  reservationInput,
+  type ReservationDecision,
+  type ReservationInput,
 } from "@mcp-failover/domain";
 import type { FencedDecider, Kit, Published } from "@mcp-failover/service-kit";
 import type { Knowledge } from "./knowledge.ts";
@@ -58,21 +57,14 @@ export class Performer {
     return published;
   }
 
-  /** Reserves a place among the fleet's automatic moves; goes on with one that another instance reserved for the same move. */
-  async reserve(upstream: string, epoch: number): Promise<NonNullable<FailoverInput["fleet"]>> {
-    for (let tries = 0; tries < 20; tries += 1) {
-      const input = reservationInput(this.#knowledge.audit, upstream, epoch, this.#decider.decisionMs());
-      const { kind, rule, reason, expiresAtMs, publish, state, rejected } = decideReservation(input);
-      if (!publish) return { granted: kind === "granted", reason, expiresAtMs };
-      const published = await this.#decider.publish("fleet.reserved", [], {
-        reservations: state.reservations,
-        timestamp: this.#timestamp(),
-        by: { kind: "service", id: this.#kit.instance },
-        certificate: this.#certificate(input, rule, rejected, "decideReservation"),
-      });
-      if (published.outcome === "won") return { granted: true, reason, expiresAtMs };
-    }
-    return { granted: false, reason: "the fleet's reservations change too fast; the move is tried again", expiresAtMs: 0 };
+  /** `fleet.reserved`: places among the fleet's automatic moves. */
+  reserved(input: ReservationInput, { state, rule, rejected }: ReservationDecision): Promise<Published> {
+    return this.#decider.publish("fleet.reserved", [], {
+      reservations: state.reservations,
+      timestamp: this.#timestamp(),
+      by: { kind: "service", id: this.#kit.instance },
+      certificate: this.#certificate(input, rule, rejected, "decideReservation"),
+    });
   }
 
   /** `failover.rejected`; an automatic one only when it is news. */
@@ -123,13 +115,8 @@ export class Performer {
     }
   }
 
-  /** Where an upstream's route stands in what this instance has folded. */
-  stateOf(upstream: string) {
-    return failoverStateOf(this.#knowledge.audit, upstream);
-  }
-
   #certificate(
-    input: FailoverInput | ReturnType<typeof reservationInput>,
+    input: FailoverInput | ReservationInput,
     rule: string,
     rejected: Certificate["rejected"],
     decider = "decideFailover",

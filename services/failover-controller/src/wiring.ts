@@ -1,12 +1,14 @@
-import type { Event } from "@mcp-failover/contracts";
 import { defaultPolicy } from "@mcp-failover/domain";
 import { type FencedDecider, type Kit, oneAtATime, openCommandDesk, type Running, startFencedDecider } from "@mcp-failover/service-kit";
+import { Attention } from "./attention.ts";
 import { decideByItself } from "./automatic.ts";
 import { Commands } from "./commands.ts";
 import { Gatherer } from "./gatherer.ts";
 import { Knowledge } from "./knowledge.ts";
 import { openFailoverNotices } from "./notices.ts";
 import { Performer } from "./perform.ts";
+import { Reserver } from "./reserver.ts";
+import { WaitingRoom } from "./waiting-room.ts";
 
 /** Subjects -> folds -> decisions -> events; the whole service at a glance. */
 export async function startFailoverController(kit: Kit<unknown>): Promise<Running> {
@@ -15,6 +17,12 @@ export async function startFailoverController(kit: Kit<unknown>): Promise<Runnin
   const gatherer = new Gatherer(kit);
   const desk = openCommandDesk(kit, () => decider);
   const notices = openFailoverNotices(kit, () => decider, knowledge);
+  let graceOver = true;
+  const sayGrace = (): void => {
+    if (graceOver === knowledge.grace.allOver) return;
+    graceOver = knowledge.grace.allOver;
+    kit.ready("grace", graceOver, "nothing automatic before every endpoint is proven, or the grace is over");
+  };
   const decider: FencedDecider = startFencedDecider(kit, {
     signalsBackMs: observerWindowMs,
     clockGapMs,
@@ -24,6 +32,7 @@ export async function startFailoverController(kit: Kit<unknown>): Promise<Runnin
       notices.fold(event, at);
       desk.fold(event, at);
       if (event.type === "config.applied") kit.ready("configuration", knowledge.upstreams.length > 0);
+      sayGrace();
     },
     foldSignal: (event, at) => knowledge.foldSignal(event, at),
     async prepare() {
@@ -32,17 +41,24 @@ export async function startFailoverController(kit: Kit<unknown>): Promise<Runnin
     },
     evaluate(event) {
       notices.pump();
-      for (const upstream of upstreamsOf(event, knowledge, gatherer)) upstreams.evaluate(upstream);
+      const known = knowledge.upstreams;
+      const now = event === null ? attention.due(known, decider.decisionMs()) : attention.heard(event, known);
+      for (const upstream of now) upstreams.evaluate(upstream);
+      sayGrace();
     },
   });
+  const attention = new Attention();
   const performer = new Performer(kit, decider, knowledge);
-  const upstreams = oneAtATime(kit, (upstream) => decideByItself(upstream, { decider, knowledge, gatherer, performer }));
-  const commands = new Commands({ kit, decider, knowledge, desk, gatherer, performer, notices });
+  const reserver = new Reserver({ knowledge, decider, publish: (input, decision) => performer.reserved(input, decision) });
+  const parts = { decider, knowledge, gatherer, performer, reserver, attention, waiting: new WaitingRoom() };
+  const upstreams = oneAtATime(kit, (upstream) => decideByItself(upstream, parts));
+  const commands = new Commands({ kit, decider, knowledge, desk, gatherer, performer, reserver, notices });
   kit.ready("configuration", false, "no configuration has been applied yet: run `mcpf config apply failover.yaml`");
 
   return {
     handlers: {
       "command.failover": (body) => commands.failover(body),
+      "command.failback": (body) => commands.failback(body),
       "command.hold": (body) => commands.hold(body),
       "command.release": (body) => commands.release(body),
     },
@@ -52,25 +68,4 @@ export async function startFailoverController(kit: Kit<unknown>): Promise<Runnin
       await decider.stop();
     },
   };
-}
-
-/** Which upstreams an event may change something for. Traffic that is all well waits for the next second, where each is looked at. */
-function upstreamsOf(event: Event | null, knowledge: Knowledge, gatherer: Gatherer): Iterable<string> {
-  if (event === null || event.type === "config.applied" || event.type === "log.started") return knowledge.upstreams;
-  switch (event.type) {
-    case "health.changed":
-    case "breaker.changed":
-    case "failover.decided":
-      return [event.data.service];
-    case "probe.observed":
-      return new Set(event.data.observations.map((observation) => observation.upstream));
-    case "traffic.observed": {
-      const notable = event.data.endpoints.filter(
-        ({ upstream, hard, inFlight, ok }) => hard > 0 || (inFlight > 0 && ok === 0) || gatherer.sinceMs(upstream) !== null,
-      );
-      return new Set(notable.map(({ upstream }) => upstream));
-    }
-    default:
-      return [];
-  }
 }

@@ -47,6 +47,17 @@ export class FleetDouble {
     const timestamp = new Date().toISOString();
     await this.bus.appendFenced(this.event("log.started", [], { generation: 1, timestamp, by, reason: "test" }), 0);
     await this.configure(upstreams, more);
+    await this.probeAll(upstreams);
+  }
+
+  /** Every prober looks at everything once, as at a start: this ends the grace. */
+  async probeAll(upstreams: Record<string, object>): Promise<void> {
+    const targets = Object.entries(upstreams).flatMap(([upstream, { endpoints }]: [string, { endpoints?: { name: string }[] }]) =>
+      (endpoints ?? []).map(({ name }) => ({ upstream, endpoint: name })),
+    );
+    for (let from = 0; from < targets.length; from += 1000) {
+      for (const prober of this.probers) await this.probe(prober, targets.slice(from, from + 1000));
+    }
   }
 
   async configure(upstreams: Record<string, object>, more: object = {}): Promise<void> {

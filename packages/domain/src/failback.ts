@@ -1,0 +1,61 @@
+import { decideReserved, movesCounted } from "./failover-move.ts";
+import { type FailoverDecision, type FailoverInput, gather } from "./failover-outcome.ts";
+import { type EndpointSlice, weighCandidate } from "./failover-proof.ts";
+import { failbackWaitMs, trialInForce } from "./failover-verify.ts";
+
+/** Whether an upstream whose active endpoint answers goes back to a preferred one by itself (F12). `proven`: the active endpoint is. */
+export function decideFailback(input: FailoverInput, proven: boolean): FailoverDecision {
+  const none = noneBecause(input, proven);
+  if (!proven || !mayFailBack(input)) return none;
+  const { state, policy, nowMs } = input;
+  const waitMs = failbackWaitMs(input);
+  const fromMs = Math.max(state.moves.at(-1)?.atMs ?? 0, state.failbackFailedAtMs ?? 0);
+  const wellSinceMs = (endpoint: EndpointSlice): number => Math.max(input.health[endpoint.name]?.sinceMs ?? nowMs, fromMs);
+  const preferred = input.endpoints.filter((endpoint) => endpoint.role === "write" && endpoint.tier < activeTierOf(input));
+  const well = preferred.filter((endpoint) => isSteady(input, endpoint) && nowMs - wellSinceMs(endpoint) >= waitMs);
+  // A tier of which half is still sick would be left again at once.
+  const ready = well.filter(({ tier }) => {
+    const share = (all: readonly EndpointSlice[]): number => all.filter((endpoint) => endpoint.tier === tier).length;
+    return input.mode === "active_standby" || share(well) * 2 > share(preferred);
+  });
+  const [first] = ready;
+  if (first === undefined) return none;
+  const candidates = ready.map((endpoint) => weighCandidate(endpoint, input, 0, 0)).sort((a, b) => a.tier - b.tier);
+  const to = candidates.find((candidate) => candidate.refusal === null);
+  const reason = `${first.name} has been healthy for ${waitMs} ms and is preferred to ${state.active}`;
+  if (to === undefined) return candidates.some((candidate) => candidate.pending) ? gather(input, reason) : none;
+  if (input.fleet !== null && !input.fleet.granted && input.fleet.rule !== "safety_rule" && !policy.dryRun) return none;
+  const sinceMs = wellSinceMs(first) + waitMs;
+  return decideReserved(input, { sinceMs }, { rule: "failback", reason, to, overrode: [], candidates });
+}
+
+export function activeTierOf({ endpoints, state }: FailoverInput): number {
+  return endpoints.find((endpoint) => endpoint.name === state.active)?.tier ?? state.tier;
+}
+
+function noneBecause(input: FailoverInput, proven: boolean): Extract<FailoverDecision, { kind: "none" }> {
+  const { state, suspects } = input;
+  if (proven) return { kind: "none", rule: "active_healthy", reason: `${state.active} answers` };
+  const observers = input.evidence[state.active]?.observers ?? [];
+  const blind = observers.filter((observer) => suspects.includes(observer)).length;
+  if (blind * 2 > observers.length)
+    return { kind: "none", rule: "observers_suspect", reason: `${blind} of ${observers.length} observers reach nothing that others reach` };
+  return { kind: "none", rule: "no_evidence", reason: `nothing fresh is known of ${state.active}` };
+}
+
+/** Nothing else is under way, and one more move would be left within the hour, should the failback have to be undone. */
+function mayFailBack(input: FailoverInput): boolean {
+  const { policy, state, nowMs, clock } = input;
+  if (policy.failback !== "automatic" || !policy.automatic || clock.tilted || state.held !== null) return false;
+  if (trialInForce(input) !== null || (input.graceUntilMs ?? 0) > nowMs || (input.rehearsal ?? null) !== null) return false;
+  const last = state.moves.filter((move) => move.automatic).at(-1);
+  if (last !== undefined && nowMs - last.atMs < policy.cooldownMs) return false;
+  return movesCounted(input) + Math.min(2, policy.movesPerHour) <= policy.movesPerHour && policy.movesPerHour > 0;
+}
+
+/** Healthy, whole, at rest: no breaker that is anything but closed, no maintenance, no more changes than one outage makes. */
+function isSteady({ health, breakers, policy, maintained }: FailoverInput, { name }: EndpointSlice): boolean {
+  const known = health[name];
+  if (known?.status !== "healthy" || (known.flaps ?? 0) > policy.flapChangesMax || maintained?.[name] !== undefined) return false;
+  return !["open", "half_open", "forced_open"].includes(breakers[name] ?? "closed");
+}

@@ -1,0 +1,111 @@
+import { endpointKey, type SafetyRule, type TimeWindow, type Topology } from "@mcp-failover/contracts";
+import { maintenanceAt } from "./maintenance.ts";
+
+/**
+ * What no move may break, as an operator wrote it in `safety_rules:`; looked at where a move is reserved, so that two deciders that move two
+ * upstreams at once cannot break one together.
+ *
+ * S1  A rule is about what is so after the move, with every other move that was reserved and is not known to be over counted as made.
+ * S2  `at_least`: an endpoint is on when nothing speaks against it (unhealthy, held down, breaker open, maintenance) and no move is leaving it.
+ *     A move off one of the rule's endpoints leaves at least `count` of the others on.
+ * S3  `never_both_on_backup`: no upstream goes behind its first tier while another of the rule is there.
+ * S4  `no_moves`: none of these upstreams is moved while the window holds.
+ * S5  A move that does not touch a rule's upstreams or endpoints is never refused by it.
+ */
+export type SafetyFacts =
+  | { kind: "at_least"; name: string; reason: string; count: number; endpoints: { key: string; off: string | null }[] }
+  | { kind: "never_both_on_backup"; name: string; reason: string; upstreams: { name: string; onBackup: boolean }[] }
+  | { kind: "no_moves"; name: string; reason: string; upstreams: string[]; window: TimeWindow };
+
+/** A move, as far as rules care: of one upstream, between two of its endpoints. */
+export type SafetyChange = { upstream: string; from: string; to: string; toBackup: boolean };
+
+/** The first rule that a move would break; null: none. `others` in the order in which they were reserved. Pure. */
+export function breachOf(
+  rules: readonly SafetyFacts[],
+  change: SafetyChange,
+  others: readonly (SafetyChange & { made: boolean })[],
+  nowMs: number,
+): { name: string; why: string } | null {
+  for (const rule of rules) {
+    const why = breach(rule, change, others, nowMs);
+    if (why !== null) return { name: rule.name, why: rule.reason === "" ? why : `${why} (${rule.reason})` };
+  }
+  return null;
+}
+
+function breach(
+  rule: SafetyFacts,
+  change: SafetyChange,
+  others: readonly (SafetyChange & { made: boolean })[],
+  nowMs: number,
+): string | null {
+  switch (rule.kind) {
+    case "at_least": {
+      const from = endpointKey(change.upstream, change.from);
+      if (!rule.endpoints.some(({ key }) => key === from)) return null;
+      const left = new Set<string>();
+      for (const other of [...others, change]) {
+        left.add(endpointKey(other.upstream, other.from));
+        left.delete(endpointKey(other.upstream, other.to));
+      }
+      const off = rule.endpoints.flatMap(({ key, off: why }) =>
+        why !== null ? [`${key}: ${why}`] : left.has(key) ? [`${key}: left`] : [],
+      );
+      const on = rule.endpoints.length - off.length;
+      return on >= rule.count ? null : `at least ${rule.count} of its endpoints have to stay on, and ${on} would be (${off.join(", ")})`;
+    }
+    case "never_both_on_backup": {
+      const own = rule.upstreams.find(({ name }) => name === change.upstream);
+      if (own === undefined || own.onBackup || !change.toBackup) return null;
+      const there = rule.upstreams.filter(
+        ({ name, onBackup }) =>
+          name !== change.upstream && (onBackup || others.some((other) => other.upstream === name && other.toBackup && !other.made)),
+      );
+      return there.length === 0 ? null : `never on their backups together, and ${there.map(({ name }) => name).join(", ")} is on one`;
+    }
+    case "no_moves": {
+      if (!rule.upstreams.includes(change.upstream)) return null;
+      const window = maintenanceAt({ maintenance: [{ name: rule.name, reason: "-", ...rule.window }] }, change.upstream, null, nowMs);
+      return window === null ? null : `no moves until ${new Date(window.untilMs).toISOString()}`;
+    }
+  }
+}
+
+const ruledOf = new WeakMap<Topology, ReadonlySet<string>>();
+
+/** Whether a rule names an upstream or one of its endpoints. */
+export function isRuled(topology: Topology, upstream: string): boolean {
+  if (topology.safety_rules === undefined) return false;
+  const known = ruledOf.get(topology) ?? new Set(topology.safety_rules.flatMap(upstreamsOf));
+  ruledOf.set(topology, known);
+  return known.has(upstream);
+}
+
+function upstreamsOf({ at_least: atLeast, never_both_on_backup: both, no_moves: noMoves }: SafetyRule): string[] {
+  return [...(atLeast?.endpoints.map((key) => key.split("/")[0] as string) ?? []), ...(both ?? []), ...(noMoves?.upstreams ?? [])];
+}
+
+/** The rules that name one of these upstreams, with what is known of everything that they name. */
+export function safetyFacts(
+  topology: Topology,
+  upstreams: ReadonlySet<string>,
+  known: { readonly offBecause: (upstream: string, endpoint: string) => string | null; readonly onBackup: (upstream: string) => boolean },
+): SafetyFacts[] {
+  const touched = (topology.safety_rules ?? []).filter((rule) => upstreamsOf(rule).some((upstream) => upstreams.has(upstream)));
+  return touched.flatMap(({ name, reason, at_least: atLeast, never_both_on_backup: both, no_moves: noMoves }): SafetyFacts[] => {
+    if (atLeast !== undefined) {
+      const endpoints = atLeast.endpoints.map((key) => {
+        const [upstream = "", endpoint = ""] = key.split("/");
+        return { key: endpointKey(upstream, endpoint), off: known.offBecause(upstream, endpoint) };
+      });
+      return [{ kind: "at_least", name, reason, count: atLeast.count, endpoints }];
+    }
+    if (both !== undefined) {
+      return [{ kind: "never_both_on_backup", name, reason, upstreams: both.map((one) => ({ name: one, onBackup: known.onBackup(one) })) }];
+    }
+    if (noMoves === undefined) return [];
+    const { upstreams: named, ...window } = noMoves;
+    return [{ kind: "no_moves", name, reason, upstreams: named, window }];
+  });
+}

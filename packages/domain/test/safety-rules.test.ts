@@ -1,0 +1,131 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { decideReservation, type Reservation, type ReservationInput, type SafetyFacts, type Want } from "@mcp-failover/domain";
+import fc from "fast-check";
+
+const nowMs = Date.parse("2026-03-06T19:00:00Z");
+const policy = { fleetMoves: 100, fleetWindowMs: 60_000, fleetCriticalShare: 0, reservationMs: 5000 };
+const want = (upstream: string, more: Partial<Want> = {}): Want => ({
+  upstream,
+  epoch: 1,
+  critical: true,
+  sinceMs: nowMs,
+  from: "primary",
+  to: "secondary",
+  toBackup: true,
+  failback: false,
+  operator: false,
+  force: false,
+  ...more,
+});
+const decide = (rules: SafetyFacts[], wants: Want[], more: Partial<ReservationInput> = {}) =>
+  decideReservation({ wants, rules, state: { reservations: [] }, moved: [], policy, nowMs, ...more });
+const outcome = (rules: SafetyFacts[], wants: Want[], more: Partial<ReservationInput> = {}): Record<string, boolean> =>
+  Object.fromEntries(decide(rules, wants, more).answers.map(({ upstream, granted }) => [upstream, granted]));
+const reserved = (upstream: string, more: Partial<Reservation> = {}): Reservation => ({
+  upstream,
+  epoch: 1,
+  atMs: nowMs - 10,
+  expiresAtMs: nowMs + 4990,
+  used: false,
+  from: "primary",
+  to: "secondary",
+  toBackup: true,
+  ...more,
+});
+
+const atLeast = (count: number, off: Record<string, string> = {}): SafetyFacts => ({
+  kind: "at_least",
+  name: "keep-on",
+  reason: "capacity",
+  count,
+  endpoints: ["a/primary", "b/primary", "c/primary"].map((key) => ({ key, off: off[key] ?? null })),
+});
+const both = (onBackup: string[] = []): SafetyFacts => ({
+  kind: "never_both_on_backup",
+  name: "not-both",
+  reason: "",
+  upstreams: ["a", "b"].map((name) => ({ name, onBackup: onBackup.includes(name) })),
+});
+
+test("S2: a move leaves at least so many of the rule's endpoints on; the refusal names the rule and what is off", () => {
+  assert.deepEqual(outcome([atLeast(2)], [want("a")]), { a: true });
+  assert.deepEqual(outcome([atLeast(2, { "b/primary": "unhealthy" })], [want("a")]), { a: false });
+  const [answer] = decide([atLeast(2, { "b/primary": "in maintenance" })], [want("a")]).answers;
+  assert.equal(answer?.rule, "safety_rule");
+  assert.equal(
+    answer?.reason,
+    'the safety rule "keep-on" forbids it: at least 2 of its endpoints have to stay on, and 1 would be (a/primary: left, b/primary: in maintenance) (capacity)',
+  );
+});
+
+test("S1, S2: a move that another decider reserved a moment ago counts as made, until it has ended unused", () => {
+  const state = { reservations: [reserved("b")] };
+  assert.deepEqual(outcome([atLeast(2)], [want("a")], { state }), { a: false });
+  assert.deepEqual(outcome([atLeast(2)], [want("a")], { state, nowMs: nowMs + 5000 }), { a: true }, "it ended unused");
+  const moved = [{ upstream: "b", epoch: 1 }];
+  assert.deepEqual(outcome([atLeast(2)], [want("a")], { state, moved, nowMs: nowMs + 5000 }), { a: false }, "it was made");
+  assert.deepEqual(outcome([atLeast(2)], [want("a"), want("b"), want("c")]), { a: true, b: false, c: false }, "also within one decision");
+  const back = { reservations: [reserved("b"), reserved("b", { epoch: 2, from: "secondary", to: "primary" })] };
+  assert.deepEqual(outcome([atLeast(2)], [want("a")], { state: back }), { a: true }, "it is being moved back");
+});
+
+test("S3: two upstreams of a rule never are on their backups together, nor on their way there", () => {
+  assert.deepEqual(outcome([both()], [want("a")]), { a: true });
+  assert.deepEqual(outcome([both(["b"])], [want("a")]), { a: false });
+  assert.deepEqual(outcome([both(["b"])], [want("a", { toBackup: false })]), { a: true });
+  assert.deepEqual(outcome([both(["a", "b"])], [want("a", { from: "secondary", to: "third" })]), { a: true }, "it is there already");
+  assert.deepEqual(outcome([both()], [want("a"), want("b")]), { a: true, b: false });
+  assert.deepEqual(outcome([both()], [want("a")], { state: { reservations: [reserved("b")] } }), { a: false });
+  const over = { state: { reservations: [reserved("b")] }, moved: [{ upstream: "b", epoch: 1 }] };
+  assert.deepEqual(outcome([both()], [want("a")], over), { a: true }, "once it was made, its route says where it is");
+});
+
+test("S4: nothing of a rule is moved while its window holds", () => {
+  const window = { weekly: { days: ["fri" as const], at: "18:00", for_ms: 7_200_000 } };
+  const rule: SafetyFacts = { kind: "no_moves", name: "month-end", reason: "", upstreams: ["a"], window };
+  assert.deepEqual(outcome([rule], [want("a"), want("b")]), { a: false, b: true });
+  assert.deepEqual(outcome([rule], [want("a")], { nowMs: nowMs + 3_600_000 }), { a: true });
+});
+
+test("L7: an operator's force overrides a rule, and the place names it", () => {
+  const forced = decide([both(["b"])], [want("a", { operator: true, force: true })]);
+  assert.deepEqual(forced.answers[0]?.overrode, ["safety_rule:not-both"]);
+  assert.deepEqual(forced.state.reservations[0]?.overrode, ["safety_rule:not-both"]);
+  assert.deepEqual(outcome([both(["b"])], [want("a", { operator: true })]), { a: false }, "an operator's move without force is refused");
+});
+
+test("S5: a rule refuses nothing that it does not name", () => {
+  assert.deepEqual(outcome([atLeast(3), both(["b"])], [want("z")]), { z: true });
+  assert.deepEqual(outcome([atLeast(3)], [want("a", { from: "secondary" })]), { a: true }, "it leaves none of the rule's endpoints");
+});
+
+test("S1 to S3 hold whatever is asked, in whatever order and by however many deciders on one log", () => {
+  const stepArb = fc.record({ upstream: fc.constantFrom("a", "b", "c"), moves: fc.boolean(), afterMs: fc.integer({ min: 0, max: 3000 }) });
+  let refused = 0;
+  let granted = 0;
+  fc.assert(
+    fc.property(fc.array(stepArb, { minLength: 2, maxLength: 12 }), fc.integer({ min: 1, max: 3 }), (steps, count) => {
+      let state: ReservationInput["state"] = { reservations: [] };
+      let timeMs = nowMs;
+      const moved: ReservationInput["moved"] = [];
+      const away = new Set<string>();
+      for (const { upstream, moves, afterMs } of steps) {
+        timeMs += afterMs;
+        if (away.has(upstream)) continue;
+        const rules = [atLeast(count), both([...away].filter((name) => name !== "c"))];
+        const decision = decideReservation({ wants: [want(upstream)], rules, state, moved: [...moved], policy, nowMs: timeMs });
+        if (decision.publish) state = decision.state;
+        if (decision.kind === "refused") refused += 1;
+        if (decision.kind === "refused" || !moves) continue;
+        granted += 1;
+        moved.push({ upstream, epoch: 1 });
+        away.add(upstream);
+        assert.ok(3 - away.size >= count, "S2");
+        assert.ok(!(away.has("a") && away.has("b")), "S3");
+      }
+    }),
+    { numRuns: 500 },
+  );
+  assert.ok(refused > 100 && granted > 100, `too little to mean anything: ${refused}, ${granted}`);
+});

@@ -1,0 +1,79 @@
+import type { Event } from "@mcp-failover/contracts";
+import { type FailoverDecision, type FailoverInput, trialInForce } from "@mcp-failover/domain";
+
+/** Well, and nothing is due: only a word against it matters. Or nothing is known: any word matters. */
+interface Rest {
+  readonly kind: "calm" | "blank";
+  /** When something is due all the same. */
+  readonly dueMs: number;
+}
+
+/** Each upstream is looked at this often whatever is known of it, so that nothing can be forgotten; a share of them each second. */
+const sweepSeconds = 10;
+
+/**
+ * Which upstreams have to be decided on: those of which something new was heard that may matter, those that are in trouble (each second),
+ * and those with something due. A fleet of thousands that is well costs next to nothing.
+ */
+export class Attention {
+  readonly #resting = new Map<string, Rest>();
+  #second = 0;
+
+  /** What an evaluation came to. `graceOver`: of this upstream. */
+  evaluated(input: FailoverInput, decision: FailoverDecision, graceOver: boolean): void {
+    const rest = graceOver ? restOf(input, decision) : null;
+    if (rest === null) this.#resting.delete(input.upstream);
+    else this.#resting.set(input.upstream, rest);
+  }
+
+  /** Nothing is known to be at rest any more. */
+  reset(): void {
+    this.#resting.clear();
+  }
+
+  /** The upstreams for which an event may change something now. */
+  heard(event: Event, known: readonly string[]): Iterable<string> {
+    switch (event.type) {
+      case "config.applied":
+      case "log.started":
+        this.reset();
+        return known;
+      case "health.changed":
+      case "breaker.changed":
+      case "failover.decided":
+        return [event.data.service];
+      case "probe.observed":
+        return this.#awake(event.data.observations, ({ outcome }) => outcome === "hard");
+      case "traffic.observed":
+        return this.#awake(event.data.endpoints, ({ hard, inFlight, ok }) => hard > 0 || (inFlight > 0 && ok === 0));
+      default:
+        return [];
+    }
+  }
+
+  /** The upstreams to look at at a boundary of a second. */
+  due(known: readonly string[], nowMs: number): Iterable<string> {
+    this.#second = (this.#second + 1) % sweepSeconds;
+    return known.filter((upstream, index) => {
+      const rest = this.#resting.get(upstream);
+      return rest === undefined || rest.dueMs <= nowMs || index % sweepSeconds === this.#second;
+    });
+  }
+
+  /** Traffic that is all well waits for the next second, also where an upstream is in trouble. */
+  #awake<W extends { readonly upstream: string }>(words: readonly W[], isAgainst: (word: W) => boolean): Iterable<string> {
+    const found = new Set<string>();
+    for (const word of words) if (this.#resting.get(word.upstream)?.kind !== "calm" || isAgainst(word)) found.add(word.upstream);
+    return found;
+  }
+}
+
+function restOf(input: FailoverInput, decision: FailoverDecision): Rest | null {
+  if (decision.kind !== "none" || trialInForce(input) !== null || input.suspects.length > 0) return null;
+  const { state, policy, endpoints, maintained } = input;
+  const tier = endpoints.find(({ name }) => name === state.active)?.tier ?? state.tier;
+  if (policy.failback === "automatic" && endpoints.some((endpoint) => endpoint.role === "write" && endpoint.tier < tier)) return null;
+  const dueMs = Math.min(state.held?.untilMs ?? Number.POSITIVE_INFINITY, ...Object.values(maintained ?? {}).map(({ untilMs }) => untilMs));
+  if (decision.rule === "active_healthy") return { kind: "calm", dueMs };
+  return decision.rule === "no_evidence" || decision.rule === "maintenance" ? { kind: "blank", dueMs } : null;
+}

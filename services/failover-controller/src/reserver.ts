@@ -1,0 +1,99 @@
+import {
+  compareWants,
+  decideReservation,
+  type FleetAnswer,
+  type ReservationAnswer,
+  type ReservationInput,
+  reservationInput,
+  type Want,
+  wantsMax,
+} from "@mcp-failover/domain";
+import type { FencedDecider } from "@mcp-failover/service-kit";
+import type { Knowledge } from "./knowledge.ts";
+
+/** The fleet's answer to one move, and when a place may be free again where none was. */
+export type Reserved = FleetAnswer & { readonly retryAtMs: number | null };
+type Publish = (input: ReservationInput, decision: ReturnType<typeof decideReservation>) => Promise<{ outcome: "won" | "lost" }>;
+interface Waiting {
+  readonly want: Want;
+  readonly resolve: (answer: Reserved) => void;
+  readonly reject: (error: unknown) => void;
+}
+
+/** Lost races after which an asker is sent away to try again within the second. */
+const racesMax = 20;
+
+/**
+ * Reserves places among the fleet's moves. All that ask at once are answered by one decision on the one fenced subject: when a thousand
+ * upstreams fail together, a thousand publishes there would race each other.
+ */
+export class Reserver {
+  readonly #knowledge: Knowledge;
+  readonly #decider: Pick<FencedDecider, "decisionMs">;
+  readonly #publish: Publish;
+  #queue: Waiting[] = [];
+  #running = false;
+
+  constructor(parts: { knowledge: Knowledge; decider: Pick<FencedDecider, "decisionMs">; publish: Publish }) {
+    this.#knowledge = parts.knowledge;
+    this.#decider = parts.decider;
+    this.#publish = parts.publish;
+  }
+
+  reserve(want: Want): Promise<Reserved> {
+    return new Promise((resolve, reject) => {
+      this.#queue.push({ want, resolve, reject });
+      if (this.#running) return;
+      this.#running = true;
+      // Whoever asks in the same turn is in the same decision.
+      queueMicrotask(() => void this.#run());
+    });
+  }
+
+  /** What the fleet would answer now; reserves nothing. */
+  look(want: Want): Reserved {
+    const [answer] = decideReservation(this.#inputOf([want])).answers;
+    return asReserved(answer, want);
+  }
+
+  /** Never rejects: whoever asked is told. */
+  async #run(): Promise<void> {
+    while (this.#queue.length > 0) {
+      const sorted = this.#queue.sort((a, b) => compareWants(a.want, b.want));
+      const batch = sorted.slice(0, wantsMax);
+      this.#queue = sorted.slice(wantsMax);
+      try {
+        const answers = await this.#decide(batch.map(({ want }) => want));
+        const byMove = new Map(answers?.map((answer) => [`${answer.epoch} ${answer.upstream}`, answer]));
+        for (const { want, resolve } of batch) resolve(asReserved(byMove.get(`${want.epoch} ${want.upstream}`), want));
+      } catch (error) {
+        for (const { reject } of batch) reject(error);
+      }
+    }
+    this.#running = false;
+  }
+
+  async #decide(wants: readonly Want[]): Promise<readonly ReservationAnswer[] | null> {
+    for (let races = 0; races < racesMax; races += 1) {
+      const input = this.#inputOf(wants);
+      const decision = decideReservation(input);
+      if (!decision.publish) return decision.answers;
+      const { outcome } = await this.#publish(input, decision);
+      if (outcome === "won") return decision.answers;
+    }
+    return null;
+  }
+
+  #inputOf(wants: readonly Want[]): ReservationInput {
+    return reservationInput(this.#knowledge.audit, wants, this.#decider.decisionMs());
+  }
+}
+
+function asReserved(answer: ReservationAnswer | undefined, { to }: Want): Reserved {
+  if (answer === undefined) {
+    const reason = "the fleet's reservations change too fast; the move is tried again";
+    return { granted: false, rule: "fleet_limit", reason, expiresAtMs: 0, to, overrode: [], retryAtMs: null };
+  }
+  const { granted, rule, reason, expiresAtMs, overrode, retryAtMs } = answer;
+  return { granted, rule, reason, expiresAtMs, to, overrode, retryAtMs };
+}
