@@ -1,0 +1,40 @@
+import assert from "node:assert/strict";
+import type { TestContext } from "node:test";
+import { topology } from "@mcp-failover/contracts";
+import { proberPolicy } from "@mcp-failover/domain";
+import { openSecrets } from "@mcp-failover/service-kit";
+import { openProbeRunner, type ProbeMade, type ProbeRunner, type ProbeRunnerOptions } from "../src/probes/run-probe.ts";
+import { type Target, targetsOf } from "../src/targets.ts";
+
+/** A runner that ends with the test. */
+export function runnerFor(
+  t: TestContext,
+  { secrets = {}, ...options }: Partial<Omit<ProbeRunnerOptions, "secrets">> & { secrets?: Record<string, string> } = {},
+): ProbeRunner {
+  const opened = openProbeRunner({
+    policy: { ...proberPolicy, ...options.policy },
+    nowMs: () => Date.now(),
+    ...options,
+    secrets: openSecrets(secrets, undefined),
+  });
+  t.after(() => opened.close());
+  return opened;
+}
+
+/** One endpoint with this probe, as a configuration gives it. */
+export function targetOf(probe: object, url = "http://127.0.0.1:9", more: { endpoint?: object; upstream?: object } = {}): Target {
+  const endpoints = [{ name: "one", url, tier: 0, ...more.endpoint }];
+  const parsed = topology.parse({ upstreams: { up: { kind: "http", probe, endpoints, ...more.upstream } } });
+  return targetsOf(parsed, "development").get("up/one") as Target;
+}
+
+/** The result of one probe that says something. */
+export async function resultOf(
+  runner: ProbeRunner,
+  target: Target,
+  options: { fresh?: boolean; timeoutMs?: number } = {},
+): Promise<ProbeMade["result"]> {
+  const probe = await runner.probe(target, { fresh: false, timeoutMs: 2000, ...options });
+  assert.equal(probe.kind, "made", JSON.stringify(probe));
+  return (probe as ProbeMade).result;
+}
