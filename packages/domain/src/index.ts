@@ -33,8 +33,8 @@ export {
   type WeighedVote,
 } from "./evidence.ts";
 export { failedExpectation, nothingSeen, type Seen } from "./expectation.ts";
-export {
 export { trafficOn } from "./evidence-traffic.ts";
+export {
   type CanaryCall,
   type ExperimentFacts,
   type ExperimentPace,
