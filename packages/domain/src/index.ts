@@ -32,8 +32,8 @@ export {
   testimonyOn,
   type WeighedVote,
 } from "./evidence.ts";
-export { failedExpectation, nothingSeen, type Seen } from "./expectation.ts";
 export { trafficOn } from "./evidence-traffic.ts";
+export { failedExpectation, nothingSeen, type Seen } from "./expectation.ts";
 export {
   type CanaryCall,
   type ExperimentFacts,
@@ -52,9 +52,9 @@ export {
   type FailoverAudit,
   type FailoverMoment,
   failoverInput,
+  failoverPolicyOf,
   failoverStateOf,
   foldFailoverAudit,
-  failoverPolicyOf,
   noFailoverAudit,
 } from "./failover-input.ts";
 export type { FailoverDecision, FailoverInput, FailoverOrder, FleetAnswer } from "./failover-outcome.ts";
@@ -110,6 +110,7 @@ export {
   localRecord,
   localRelease,
 } from "./local-breaker.ts";
+export { type Maintenance, maintenanceAt } from "./maintenance.ts";
 export {
   type AnswerClass,
   classifyHttpStatus,
@@ -120,7 +121,6 @@ export {
   type McpAnswer,
   type TransportPhase,
 } from "./outcome.ts";
-export { type Maintenance, maintenanceAt } from "./maintenance.ts";
 export {
   type BreakerPolicy,
   defaultPolicy,
@@ -134,6 +134,7 @@ export {
   type RouterPolicy,
   UnknownUpstreamError,
 } from "./policy.ts";
+export { type ProbeCheckPolicy, probeCheckPolicy } from "./probe-check-policy.ts";
 export { gridSlot, type NextProbe, nextProbe, probeTimeoutMs, type ScheduleInput, slotsBetween } from "./probe-schedule.ts";
 export {
   type ConditionPolicy,
@@ -142,7 +143,6 @@ export {
   judgeOverload,
   type LoadSample,
 } from "./prober-condition.ts";
-export { type ProbeCheckPolicy, probeCheckPolicy } from "./probe-check-policy.ts";
 export { type ProberPolicy, proberPolicy } from "./prober-policy.ts";
 export { ownerOf } from "./rendezvous.ts";
 export {
@@ -195,9 +195,9 @@ export {
   type RouteRule,
   whyNot,
 } from "./routing.ts";
+export type { SafetyFacts } from "./safety-rules.ts";
 export {
   emptyReadModel,
-export type { SafetyFacts } from "./safety-rules.ts";
   type FailoverRecord,
   foldReadModel,
   historyMax,
