@@ -1,0 +1,178 @@
+import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
+import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { type TestContext, test } from "node:test";
+import { parseEnvironment } from "@mcp-failover/service-kit";
+import { Gauge, Registry } from "prom-client";
+import { proberEnvironment } from "../src/config.ts";
+import { openReports } from "../src/probes/heartbeat.ts";
+import { metricSum } from "../src/probes/metrics-text.ts";
+import { resultOf, runnerFor, targetOf } from "./probe-kit.ts";
+import { fakeServer } from "./servers.ts";
+
+const node = process.execPath;
+
+async function folderFor(t: TestContext): Promise<string> {
+  const folder = await mkdtemp(join(tmpdir(), "mcpf-probes-"));
+  t.after(() => rm(folder, { recursive: true, force: true }));
+  return folder;
+}
+const isRunning = (pid: number): boolean => {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch {
+    return false;
+  }
+};
+const exec = (command: string, more: object = {}, expect: object[] = []) => targetOf({ type: "exec", exec: { command, ...more }, expect });
+
+test("exec: 0 is well, a configured code degraded, any other down; the output is for assertions, and what is not allowed here says nothing", async (t) => {
+  const execAllow = new Map<string, [string, ...string[]]>([
+    ["well", [node, "-e", "console.log(JSON.stringify({free: 12}))"]],
+    ["warns", [node, "-e", "process.exit(3)"]],
+    ["gone", ["/no/such/program"]],
+    ["looks", [node, "-e", "console.log(JSON.stringify(process.env))"]],
+  ]);
+  const runner = runnerFor(t, { execAllow });
+  const slow = { timeoutMs: 10_000 };
+  assert.equal((await resultOf(runner, exec("well"), slow)).outcome, "ok");
+  const low = await resultOf(runner, exec("well", {}, [{ of: "json", path: "$.free", min: 20 }]), slow);
+  assert.deepEqual([low.outcome, low.error], ["hard", "JSON $.free: expected at least 20; saw 12"]);
+  const failed = await resultOf(runner, exec("warns"), slow);
+  assert.deepEqual([failed.outcome, failed.error], ["hard", "the command warns exited with 3; expected 0"]);
+  const warned = await resultOf(runner, exec("warns", { degraded_exit_codes: [1, 3] }), slow);
+  assert.deepEqual([warned.outcome, warned.degraded?.detail], ["ok", "the command warns exited with 3; expected 0"]);
+  for (const command of ["gone", "never_named"]) {
+    const none = await runner.probe(exec(command), { fresh: false, timeoutMs: 1000 });
+    assert.deepEqual([none.kind, none.kind === "not_made" && none.reason], ["not_made", "not_allowed"]);
+  }
+  const expected = [
+    { of: "json", path: "$.MCPF_ENDPOINT", equals: "one" },
+    { of: "json", path: "$.MCPF_UPSTREAM", equals: "up" },
+    { of: "json", path: "$.HOME", exists: false },
+  ];
+  assert.equal((await resultOf(runner, exec("looks", {}, expected), slow)).error, null, "a bare environment");
+});
+
+test("exec: at the time-out the whole process group is killed, grandchildren too", async (t) => {
+  const folder = await folderFor(t);
+  const file = join(folder, "pids");
+  const script = `
+    const { spawn } = require("node:child_process");
+    const child = spawn(process.execPath, ["-e", "setInterval(() => {}, 1000)"], { stdio: "inherit" });
+    require("node:fs").writeFileSync(${JSON.stringify(file)}, process.pid + " " + child.pid);
+    setInterval(() => {}, 1000);`;
+  const runner = runnerFor(t, { execAllow: new Map([["hangs", [node, "-e", script]]]) });
+  const result = await resultOf(runner, exec("hangs"), { timeoutMs: 3000 });
+  assert.deepEqual([result.outcome, result.code], ["hard", "timeout"]);
+  const pids = (await readFile(file, "utf8")).split(" ").map(Number);
+  assert.equal(pids.length, 2);
+  for (let n = 0; n < 100 && pids.some(isRunning); n += 1) await new Promise((resolve) => setTimeout(resolve, 20));
+  assert.deepEqual(pids.filter(isRunning), []);
+});
+
+test("MCPF_EXEC_ALLOW and the report's address are read from the environment, and what is wrong is named without its value", () => {
+  const read = (env: Record<string, string>) => parseEnvironment(proberEnvironment, env);
+  assert.deepEqual(read({ MCPF_EXEC_ALLOW: '{"disk":["/bin/df","-h"]}', MCPF_REPORT_PORT: "0" }), {
+    MCPF_EXEC_ALLOW: new Map([["disk", ["/bin/df", "-h"]]]),
+    MCPF_REPORT_PORT: 0,
+  });
+  for (const wrong of ["disk", '{"disk":"df -h"}', '{"disk":[]}', '{"a b":["x"]}']) {
+    assert.throws(() => read({ MCPF_EXEC_ALLOW: wrong }), /MCPF_EXEC_ALLOW: give JSON: a name for each command line/);
+  }
+});
+
+test("resource: a metric of a real registry, a share of another, a JSON value, over the limit degraded or as configured", async (t) => {
+  const registry = new Registry();
+  const memory = new Gauge({ name: "process_resident_memory_bytes", help: "memory", labelNames: ["pod"], registers: [registry] });
+  const limit = new Gauge({ name: "memory_limit_bytes", help: "limit", registers: [registry] });
+  memory.set({ pod: "a" }, 600);
+  memory.set({ pod: "b" }, 100);
+  limit.set(1000);
+  const server = await fakeServer((request, response) => {
+    if (request.url === "/json") response.end(JSON.stringify({ memory: { rss: 900 } }));
+    else void registry.metrics().then((text) => response.end(text));
+  });
+  t.after(() => server.kill());
+  const runner = runnerFor(t);
+  const probe = (resource: object, path = "/metrics") => resultOf(runner, targetOf({ type: "resource", path, resource }, server.url));
+  const metric = "process_resident_memory_bytes";
+  assert.equal((await probe({ metric, limit: 1000 })).degraded, undefined, "700 of 1000");
+  const over = await probe({ metric, limit: 800 });
+  assert.deepEqual(
+    [over.outcome, over.degraded],
+    ["ok", { code: "resource", detail: "process_resident_memory_bytes: expected at most 80 % of 800; saw 700 (87.5 %)" }],
+  );
+  assert.equal((await probe({ metric, labels: { pod: "b" }, limit: 800 })).degraded, undefined);
+  assert.equal((await probe({ metric, limit_metric: "memory_limit_bytes", ratio_max: 0.7 })).degraded, undefined);
+  const hard = await probe({ metric, limit_metric: "memory_limit_bytes", ratio_max: 0.6, severity: "hard" });
+  assert.deepEqual([hard.outcome, hard.error], ["hard", "process_resident_memory_bytes: expected at most 60 % of 1000; saw 700 (70 %)"]);
+  assert.equal((await probe({ json: "$.memory.rss", limit: 1000 }, "/json")).degraded?.code, "resource");
+  const none = await probe({ metric: "no_such_metric", limit: 1 });
+  assert.deepEqual([none.outcome, none.code], ["hard", "malformed"]);
+});
+
+test("resource: the memory of a process by its pid file; one that is gone is down", { skip: process.platform !== "linux" }, async (t) => {
+  const folder = await folderFor(t);
+  const pid_file = join(folder, "server.pid");
+  const child = spawn(node, ["-e", "setInterval(() => {}, 1000)"], { stdio: "ignore" });
+  t.after(() => child.kill("SIGKILL"));
+  await writeFile(pid_file, `${child.pid}\n`);
+  const runner = runnerFor(t);
+  const probe = (limit: number) => resultOf(runner, targetOf({ type: "resource", resource: { pid_file, limit } }));
+  assert.equal((await probe(4_000_000_000)).degraded, undefined);
+  assert.match((await probe(1_000_000)).degraded?.detail ?? "", /^resident memory: expected at most 80 % of 1000000; saw \d+ \(/);
+  child.kill("SIGKILL");
+  await new Promise((resolve) => child.once("exit", resolve));
+  assert.deepEqual([(await probe(1_000_000)).outcome, (await probe(1_000_000)).error], ["hard", `no process is running by ${pid_file}`]);
+});
+
+test("Prometheus text: samples of exactly one metric are summed, labels with commas and quotes are read, numbers in every form", () => {
+  const text = [
+    "# HELP up is up",
+    "up 1",
+    "up_total 50",
+    'up{path="/a,b=\\"c\\"",x="1"} 2e1 1700000000000',
+    'up{x="2"} 3',
+    'up{x="2"} NaN',
+    "free +Inf",
+  ].join("\n");
+  assert.equal(metricSum(text, "up", {}), 24);
+  assert.equal(metricSum(text, "up", { path: '/a,b="c"' }), 20);
+  assert.equal(metricSum(text, "up", { x: "2" }), 3);
+  assert.equal(metricSum(text, "free", {}), Number.POSITIVE_INFINITY);
+  assert.equal(metricSum(text, "u", {}), null);
+});
+
+test("heartbeat: silence is down after its time, and says nothing before this prober could have heard one; a target may say itself how it is", async (t) => {
+  let nowMs = 1_800_000_000_000;
+  const reports = openReports();
+  const runner = runnerFor(t, { reports, nowMs: () => nowMs });
+  const target = targetOf({ type: "heartbeat", heartbeat: { token: { secret: "TOKEN" }, max_age_ms: 15_000 } });
+  const early = await runner.probe(target, { fresh: false, timeoutMs: 1000 });
+  assert.deepEqual([early.kind, early.kind === "not_made" && early.reason], ["not_made", "waiting"]);
+  nowMs += 15_001;
+  const never = await resultOf(runner, target);
+  assert.deepEqual([never.outcome, never.error], ["hard", "no heartbeat: expected one every 15000 ms, none was ever heard"]);
+  const report = (status: "ok" | "degraded" | "failing", detail: string | null = null) =>
+    reports.take("up/one", { status, detail, atMs: nowMs });
+  report("ok");
+  nowMs += 15_000;
+  assert.equal((await resultOf(runner, target)).outcome, "ok");
+  nowMs += 1;
+  const silent = await resultOf(runner, target);
+  assert.deepEqual(
+    [silent.outcome, silent.code, silent.error],
+    ["hard", "timeout", "no heartbeat: expected one every 15000 ms, the last one is 15001 ms old"],
+  );
+  report("degraded", "the queue is long");
+  assert.deepEqual((await resultOf(runner, target)).degraded, {
+    code: "reported",
+    detail: "it reports that it is degraded: the queue is long",
+  });
+  report("failing");
+  assert.equal((await resultOf(runner, target)).outcome, "hard");
+});

@@ -1,0 +1,90 @@
+import assert from "node:assert/strict";
+import { type TestContext, test } from "node:test";
+import { memoryBroker } from "@mcp-failover/bus";
+import { streams } from "@mcp-failover/contracts";
+import { testKit } from "@mcp-failover/service-kit/testing";
+import type { ProberEnvironment } from "../src/config.ts";
+import { openReporting } from "../src/reporting.ts";
+import { targetOf } from "./probe-kit.ts";
+
+async function world(t: TestContext) {
+  const broker = memoryBroker();
+  await broker.connect().ensureStreams(streams, { replicas: 1 });
+  const target = targetOf({ type: "heartbeat", heartbeat: { token: { secret: "TOKEN" }, max_age_ms: 15_000 } });
+  const plain = { ...targetOf({ type: "tcp", port: 1 }), key: "up/plain", endpoint: "plain" };
+  const targets = new Map([
+    ["up/one", target],
+    ["up/plain", plain],
+  ]);
+  const spoken: string[] = [];
+  const watcher = broker.connect();
+  watcher.subscribe("endpoint.reported", (event) => spoken.push(JSON.stringify(event)));
+  const open = async (instance: string, config: ProberEnvironment, secrets: Record<string, string>) => {
+    const kit = testKit<ProberEnvironment>({ service: "prober", bus: broker.connect({ instance }), instance, config, secrets });
+    const reporting = await openReporting(kit, () => targets);
+    t.after(() => reporting.stop());
+    return reporting;
+  };
+  const receiver = await open("p1", { MCPF_REPORT_PORT: 0 }, { TOKEN: "heartbeat-token" });
+  const other = await open("p2", {}, { TOKEN: "heartbeat-token" });
+  const post = (path: string, token: string | null, body?: string, method = "POST") =>
+    fetch(`${receiver.url}${path}`, {
+      method,
+      ...(body === undefined ? {} : { body }),
+      headers: token === null ? {} : { authorization: `Bearer ${token}` },
+    });
+  return { receiver, other, post, spoken };
+}
+const soon = () => new Promise((resolve) => setTimeout(resolve, 50));
+
+test("a report with the right token reaches every prober, whoever took it in, and the token leaves this process nowhere", async (t) => {
+  const { receiver, other, post, spoken } = await world(t);
+  assert.equal(other.url, null, "no port is opened where none is configured");
+  assert.equal((await post("/report/up/one", "heartbeat-token")).status, 204);
+  await soon();
+  assert.deepEqual([receiver.reports.last("up/one")?.status, other.reports.last("up/one")?.status], ["ok", "ok"]);
+  assert.equal(
+    (await post("/report/up/one", "heartbeat-token", '{"status":"degraded","detail":"slow; token heartbeat-token"}')).status,
+    204,
+  );
+  await soon();
+  assert.deepEqual(
+    [other.reports.last("up/one")?.status, other.reports.last("up/one")?.detail],
+    ["degraded", "slow; token [secret TOKEN]"],
+  );
+  assert.equal(spoken.length, 2);
+  assert.doesNotMatch(spoken.join(), /heartbeat-token/);
+});
+
+test("R1: a wrong token, none, and one for an endpoint that expects no reports are refused alike, and change nothing", async (t) => {
+  const { receiver, post } = await world(t);
+  const answers = await Promise.all([
+    post("/report/up/one", "heartbeat-tokem"),
+    post("/report/up/one", null),
+    post("/report/up/plain", "heartbeat-token"),
+    post("/report/up/nothing", "heartbeat-token"),
+  ]);
+  const said = await Promise.all(answers.map(async (answer) => `${answer.status} ${await answer.text()}`));
+  assert.equal(new Set(said).size, 1, said.join("\n"));
+  assert.match(said[0] ?? "", /^401 /);
+  assert.equal(receiver.reports.last("up/one"), null);
+});
+
+test("R2: other methods, paths, bodies that are no report and too large ones are refused with a sentence", async (t) => {
+  const { receiver, post } = await world(t);
+  const token = "heartbeat-token";
+  const cases: [Promise<Response>, number][] = [
+    [post("/report/up/one", token, undefined, "GET"), 405],
+    [post("/", token), 404],
+    [post("/report/up", token), 404],
+    [post("/report/up/one", token, "{"), 400],
+    [post("/report/up/one", token, '{"status":"splendid"}'), 400],
+    [post("/report/up/one", token, JSON.stringify({ detail: "x".repeat(5000) })), 413],
+  ];
+  for (const [answer, status] of cases) {
+    const got = await answer;
+    assert.equal(got.status, status);
+    assert.equal(typeof ((await got.json()) as { error: string }).error, "string");
+  }
+  assert.equal(receiver.reports.last("up/one"), null);
+});
