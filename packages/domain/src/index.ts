@@ -169,6 +169,7 @@ export {
 } from "./rollback.ts";
 export {
   foldRollbackAudit,
+  isQuietScope,
   noRollbackAudit,
   type RollbackAudit,
   type RollbackMoment,

@@ -106,6 +106,14 @@ export function countCalls(
   return counts;
 }
 
+/** The second in which a scope was called last, by either implementation; null: in none that is kept. */
+export function lastCallMs(traffic: ToolTraffic, scope: string): number | null {
+  const found = traffic.scopes.get(scope);
+  if (found === undefined) return null;
+  const lastMs = Math.max(found.mcp.seconds.at(-1)?.startMs ?? -1, found.legacy.seconds.at(-1)?.startMs ?? -1);
+  return lastMs < 0 ? null : lastMs;
+}
+
 /** Calls in the buckets that lie wholly above a limit; one that straddles it is not counted against anybody. */
 function slowOf({ latency }: Bucket, slowMs: number): number {
   let slow = 0;

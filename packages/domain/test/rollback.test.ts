@@ -8,6 +8,7 @@ import {
   foldRollbackAudit,
   foldToolTraffic,
   initialRollbackState,
+  isQuietScope,
   noRollbackAudit,
   noToolTraffic,
   type RollbackDecision,
@@ -300,4 +301,33 @@ test("an unknown tool or agent is named with those that there are", () => {
   assert.throws(() => join(noToolTraffic, "agent", "nobody"), { code: "unknown_agent", message: /known: all, looker, buyer/ });
   assert.throws(() => join(noToolTraffic, "system", "x"), { code: "unknown_system" });
   assert.equal(decideRollback(join(noToolTraffic, "tool", "look", { command: order("rollback") })).rule, "no_legacy");
+});
+
+test("R3: a scope that is quiet has nothing that a decision could be taken on, however its calls went before", () => {
+  let quiet = 0;
+  const row = fc.record({
+    agoMs: fc.integer({ min: 0, max: 80_000 }),
+    calls: fc.integer({ min: 1, max: 60 }),
+    bad: fc.boolean(),
+    slow: fc.boolean(),
+  });
+  fc.assert(
+    fc.property(fc.array(row, { maxLength: 12 }), fc.constantFrom(0, 50, 100), (rows, mcpPercent) => {
+      const traffic = rows
+        .toSorted((a, b) => b.agoMs - a.agoMs)
+        .reduce((sum, { agoMs, calls, bad, slow }) => {
+          const rowOf = { agent: "buyer", calls, errors: bad ? calls : 0, ms: slow ? 8000 : 1 };
+          return foldToolTraffic(sum, window(nowMs - agoMs, [rowOf]));
+        }, noToolTraffic);
+      const state = { ...initialRollbackState, mcpPercent };
+      for (const of of rollbackScopes(config)) {
+        const decided = { type: "rollback.decided", data: { ...of, state } } as unknown as Event;
+        const then = mcpPercent === 100 ? audit : foldRollbackAudit(audit, decided);
+        if (!isQuietScope(then, traffic, of, nowMs)) continue;
+        quiet += 1;
+        assert.equal(decideRollback(rollbackInput(then, traffic, of, moment)).kind, "none");
+      }
+    }),
+  );
+  assert.ok(quiet > 50, `only ${quiet} were quiet`);
 });

@@ -3,6 +3,7 @@ import {
   decideRollback,
   foldRollbackAudit,
   foldToolTraffic,
+  isQuietScope,
   noRollbackAudit,
   noToolTraffic,
   type RollbackAudit,
@@ -51,6 +52,11 @@ export class Knowledge {
       this.#evidence = { fromMs: freshAfterSeq === 0 ? 0 : this.#last.timeMs + 1, afterSeq: freshAfterSeq };
     }
     return this.#evidence.fromMs;
+  }
+
+  /** Whether there is nothing to decide about a scope. */
+  isQuiet(of: ScopeName, nowMs: number): boolean {
+    return isQuietScope(this.audit, this.traffic, of, nowMs);
   }
 
   /** Joins what is known and decides. Throws `UnknownScopeError`. */

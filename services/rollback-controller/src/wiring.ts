@@ -31,7 +31,9 @@ export async function startRollbackController(kit: Kit<unknown>): Promise<Runnin
     evaluate(event) {
       notices.pump();
       // Windows move on with the second; nothing in between changes what they say.
-      if (event === null) for (const key of knowledge.scopes.keys()) scopes.evaluate(key);
+      if (event !== null) return;
+      const nowMs = decider.decisionMs();
+      for (const [key, of] of knowledge.scopes) if (!knowledge.isQuiet(of, nowMs)) scopes.evaluate(key);
     },
   });
   const performer = new Performer(kit, decider, knowledge);

@@ -68,6 +68,9 @@ export function openNoticeDesk<T extends EventType>(
   const told = new Map<string, { readonly epoch: number } & Applied>();
   const decidedEpochs = new Map<string, number>();
   const telling = new Set<string>();
+  /** Only while there is something to tell. */
+  let pumping: NodeJS.Timeout | null = null;
+  let stopped = false;
   const toldEpoch = (key: string): number => told.get(key)?.epoch ?? 0;
 
   const foldDecision = (key: string, decision: ToldDecision<T>): void => {
@@ -76,6 +79,7 @@ export function openNoticeDesk<T extends EventType>(
     if (decision.epoch <= toldEpoch(key) || queue.some((other) => other.epoch === decision.epoch)) return;
     queue.push(decision);
     queue.sort((a, b) => a.epoch - b.epoch);
+    if (!stopped) pumping ??= setInterval(pump, pumpMs);
     if (queue.length > untoldMax) kit.log.error({ key, epoch: queue.shift()?.epoch }, "too many decisions untold; this one is left out");
     untold.set(key, queue);
   };
@@ -101,7 +105,12 @@ export function openNoticeDesk<T extends EventType>(
       if (untold.get(key)?.[0] === head) lost += 1;
     }
   };
+  const rest = (): void => {
+    if (pumping !== null) clearInterval(pumping);
+    pumping = null;
+  };
   const pump = (): void => {
+    if (untold.size === 0) rest();
     for (const key of [...untold.keys()]) {
       if (telling.has(key) || !decider().settled) continue;
       telling.add(key);
@@ -117,8 +126,6 @@ export function openNoticeDesk<T extends EventType>(
     const last = told.get(key);
     return last !== undefined && last.epoch >= epoch ? { appliedBy: last.appliedBy, notAppliedBy: last.notAppliedBy } : null;
   };
-  const pumping = setInterval(pump, pumpMs);
-
   return {
     fold,
     pump,
@@ -139,6 +146,9 @@ export function openNoticeDesk<T extends EventType>(
         await decider().changed(waitStepMs);
       }
     },
-    stop: () => clearInterval(pumping),
+    stop() {
+      stopped = true;
+      rest();
+    },
   };
 }

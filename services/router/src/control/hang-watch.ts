@@ -34,15 +34,14 @@ const lookGapMsMax = 10_000;
 export class HangWatch {
   readonly #options: HangWatchOptions;
   readonly #watched = new Map<EndpointState, Watched>();
-  readonly #timer: NodeJS.Timeout;
-  #tickedAtMs = performance.now();
+  /** Only while a call is out: a router without calls has nothing to watch. */
+  #timer: NodeJS.Timeout | null = null;
+  #tickedAtMs = 0;
   #awakeSinceMs = Number.NEGATIVE_INFINITY;
   #stopped = false;
 
   constructor(options: HangWatchOptions) {
     this.#options = options;
-    this.#timer = setInterval(() => this.#tick(), tickMs);
-    this.#timer.unref();
   }
 
   begin(attempt: CallAttempt): void {
@@ -53,6 +52,10 @@ export class HangWatch {
       this.#watched.set(state, watched);
     }
     watched.attempts.add(attempt);
+    if (this.#timer !== null || this.#stopped) return;
+    this.#tickedAtMs = performance.now();
+    this.#timer = setInterval(() => this.#tick(), tickMs);
+    this.#timer.unref();
   }
 
   end(attempt: CallAttempt): void {
@@ -65,13 +68,22 @@ export class HangWatch {
 
   stop(): void {
     this.#stopped = true;
-    clearInterval(this.#timer);
+    this.#rest();
+  }
+
+  #rest(): void {
+    if (this.#timer !== null) clearInterval(this.#timer);
+    this.#timer = null;
   }
 
   #tick(): void {
     const tickedAtMs = performance.now();
     if (tickedAtMs - this.#tickedAtMs > tickMs + stallMs) this.#awakeSinceMs = this.#options.monotonicMs();
     this.#tickedAtMs = tickedAtMs;
+    if (this.#watched.size === 0) {
+      this.#rest();
+      return;
+    }
     for (const [endpoint, watched] of this.#watched) this.#judge(endpoint, watched);
   }
 
