@@ -5,7 +5,7 @@ import { readFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
-import { ConfigError, parseTopology } from "@mcp-failover/contracts";
+import { ConfigError, parseTopology, probeChecks } from "@mcp-failover/contracts";
 import { policyFor } from "@mcp-failover/domain";
 import { node24, ROOT } from "../../scripts/lib/repo.mjs";
 import { connectClient } from "../harness/load.ts";
@@ -33,18 +33,21 @@ test("the reference configuration holds the guide's upstreams with its breakers,
   const topology = reference();
   assert.deepEqual(Object.keys(topology.upstreams).sort(), ["graphlit", "neo4j", "pinecone", "tavily"]);
   const seen = Object.fromEntries(
-    Object.entries(topology.upstreams).map(([name, { critical, probe }]) => {
+    Object.entries(topology.upstreams).map(([name, upstream]) => {
+      const { critical, endpoints } = upstream;
+      const [check] = endpoints[0] === undefined ? [] : probeChecks(upstream, endpoints[0]);
+      const probed = `${check?.method} ${check?.url}`;
       const { breaker, health, router } = policyFor(topology, name, "production");
       const { consecutiveFailures, openMs, openMsMax } = breaker;
-      return [name, [critical, probe.path, consecutiveFailures, openMs, openMsMax, router.callMs, health.intervalMs, health.timeoutMs]];
+      return [name, [critical, probed, consecutiveFailures, openMs, openMsMax, router.callMs, health.intervalMs, health.timeoutMs]];
     }),
   );
   // The probes' 10 s are the rollback block's health_check_interval, which overrides the guide's 5 s where it is loaded.
   assert.deepEqual(seen, {
-    pinecone: [true, "/describe_index_stats", 3, 30_000, 30_000, 5000, 10_000, 5000],
-    neo4j: [true, "/db/data/", 3, 30_000, 30_000, 5000, 10_000, 5000],
-    graphlit: [true, "", 5, 60_000, 60_000, 5000, 10_000, 5000],
-    tavily: [false, "/status", 10, 60_000, 60_000, 5000, 10_000, 5000],
+    pinecone: [true, "POST https://nightingale.pinecone.io/describe_index_stats", 3, 30_000, 30_000, 5000, 10_000, 5000],
+    neo4j: [true, "GET https://main.databases.neo4j.io/", 3, 30_000, 30_000, 5000, 10_000, 5000],
+    graphlit: [true, "POST https://data-scus.graphlit.io/api/v1/graphql", 5, 60_000, 60_000, 5000, 10_000, 5000],
+    tavily: [false, "POST https://api.tavily.com/search", 10, 60_000, 60_000, 5000, 10_000, 5000],
   });
   assert.deepEqual(topology.contacts, {
     "on-call": "Check PagerDuty rotation",
@@ -83,7 +86,7 @@ test("the guide's URIs and credentials are used as its services do, and no secre
   assert.deepEqual(upstreams["tavily"]?.endpoints[0], {
     ...upstreams["tavily"]?.endpoints[0],
     url: "https://api.tavily.com",
-    headers: { "api-key": { secret: "TAVILY_API_KEY" } },
+    headers: { "api-key": { secret: "TAVILY_API_KEY" }, Authorization: { secret: "TAVILY_API_KEY", prefix: "Bearer " } },
   });
 });
 

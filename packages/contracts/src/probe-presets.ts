@@ -11,9 +11,10 @@ import type { EndpointProbe } from "./probe-config.ts";
  * - `neo4j`: both; without Bolt it is degraded, because what goes by HTTP is still served.
  * - `graphlit`: GraphQL's `{ __typename }`, which costs the server nothing; GraphQL tells errors with status 200.
  *   https://docs.graphlit.dev/api-reference/authentication, https://graphql.github.io/graphql-over-http/draft/
- * - `tavily`: `POST /search` costs a credit each (2 million a year at every 15 s). So the regular probe leaves the query empty, which the
- *   API refuses with 400 after it has looked at the key; a real search with one result is made every hour.
- *   https://docs.tavily.com/documentation/api-reference/endpoint/search
+ * - `tavily`: `POST /search` costs a credit each (6 million a year at every 5 s). So the regular probe asks for one character, which the API
+ *   refuses: 400 and `{ detail: { error: "Query is too short. Min query length is 2 characters." } }`. A real search with one result is made
+ *   once an hour, so that a spent plan (432, 433) is known. https://docs.tavily.com/documentation/api-reference/endpoint/search,
+ *   https://help.tavily.com/articles/8645538886-understanding-http-errors, https://github.com/rikkahub/rikkahub/issues/1481
  */
 export const probePresetNames = ["pinecone", "neo4j", "neo4j_http", "neo4j_bolt", "graphlit", "tavily"] as const;
 export type ProbePresetName = (typeof probePresetNames)[number];
@@ -37,7 +38,7 @@ export const probePresets: Readonly<Record<ProbePresetName, EndpointProbe>> = {
     type: "http",
     method: "POST",
     path: "/describe_index_stats",
-    headers: { ...json, "x-pinecone-api-version": "2025-10" },
+    headers: { ...json, "x-pinecone-api-version": "2026-07" },
     body: {},
     expect: [
       { of: "status", equals: 200, severity: "hard" },
@@ -64,7 +65,7 @@ export const probePresets: Readonly<Record<ProbePresetName, EndpointProbe>> = {
     method: "POST",
     path: "/search",
     headers: json,
-    body: { query: "" },
+    body: { query: "1" },
     expect: [
       { of: "status", in: [200, 400, 422], severity: "hard" },
       { of: "json", path: "$['detail','results']", exists: true, severity: "hard" },
