@@ -63,8 +63,9 @@ export class BulkheadFullError extends CallError {
   override readonly name = "BulkheadFullError";
   readonly code = "bulkhead_full";
   readonly retriable = true;
-  constructor(upstream: string, concurrencyMax: number) {
-    super(upstream, `${concurrencyMax} calls to ${upstream} are running already: wait for some to end, or raise concurrencyMax`);
+  constructor(upstream: string, concurrencyMax: number, queueMax = 0) {
+    const waiting = queueMax === 0 ? "" : ` and ${queueMax} wait for them`;
+    super(upstream, `${concurrencyMax} calls to ${upstream} are running already${waiting}: wait for some to end, or raise concurrencyMax`);
   }
 }
 

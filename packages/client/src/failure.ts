@@ -49,3 +49,19 @@ function transportFailureOf(error: unknown, depth: number): { code: FailureCode;
 function isTimeout(error: unknown): boolean {
   return error instanceof Error && error.name === "TimeoutError";
 }
+
+/**
+ * Whether an error counts against a function behind a breaker of its own: everything but what the other side answered on purpose, 4xx with 429, and JSON-RPC
+ * errors. Other than for an endpoint of the fleet, an error that says nothing about itself counts: there is nobody else that it could speak of.
+ */
+export function countsByDefault(error: unknown): boolean {
+  const status = statusOf(error);
+  if (status !== null) return status >= 500;
+  const code = (error as { code?: unknown } | null | undefined)?.code;
+  return !(typeof code === "number" && code <= -32_000 && code >= -32_768);
+}
+
+/** `fetch` resolves with a `Response` whatever its status. */
+export function isBadResponse(value: unknown): boolean {
+  return typeof value === "object" && value instanceof Response && value.status >= 500;
+}

@@ -5,6 +5,18 @@ export {
   ConfigContendedError,
   ConfigTooLargeError,
 } from "./apply-configuration.ts";
+export { type Breaker, createBreaker } from "./breaker.ts";
+export type { BreakerContext } from "./breaker-call.ts";
+export type { BreakerChange, BreakerEvent, BreakerEvents } from "./breaker-events.ts";
+export type {
+  BreakerCallOptions,
+  BreakerMemory,
+  BreakerOptions,
+  Fallback,
+  FallbackContext,
+  RetryOptions,
+} from "./breaker-options.ts";
+export type { BreakerStats } from "./breaker-stats.ts";
 export {
   type Client,
   type ClientStatus,

@@ -19,6 +19,8 @@ export {
 } from "./breaker.ts";
 export { type Evaluation, type EvidenceCut, evidenceOf, type ObserverEvidence } from "./breaker-evidence.ts";
 export { type BreakerSignals, expireBreakerSignals, foldBreakerSignal, liveRouters, openBreakerSignals } from "./breaker-signals.ts";
+export { CallBreaker, type CallOutcome, callFailed, callOk, callSlow, denied } from "./call-breaker.ts";
+export { type CallBreakerPolicy, defaultCallBreakerPolicy, defaultCallLimits } from "./call-breaker-policy.ts";
 export {
   type Evidence,
   foldSignal,

@@ -1,0 +1,391 @@
+import assert from "node:assert/strict";
+import { getEventListeners } from "node:events";
+import { test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
+import {
+  type BreakerEvent,
+  BreakerOpenError,
+  BulkheadFullError,
+  CallTimeoutError,
+  createBreaker,
+  type FallbackContext,
+} from "@mcp-failover/client";
+import fc from "fast-check";
+
+const boom = new Error("boom");
+const fails = () => Promise.reject(boom);
+const never = () => new Promise<never>(() => undefined);
+const rejection = (promise: Promise<unknown>): Promise<unknown> =>
+  promise.then(
+    () => assert.fail("it did not fail"),
+    (error: unknown) => error,
+  );
+
+test("a call gives what its function gives, at once or later, and throws what it throws", async () => {
+  for (const timeoutMs of [null, 5000]) {
+    const breaker = createBreaker({ timeoutMs });
+    assert.equal(await breaker.execute(() => 1), 1);
+    assert.equal(await breaker.execute(async () => 2), 2);
+    assert.equal(await rejection(breaker.execute(fails)), boom);
+    assert.equal(
+      await rejection(
+        breaker.execute(() => {
+          throw boom;
+        }),
+      ),
+      boom,
+    );
+    // A thenable that answers at once is no promise, and may be given all the same.
+    // biome-ignore lint/suspicious/noThenProperty: it is what is tested
+    assert.equal(await breaker.execute(() => ({ then: (resolve: (value: number) => void) => resolve(3) }) as PromiseLike<number>), 3);
+    const { successes, failures, calls, running } = breaker.stats();
+    assert.deepEqual({ successes, failures, calls, running }, { successes: 3, failures: 2, calls: 5, running: 0 });
+  }
+});
+
+test("wrap keeps the arguments and their types; wrapWithContext adds the signal before them", async () => {
+  const breaker = createBreaker();
+  const add = breaker.wrap((a: number, b: number) => a + b);
+  assert.equal(await add(1, 2), 3);
+  const read = breaker.wrapWithContext(({ signal, attempt }, id: string) => `${id} ${signal.aborted} ${attempt}`);
+  assert.equal(await read("17"), "17 false 1");
+});
+
+test("S2: a time-out ends the call, aborts the signal, read before or after, and says whether it may have run", async () => {
+  const breaker = createBreaker({ name: "orders", timeoutMs: 30 });
+  let context: { readonly signal: AbortSignal } | undefined;
+  const error = await rejection(
+    breaker.execute((given) => {
+      context = given;
+      return never();
+    }),
+  );
+  assert.ok(error instanceof CallTimeoutError);
+  assert.deepEqual([error.outcomeUnknown, context?.signal.aborted, context?.signal.reason], [true, true, error]);
+  const safe = await rejection(breaker.execute(never, { idempotent: true, timeoutMs: 20 }));
+  assert.ok(safe instanceof CallTimeoutError);
+  assert.deepEqual([safe.outcomeUnknown, breaker.stats().timeouts], [false, 2]);
+});
+
+test("S2: of many calls with one time-out none ends early, and none later than a tick beside what the event loop is late", async () => {
+  const breaker = createBreaker({ timeoutMs: 200, concurrencyMax: 1000, consecutiveFailures: null, failureRatio: null });
+  const one = async (delayMs: number): Promise<number> => {
+    await sleep(delayMs);
+    const startedMs = performance.now();
+    await rejection(breaker.execute(never));
+    return performance.now() - startedMs;
+  };
+  const took = await Promise.all(Array.from({ length: 300 }, (_, index) => one(index)));
+  assert.ok(Math.min(...took) >= 199, `early: ${Math.min(...took)}`);
+  took.sort((a, b) => a - b);
+  const median = took[150] as number;
+  assert.ok(median <= 200 + 10 + 40, `late: ${median}`);
+});
+
+test("S2: the caller's signal ends the call with the caller's reason, blames nobody, and leaves no listener behind", async () => {
+  const breaker = createBreaker({ consecutiveFailures: 1 });
+  const controller = new AbortController();
+  let inner: AbortSignal | undefined;
+  const running = rejection(
+    breaker.execute(
+      ({ signal }) => {
+        inner = signal;
+        return never();
+      },
+      { signal: controller.signal },
+    ),
+  );
+  await breaker.execute(async () => 1, { signal: controller.signal });
+  assert.equal(getEventListeners(controller.signal, "abort").length, 1);
+  const gone = new Error("the user left");
+  controller.abort(gone);
+  assert.equal(await running, gone);
+  assert.equal(inner?.reason, gone);
+  assert.equal(await rejection(breaker.execute(() => 1, { signal: controller.signal })), gone, "not begun at all");
+  assert.equal(getEventListeners(controller.signal, "abort").length, 0);
+  assert.deepEqual([breaker.state, breaker.stats().cancelled], ["closed", 2]);
+});
+
+test("S1: with the bulkhead full calls wait in turn, one over the queue is told at once, and waiting counts against the time", async () => {
+  const breaker = createBreaker({ concurrencyMax: 1, queueMax: 2, timeoutMs: 5000 });
+  const gate = Promise.withResolvers<string>();
+  const order: string[] = [];
+  const first = breaker.execute(() => gate.promise);
+  const second = breaker.execute(() => order.push("second"));
+  const controller = new AbortController();
+  const leaver = rejection(breaker.execute(() => order.push("leaver"), { signal: controller.signal }));
+  assert.equal(breaker.stats().waiting, 2);
+  const full = await rejection(breaker.execute(() => 1));
+  assert.ok(full instanceof BulkheadFullError);
+  assert.match(full.message, /1 calls to function are running already and 2 wait/);
+  controller.abort(boom);
+  assert.equal(await leaver, boom);
+  const late = await rejection(breaker.execute(() => order.push("late"), { timeoutMs: 20 }));
+  assert.ok(late instanceof CallTimeoutError && !late.outcomeUnknown, "it was never called");
+  const third = breaker.execute(() => order.push("third"));
+  gate.resolve("first");
+  assert.equal(await first, "first");
+  await Promise.all([second, third]);
+  assert.deepEqual(order, ["second", "third"]);
+  const { successes, full: refused, cancelled, timeouts, waiting, running } = breaker.stats();
+  assert.deepEqual([successes, refused, cancelled, timeouts, waiting, running], [3, 1, 1, 1, 0, 0]);
+});
+
+test("S1: a function that ignores its signal keeps its place until it ends", async () => {
+  const breaker = createBreaker({ concurrencyMax: 1, timeoutMs: 20 });
+  const deaf = Promise.withResolvers<string>();
+  assert.ok((await rejection(breaker.execute(() => deaf.promise))) instanceof CallTimeoutError);
+  assert.ok((await rejection(breaker.execute(() => 1))) instanceof BulkheadFullError);
+  deaf.resolve("at last");
+  await new Promise((resolve) => setImmediate(resolve));
+  assert.equal(await breaker.execute(() => 1), 1);
+});
+
+test("S1: a function that never ends is given up after 30 s, and gives back its place only once", async (t) => {
+  t.mock.timers.enable({ apis: ["setTimeout"] });
+  const breaker = createBreaker({ concurrencyMax: 1, timeoutMs: null });
+  const deaf = Promise.withResolvers<string>();
+  const ended = rejection(breaker.execute(() => deaf.promise, { timeoutMs: 20 }));
+  t.mock.timers.tick(20);
+  assert.ok((await ended) instanceof CallTimeoutError);
+  t.mock.timers.tick(29_999);
+  assert.equal(breaker.stats().running, 1);
+  t.mock.timers.tick(1);
+  assert.equal(breaker.stats().running, 0);
+  deaf.resolve("after all");
+  await deaf.promise;
+  assert.equal(breaker.stats().running, 0);
+});
+
+test("S1: those that wait are told at once when the breaker opens", async () => {
+  const breaker = createBreaker({ concurrencyMax: 1, queueMax: 5, consecutiveFailures: 1 });
+  const gate = Promise.withResolvers<string>();
+  const running = breaker.execute(() => gate.promise);
+  const waiting = [1, 2].map(() => rejection(breaker.execute(() => assert.fail("called"))));
+  gate.reject(boom);
+  assert.equal(await rejection(running), boom);
+  for (const error of await Promise.all(waiting)) assert.ok(error instanceof BreakerOpenError);
+});
+
+test("calls that take too long open the breaker while they are still out", async () => {
+  const breaker = createBreaker({ timeoutMs: 60_000, slowMs: 20, slowRatio: 0.5, minimumCalls: 5 });
+  const controller = new AbortController();
+  const out = Array.from({ length: 10 }, () => rejection(breaker.execute(never, { signal: controller.signal, timeoutMs: 60_000 })));
+  await sleep(80);
+  assert.equal(breaker.state, "open");
+  assert.match(breaker.stats().reason, /calls were slow/);
+  controller.abort(boom);
+  await Promise.all(out);
+  assert.equal(breaker.stats().cancelled, 10);
+});
+
+test("the fallback answers for failures, time-outs and refusals, and is told whether the call may have run; not for a caller's own mistake", async () => {
+  const told: [string, boolean][] = [];
+  const breaker = createBreaker({
+    timeoutMs: 30,
+    consecutiveFailures: 2,
+    fallback: (error: unknown, { outcomeUnknown }: FallbackContext) => {
+      told.push([(error as Error).name, outcomeUnknown]);
+      return "kept";
+    },
+  });
+  assert.equal(await breaker.execute(() => Promise.reject(Object.assign(new Error("no"), { code: "ECONNREFUSED" }))), "kept");
+  assert.equal(await breaker.execute(never), "kept");
+  assert.equal(await breaker.execute(() => 1), "kept");
+  assert.equal(await breaker.execute(() => 1, { fallback: () => "its own" }), "its own");
+  assert.deepEqual(told, [
+    ["Error", false],
+    ["CallTimeoutError", true],
+    ["BreakerOpenError", false],
+  ]);
+  breaker.close();
+  const mine = Object.assign(new Error("no such order"), { status: 404 });
+  assert.equal(await rejection(breaker.execute(() => Promise.reject(mine))), mine);
+});
+
+test("S4: a fallback that hangs ends with the time-out, one that throws with its error", async () => {
+  const breaker = createBreaker({ timeoutMs: 20 });
+  let signal: AbortSignal | undefined;
+  const late = await rejection(
+    breaker.execute(fails, {
+      fallback: (_, context) => {
+        signal = context.signal;
+        return never();
+      },
+    }),
+  );
+  assert.ok(late instanceof CallTimeoutError);
+  assert.equal(signal?.aborted, true);
+  const worse = new Error("worse");
+  assert.equal(await rejection(breaker.execute(fails, { fallback: () => Promise.reject(worse) })), worse);
+});
+
+test("states, events and an operator's word: opened, half-open after its time, closed, forced open, disabled, metrics only", async () => {
+  let nowMs = 0;
+  const breaker = createBreaker({ consecutiveFailures: 1, openMs: 1000, openJitter: 0, nowMs: () => nowMs });
+  const seen: string[] = [];
+  for (const event of ["success", "failure", "ignored", "reject", "open", "half_open", "close", "change"] satisfies BreakerEvent[]) {
+    breaker.on(event, (value) => seen.push("to" in value && event === "change" ? `${value.from}>${value.to}` : event));
+  }
+  await rejection(breaker.execute(fails));
+  assert.deepEqual([breaker.isOpened, breaker.isClosed, breaker.allows], [true, false, false]);
+  assert.match(String(await rejection(breaker.execute(() => 1))), /1 failures in a row, for 1000 ms more/);
+  nowMs = 1000;
+  assert.equal(breaker.allows, true);
+  await breaker.execute(() => 1);
+  assert.equal(breaker.isClosed, true);
+  assert.deepEqual(seen, [
+    "closed>open",
+    "open",
+    "failure",
+    "reject",
+    "open>half_open",
+    "half_open",
+    "half_open>closed",
+    "close",
+    "success",
+  ]);
+  breaker.forceOpen("a drill");
+  nowMs += 3_600_000;
+  assert.match(String(await rejection(breaker.execute(() => 1))), /forced open: a drill/);
+  breaker.disable();
+  for (let count = 0; count < 10; count += 1) await rejection(breaker.execute(fails));
+  assert.equal(breaker.state, "disabled");
+  breaker.metricsOnly();
+  for (let count = 0; count < 10; count += 1) await rejection(breaker.execute(fails));
+  assert.deepEqual([breaker.state, breaker.stats().withheld], ["metrics_only", 10]);
+  breaker.open();
+  assert.equal(breaker.isOpened, true);
+  nowMs += breaker.stats().openForMs ?? 0;
+  await breaker.execute(() => 1);
+  assert.equal(breaker.state, "closed");
+});
+
+test("S4: a listener that throws harms no call and is reported; one that was ended hears nothing", async () => {
+  const reported: unknown[] = [];
+  const breaker = createBreaker({ onError: (error) => reported.push(error) });
+  breaker.on("success", () => {
+    throw boom;
+  });
+  let heard = 0;
+  const stop = breaker.on("success", () => {
+    heard += 1;
+  });
+  assert.equal(await breaker.execute(() => 1), 1);
+  stop();
+  assert.equal(await breaker.execute(() => 1), 1);
+  assert.deepEqual([reported, heard], [[boom, boom], 1]);
+});
+
+test("values can count as failures and are returned all the same; errors can be let off", async () => {
+  const breaker = createBreaker({ consecutiveFailures: 2, isFailure: (error) => error !== boom });
+  for (let count = 0; count < 5; count += 1) await rejection(breaker.execute(fails));
+  assert.equal(breaker.state, "closed");
+  for (let count = 0; count < 2; count += 1) assert.equal((await breaker.execute(() => new Response(null, { status: 503 }))).status, 503);
+  assert.equal(breaker.state, "open");
+});
+
+test("what a breaker knows goes over a restart: what is left of the open time, and the back-off", () => {
+  let nowMs = 0;
+  const options = { openMs: 10_000, openJitter: 0, nowMs: () => nowMs };
+  const before = createBreaker(options);
+  before.open();
+  nowMs = 4000;
+  const kept = before.toJSON();
+  const after = createBreaker({ ...options, initial: JSON.parse(JSON.stringify(kept)) });
+  assert.ok(Math.abs((after.stats().openForMs ?? 0) - 6000) < 100);
+  const later = createBreaker({ ...options, initial: { ...kept, savedAtMs: kept.savedAtMs - 60_000 } });
+  assert.deepEqual([later.state, later.allows], ["open", true]);
+});
+
+test("options that make no sense are refused with their name", () => {
+  for (const [options, name] of [
+    [{ timeoutMs: 0 }, /timeoutMs/],
+    [{ failureRatio: 1.1 }, /failureRatio/],
+    [{ queueMax: -1 }, /queueMax/],
+    [{ concurrencyMax: 1.5 }, /concurrencyMax/],
+    [{ openFactor: Number.NaN }, /openFactor/],
+    [{ slowRatio: 0.5 }, /slowMs/],
+  ] as const) {
+    assert.throws(() => createBreaker(options), { name: "RangeError", message: name });
+  }
+});
+
+test("retries stay within the call's time and their budget, and say so", async () => {
+  const breaker = createBreaker({
+    idempotent: true,
+    timeoutMs: 300,
+    consecutiveFailures: null,
+    failureRatio: null,
+    retry: { delayMs: 1, attemptsMax: 5, attemptTimeoutMs: 40 },
+  });
+  const attempts: number[] = [];
+  breaker.on("retry", ({ attempt }) => attempts.push(attempt));
+  assert.equal(await breaker.execute(({ attempt }) => (attempt < 3 ? never() : attempt)), 3);
+  assert.deepEqual(attempts, [2, 3]);
+  const startedMs = performance.now();
+  await rejection(breaker.execute(never, { timeoutMs: 60 }));
+  assert.ok(performance.now() - startedMs < 200);
+  let calls = 0;
+  for (let count = 0; count < 150; count += 1) {
+    await rejection(
+      breaker.execute(() => {
+        calls += 1;
+        return fails();
+      }),
+    );
+  }
+  assert.ok(calls < 150 + 150, `the budget holds retries down: ${calls} calls of 150`);
+});
+
+test("S1, S3: whatever calls do, each ends in one count and gives back its place", async () => {
+  const kind = fc.constantFrom("ok", "fail", "throw", "hang", "cancel", "slow");
+  await fc.assert(
+    fc.asyncProperty(
+      fc.array(kind, { maxLength: 40 }),
+      fc.integer({ min: 1, max: 5 }),
+      fc.integer({ min: 0, max: 5 }),
+      async (kinds, max, queue) => {
+        const breaker = createBreaker({
+          timeoutMs: 8,
+          slowMs: 3,
+          concurrencyMax: max,
+          queueMax: queue,
+          openMs: 1,
+          openMsMax: 1,
+          minimumCalls: 4,
+        });
+        let running = 0;
+        let most = 0;
+        await Promise.allSettled(
+          kinds.map((of) => {
+            const controller = new AbortController();
+            if (of === "cancel") setTimeout(() => controller.abort(boom), 2);
+            return breaker.execute(
+              async ({ signal }) => {
+                running += 1;
+                most = Math.max(most, running);
+                try {
+                  if (of === "throw") throw boom;
+                  if (of === "fail") await fails();
+                  if (of === "slow") await sleep(5);
+                  if (of === "hang" || of === "cancel")
+                    await new Promise((_, reject) => signal.addEventListener("abort", () => reject(signal.reason)));
+                } finally {
+                  running -= 1;
+                }
+              },
+              { signal: controller.signal },
+            );
+          }),
+        );
+        while (running > 0) await sleep(1);
+        const stats = breaker.stats();
+        assert.equal(stats.calls, kinds.length, "S3");
+        assert.deepEqual([stats.running, stats.waiting, running], [0, 0, 0]);
+        assert.ok(most <= max, "S1");
+      },
+    ),
+    { numRuns: 40 },
+  );
+});
