@@ -1,0 +1,51 @@
+import type { Entry, World } from "../world-types.ts";
+
+/** What observers said in SIGNALS, read anew: nothing here asks the production code what it made of it. */
+export interface Word {
+  readonly seq: number;
+  readonly atMs: number;
+  /** `prober:a` */
+  readonly observer: string;
+  readonly endpoint: string;
+  readonly fails: boolean;
+  readonly answers: boolean;
+  readonly confirms: boolean;
+}
+
+/** Words stored within `backMs` before SIGNALS `seq`, that one included, newest first. */
+export function wordsBefore(world: World, seq: number, backMs: number): Word[] {
+  const last = world.signal(seq);
+  if (last === null) return [];
+  const words: Word[] = [];
+  for (let at = seq; at > 0; at -= 1) {
+    const entry = world.signal(at);
+    if (entry === null || entry.atMs < last.atMs - backMs) break;
+    words.push(...wordsOf(entry));
+  }
+  return words;
+}
+
+function wordsOf({ seq, atMs, event }: Entry): Word[] {
+  if (event.type === "probe.observed") {
+    return event.data.observations.map(({ upstream, endpoint, observer, outcome, purpose }) => ({
+      seq,
+      atMs,
+      observer: `prober:${observer}`,
+      endpoint: `${upstream}/${endpoint}`,
+      fails: outcome === "hard",
+      answers: outcome === "ok",
+      confirms: purpose === "confirm" || purpose === "requested",
+    }));
+  }
+  if (event.type !== "traffic.observed") return [];
+  const { router, endpoints } = event.data;
+  return endpoints.map(({ upstream, endpoint, ok, hard, hung, slowInFlight }) => ({
+    seq,
+    atMs,
+    observer: `router:${router}`,
+    endpoint: `${upstream}/${endpoint}`,
+    fails: hard > 0 || hung === true || (slowInFlight ?? 0) > 0,
+    answers: ok > 0,
+    confirms: false,
+  }));
+}
