@@ -11,6 +11,7 @@ const plain = [
   "LC_ALL",
   "TZ",
   "NODE_COMPILE_CACHE",
+  "NODE_OPTIONS",
   "NODE_EXTRA_CA_CERTS",
   "SSL_CERT_FILE",
   "SSL_CERT_DIR",

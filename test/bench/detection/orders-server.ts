@@ -6,14 +6,23 @@ const port = Number(process.env["PORT"]);
 const opsFile = process.env["OPS_FILE"] ?? "";
 /** Each call takes about this long, as one to a database would. */
 const workMs = 3;
+/** `PUT /control/error-share/0.02` makes it fail that share of all answers, probes' too. */
+const control = "/control/error-share/";
+let errorShare = 0;
 
 const server = createServer((request, response) => {
   request.resume().on("end", () => {
     const { method = "GET", url = "/" } = request;
+    if (url.startsWith(control)) {
+      errorShare = Number(url.slice(control.length));
+      response.end();
+      return;
+    }
     setTimeout(() => {
       // Noted when it runs, before the answer: what runs and is not answered counts.
       if (method !== "GET") appendFileSync(opsFile, `${method} ${url}\n`);
-      response.writeHead(200, { "content-type": "application/json" }).end(`{"url":${JSON.stringify(url)},"by":${port}}`);
+      const status = Math.random() < errorShare ? 500 : 200;
+      response.writeHead(status, { "content-type": "application/json" }).end(`{"url":${JSON.stringify(url)},"by":${port}}`);
     }, workMs);
   });
 });

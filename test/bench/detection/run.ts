@@ -7,6 +7,7 @@ import { type RunningStack, startStack } from "../../harness/stack.ts";
 import { until } from "../../harness/wait.ts";
 import { quantile } from "../benchmark.ts";
 import { type CallRecord, startHttpLoad } from "./load.ts";
+import { ordersConfig, upstream } from "./orders.ts";
 
 type ProxyFault = Omit<RequestInput<"fault.set">, "proxy" | "ttlMs">;
 /** What is done to the primary: a signal to its process, or a fault of the proxy in front of it. */
@@ -41,34 +42,11 @@ export interface DetectionRun {
   readonly phases: Readonly<Record<"reported" | "probed" | "breakerOpened" | "healthChanged" | "decided", number | null>>;
 }
 
-const upstream = "orders";
 const ttlMs = 60_000;
 const executedMsMax = 20_000;
 /** Calls are watched for so long after the move, and at least for `watchMs` after the fault. */
 const settleMs = 1500;
 const watchMs = 5000;
-
-function configOf(fault: FaultName, opsFile: string): string {
-  const process = (name: string, offset: number): string => `
-    - name: orders-${name}
-      serves: orders/${name}
-      command: [node, test/bench/detection/orders-server.ts]
-      env: { OPS_FILE: ${JSON.stringify(opsFile)} }
-      port_offset: ${offset}
-      fault_proxy: ${"proxy" in faults[fault]}
-      restart_after_ms: 600000`;
-  return `version: 1
-upstreams:
-  orders:
-    kind: http
-    mode: active_standby
-    endpoints:
-      - { name: primary, tier: 0, url: "http://127.0.0.1:\${MCPF_PORT_ORDERS_PRIMARY}/" }
-      - { name: secondary, tier: 1, url: "http://127.0.0.1:\${MCPF_PORT_ORDERS_SECONDARY}/" }
-local:
-  processes:${process("primary", 10)}${process("secondary", 11)}
-`;
-}
 
 /** One fault on a fresh stack under load. */
 export async function runDetection(
@@ -78,7 +56,7 @@ export async function runDetection(
 ): Promise<DetectionRun> {
   const ops = await tempDir("mcpf-detection-");
   const opsFile = join(ops.path, "ops");
-  const stack = await startStack({ config: configOf(fault, opsFile) });
+  const stack = await startStack({ config: ordersConfig(opsFile, { faultProxy: "proxy" in faults[fault] }) });
   let stopped: number | null = null;
   try {
     await until(async () => isHealthy(stack), 20_000, "both endpoints healthy");

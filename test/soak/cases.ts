@@ -1,0 +1,81 @@
+import { setTimeout as sleep } from "node:timers/promises";
+import type { SoakWorld } from "./world.ts";
+
+/** Something that must move nothing (issue "Detect in a second", what it must show, line 3). */
+export interface SoakCase {
+  readonly name: string;
+  readonly what: string;
+  /** What is done, at which share of the case's time. The last steps undo it. */
+  steps(world: SoakWorld): readonly Step[];
+}
+interface Step {
+  readonly at: number;
+  readonly what: string;
+  act(): Promise<void>;
+}
+
+const step = (at: number, what: string, act: () => Promise<void>): Step => ({ at, what, act });
+const probers = ["prober-1", "prober-2", "prober-3"] as const;
+const stallMs = 1000;
+const jumpMs = 60_000;
+/** Those that decide, or whose word decides: each has its clock set forward by itself, as a machine with a bad clock has. */
+const clocks = ["prober-1", "failover-controller-1", "router-1", "breaker-state-1"] as const;
+
+export const cases: readonly SoakCase[] = [
+  {
+    name: "errors",
+    what: "2 % of all answers of both endpoints are errors, at random, probes' too",
+    steps: (world) => [step(0, "2 % errors", () => world.setErrorShare(0.02)), step(0.97, "no errors", () => world.setErrorShare(0))],
+  },
+  {
+    name: "stall",
+    what: "the active endpoint stands still for 1 second (SIGSTOP), once at the begin and once in the middle",
+    steps: (world) =>
+      [0.05, 0.5].map((at) =>
+        step(at, "stall", async () => {
+          const pid = await world.primaryPid();
+          process.kill(pid, "SIGSTOP");
+          await sleep(stallMs);
+          process.kill(pid, "SIGCONT");
+        }),
+      ),
+  },
+  {
+    name: "liar",
+    what: "one prober of three says that the active endpoint refuses every probe; each of the three lies for a third of the time",
+    steps: (world) => [
+      ...probers.map((prober, index) =>
+        step(0.32 * index, `${prober} lies`, async () => {
+          for (const other of probers) await world.afflict(other, other === prober ? { refuse: [world.ports[0]] } : {});
+        }),
+      ),
+      step(0.96, "nobody lies", () => world.afflict("prober-3", {})),
+    ],
+  },
+  {
+    name: "cut_off",
+    what: "a prober reaches no endpoint any more, and for the second half not even NATS",
+    steps: (world) => [
+      step(0, "prober-2 reaches no endpoint", () => world.afflict("prober-2", { silence: world.ports })),
+      step(0.48, "prober-2 reaches nothing", () => world.afflict("prober-2", { silence: "all" })),
+      step(0.96, "prober-2 is back", () => world.afflict("prober-2", {})),
+    ],
+  },
+  {
+    name: "nats",
+    what: "nats-server is killed and started again, twice",
+    steps: ({ stack }) => [0.05, 0.55].map((at) => step(at, "NATS is killed", () => stack.killProcess("nats"))),
+  },
+  {
+    name: "clock",
+    what: `a clock jumps by 60 s: that of ${clocks.join(", ")}, one after the other, and then all back`,
+    steps: (world) => [
+      ...clocks.map((instance, index) =>
+        step(0.02 + 0.17 * index, `${instance} is 60 s ahead`, () => world.afflict(instance, { clockMs: jumpMs })),
+      ),
+      step(0.75, "all clocks are right again", async () => {
+        for (const instance of clocks) await world.afflict(instance, {});
+      }),
+    ],
+  },
+];

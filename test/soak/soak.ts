@@ -1,0 +1,61 @@
+import { setTimeout as sleep } from "node:timers/promises";
+import { quantile } from "../bench/benchmark.ts";
+import { upstream } from "../bench/detection/orders.ts";
+import { until } from "../harness/wait.ts";
+import type { SoakCase } from "./cases.ts";
+import type { SoakWorld } from "./world.ts";
+
+export interface SoakResult {
+  readonly name: string;
+  readonly seconds: number;
+  /** Each with its reason; there must be none. */
+  readonly moves: readonly string[];
+  readonly breakersOpened: number;
+  readonly unhealthy: number;
+  readonly rejected: readonly string[];
+  /** Shows that what was to be suffered was. */
+  readonly failedProbes: number;
+  readonly calls: number;
+  readonly failed: number;
+  readonly p99Ms: number;
+}
+
+/** One case on a stack that is well; what the stack did meanwhile. */
+export async function soak(world: SoakWorld, one: SoakCase, durationMs: number, say: (line: string) => void): Promise<SoakResult> {
+  const { lastSeq } = await world.since(0);
+  world.takeCalls();
+  const startMs = performance.now();
+  const startedAtMs = Date.now();
+  for (const { at, what, act } of one.steps(world)) {
+    await sleep(Math.max(0, startMs + at * durationMs - performance.now()));
+    say(`  ${one.name} ${((performance.now() - startMs) / 1000).toFixed(0)} s: ${what}`);
+    await act();
+  }
+  await sleep(Math.max(0, startMs + durationMs - performance.now()));
+  const { moves, breakersOpened, unhealthy, rejected } = await world.since(lastSeq);
+  const calls = world.takeCalls();
+  return {
+    name: one.name,
+    seconds: Math.round((performance.now() - startMs) / 1000),
+    moves,
+    breakersOpened,
+    unhealthy,
+    rejected,
+    failedProbes: await world.failedProbesSince(startedAtMs),
+    calls: calls.length,
+    failed: calls.filter(({ status }) => status !== 200).length,
+    p99Ms: quantile(
+      calls.map(({ begunMs, endedMs }) => (endedMs ?? Number.POSITIVE_INFINITY) - begunMs),
+      0.99,
+    ),
+  };
+}
+
+/** That nothing moved proves something only where a real failure still does: kills the active endpoint and waits for the move. */
+export async function stillMoves(world: SoakWorld, withinMs: number): Promise<number> {
+  const { lastSeq } = await world.since(0);
+  const killedMs = performance.now();
+  process.kill(await world.primaryPid(), "SIGKILL");
+  await until(async () => (await world.since(lastSeq)).moves.length > 0, withinMs, `${upstream} moves when its active endpoint is killed`);
+  return performance.now() - killedMs;
+}

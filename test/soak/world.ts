@@ -1,0 +1,122 @@
+import { readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { tempDir } from "@mcp-failover/testkit";
+import { type CallRecord, type HttpLoad, startHttpLoad } from "../bench/detection/load.ts";
+import { ports as offsets, ordersConfig, upstream } from "../bench/detection/orders.ts";
+import { type RunningStack, startStack } from "../harness/stack.ts";
+import { until } from "../harness/wait.ts";
+import type { Mischief } from "./mischief.ts";
+
+/** A stack under load whose processes can be made to suffer, and what the log says of it. */
+export interface SoakWorld {
+  readonly stack: RunningStack;
+  /** Ports of the upstream's primary and secondary. */
+  readonly ports: readonly [number, number];
+  /** What one of our own processes suffers from now on; `{}` ends it. */
+  afflict(instance: string, mischief: Mischief): Promise<void>;
+  primaryPid(): Promise<number>;
+  setErrorShare(share: number): Promise<void>;
+  /** What came into the log since the last sequence given. */
+  since(seq: number): Promise<LogView>;
+  /** Failed probes that anybody observed since a time of the store. */
+  failedProbesSince(timeMs: number): Promise<number>;
+  /** Calls that ended since the last time this was asked. */
+  takeCalls(): readonly CallRecord[];
+  stop(): Promise<void>;
+}
+export interface LogView {
+  readonly lastSeq: number;
+  readonly moves: readonly string[];
+  readonly breakersOpened: number;
+  readonly unhealthy: number;
+  readonly rejected: readonly string[];
+}
+
+export async function startWorld(callsPerSecond: number): Promise<SoakWorld> {
+  const dir = await tempDir("mcpf-soak-");
+  const mischiefFile = join(dir.path, "mischief.json");
+  writeFileSync(mischiefFile, "{}");
+  const preload = new URL("./mischief.ts", import.meta.url).href;
+  const stack = await startStack({
+    config: ordersConfig(join(dir.path, "ops"), { faultProxy: false }),
+    env: { NODE_OPTIONS: `--import=${preload}`, MCPF_SOAK_MISCHIEF: mischiefFile },
+  });
+  let load: HttpLoad | null = null;
+  try {
+    await until(
+      async () =>
+        (await stack.status()).upstreams.find(({ name }) => name === upstream)?.endpoints.every(({ health }) => health === "healthy"),
+      20_000,
+      "both endpoints healthy",
+    );
+    load = startHttpLoad(`${stack.routerUrl}/http/${upstream}/order`, callsPerSecond);
+    await sleep(3000);
+  } catch (error) {
+    await load?.stop();
+    await stack.destroy();
+    await dir.remove();
+    throw error;
+  }
+  const running = load;
+  const ports = [stack.portBase + offsets.primary, stack.portBase + offsets.secondary] as const;
+  let taken = 0;
+  return {
+    stack,
+    ports,
+    async afflict(instance, mischief) {
+      const all = JSON.parse(readFileSync(mischiefFile, "utf8")) as Record<string, Mischief>;
+      writeFileSync(mischiefFile, JSON.stringify({ ...all, [instance]: mischief }));
+      process.kill(await stack.pidOf(instance), "SIGUSR2");
+    },
+    primaryPid: () => stack.pidOf(`${upstream}-primary`),
+    async setErrorShare(share) {
+      // Answers fail at random already while it is changed back.
+      await Promise.all(ports.map((port) => fetch(`http://127.0.0.1:${port}/control/error-share/${share}`, { method: "PUT" })));
+    },
+    since: (seq) => logSince(stack, seq),
+    async failedProbesSince(timeMs) {
+      let failed = 0;
+      for await (const { content, timeMs: storedMs } of stack.bus.read("SIGNALS", { filter: "probe.observed.>" })) {
+        if (storedMs < timeMs || content.kind !== "event" || content.event.type !== "probe.observed") continue;
+        failed += content.event.data.observations.filter(({ outcome }) => outcome === "hard").length;
+      }
+      return failed;
+    },
+    takeCalls() {
+      const fresh = running.calls.slice(taken);
+      taken = running.calls.length;
+      return fresh;
+    },
+    async stop() {
+      await running.stop();
+      await stack.stop();
+      await dir.remove();
+    },
+  };
+}
+
+async function logSince(stack: RunningStack, seq: number): Promise<LogView> {
+  const view = { lastSeq: seq, moves: [] as string[], breakersOpened: 0, unhealthy: 0, rejected: [] as string[] };
+  for await (const stored of stack.bus.read("AUDIT")) {
+    if (stored.seq <= seq || stored.content.kind !== "event") continue;
+    view.lastSeq = stored.seq;
+    const { event } = stored.content;
+    switch (event.type) {
+      case "failover.decided":
+        if (event.data.action === "moved")
+          view.moves.push(`${event.data.previousEndpoint} -> ${event.data.currentEndpoint}: ${event.data.reason}`);
+        break;
+      case "failover.rejected":
+        view.rejected.push(event.data.rule);
+        break;
+      case "breaker.changed":
+        if (event.data.state.status === "open") view.breakersOpened += 1;
+        break;
+      case "health.changed":
+        if (event.data.state.status === "unhealthy") view.unhealthy += 1;
+        break;
+    }
+  }
+  return view;
+}
