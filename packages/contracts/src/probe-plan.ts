@@ -7,7 +7,8 @@ import type { EndpointConfig, Topology, UpstreamConfig } from "./topology.ts";
  * What is checked of an endpoint, made from its upstream's `probe:`, its own, and their presets.
  *
  * P1  An endpoint's credentials (`headers`, `auth`) go to its own address alone: to the URL's own host and port, or to another port of that
- *     host where `port` or the type itself says so. A check with a `url` of elsewhere carries only what it names itself.
+ *     host where `port` or the type itself says so; and never in plain text where the endpoint has TLS. A check with a `url` of elsewhere
+ *     carries only what it names itself.
  * P2  What is more particular stands over what is less so: endpoint, upstream, preset. Headers are joined by name, whatever their case.
  */
 export interface ProbeCheck {
@@ -142,10 +143,11 @@ function portOf(url: URL): string {
   return url.port === "" ? (schemePorts[url.protocol] ?? "") : url.port;
 }
 
-/** P1: the same host and port. */
+/** P1: the same host and port, and no plain text where the endpoint has TLS. */
 function sameHost(url: string, endpointUrl: string): boolean {
   if (url === "" || !URL.canParse(url)) return true;
   const [a, b] = [new URL(url), new URL(endpointUrl)];
+  if (b.protocol === "https:" && !usesCertificate.test(a.protocol)) return false;
   return a.hostname === b.hostname && portOf(a) === portOf(b);
 }
 

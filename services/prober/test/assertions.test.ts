@@ -1,0 +1,166 @@
+import assert from "node:assert/strict";
+import { createServer } from "node:https";
+import type { AddressInfo } from "node:net";
+import { type TestContext, test } from "node:test";
+import { selfSigned } from "./certificate.ts";
+import { resultOf, runnerFor, targetOf } from "./probe-kit.ts";
+import { answers, fakeServer, type Handler } from "./servers.ts";
+
+async function serverFor(t: TestContext, handler: Handler) {
+  const server = await fakeServer(handler);
+  t.after(() => server.kill());
+  return server;
+}
+
+test("http: a failed assertion is down or degraded as it says, and a hard one is told before others", async (t) => {
+  const body = JSON.stringify({ status: "yellow", shards: { failed: 2 } });
+  const server = await serverFor(t, (_request, response) =>
+    response.writeHead(200, { "content-type": "application/json", "x-version": "7" }).end(body),
+  );
+  const runner = runnerFor(t);
+  const probe = (expect: object[]) => resultOf(runner, targetOf({ expect }, server.url));
+  const yellow = { of: "json", path: "$.status", equals: "green", severity: "degraded" };
+  const shards = { of: "json", path: "$.shards.failed", equals: 0 };
+  const soft = await probe([yellow]);
+  assert.deepEqual(
+    [soft.outcome, soft.code, soft.error, soft.degraded],
+    ["ok", null, null, { code: "assertion", detail: 'JSON $.status: expected "green"; saw "yellow"' }],
+  );
+  const hard = await probe([yellow, shards]);
+  assert.deepEqual([hard.outcome, hard.code, hard.error], ["hard", "malformed", "JSON $.shards.failed: expected 0; saw 2"]);
+  const all = [
+    { of: "header", name: "X-Version", equals: 7 },
+    { of: "body", contains: "shards" },
+    { of: "status", equals: 200 },
+    { of: "latency_ms", max: 1500 },
+  ];
+  const well = await probe(all);
+  assert.deepEqual([well.outcome, well.error, well.degraded], ["ok", null, undefined]);
+  const slow = await probe([{ of: "latency_ms", max: 0, severity: "degraded" }]);
+  assert.match(slow.degraded?.detail ?? "", /^latency ms: expected at most 0; saw \d+$/);
+});
+
+test("http: an expected status is well whatever it is otherwise; an unexpected one is down, but credentials and rate limits stay what they are", async (t) => {
+  const server = await serverFor(t, answers.status(200));
+  const runner = runnerFor(t);
+  const cases: [number, number[], string][] = [
+    [404, [404], "ok"],
+    [401, [200, 401], "ok"],
+    [503, [503], "ok"],
+    [200, [204], "hard"],
+    [404, [200], "hard"],
+    [401, [200], "auth"],
+    [429, [200], "soft"],
+    [503, [200], "hard"],
+  ];
+  for (const [status, wanted, outcome] of cases) {
+    server.handler = answers.status(status);
+    const result = await resultOf(runner, targetOf({ expect: [{ of: "status", in: wanted }] }, server.url));
+    assert.deepEqual([result.outcome, result.httpStatus], [outcome, status], `${status} where ${wanted} is expected`);
+  }
+});
+
+test("a server that repeats our key in its answer does not get it into a reason", async (t) => {
+  const server = await serverFor(t, (request, response) => response.end(JSON.stringify({ key: request.headers["api-key"] })));
+  const runner = runnerFor(t, { secrets: { KEY: "planted-key-value" } });
+  const target = targetOf({ expect: [{ of: "json", path: "$.key", equals: "x" }] }, server.url, {
+    endpoint: { headers: { "Api-Key": { secret: "KEY" } } },
+  });
+  const { error } = await resultOf(runner, target);
+  assert.equal(error, 'JSON $.key: expected "x"; saw "[secret KEY]"');
+});
+
+test("P1: an endpoint's headers and credentials go to its own host and port alone, in checks too; what a check names itself goes with it", async (t) => {
+  const own = await serverFor(t, answers.status(200));
+  const foreign = await serverFor(t, answers.status(200));
+  const runner = runnerFor(t, { secrets: { KEY: "own-key", PASSWORD: "own-password", OTHER: "other-key" } });
+  const endpoint = { headers: { "Api-Key": { secret: "KEY" } }, auth: { username: "u", password: { secret: "PASSWORD" } } };
+  const checks = [
+    { type: "http", url: `${foreign.url}/status` },
+    { type: "http", url: `${foreign.url}/named`, headers: { "Api-Key": { secret: "OTHER" } } },
+    { type: "http", url: `${own.url}/deep` },
+  ];
+  const result = await resultOf(runner, targetOf({ path: "/health", checks }, own.url, { endpoint }));
+  assert.equal(result.outcome, "ok");
+  const seen = [...own.requests, ...foreign.requests].map(({ path, headers }) => [
+    path,
+    headers["api-key"],
+    headers.authorization !== undefined,
+  ]);
+  assert.deepEqual(
+    seen.sort(([a], [b]) => String(a).localeCompare(String(b))),
+    [
+      ["/deep", "own-key", true],
+      ["/health", "own-key", true],
+      ["/named", "other-key", false],
+      ["/status", undefined, false],
+    ],
+  );
+});
+
+test("further checks: the worst counts by its own severity, named by its type; one that cannot be made here says nothing", async (t) => {
+  const server = await serverFor(t, answers.status(200));
+  const extra = await serverFor(t, answers.status(503));
+  const runner = runnerFor(t);
+  const probe = (...checks: object[]) => resultOf(runner, targetOf({ checks }, server.url));
+  const hard = await probe({ type: "http", url: extra.url });
+  assert.deepEqual([hard.outcome, hard.code, hard.error], ["hard", "http_5xx", "http check: HTTP 503: it failed"]);
+  const soft = await probe({ type: "http", url: extra.url, severity: "degraded" });
+  assert.deepEqual([soft.outcome, soft.degraded], ["ok", { code: "assertion", detail: "http check: HTTP 503: it failed" }]);
+  assert.deepEqual([(await probe({ type: "exec", exec: { command: "nowhere" } })).outcome], ["ok"]);
+  await extra.kill();
+  assert.equal(
+    (await probe({ type: "tcp", url: `tcp://127.0.0.1:${extra.port}`, severity: "degraded" })).degraded?.detail,
+    "tcp check: no answer: refused (ECONNREFUSED)",
+  );
+});
+
+test("every_ms: a good result stands for its time, a bad one is looked at again with the next probe", async (t) => {
+  let nowMs = 1_800_000_000_000;
+  const server = await serverFor(t, answers.status(200));
+  const dear = await serverFor(t, answers.status(200));
+  const runner = runnerFor(t, { nowMs: () => nowMs });
+  const target = targetOf({ checks: [{ type: "http", url: dear.url, every_ms: 60_000, severity: "degraded" }] }, server.url);
+  for (let n = 0; n < 5; n += 1) {
+    assert.equal((await resultOf(runner, target, { fresh: n > 2 })).degraded, undefined);
+    nowMs += 5000;
+  }
+  assert.deepEqual([server.requests.length, dear.requests.length], [5, 1]);
+  nowMs += 60_000;
+  dear.handler = answers.status(500);
+  for (let n = 0; n < 3; n += 1) assert.equal((await resultOf(runner, target)).degraded?.code, "assertion");
+  dear.handler = answers.status(200);
+  assert.equal((await resultOf(runner, target)).degraded, undefined);
+  assert.equal(dear.requests.length, 5);
+});
+
+test("certificate_days of a probe over TLS: read by a handshake of its own, at most once a minute", async (t) => {
+  const { key, cert } = selfSigned({ untilMs: Date.now() + 9.5 * 86_400_000 });
+  let connections = 0;
+  const server = createServer({ key, cert }, (_request, response) => response.end("{}"));
+  server.on("connection", () => {
+    connections += 1;
+  });
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  t.after(() => server.close());
+  const url = `wss://127.0.0.1:${(server.address() as AddressInfo).port}`;
+  const runner = runnerFor(t);
+  // HTTPS trusts the machine's authorities alone, so the assertion is shown on a refused upgrade of the same server.
+  const target = targetOf({
+    type: "websocket",
+    url,
+    ca: cert,
+    expect: [
+      { of: "status", equals: 200 },
+      { of: "certificate_days", min: 14, severity: "degraded" },
+    ],
+  });
+  for (let n = 0; n < 3; n += 1) {
+    const result = await resultOf(runner, target);
+    assert.deepEqual(
+      [result.outcome, result.degraded],
+      ["ok", { code: "certificate", detail: "certificate days: expected at least 14; saw 9" }],
+    );
+  }
+  assert.equal(connections, 4, "three probes and one look at the certificate");
+});
