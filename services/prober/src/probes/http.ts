@@ -1,7 +1,7 @@
 import { probeCheckPolicy, type Seen } from "@mcp-failover/domain";
 import { type CheckContext, type CheckFound, documentOf } from "./check.ts";
 import { hardResult, resultOfStatus } from "./result.ts";
-import type { Wire, WireAnswer } from "./wire.ts";
+import type { Wire, WireAnswer, WireLook } from "./wire.ts";
 
 /** So much of an answer is read where nobody looks at its body; who sends more has answered. */
 const unreadBytesMax = 64 * 1024;
@@ -14,20 +14,19 @@ export async function probeHttp(wire: Wire, context: CheckContext): Promise<Chec
   const { check, headers, fresh, signal } = context;
   const startedMs = performance.now();
   const wantsBody = check.expect.some(({ of }) => of === "json" || of === "body");
-  const answer = await wire.send({
-    url: check.url,
-    method: check.method,
-    headers,
-    fresh,
-    signal,
-    ...(check.body === null ? {} : { body: check.body }),
-  });
-  let seen: Partial<Seen>;
-  try {
-    seen = wantsBody ? await readBody(answer) : await skipBody(answer);
-  } finally {
-    answer.release();
-  }
+  const { url, method } = check;
+  const request = { url, method, headers, fresh, signal, ...(check.body === null ? {} : { body: check.body }) };
+  let answer: WireLook;
+  let seen: Partial<Seen> = {};
+  if (wantsBody) {
+    const whole = await wire.send(request);
+    answer = whole;
+    try {
+      seen = await readBody(whole);
+    } finally {
+      whole.release();
+    }
+  } else answer = await wire.look(request, unreadBytesMax);
   const latencyMs = performance.now() - startedMs;
   if (answer.status < 200) return { result: hardResult("malformed", `HTTP ${answer.status} is not an answer`, answer.status), seen: {} };
   const wanted = check.expect.flatMap(({ name }) => (name === undefined ? [] : [name.toLowerCase()]));
@@ -39,15 +38,6 @@ export async function probeHttp(wire: Wire, context: CheckContext): Promise<Chec
     result: resultOfStatus(answer.status, answer.header("retry-after"), latencyMs, null),
     seen: { ...seen, status: answer.status, latencyMs, headers: Object.fromEntries(found) },
   };
-}
-
-async function skipBody(answer: WireAnswer): Promise<Partial<Seen>> {
-  let bytes = 0;
-  for await (const chunk of answer.chunks()) {
-    bytes += chunk.byteLength;
-    if (bytes > unreadBytesMax) break;
-  }
-  return {};
 }
 
 async function readBody(answer: WireAnswer): Promise<Partial<Seen>> {

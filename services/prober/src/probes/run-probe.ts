@@ -62,7 +62,7 @@ type Made = ProbeResult & { readonly responseTimeMs: number };
 /** Makes probes of all types: credentials, time-out, assertions, and what a failure is called. */
 export function openProbeRunner(options: ProbeRunnerOptions): ProbeRunner {
   const { policy, secrets, nowMs, reports = openReports(), execAllow = new Map() } = options;
-  const wire = openWire();
+  const wire = openWire(policy.inFlightPerHostMax);
   const mcp: McpProber = openMcpProber(wire, policy);
   const certificates = openCertificates();
   const underWay = new Set<AbortController>();
