@@ -18,6 +18,7 @@ export {
   initialBreakerState,
 } from "./breaker.ts";
 export { type Evaluation, type EvidenceCut, evidenceOf, type ObserverEvidence } from "./breaker-evidence.ts";
+export { type BreakerGate, type BreakerGateQuestion, breakerGate } from "./breaker-gate.ts";
 export { type BreakerSignals, expireBreakerSignals, foldBreakerSignal, liveRouters, openBreakerSignals } from "./breaker-signals.ts";
 export { CallBreaker, type CallOutcome, callFailed, callOk, callSlow, denied } from "./call-breaker.ts";
 export { type CallBreakerPolicy, defaultCallBreakerPolicy, defaultCallLimits } from "./call-breaker-policy.ts";
@@ -184,9 +185,6 @@ export {
 export {
   type Availability,
   availabilityOf,
-  type BreakerGate,
-  type BreakerGateQuestion,
-  breakerGate,
   chooseImplementation,
   type ImplementationQuestion,
   isNewerRoute,

@@ -193,6 +193,8 @@ export interface RouterPolicy {
   /** reference: instances under 0.3 get nothing. */
   readonly scoreMin: number;
   readonly slowStartMs: number;
+  /** An endpoint that says `Retry-After` is left alone at most this long. Linkerd: 300 s. */
+  readonly restMsMax: number;
   /** Static stability: writes on a route older than this, with the log out of reach, are served and said to be stale. */
   readonly staleMsMax: number;
   readonly windowMs: number;
@@ -332,6 +334,7 @@ export const defaultPolicy: Policy = {
     panicRatio: 0.5,
     scoreMin: 0.3,
     slowStartMs: minuteMs,
+    restMsMax: 300 * secondMs,
     staleMsMax: 10 * minuteMs,
     windowMs: 250,
     hungMsMin: secondMs,

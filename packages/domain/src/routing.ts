@@ -1,4 +1,4 @@
-import type { BreakerState, BreakerStatus, HealthStatus, Permit } from "@mcp-failover/contracts";
+import type { BreakerStatus, HealthStatus } from "@mcp-failover/contracts";
 import { type BalancingCandidate, type BalancingStrategy, pickEndpoint } from "./balancing.ts";
 import { defaultPolicy, type RouterPolicy } from "./policy.ts";
 import type { Safety } from "./retry.ts";
@@ -17,6 +17,9 @@ import { fractionOf } from "./string-hash.ts";
  * T5  A sticky session's call goes to the endpoint that holds the session or nowhere.
  * T6  No endpoint is proposed more than twice for one call, and twice only when it still lets calls through.
  * T7  Routes are ordered by (generation, epoch): an older one is never applied.
+ * T9  A half-open endpoint gets no more calls of this process than the fleet's breaker gave it, not even in panic: such a call goes elsewhere
+ *     or waits a moment for the verdict or, where it may not, ends with that reason. An endpoint that asked to be left alone gets what has
+ *     nowhere else to go.
  * T8  In `pool` a tier gets calls beyond the active one only as far as the active one is not healthy enough for all.
  */
 export interface RouteEndpoint extends BalancingCandidate {
@@ -26,8 +29,12 @@ export interface RouteEndpoint extends BalancingCandidate {
   readonly usable: boolean;
   readonly health: HealthStatus;
   readonly breaker: BreakerStatus;
-  /** The fleet's breaker lets this process send a call now; see {@link breakerGate}. */
+  /** The fleet's breaker lets this process send a call now; see `breakerGate`. */
   readonly breakerAllows: boolean;
+  /** It is half-open, this process has used its permit, and the verdict is due soon. */
+  readonly verdictDue?: boolean;
+  /** It asked to be left alone (`Retry-After`), and the time is not over. */
+  readonly resting?: boolean;
   /** This process's own breaker lets a call through now. */
   readonly localAllows: boolean;
   /** Last hard failure that this process saw; null: none. */
@@ -48,6 +55,8 @@ export interface RouteQuestion {
   readonly again: boolean;
   /** A write that the active endpoint cannot take may wait for the fleet to move it. */
   readonly mayWait: boolean;
+  /** The call may wait a moment for what becomes of a half-open breaker. */
+  readonly mayWaitVerdict?: boolean;
   /** In the order of the configuration. */
   readonly endpoints: readonly RouteEndpoint[];
   /** In [0, 1). */
@@ -65,8 +74,10 @@ export type RouteRule =
   | "unproven"
   | "again"
   | "panic"
-  /** No endpoint: the write waits for the next epoch. */
+  /** No endpoint: the write waits for the next epoch, or the call for the verdict on a half-open breaker. */
   | "wait"
+  /** No endpoint: the only one that is left is half-open, and this process has used its permit. */
+  | "half_open"
   /** No endpoint: all were tried, or none may be. */
   | "none_left"
   /** No endpoint: the breaker of the active one is open, and others may not take a write. */
@@ -99,6 +110,7 @@ export function availabilityOf(endpoint: RouteEndpoint, scoreMin: number | null)
   if (!endpoint.usable || endpoint.breaker === "forced_open") return "barred";
   if (endpoint.health === "unhealthy" || !endpoint.breakerAllows) return "out";
   if (isEjected(endpoint)) return "out";
+  if (endpoint.resting === true && scoreMin !== null) return "out";
   if (endpoint.health === "unknown") return "unproven";
   return scoreMin !== null && endpoint.score < scoreMin ? "out" : "good";
 }
@@ -116,6 +128,7 @@ export function whyNot(endpoint: RouteEndpoint, policy: RoutingPolicy = defaultP
   if (!endpoint.breakerAllows)
     return `its breaker is ${endpoint.breaker === "half_open" ? "half open, without a permit for this router" : "open"}`;
   if (isEjected(endpoint)) return "it refused or failed calls just now";
+  if (endpoint.resting === true) return "it asked to be left alone for a while (Retry-After)";
   return availabilityOf(endpoint, policy.scoreMin) === "out" ? `its score is under ${policy.scoreMin}` : null;
 }
 
@@ -140,6 +153,7 @@ function planSticky(question: RouteQuestion, holder: string): RoutePlan {
   const availability = availabilityOf(endpoint, null);
   const tries = triesOf(question, holder);
   if (availability === "barred") return plan(null, "none_left");
+  if (tries === 0 && endpoint.verdictDue === true) return awaitVerdict(question);
   if (tries === 0) return plan(holder, lets(availability) ? "session" : "panic");
   return tries === 1 && question.again && lets(availability) ? plan(holder, "again") : plan(null, "none_left");
 }
@@ -156,6 +170,7 @@ function planWrite(question: RouteQuestion): RoutePlan {
   }
   if (question.mayWait) return plan(null, "wait");
   if (availability === "barred" || tries > 0) return plan(null, "none_left");
+  if (active.verdictDue === true) return awaitVerdict(question);
   // An open breaker sheds load, and a write into it would most likely end as "outcome unknown"; where nothing else is up either, it is panic.
   if (!active.breakerAllows && question.endpoints.some((other) => lets(availabilityOf(other, null)))) return plan(null, "breaker_open");
   return plan(active.name, "panic");
@@ -195,7 +210,7 @@ function planPool(question: RouteQuestion, policy: RoutingPolicy): RoutePlan {
   const capacity = shares.reduce((sum, share) => sum + share, 0);
   // Envoy: health is ignored only where all tiers together cannot carry the traffic, and most of the group looks dead.
   if (capacity < 1 && allowed.length > 0 && allowed.filter(isGood).length / allowed.length < policy.panicRatio) {
-    const able = allowed.filter((endpoint) => isOpen(endpoint) && !isEjected(endpoint));
+    const able = allowed.filter((endpoint) => isOpen(endpoint) && !isEjected(endpoint) && endpoint.verdictDue !== true);
     const picked = pickFrom(able, question, true, policy);
     if (picked !== null) return plan(picked.name, isGood(picked) ? "balanced" : "panic");
     return planLast(question, allowed, policy);
@@ -214,18 +229,28 @@ function planPool(question: RouteQuestion, policy: RoutingPolicy): RoutePlan {
   return planLast(question, allowed, policy);
 }
 
+function awaitVerdict(question: RouteQuestion): RoutePlan {
+  return plan(null, question.mayWaitVerdict === true ? "wait" : "half_open");
+}
+
 /** The last resorts: once more where calls still get through, then whatever is out, the oldest failure first. */
 function planLast(question: RouteQuestion, allowed: readonly RouteEndpoint[], policy: RoutingPolicy): RoutePlan {
   let again: RouteEndpoint | null = null;
   let out: RouteEndpoint | null = null;
+  let awaited = false;
   for (const endpoint of allowed) {
     const tries = triesOf(question, endpoint.name);
     const availability = availabilityOf(endpoint, policy.scoreMin);
     if (tries === 1 && question.again && again === null && lets(availability)) again = endpoint;
     if (tries > 0 || availability !== "out") continue;
+    if (endpoint.verdictDue === true) {
+      awaited = true;
+      continue;
+    }
     if (out === null || (endpoint.lastFailedAtMs ?? 0) < (out.lastFailedAtMs ?? 0)) out = endpoint;
   }
   if (again !== null) return plan(again.name, "again");
+  if (awaited && (out === null || question.mayWaitVerdict === true)) return awaitVerdict(question);
   return out === null ? plan(null, "none_left") : plan(out.name, "panic");
 }
 
@@ -250,48 +275,6 @@ function drawTier(tiers: readonly number[], shares: readonly number[], capacity:
     if (left < 0) return tier;
   }
   return null;
-}
-
-/** Whether the fleet's breaker lets one more call of this process through. `trial`: only when it has no other call there. */
-export type BreakerGate = "allow" | "permit" | "trial" | "deny";
-
-export interface BreakerGateQuestion {
-  /** Null: no breaker was ever heard of. */
-  readonly state: (Pick<BreakerState, "status" | "openUntilMs"> & { readonly permits: readonly Permit[] }) | null;
-  readonly router: string;
-  /** Permits of this state's generation that this process has used. */
-  readonly permitsUsed: number;
-  /** The log can be heard, so that the next state of the breaker would be. */
-  readonly logReachable: boolean;
-  readonly nowMs: number;
-}
-
-/** Nobody moved an open breaker on for this long after its time: its keepers are gone, and local trials take over. */
-const keeperGoneMs = 5000;
-
-/**
- * Reads the fleet's breaker for one call. Static stability: with the log out of reach, or with nobody left to move the breaker on, a breaker whose
- * time is over lets single trials through.
- */
-export function breakerGate({ state, router, permitsUsed, logReachable, nowMs }: BreakerGateQuestion): BreakerGate {
-  if (state === null) return "allow";
-  const graceMs = logReachable ? keeperGoneMs : 0;
-  switch (state.status) {
-    case "closed":
-    case "disabled":
-    case "metrics_only":
-      return "allow";
-    case "forced_open":
-      return "deny";
-    case "open":
-      return nowMs >= (state.openUntilMs ?? 0) + graceMs ? "trial" : "deny";
-    case "half_open": {
-      const mine = state.permits.find((permit) => permit.router === router);
-      if (mine !== undefined && nowMs < mine.expiresAtMs && permitsUsed < mine.calls) return "permit";
-      const lastExpiryMs = state.permits.reduce((latest, permit) => Math.max(latest, permit.expiresAtMs), 0);
-      return nowMs >= lastExpiryMs + graceMs ? "trial" : "deny";
-    }
-  }
 }
 
 export interface RouteOrder {

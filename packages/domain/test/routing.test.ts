@@ -2,8 +2,6 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import {
   availabilityOf,
-  type BreakerGateQuestion,
-  breakerGate,
   chooseImplementation,
   defaultPolicy,
   isNewerRoute,
@@ -264,24 +262,6 @@ test("T7: of two routes only the one later by generation, then epoch, is applied
   );
   assert.equal(isNewerRoute({ generation: 2, epoch: 1 }, { generation: 1, epoch: 57 }), true);
   assert.equal(isNewerRoute({ generation: 1, epoch: 56 }, { generation: 1, epoch: 57 }), false);
-});
-
-test("the fleet's breaker: permits are counted, an open one denies, and one that nobody keeps any more lets trials through", () => {
-  const ask = (given: Partial<BreakerGateQuestion>) =>
-    breakerGate({ state: null, router: "r1", permitsUsed: 0, logReachable: true, nowMs: 1000, ...given });
-  const open = { status: "open", openUntilMs: 2000, permits: [] } as const;
-  const half = { status: "half_open", openUntilMs: null, permits: [{ router: "r1", calls: 2, expiresAtMs: 3000 }] } as const;
-  assert.equal(ask({}), "allow");
-  assert.equal(ask({ state: open }), "deny");
-  assert.equal(ask({ state: open, nowMs: 2000 }), "deny", "the fleet decides when it is half open");
-  assert.equal(ask({ state: open, nowMs: 2000, logReachable: false }), "trial");
-  assert.equal(ask({ state: open, nowMs: 7000 }), "trial", "its keepers are gone");
-  assert.equal(ask({ state: half }), "permit");
-  assert.equal(ask({ state: half, permitsUsed: 2 }), "deny");
-  assert.equal(ask({ state: half, router: "r2" }), "deny");
-  assert.equal(ask({ state: half, nowMs: 3000 }), "deny");
-  assert.equal(ask({ state: half, nowMs: 3000, logReachable: false }), "trial");
-  assert.equal(ask({ state: { ...open, status: "forced_open" }, nowMs: 1e9, logReachable: false }), "deny");
 });
 
 test("a ramp sends the given share of the calls to MCP, the same call always to the same side, and the strictest scope wins", () => {

@@ -81,6 +81,11 @@ export class Breakers {
     for (const { upstream, endpoint } of itemsOf(event)) this.hear(endpointKey(upstream, endpoint));
   }
 
+  /** Half-open: callers wait for what becomes of it, so that its answers are looked at as they come. */
+  isOnTrial(key: string): boolean {
+    return this.#known.get(key)?.state.status === "half_open";
+  }
+
   /** Something is to be looked at in the next second, whatever is heard till then. */
   hear(key: string): void {
     this.#heard.add(key);

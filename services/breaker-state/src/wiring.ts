@@ -42,8 +42,13 @@ export async function startBreakerState(kit: Kit<BreakerStateConfig>): Promise<R
     prepare: () => desk.load(),
     evaluate(event) {
       if (event === null) for (const key of breakers.takeDue(decider.decisionMs())) look(key);
-      // A failure is looked at as it comes; everything else can wait for the next second.
-      else for (const item of itemsOf(event)) if (item.bad) look(endpointKey(item.upstream, item.endpoint));
+      // A failure, and what a half-open breaker waits for, is looked at as it comes; everything else can wait for the next second.
+      else {
+        for (const { upstream, endpoint, bad } of itemsOf(event)) {
+          const key = endpointKey(upstream, endpoint);
+          if (bad || breakers.isOnTrial(key)) look(key);
+        }
+      }
     },
     signalsBackMs: defaultPolicy.breaker.baselineMs,
     clockGapMs: defaultPolicy.failover.clockGapMs,

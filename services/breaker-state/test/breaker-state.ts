@@ -232,7 +232,12 @@ export function breakerStateBehaviour(adapter: Adapter): void {
     await sleep(20);
     await probe(bus, "prober-1", "ok");
     await traffic(bus, "router-1", { ok: 2 }, "primary", 2);
-    await until("closed", async () => (await changesOf(bus))[2] ?? null);
+    const closed = await until("closed", async () => (await changesOf(bus))[2] ?? null);
+    const answered = await bus.lastOf("SIGNALS", "traffic.observed.router-1");
+    assert.ok(
+      closed.data.certificate.nowMs - (answered?.timeMs ?? 0) < 500,
+      "callers wait for it: what it answers is looked at as it comes",
+    );
     await sleep(1300);
     const changes = await changesOf(bus, "breaker.changed.docs.primary");
     assert.deepEqual(

@@ -3,7 +3,14 @@ import { classifyHttpStatus } from "@mcp-failover/domain";
 import type { AttemptResult, RouterControl, UpstreamView } from "./control/port.ts";
 import { httpStatusOf, type RouterError, routerErrorOf, sendJson } from "./errors.ts";
 import { clientDeadlineMs, type DataPlaneLog, type DataPlaneMetrics, operationHeader } from "./mcp/inbound.ts";
-import { AbortedByRouter, type ResponseHeaders, type UpstreamClient, UpstreamError, type UpstreamResponse } from "./upstream-client.ts";
+import {
+  AbortedByRouter,
+  type ResponseHeaders,
+  retryAfterMsOf,
+  type UpstreamClient,
+  UpstreamError,
+  type UpstreamResponse,
+} from "./upstream-client.ts";
 
 /**
  * `/http/<upstream>/*`: any HTTP API. Guarantees:
@@ -69,7 +76,7 @@ export async function serveHttp(context: HttpContext, inbound: HttpInbound, body
         });
         // What streams to the client is not given up any more.
         attempt.answering();
-        told = statusTold(upstream.status, endpoint.name);
+        told = statusTold(upstream, endpoint.name, nowMs());
       } catch (error) {
         if (!(error instanceof UpstreamError)) throw error;
         told = isGone(abort.signal)
@@ -169,10 +176,13 @@ function relay(upstream: UpstreamResponse, inbound: HttpInbound): Promise<Upstre
   });
 }
 
-export function statusTold(httpStatus: number, where: string): AttemptResult {
+export function statusTold(answer: Pick<UpstreamResponse, "status" | "headers">, where: string, nowMs: number): AttemptResult {
+  const { status: httpStatus, headers } = answer;
   const { outcome, code, toolError } = classifyHttpStatus(httpStatus);
-  if (outcome !== "hard") return { outcome, httpStatus, toolError };
-  return { outcome, code: code ?? "http_5xx", executed: "unknown", message: `${where} answered ${httpStatus}` };
+  const retryAfterMs = httpStatus === 429 || httpStatus === 503 ? retryAfterMsOf(headers, nowMs) : null;
+  const rest = retryAfterMs === null ? {} : { retryAfterMs };
+  if (outcome !== "hard") return { outcome, httpStatus, toolError, ...rest };
+  return { outcome, code: code ?? "http_5xx", executed: "unknown", message: `${where} answered ${httpStatus}`, ...rest };
 }
 
 function isGone(signal: AbortSignal): boolean {

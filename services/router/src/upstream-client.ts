@@ -35,6 +35,14 @@ export interface UpstreamRequest {
 
 export type ResponseHeaders = Readonly<Record<string, string | string[] | undefined>>;
 
+/** What the endpoint asks for in `Retry-After` (RFC 9110, 10.2.3: seconds or a date), at most an hour; null: nothing that can be read. */
+export function retryAfterMsOf(headers: ResponseHeaders, nowMs: number): number | null {
+  const value = headers["retry-after"];
+  if (typeof value !== "string") return null;
+  const ms = /^\d+$/.test(value) ? Number(value) * 1000 : Date.parse(value) - nowMs;
+  return Number.isFinite(ms) && ms >= 0 ? Math.min(ms, 3_600_000) : null;
+}
+
 export interface BodySink {
   /** Returns false to stop the reading until `resume()`. */
   data(chunk: Buffer): boolean;

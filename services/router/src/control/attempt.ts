@@ -1,7 +1,6 @@
 import type { FailureCode } from "@mcp-failover/contracts";
-import type { LocalPermit } from "@mcp-failover/domain";
 import type { CallWorld } from "./call-world.ts";
-import type { EndpointState } from "./endpoint-state.ts";
+import type { EndpointPermit, EndpointState } from "./endpoint-state.ts";
 import type { Attempt, AttemptResult, EndpointView } from "./port.ts";
 import type { InFlight } from "./traffic-window.ts";
 import type { UpstreamState } from "./upstream-state.ts";
@@ -17,7 +16,7 @@ export interface AttemptParts {
   readonly endpoint: EndpointView;
   readonly state: EndpointState;
   readonly connectMs: number;
-  readonly permit: LocalPermit;
+  readonly permit: EndpointPermit;
   readonly inFlight: InFlight;
   readonly begunMs: number;
   /** Only of a call that may be sent again whatever became of this attempt. */
@@ -84,7 +83,8 @@ export class CallAttempt implements Attempt {
     const endMs = this.#world.monotonicMs();
     const latencyMs = Math.max(0, endMs - begunMs);
     const code: FailureCode | null = result.outcome === "hard" ? result.code : null;
-    const retryAfterMs = result.outcome === "soft" ? (result.retryAfterMs ?? null) : null;
+    const asked = result.outcome === "soft" || result.outcome === "hard" ? result.retryAfterMs : undefined;
+    const retryAfterMs = asked ?? null;
     const ejected = state.record(
       permit,
       { outcome: result.outcome, code, latencyMs, retryAfterMs },

@@ -193,6 +193,7 @@ export class Call implements CallControl {
         tried: this.#tried,
         again: this.#again,
         mayWait: this.#mayWait(),
+        mayWaitVerdict: this.#mayWaitVerdict(),
         endpoints: upstream.endpoints,
         random: this.#world.random(),
         turn: upstream.turn,
@@ -211,12 +212,19 @@ export class Call implements CallControl {
     return this.#upstream.hasCandidate(this.#world.monotonicMs());
   }
 
+  /** The verdict on a half-open breaker comes by the log, soon. */
+  #mayWaitVerdict(): boolean {
+    if (this.#waitOver || !this.#world.logReachable()) return false;
+    const { policy, waiters } = this.#upstream;
+    return this.#wake !== null || waiters.size < policy.router.epochWaitersMax;
+  }
+
   async #await(): Promise<Attempt | null> {
     const { policy, waiters } = this.#upstream;
     const waitMs = Math.min(policy.router.epochWaitMs, this.#leftMs());
     this.#waitUntilMs ??= this.#world.monotonicMs() + waitMs;
     const untilMs = this.#waitUntilMs;
-    this.#world.lookAtCandidates(this.#upstream);
+    if (this.#mayWait()) this.#world.lookAtCandidates(this.#upstream);
     for (;;) {
       const wait = waiters.wait(untilMs - this.#world.monotonicMs());
       this.#wake = wait.wake;
@@ -259,7 +267,7 @@ export class Call implements CallControl {
       state: endpoint,
       connectMs: Math.max(1, Math.min(connectMs, this.#leftMs())),
       permit: endpoint.acquire(this.#world.monotonicMs()),
-      inFlight: this.#world.report.begin(upstream.name, endpoint.name),
+      inFlight: this.#world.report.begin(upstream.name, endpoint.name, endpoint.breakerGeneration),
       begunMs: this.#world.monotonicMs(),
       leavable: this.safety !== "unsafe",
     });

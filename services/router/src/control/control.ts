@@ -97,6 +97,7 @@ class Control implements RunningControl {
       nowMs: kit.nowMs,
       makeEvent: (data) => kit.event("traffic.observed", [kit.instance], data),
       held: () => ({ routes: this.#routesHeld(), rollbacks: this.#table.rollbackEpochs() }),
+      remarksOn: (upstream, endpoint) => this.#remarksOn(upstream, endpoint),
       windowMs: defaultPolicy.router.windowMs,
       onProblem: (error) => kit.log.debug({ err: error }, "a window of traffic waits for the log"),
     });
@@ -284,6 +285,11 @@ class Control implements RunningControl {
     this.#metrics.routeHeld(name, route.state.epoch);
     upstream.waiters.wakeAll();
     if (changed || always) this.#tellListeners(name);
+  }
+
+  #remarksOn(upstream: string, name: string) {
+    const endpoint = this.#endpoint(upstream, name);
+    return { hung: endpoint?.hung ?? false, restMs: endpoint?.restMs(this.#world.monotonicMs()) ?? null };
   }
 
   #endpoint(upstream: string, name: string) {

@@ -9,6 +9,7 @@ import type {
 } from "@mcp-failover/contracts";
 import {
   breakerGate,
+  defaultPolicy,
   initialLocalBreaker,
   type LocalBreaker,
   type LocalBreakerPolicy,
@@ -39,7 +40,15 @@ export interface AttemptEnd {
   readonly outcome: OutcomeClass;
   readonly code: FailureCode | null;
   readonly latencyMs: number;
+  /** How long the endpoint asked to be left alone. */
   readonly retryAfterMs: number | null;
+}
+
+/** What one call was let through with. */
+export interface EndpointPermit {
+  readonly local: LocalPermit;
+  /** Of the fleet's breaker: its result counts in this generation alone. */
+  readonly generation: number;
 }
 
 /**
@@ -60,6 +69,8 @@ export class EndpointState implements RouteEndpoint {
   recoveredAtMs: number | null = null;
   breaker: BreakerStatus = "closed";
   breakerAllows = true;
+  verdictDue = false;
+  resting = false;
   localAllows = true;
   inFlight = 0;
   lastFailedAtMs: number | null = null;
@@ -73,7 +84,12 @@ export class EndpointState implements RouteEndpoint {
   readonly #usual = new UsualLatency();
   readonly #usualElsewhere = new UsualLatency();
   #breakerState: BreakerState | null = null;
+  /** Of the fleet's present generation: calls let through, those of them that are out, and answers in a row. */
   #permitsUsed = 0;
+  #permitsOut = 0;
+  #answeredRun = 0;
+  #permitAtMs = Number.NEGATIVE_INFINITY;
+  #restUntilMs: number | null = null;
   #local: LocalBreaker = initialLocalBreaker;
   #ewma: PeakEwma | null = null;
 
@@ -95,6 +111,7 @@ export class EndpointState implements RouteEndpoint {
       this.lastFailedAtMs = null;
       this.heardAtMs = null;
       this.hung = false;
+      this.#restUntilMs = null;
       this.#usual.clear();
       this.#usualElsewhere.clear();
     }
@@ -132,33 +149,63 @@ export class EndpointState implements RouteEndpoint {
   }
 
   applyBreaker(state: BreakerState | null): void {
-    if (state?.generation !== this.#breakerState?.generation) this.#permitsUsed = 0;
+    if (state?.generation !== this.#breakerState?.generation) {
+      this.#permitsUsed = 0;
+      this.#permitsOut = 0;
+      this.#answeredRun = 0;
+    }
     this.#breakerState = state;
     this.breaker = state?.status ?? "closed";
+  }
+
+  /** The fleet's breaker begins with generation 0, of which nothing is said. */
+  get breakerGeneration(): number {
+    return this.#breakerState?.generation ?? 0;
+  }
+
+  /** How much longer it asked to be left alone; null: it did not. */
+  restMs(monotonicMs: number): number | null {
+    return this.#restUntilMs !== null && monotonicMs < this.#restUntilMs ? this.#restUntilMs - monotonicMs : null;
   }
 
   /** Brings what depends on the time up to it. */
   refresh(moment: EndpointMoment): void {
     this.localAllows = localAllows(this.#local, moment.monotonicMs);
-    const gate = breakerGate({ ...moment, state: this.#breakerState, permitsUsed: this.#permitsUsed });
-    this.breakerAllows = gate === "allow" || gate === "permit" || (gate === "trial" && this.inFlight === 0);
+    this.resting = this.restMs(moment.monotonicMs) !== null;
+    const gate = breakerGate({
+      ...moment,
+      state: this.#breakerState,
+      permitsUsed: this.#permitsUsed,
+      answeredRun: this.#answeredRun,
+    });
+    // A trial that never reports stops counting, as in the local breaker.
+    const trialOut = this.#permitsOut > 0 && moment.monotonicMs - this.#permitAtMs < defaultPolicy.localBreaker.trialMs;
+    this.breakerAllows = gate === "allow" || gate === "permit" || (gate === "trial" && !trialOut);
+    this.verdictDue = gate === "surplus";
   }
 
   /** Takes the permits for one call. `force`: panic, or an operator's disabled breaker. */
-  acquire(monotonicMs: number): LocalPermit {
+  acquire(monotonicMs: number): EndpointPermit {
     const { state, permit } = localAcquire(this.#local, monotonicMs, { force: true });
     this.#local = state;
     this.inFlight += 1;
-    if (this.#breakerState?.status === "half_open") this.#permitsUsed += 1;
+    this.#permitsUsed += 1;
+    this.#permitsOut += 1;
+    this.#permitAtMs = monotonicMs;
     // With `force` there always is one.
-    return permit ?? { generation: state.generation };
+    return { local: permit ?? { generation: state.generation }, generation: this.breakerGeneration };
   }
 
   /** Folds the end of a call. Returns whether this ejected the endpoint. */
-  record(permit: LocalPermit, end: AttemptEnd, monotonicMs: number, policy: LocalBreakerPolicy): boolean {
+  record(permit: EndpointPermit, end: AttemptEnd, monotonicMs: number, policy: LocalBreakerPolicy): boolean {
     this.inFlight -= 1;
+    if (permit.generation === this.breakerGeneration) {
+      this.#permitsOut -= 1;
+      this.#answeredRun = end.outcome === "hard" ? 0 : this.#answeredRun + 1;
+    }
+    if (end.retryAfterMs !== null) this.#rest(end.retryAfterMs, monotonicMs);
     const wasEjected = this.ejected;
-    this.#local = localRecord(this.#local, permit, { class: end.outcome, code: end.code }, monotonicMs, policy);
+    this.#local = localRecord(this.#local, permit.local, { class: end.outcome, code: end.code }, monotonicMs, policy);
     if (end.outcome === "hard") this.lastFailedAtMs = monotonicMs;
     else this.#usual.observe(end.latencyMs, monotonicMs);
     if (end.code !== "timeout") this.hear(monotonicMs);
@@ -168,9 +215,19 @@ export class EndpointState implements RouteEndpoint {
   }
 
   /** The call ended without a word on the endpoint. */
-  release(permit: LocalPermit): void {
+  release(permit: EndpointPermit): void {
     this.inFlight -= 1;
-    this.#local = localRelease(this.#local, permit);
+    if (permit.generation === this.breakerGeneration) {
+      this.#permitsOut -= 1;
+      // Somebody else may try instead.
+      this.#permitsUsed -= 1;
+    }
+    this.#local = localRelease(this.#local, permit.local);
+  }
+
+  #rest(forMs: number, monotonicMs: number): void {
+    const untilMs = monotonicMs + Math.min(forMs, defaultPolicy.router.restMsMax);
+    this.#restUntilMs = Math.max(this.#restUntilMs ?? untilMs, untilMs);
   }
 
   /** It gave a sign of life. */

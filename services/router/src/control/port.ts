@@ -87,8 +87,9 @@ export interface CallControl {
   readonly stale: boolean;
   /**
    * Next endpoint to try, or null: give up (with why). `tried` is kept inside.
-   * A promise only where a write that the active endpoint refused waits for the fleet's next epoch (at most 1.5 s, inside the
-   * deadline; `end()` ends the wait with null): so always `await` it, or test for `instanceof Promise` on the hot path.
+   * A promise only where a write that the active endpoint refused waits for the fleet's next epoch, or a call for the verdict on a half-open
+   * endpoint (at most 1.5 s, inside the deadline; `end()` ends the wait with null): so always `await` it, or test for `instanceof Promise`
+   * on the hot path.
    */
   next(): Attempt | null | Promise<Attempt | null>;
   /** Why next() said null, as a typed problem. */
@@ -128,7 +129,14 @@ export type AttemptResult =
       /** Of a 429 that said so. */
       readonly retryAfterMs?: number;
     }
-  | { readonly outcome: "hard"; readonly code: FailureCode; readonly executed: "no" | "unknown"; readonly message: string }
+  | {
+      readonly outcome: "hard";
+      readonly code: FailureCode;
+      readonly executed: "no" | "unknown";
+      readonly message: string;
+      /** Of a 503 that said so. */
+      readonly retryAfterMs?: number;
+    }
   /** The client went away. */
   | { readonly outcome: "aborted" }
   /**

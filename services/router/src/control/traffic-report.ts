@@ -11,6 +11,7 @@ import {
   type InFlight,
   InFlightCalls,
   mergeWindows,
+  type Remarks,
 } from "./traffic-window.ts";
 
 export interface ReportOptions {
@@ -20,6 +21,8 @@ export interface ReportOptions {
   readonly makeEvent: (data: TrafficObserved) => Event<"traffic.observed">;
   /** What this router holds now. */
   readonly held: () => { readonly routes: Record<string, RouteHeld>; readonly rollbacks: Record<string, number> };
+  /** What is said of an endpoint besides its calls. */
+  readonly remarksOn?: (upstream: string, endpoint: string) => Remarks;
   readonly windowMs: number;
   readonly onProblem: (error: unknown) => void;
 }
@@ -61,8 +64,9 @@ export class TrafficReport {
     this.#timer.unref();
   }
 
-  begin(upstream: string, endpoint: string): InFlight {
-    const call = { upstream, endpoint, startedAtMs: this.#options.nowMs() };
+  /** `generation`: of the fleet's breaker, under which the call is let through. */
+  begin(upstream: string, endpoint: string, generation: number): InFlight {
+    const call = { upstream, endpoint, generation, startedAtMs: this.#options.nowMs() };
     this.#inFlight.begin(call);
     return call;
   }
@@ -70,7 +74,7 @@ export class TrafficReport {
   /** `ended: null`: the client went away, or nothing was sent; the call counts as nothing. */
   end(call: InFlight, ended: EndedCall | null): void {
     this.#inFlight.end(call);
-    if (ended !== null) countCall(this.#open, call.upstream, call.endpoint, ended);
+    if (ended !== null) countCall(this.#open, call, ended);
   }
 
   tool(call: EndedTool): void {
@@ -162,7 +166,7 @@ export class TrafficReport {
     this.#waiting = [];
     const nowMs = this.#options.nowMs();
     const window = others.reduce(mergeWindows, first ?? emptyWindow(nowMs));
-    const endpoints = endpointsOf(window, this.#inFlight.at(nowMs));
+    const endpoints = endpointsOf(window, this.#inFlight.at(nowMs), this.#options.remarksOn);
     const tools = [...window.tools.values()];
     this.#lastSentMs = nowMs;
     this.#sentInFlight = this.#inFlight.any;

@@ -7,6 +7,7 @@ import {
   type TrafficEndpoint,
   type TrafficTool,
 } from "@mcp-failover/contracts";
+import { defaultPolicy } from "@mcp-failover/domain";
 
 /**
  * Counts what this process saw of endpoints and tools, a window at a time.
@@ -19,6 +20,8 @@ import {
 interface EndpointCounts {
   readonly upstream: string;
   readonly endpoint: string;
+  /** Of the fleet's breaker, under which the calls were let through: results of an older one are not counted by it. */
+  readonly generation: number;
   ok: number;
   hard: number;
   soft: number;
@@ -73,15 +76,22 @@ export function emptyWindow(fromMs: number): ClosedWindow {
   return { fromMs, toMs: fromMs, endpoints: new Map(), tools: new Map(), leftOut: 0 };
 }
 
-export function countCall(window: ClosedWindow, upstream: string, endpoint: string, call: EndedCall): void {
-  const key = endpointKey(upstream, endpoint);
+/** Whose calls: counts are kept apart by it. */
+export type CallPlace = Pick<InFlight, "upstream" | "endpoint" | "generation">;
+
+function placeKey({ upstream, endpoint, generation }: CallPlace): string {
+  return `${endpointKey(upstream, endpoint)} ${generation}`;
+}
+
+export function countCall(window: ClosedWindow, place: CallPlace, call: EndedCall): void {
+  const key = placeKey(place);
   let counts = window.endpoints.get(key);
   if (counts === undefined) {
     if (window.endpoints.size >= entriesMax) {
       window.leftOut += 1;
       return;
     }
-    counts = emptyCounts(upstream, endpoint);
+    counts = emptyCounts(place);
     window.endpoints.set(key, counts);
   }
   const onlyHardSoFar = counts.hard === endedOf(counts);
@@ -140,6 +150,7 @@ function addCounts(before: EndpointCounts, after: EndpointCounts): EndpointCount
   return {
     upstream: before.upstream,
     endpoint: before.endpoint,
+    generation: before.generation,
     ok: before.ok + after.ok,
     hard: before.hard + after.hard,
     soft: before.soft + after.soft,
@@ -169,10 +180,11 @@ function endedOf(counts: EndpointCounts): number {
   return counts.ok + counts.hard + counts.soft + counts.auth + counts.caller;
 }
 
-function emptyCounts(upstream: string, endpoint: string): EndpointCounts {
+function emptyCounts({ upstream, endpoint, generation }: CallPlace): EndpointCounts {
   return {
     upstream,
     endpoint,
+    generation,
     ok: 0,
     hard: 0,
     soft: 0,
@@ -193,53 +205,89 @@ function emptyCounts(upstream: string, endpoint: string): EndpointCounts {
 export interface InFlight {
   readonly upstream: string;
   readonly endpoint: string;
+  readonly generation: number;
   readonly startedAtMs: number;
 }
 
-/** The calls that are out now, the oldest of each endpoint first. */
+/** What is out now at one place. */
+export interface Flying {
+  readonly place: CallPlace;
+  readonly count: number;
+  readonly oldestMs: number;
+  /** Of them, out for longer than the policy's `slowInFlightMs`. */
+  readonly slow: number;
+}
+
+/** What is said of an endpoint besides its calls. */
+export interface Remarks {
+  readonly hung: boolean;
+  readonly restMs: number | null;
+}
+
+/** The calls that are out now, the oldest of each place first. */
 export class InFlightCalls {
-  readonly #byEndpoint = new Map<string, Set<InFlight>>();
+  readonly #byPlace = new Map<string, Set<InFlight>>();
 
   begin(call: InFlight): void {
-    const key = endpointKey(call.upstream, call.endpoint);
-    const calls = this.#byEndpoint.get(key);
-    if (calls === undefined) this.#byEndpoint.set(key, new Set([call]));
+    const key = placeKey(call);
+    const calls = this.#byPlace.get(key);
+    if (calls === undefined) this.#byPlace.set(key, new Set([call]));
     else calls.add(call);
   }
 
   end(call: InFlight): void {
-    const key = endpointKey(call.upstream, call.endpoint);
-    const calls = this.#byEndpoint.get(key);
+    const key = placeKey(call);
+    const calls = this.#byPlace.get(key);
     calls?.delete(call);
-    if (calls?.size === 0) this.#byEndpoint.delete(key);
+    if (calls?.size === 0) this.#byPlace.delete(key);
   }
 
   get any(): boolean {
-    return this.#byEndpoint.size > 0;
+    return this.#byPlace.size > 0;
   }
 
-  /** Count and age by `upstream/endpoint`, only where there are any. */
-  at(
-    nowMs: number,
-  ): Map<string, { readonly upstream: string; readonly endpoint: string; readonly count: number; readonly oldestMs: number }> {
-    const seen = new Map();
-    for (const [key, calls] of this.#byEndpoint) {
+  /** Only where there are any. */
+  at(nowMs: number): Map<string, Flying> {
+    const seen = new Map<string, Flying>();
+    const slowBeforeMs = nowMs - defaultPolicy.failover.slowInFlightMs;
+    for (const [key, calls] of this.#byPlace) {
       // A set keeps the order of insertion, and calls are inserted as they start.
       const [oldest] = calls;
       if (oldest === undefined) continue;
-      const { upstream, endpoint, startedAtMs } = oldest;
-      seen.set(key, { upstream, endpoint, count: calls.size, oldestMs: Math.max(0, nowMs - startedAtMs) });
+      let slow = 0;
+      for (const { startedAtMs } of calls) {
+        if (startedAtMs >= slowBeforeMs) break;
+        slow += 1;
+      }
+      seen.set(key, { place: oldest, count: calls.size, oldestMs: Math.max(0, nowMs - oldest.startedAtMs), slow });
     }
     return seen;
   }
 }
 
-/** The endpoints of a message: those with calls in the window, and those with calls in flight. */
-export function endpointsOf(window: ClosedWindow, inFlight: ReturnType<InFlightCalls["at"]>): TrafficEndpoint[] {
+/** The endpoints of a message: those with calls in the window, and those with calls in flight; of one endpoint the older generation first. */
+export function endpointsOf(
+  window: ClosedWindow,
+  inFlight: ReadonlyMap<string, Flying>,
+  remarksOn?: (upstream: string, endpoint: string) => Remarks,
+): TrafficEndpoint[] {
   const keys = new Set([...window.endpoints.keys(), ...inFlight.keys()]);
-  return [...keys].slice(0, entriesMax).flatMap((key) => {
+  const items = [...keys].flatMap((key) => {
     const flying = inFlight.get(key);
-    const counts = window.endpoints.get(key) ?? (flying === undefined ? null : emptyCounts(flying.upstream, flying.endpoint));
-    return counts === null ? [] : [{ ...counts, inFlight: flying?.count ?? 0, oldestInFlightMs: flying?.oldestMs ?? 0 }];
+    const counts = window.endpoints.get(key) ?? (flying === undefined ? null : emptyCounts(flying.place));
+    return counts === null ? [] : [{ counts, flying }];
+  });
+  items.sort((a, b) => a.counts.generation - b.counts.generation);
+  return items.slice(0, entriesMax).map(({ counts: { generation, ...counts }, flying }) => {
+    const remarks = remarksOn?.(counts.upstream, counts.endpoint);
+    return {
+      ...counts,
+      breakerGeneration: generation,
+      inFlight: flying?.count ?? 0,
+      oldestInFlightMs: flying?.oldestMs ?? 0,
+      slowInFlight: flying?.slow ?? 0,
+      ...(remarks?.hung === true && flying !== undefined ? { hung: true } : {}),
+      ...(remarks?.restMs == null ? {} : { retryAfterMs: remarks.restMs }),
+    };
   });
 }

@@ -1,6 +1,6 @@
 import type { Attempt, AttemptResult, CallControl, EndpointView, LearnedTool } from "../control/port.ts";
 import { type RouterError, rpcErrorMessage } from "../errors.ts";
-import { UpstreamError, type UpstreamResponse } from "../upstream-client.ts";
+import { retryAfterMsOf, UpstreamError, type UpstreamResponse } from "../upstream-client.ts";
 import type { CallAnswer, Failed, Relayed } from "./call-answer.ts";
 import { type Envelope, isObject } from "./envelope.ts";
 import { forwardedHeaders, type Inbound, type McpContext, sessionNotFound } from "./inbound.ts";
@@ -207,18 +207,26 @@ export class AttemptRun {
     }
     if (status === 429) {
       response.discard(250);
-      const retryAfterMs = retryAfterOf(response, context.nowMs());
+      const retryAfterMs = retryAfterMsOf(response.headers, context.nowMs());
       const error: RouterError = {
         code: "overloaded",
         message: `${endpoint.name} sheds load; try again later`,
         retriable: true,
         ...(retryAfterMs === null ? {} : { retryAfterMs }),
       };
-      return { kind: "not_answered", told: { outcome: "soft", httpStatus: status, toolError: false }, giveUp: () => this.#refuse(error) };
+      const told: AttemptResult = {
+        outcome: "soft",
+        httpStatus: status,
+        toolError: false,
+        ...(retryAfterMs === null ? {} : { retryAfterMs }),
+      };
+      return { kind: "not_answered", told, giveUp: () => this.#refuse(error) };
     }
     if (status >= 500) {
       response.discard(250);
-      return notAnswered(hard("http_5xx", "unknown", `${endpoint.name} answered ${status}`));
+      const retryAfterMs = status === 503 ? retryAfterMsOf(response.headers, context.nowMs()) : null;
+      const told = hard("http_5xx", "unknown", `${endpoint.name} answered ${status}`);
+      return notAnswered(retryAfterMs === null ? told : { ...told, retryAfterMs });
     }
     if (status < 400) {
       response.discard(250);
@@ -303,14 +311,9 @@ function learnTools(context: McpContext, upstream: string, value: Record<string,
   context.control.learnTools(upstream, named);
 }
 
-function retryAfterOf(response: UpstreamResponse, nowMs: number): number | null {
-  const value = response.headers["retry-after"];
-  if (typeof value !== "string") return null;
-  const ms = /^\d+$/.test(value) ? Number(value) * 1000 : Date.parse(value) - nowMs;
-  return Number.isFinite(ms) && ms >= 0 ? Math.min(ms, 3_600_000) : null;
-}
+type HardResult = Extract<AttemptResult, { outcome: "hard" }>;
 
-function hard(code: Extract<AttemptResult, { outcome: "hard" }>["code"], executed: "no" | "unknown", message: string): AttemptResult {
+function hard(code: HardResult["code"], executed: "no" | "unknown", message: string): HardResult {
   return { outcome: "hard", code, executed, message };
 }
 

@@ -141,7 +141,7 @@ async function deliver(
       told =
         response === "session_lost"
           ? { outcome: "hard", code: "other", executed: "no", message: `${endpoint.name} does not know the session` }
-          : statusTold(response.status, endpoint.name);
+          : statusTold(response, endpoint.name, context.nowMs());
       if (told.outcome === "ok") {
         attempt.done(told);
         call.end("ok");

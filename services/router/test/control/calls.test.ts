@@ -359,6 +359,7 @@ test("429 and 401 send a read to another good endpoint, never a write, and never
       "secondary",
     ]);
     assert.deepEqual(await play(fixture.control.begin(describe(fixture, write)), () => result), ["primary"]);
+    fixture.clock.nowMs += 1001;
   }
   await fixture.health("warehouse", "secondary", { status: "unhealthy", score: 0 });
   assert.deepEqual(await play(fixture.control.begin(describe(fixture)), () => shed), ["primary"]);

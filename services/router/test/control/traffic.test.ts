@@ -34,7 +34,7 @@ const anyCall: fc.Arbitrary<EndedCall> = fc.record({
 });
 function windowOf(calls: readonly EndedCall[]): ClosedWindow {
   const window = emptyWindow(0);
-  for (const call of calls) countCall(window, "u", "e", call);
+  for (const call of calls) countCall(window, { upstream: "u", endpoint: "e", generation: 0 }, call);
   return window;
 }
 const only = (window: ClosedWindow): TrafficEndpoint | undefined => endpointsOf(window, new InFlightCalls().at(0))[0];
@@ -84,7 +84,7 @@ test("W3: a window holds a bounded number of endpoints and tools, also when merg
   const filled = (prefix: string) => {
     const window = emptyWindow(0);
     for (let index = 0; index < entriesMax + 10; index += 1) {
-      countCall(window, prefix, `e${index}`, { outcome: "ok", code: null, latencyMs: 1, atMs: 0 });
+      countCall(window, { upstream: prefix, endpoint: `e${index}`, generation: 0 }, { outcome: "ok", code: null, latencyMs: 1, atMs: 0 });
       countTool(window, { upstream: prefix, tool: `t${index}`, agent: null, implementation: "mcp", error: false, latencyMs: 1 });
     }
     return window;
@@ -97,15 +97,36 @@ test("W3: a window holds a bounded number of endpoints and tools, also when merg
 
 test("in flight: the count and the age of the oldest, whatever ends first", () => {
   const calls = new InFlightCalls();
-  const started = [0, 10, 20].map((startedAtMs) => ({ upstream: "u", endpoint: "e", startedAtMs }));
+  const started = [0, 10, 20].map((startedAtMs) => ({ upstream: "u", endpoint: "e", generation: 3, startedAtMs }));
   for (const call of started) calls.begin(call);
   const [first, second] = started;
   assert.ok(first && second);
   calls.end(second);
-  assert.deepEqual(calls.at(100).get("u/e"), { upstream: "u", endpoint: "e", count: 2, oldestMs: 100 });
+  const flying = (nowMs: number) => [...calls.at(nowMs).values()].map(({ count, oldestMs, slow }) => ({ count, oldestMs, slow }));
+  assert.deepEqual(flying(100), [{ count: 2, oldestMs: 100, slow: 0 }]);
+  assert.deepEqual(flying(5010), [{ count: 2, oldestMs: 5010, slow: 1 }], "the second is not 5 s old yet");
   calls.end(first);
   calls.end(first);
-  assert.deepEqual(calls.at(100).get("u/e"), { upstream: "u", endpoint: "e", count: 1, oldestMs: 80 });
+  assert.deepEqual(flying(100), [{ count: 1, oldestMs: 80, slow: 0 }]);
+});
+
+test("calls of two generations of the breaker are told apart, the older first", () => {
+  const window = emptyWindow(0);
+  const place = (generation: number) => ({ upstream: "u", endpoint: "e", generation });
+  const ended = { outcome: "ok", code: null, latencyMs: 1, atMs: 0 } as const;
+  for (const generation of [4, 3, 4]) countCall(window, place(generation), ended);
+  const calls = new InFlightCalls();
+  calls.begin({ ...place(2), startedAtMs: 0 });
+  const told = endpointsOf(window, calls.at(50), () => ({ hung: true, restMs: 700 }));
+  assert.deepEqual(
+    told.map((one) => [one.breakerGeneration, one.ok, one.inFlight, one.hung, one.retryAfterMs]),
+    [
+      [2, 0, 1, true, 700],
+      [3, 1, 0, undefined, 700],
+      [4, 2, 0, undefined, 700],
+    ],
+    "nothing hangs where nothing is out",
+  );
 });
 
 /** What all messages together say of one endpoint. */
@@ -165,10 +186,10 @@ test("W1: a message whose fate is unknown is sent again with the same id, and wh
     windowMs: 10,
     onProblem: () => undefined,
   });
-  report.end(report.begin("u", "e"), { outcome: "ok", code: null, latencyMs: 1, atMs: 1 });
+  report.end(report.begin("u", "e", 0), { outcome: "ok", code: null, latencyMs: 1, atMs: 1 });
   await until("the refused message is given up", () => report.dropped === 1);
   assert.deepEqual(sent.slice(0, 2), ["m1", "m1"]);
-  report.end(report.begin("u", "e"), { outcome: "ok", code: null, latencyMs: 1, atMs: 1 });
+  report.end(report.begin("u", "e", 0), { outcome: "ok", code: null, latencyMs: 1, atMs: 1 });
   await until("the next message goes out", () => sent.length >= 3);
   assert.equal(sent[2], "m2");
   await report.stop();
