@@ -57,6 +57,7 @@ export async function serveCall(
     tool: planned.tool ?? planned.method,
     agent: planned.agent,
     safety: call.safety,
+    implementation: call.implementation,
     beganAtMs: hooks.nowAtMs(),
     deadlineAtMs: hooks.nowAtMs() + (call.deadlineMs - startedAtMs) / process.host.rate,
     endedAtMs: null,

@@ -64,6 +64,7 @@ export class SimProcess {
   /** True time until which it stands still. */
   pausedUntilMs = 0;
   readonly #startedMonotonicMs: number;
+  #names = 0;
 
   constructor(name: string, host: Host, seed: number) {
     this.name = name;
@@ -76,14 +77,10 @@ export class SimProcess {
     return this.host.monotonicMs - this.#startedMonotonicMs;
   }
 
-  /** A name in the form of a UUID. */
+  /** A name in the form of a UUID, unlike any other of this process. */
   uuid(): `${string}-${string}-${string}-${string}-${string}` {
-    const hex = (): string =>
-      Math.floor(this.random.next() * 0x1_0000_0000)
-        .toString(16)
-        .padStart(8, "0");
-    const [a, b, c, d] = [hex(), hex(), hex(), hex()];
-    return `${a}-${b.slice(0, 4)}-4${b.slice(5)}-8${c.slice(1, 4)}-${c.slice(4)}${d}`;
+    this.#names += 1;
+    return `00000000-0000-4000-8000-${this.#names}`;
   }
 }
 
@@ -301,9 +298,9 @@ export function useQueue(queue: EventQueue | null): void {
   };
 
   class SimDate extends RealDate {
-    constructor(...args: unknown[]) {
-      if (args.length === 0) super(SimDate.now());
-      else super(...(args as [number]));
+    constructor(value?: unknown, ...more: unknown[]) {
+      if (more.length > 0) super(...([value, ...more] as [number, number]));
+      else super((value === undefined ? SimDate.now() : value) as number);
     }
     static override now(): number {
       const owner = active?.current;

@@ -163,6 +163,8 @@ export interface CallRecord {
   readonly tool: string;
   readonly agent: string | null;
   readonly safety: "read_only" | "idempotent" | "unsafe";
+  /** As it was when the call began. */
+  readonly implementation: "mcp" | "legacy";
   readonly beganAtMs: number;
   readonly deadlineAtMs: number;
   endedAtMs: number | null;

@@ -119,7 +119,7 @@ export function simBus(link: SimLink, report: (error: unknown, what: string) => 
       send(subject, carried, replyTo ?? null);
     },
     subscribe<T extends EventType>(type: T, handler: (event: Event<T>, respond: (event: Event) => void) => void) {
-      const filter = events[type].keys.length === 0 ? type : `${type}.>`;
+      const allBelow = events[type].keys.length > 0;
       const deliver = ({ content, replyTo }: CoreMessage): void => {
         if (content.kind !== "event") return;
         try {
@@ -130,7 +130,7 @@ export function simBus(link: SimLink, report: (error: unknown, what: string) => 
           report(error, `a handler of ${type} failed`);
         }
       };
-      return { stop: link.attach(() => server.listen({ link, filter, deliver })) };
+      return { stop: link.attach(() => server.listen({ link, subject: type, allBelow, deliver })) };
     },
     async *requestMany(event, { timeoutMs, max = Number.POSITIVE_INFINITY }) {
       await link.reach(timeoutMs);
@@ -143,7 +143,7 @@ export function simBus(link: SimLink, report: (error: unknown, what: string) => 
         else ended = true;
         wake();
       };
-      const stop = link.attach(() => server.listen({ link, filter: inbox, deliver }));
+      const stop = link.attach(() => server.listen({ link, subject: inbox, allBelow: false, deliver }));
       const late = link.timer(timeoutMs, () => {
         ended = true;
         wake();

@@ -1,5 +1,4 @@
 import type { ServiceDefinition } from "@mcp-failover/bus";
-import { subjectMatches } from "@mcp-failover/bus/internal";
 import { type Event, type StreamDefinition, type StreamName, streams } from "@mcp-failover/contracts";
 import type { EventQueue, Host, SimProcess } from "../clock.ts";
 import type { Random } from "../random.ts";
@@ -14,7 +13,9 @@ export interface CoreMessage {
 }
 export interface CoreSubscription {
   readonly link: SimLink;
-  readonly filter: string;
+  /** A subject as it is, or an event type and all its keys. */
+  readonly subject: string;
+  readonly allBelow: boolean;
   readonly deliver: (message: CoreMessage) => void;
 }
 /** A reader that the server pushes to. */
@@ -91,8 +92,10 @@ export class SimServer {
   /** Core messages go to who listens now; nobody keeps them. */
   publish(message: CoreMessage, from: SimLink): void {
     let heard = false;
+    const { subject } = message;
     for (const subscription of this.#subscriptions) {
-      if (!subjectMatches(subscription.filter, message.subject)) continue;
+      const { subject: wanted, allBelow } = subscription;
+      if (allBelow ? !(subject.startsWith(wanted) && subject.charCodeAt(wanted.length) === 46) : subject !== wanted) continue;
       heard = true;
       // The server would send it back to its publisher too; nobody here does anything with that.
       if (subscription.link !== from || message.subject.startsWith("_INBOX"))
@@ -100,9 +103,9 @@ export class SimServer {
     }
     if (heard || message.replyTo === null) return;
     for (const subscription of this.#subscriptions) {
-      if (subscription.filter !== message.replyTo) continue;
+      if (subscription.subject !== message.replyTo) continue;
       subscription.link.deliver(() =>
-        subscription.deliver({ subject: subscription.filter, replyTo: null, content: { kind: "no_responders" } }),
+        subscription.deliver({ subject: subscription.subject, replyTo: null, content: { kind: "no_responders" } }),
       );
     }
   }
