@@ -212,6 +212,15 @@ function addCommands(program: Command, action: Action): void {
       ),
     );
 
+  program
+    .command("probe")
+    .description("look at an endpoint now")
+    .command("run <target>")
+    .description("every prober probes <upstream> or <upstream>/<endpoint> once; 3 when it is unhealthy")
+    .option("--timeout-ms <number>", "how long a probe may take")
+    .action(
+      action(async (context, target: string, options: object) => (await import("./commands/probe.ts")).run(context, target, options)),
+    );
   const config = program.command("config").description("the configuration");
   config
     .command("validate [file]")
