@@ -1,7 +1,7 @@
 import { type Event, type RollbackScope, type RollbackState, type Topology, topology } from "@mcp-failover/contracts";
 import { defaultPolicy, policyFor } from "./policy.ts";
 import { initialRollbackState, type RollbackInput } from "./rollback.ts";
-import { countCalls, lastCallMs, type ToolTraffic } from "./tool-traffic.ts";
+import { countCalls, lastBadMs, type ToolTraffic } from "./tool-traffic.ts";
 
 /** What a rollback decision reads of AUDIT, folded. Each subject's last event is all that is kept. */
 export interface RollbackAudit {
@@ -94,16 +94,18 @@ export function rollbackInput(audit: RollbackAudit, traffic: ToolTraffic, of: Sc
 }
 
 /**
- * Whether time alone changes nothing about a scope: it is whole on MCP or wholly rolled back, and nobody has called it in any window that a
- * decision looks at (R3). Cheap, because it is asked of every scope each second.
+ * Whether there is nothing to decide about a scope: it is whole on MCP or wholly rolled back, and no MCP call in any window that a decision
+ * looks at has failed or was slow (R2). Cheap, because it is asked of every scope each second.
  */
 export function isQuietScope(audit: RollbackAudit, traffic: ToolTraffic, { scope, name }: ScopeName, nowMs: number): boolean {
   const state = audit.states.get(`${scope}/${name}`) ?? initialRollbackState;
   if (state.ramp !== null || (state.mcpPercent !== 0 && state.mcpPercent !== 100)) return false;
   if (state.mcpPercent === 0) return true;
-  const owner = scope === "tool" && audit.config !== null ? legacyOwner(audit.config.topology, name) : null;
-  const lastMs = lastCallMs(traffic, scope === "tool" ? `tool/${owner}/${name}` : `${scope}/${name}`);
-  return lastMs === null || lastMs < nowMs - quietAfterMs;
+  if (audit.config === null) return true;
+  const { topology: config } = audit.config;
+  const key = scope === "tool" ? `tool/${legacyOwner(config, name)}/${name}` : `${scope}/${name}`;
+  const badMs = lastBadMs(traffic, key, config.rollback.rollback_thresholds.response_time * secondMs);
+  return badMs !== null && badMs < nowMs - quietAfterMs;
 }
 const { windowMs: judgedMs, evaluations: judgedTimes } = defaultPolicy.rollback;
 /** The oldest second that the oldest evaluation counts, and one more. */

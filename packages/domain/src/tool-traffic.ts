@@ -17,6 +17,8 @@ export interface ToolTraffic {
 interface ScopeTraffic {
   readonly mcp: Buckets;
   readonly legacy: Buckets;
+  /** When an MCP call last failed or took longer than {@link slowAtLeastMs}; 0: never. */
+  readonly badMs: number;
 }
 interface Buckets {
   readonly seconds: readonly Bucket[];
@@ -39,6 +41,7 @@ const tensKeptMs = 600 * secondMs;
 const scopesMax = 2000;
 const routersMax = 500;
 const noBuckets: Buckets = { seconds: [], tens: [] };
+const slowAtLeastMs = 250;
 
 export const noToolTraffic: ToolTraffic = { scopes: new Map(), routers: new Map(), lastSeq: 0 };
 
@@ -50,9 +53,10 @@ export function foldToolTraffic(
   const scopes = new Map(traffic.scopes);
   for (const row of event.data.tools) {
     for (const key of keysOf(row)) {
-      const before = scopes.get(key) ?? { mcp: noBuckets, legacy: noBuckets };
+      const before = scopes.get(key) ?? { mcp: noBuckets, legacy: noBuckets, badMs: 0 };
       scopes.delete(key);
-      scopes.set(key, { ...before, [row.implementation]: addTo(before[row.implementation], row, timeMs) });
+      const badMs = isBad(row) ? timeMs : before.badMs;
+      scopes.set(key, { ...before, [row.implementation]: addTo(before[row.implementation], row, timeMs), badMs });
     }
   }
   while (scopes.size > scopesMax) scopes.delete(scopes.keys().next().value as string);
@@ -106,12 +110,17 @@ export function countCalls(
   return counts;
 }
 
-/** The second in which a scope was called last, by either implementation; null: in none that is kept. */
-export function lastCallMs(traffic: ToolTraffic, scope: string): number | null {
-  const found = traffic.scopes.get(scope);
-  if (found === undefined) return null;
-  const lastMs = Math.max(found.mcp.seconds.at(-1)?.startMs ?? -1, found.legacy.seconds.at(-1)?.startMs ?? -1);
-  return lastMs < 0 ? null : lastMs;
+/**
+ * When an MCP call of a scope last failed or took longer than `slowMs`, in store time; null: it cannot be told, because less is noted than was
+ * asked for. 0: never.
+ */
+export function lastBadMs(traffic: ToolTraffic, scope: string, slowMs: number): number | null {
+  return slowMs < slowAtLeastMs ? null : (traffic.scopes.get(scope)?.badMs ?? 0);
+}
+
+function isBad({ implementation, errors, latency }: TrafficTool): boolean {
+  if (implementation !== "mcp") return false;
+  return errors > 0 || latency.some((count, index) => count > 0 && (latencyBucketsMs[index - 1] ?? 0) >= slowAtLeastMs);
 }
 
 /** Calls in the buckets that lie wholly above a limit; one that straddles it is not counted against anybody. */

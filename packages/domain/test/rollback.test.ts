@@ -303,7 +303,7 @@ test("an unknown tool or agent is named with those that there are", () => {
   assert.equal(decideRollback(join(noToolTraffic, "tool", "look", { command: order("rollback") })).rule, "no_legacy");
 });
 
-test("R3: a scope that is quiet has nothing that a decision could be taken on, however its calls went before", () => {
+test("R2, R3: a scope that is quiet has nothing that a decision could be taken on, however its calls went before", () => {
   let quiet = 0;
   const row = fc.record({
     agoMs: fc.integer({ min: 0, max: 80_000 }),
@@ -316,7 +316,7 @@ test("R3: a scope that is quiet has nothing that a decision could be taken on, h
       const traffic = rows
         .toSorted((a, b) => b.agoMs - a.agoMs)
         .reduce((sum, { agoMs, calls, bad, slow }) => {
-          const rowOf = { agent: "buyer", calls, errors: bad ? calls : 0, ms: slow ? 8000 : 1 };
+          const rowOf = { agent: "buyer", calls, errors: bad ? calls : 0, ms: slow ? 8000 : 200 };
           return foldToolTraffic(sum, window(nowMs - agoMs, [rowOf]));
         }, noToolTraffic);
       const state = { ...initialRollbackState, mcpPercent };
