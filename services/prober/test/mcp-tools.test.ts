@@ -39,6 +39,7 @@ for (const era of ["legacy", "modern"] as const) {
     }
     assert.equal(server.sessions, era === "legacy" ? 1 : 0);
     assert.equal(server.methods.filter((method) => method === "initialize").length, era === "legacy" ? 1 : 0);
+    assert.equal(server.methods.filter((method) => method === "server/discover").length, era === "legacy" ? 1 : 5, "the era is kept");
     assert.ok(!server.methods.includes("GET"));
     later(proberPolicy.sessionMs);
     await probe({});
