@@ -23,6 +23,7 @@ export interface Parts {
 /** Decides about one upstream by itself, and performs what was decided: one pass, until it has won or there is nothing to do. */
 export async function decideByItself(upstream: string, parts: Parts): Promise<void> {
   const { decider, knowledge, gatherer, performer, reserver, waiting, attention } = parts;
+  const critical = knowledge.isCritical(upstream);
   let fleet: FailoverMoment["fleet"] = null;
   for (let attempt = 0; attempt < attemptsMax; attempt += 1) {
     if (!decider.settled || !knowledge.isConfigured(upstream)) return;
@@ -44,17 +45,17 @@ export async function decideByItself(upstream: string, parts: Parts): Promise<vo
         if (decision.rule !== "active_healthy") return;
         return performer.failing(input, { kind: "over", rule: decision.rule, reason: decision.reason });
       case "gather":
-        return mustWait ? gatherer.over(upstream) : gatherer.ask(input, decision.targets);
+        return mustWait ? gatherer.over(upstream) : gatherer.ask(input, decision.targets, critical);
       case "failing":
         if (decision.targets.length === 0) gatherer.over(upstream);
-        else gatherer.ask(input, decision.targets);
+        else gatherer.ask(input, decision.targets, critical);
         return performer.failing(input, decision);
       case "rejected":
         if (decision.targets.length === 0 || mustWait || isFull(decision)) gatherer.over(upstream);
-        else gatherer.ask(input, decision.targets);
+        else gatherer.ask(input, decision.targets, critical);
         return performer.rejected(input, decision);
       case "reserve": {
-        const want = wantOf(input, decision, knowledge.isCritical(upstream));
+        const want = wantOf(input, decision, critical);
         waiting.enter(want);
         if (waiting.mustWait(upstream, input.policy.fleetMoves, nowMs)) {
           fleet = {

@@ -13,6 +13,11 @@ interface Target {
   readonly upstream: string;
   readonly endpoint: string;
 }
+interface Pending {
+  /** Asked about first: of critical upstreams. */
+  readonly urgent: Target[];
+  readonly other: Target[];
+}
 
 /** A suspicion this young is followed up as fast as the policy allows; after it the rounds come further apart. */
 const urgentMs = 3000;
@@ -27,7 +32,7 @@ export class Gatherer {
   readonly #kit: Pick<Kit, "bus" | "event" | "instance" | "nowMs">;
   readonly #rounds = new Map<string, Round>();
   /** Targets by the time-out of their probes, to be sent at the end of this turn. */
-  readonly #pending = new Map<number, Target[]>();
+  readonly #pending = new Map<number, Pending>();
 
   constructor(kit: Pick<Kit, "bus" | "event" | "instance" | "nowMs">) {
     this.#kit = kit;
@@ -39,7 +44,7 @@ export class Gatherer {
   }
 
   /** Asks now, or as soon as the rate allows. The answers come in SIGNALS. */
-  ask(input: FailoverInput, targets: readonly string[]): void {
+  ask(input: FailoverInput, targets: readonly string[], urgent = true): void {
     const { upstream, policy, nowMs } = input;
     const round = this.#rounds.get(upstream) ?? { sinceMs: null, lastMs: 0, timer: null };
     this.#rounds.set(upstream, round);
@@ -50,7 +55,7 @@ export class Gatherer {
     const send = (): void => {
       round.timer = null;
       round.lastMs = this.#kit.nowMs();
-      this.#request(upstream, targets, policy.confirmTimeoutMs);
+      this.#request(upstream, targets, policy.confirmTimeoutMs, urgent);
     };
     if (waitMs <= 0 || waitMs > everyMs) send();
     else round.timer = setTimeout(send, waitMs);
@@ -70,11 +75,11 @@ export class Gatherer {
     this.#pending.clear();
   }
 
-  #request(upstream: string, targets: readonly string[], timeoutMs: number): void {
+  #request(upstream: string, targets: readonly string[], timeoutMs: number, urgent: boolean): void {
     if (targets.length === 0) return;
     if (this.#pending.size === 0) queueMicrotask(() => this.#send());
-    const pending = this.#pending.get(timeoutMs) ?? [];
-    for (const endpoint of targets) pending.push({ upstream, endpoint });
+    const pending = this.#pending.get(timeoutMs) ?? { urgent: [], other: [] };
+    for (const endpoint of targets) pending[urgent ? "urgent" : "other"].push({ upstream, endpoint });
     this.#pending.set(timeoutMs, pending);
   }
 
@@ -83,7 +88,8 @@ export class Gatherer {
     const all = [...this.#pending];
     this.#pending.clear();
     if (bus.status.kind !== "connected") return;
-    for (const [timeoutMs, targets] of all) {
+    for (const [timeoutMs, { urgent, other }] of all) {
+      const targets = [...urgent, ...other];
       for (let from = 0; from < targets.length; from += targetsMax) {
         const requestId = `${instance}-${randomUUID()}`;
         const some = targets.slice(from, from + targetsMax);
