@@ -37,15 +37,15 @@ export const mutants: readonly Mutant[] = [
     what: "the next epoch is two above the last after a move",
     file: domain("failover-outcome"),
     find: "  const epoch = nextEpoch(input);\n  const to",
-    put: "  const epoch = nextEpoch(input) + (action === \"held\" || action === \"released\" ? 1 : 0);\n  const to",
+    put: '  const epoch = nextEpoch(input) + (action === "held" || action === "released" ? 1 : 0);\n  const to',
   },
   {
     name: "epoch-stands-still",
     guarantee: "epochs_without_gap",
     what: "a rollback decision does not raise the epoch",
     file: domain("rollback"),
-    find: "epoch: state.epoch + 1",
-    put: "epoch: Math.max(1, state.epoch)",
+    find: "  const epoch = state.epoch + 1;",
+    put: "  const epoch = Math.max(1, state.epoch);",
   },
   {
     name: "lost-race-decided-again-blindly",
@@ -61,7 +61,7 @@ export const mutants: readonly Mutant[] = [
     what: "decisions are appended without a fence",
     file: "packages/service-kit/src/decider/fenced-decider.ts",
     find: "const result = await kit.bus.appendFenced(event, expectedSeq, timeoutMs === undefined ? {} : { timeoutMs });",
-    put: "const result = { outcome: \"won\" as const, seq: (await kit.bus.append(event)).seq, expectedSeq, timeoutMs, last: null };",
+    put: 'const result = { outcome: "won" as const, seq: (await kit.bus.append(event)).seq, expectedSeq, timeoutMs, last: null };',
   },
   {
     name: "candidate-needs-no-proof",
@@ -77,23 +77,23 @@ export const mutants: readonly Mutant[] = [
     what: "any proof of an endpoint counts, however old, and any probe is one",
     file: domain("failover-proof"),
     find: "const proofs = healthy.filter(({ proof }) => isProof(proof, fromMs, Math.max(afterSeq, context.clock.freshAfterSeq)));",
-    put: "const proofs = votes.filter(({ verdict }) => verdict === \"healthy\" || fromMs < 0);",
+    put: 'const proofs = votes.filter(({ verdict }) => verdict === "healthy" || fromMs < 0);',
   },
   {
     name: "no-panic-for-reads",
     guarantee: "the_last_endpoint_is_never_ejected",
     what: "a read is refused when every endpoint is out",
     file: domain("routing"),
-    find: "  return out === null ? plan(null, \"none_left\") : plan(out.name, \"panic\");",
-    put: "  return plan(null, \"none_left\");",
+    find: '  return out === null ? plan(null, "none_left") : plan(out.name, "panic");',
+    put: '  return plan(null, "none_left");',
   },
   {
     name: "unhealthy-is-barred",
     guarantee: "the_last_endpoint_is_never_ejected",
     what: "an endpoint that is said to be unhealthy gets nothing, not even in panic",
     file: domain("routing"),
-    find: "  if (endpoint.health === \"unhealthy\" || !endpoint.breakerAllows) return \"out\";",
-    put: "  if (endpoint.health === \"unhealthy\" || !endpoint.breakerAllows) return \"barred\";",
+    find: '  if (endpoint.health === "unhealthy" || !endpoint.breakerAllows) return "out";',
+    put: '  if (endpoint.health === "unhealthy" || !endpoint.breakerAllows) return "barred";',
   },
   {
     name: "no-cooldown",
@@ -132,15 +132,15 @@ export const mutants: readonly Mutant[] = [
     guarantee: "unknown_outcomes_are_never_repeated",
     what: "a write whose outcome is unknown is sent again",
     file: domain("retry"),
-    find: "  if (safety === \"unsafe\" && executed !== \"no\") return { retry: false, rule: \"outcome_unknown\" };\n",
+    find: '  if (safety === "unsafe" && executed !== "no") return { retry: false, rule: "outcome_unknown" };\n',
     put: "",
   },
   {
-    name: "tools-are-idempotent",
+    name: "fallback-after-an-unknown-outcome",
     guarantee: "unknown_outcomes_are_never_repeated",
     what: "an unsafe call whose outcome is unknown falls back to its legacy implementation",
     file: "services/router/src/control/call.ts",
-    find: "",
+    find: '    if (this.implementation === "mcp" && !this.#mayFallBack()) return null;\n',
     put: "",
   },
   {
@@ -148,40 +148,40 @@ export const mutants: readonly Mutant[] = [
     guarantee: "callers_are_told_the_truth",
     what: "a caller whose write may have run is told that there was no endpoint",
     file: "services/router/src/control/call.ts",
-    find: "",
-    put: "",
+    find: '    if (rule === "outcome_unknown") {\n      const message',
+    put: '    if (rule === "outcome_unknown" && last === "") {\n      const message',
   },
   {
     name: "half-open-never-closes",
     guarantee: "everything_recovers",
     what: "successes do not close a half-open breaker",
     file: domain("breaker"),
-    find: "",
-    put: "",
+    find: "if (successes >= policy.halfOpenSuccesses && working.length > failing.length) {",
+    put: "if (successes >= policy.halfOpenSuccesses && failing.length > 0 && working.length > failing.length) {",
   },
   {
     name: "health-never-rises",
     guarantee: "everything_recovers",
     what: "an endpoint that was down stays down",
     file: domain("health"),
-    find: "",
-    put: "",
+    find: 'if (seen.okRun >= policy.successesUp && (before.status === "unhealthy" || before.status === "unknown")) {',
+    put: 'if (seen.okRun >= policy.successesUp && before.status === "unknown") {',
   },
   {
     name: "certificate-without-its-evidence",
     guarantee: "every_decision_replays",
     what: "a certificate holds an input that is not the one decided on",
     file: "services/failover-controller/src/perform.ts",
-    find: "",
-    put: "",
+    find: "folded: this.#decider.folded(), input, rejected };",
+    put: "folded: this.#decider.folded(), input: { ...input, evidence: {} } as never, rejected };",
   },
   {
     name: "decider-remembers",
     guarantee: "every_decision_replays",
     what: "a decision depends on something outside of its input",
     file: domain("breaker"),
-    find: "",
-    put: "",
+    find: "function change(input: BreakerInput, rule: BreakerRule, reason: string, next: Next): BreakerDecision {\n  const { sinceMs = input.nowMs, ...rest } = next;",
+    put: "let decisions = 0;\nfunction change(input: BreakerInput, rule: BreakerRule, reason: string, next: Next): BreakerDecision {\n  decisions += 1;\n  const { sinceMs = input.nowMs + decisions, ...rest } = next;",
   },
   {
     name: "fleet-limit-is-not-asked",
@@ -204,8 +204,8 @@ export const mutants: readonly Mutant[] = [
     guarantee: "holds_are_kept",
     what: "an upstream that is held is moved all the same",
     file: domain("failover-move"),
-    find: "    if (activeExists) return { ...refuse(input, \"held\", held, failed), targets: [] };\n",
-    put: "    if (held === \"\") return { ...refuse(input, \"held\", held, failed), targets: [] };\n",
+    find: '    if (activeExists) return { ...refuse(input, "held", held, failed), targets: [] };\n',
+    put: '    if (held === "") return { ...refuse(input, "held", held, failed), targets: [] };\n',
   },
   {
     name: "commands-are-obeyed-twice",
@@ -216,3 +216,25 @@ export const mutants: readonly Mutant[] = [
     put: "    if (!repeated || seq > 0) return actions.act(() => null);",
   },
 ];
+
+/** Changes the source while it is loaded. Throws a `RangeError` for a name that is not known, and where the text to change is not there once. */
+export function installMutant(name: string): void {
+  const mutant = mutants.find((one) => one.name === name);
+  if (mutant === undefined) throw new RangeError(`no mutant ${name}: see --list-mutants`);
+  const url = new URL(`../../${mutant.file}`, import.meta.url).href;
+  registerHooks({
+    load(loaded, context, nextLoad) {
+      const result = nextLoad(loaded, context);
+      if (loaded !== url) return result;
+      return { ...result, source: mutated(mutant, String(result.source)) };
+    },
+  });
+}
+
+/** The source with the mutant in it. */
+export function mutated({ name, file, find, put }: Mutant, source: string): string {
+  const pieces = source.split(find);
+  if (pieces.length !== 2)
+    throw new RangeError(`the mutant ${name} does not fit ${file} any more: its text is there ${pieces.length - 1} times`);
+  return pieces.join(put);
+}
