@@ -221,6 +221,29 @@ function addCommands(program: Command, action: Action): void {
     .action(
       action(async (context, target: string, options: object) => (await import("./commands/probe.ts")).run(context, target, options)),
     );
+  const breaker = program.command("breaker").description("the circuit breakers that the fleet keeps");
+  const breakers = () => import("./commands/breaker.ts");
+  breaker
+    .command("status [target]")
+    .description("what each breaker of <upstream>[/<endpoint>] says, since when, and who or what made it so; 3 when one is open")
+    .action(action(async (context, target: string | undefined) => (await breakers()).status(context, target)));
+  breaker
+    .command("test <target>")
+    .description("probe <upstream>[/<endpoint>] once, and say what its breaker does next; 3 when it is or would be open")
+    .action(action(async (context, target: string) => (await breakers()).test(context, target)));
+  for (const [name, what] of [
+    ["force-open", "let no traffic through, until it is reset"],
+    ["disable", "let everything through, whatever fails, until it is reset"],
+    ["metrics-only", "count what would open it, and stop nothing, until it is reset"],
+    ["reset", "closed, and decided on automatically again"],
+  ] as const) {
+    breaker
+      .command(`${name} <target>`)
+      .description(`${what}: for <upstream>, or <upstream>/<endpoint>`)
+      .option(...reason)
+      .option(...yes)
+      .action(action(async (context, target: string, options: object) => (await breakers()).command(context, name, target, options)));
+  }
   const config = program.command("config").description("the configuration");
   config
     .command("validate [file]")

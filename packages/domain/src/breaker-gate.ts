@@ -26,8 +26,8 @@ export interface BreakerGateQuestion {
   readonly router: string;
   /** Permits of this state's generation that this process has used. */
   readonly permitsUsed: number;
-  /** Answers in a row to calls that were let through in this generation. */
-  readonly answeredRun: number;
+  /** Answers in a row to calls that were let through in this generation; absent: not counted. */
+  readonly answeredRun?: number;
   /** The log can be heard, so that the next state of the breaker would be. */
   readonly logReachable: boolean;
   readonly nowMs: number;
@@ -36,7 +36,7 @@ export interface BreakerGateQuestion {
 /** Nobody moved a breaker on for this long after its time: its keepers are gone, and local trials take over. */
 const keeperGoneMs = 5000;
 
-export function breakerGate({ state, router, permitsUsed, answeredRun, logReachable, nowMs }: BreakerGateQuestion): BreakerGate {
+export function breakerGate({ state, router, permitsUsed, answeredRun = 0, logReachable, nowMs }: BreakerGateQuestion): BreakerGate {
   if (state === null) return "allow";
   const graceMs = logReachable ? keeperGoneMs : 0;
   const onTrial = answeredRun >= defaultPolicy.breaker.halfOpenSuccesses ? "allow" : "trial";

@@ -11,7 +11,7 @@ export interface ChangeOptions {
 const commandMsMax = 40_000;
 
 /** In every command: who, why and the idempotency key. */
-async function begin(context: Context, options: ChangeOptions, question: string) {
+export async function begin(context: Context, options: ChangeOptions, question: string) {
   if (options.reason === undefined || options.reason.trim() === "")
     throw usageError("a change needs --reason TEXT: it is what the next person on call reads");
   await context.confirm(question, options.yes ?? false);

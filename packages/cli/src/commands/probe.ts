@@ -66,7 +66,8 @@ export async function run(context: Context, target: string, options: ProbeOption
   return verdicts.some(({ status }) => status === "unknown") ? 1 : 0;
 }
 
-async function targetsOf(bus: Bus, target: string): Promise<{ upstream: string; endpoint: string }[]> {
+/** Configured endpoints that `<upstream>` or `<upstream>/<endpoint>` names; throws a usage error for none. */
+export async function targetsOf(bus: Bus, target: string): Promise<{ upstream: string; endpoint: string }[]> {
   const last = await bus.lastOf("AUDIT", "config.applied");
   const applied = last?.content.kind === "event" && last.content.event.type === "config.applied" ? last.content.event.data.topology : {};
   const { upstreams = {} } = applied as Partial<Topology>;
@@ -97,7 +98,7 @@ function timeoutOf(text: string | undefined): number {
 }
 
 /** Instances of the prober, from the services API. */
-async function proberNames(bus: Bus): Promise<string[]> {
+export async function proberNames(bus: Bus): Promise<string[]> {
   const services = await bus.services({ timeoutMs: 500 });
   return services.flatMap(({ name, id, metadata }) => (name === "prober" ? [metadata["instance"] ?? id] : [])).sort();
 }

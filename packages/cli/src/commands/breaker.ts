@@ -1,0 +1,246 @@
+import type { Bus, Stored } from "@mcp-failover/bus";
+import {
+  type Actor,
+  type BreakerAction,
+  type BreakerState,
+  type Event,
+  endpointKey,
+  makeEvent,
+  type Observation,
+  type ProbeRequested,
+  subjectFor,
+} from "@mcp-failover/contracts";
+import {
+  type BreakerPolicy,
+  decideBreaker,
+  emptyWindow,
+  evidenceOf,
+  foldBreakerSignal,
+  initialBreakerState,
+  liveRouters,
+  openBreakerSignals,
+  policyFor,
+} from "@mcp-failover/domain";
+import { readTopology } from "@mcp-failover/service-kit";
+import { z } from "zod";
+import { ask, type Context } from "../context.ts";
+import { CliError, type ExitCode } from "../errors.ts";
+import { table } from "../output.ts";
+import { begin, type ChangeOptions } from "./changes.ts";
+import { proberNames, targetsOf } from "./probe.ts";
+
+interface Target {
+  readonly upstream: string;
+  readonly endpoint: string;
+}
+/** One breaker, as `mcpf breaker status -o json` gives it. Times are ISO 8601. */
+interface Row extends Target {
+  readonly status: BreakerState["status"];
+  readonly generation: number;
+  readonly since: string | null;
+  readonly openUntil: string | null;
+  readonly openings: number;
+  readonly permits: readonly { readonly router: string; readonly calls: number; readonly expires: string }[];
+  readonly by: Actor | null;
+  readonly reason: string | null;
+}
+
+const isOpen = (status: BreakerState["status"]): boolean => status === "open" || status === "forced_open";
+const iso = (ms: number): string => new Date(ms).toISOString();
+
+/** `mcpf breaker status [<upstream>[/<endpoint>]]`: from the log alone, so that it works with nothing else running. */
+export async function status(context: Context, target: string | undefined): Promise<ExitCode> {
+  const bus = await context.bus();
+  const targets = target === undefined ? await everyTarget(bus) : await targetsOf(bus, target);
+  const rows = await Promise.all(targets.map(async (one) => rowOf(one, await lastChange(bus, one))));
+  context.out.print({ breakers: rows }, () => showRows(rows), rows);
+  return rows.some((row) => isOpen(row.status)) ? 3 : 0;
+}
+
+const requested = { "force-open": "force_open", disable: "disable", "metrics-only": "metrics_only", reset: "reset" } as const;
+const commandAnswer = z.looseObject({
+  endpoints: z.array(z.looseObject({ endpoint: z.string(), status: z.string(), generation: z.number() })),
+});
+
+/** `mcpf breaker force-open|disable|metrics-only|reset <upstream>[/<endpoint>] --reason TEXT`. */
+export async function command(context: Context, name: keyof typeof requested, target: string, options: ChangeOptions): Promise<ExitCode> {
+  const [upstream = "", endpoint] = target.split("/");
+  await targetsOf(await context.bus(), target);
+  const base = await begin(
+    context,
+    options,
+    `${name} the breaker of ${endpoint === undefined ? `every endpoint of ${upstream}` : target}?`,
+  );
+  const action: BreakerAction = requested[name];
+  const result = await ask(context, "command.breaker", { ...base, upstream, endpoint: endpoint ?? null, action });
+  const { endpoints } = commandAnswer.parse(result);
+  const say = () => endpoints.map((one) => `${upstream}/${one.endpoint}: ${one.status} (generation ${one.generation})`).join("\n");
+  context.out.print(result, say, endpoints);
+  return 0;
+}
+
+const probeMs = 5000;
+const answerMarginMs = 1000;
+const catchUpMs = 10_000;
+
+interface Tested extends Target {
+  readonly status: BreakerState["status"];
+  readonly generation: number;
+  readonly probes: readonly Pick<Observation, "observer" | "outcome" | "code" | "responseTimeMs" | "error">[];
+  readonly evidence: ReturnType<typeof evidenceOf>;
+  /** What `decideBreaker` says to all that is known now. */
+  readonly next: {
+    readonly status: BreakerState["status"];
+    readonly rule: string;
+    readonly reason: string;
+    readonly rejected: readonly object[];
+  };
+}
+
+/** `mcpf breaker test <upstream>[/<endpoint>]`: takes the fleet's decision here, by the same function on the same evidence, and says it. */
+export async function test(context: Context, target: string): Promise<ExitCode> {
+  const bus = await context.bus();
+  const targets = await targetsOf(bus, target);
+  const policies = await policiesOf(bus);
+  const probes = await probeOnce(context, bus, targets);
+  const signals = openBreakerSignals();
+  const longestMs = Math.max(...targets.map(({ upstream }) => backMsOf(policies(upstream))));
+  const nowMs = await readSignals(bus, context.nowMs() - longestMs, (event, timeMs) => foldBreakerSignal(signals, event, timeMs));
+  const tested: Tested[] = [];
+  for (const { upstream, endpoint } of targets) {
+    const policy = policies(upstream);
+    const state = (await lastChange(bus, { upstream, endpoint }))?.data.state ?? initialBreakerState;
+    // A second further on: the second that is just going on is judged at its end.
+    const atMs = Math.max(nowMs, context.nowMs()) + policy.bucketMs;
+    const evidence = evidenceOf(signals.windows.get(endpointKey(upstream, endpoint)) ?? emptyWindow, state, policy, atMs);
+    const routers = liveRouters(signals, atMs, policy.routerLiveMs);
+    const decision = decideBreaker({ upstream, endpoint, policy, nowMs: atMs, state, evidence, routers });
+    const { rule, reason, rejected } = decision;
+    tested.push({
+      upstream,
+      endpoint,
+      status: state.status,
+      generation: state.generation,
+      probes: probes.filter((one) => one.upstream === upstream && one.endpoint === endpoint),
+      evidence,
+      next: { status: decision.state.status, rule, reason, rejected },
+    });
+  }
+  context.out.print(tested.length === 1 ? tested[0] : tested, () => tested.map(showTested).join("\n\n"), tested);
+  return tested.some((one) => isOpen(one.status) || isOpen(one.next.status)) ? 3 : 0;
+}
+
+async function probeOnce(context: Context, bus: Bus, targets: readonly Target[]): Promise<Observation[]> {
+  const probers = await proberNames(bus);
+  if (probers.length === 0)
+    throw new CliError(1, "no_prober", "no prober is running: see `mcpf doctor`, or start the stack with `npm start`", true);
+  const data: ProbeRequested = {
+    requestId: context.newId(),
+    targets: [...targets],
+    purpose: "requested",
+    timeoutMs: probeMs,
+    requestedBy: "mcpf",
+  };
+  const from = { id: data.requestId, service: "cli", instance: "mcpf", timeMs: context.nowMs() } as const;
+  const event = makeEvent({ type: "probe.requested", keys: [], data, ...from });
+  const seen: Observation[] = [];
+  for await (const reply of bus.requestMany(event, { timeoutMs: probeMs + answerMarginMs, max: probers.length })) {
+    if (reply.type === "probe.observed") seen.push(...reply.data.observations.filter(({ requestId }) => requestId === data.requestId));
+  }
+  return seen;
+}
+
+/** Time windows look back one window from each of the last evaluations; windows in calls, as far as anything is known. */
+function backMsOf(policy: BreakerPolicy): number {
+  return policy.windowCalls === null ? 2 * policy.windowMs : policy.baselineMs;
+}
+
+/** Hands over SIGNALS from a time to their end; gives the store's time of the last. */
+async function readSignals(bus: Bus, fromMs: number, take: (event: Event, timeMs: number) => void): Promise<number> {
+  let lastMs = 0;
+  const caughtUp = Promise.withResolvers<void>();
+  const timer = setTimeout(
+    () => caughtUp.reject(new CliError(1, "timeout", "SIGNALS could not be read in time: try again", true)),
+    catchUpMs,
+  );
+  const following = bus.follow("SIGNALS", { from: { timeMs: fromMs }, onCaughtUp: caughtUp.resolve }, ({ content, timeMs }: Stored) => {
+    lastMs = timeMs;
+    if (content.kind === "event") take(content.event, timeMs);
+  });
+  try {
+    await caughtUp.promise;
+  } finally {
+    clearTimeout(timer);
+    await following.stop();
+  }
+  return lastMs;
+}
+
+async function policiesOf(bus: Bus): Promise<(upstream: string) => BreakerPolicy> {
+  const last = await bus.lastOf("AUDIT", "config.applied");
+  const applied = last === null ? null : readTopology(last, { error: () => undefined });
+  if (applied === null)
+    throw new CliError(1, "no_config", "no configuration that can be read has been applied: run `mcpf config apply failover.yaml`");
+  return (upstream) => policyFor(applied.topology, upstream, applied.environment).breaker;
+}
+
+async function everyTarget(bus: Bus): Promise<Target[]> {
+  const last = await bus.lastOf("AUDIT", "config.applied");
+  const applied = last === null ? null : readTopology(last, { error: () => undefined });
+  return Object.entries(applied?.topology.upstreams ?? {}).flatMap(([upstream, { endpoints }]) =>
+    endpoints.map(({ name }) => ({ upstream, endpoint: name })),
+  );
+}
+
+async function lastChange(bus: Bus, { upstream, endpoint }: Target): Promise<Event<"breaker.changed"> | null> {
+  const last = await bus.lastOf("AUDIT", subjectFor("breaker.changed", upstream, endpoint));
+  return last?.content.kind === "event" && last.content.event.type === "breaker.changed" ? last.content.event : null;
+}
+
+function rowOf({ upstream, endpoint }: Target, change: Event<"breaker.changed"> | null): Row {
+  const state = change?.data.state ?? initialBreakerState;
+  return {
+    upstream,
+    endpoint,
+    status: state.status,
+    generation: state.generation,
+    since: change === null ? null : iso(state.sinceMs),
+    openUntil: state.openUntilMs === null ? null : iso(state.openUntilMs),
+    openings: state.openings,
+    permits: state.permits.map(({ router, calls, expiresAtMs }) => ({ router, calls, expires: iso(expiresAtMs) })),
+    by: change?.data.by ?? null,
+    reason: change?.data.reason ?? null,
+  };
+}
+
+function showRows(rows: readonly Row[]): string {
+  const cells = rows.map((row) => [
+    row.upstream,
+    row.endpoint,
+    row.status,
+    String(row.generation),
+    row.since ?? "-",
+    [
+      row.openUntil === null ? "" : `until ${row.openUntil}`,
+      row.permits.length === 0 ? "" : `permits: ${row.permits.map(({ router, calls }) => `${router} ${calls}`).join(", ")}`,
+      row.reason ?? "it never changed",
+      row.by?.kind === "operator" ? `(by ${row.by.id})` : "",
+    ]
+      .filter(Boolean)
+      .join(" | "),
+  ]);
+  return table(["UPSTREAM", "ENDPOINT", "BREAKER", "GENERATION", "SINCE", "WHY"], cells);
+}
+
+function showTested(one: Tested): string {
+  const probes = one.probes.map(
+    ({ observer, outcome, code, responseTimeMs, error }) =>
+      `  ${observer}: ${outcome}${code === null ? "" : ` (${code})`} in ${responseTimeMs.toFixed(1)} ms${error === null ? "" : `: ${error}`}`,
+  );
+  const stays = one.next.status === one.status;
+  const next = `${stays ? `stays ${one.status}` : `becomes ${one.next.status}`}: ${one.next.reason}`;
+  return [
+    `${one.upstream}/${one.endpoint}: ${one.status} (generation ${one.generation}), ${next}`,
+    ...(probes.length === 0 ? ["  no prober answered"] : probes),
+  ].join("\n");
+}
