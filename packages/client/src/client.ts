@@ -1,6 +1,6 @@
 import { randomUUID } from "node:crypto";
 import { type Bus, connectBus, type Stored } from "@mcp-failover/bus";
-import type { HealthChanged, StatusView } from "@mcp-failover/contracts";
+import type { HealthChanged, StatusView, UpstreamConfig } from "@mcp-failover/contracts";
 import { defaultPolicy, type Policy, policyFor, UnknownUpstreamError, viewStatus } from "@mcp-failover/domain";
 import { attempt } from "./attempt.ts";
 import { BreakerOpenError, BulkheadFullError, CallTimeoutError, ClientClosedError, NoEndpointError, NotReadyError } from "./errors.ts";
@@ -58,8 +58,12 @@ export interface Client {
   watchHealth(handler: (health: HealthChanged) => void, options?: { readonly upstream?: string }): { stop(): void };
   /** Every change of a route. Begins with how they stand. */
   watchRoutes(handler: (route: RouteChange) => void): { stop(): void };
+  /** Every new configuration. Begins with the one in force, if one is known. */
+  watchConfiguration(handler: () => void): { stop(): void };
   /** Throws `UnknownUpstreamError`, and {@link NoEndpointError} while nothing is known. */
   route(upstream: string): Route;
+  /** What is configured for an upstream. Secrets are named in it, not held. Throws as {@link route}. */
+  configuration(upstream: string): UpstreamConfig;
   /** What this client knows of the fleet, in the shape of `mcpf status -o json` without the services. */
   status(): ClientStatus;
   /**
@@ -88,6 +92,7 @@ export function connect(options: ConnectOptions): Client {
   const calls = new Map<string, UpstreamCalls>();
   const healthWatchers = new Set<(health: HealthChanged) => void>();
   const routeWatchers = new Set<(route: RouteChange) => void>();
+  const configWatchers = new Set<(none: undefined) => void>();
   const known = Promise.withResolvers<void>();
 
   const guarded =
@@ -117,8 +122,10 @@ export function connect(options: ConnectOptions): Client {
       const route = routeOf(change.upstream);
       if (route !== null) for (const watcher of routeWatchers) watcher({ ...route, previous: change.previous, reason: change.reason });
     }
-    if (change.kind === "config") for (const one of calls.values()) one.wake();
-    else calls.get(change.kind === "health" ? change.data.service : change.upstream)?.wake();
+    if (change.kind === "config") {
+      for (const one of calls.values()) one.wake();
+      for (const watcher of configWatchers) watcher(undefined);
+    } else calls.get(change.kind === "health" ? change.data.service : change.upstream)?.wake();
     kept?.saveSoon(() => view.kept);
   };
   /** Says the routes that differ from what was said before. */
@@ -249,6 +256,11 @@ export function connect(options: ConnectOptions): Client {
       return watch(healthWatchers, (health) => (mine(health) ? handler(health) : undefined), view.healths.filter(mine));
     },
     watchRoutes: (handler) => watch(routeWatchers, handler, standing()),
+    watchConfiguration: (handler) => watch(configWatchers, handler, view.topology === null ? [] : [undefined]),
+    configuration(upstream) {
+      mustKnow(upstream);
+      return view.topology?.upstreams[upstream] as UpstreamConfig;
+    },
     route(upstream) {
       mustKnow(upstream);
       const route = routeOf(upstream);

@@ -59,6 +59,8 @@ export class ClientEndpoint implements RouteEndpoint {
   #outSinceMs = 0;
   #local: LocalBreaker = initialLocalBreaker;
   #fleetGeneration = 0;
+  /** Answers in a row to calls that began under the present generation of the fleet's breaker. */
+  #answeredRun = 0;
   /** The call that tries a half-open breaker of the fleet for this client. */
   #trial: { readonly permit: ClientPermit; readonly untilMs: number } | null = null;
   #ewma: PeakEwma | null = null;
@@ -96,13 +98,18 @@ export class ClientEndpoint implements RouteEndpoint {
     this.score = word.health?.state.score ?? unknownScore;
     this.breaker = word.breaker?.status ?? "closed";
     this.localAllows = localAllows(this.#local, nowMs);
-    this.#fleetGeneration = word.breaker?.generation ?? 0;
-    if (this.breaker === "half_open") {
-      this.breakerAllows = this.#mayTry(nowMs);
-      return;
-    }
-    const gate = breakerGate({ state: word.breaker, router: word.client, permitsUsed: 0, logReachable: word.logReachable, nowMs });
-    this.breakerAllows = gate === "allow" || (gate === "trial" && this.inFlight === 0);
+    const fleetGeneration = word.breaker?.generation ?? 0;
+    if (fleetGeneration !== this.#fleetGeneration) this.#answeredRun = 0;
+    this.#fleetGeneration = fleetGeneration;
+    const gate = breakerGate({
+      state: word.breaker,
+      router: word.client,
+      permitsUsed: 0,
+      answeredRun: this.#answeredRun,
+      logReachable: word.logReachable,
+      nowMs,
+    });
+    this.breakerAllows = gate === "allow" || (this.breaker === "half_open" ? this.#mayTry(nowMs) : gate === "trial" && this.inFlight === 0);
   }
 
   #mayTry(nowMs: number): boolean {
@@ -141,6 +148,7 @@ export class ClientEndpoint implements RouteEndpoint {
       permit.fleetGeneration === this.#fleetGeneration
         ? localRecord(this.#local, permit.local, end, nowMs, policy)
         : localRelease(this.#local, permit.local);
+    if (permit.fleetGeneration === this.#fleetGeneration) this.#answeredRun = end.class === "hard" ? 0 : this.#answeredRun + 1;
     if (end.class === "hard") this.lastFailedAtMs = nowMs;
     this.#ewma = observeLatency(this.#ewma, end.latencyMs, nowMs);
   }
