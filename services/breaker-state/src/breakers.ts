@@ -13,6 +13,7 @@ import {
   policyFor,
 } from "@mcp-failover/domain";
 import { type AppliedTopology, type Folded, type Kit, readTopology } from "@mcp-failover/service-kit";
+import { type Item, slowMsMin, Trouble } from "./trouble.ts";
 
 export interface Breaker {
   readonly upstream: string;
@@ -40,6 +41,7 @@ export class Breakers {
   readonly #timed = new Set<string>();
   /** Endpoints of which something was heard since they were last looked at. */
   readonly #heard = new Set<string>();
+  readonly #trouble = new Trouble();
   #lastSignal = { seq: 0, timeMs: 0 };
   /** What was said before a gap is no evidence after it: this is where the evidence begins, in the store's time. */
   #evidence = { fromMs: 0, afterSeq: 0 };
@@ -75,10 +77,18 @@ export class Breakers {
     else this.#timed.delete(key);
   }
 
-  foldSignal(event: Event, at: Folded): void {
+  /** `freshAfterSeq`: up to there is no evidence, as far as is known now. */
+  foldSignal(event: Event, at: Folded, freshAfterSeq: number): void {
+    // Before this one is the last: it may be the first that counts.
+    this.#evidenceFromMs(freshAfterSeq);
     foldBreakerSignal(this.#signals, event, at.timeMs);
     this.#lastSignal = { seq: at.seq, timeMs: at.timeMs };
-    for (const { upstream, endpoint } of itemsOf(event)) this.hear(endpointKey(upstream, endpoint));
+    for (const item of itemsOf(event)) {
+      const key = endpointKey(item.upstream, item.endpoint);
+      this.#trouble.fold(key, item, at.timeMs);
+      const closed = this.known(key).state.status === "closed";
+      if (!closed || this.#trouble.has(key, this.#configured.get(key)?.policy, at.timeMs)) this.hear(key);
+    }
   }
 
   /** Half-open: callers wait for what becomes of it, so that its answers are looked at as they come. */
@@ -147,13 +157,23 @@ function breakersOf(applied: AppliedTopology): Map<string, Breaker> {
   return breakers;
 }
 
-/** `bad`: a failure, or calls that hang. */
-export function itemsOf(event: Event): readonly { upstream: string; endpoint: string; bad: boolean }[] {
+/** What an event says of endpoints. */
+export function itemsOf(event: Event): readonly Item[] {
   if (event.type === "probe.observed") {
-    return event.data.observations.map(({ upstream, endpoint, outcome }) => ({ upstream, endpoint, bad: outcome === "hard" }));
+    return event.data.observations.map(({ upstream, endpoint, outcome, responseTimeMs }) => ({
+      upstream,
+      endpoint,
+      bad: outcome === "hard",
+      slow: responseTimeMs >= slowMsMin,
+    }));
   }
   if (event.type === "traffic.observed") {
-    return event.data.endpoints.map(({ upstream, endpoint, hard, hung }) => ({ upstream, endpoint, bad: hard > 0 || hung === true }));
+    return event.data.endpoints.map(({ upstream, endpoint, hard, hung, latencyMsMax, oldestInFlightMs }) => ({
+      upstream,
+      endpoint,
+      bad: hard > 0 || hung === true,
+      slow: Math.max(latencyMsMax, oldestInFlightMs) >= slowMsMin,
+    }));
   }
   return [];
 }

@@ -38,7 +38,7 @@ export async function startBreakerState(kit: Kit<BreakerStateConfig>): Promise<R
       desk.fold(event, at);
       commands.fold(event);
     },
-    foldSignal: (event, at) => breakers.foldSignal(event, at),
+    foldSignal: (event, at) => breakers.foldSignal(event, at, decider.clock.freshAfterSeq),
     prepare: () => desk.load(),
     evaluate(event) {
       if (event === null) for (const key of breakers.takeDue(decider.decisionMs())) look(key);

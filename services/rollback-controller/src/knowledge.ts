@@ -41,7 +41,10 @@ export class Knowledge {
     }
   }
 
-  foldSignal(event: Event, { seq, timeMs }: Folded): void {
+  /** `freshAfterSeq`: up to there is no evidence, as far as is known now. */
+  foldSignal(event: Event, { seq, timeMs }: Folded, freshAfterSeq: number): void {
+    // Before this one is the last: it may be the first that counts.
+    this.evidenceFromMs(freshAfterSeq);
     this.#last = { seq, timeMs };
     if (event.type === "traffic.observed") this.traffic = foldToolTraffic(this.traffic, { seq, timeMs, event });
   }

@@ -23,7 +23,7 @@ export async function startRollbackController(kit: Kit<unknown>): Promise<Runnin
       desk.fold(event, at);
       if (event.type === "config.applied") kit.ready("configuration", knowledge.scopes.size > 0);
     },
-    foldSignal: (event, at) => knowledge.foldSignal(event, at),
+    foldSignal: (event, at) => knowledge.foldSignal(event, at, decider.clock.freshAfterSeq),
     async prepare() {
       await desk.load();
       await notices.findMissing();
