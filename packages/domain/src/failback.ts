@@ -20,7 +20,9 @@ export function decideFailback(input: FailoverInput, proven: boolean): FailoverD
   });
   const [first] = ready;
   if (first === undefined) return none;
-  const candidates = ready.map((endpoint) => weighCandidate(endpoint, input, 0, 0)).sort((a, b) => a.tier - b.tier);
+  // Proven by a probe that was asked for since; what a schedule found is not enough (F5).
+  const askedMs = input.gatherSinceMs ?? nowMs;
+  const candidates = ready.map((endpoint) => weighCandidate(endpoint, input, askedMs, 0)).sort((a, b) => a.tier - b.tier);
   const to = candidates.find((candidate) => candidate.refusal === null);
   const reason = `${first.name} has been healthy for ${waitMs} ms and is preferred to ${state.active}`;
   if (to === undefined) return candidates.some((candidate) => candidate.pending) ? gather(input, reason) : none;

@@ -14,6 +14,7 @@ const away = (more: Partial<FailoverInput> = {}, state: object = {}): FailoverIn
     evidence: { primary: allSay(), secondary: allSay() },
     health: health(nowMs - waitMs),
     policy: { ...policy, failback: "automatic" },
+    gatherSinceMs: nowMs - 200,
     ...more,
   });
 const decide = (more: Partial<FailoverInput> = {}, state: object = {}): string => ruleOf(decideFailover(away(more, state)));
@@ -24,6 +25,12 @@ test("F12: a failback goes by itself after steady health, proven, and is verifie
   assert.ok(decision.kind === "decided");
   assert.deepEqual([decision.currentEndpoint, decision.state.trial?.kind, decision.state.trial?.tried], ["primary", "failback", []]);
   assert.equal(decide({ evidence: { primary: { observers: ["prober:p1"], votes: [] }, secondary: allSay() } }), "gather evidence_missing");
+  const scheduled = { primary: allSay({ purpose: "scheduled", proofAgeMs: null }), secondary: allSay() };
+  assert.equal(
+    decide({ evidence: scheduled, gatherSinceMs: null }),
+    "gather evidence_missing",
+    "what a schedule found is no proof: it is asked for",
+  );
 });
 
 test("F12: the wait runs from the recovery, and never from before the last move", () => {

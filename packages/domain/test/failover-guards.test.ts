@@ -80,6 +80,7 @@ test("F17: a dry run says what would be done, with what was not chosen, and neit
     evidence: { primary: allSay(), secondary: allSay() },
     health: { primary: { status: "healthy", sinceMs: 0, heldDownUntilMs: null } },
     fleet: null,
+    gatherSinceMs: nowMs - 200,
   });
   assert.match(decideFailover(back).reason, /would move to primary \(failback\)/);
   assert.equal(decide({ policy: dry, command: order() }), "decided operator", "an operator's word is no dry run");

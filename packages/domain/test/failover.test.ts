@@ -258,6 +258,7 @@ test("failback is manual by default; automatic, it waits for a preferred endpoin
       evidence: { primary: allSay(), secondary: allSay() },
       health: { primary: { status: "healthy", sinceMs, heldDownUntilMs: null } },
       policy: { ...policy, failback: "automatic" },
+      gatherSinceMs: nowMs - 200,
       ...more,
     });
   assert.equal(back({ policy }), "none active_healthy");

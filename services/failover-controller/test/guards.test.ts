@@ -1,0 +1,220 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { canonicalJson } from "@mcp-failover/contracts";
+import { decideFailover, decideReservation, type FailoverInput, type ReservationInput } from "@mcp-failover/domain";
+import { type FleetDouble, until, upstreamOf } from "./fleet-double.ts";
+import { codeOf, resultOf, stack } from "./stack.ts";
+
+const pause = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
+const two = { shop: upstreamOf(["primary", "secondary"]), bank: upstreamOf(["primary", "secondary"]) };
+
+/** Every decision in the log, taken again on the input that it recorded, is the same. Says how many there were of each type. */
+async function recheck(fleet: FleetDouble): Promise<Record<string, number>> {
+  const counts: Record<string, number> = {};
+  for (const { type, data } of await fleet.said("failover.decided", "failover.rejected", "failover.failed", "fleet.reserved")) {
+    const { decider, rule, input } = data.certificate;
+    const again = decider === "decideReservation" ? decideReservation(input as ReservationInput) : decideFailover(input as FailoverInput);
+    assert.equal(again.rule, rule, `${type} says ${rule}`);
+    if (type === "failover.decided") assert.equal(canonicalJson("state" in again ? again.state : null), canonicalJson(data["state"]));
+    counts[`${type} ${rule}`] = (counts[`${type} ${rule}`] ?? 0) + 1;
+  }
+  return counts;
+}
+
+test("two controllers that move two upstreams at once cannot break a safety rule together, and the refusal names the rule", async () => {
+  const safety_rules = [{ name: "not-both", never_both_on_backup: ["shop", "bank"], reason: "the backups share a rack" }];
+  const { fleet, command } = await stack({ controllers: 2, upstreams: two, more: { safety_rules } });
+  fleet.truth.set("shop/primary", "hard").set("bank/primary", "hard");
+  await fleet.probe("p1", [
+    { upstream: "shop", endpoint: "primary" },
+    { upstream: "bank", endpoint: "primary" },
+  ]);
+  const [refused] = await until(
+    () => fleet.said("failover.rejected"),
+    (events) => events.length > 0,
+  );
+  await pause(1200);
+  assert.equal((await fleet.said("failover.decided")).length, 1);
+  assert.equal(refused?.data.rule, "safety_rule");
+  assert.match(refused?.data.reason ?? "", /the safety rule "not-both" forbids it: .* \(the backups share a rack\)/);
+  // An operator is bound by it too; force overrides it, on record in the decision and on the fleet's subject.
+  const upstream = refused?.data.service ?? "";
+  const order = { upstream, to: null, force: false, dryRun: false };
+  assert.equal(codeOf(await command("command.failover", { ...order, dryRun: true })), "safety_rule", "a dry run says so too");
+  assert.equal(codeOf(await command("command.failover", order)), "safety_rule");
+  assert.deepEqual(resultOf(await command("command.failover", { ...order, force: true }))["overrode"], ["safety_rule:not-both"]);
+  const reservations = (await fleet.said("fleet.reserved")).at(-1)?.data.reservations;
+  assert.deepEqual(reservations?.at(-1)?.overrode, ["safety_rule:not-both"]);
+  const counts = await recheck(fleet);
+  assert.equal(counts["failover.rejected safety_rule"], 2);
+});
+
+test("an endpoint in maintenance is neither moved off nor moved to, and nobody is told", async () => {
+  const maintenance = [
+    {
+      name: "upgrade",
+      endpoints: ["shop/primary", "bank/secondary"],
+      reason: "upgrade",
+      from: "2020-01-01T00:00:00Z",
+      until: "2100-01-01T00:00:00Z",
+    },
+  ];
+  const { fleet, command } = await stack({ upstreams: two, more: { maintenance } });
+  fleet.truth.set("shop/primary", "hard");
+  await fleet.probe("p1", [{ upstream: "shop", endpoint: "primary" }]);
+  const order = { upstream: "bank", to: "secondary", force: false, dryRun: false };
+  assert.equal(codeOf(await command("command.failover", order)), "candidate_maintenance");
+  await pause(1200);
+  assert.deepEqual(await fleet.said("failover.decided", "failover.failed"), []);
+  assert.deepEqual(
+    (await fleet.said("failover.rejected")).map(({ data }) => data.automatic),
+    [false],
+  );
+  assert.deepEqual(resultOf(await command("command.failover", { ...order, force: true }))["overrode"], ["maintenance"]);
+});
+
+test("a dry-run policy says once what would be done, with what was not chosen, and does nothing", async () => {
+  const { fleet, move } = await stack({
+    controllers: 2,
+    upstreams: { shop: upstreamOf(["primary", "secondary", "third"], { failover: { dry_run: true } }) },
+  });
+  fleet.truth.set("shop/primary", "hard");
+  await fleet.probe("p1", [{ upstream: "shop", endpoint: "primary" }]);
+  const said = await until(
+    () => fleet.said("failover.rejected"),
+    (events) => events.length > 0,
+  );
+  await pause(1500);
+  assert.equal((await fleet.said("failover.rejected")).length, 1);
+  assert.equal(said[0]?.data.rule, "dry_run");
+  assert.match(said[0]?.data.reason ?? "", /^would move to secondary \(majority_unhealthy\)/);
+  assert.deepEqual(
+    said[0]?.data.certificate.rejected.map(({ option }) => option),
+    ["secondary", "third"],
+  );
+  assert.deepEqual(await fleet.said("failover.decided", "fleet.reserved"), []);
+  assert.equal(resultOf(await move({}))["to"], "secondary", "an operator's word is no dry run");
+});
+
+test("a move that real traffic shows to be no better is followed by the next candidate, and at last the upstream is held and paged", async () => {
+  const upstreams = {
+    shop: upstreamOf(["primary", "secondary", "third"], { failover: { verify_moves: 1 } }),
+    bank: upstreamOf(["primary"]),
+  };
+  const { fleet, command } = await stack({ controllers: 2, upstreams });
+  fleet.truth.set("shop/primary", "hard");
+  await fleet.probe("p1", [{ upstream: "shop", endpoint: "primary" }]);
+  await until(
+    () => fleet.said("failover.decided"),
+    (events) => events.length === 1,
+  );
+  fleet.truth.delete("shop/primary");
+  /** Every endpoint answers its probes; the calls of two routers fail all the same. */
+  const callsFail = async (endpoint: string, epoch: number): Promise<void> => {
+    const route = { shop: { generation: 1, epoch, eventId: null, active: endpoint } };
+    for (const router of ["r1", "r2"]) {
+      // Who fails everywhere is not believed: these routers reach something else.
+      await fleet.traffic(router, "bank", "primary", { ok: 1 }, route);
+      await fleet.traffic(router, "shop", endpoint, { hard: 4 }, route);
+    }
+  };
+  await callsFail("secondary", 1);
+  const second = await until(
+    () => fleet.said("failover.decided"),
+    (events) => events.length === 2,
+  );
+  assert.deepEqual(
+    [second[1]?.data.currentEndpoint, second[1]?.data.certificate.rule, second[1]?.data.state.trial?.round],
+    ["third", "verify_failed", 1],
+  );
+  await callsFail("third", 2);
+  const third = await until(
+    () => fleet.said("failover.decided"),
+    (events) => events.length === 3,
+  );
+  assert.deepEqual([third[2]?.data.action, third[2]?.data.certificate.rule], ["held", "verify_failed"]);
+  const failed = await until(
+    () => fleet.said("failover.failed"),
+    (events) => events.length > 0,
+  );
+  assert.deepEqual([failed[0]?.data.failing, failed[0]?.data.rule], [true, "verify_failed"]);
+  await command("command.release", { upstream: "shop" });
+  // Later calls end well.
+  const route = { shop: { generation: 1, epoch: 4, eventId: null, active: "third" } };
+  for (const router of ["r1", "r2"]) await fleet.traffic(router, "shop", "third", { ok: 50 }, route);
+  await fleet.probeAll(upstreams);
+  const over = await until(
+    () => fleet.said("failover.failed"),
+    (events) => events.length > 1,
+  );
+  assert.deepEqual(
+    over.map(({ data }) => data.failing),
+    [true, false],
+  );
+  await recheck(fleet);
+});
+
+test("an operator's failback goes to the better tier, is told like a move, and is refused where there is nothing to go back to", async () => {
+  const { fleet, move, command } = await stack({ controllers: 2 });
+  const back = (more: object = {}) => command("command.failback", { upstream: "shop", force: false, dryRun: false, ...more });
+  assert.equal(codeOf(await back()), "not_failed_over");
+  await move({ to: "secondary" });
+  const dry = resultOf(await back({ dryRun: true }));
+  assert.deepEqual([dry["to"], dry["rule"], dry["dryRun"], dry["decisionId"]], ["primary", "operator_failback", true, null]);
+  const done = resultOf(await back({ commandId: "back" }));
+  assert.deepEqual([done["from"], done["to"], done["epoch"], done["executed"]], ["secondary", "primary", 2, true]);
+  assert.equal(resultOf(await back({ commandId: "back" }))["epoch"], 2, "a repeat gets the first answer");
+  const decided = await fleet.said("failover.decided");
+  assert.equal(decided.length, 2);
+  assert.deepEqual([decided[1]?.data.automatic, decided[1]?.data.state.trial?.kind], [false, "failback"]);
+  assert.deepEqual(
+    (await fleet.said("command.accepted")).map(({ data }) => data.command),
+    ["failback", "failover", "failback"],
+  );
+});
+
+test("an automatic failback waits for steady health, and goes once", async () => {
+  const failover = { failback: "automatic", failback_after_ms: 1000, cooldown_ms: 0, verify_ms: 0 };
+  const { fleet, move } = await stack({ controllers: 2, upstreams: { shop: upstreamOf(["primary", "secondary"], { failover }) } });
+  await move({ to: "secondary" });
+  const movedMs = Date.now();
+  await fleet.health("shop", "primary", "healthy");
+  const answering = setInterval(() => {
+    fleet
+      .probe("p1", [{ upstream: "shop", endpoint: "secondary" }])
+      .catch((error: unknown) => assert.equal(fleet.bus.status.kind, "closed", String(error)));
+  }, 300);
+  try {
+    const decided = await until(
+      () => fleet.said("failover.decided"),
+      (events) => events.length > 1,
+    );
+    assert.ok(Date.now() - movedMs >= 1000);
+    assert.deepEqual([decided[1]?.data.certificate.rule, decided[1]?.data.currentEndpoint], ["failback", "primary"]);
+  } finally {
+    clearInterval(answering);
+  }
+  await pause(700);
+  assert.equal((await fleet.said("failover.decided")).length, 2);
+  await recheck(fleet);
+});
+
+test("before its grace is over a controller moves nothing by itself; it ends early when every endpoint was proven", async () => {
+  const { fleet, start } = await stack({ controllers: 0 });
+  fleet.truth.set("shop/primary", "hard");
+  for (const prober of fleet.probers) await fleet.probe(prober, [{ upstream: "shop", endpoint: "primary" }]);
+  const startedMs = Date.now();
+  const { kit } = await start("fc-1", { wait: false });
+  await until(
+    () => kit.readiness().conditions["log"]?.ok,
+    (ready) => ready === true,
+  );
+  assert.equal(kit.readiness().status, "not_ready", "ready comes after the grace");
+  const decided = await until(
+    () => fleet.said("failover.decided"),
+    (events) => events.length > 0,
+    8000,
+  );
+  assert.ok(Date.parse(decided[0]?.data.timestamp ?? "") - startedMs >= 4000, "5 s, counted from a boundary of a second");
+  assert.equal(kit.readiness().status, "ready");
+});
