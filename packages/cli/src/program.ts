@@ -99,7 +99,12 @@ function addCommands(program: Command, action: Action): void {
   program
     .command("status")
     .description("what serves each upstream, and how well")
-    .action(action(async (context) => (await import("./commands/status.ts")).status(context)));
+    .option("--report", "one line a service, as the health report of the reference; 3 when a critical one is unhealthy")
+    .action(
+      action(async (context, { report }: { report?: boolean }) =>
+        report ? (await import("./commands/health-report.ts")).statusReport(context) : (await import("./commands/status.ts")).status(context),
+      ),
+    );
   program
     .command("why <upstream>")
     .description("why the active endpoint is active: votes, rule, rejected alternatives")

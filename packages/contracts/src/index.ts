@@ -88,6 +88,7 @@ export {
   trial,
 } from "./failover.ts";
 export { type HealthChanged, type HealthState, healthChanged, healthState } from "./health.ts";
+export { type HealthReport, healthReport } from "./health-report.ts";
 export {
   type IncidentChanged,
   incidentChanged,

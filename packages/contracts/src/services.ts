@@ -28,6 +28,7 @@ export const requests = {
   "command.chaos.run": { service: "chaos-runner", schema: chaosCommand },
   "command.acknowledge": { service: "notifier", schema: acknowledgeCommand },
   "state.status": { service: "state-store", schema: z.looseObject({}) },
+  "state.health_report": { service: "state-store", schema: z.looseObject({}) },
   "state.get": { service: "state-store", schema: z.looseObject({ upstream: z.string() }) },
   "state.history": {
     service: "state-store",

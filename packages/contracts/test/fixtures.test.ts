@@ -174,6 +174,7 @@ test("the requests and the services that answer them are these", () => {
     "command.acknowledge": "notifier",
     "command.breaker": "breaker-state",
     "state.status": "state-store",
+    "state.health_report": "state-store",
     "state.get": "state-store",
     "state.history": "state-store",
     "launcher.processes": "launcher",

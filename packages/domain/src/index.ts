@@ -85,6 +85,7 @@ export {
   initialHealthState,
   isAlive,
 } from "./health.ts";
+export { healthReport } from "./health-report.ts";
 export { type HungPolicy, type HungQuestion, judgeHung, lookMsFor, overdueMs } from "./hung.ts";
 export {
   acknowledgeIncident,

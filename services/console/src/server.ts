@@ -35,6 +35,8 @@ const failoverBody = z.strictObject({
 interface Parts {
   readonly feed: Feed;
   readonly view: () => unknown;
+  /** The reference's health report. */
+  readonly report: () => unknown;
 }
 
 /** The console's web server. Only answers to its own host names, so that no other site's page can act through a browser (DNS rebinding). */
@@ -107,6 +109,8 @@ async function answer(
   switch (path) {
     case "/api/status":
       return isWanted ? sendJson(response, 200, parts.view()) : refuseMethod();
+    case "/api/health":
+      return isWanted ? sendJson(response, 200, parts.report()) : refuseMethod();
     case "/api/events":
       if (!isWanted) return refuseMethod();
       if (!parts.feed.join(response, { ...(parts.view() as object), items: parts.feed.items() })) {

@@ -1,5 +1,5 @@
 import type { Stored } from "@mcp-failover/bus";
-import { emptyReadModel, foldReadModel, type ReadModel, viewStatus } from "@mcp-failover/domain";
+import { emptyReadModel, foldReadModel, healthReport, type ReadModel, viewStatus } from "@mcp-failover/domain";
 import type { Kit, Running } from "@mcp-failover/service-kit";
 import type { ConsoleConfig } from "./config.ts";
 import { Feed } from "./feed.ts";
@@ -49,7 +49,7 @@ export async function startConsole(kit: Kit<ConsoleConfig>): Promise<Running> {
     },
   );
   const unwatch = kit.bus.onStatus(pushState);
-  const server = await serveConsole(kit, { feed, view });
+  const server = await serveConsole(kit, { feed, view, report: () => healthReport(model, kit.nowMs()) });
   kit.log.info({ url: server.url }, "console");
   return {
     async stop() {

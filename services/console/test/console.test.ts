@@ -6,7 +6,7 @@ import { type TestContext, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { memoryBroker, RefusedError } from "@mcp-failover/bus";
 import { memorySeams } from "@mcp-failover/bus/internal";
-import { type Event, makeEvent, type RequestOf, type StatusView } from "@mcp-failover/contracts";
+import { type Event, healthReport, makeEvent, type RequestOf, type StatusView } from "@mcp-failover/contracts";
 import { testKit } from "@mcp-failover/service-kit/testing";
 import { startConsole } from "../src/wiring.ts";
 
@@ -174,6 +174,18 @@ test("the state and every event reach a browser that watches, and a later one ge
   const { json } = await ask("/api/status");
   assert.deepEqual([json["connected"], json["seq"]], [true, 2]);
   assert.equal((json["status"] as StatusView).upstreams[0]?.active, "primary", "a notice decides nothing");
+});
+
+test("the health report of the reference is under /api/health, one entry a service", async (t) => {
+  const { ask } = await world(t);
+  const { status, json } = await ask("/api/health");
+  assert.equal(status, 200);
+  const report = healthReport.parse(json);
+  assert.deepEqual(
+    report.services.map(({ service, status: health, critical, endpoint }) => [service, health, critical, endpoint]),
+    [["shop", "unknown", true, "primary"]],
+  );
+  assert.equal((await ask("/api/health", { method: "POST" })).status, 405);
 });
 
 test("a failover with a reason is passed on as the operator's command, with the form's id", async (t) => {

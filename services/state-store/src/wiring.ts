@@ -1,7 +1,7 @@
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { BusError, type Following, RefusedError, type Stored } from "@mcp-failover/bus";
-import { emptyReadModel, type FailoverRecord, foldReadModel, type ReadModel, viewStatus } from "@mcp-failover/domain";
+import { emptyReadModel, type FailoverRecord, foldReadModel, healthReport, type ReadModel, viewStatus } from "@mcp-failover/domain";
 import type { Kit, Running } from "@mcp-failover/service-kit";
 import { type Backup, readBucketBackup, readDiskBackup, writeBucketBackup, writeDiskBackup } from "./backup.ts";
 import type { StateStoreConfig } from "./config.ts";
@@ -212,6 +212,7 @@ export async function startStateStore(kit: Kit<StateStoreConfig>): Promise<Runni
         if (services.length === 0) await listServices.now();
         return viewStatus(model, services, kit.nowMs());
       },
+      "state.health_report": async () => healthReport(model, kit.nowMs()),
       "state.get": async ({ upstream }) => {
         known(upstream);
         return viewStatus(model, [], kit.nowMs()).upstreams.find(({ name }) => name === upstream);

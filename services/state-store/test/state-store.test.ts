@@ -175,6 +175,8 @@ test("with the log out of reach as well, an emptied Redis is whole again: from m
   };
   const shop = status.result.upstreams.find(({ name }) => name === "shop");
   assert.deepEqual([shop?.active, shop?.endpoints[0]?.health], ["secondary", "unhealthy"]);
+  const report = (await again.ask("state.health_report")) as { result: { services: { service: string; endpoint: string }[] } };
+  assert.equal(report.result.services.find(({ service }) => service === "shop")?.endpoint, "secondary");
   await until(
     () => redis.zcard("mcp:failover:index:shop"),
     (failovers) => failovers === 1,

@@ -113,7 +113,7 @@ export function redisForTests(): { server: () => RunningServer; client: () => Re
 export interface Store {
   readonly bus: Bus;
   readonly dataDir: string;
-  ask(subject: "state.status" | "state.get" | "state.history", body?: object): Promise<Reply>;
+  ask(subject: "state.status" | "state.health_report" | "state.get" | "state.history", body?: object): Promise<Reply>;
   readiness(): ReturnType<ReturnType<typeof testKit>["readiness"]>;
   stop(): Promise<void>;
 }

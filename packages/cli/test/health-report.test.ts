@@ -1,0 +1,79 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { type Bus, memoryBroker } from "@mcp-failover/bus";
+import { type HealthReport, healthReport, makeEvent, parseTopology, streams } from "@mcp-failover/contracts";
+import { runCli } from "../src/index.ts";
+
+async function report(bus: Bus, ...more: string[]) {
+  let stdout = "";
+  let stderr = "";
+  const code = await runCli(["status", "--report", ...more], {
+    env: { MCPF_DATA_DIR: "none" },
+    write: (text) => {
+      stdout += text;
+    },
+    writeError: (text) => {
+      stderr += text;
+    },
+    bus,
+  });
+  return { code, stdout, stderr };
+}
+async function logged(): Promise<{ broker: ReturnType<typeof memoryBroker>; bus: Bus }> {
+  const broker = memoryBroker();
+  const bus = broker.connect();
+  await bus.ensureStreams(streams, { replicas: 1 });
+  const yaml =
+    'upstreams: { shop: { kind: http, critical: false, endpoints: [{ name: primary, url: "http://127.0.0.1:9001/", tier: 0 }] } }';
+  const { topology, hash } = parseTopology(yaml, { file: "failover.yaml", env: {} });
+  const data = {
+    version: 1,
+    hash,
+    fileHash: hash,
+    timestamp: new Date().toISOString(),
+    by: { kind: "service" as const, id: "bootstrap" },
+    reason: "start",
+    environment: "development" as const,
+    topology,
+  };
+  await bus.appendFenced(
+    makeEvent({ type: "config.applied", keys: [], data, id: "c-1", service: "bootstrap", instance: "b", timeMs: 1 }),
+    0,
+  );
+  return { broker, bus };
+}
+
+test("mcpf status --report without a state-store is folded from the log, says so, and has the pinned shape", async () => {
+  const { bus } = await logged();
+  const ran = await report(bus, "-o", "json");
+  const [shop] = healthReport.parse(JSON.parse(ran.stdout)).services;
+  assert.deepEqual([shop?.service, shop?.status, shop?.critical], ["shop", "unknown", false]);
+  assert.match(ran.stderr, /folded from the log/);
+  assert.equal(ran.code, 0);
+  await bus.close();
+});
+
+test("mcpf status --report shows the state-store's word, and is 3 when a critical service is unhealthy", async () => {
+  const { broker, bus } = await logged();
+  const store = broker.connect({ instance: "state-store-1" });
+  const service = { endpoint: "primary", responseTime: 12.5, error: "HTTP 503: it failed", timestamp: "2026-03-01T00:00:00.000Z" };
+  const answer: HealthReport = {
+    overall: "unhealthy",
+    timestamp: "2026-03-01T00:00:01.000Z",
+    services: [{ ...service, service: "shop", status: "unhealthy", critical: true, unhealthy: ["primary"], maintenance: null }],
+  };
+  const serving = await store.serve({
+    name: "state-store",
+    instance: "s",
+    version: "0.1.0",
+    description: "",
+    handlers: { "state.health_report": async () => answer },
+  });
+  const ran = await report(bus);
+  assert.equal(ran.code, 3);
+  assert.match(ran.stdout, /shop +unhealthy +critical +primary +12\.5 ms +2026-03-01T00:00:00\.000Z +HTTP 503: it failed/);
+  assert.match(ran.stdout, /overall: unhealthy/);
+  await serving.stop();
+  await store.close();
+  await bus.close();
+});
