@@ -16,7 +16,8 @@ const MAY_IMPORT = {
   "packages/bus": ["contracts"],
   "packages/service-kit": ["contracts", "domain", "bus"],
   "packages/client": ["contracts", "domain", "bus"],
-  "packages/cli": ["contracts", "domain", "bus", "client"],
+  // Of the service-kit the CLI takes how secrets are found: `mcpf exec` is where those of a child are resolved.
+  "packages/cli": ["contracts", "domain", "bus", "client", "service-kit"],
   "packages/launcher": ["contracts", "bus", "service-kit"],
   "packages/fault-proxy": ["contracts", "bus", "service-kit"],
   "packages/testkit": [],

@@ -4,6 +4,7 @@ import { userInfo } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline/promises";
 import { type Bus, BusError, connectBus, NoResponderError } from "@mcp-failover/bus";
+import { type Client, connect, NotReadyError } from "@mcp-failover/client";
 import type { Actor, Reply, RequestInput, RequestSubject } from "@mcp-failover/contracts";
 import { CliError, usageError } from "./errors.ts";
 import type { Output } from "./output.ts";
@@ -21,9 +22,13 @@ export interface Context {
   readonly out: Output;
   readonly dataDir: string;
   readonly env: Readonly<Record<string, string | undefined>>;
+  /** Standard output is a terminal, where a person reads it. */
+  readonly terminal: boolean;
   stack(): Promise<Stack>;
   /** Connected, or a {@link CliError} within {@link connectMsMax}. */
   bus(): Promise<Bus>;
+  /** The fleet as the SDK sees it; it also begins with the routes that were kept last, when NATS is out of reach. Closed with the context. */
+  fleet(): Promise<Client>;
   by(): Actor;
   newId(): string;
   nowMs(): number;
@@ -38,15 +43,18 @@ export function openContext(options: {
   out: Output;
   dataDir: string;
   env: Readonly<Record<string, string | undefined>>;
+  terminal: boolean;
   /** A test's bus instead of one from the stack. */
   bus?: Bus;
 }): Context {
   let bus: Bus | null = options.bus ?? null;
+  let client: Client | null = null;
   const stack = async (): Promise<Stack> => readStack(options.dataDir, options.env);
   return {
     out: options.out,
     dataDir: options.dataDir,
     env: options.env,
+    terminal: options.terminal,
     stack,
     async bus() {
       if (bus !== null) return bus;
@@ -60,11 +68,24 @@ export function openContext(options: {
       await untilConnected(bus, natsUrl);
       return bus;
     },
+    async fleet() {
+      const source = options.bus === undefined ? { servers: (await stack()).natsUrl } : { bus: options.bus };
+      // Beside the stack's own files, so that what it keeps goes with it.
+      client ??= connect({ ...source, name: "mcpf", cacheFile: join(options.dataDir, "mcpf-routes.json") });
+      try {
+        await client.ready(connectMsMax);
+      } catch (error) {
+        if (error instanceof NotReadyError) throw new CliError(1, error.code, error.message, true);
+        throw error;
+      }
+      return client;
+    },
     by: () => ({ kind: "operator", id: options.env["MCPF_OPERATOR"] ?? userName() }),
     newId: () => `mcpf-${randomUUID()}`,
     nowMs: () => Date.now(),
     confirm,
     async close() {
+      await client?.close();
       if (options.bus === undefined) await bus?.close();
     },
   };

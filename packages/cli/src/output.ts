@@ -7,6 +7,8 @@ export interface Output {
   print(value: unknown, table: () => string, rows?: readonly unknown[]): void;
   /** One item of a stream: a line of text, or one JSON line. */
   line(value: unknown, text: string): void;
+  /** Text as it is, whatever the format. */
+  text(text: string): void;
   /** Progress and warnings, beside the result. */
   note(text: string): void;
 }
@@ -22,6 +24,7 @@ export function openOutput(format: Format, write: (text: string) => void, writeE
     line(value, text) {
       write(format === "table" ? `${text}\n` : `${JSON.stringify(value)}\n`);
     },
+    text: write,
     note: (text) => writeError(`${text}\n`),
   };
 }

@@ -1,20 +1,22 @@
 import { type Bus, BusError } from "@mcp-failover/bus";
 import { Command, CommanderError, Option } from "commander";
 import { type Context, openContext } from "./context.ts";
-import { CliError, type ExitCode } from "./errors.ts";
+import { CliError } from "./errors.ts";
 import { type Format, openOutput } from "./output.ts";
 
 export interface CliEnvironment {
   readonly env: Readonly<Record<string, string | undefined>>;
   readonly write: (text: string) => void;
   readonly writeError: (text: string) => void;
+  /** Standard output is a terminal, where a person reads it. */
+  readonly terminal?: boolean;
   /** A test's bus. */
   readonly bus?: Bus;
 }
 
-/** Runs `mcpf` with these arguments and gives its exit code. Command modules are loaded when they are used, because each start counts. */
-export async function runCli(argv: readonly string[], environment: CliEnvironment): Promise<ExitCode> {
-  let exitCode: ExitCode = 0;
+/** Runs `mcpf` with these arguments and gives its exit code; of `mcpf exec` that of the command. Command modules are loaded when they are used, because each start counts. */
+export async function runCli(argv: readonly string[], environment: CliEnvironment): Promise<number> {
+  let exitCode = 0;
   let format: Format = "table";
   const program = new Command("mcpf")
     .description("See and steer the failover of MCP servers and APIs. Exit codes: 0 done, 1 failed, 2 wrong usage, 3 unhealthy.")
@@ -26,7 +28,7 @@ export async function runCli(argv: readonly string[], environment: CliEnvironmen
 
   /** Wraps a command: context, exit code, closing. */
   const action =
-    (run: (context: Context, ...rest: never[]) => Promise<ExitCode>) =>
+    (run: (context: Context, ...rest: never[]) => Promise<number>) =>
     async (...given: unknown[]): Promise<void> => {
       const command = given.pop() as Command;
       const options = command.optsWithGlobals<{ output: Format; dataDir: string }>();
@@ -35,6 +37,7 @@ export async function runCli(argv: readonly string[], environment: CliEnvironmen
         out: openOutput(options.output, environment.write, environment.writeError),
         dataDir: options.dataDir,
         env: environment.env,
+        terminal: environment.terminal === true,
         ...(environment.bus === undefined ? {} : { bus: environment.bus }),
       });
       try {
@@ -89,7 +92,7 @@ function hoistGlobals(argv: readonly string[]): readonly string[] {
   return [...hoisted, ...rest];
 }
 
-type Action = (run: (context: Context, ...rest: never[]) => Promise<ExitCode>) => (...given: unknown[]) => Promise<void>;
+type Action = (run: (context: Context, ...rest: never[]) => Promise<number>) => (...given: unknown[]) => Promise<void>;
 
 function addCommands(program: Command, action: Action): void {
   const changes = () => import("./commands/changes.ts");
@@ -113,15 +116,24 @@ function addCommands(program: Command, action: Action): void {
     .command("failover <upstream>")
     .description("move an upstream to a healthy endpoint")
     .option("--to <endpoint>", "which; otherwise the best proven one")
-    .option("--force", "override cool-down, limits and holds; recorded")
+    .option("--force", "override cool-down, limits, holds and safety rules; recorded")
     .option("--dry-run", "say what would be done")
     .option(...reason)
     .option(...yes)
     .action(action(async (context, upstream: string, options: object) => (await changes()).failover(context, upstream, options)));
   program
+    .command("failback <upstream>")
+    .description("move an upstream back to its preferred endpoint")
+    .option("--force", "override cool-down, holds, hold-down and safety rules; recorded")
+    .option("--dry-run", "say what would be done")
+    .option(...reason)
+    .option(...yes)
+    .action(action(async (context, upstream: string, options: object) => (await changes()).failback(context, upstream, options)));
+  program
     .command("hold <upstream>")
     .description("stop automatic moves of an upstream")
     .option("--for <duration>", "90s, 30m, 2h; otherwise until released")
+    .option("--until <time>", "2026-03-01T02:00:00Z")
     .option(...reason)
     .option(...yes)
     .action(action(async (context, upstream: string, options: object) => (await changes()).hold(context, upstream, options)));
@@ -225,6 +237,27 @@ function addCommands(program: Command, action: Action): void {
     .option("--timeout-ms <number>", "how long a probe may take")
     .action(
       action(async (context, target: string, options: object) => (await import("./commands/probe.ts")).run(context, target, options)),
+    );
+  program
+    .command("env <upstreams>")
+    .description("the variables of the active endpoints, for `eval` or a file; several upstreams with commas")
+    .option("--format <format>", "export, dotenv or json")
+    .option("--file <file>", "write them there, readable by you alone")
+    .option("--watch", "keep the file current")
+    .option("--show-secrets", "also on a terminal")
+    .action(
+      action(async (context, upstreams: string, options: object) => (await import("./commands/env.ts")).env(context, upstreams, options)),
+    );
+  program
+    .command("exec <upstreams> [command...]")
+    .description("run a command with the variables of the active endpoints: mcpf exec pinecone -- node app.js")
+    .option("--on-change <what>", "restart, none, or signal:SIGHUP", "restart")
+    .option("--stop-ms <number>", "how long a restart waits for the command to end", "10000")
+    .option("--file <file>", "keep a dotenv file current too; the command finds its path in MCPF_ENV_FILE")
+    .action(
+      action(async (context, upstreams: string, command: string[], options: object) =>
+        (await import("./commands/exec.ts")).exec(context, upstreams, command, options),
+      ),
     );
   const breaker = program.command("breaker").description("the circuit breakers that the fleet keeps");
   const breakers = () => import("./commands/breaker.ts");

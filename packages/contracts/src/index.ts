@@ -109,6 +109,7 @@ export {
   type ParseTopologyOptions,
   parseTopology,
   secretsIn,
+  withoutVariables,
 } from "./parse-topology.ts";
 export {
   type Actor,

@@ -166,7 +166,7 @@ function checkMeaning(config: Topology, options: ParseTopologyOptions, report: R
   checkSafetyRules(config, report);
   reportProbeProblems(config, report);
   if (options.hasSecret) {
-    for (const { path, name } of secretsIn(config)) {
+    for (const { path, name } of secretsIn(withoutVariables(config))) {
       if (!options.hasSecret(name))
         report(
           path,
@@ -227,6 +227,15 @@ export function secretsIn(value: unknown, path: readonly PropertyKey[] = []): { 
   const secret = (value as { secret?: unknown }).secret;
   if (typeof secret === "string") return [{ path, name: secret }];
   return Object.entries(value).flatMap(([key, inner]) => secretsIn(inner, [...path, key]));
+}
+
+/** A configuration without the variables of `mcpf env` and `mcpf exec`: their secrets are known where those run, and nowhere else. */
+export function withoutVariables(config: Topology): Topology {
+  const upstreams = Object.entries(config.upstreams).map(([name, upstream]) => {
+    const endpoints = upstream.endpoints.map(({ env: _, ...endpoint }) => endpoint);
+    return [name, { ...upstream, endpoints }] as const;
+  });
+  return { ...config, upstreams: Object.fromEntries(upstreams) };
 }
 
 /** Any address that is this machine whatever its network: `URL` has written every form of an IP address in one way already. */

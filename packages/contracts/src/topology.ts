@@ -1,4 +1,5 @@
 import { z } from "zod";
+import { endpointVariables, upstreamVariables } from "./environment.ts";
 import { maintenanceWindow } from "./maintenance.ts";
 import { name } from "./primitives.ts";
 import { endpointProbe, probeConfig } from "./probe-config.ts";
@@ -75,6 +76,10 @@ const endpointConfig = z.strictObject({
   headers: headers.default({}),
   /** HTTP basic credentials. */
   auth: z.strictObject({ username: z.union([z.string(), secretRef]), password: secretRef }).optional(),
+  /** Variables that `mcpf env` and `mcpf exec` give while it is active, values or secrets. */
+  env: endpointVariables.optional(),
+  /** What of the upstream's `probe:` is otherwise here. */
+  probe: endpointProbe.optional(),
 });
 export type EndpointConfig = z.infer<typeof endpointConfig>;
 
@@ -82,8 +87,6 @@ const upstreamConfig = z.strictObject({
   kind: z.enum(["mcp", "http"]),
   mode: z.enum(["active_standby", "pool"]).default("active_standby"),
   critical: z.boolean().default(true),
-  /** What of the upstream's `probe:` is otherwise here. */
-  probe: endpointProbe.optional(),
   /** What a session is worth on another endpoint (requirement R3). */
   sessions: z.enum(["stateless", "replayable", "sticky"]).default("replayable"),
   /** Tool annotations of this upstream's servers may be believed. */
@@ -95,6 +98,8 @@ const upstreamConfig = z.strictObject({
   failover: failoverConfig.prefault({}),
   tools: z.record(z.string().min(1).max(128), toolConfig).default({}),
   contacts: z.array(z.string()).default([]),
+  /** Variables that `mcpf env` and `mcpf exec` give for whatever endpoint is active: `PINECONE_HOST: url`. */
+  env: upstreamVariables.optional(),
   /** Deadline of one call and all its attempts. */
   call_timeout_ms: milliseconds(100, 600_000).optional(),
 });

@@ -1,4 +1,4 @@
-import { secretsIn, type Topology } from "@mcp-failover/contracts";
+import { secretsIn, type Topology, withoutVariables } from "@mcp-failover/contracts";
 
 type Environment = Readonly<Record<string, string | undefined>>;
 
@@ -32,7 +32,8 @@ export function serviceEnvironment(env: Environment, topology: Topology): Record
 }
 
 /** Who sends which secrets: the prober to endpoints, the router to endpoints and legacy APIs, the notifier to channels; bootstrap sees that all are there. */
-export function secretsOf(service: string, topology: Topology): string[] {
+export function secretsOf(service: string, configured: Topology): string[] {
+  const topology = withoutVariables(configured);
   const part: unknown =
     service === "bootstrap"
       ? topology

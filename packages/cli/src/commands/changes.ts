@@ -18,7 +18,8 @@ export async function begin(context: Context, options: ChangeOptions, question: 
   return { commandId: context.newId(), by: context.by(), reason: options.reason };
 }
 
-function done(context: Context, result: unknown, say: (answer: Record<string, unknown>) => string): ExitCode {
+/** Prints what was answered: as it came, or in words. */
+export function done(context: Context, result: unknown, say: (answer: Record<string, unknown>) => string): ExitCode {
   context.out.print(result, () => say((result ?? {}) as Record<string, unknown>));
   return 0;
 }
@@ -37,25 +38,65 @@ export async function failover(
     { ...base, upstream, to: options.to ?? null, force: options.force ?? false, dryRun: options.dryRun ?? false },
     commandMsMax,
   );
-  return done(context, result, (answer) => {
-    const { from, to, epoch, overrode } = failoverAnswer.parse(answer);
-    const over = overrode.length > 0 ? `; overrode ${overrode.join(", ")}` : "";
-    return `${options.dryRun ? "would move " : ""}${upstream}: ${from} -> ${to} (epoch ${epoch}${over})`;
-  });
+  return done(context, result, (answer) => sayMove(upstream, answer, options.dryRun ?? false));
 }
 
-/** What `command.failover` answers, as far as a person is told of it. */
-const failoverAnswer = z.looseObject({ from: z.string(), to: z.string(), epoch: z.number(), overrode: z.array(z.string()).default([]) });
+/** Back to the best proven endpoint of a better tier. */
+export async function failback(
+  context: Context,
+  upstream: string,
+  options: ChangeOptions & { force?: boolean; dryRun?: boolean },
+): Promise<ExitCode> {
+  const yes = options.yes ?? options.dryRun ?? false;
+  const base = await begin(context, { ...options, yes }, `Fail ${upstream} back to its preferred endpoint?`);
+  const parameters = { ...base, upstream, force: options.force ?? false, dryRun: options.dryRun ?? false };
+  const result = await ask(context, "command.failback", parameters, commandMsMax);
+  return done(context, result, (answer) => sayMove(upstream, answer, options.dryRun ?? false));
+}
 
-export async function hold(context: Context, upstream: string, options: ChangeOptions & { for?: string }): Promise<ExitCode> {
-  const forMs = options.for === undefined ? null : parseDuration(options.for);
+/** What a move was, and of a dry run also what was not chosen, and why. */
+function sayMove(upstream: string, answer: Record<string, unknown>, dryRun: boolean): string {
+  const { from, to, epoch, overrode, rejected } = moveAnswer.parse(answer);
+  const over = overrode.length > 0 ? `; overrode ${overrode.join(", ")}` : "";
+  const move = `${dryRun ? "would move " : ""}${upstream}: ${from} -> ${to} (epoch ${epoch}${over})`;
+  return [move, ...(dryRun ? rejected.map(({ option, why }) => `  not ${option}: ${why}`) : [])].join("\n");
+}
+
+/** What `command.failover` and `command.failback` answer, as far as a person is told of it. */
+const moveAnswer = z.looseObject({
+  from: z.string(),
+  to: z.string(),
+  epoch: z.number(),
+  overrode: z.array(z.string()).default([]),
+  rejected: z.array(z.looseObject({ option: z.string(), why: z.string() })).default([]),
+});
+
+export async function hold(
+  context: Context,
+  upstream: string,
+  options: ChangeOptions & { for?: string; until?: string },
+): Promise<ExitCode> {
+  if (options.for !== undefined && options.until !== undefined) throw usageError("give --for or --until, not both");
+  const untilMs = options.until === undefined ? null : untilOf(options.until, context.nowMs());
+  const forMs = untilMs !== null ? untilMs - context.nowMs() : options.for === undefined ? null : parseDuration(options.for);
   const base = await begin(context, options, `Hold ${upstream}? Nothing will move it by itself.`);
   const result = await ask(context, "command.hold", { ...base, upstream, forMs }, commandMsMax);
   return done(
     context,
     result,
-    (answer) => `${upstream} is held${forMs === null ? "" : ` for ${options.for}`} (epoch ${String(answer["epoch"])})`,
+    (answer) => {
+      const howLong = untilMs !== null ? ` until ${new Date(untilMs).toISOString()}` : forMs === null ? "" : ` for ${options.for}`;
+      return `${upstream} is held${howLong} (epoch ${String(answer["epoch"])})`;
+    },
   );
+}
+
+/** `2026-03-01T02:00:00Z` as a time that is still to come. */
+function untilOf(text: string, nowMs: number): number {
+  const untilMs = /^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}/.test(text) ? Date.parse(text) : Number.NaN;
+  if (Number.isNaN(untilMs)) throw usageError(`${JSON.stringify(text)} is no time: write it as 2026-03-01T02:00:00Z`);
+  if (untilMs <= nowMs) throw usageError(`${text} is over already; give a time that is still to come`);
+  return untilMs;
 }
 
 export async function release(context: Context, upstream: string, options: ChangeOptions): Promise<ExitCode> {

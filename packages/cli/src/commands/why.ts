@@ -26,6 +26,8 @@ interface Told {
   readonly timestamp: string;
   readonly rule: string;
   readonly reason: string;
+  /** What was decided: `moved`, `held` or `released`; null for a refusal and a dead end. */
+  readonly action: string | null;
   readonly automatic: boolean;
   readonly by: string;
   readonly epoch: number | null;
@@ -35,6 +37,10 @@ interface Told {
   readonly policyHash: string;
   readonly folded: Certificate["folded"];
   readonly votes: readonly (Pick<Vote, "observer" | "kind" | "verdict" | "outcome" | "code" | "atMs" | "ref"> & { endpoint: string })[];
+  /** Calls at the active endpoint since it became active, by router: what a verification was judged by. */
+  readonly traffic: readonly { router: string; ok: number; hard: number; run: number }[];
+  /** Until when the move is verified by real traffic; null: it is not. */
+  readonly verifiedUntilMs: number | null;
   readonly alternatives: readonly { option: string; why: string }[];
 }
 
@@ -80,8 +86,10 @@ function tell(stored: Stored | null): Told | null {
   if (stored?.content.kind !== "event") return null;
   const data = stored.content.event.data as Record<string, unknown> & { certificate: Certificate; timestamp: string; reason: string };
   const { certificate } = data;
-  const evidence = (certificate.input as { evidence?: Record<string, { votes?: Vote[] }> } | null)?.evidence ?? {};
-  const state = data["state"] as { epoch?: number } | undefined;
+  const input = certificate.input as { evidence?: Record<string, { votes?: Vote[] }>; traffic?: { after?: Told["traffic"] } } | null;
+  const evidence = input?.evidence ?? {};
+  const state = data["state"] as { epoch?: number; trial?: { untilMs: number; epoch: number } | null } | undefined;
+  const trial = state?.trial?.epoch === state?.epoch ? state?.trial : null;
   const by = data["by"] as { id?: string } | undefined;
   return {
     seq: stored.seq,
@@ -89,6 +97,7 @@ function tell(stored: Stored | null): Told | null {
     timestamp: data.timestamp,
     rule: certificate.rule,
     reason: data.reason,
+    action: typeof data["action"] === "string" ? data["action"] : null,
     automatic: data["automatic"] !== false,
     by: by?.id ?? "failover-controller",
     epoch: state?.epoch ?? null,
@@ -109,6 +118,8 @@ function tell(stored: Stored | null): Told | null {
         ref,
       })),
     ),
+    traffic: certificate.rule === "verify_failed" ? (input?.traffic?.after ?? []) : [],
+    verifiedUntilMs: trial?.untilMs ?? null,
     alternatives: certificate.rejected.map(({ option, why: text }) => ({ option, why: text })),
   };
 }
@@ -120,7 +131,7 @@ function say(answer: Why): string {
   else
     parts.push(
       sayTold(
-        answer.decision.from === answer.decision.to ? "Decided" : `Moved ${answer.decision.from} -> ${answer.decision.to}`,
+        titleOf(answer.decision),
         answer.decision,
       ),
     );
@@ -133,6 +144,12 @@ function say(answer: Why): string {
   if (answer.failing) parts.push(sayTold("FAILING, nowhere to go", answer.failing));
   if (answer.rejected) parts.push(sayTold("Refused since", answer.rejected));
   return parts.join("\n\n");
+}
+
+function titleOf({ action, from, to }: Told): string {
+  if (action === "held") return `Held at ${to}`;
+  if (action === "released") return `Released at ${to}`;
+  return from === to ? "Decided" : `Moved ${from} -> ${to}`;
 }
 
 function sayTold(title: string, told: Told): string {
@@ -149,6 +166,8 @@ function sayTold(title: string, told: Told): string {
     `  because   ${told.reason}`,
     `  rule      ${told.rule}, ${told.automatic ? "automatic" : `by ${told.by}`}; policy ${told.policyHash}`,
     ...(told.overrode.length > 0 ? [`  overrode  ${told.overrode.join(", ")}`] : []),
+    ...(told.verifiedUntilMs === null ? [] : [`  verified  by real traffic until ${new Date(told.verifiedUntilMs).toISOString()}`]),
+    ...told.traffic.map(({ router, ok, hard, run }) => `  traffic   ${router}: ${ok} calls well, ${hard} failed, the last ${run} in a row`),
     `  read      AUDIT ${range(told.folded.AUDIT)}, SIGNALS ${range(told.folded.SIGNALS)}`,
     ...(votes.length > 0 ? ["", table(["  ENDPOINT", "OBSERVER", "SAYS", "BECAUSE", "AT", "EVIDENCE"], votes)] : []),
     ...(told.alternatives.length > 0 ? ["", ...told.alternatives.map(({ option, why: text }) => `  not ${option}: ${text}`)] : []),

@@ -1,0 +1,109 @@
+import { join } from "node:path";
+import { openSecrets, type Secrets } from "@mcp-failover/service-kit";
+import { type ActiveVariables, readVariables, upstreamsOf, watchVariables } from "../active-variables.ts";
+import type { Context } from "../context.ts";
+import { CliError, type ExitCode, usageError } from "../errors.ts";
+import { showVariables, type VariablesFormat, writeWhole } from "../variables-text.ts";
+
+export interface EnvOptions {
+  readonly format?: string;
+  readonly file?: string;
+  readonly watch?: boolean;
+  readonly showSecrets?: boolean;
+}
+
+const formats: readonly string[] = ["export", "dotenv", "json"] satisfies VariablesFormat[];
+
+/**
+ * `mcpf env <upstreams>`: the variables of the endpoints that are active now, for `eval "$(mcpf env pinecone)"`, or as a file that `--watch` keeps current.
+ * A terminal is shown the names of secrets only.
+ */
+export async function env(context: Context, upstreams: string, options: EnvOptions): Promise<ExitCode> {
+  const { format: asked = options.file === undefined ? "export" : "dotenv", file, watch } = options;
+  if (!formats.includes(asked)) throw usageError(`--format is one of ${formats.join(", ")}, not ${asked}`);
+  if (watch && file === undefined) throw usageError("--watch keeps a file current: give --file FILE too");
+  const format = asked as VariablesFormat;
+  const names = upstreamsOf(upstreams);
+  const secrets = secretsFor(context);
+  const client = await context.fleet();
+  const read = (): ActiveVariables => readVariables(client, names, secrets);
+  if (file === undefined) {
+    const active = read();
+    const shown = context.terminal && !options.showSecrets ? hidden(active) : active;
+    if (shown !== active) context.out.note("secrets are not shown on a terminal; --show-secrets shows them");
+    const value = { endpoints: shown.routes.map(placeOf), variables: Object.fromEntries(shown.variables) };
+    if (context.out.format === "table") context.out.text(showVariables(shown, format));
+    else context.out.print(value, () => "", [value]);
+    return 0;
+  }
+  const write = async (active: ActiveVariables): Promise<void> => {
+    await writeFileOf(file, active, format);
+    const value = { file, endpoints: active.routes.map(placeOf), variables: [...active.variables.keys()] };
+    context.out.line(value, `${file}: ${[...active.variables.keys()].join(", ")} of ${whereOf(active)}`);
+  };
+  if (!watch) {
+    await write(read());
+    return 0;
+  }
+  let writing = write(read());
+  await writing;
+  await new Promise<void>((resolve) => {
+    const problem = (error: unknown): void => context.out.note(`mcpf: ${sayProblem(error)}; ${file} stays as it is`);
+    let first = true;
+    const watching = watchVariables(read, client, {
+      change(active) {
+        // The first look finds what has just been written.
+        if (first) first = false;
+        else writing = writing.then(() => write(active)).catch(problem);
+      },
+      problem,
+    });
+    const end = (): void => {
+      watching.stop();
+      for (const signal of ends) process.off(signal, end);
+      resolve();
+    };
+    for (const signal of ends) process.on(signal, end);
+  });
+  await writing;
+  return 0;
+}
+
+const ends = ["SIGINT", "SIGTERM"] as const;
+
+/** As the launcher and the services find them: the environment, else one file a secret. */
+export function secretsFor(context: Context): Secrets {
+  return openSecrets(context.env, context.env["MCPF_SECRETS_DIR"] ?? join(context.dataDir, "secrets"));
+}
+
+export async function writeFileOf(path: string, active: ActiveVariables, format: VariablesFormat): Promise<void> {
+  try {
+    await writeWhole(path, showVariables(active, format));
+  } catch (error) {
+    throw new CliError(
+      1,
+      "file_not_written",
+      `${path} cannot be written (${(error as NodeJS.ErrnoException).code}): give a path in a folder that is there and is yours`,
+    );
+  }
+}
+
+/** `pinecone/secondary (epoch 3)`, without any value. */
+export function whereOf({ routes }: ActiveVariables): string {
+  return routes.map(({ upstream, endpoint, epoch }) => `${upstream}/${endpoint.name} (epoch ${epoch})`).join(", ");
+}
+
+/** Never the value of a variable: errors of reading name variables and secrets only. */
+export function sayProblem(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}
+
+function placeOf({ upstream, endpoint, epoch, generation }: ActiveVariables["routes"][number]): object {
+  return { upstream, endpoint: endpoint.name, url: endpoint.url, epoch, generation };
+}
+
+function hidden(active: ActiveVariables): ActiveVariables {
+  if (active.secret.size === 0) return active;
+  const variables = new Map([...active.variables].map(([name, value]) => [name, active.secret.has(name) ? "[secret]" : value]));
+  return { ...active, variables };
+}

@@ -1,0 +1,138 @@
+import assert from "node:assert/strict";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { type TestContext, test } from "node:test";
+import { memoryBroker } from "@mcp-failover/bus";
+import { type DataOf, type FailbackCommand, type HoldCommand, makeEvent, parseTopology, streams } from "@mcp-failover/contracts";
+import { runCli } from "../src/index.ts";
+
+const yaml = `
+upstreams:
+  api:
+    kind: http
+    endpoints:
+      - { name: one, url: "http://127.0.0.1:9001", tier: 0 }
+      - { name: two, url: "http://127.0.0.1:9002", tier: 1 }
+`;
+const by = { kind: "operator" as const, id: "ada" };
+const timestamp = "2026-01-01T00:00:00.000Z";
+
+/** A bus with a configuration, and a failover-controller that takes down what it is asked. */
+async function world(t: TestContext) {
+  const bus = memoryBroker().connect();
+  await bus.ensureStreams(streams, { replicas: 1 });
+  const { topology, hash } = parseTopology(yaml, { file: "failover.yaml", env: {} });
+  let ids = 0;
+  const from = (service: "bootstrap" | "failover-controller") => {
+    ids += 1;
+    return { id: `e-${ids}`, service, instance: "test", timeMs: Date.now() };
+  };
+  const config = { version: 1, hash, fileHash: hash, timestamp, by, reason: "start", environment: "development" as const, topology };
+  await bus.appendFenced(makeEvent({ type: "config.applied", keys: [], data: config, ...from("bootstrap") }), 0);
+  const asked: { failback: FailbackCommand[]; hold: HoldCommand[] } = { failback: [], hold: [] };
+  const answer = { upstream: "api", from: "two", to: "one", epoch: 2, overrode: [], rejected: [{ option: "three", why: "its health is unhealthy" }] };
+  const served = await bus.serve({
+    name: "failover-controller",
+    instance: "f-1",
+    version: "0.1.0",
+    description: "",
+    handlers: {
+      "command.failback": async (body) => {
+        asked.failback.push(body);
+        return answer;
+      },
+      "command.hold": async (body) => {
+        asked.hold.push(body);
+        return { upstream: "api", epoch: 3 };
+      },
+    },
+  });
+  t.after(async () => {
+    await served.stop();
+    await bus.close();
+  });
+  const mcpf = async (...argv: string[]) => {
+    const ran = { code: 0, stdout: "", stderr: "" };
+    ran.code = await runCli(argv, {
+      env: { MCPF_DATA_DIR: join(tmpdir(), "mcpf-none") },
+      write: (text) => {
+        ran.stdout += text;
+      },
+      writeError: (text) => {
+        ran.stderr += text;
+      },
+      bus,
+    });
+    return ran;
+  };
+  const say = async (data: DataOf<"failover.decided">) =>
+    bus.appendFenced(makeEvent({ type: "failover.decided", keys: ["api"], data, ...from("failover-controller") }), 0);
+  return { asked, mcpf, say };
+}
+
+test("mcpf failback asks for a way back with a reason, and a dry run shows what was not chosen without asking for consent", async (t) => {
+  const { mcpf, asked } = await world(t);
+  assert.equal((await mcpf("failback", "api", "--yes")).code, 2, "a change needs a reason");
+  const done = await mcpf("failback", "api", "--reason", "mended", "--yes");
+  assert.deepEqual([done.code, done.stdout], [0, "api: two -> one (epoch 2)\n"]);
+  const dry = await mcpf("failback", "api", "--reason", "look", "--dry-run");
+  assert.deepEqual([dry.code, dry.stdout], [0, "would move api: two -> one (epoch 2)\n  not three: its health is unhealthy\n"]);
+  const forced = await mcpf("failback", "api", "--reason", "now", "--yes", "--force", "-o", "json");
+  assert.equal(JSON.parse(forced.stdout).to, "one");
+  assert.deepEqual(
+    asked.failback.map(({ upstream, force, dryRun, reason }) => [upstream, force, dryRun, reason]),
+    [
+      ["api", false, false, "mended"],
+      ["api", false, true, "look"],
+      ["api", true, false, "now"],
+    ],
+  );
+});
+
+test("mcpf hold --until holds to that time, and refuses one that is no time, is over, or comes with --for", async (t) => {
+  const { mcpf, asked } = await world(t);
+  const until = new Date(Math.ceil(Date.now() / 1000) * 1000 + 3_600_000).toISOString();
+  const held = await mcpf("hold", "api", "--until", until, "--reason", "upgrade", "--yes");
+  assert.deepEqual([held.code, held.stdout], [0, `api is held until ${until} (epoch 3)\n`]);
+  const forMs = asked.hold[0]?.forMs ?? 0;
+  assert.ok(Math.abs(forMs - 3_600_000) < 5000, `${forMs}`);
+  for (const wrong of [["--until", "tomorrow"], ["--until", "2020-01-01T00:00:00Z"], ["--until", until, "--for", "1h"]]) {
+    assert.equal((await mcpf("hold", "api", ...wrong, "--reason", "upgrade", "--yes")).code, 2, wrong.join(" "));
+  }
+  assert.equal(asked.hold.length, 1);
+});
+
+test("mcpf why tells of a hold after a verification what was tried, by which traffic it was judged, and prints the same as JSON", async (t) => {
+  const { mcpf, say } = await world(t);
+  const reason = "two: 20 of 20 calls failed since it became active at epoch 3; held until an operator releases it";
+  const before = { epoch: 3, kind: "failover" as const, atMs: 1, untilMs: 2, round: 2, tried: ["one"], before: { ok: 0, hard: 9 }, failed: true };
+  await say({
+    service: "api",
+    action: "held",
+    previousEndpoint: "two",
+    currentEndpoint: "two",
+    timestamp,
+    automatic: true,
+    by: { kind: "service", id: "failover-controller" },
+    reason,
+    commandId: null,
+    overrode: [],
+    state: { generation: 1, epoch: 4, active: "two", tier: 1, sinceMs: 1, held: { by, reason, sinceMs: 1, untilMs: null }, moves: [], trial: before },
+    certificate: {
+      decider: "decideFailover",
+      rule: "verify_failed",
+      policyHash: "p",
+      nowMs: 1,
+      folded: { AUDIT: null, SIGNALS: null },
+      input: { evidence: {}, traffic: { after: [{ router: "r1", ok: 0, hard: 20, run: 20 }], before: { ok: 0, hard: 20 } } },
+      rejected: [{ option: "one", why: "tried already" }],
+    },
+  });
+  const said = (await mcpf("why", "api")).stdout;
+  assert.match(said, /^Held at two \(epoch 4\)/);
+  assert.match(said, /rule +verify_failed, automatic/);
+  assert.match(said, /traffic +r1: 0 calls well, 20 failed, the last 20 in a row/);
+  assert.match(said, /not one: tried already/);
+  const { decision } = JSON.parse((await mcpf("why", "api", "-o", "json")).stdout);
+  assert.deepEqual([decision.action, decision.rule, decision.traffic], ["held", "verify_failed", [{ router: "r1", ok: 0, hard: 20, run: 20 }]]);
+});

@@ -1,0 +1,273 @@
+import assert from "node:assert/strict";
+import { execFileSync } from "node:child_process";
+import { mkdtemp, readdir, readFile, rm, stat, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after, before, test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
+import { type Bus, memoryBroker } from "@mcp-failover/bus";
+import { makeEvent, parseTopology, streams } from "@mcp-failover/contracts";
+import fc from "fast-check";
+import { runCli } from "../src/index.ts";
+import { SupervisedChild } from "../src/supervised-child.ts";
+import { showVariables } from "../src/variables-text.ts";
+
+const yaml = (extra = ""): string => `
+upstreams:
+  pinecone:
+    kind: http
+    env: { PINECONE_HOST: url, PINECONE_ENDPOINT: name }
+    endpoints:
+      - { name: primary, url: "https://one.example", tier: 0, env: { PINECONE_API_KEY: { secret: PINECONE_API_KEY } } }
+      - { name: secondary, url: "https://two.example", tier: 1, env: { PINECONE_API_KEY: { secret: PINECONE_BACKUP_API_KEY }${extra} } }
+  neo4j:
+    kind: http
+    endpoints:
+      - { name: primary, url: "neo4j+s://graph.example", tier: 0, env: { NEO4J_URI: "neo4j+s://graph.example" } }
+  plain-one:
+    kind: http
+    endpoints: [{ name: only, url: "https://plain.example/v1", tier: 0 }]
+`;
+const keys = { PINECONE_API_KEY: "key-of-one", PINECONE_BACKUP_API_KEY: "it's $HOME `two`" };
+
+let folder = "";
+before(async () => {
+  folder = await mkdtemp(join(tmpdir(), "mcpf-env-"));
+});
+after(async () => {
+  await rm(folder, { recursive: true });
+});
+
+interface Ran {
+  readonly code: number;
+  readonly stdout: string;
+  readonly stderr: string;
+}
+async function mcpf(bus: Bus, argv: readonly string[], options: { env?: Record<string, string>; terminal?: boolean } = {}): Promise<Ran> {
+  let stdout = "";
+  let stderr = "";
+  const dataDir = await mkdtemp(join(folder, "data-"));
+  const code = await runCli(argv, {
+    env: { MCPF_DATA_DIR: dataDir, PATH: process.env["PATH"], ...keys, ...options.env },
+    terminal: options.terminal === true,
+    write: (text) => {
+      stdout += text;
+    },
+    writeError: (text) => {
+      stderr += text;
+    },
+    bus,
+  });
+  return { code, stdout, stderr };
+}
+
+const certificate = {
+  decider: "test",
+  rule: "test",
+  policyHash: "",
+  nowMs: 0,
+  folded: { AUDIT: null, SIGNALS: null },
+  input: null,
+  rejected: [],
+};
+const by = { kind: "service", id: "test" } as const;
+
+async function fleet(extra = "") {
+  const bus = memoryBroker().connect();
+  await bus.ensureStreams(streams, { replicas: 1 });
+  const { topology, hash } = parseTopology(yaml(extra), { file: "failover.yaml", env: {} });
+  const timestamp = new Date().toISOString();
+  const config = { version: 1, hash, fileHash: hash, timestamp, by, reason: "start", environment: "development" as const, topology };
+  const common = { service: "bootstrap", instance: "b", timeMs: Date.now() } as const;
+  await bus.appendFenced(makeEvent({ type: "config.applied", keys: [], data: config, id: "config-1", ...common }), 0);
+  const moveTo = async (active: string, epoch: number): Promise<void> => {
+    const data = {
+      service: "pinecone",
+      action: "moved" as const,
+      previousEndpoint: "primary",
+      currentEndpoint: active,
+      timestamp,
+      automatic: true,
+      by,
+      reason: "test",
+      commandId: null,
+      overrode: [],
+      state: { generation: 0, epoch, active, tier: 1, sinceMs: Date.now(), held: null, moves: [] },
+      certificate,
+    };
+    const event = makeEvent({
+      type: "failover.decided",
+      keys: ["pinecone"],
+      data,
+      id: `move-${epoch}`,
+      ...common,
+      service: "failover-controller",
+    });
+    const last = await bus.lastOf("AUDIT", "failover.decided.pinecone");
+    assert.equal((await bus.appendFenced(event, last?.seq ?? 0)).outcome, "won");
+  };
+  return { bus, moveTo };
+}
+
+test("env prints what the active endpoint says, in lines that a shell takes as they are meant, and after a failover the other's", async () => {
+  const { bus, moveTo } = await fleet();
+  const first = await mcpf(bus, ["env", "pinecone"]);
+  assert.equal(
+    first.stdout,
+    "export PINECONE_HOST='https://one.example'\nexport PINECONE_ENDPOINT='primary'\nexport PINECONE_API_KEY='key-of-one'\n",
+  );
+  await moveTo("secondary", 1);
+  const second = await mcpf(bus, ["env", "pinecone"]);
+  const shell = execFileSync("sh", ["-c", `${second.stdout}\nprintf '%s|%s' "$PINECONE_HOST" "$PINECONE_API_KEY"`], { encoding: "utf8" });
+  assert.equal(shell, `https://two.example|${keys.PINECONE_BACKUP_API_KEY}`);
+  await bus.close();
+});
+
+test("env takes several upstreams, gives <NAME>_URL where nothing is configured, and has JSON for scripts", async () => {
+  const { bus } = await fleet();
+  const ran = await mcpf(bus, ["env", "pinecone,neo4j,plain-one", "-o", "json"]);
+  assert.deepEqual(JSON.parse(ran.stdout), {
+    endpoints: [
+      { upstream: "pinecone", endpoint: "primary", url: "https://one.example", epoch: 0, generation: 0 },
+      { upstream: "neo4j", endpoint: "primary", url: "https://graph.example", epoch: 0, generation: 0 },
+      { upstream: "plain-one", endpoint: "only", url: "https://plain.example/v1", epoch: 0, generation: 0 },
+    ],
+    variables: {
+      PINECONE_HOST: "https://one.example",
+      PINECONE_ENDPOINT: "primary",
+      PINECONE_API_KEY: "key-of-one",
+      NEO4J_URI: "neo4j+s://graph.example",
+      PLAIN_ONE_URL: "https://plain.example/v1",
+    },
+  });
+  await bus.close();
+});
+
+test("a terminal is shown the names of secrets only, unless it asks for them", async () => {
+  const { bus } = await fleet();
+  const hidden = await mcpf(bus, ["env", "pinecone"], { terminal: true });
+  assert.match(hidden.stdout, /export PINECONE_API_KEY='\[secret\]'/);
+  assert.doesNotMatch(hidden.stdout + hidden.stderr, /key-of-one/);
+  assert.match((await mcpf(bus, ["env", "pinecone", "--show-secrets"], { terminal: true })).stdout, /key-of-one/);
+  await bus.close();
+});
+
+test("wrong words, unknown upstreams and missing secrets end with a sentence and the pinned exit code", async () => {
+  const { bus } = await fleet();
+  for (const [argv, code, message, env] of [
+    [["env", "pinecoon"], 2, /pinecoon.*known: pinecone/, {}],
+    [["env", ","], 2, /names of 1 to/, {}],
+    [["env", "pinecone", "--format", "xml"], 2, /export, dotenv, json/, {}],
+    [["env", "pinecone", "--watch"], 2, /--file/, {}],
+    [["env", "pinecone"], 1, /secret PINECONE_API_KEY is missing/, { PINECONE_API_KEY: "" }],
+    [["exec", "pinecone"], 2, /what shall run/, {}],
+    [["exec", "pinecone", "--on-change", "signal:SIGNOPE", "--", "true"], 2, /restart, none or signal/, {}],
+    [["exec", "pinecone", "--stop-ms", "soon", "--", "true"], 2, /whole number/, {}],
+    [["env", "pinecone", "--file", "/no-such-folder/x"], 1, /cannot be written/, {}],
+  ] as const) {
+    const ran = await mcpf(bus, argv, { env });
+    assert.deepEqual([ran.code, message.test(ran.stderr)], [code, true], `${argv.join(" ")}: ${ran.code} ${ran.stderr}`);
+  }
+  await bus.close();
+});
+
+test("a configuration may not set variables that change how programs are loaded", () => {
+  for (const name of ["LD_PRELOAD", "NODE_OPTIONS", "PATH", "MCPF_DATA_DIR", "BASH_ENV", "1X", "A-B"]) {
+    assert.throws(() => parseTopology(yaml(`, ${name}: "x"`), { file: "failover.yaml", env: {} }), new RegExp(name), name);
+  }
+});
+
+test("secrets of env: need not be known where the stack runs, and are known only where env and exec run", () => {
+  assert.doesNotThrow(() => parseTopology(yaml(), { file: "failover.yaml", env: {}, hasSecret: () => false }));
+});
+
+test("--watch keeps the file current, readable by its owner alone, and leaves nothing beside it", async () => {
+  const { bus, moveTo } = await fleet();
+  const file = join(await mkdtemp(join(folder, "watch-")), "pinecone.env");
+  const running = mcpf(bus, ["env", "pinecone", "--file", file, "--watch"]);
+  const content = async (): Promise<string> => readFile(file, "utf8").catch(() => "");
+  const untilHas = async (text: string): Promise<void> => {
+    for (let count = 0; !(await content()).includes(text); count += 1) {
+      assert.ok(count < 300, `the file never has ${text}: ${await content()}`);
+      await sleep(10);
+    }
+  };
+  await untilHas("PINECONE_HOST=https://one.example");
+  assert.equal((await stat(file)).mode & 0o777, 0o600);
+  await sleep(50);
+  await moveTo("secondary", 1);
+  await untilHas("PINECONE_HOST=https://two.example");
+  process.emit("SIGTERM");
+  const ran = await running;
+  assert.equal(ran.code, 0, ran.stderr);
+  assert.doesNotMatch(ran.stdout + ran.stderr, /key-of-one|two`/, "values are in the file alone");
+  assert.deepEqual(await readdir(join(file, "..")), ["pinecone.env"]);
+  await bus.close();
+});
+
+test("whatever a value holds, a shell and Node's --env-file read it back", async () => {
+  const text = fc.string({ unit: fc.constantFrom("a", "'", '"', "$", "`", "\\", " ", "#", "=", "\n", "é") });
+  const of = (value: string) => ({ routes: [], variables: new Map([["VALUE", value]]), secret: new Set<string>() });
+  const values = fc.sample(text, { numRuns: 30, seed: 7 });
+  const shell = values.map((value) => `${showVariables(of(value), "export")}printf '%s\\0' "$VALUE"\n`).join("");
+  assert.deepEqual(execFileSync("sh", ["-c", shell], { encoding: "utf8" }).split("\0").slice(0, -1), values);
+  const file = join(folder, "values.env");
+  for (const value of values.filter((one) => !(/'/.test(one) && /["\\]/.test(one)) && !/\n/.test(one)).slice(0, 8)) {
+    await writeFile(file, showVariables(of(value), "dotenv"));
+    const read = execFileSync(process.execPath, [`--env-file=${file}`, "-p", "JSON.stringify(process.env.VALUE)"], { encoding: "utf8" });
+    assert.equal(JSON.parse(read), value);
+  }
+});
+
+const child = (script: string, onChange: "restart" | "none", stopMs = 5000) => {
+  const said: string[] = [];
+  return {
+    said,
+    child: new SupervisedChild({
+      command: [process.execPath, "-e", script],
+      onChange: { kind: onChange },
+      stopMs,
+      say: (text) => said.push(text),
+    }),
+  };
+};
+
+test("X4: the command's exit code is ours, 128 and more for a signal, and 127 where there is no such command", async () => {
+  const { bus } = await fleet();
+  const run = (...command: string[]) => mcpf(bus, ["exec", "pinecone", "--", ...command]);
+  assert.equal((await run(process.execPath, "-e", "process.exit(process.env.PINECONE_ENDPOINT === 'primary' ? 7 : 1)")).code, 7);
+  assert.equal((await run(process.execPath, "-e", "process.kill(process.pid, 'SIGKILL')")).code, 137);
+  const missing = await run(join(folder, "no-such-command"));
+  assert.equal(missing.code, 127);
+  assert.match(missing.stderr, /cannot be started \(ENOENT\)/);
+  await bus.close();
+});
+
+test("X1, X2, X3: a command that ignores SIGTERM is killed after its time, and the next one has the newest variables", async () => {
+  const file = join(folder, `starts-${process.pid}`);
+  const script = `
+    require("node:fs").appendFileSync(${JSON.stringify(file)}, process.env.N + "\\n");
+    process.on("SIGTERM", () => undefined);
+    if (process.env.N === "3") process.exit(5);
+    setInterval(() => undefined, 1000);`;
+  const { said, child: supervised } = child(script, "restart", 100);
+  const starts = async (): Promise<string[]> => (await readFile(file, "utf8").catch(() => "")).split("\n").filter(Boolean);
+  const env = (n: number) => ({ PATH: process.env["PATH"], N: String(n) });
+  supervised.start(env(1));
+  while ((await starts()).length < 1) await sleep(10);
+  supervised.change(env(2));
+  supervised.change(env(3));
+  assert.equal(await supervised.ended, 5);
+  assert.deepEqual(await starts(), ["1", "3"]);
+  assert.match(said.join(), /did not end within 100 ms and is killed/);
+});
+
+test("a signal reaches the command, which ends in its own way", async () => {
+  const { child: supervised } = child(`process.on("SIGTERM", () => process.exit(9)); setInterval(() => undefined, 1000);`, "restart");
+  supervised.start({ PATH: process.env["PATH"] });
+  const ended = supervised.ended;
+  // A child that has not yet listened would die of it, with 143.
+  await sleep(400);
+  supervised.forward("SIGTERM");
+  assert.ok([9, 143].includes(await ended));
+});
