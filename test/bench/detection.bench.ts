@@ -15,13 +15,16 @@ export const bench: Benchmark = {
   options: {
     runs: "runs a fault (default 20; quick 1)",
     fault: `one of ${Object.keys(faults).join(", ")} (default all; quick: kill and hang)`,
+    kind: "http or mcp: what the upstream speaks (default http)",
     rate: "calls a second (default 300)",
     warm: "milliseconds of traffic before the fault (default 4000)",
   },
   async run({ args, say, quick }) {
     const names = faultNames(args["fault"], quick);
     const runs = wholeNumber(args, "runs", quick ? 1 : 20);
-    const options = { callsPerSecond: wholeNumber(args, "rate", 300), warmMs: wholeNumber(args, "warm", 4000) };
+    const kind = args["kind"] ?? "http";
+    if (kind !== "http" && kind !== "mcp") throw new RangeError(`--kind ${kind}: it is http or mcp`);
+    const options = { kind, callsPerSecond: wholeNumber(args, "rate", 300), warmMs: wholeNumber(args, "warm", 4000) } as const;
     const done: DetectionRun[] = [];
     // Round by round, so that a change of the machine's load meets every fault.
     for (let run = 1; run <= runs; run += 1) {
@@ -33,6 +36,7 @@ export const bench: Benchmark = {
         say(
           `${fault} ${run}: executed ${executedMs ?? "never"} ms (${went.join(", ")}), normal ${normalMs} ms; of ${calls} calls ${failed} failed, ${unknown} unknown, ${duplicates} twice, slowest ${slowestMs} ms`,
         );
+        for (const [reason, count] of Object.entries(result.reasons)) say(`  ${count} x ${reason}`);
       }
     }
     say(`\n${summary(names, done)}`);

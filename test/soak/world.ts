@@ -2,7 +2,7 @@ import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { tempDir } from "@mcp-failover/testkit";
-import { type CallRecord, type HttpLoad, startHttpLoad } from "../bench/detection/load.ts";
+import { type CallRecord, type HttpLoad, httpSpeech, startHttpLoad } from "../bench/detection/load.ts";
 import { ports as offsets, ordersConfig, upstream } from "../bench/detection/orders.ts";
 import { type RunningStack, startStack } from "../harness/stack.ts";
 import { until } from "../harness/wait.ts";
@@ -39,7 +39,7 @@ export async function startWorld(callsPerSecond: number): Promise<SoakWorld> {
   writeFileSync(mischiefFile, "{}");
   const preload = new URL("./mischief.ts", import.meta.url).href;
   const stack = await startStack({
-    config: ordersConfig(join(dir.path, "ops"), { faultProxy: false }),
+    config: ordersConfig(join(dir.path, "ops"), { kind: "http", faultProxy: false }),
     env: { NODE_OPTIONS: `--import=${preload}`, MCPF_SOAK_MISCHIEF: mischiefFile },
   });
   let load: HttpLoad | null = null;
@@ -50,7 +50,7 @@ export async function startWorld(callsPerSecond: number): Promise<SoakWorld> {
       20_000,
       "both endpoints healthy",
     );
-    load = startHttpLoad(`${stack.routerUrl}/http/${upstream}/order`, callsPerSecond);
+    load = startHttpLoad(stack.routerUrl, httpSpeech(upstream), callsPerSecond);
     await sleep(3000);
   } catch (error) {
     await load?.stop();

@@ -9,8 +9,10 @@ export interface CallRecord {
   readonly begunMs: number;
   /** Null: it had no answer when the load was stopped. */
   readonly endedMs: number | null;
-  /** HTTP status; 0 for a connection that broke. */
+  /** HTTP status; 0 for a connection that broke, -1 for an error with status 200 (as MCP has it). */
   readonly status: number;
+  /** Of one that failed: the begin of what was answered instead, without numbers. */
+  readonly reason: string | null;
 }
 export interface HttpLoad {
   readonly calls: readonly CallRecord[];
@@ -18,8 +20,55 @@ export interface HttpLoad {
   stop(): Promise<void>;
 }
 
+/** How a call is said, and whether an answer with status 200 is a good one. */
+export interface Speech {
+  request(
+    n: number,
+    kind: CallKind,
+  ): { readonly method: string; readonly path: string; readonly headers: Record<string, string>; readonly body: string };
+  isGood(body: string): boolean;
+}
+
 const methods = { read: "GET", idempotent: "PUT", unsafe: "POST" } as const;
+export const httpSpeech = (upstream: string): Speech => ({
+  request: (n, kind) => ({ method: methods[kind], path: `/http/${upstream}/order/${n}`, headers: {}, body: "" }),
+  isGood: () => true,
+});
+
+/** Tool calls in sessions of their own, one after the other, without an SDK: at this rate its clients would cost more than all the rest. */
+export async function mcpSpeech(routerUrl: string, upstream: string, sessions: number): Promise<Speech> {
+  const path = `/mcp/${upstream}`;
+  const accept = { "content-type": "application/json", accept: "application/json, text/event-stream" };
+  const post = (message: object, headers: Record<string, string>): Promise<Response> =>
+    fetch(`${routerUrl}${path}`, {
+      method: "POST",
+      headers: { ...accept, ...headers },
+      body: JSON.stringify({ jsonrpc: "2.0", ...message }),
+    });
+  const protocolVersion = "2025-06-18";
+  const clientInfo = { name: "detection", version: "1.0.0" };
+  const open = async (): Promise<Record<string, string>> => {
+    const answer = await post({ id: 0, method: "initialize", params: { protocolVersion, capabilities: {}, clientInfo } }, {});
+    await answer.text();
+    const session = { "mcp-session-id": answer.headers.get("mcp-session-id") ?? "", "mcp-protocol-version": protocolVersion };
+    await (await post({ method: "notifications/initialized" }, session)).text();
+    return session;
+  };
+  const all = await Promise.all(Array.from({ length: sessions }, open));
+  return {
+    request: (n, kind) => ({
+      method: "POST",
+      path,
+      headers: { ...accept, ...all[n % all.length] },
+      body: JSON.stringify({ jsonrpc: "2.0", id: n + 1, method: "tools/call", params: { name: kind, arguments: { id: n } } }),
+    }),
+    isGood: (body) => body.includes("done by"),
+  };
+}
+
 const stopWaitMs = 3000;
+const wrongAnswer = -1;
+const reasonCharsMax = 300;
 
 /** Of 60 calls 5 are idempotent writes and 1 is an unsafe one. */
 function kindOf(n: number): CallKind {
@@ -27,8 +76,9 @@ function kindOf(n: number): CallKind {
   return n % 12 === 6 ? "idempotent" : "read";
 }
 
-/** Calls `<url>/<n>` at a fixed rate, open loop: as independent agents would, who do not wait for each other. */
-export function startHttpLoad(url: string, callsPerSecond: number): HttpLoad {
+/** Calls at a fixed rate, open loop: as independent agents would, who do not wait for each other. */
+export function startHttpLoad(routerUrl: string, speech: Speech, callsPerSecond: number): HttpLoad {
+  const { hostname, port } = new URL(routerUrl);
   const agent = new Agent({ keepAlive: true, maxSockets: 1024, maxFreeSockets: 64 });
   const calls: CallRecord[] = [];
   const open = new Map<number, () => void>();
@@ -38,21 +88,26 @@ export function startHttpLoad(url: string, callsPerSecond: number): HttpLoad {
   const call = (n: number): void => {
     const kind = kindOf(n);
     const begunMs = Date.now();
-    const end = (status: number, endedMs: number | null): void => {
+    const end = (status: number, endedMs: number | null, said: string): void => {
       if (!open.delete(n)) return;
-      calls.push({ n, kind, begunMs, endedMs, status });
+      const reason = status === 200 ? null : said.replaceAll(/[0-9a-f-]{6,}|[0-9]+/g, "#").slice(0, reasonCharsMax);
+      calls.push({ n, kind, begunMs, endedMs, status, reason });
     };
-    const asking = request(`${url}/${n}`, { method: methods[kind], agent }, (response) => {
-      response.resume();
-      response.once("end", () => end(response.statusCode ?? 0, Date.now()));
-      response.once("error", () => end(0, Date.now()));
+    const { method, path, headers, body } = speech.request(n, kind);
+    const asking = request({ hostname, port, method, path, headers, agent }, (response) => {
+      let text = "";
+      response.setEncoding("utf8").on("data", (chunk: string) => (text += chunk));
+      response.once("end", () =>
+        end(response.statusCode === 200 && !speech.isGood(text) ? wrongAnswer : (response.statusCode ?? 0), Date.now(), text),
+      );
+      response.once("error", (error) => end(0, Date.now(), error.message));
     });
     open.set(n, () => {
-      end(0, null);
+      end(0, null, "no answer");
       asking.destroy();
     });
-    asking.once("error", () => end(0, Date.now()));
-    asking.end();
+    asking.once("error", (error) => end(0, Date.now(), error.message));
+    asking.end(body);
   };
   const run = async (): Promise<void> => {
     const startMs = performance.now();

@@ -6,8 +6,8 @@ import { tempDir } from "@mcp-failover/testkit";
 import { type RunningStack, startStack } from "../../harness/stack.ts";
 import { until } from "../../harness/wait.ts";
 import { quantile } from "../benchmark.ts";
-import { type CallRecord, startHttpLoad } from "./load.ts";
-import { ordersConfig, upstream } from "./orders.ts";
+import { type CallRecord, httpSpeech, mcpSpeech, startHttpLoad } from "./load.ts";
+import { ordersConfig, type UpstreamKind, upstream } from "./orders.ts";
 
 type ProxyFault = Omit<RequestInput<"fault.set">, "proxy" | "ttlMs">;
 /** What is done to the primary: a signal to its process, or a fault of the proxy in front of it. */
@@ -35,6 +35,8 @@ export interface DetectionRun {
   readonly unknown: number;
   /** Unsafe writes that ran more than once. */
   readonly duplicates: number;
+  /** What the failed ones were told, with how many times. */
+  readonly reasons: Readonly<Record<string, number>>;
   readonly slowestMs: number;
   readonly calls: number;
   readonly slowOverMs: number;
@@ -43,24 +45,28 @@ export interface DetectionRun {
 }
 
 const ttlMs = 60_000;
+const sessions = 20;
 const executedMsMax = 20_000;
 /** Calls are watched for so long after the move, and at least for `watchMs` after the fault. */
 const settleMs = 1500;
 const watchMs = 5000;
 
+export interface DetectionOptions {
+  readonly kind: UpstreamKind;
+  readonly callsPerSecond: number;
+  readonly warmMs: number;
+}
+
 /** One fault on a fresh stack under load. */
-export async function runDetection(
-  fault: FaultName,
-  run: number,
-  options: { callsPerSecond: number; warmMs: number },
-): Promise<DetectionRun> {
+export async function runDetection(fault: FaultName, run: number, options: DetectionOptions): Promise<DetectionRun> {
   const ops = await tempDir("mcpf-detection-");
   const opsFile = join(ops.path, "ops");
-  const stack = await startStack({ config: ordersConfig(opsFile, { faultProxy: "proxy" in faults[fault] }) });
+  const stack = await startStack({ config: ordersConfig(opsFile, { kind: options.kind, faultProxy: "proxy" in faults[fault] }) });
   let stopped: number | null = null;
   try {
     await until(async () => isHealthy(stack), 20_000, "both endpoints healthy");
-    const load = startHttpLoad(`${stack.routerUrl}/http/${upstream}/order`, options.callsPerSecond);
+    const speech = options.kind === "mcp" ? await mcpSpeech(stack.routerUrl, upstream, sessions) : httpSpeech(upstream);
+    const load = startHttpLoad(stack.routerUrl, speech, options.callsPerSecond);
     // The fault comes at any moment of the probes' interval.
     await sleep(options.warmMs + Math.random() * 1000);
     const wanted = faults[fault];
@@ -115,7 +121,10 @@ function judge(calls: readonly CallRecord[], faultMs: number) {
   const isFailed = ({ status }: CallRecord): boolean => status !== 200;
   const bad = after.filter((call) => isFailed(call) || took(call) > slowOverMs);
   const overMs = bad.map(({ kind, begunMs, endedMs }) => (kind === "unsafe" ? begunMs : (endedMs ?? Date.now())) - faultMs);
+  const reasons: Record<string, number> = {};
+  for (const { kind, reason } of after) if (reason !== null && kind !== "unsafe") reasons[reason] = (reasons[reason] ?? 0) + 1;
   return {
+    reasons,
     normalMs: Math.max(0, ...overMs),
     failed: after.filter((call) => call.kind !== "unsafe" && isFailed(call)).length,
     unknown: after.filter((call) => call.kind === "unsafe" && isFailed(call)).length,
