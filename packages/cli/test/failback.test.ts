@@ -30,7 +30,14 @@ async function world(t: TestContext) {
   const config = { version: 1, hash, fileHash: hash, timestamp, by, reason: "start", environment: "development" as const, topology };
   await bus.appendFenced(makeEvent({ type: "config.applied", keys: [], data: config, ...from("bootstrap") }), 0);
   const asked: { failback: FailbackCommand[]; hold: HoldCommand[] } = { failback: [], hold: [] };
-  const answer = { upstream: "api", from: "two", to: "one", epoch: 2, overrode: [], rejected: [{ option: "three", why: "its health is unhealthy" }] };
+  const answer = {
+    upstream: "api",
+    from: "two",
+    to: "one",
+    epoch: 2,
+    overrode: [],
+    rejected: [{ option: "three", why: "its health is unhealthy" }],
+  };
   const served = await bus.serve({
     name: "failover-controller",
     instance: "f-1",
@@ -96,7 +103,11 @@ test("mcpf hold --until holds to that time, and refuses one that is no time, is 
   assert.deepEqual([held.code, held.stdout], [0, `api is held until ${until} (epoch 3)\n`]);
   const forMs = asked.hold[0]?.forMs ?? 0;
   assert.ok(Math.abs(forMs - 3_600_000) < 5000, `${forMs}`);
-  for (const wrong of [["--until", "tomorrow"], ["--until", "2020-01-01T00:00:00Z"], ["--until", until, "--for", "1h"]]) {
+  for (const wrong of [
+    ["--until", "tomorrow"],
+    ["--until", "2020-01-01T00:00:00Z"],
+    ["--until", until, "--for", "1h"],
+  ]) {
     assert.equal((await mcpf("hold", "api", ...wrong, "--reason", "upgrade", "--yes")).code, 2, wrong.join(" "));
   }
   assert.equal(asked.hold.length, 1);
@@ -105,7 +116,16 @@ test("mcpf hold --until holds to that time, and refuses one that is no time, is 
 test("mcpf why tells of a hold after a verification what was tried, by which traffic it was judged, and prints the same as JSON", async (t) => {
   const { mcpf, say } = await world(t);
   const reason = "two: 20 of 20 calls failed since it became active at epoch 3; held until an operator releases it";
-  const before = { epoch: 3, kind: "failover" as const, atMs: 1, untilMs: 2, round: 2, tried: ["one"], before: { ok: 0, hard: 9 }, failed: true };
+  const before = {
+    epoch: 3,
+    kind: "failover" as const,
+    atMs: 1,
+    untilMs: 2,
+    round: 2,
+    tried: ["one"],
+    before: { ok: 0, hard: 9 },
+    failed: true,
+  };
   await say({
     service: "api",
     action: "held",
@@ -117,7 +137,16 @@ test("mcpf why tells of a hold after a verification what was tried, by which tra
     reason,
     commandId: null,
     overrode: [],
-    state: { generation: 1, epoch: 4, active: "two", tier: 1, sinceMs: 1, held: { by, reason, sinceMs: 1, untilMs: null }, moves: [], trial: before },
+    state: {
+      generation: 1,
+      epoch: 4,
+      active: "two",
+      tier: 1,
+      sinceMs: 1,
+      held: { by, reason, sinceMs: 1, untilMs: null },
+      moves: [],
+      trial: before,
+    },
     certificate: {
       decider: "decideFailover",
       rule: "verify_failed",
@@ -134,5 +163,8 @@ test("mcpf why tells of a hold after a verification what was tried, by which tra
   assert.match(said, /traffic +r1: 0 calls well, 20 failed, the last 20 in a row/);
   assert.match(said, /not one: tried already/);
   const { decision } = JSON.parse((await mcpf("why", "api", "-o", "json")).stdout);
-  assert.deepEqual([decision.action, decision.rule, decision.traffic], ["held", "verify_failed", [{ router: "r1", ok: 0, hard: 20, run: 20 }]]);
+  assert.deepEqual(
+    [decision.action, decision.rule, decision.traffic],
+    ["held", "verify_failed", [{ router: "r1", ok: 0, hard: 20, run: 20 }]],
+  );
 });

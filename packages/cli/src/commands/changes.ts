@@ -81,14 +81,10 @@ export async function hold(
   const forMs = untilMs !== null ? untilMs - context.nowMs() : options.for === undefined ? null : parseDuration(options.for);
   const base = await begin(context, options, `Hold ${upstream}? Nothing will move it by itself.`);
   const result = await ask(context, "command.hold", { ...base, upstream, forMs }, commandMsMax);
-  return done(
-    context,
-    result,
-    (answer) => {
-      const howLong = untilMs !== null ? ` until ${new Date(untilMs).toISOString()}` : forMs === null ? "" : ` for ${options.for}`;
-      return `${upstream} is held${howLong} (epoch ${String(answer["epoch"])})`;
-    },
-  );
+  return done(context, result, (answer) => {
+    const howLong = untilMs !== null ? ` until ${new Date(untilMs).toISOString()}` : forMs === null ? "" : ` for ${options.for}`;
+    return `${upstream} is held${howLong} (epoch ${String(answer["epoch"])})`;
+  });
 }
 
 /** `2026-03-01T02:00:00Z` as a time that is still to come. */

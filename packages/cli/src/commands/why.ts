@@ -128,13 +128,7 @@ function say(answer: Why): string {
   const parts: string[] = [];
   if (answer.decision === null)
     parts.push(`${answer.upstream}: nothing has been decided yet; the first endpoint of the configuration is active (epoch 0).`);
-  else
-    parts.push(
-      sayTold(
-        titleOf(answer.decision),
-        answer.decision,
-      ),
-    );
+  else parts.push(sayTold(titleOf(answer.decision), answer.decision));
   if (answer.executed) {
     const missing = answer.executed.notAppliedBy.length > 0 ? `, not by ${answer.executed.notAppliedBy.join(", ")}` : "";
     parts.push(
