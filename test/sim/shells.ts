@@ -16,6 +16,8 @@ export interface ShellParts {
   readonly lie: (prober: string) => Lie;
   readonly onControl: (life: Life, control: RunningControl) => void;
   readonly onLegacy: (callId: number) => void;
+  /** Whether the last fault is over. */
+  readonly quiet: () => boolean;
 }
 
 const proberPolicyOfProduction = undefined;
@@ -60,7 +62,7 @@ function routerShell(parts: ShellParts): StartShell {
         },
         flush: async () => undefined,
       },
-      callLegacy: simLegacy(process.random, parts.onLegacy),
+      callLegacy: simLegacy(process.random, parts.onLegacy, parts.quiet),
       reaches: (url, timeoutMs) => {
         const found = upstreams.reach(process, keyOf(url));
         return new Promise((resolve) => {

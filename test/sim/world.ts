@@ -127,6 +127,7 @@ class SimWorld implements World {
           keyOf: (url) => urls.get(url) ?? url,
           lie: (prober) => (key, isGood) => this.#plan.lie(prober, key, isGood),
           onControl: (life, control) => this.#onControl(life, control),
+          quiet: () => this.nowAtMs >= schedule.world.quietFromMs,
           onLegacy: (callId) => {
             const call = this.calls[callId - 1];
             if (call !== undefined) call.legacyRuns += 1;

@@ -25,6 +25,21 @@ export function wordsBefore(world: World, seq: number, backMs: number): Word[] {
   return words;
 }
 
+/** When each router was last heard before SIGNALS `seq`, whatever it said, as far back as `backMs`. */
+export function routersHeard(world: World, seq: number, backMs: number): Map<string, number> {
+  const heard = new Map<string, number>();
+  const last = world.signal(seq);
+  if (last === null) return heard;
+  for (let at = seq; at > 0; at -= 1) {
+    const entry = world.signal(at);
+    if (entry === null || entry.atMs < last.atMs - backMs) break;
+    if (entry.event.type !== "traffic.observed") continue;
+    const key = `router:${entry.event.data.router}`;
+    if (!heard.has(key)) heard.set(key, entry.atMs);
+  }
+  return heard;
+}
+
 function wordsOf({ seq, atMs, event }: Entry): Word[] {
   if (event.type === "probe.observed") {
     return event.data.observations.map(({ upstream, endpoint, observer, outcome, purpose }) => ({

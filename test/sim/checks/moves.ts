@@ -1,7 +1,7 @@
 import type { Event } from "@mcp-failover/contracts";
 import { policyFor } from "@mcp-failover/domain";
 import type { Check, World } from "../world-types.ts";
-import { wordsBefore } from "./evidence-log.ts";
+import { routersHeard, type Word, wordsBefore } from "./evidence-log.ts";
 
 type Decided = Event<"failover.decided">["data"];
 
@@ -59,7 +59,7 @@ export const noSingleWord: Check = {
       onAudit({ seq, event }) {
         if (!isAutomaticMove(event) || !judgedByObservers.has(event.data.certificate.rule)) return;
         const { service, previousEndpoint } = event.data;
-        const { evidenceFreshMs, observerWindowMs } = policyOf(world, service);
+        const { evidenceFreshMs, observerWindowMs, routerLiveMs } = policyOf(world, service);
         const { mode, endpoints } = world.topology.upstreams[service] ?? { mode: "active_standby", endpoints: [] };
         const tier = endpoints.find(({ name }) => name === previousEndpoint)?.tier;
         const group =
@@ -69,10 +69,18 @@ export const noSingleWord: Check = {
         const last = evidenceSeq(event.data);
         // Observers at the very edge of the window may have been forgotten already.
         const heard = wordsBefore(world, last, observerWindowMs * 0.95);
-        const fresh = wordsBefore(world, last, evidenceFreshMs + roundingMs);
+        const lastAtMs = world.signal(last)?.atMs ?? 0;
+        const routers = routersHeard(world, last, observerWindowMs);
+        // Every prober counts, also one that never spoke of this endpoint. A router that is live and sends it nothing abstains; one that
+        // has gone silent counts.
+        const counts = ({ observer, endpoint, atMs }: Word, key: string): boolean => {
+          if (observer.startsWith("prober:")) return true;
+          if (endpoint !== key) return false;
+          return atMs >= lastAtMs - evidenceFreshMs + roundingMs || (routers.get(observer) ?? 0) < lastAtMs - routerLiveMs - roundingMs;
+        };
         for (const name of group) {
           const key = `${service}/${name}`;
-          const observers = new Set(heard.filter(({ endpoint }) => endpoint === key).map(({ observer }) => observer));
+          const observers = new Set(heard.filter((word) => counts(word, key)).map(({ observer }) => observer));
           const accusers = new Set(fresh.filter(({ endpoint, fails }) => endpoint === key && fails).map(({ observer }) => observer));
           if (observers.size < 2 ? accusers.size >= 1 : accusers.size >= 2 && accusers.size * 2 > observers.size) continue;
           world.fail("no_move_on_one_word", `${service} was moved off ${name} by ${accusers.size} of ${observers.size} observers`, {
