@@ -38,6 +38,8 @@ export interface DetectionRun {
   /** What the failed ones were told, with how many times. */
   readonly reasons: Readonly<Record<string, number>>;
   readonly slowestMs: number;
+  /** The slowest of the safe ones: from the fault to their begin, and how long they took. */
+  readonly slowest: readonly { readonly kind: string; readonly begunMs: number; readonly tookMs: number }[];
   readonly calls: number;
   readonly slowOverMs: number;
   /** Where the time went: from the fault until each was first stored. */
@@ -46,6 +48,7 @@ export interface DetectionRun {
 
 const ttlMs = 60_000;
 const sessions = 20;
+const slowestKept = 10;
 const executedMsMax = 20_000;
 /** Calls are watched for so long after the move, and at least for `watchMs` after the fault. */
 const settleMs = 1500;
@@ -121,6 +124,7 @@ function judge(calls: readonly CallRecord[], faultMs: number) {
   const isFailed = ({ status }: CallRecord): boolean => status !== 200;
   const bad = after.filter((call) => isFailed(call) || took(call) > slowOverMs);
   const overMs = bad.map(({ kind, begunMs, endedMs }) => (kind === "unsafe" ? begunMs : (endedMs ?? Date.now())) - faultMs);
+  const answered = after.filter(({ kind, endedMs }) => kind !== "unsafe" && endedMs !== null).toSorted((a, b) => took(b) - took(a));
   const reasons: Record<string, number> = {};
   for (const { kind, reason } of after) if (reason !== null && kind !== "unsafe") reasons[reason] = (reasons[reason] ?? 0) + 1;
   return {
@@ -128,7 +132,8 @@ function judge(calls: readonly CallRecord[], faultMs: number) {
     normalMs: Math.max(0, ...overMs),
     failed: after.filter((call) => call.kind !== "unsafe" && isFailed(call)).length,
     unknown: after.filter((call) => call.kind === "unsafe" && isFailed(call)).length,
-    slowestMs: Math.max(0, ...after.filter(({ kind, endedMs }) => kind !== "unsafe" && endedMs !== null).map(took)),
+    slowestMs: answered[0] === undefined ? 0 : took(answered[0]),
+    slowest: answered.slice(0, slowestKept).map((call) => ({ kind: call.kind, begunMs: call.begunMs - faultMs, tookMs: took(call) })),
     calls: after.length,
     slowOverMs: Math.round(slowOverMs),
   };
