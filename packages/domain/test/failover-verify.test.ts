@@ -83,7 +83,8 @@ test("F11: few failures, failures of a minority of the routers, or of a suspect 
     "the bound, not the ratio, has to be over the threshold",
   );
   assert.equal(decide(seen(calls(75, 25, 0)), { before: { ok: 0, hard: 0 } }), "verify_failed -> third");
-  assert.equal(decide(seen(calls(0, 50), calls(50, 0, 0, "r2"))), "none active_healthy", "one of two routers");
+  const nothingBefore = { before: { ok: 0, hard: 0 } };
+  assert.equal(decide(seen(calls(0, 50), calls(50, 0, 0, "r2")), nothingBefore), "none active_healthy", "one of two routers");
   assert.equal(decide(seen(calls(0, 50), calls(1, 30, 30, "r2"))), "verify_failed -> third");
   assert.equal(decide({ ...seen(calls(0, 50)), suspects: ["router:r1"] }), "none active_healthy");
   assert.equal(

@@ -11,7 +11,7 @@ export function openFailoverNotices(kit: Kit<unknown>, decider: () => FencedDeci
     subjectOf: (upstream) => subjectFor("failover.decided", upstream),
     decisionOf: (event) => (event.type === "failover.decided" ? { key: event.data.service, epoch: event.data.state.epoch, event } : null),
     noticeOfEvent,
-    noticeFor: (upstream, decision) => noticeFor(knowledge, upstream, decision, kit.nowMs()),
+    noticeFor: (upstream, decision) => noticeFor(knowledge, upstream, decision, decider().nowMs()),
   });
 }
 
