@@ -74,6 +74,32 @@ test("exec: at the time-out the whole process group is killed, grandchildren too
   assert.deepEqual(pids.filter(isRunning), []);
 });
 
+test("exec: a daemon that a command leaves behind in a group of its own keeps no probe waiting, neither after its end nor at the time-out", async (t) => {
+  const folder = await folderFor(t);
+  const pids: number[] = [];
+  t.after(() => {
+    for (const pid of pids) if (isRunning(pid)) process.kill(pid, "SIGKILL");
+  });
+  const script = (file: string, then: string) => `
+    const { spawn } = require("node:child_process");
+    const daemon = spawn(process.execPath, ["-e", "setInterval(() => {}, 1000)"], { stdio: "inherit", detached: true });
+    daemon.unref();
+    require("node:fs").writeFileSync(${JSON.stringify(join(folder, file))}, String(daemon.pid));
+    ${then}`;
+  const execAllow = new Map<string, [string, ...string[]]>([
+    ["ends", [node, "-e", script("ends", "")]],
+    ["hangs", [node, "-e", script("hangs", "setInterval(() => {}, 1000);")]],
+  ]);
+  const runner = runnerFor(t, { execAllow });
+  const ended = await resultOf(runner, exec("ends"), { timeoutMs: 10_000 });
+  pids.push(Number(await readFile(join(folder, "ends"), "utf8")));
+  assert.equal(ended.outcome, "ok");
+  assert.ok(ended.responseTimeMs < 9000, `${ended.responseTimeMs}`);
+  const hung = await resultOf(runner, exec("hangs"), { timeoutMs: 3000 });
+  pids.push(Number(await readFile(join(folder, "hangs"), "utf8")));
+  assert.deepEqual([hung.outcome, hung.code], ["hard", "timeout"]);
+});
+
 test("MCPF_EXEC_ALLOW and the report's address are read from the environment, and what is wrong is named without its value", () => {
   const read = (env: Record<string, string>) => parseEnvironment(proberEnvironment, env);
   assert.deepEqual(read({ MCPF_EXEC_ALLOW: '{"disk":["/bin/df","-h"]}', MCPF_REPORT_PORT: "0" }), {

@@ -247,9 +247,9 @@ test("MCP: statuses and malformed answers are judged, and a page that is no MCP 
   const fake = await server(answers.status(401));
   const opened = runner();
   const target = targetOf("mcp", fake.url);
-  const judged = async (handler: Handler) => {
+  const judged = async (handler: Handler, timeoutMs = 10_000) => {
     fake.handler = handler;
-    const { result } = await made(opened, target, { timeoutMs: 300 });
+    const { result } = await made(opened, target, { timeoutMs });
     return [result.outcome, result.code];
   };
   assert.deepEqual(await judged(answers.status(401)), ["auth", null]);
@@ -257,7 +257,7 @@ test("MCP: statuses and malformed answers are judged, and a page that is no MCP 
   assert.deepEqual(await judged(answers.status(503)), ["hard", "http_5xx"]);
   assert.deepEqual(await judged(answers.text("<html>welcome</html>")), ["hard", "malformed"]);
   assert.deepEqual(await judged(answers.status(404)), ["hard", "malformed"]);
-  assert.deepEqual(await judged(answers.hang), ["hard", "timeout"]);
+  assert.deepEqual(await judged(answers.hang, 300), ["hard", "timeout"]);
   assert.deepEqual(await judged(answers.text(`data: ${"x".repeat(3_000_000)}\n\n`, "text/event-stream")), ["hard", "malformed"]);
   assert.deepEqual(await judged(answers.text("data: {}\n\n", "text/event-stream")), ["hard", "malformed"]);
   const rpcError: Handler = (_request, response, body) => {

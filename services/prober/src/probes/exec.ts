@@ -7,6 +7,8 @@ import { hardResult, okResult } from "./result.ts";
 export type ExecAllow = ReadonlyMap<string, readonly [string, ...string[]]>;
 
 const outputBytesMax = 64 * 1024;
+/** What a command wrote before it ended is waited for this long. */
+const outputRestMs = 250;
 
 /**
  * Probes by a command of MCPF_EXEC_ALLOW: no shell, no arguments from elsewhere, a bare environment, a process group of its own that is killed
@@ -41,13 +43,20 @@ export async function probeExec(context: CheckContext, allow: ExecAllow, path: s
   child.stdout.on("data", (chunk: Buffer) => {
     if (output.length < outputBytesMax) output += decoder.write(chunk);
   });
-  const abort = (): void => killGroup();
+  const abort = (): void => {
+    killGroup();
+    child.stdout.destroy();
+  };
   signal.addEventListener("abort", abort, { once: true });
   try {
     const ended = await new Promise<{ code: number | null; killedBy: string | null }>((resolve, reject) => {
       child.once("error", reject);
-      // What it left running in its group would keep its output open.
-      child.once("exit", killGroup);
+      signal.addEventListener("abort", () => reject(new DOMException("the probe has ended", "AbortError")), { once: true });
+      child.once("exit", () => {
+        killGroup();
+        // What went into a group of its own lives on, and must not keep this probe waiting for its output.
+        setTimeout(() => child.stdout.destroy(), outputRestMs).unref();
+      });
       child.once("close", (code, killedBy) => resolve({ code, killedBy }));
     });
     if (signal.aborted) throw new DOMException("the probe has ended", "AbortError");

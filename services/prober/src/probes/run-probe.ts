@@ -136,7 +136,8 @@ export function openProbeRunner(options: ProbeRunnerOptions): ProbeRunner {
     };
     let result: ProbeResult;
     try {
-      const found = await find(context);
+      // Whatever a check does, its probe ends at the time-out: an endpoint whose probe never ended would never be probed again.
+      const found = await Promise.race([find(context), deadline.ended]);
       result = withExpectations(found.result, found.seen, check.expect, secrets.redact);
     } catch (error) {
       result = resultOfError(error, deadline);
@@ -204,6 +205,8 @@ export function openProbeRunner(options: ProbeRunnerOptions): ProbeRunner {
 interface Deadline {
   readonly aborter: AbortController;
   readonly signal: AbortSignal;
+  /** Fails when the signal does. */
+  readonly ended: Promise<never>;
   readonly timeoutMs: number;
   /** Whether it has fired, and, where it fired too late to say anything, after how long. */
   readonly fired: boolean;
@@ -215,6 +218,11 @@ function openDeadline(timeoutMs: number): Deadline {
   const aborter = new AbortController();
   const startedMs = performance.now();
   let firedAfterMs: number | null = null;
+  const ended = new Promise<never>((_resolve, reject) => {
+    aborter.signal.addEventListener("abort", () => reject(new DOMException("the probe has ended", "AbortError")), { once: true });
+  });
+  // Nobody may be waiting any more when the prober stops.
+  ended.catch(() => undefined);
   const timer = setTimeout(() => {
     firedAfterMs = Math.round(performance.now() - startedMs);
     aborter.abort();
@@ -222,6 +230,7 @@ function openDeadline(timeoutMs: number): Deadline {
   return {
     aborter,
     signal: aborter.signal,
+    ended,
     timeoutMs,
     get fired() {
       return firedAfterMs !== null;
