@@ -22,7 +22,7 @@ export function openRollbackNotices(kit: Kit<unknown>, decider: () => FencedDeci
       const { epoch, appliedBy, notAppliedBy } = event.data;
       return { key: keyOf(event.data), epoch, appliedBy, notAppliedBy };
     },
-    noticeFor: (key, decision) => noticeFor(knowledge, key, decision, kit.nowMs()),
+    noticeFor: (key, decision) => noticeFor(knowledge, key, decision, decider().nowMs()),
   });
 }
 

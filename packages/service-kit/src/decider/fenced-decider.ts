@@ -3,6 +3,7 @@ import { type Certificate, type DataOf, type Event, type EventType, subjectFor }
 import { Counter, Gauge } from "prom-client";
 import type { Kit } from "../kit.ts";
 import { type ClockReading, compareClocks } from "./clock-guard.ts";
+import { StoreClock } from "./store-clock.ts";
 
 /**
  * What every service needs that decides on the log: both streams followed and folded, the expectation of each fenced publish, a clock
@@ -14,7 +15,8 @@ import { type ClockReading, compareClocks } from "./clock-guard.ts";
  * D3  Nothing is evaluated before both streams are read to their end and `prepare` is through, nor while the log is out of reach.
  * D4  After a disconnect or a pause of the process, SIGNALS up to then is no evidence (`freshAfterSeq`); after a jump of the clock nothing
  *     automatic happens for a while (`tilted`).
- * D5  Decisions are taken for a store timestamp of what was folded, or for a boundary of one second.
+ * D5  Decisions are taken for a store timestamp of what was folded, or for a boundary of one second of the store's clock: a wrong clock of
+ *     this machine moves no decision to another time.
  */
 export interface FencedDecider {
   /** True when a decision may be taken now (D3). */
@@ -22,6 +24,8 @@ export interface FencedDecider {
   readonly clock: { readonly tilted: boolean; readonly freshAfterSeq: number };
   /** The time to decide for (D5). */
   decisionMs(): number;
+  /** The store's clock, as far as it is known here; until then this machine's. */
+  nowMs(): number;
   /** What this process had folded, for certificates. */
   folded(): Certificate["folded"];
   /** Publishes a fenced event at the end of what was folded of its subject (D1). Throws `BusError` when the log is out of reach. */
@@ -127,6 +131,8 @@ export function startFencedDecider(kit: Kit<unknown>, options: FencedDeciderOpti
   };
   const onStored = (stored: Stored): void => {
     storeMs = stored.timeMs;
+    // What was there before says when it was stored, not how late it is.
+    if (caughtUp.AUDIT && caughtUp.SIGNALS) storeClock.hear(stored.timeMs);
     if (!take(stored)) return;
     wake();
     if (isSettled() && stored.content.kind === "event") options.evaluate(stored.content.event);
@@ -175,9 +181,11 @@ export function startFencedDecider(kit: Kit<unknown>, options: FencedDeciderOpti
     if (connected && !before && caughtUp.SIGNALS) resumeAfter("the bus is back");
   });
 
+  const storeClock = new StoreClock(() => performance.now());
+  const storeNowMs = (): number => Math.floor(storeClock.nowMs() ?? kit.nowMs());
   const read = (): ClockReading => ({ wallMs: kit.nowMs(), monotonicMs: performance.now() });
   let reading = read();
-  let lastBoundaryMs = Math.floor(reading.wallMs / secondMs) * secondMs;
+  let lastBoundaryMs = Math.floor(storeNowMs() / secondMs) * secondMs;
   const ticking = setInterval(() => {
     const now = read();
     const between = compareClocks(reading, now, options.clockGapMs);
@@ -193,7 +201,7 @@ export function startFencedDecider(kit: Kit<unknown>, options: FencedDeciderOpti
       else resumeAfter(`the process stood still for ${gapMs} ms`);
     }
     prepareOnce();
-    const boundaryMs = Math.floor(now.wallMs / secondMs) * secondMs;
+    const boundaryMs = Math.floor(storeNowMs() / secondMs) * secondMs;
     if (boundaryMs === lastBoundaryMs) return;
     lastBoundaryMs = boundaryMs;
     wake();
@@ -210,6 +218,7 @@ export function startFencedDecider(kit: Kit<unknown>, options: FencedDeciderOpti
       return { tilted: performance.now() < tiltedUntilMonotonicMs, freshAfterSeq };
     },
     decisionMs: () => Math.max(storeMs, lastBoundaryMs),
+    nowMs: storeNowMs,
     folded: () => ({ AUDIT: ranges.AUDIT, SIGNALS: ranges.SIGNALS }),
     async publish(type, keys, data, { id, timeoutMs } = {}) {
       const event = kit.event(type, keys, data, id === undefined ? {} : { id }) as unknown as Event;

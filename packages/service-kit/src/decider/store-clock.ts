@@ -1,0 +1,33 @@
+/** Messages older than this say nothing of how far the store's clock is from ours: ours may run fast or slow. */
+const windowMs = 5000;
+
+/**
+ * The store's clock as this process can tell it: the time of what the store has just taken, and what has passed here since by the clock that
+ * cannot be set. A decision is stamped with it, so that a machine whose clock is wrong decides nothing for another time than the others.
+ */
+export class StoreClock {
+  readonly #monotonicMs: () => number;
+  /** The greatest difference within this window and the one before: a message may come late, but never early. */
+  #window = { fromMs: 0, offsetMs: Number.NEGATIVE_INFINITY };
+  #beforeMs = Number.NEGATIVE_INFINITY;
+
+  constructor(monotonicMs: () => number) {
+    this.#monotonicMs = monotonicMs;
+  }
+
+  /** A message that was stored just now came in. */
+  hear(timeMs: number): void {
+    const nowMs = this.#monotonicMs();
+    if (nowMs - this.#window.fromMs >= windowMs) {
+      this.#beforeMs = nowMs - this.#window.fromMs >= 2 * windowMs ? Number.NEGATIVE_INFINITY : this.#window.offsetMs;
+      this.#window = { fromMs: nowMs, offsetMs: Number.NEGATIVE_INFINITY };
+    }
+    this.#window.offsetMs = Math.max(this.#window.offsetMs, timeMs - nowMs);
+  }
+
+  /** Null: nothing was heard yet. */
+  nowMs(): number | null {
+    const offsetMs = Math.max(this.#window.offsetMs, this.#beforeMs);
+    return offsetMs === Number.NEGATIVE_INFINITY ? null : this.#monotonicMs() + offsetMs;
+  }
+}
