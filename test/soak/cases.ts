@@ -5,6 +5,8 @@ import type { SoakWorld } from "./world.ts";
 export interface SoakCase {
   readonly name: string;
   readonly what: string;
+  /** The least time in which it can show anything; default none. */
+  readonly durationMsMin?: number;
   /** What is done, at which share of the case's time. The last steps undo it. */
   steps(world: SoakWorld): readonly Step[];
 }
@@ -43,6 +45,8 @@ export const cases: readonly SoakCase[] = [
   {
     name: "liar",
     what: "one prober of three says that the active endpoint refuses every probe; each of the three lies for a third of the time",
+    // Only the owner of an endpoint probes it unasked, every 5 s: each has to lie for longer.
+    durationMsMin: 19_000,
     steps: (world) => [
       ...probers.map((prober, index) =>
         step(0.32 * index, `${prober} lies`, async () => {

@@ -21,7 +21,8 @@ export interface SoakResult {
 }
 
 /** One case on a stack that is well; what the stack did meanwhile. */
-export async function soak(world: SoakWorld, one: SoakCase, durationMs: number, say: (line: string) => void): Promise<SoakResult> {
+export async function soak(world: SoakWorld, one: SoakCase, wantedMs: number, say: (line: string) => void): Promise<SoakResult> {
+  const durationMs = Math.max(wantedMs, one.durationMsMin ?? 0);
   const { lastSeq } = await world.since(0);
   world.takeCalls();
   const startMs = performance.now();

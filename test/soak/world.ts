@@ -25,7 +25,7 @@ export interface SoakWorld {
   takeCalls(): readonly CallRecord[];
   stop(): Promise<void>;
 }
-export interface LogView {
+interface LogView {
   readonly lastSeq: number;
   readonly moves: readonly string[];
   readonly breakersOpened: number;
