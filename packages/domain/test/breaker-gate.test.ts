@@ -132,3 +132,40 @@ test("an endpoint that asked to be left alone gets only what has nowhere else to
   for (let random = 0; random < 1; random += 0.05)
     assert.notEqual(planRoute(question({ mode: "pool", endpoints: pool, random })).endpoint, "a");
 });
+
+test("T9 holds for any endpoints and any call", () => {
+  const one = fc.record({
+    health: fc.constantFrom("healthy" as const, "unhealthy" as const, "unknown" as const, "degraded" as const),
+    tier: fc.nat(2),
+    role: fc.constantFrom("write" as const, "read" as const),
+    localAllows: fc.boolean(),
+    score: fc.constantFrom(0.1, 1),
+    resting: fc.boolean(),
+    verdictDue: fc.boolean(),
+    lastFailedAtMs: fc.option(fc.nat(900)),
+  });
+  const call = fc.record({
+    mode: fc.constantFrom("active_standby" as const, "pool" as const),
+    safety: fc.constantFrom("read_only" as const, "idempotent" as const, "unsafe" as const),
+    sessions: fc.constantFrom("stateless" as const, "sticky" as const),
+    sessionEndpoint: fc.option(fc.constantFrom("e0", "e1")),
+    tried: fc.array(fc.constantFrom("e0", "e1", "e2"), { maxLength: 3 }),
+    again: fc.boolean(),
+    mayWait: fc.boolean(),
+    mayWaitVerdict: fc.boolean(),
+    random: fc.double({ min: 0, max: 0.999, noNaN: true }),
+  });
+  fc.assert(
+    fc.property(fc.array(one, { minLength: 1, maxLength: 4 }), call, (many, given) => {
+      const endpoints = many.map((some, index) =>
+        endpoint(`e${index}`, { ...some, ...(some.verdictDue ? { breaker: "half_open", breakerAllows: false } : {}) }),
+      );
+      const plan = planRoute(question({ ...given, active: "e0", activeTier: endpoints[0]?.tier ?? 0, endpoints }));
+      const picked = endpoints.find(({ name }) => name === plan.endpoint);
+      assert.notEqual(picked?.verdictDue, true, JSON.stringify(plan));
+      if (plan.rule === "half_open") assert.equal(given.mayWaitVerdict, false);
+      if (plan.rule === "wait") assert.ok(given.mayWait || given.mayWaitVerdict);
+    }),
+    { numRuns: 2000 },
+  );
+});
