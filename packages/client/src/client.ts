@@ -17,6 +17,8 @@ export interface ConnectOptions {
   readonly name: string;
   /** Calls of this client to one upstream at once. Default 100. */
   readonly concurrencyMax?: number;
+  /** Calls to one upstream that wait for a place, in turn and within their time; one more is told at once. Default 0. */
+  readonly queueMax?: number;
   /** Where the last known routes are kept, so that your service can start without NATS. Default: nowhere. */
   readonly cacheFile?: string;
   /** Told of what has no caller to throw to: errors of your handlers, a disk that cannot be written. Default: a process warning. */
@@ -219,6 +221,7 @@ export function connect(options: ConnectOptions): Client {
       logReachable,
       failing: () => view.failing(upstream),
       concurrencyMax: options.concurrencyMax ?? concurrencyMaxDefault,
+      queueMax: options.queueMax ?? 0,
       nowMs,
       random,
     });

@@ -15,6 +15,7 @@ import { type AttemptEnd, attempt } from "./attempt.ts";
 import { ClientEndpoint, type ClientPermit, type FleetWord } from "./endpoint.ts";
 import { BreakerOpenError, BulkheadFullError, CallTimeoutError, NoEndpointError, OutcomeUnknownError } from "./errors.ts";
 import { type Failure, failureOf } from "./failure.ts";
+import { WaitingLine } from "./waiting-line.ts";
 
 /** What the function of a call is given. */
 export interface CallContext {
@@ -53,6 +54,7 @@ export interface UpstreamWorld {
   /** The controller says that there is nowhere to go. */
   failing(): boolean;
   readonly concurrencyMax: number;
+  readonly queueMax: number;
   nowMs(): number;
   random(): number;
 }
@@ -60,7 +62,7 @@ export interface UpstreamWorld {
 /**
  * The calls of one client to one upstream.
  *
- * A1  At most `concurrencyMax` functions run at once; nothing queues.
+ * A1  At most `concurrencyMax` functions run at once, and at most `queueMax` calls wait for a place; waiting counts against a call's time.
  * A2  A call that is neither idempotent nor read-only is sent again only after proof that it did not run.
  * A3  No call takes longer than its time; at its end the function's signal is aborted.
  * A4  An endpoint that is out gets one trial call at a time, however many callers there are; the others are told at once.
@@ -76,8 +78,11 @@ export class UpstreamCalls {
   #budget: RetryBudget | null = null;
   readonly #waiting = new Set<() => void>();
 
+  readonly #line: WaitingLine;
+
   constructor(world: UpstreamWorld) {
     this.#world = world;
+    this.#line = new WaitingLine(world.queueMax);
   }
 
   /** The fleet has changed something: calls that wait for it look again. */
@@ -86,24 +91,58 @@ export class UpstreamCalls {
   }
 
   async run<T>(call: (context: CallContext) => T | PromiseLike<T>, options: CallOptions): Promise<T> {
-    const world = this.#world;
-    if (this.#running >= world.concurrencyMax) throw new BulkheadFullError(world.upstream, world.concurrencyMax);
-    this.#running += 1;
+    const beganMs = this.#world.nowMs();
+    if (this.#running >= this.#world.concurrencyMax) await this.#place(options);
+    else this.#running += 1;
     const leave = countDown(() => {
       this.#running -= 1;
+      this.#line.next()?.start();
     });
     try {
-      return await this.#attempts(call, options, leave);
+      return await this.#attempts(call, options, { leave, beganMs });
     } finally {
       leave.done();
     }
   }
 
-  async #attempts<T>(call: (context: CallContext) => T | PromiseLike<T>, options: CallOptions, leave: CountDown): Promise<T> {
+  /** Waits for a place and takes it. */
+  #place({ timeoutMs = this.#world.policy().router.callMs, signal }: CallOptions): Promise<void> {
+    const { upstream, concurrencyMax, queueMax } = this.#world;
+    return new Promise((resolve, reject) => {
+      const leave = (): void => {
+        this.#line.leave(waiting);
+        clearTimeout(timer);
+        signal?.removeEventListener("abort", onAbort);
+      };
+      const refuse = (error: unknown): void => {
+        leave();
+        reject(error);
+      };
+      const waiting = {
+        start: (): void => {
+          leave();
+          this.#running += 1;
+          resolve();
+        },
+        refuse,
+      };
+      const onAbort = (): void => refuse(signal?.reason);
+      const timer = setTimeout(() => refuse(new CallTimeoutError(upstream, timeoutMs, false)), Math.max(0, timeoutMs));
+      signal?.addEventListener("abort", onAbort, { once: true });
+      if (signal?.aborted) onAbort();
+      else if (!this.#line.join(waiting)) refuse(new BulkheadFullError(upstream, concurrencyMax, queueMax));
+    });
+  }
+
+  async #attempts<T>(
+    call: (context: CallContext) => T | PromiseLike<T>,
+    options: CallOptions,
+    { leave, beganMs }: { readonly leave: CountDown; readonly beganMs: number },
+  ): Promise<T> {
     const world = this.#world;
     const policy = world.policy();
     const timeoutMs = options.timeoutMs ?? policy.router.callMs;
-    const deadlineMs = world.nowMs() + timeoutMs;
+    const deadlineMs = beganMs + timeoutMs;
     const safety: Safety = options.readOnly ? "read_only" : options.idempotent ? "idempotent" : "unsafe";
     const state: CallState = { tried: [], attempts: 0, again: false, failure: null, waitUntilMs: null };
     this.#budget = creditCall(this.#budget ?? initialRetryBudget(world.nowMs(), policy.router), world.nowMs());

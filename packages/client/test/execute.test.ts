@@ -111,6 +111,28 @@ test("no more than concurrencyMax calls run at once; the next is refused at once
   assert.equal(await client.execute("docs", where), "primary");
 });
 
+test("A1: with queueMax calls wait in turn and within their time, and one more is told at once", async () => {
+  const { client } = await fleet.client({ concurrencyMax: 1, queueMax: 2 });
+  const gate = Promise.withResolvers<string>();
+  const order: string[] = [];
+  const first = client.execute("docs", () => gate.promise);
+  const second = client.execute("docs", () => order.push("second"));
+  const controller = new AbortController();
+  const leaver = rejection(client.execute("docs", () => order.push("leaver"), { signal: controller.signal }));
+  const full = await rejection(client.execute("docs", where));
+  assert.ok(full instanceof BulkheadFullError);
+  assert.match(full.message, /1 calls to docs are running already and 2 wait/);
+  controller.abort(new Error("the user left"));
+  assert.match(String(await leaver), /the user left/);
+  const late = await rejection(client.execute("docs", () => order.push("late"), { timeoutMs: 20 }));
+  assert.ok(late instanceof CallTimeoutError && !late.outcomeUnknown, "it was never called");
+  const third = client.execute("docs", () => order.push("third"));
+  gate.resolve("first");
+  assert.deepEqual([await first, await second, await third], ["first", 1, 2]);
+  assert.deepEqual(order, ["second", "third"]);
+  assert.equal(await client.execute("docs", where), "primary");
+});
+
 test("a read-only call whose endpoint fails goes to the next one within the same call", async () => {
   const { client } = await fleet.client();
   const tried: string[] = [];
