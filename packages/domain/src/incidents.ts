@@ -71,6 +71,18 @@ export function incidentContext(model: ReadModel, upstream: string): IncidentCon
   };
 }
 
+const contactCharsMax = 200;
+const contactsMax = 10;
+
+/** Whom the configuration names for an upstream, each with how to reach them where it says so. */
+export function contactsOf(topology: Topology | null, upstream: string | null): string[] {
+  const named = upstream === null ? undefined : own(topology?.upstreams ?? {}, upstream)?.contacts;
+  return (named ?? []).slice(0, contactsMax).map((contact) => {
+    const how = own(topology?.contacts ?? {}, contact);
+    return (how === undefined ? contact : `${contact}: ${how}`).slice(0, contactCharsMax);
+  });
+}
+
 interface Finding {
   readonly severity: Severity;
   readonly title: string;

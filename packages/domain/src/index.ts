@@ -91,6 +91,7 @@ export {
   acknowledgeIncident,
   againMs,
   confirmTold,
+  contactsOf,
   foldIncident,
   type Incident,
   type IncidentContext,

@@ -43,6 +43,8 @@ export interface HealthPolicy {
   readonly degradedScoreMax: number;
   /** The least score of what only one zone sees fail: half, since half of the ways to it are well. */
   readonly zoneScoreMin: number;
+  /** False: no regular probes are made, and health becomes unknown. reference `monitoring_enabled`. */
+  readonly monitored: boolean;
 }
 
 export interface BreakerPolicy {
@@ -242,6 +244,7 @@ export const defaultPolicy: Policy = {
     scoreEveryMs: 30 * secondMs,
     degradedScoreMax: 0.6,
     zoneScoreMin: 0.5,
+    monitored: true,
   },
   breaker: {
     windowMs: 30 * secondMs,
@@ -380,6 +383,7 @@ export function policyFor(topology: Topology, upstreamName: string, environment:
       holdDownMs: upstream.probe.hold_down_ms ?? health.holdDownMs,
       confirmTimeoutMs: Math.min(health.confirmTimeoutMs, timeoutMs),
       freshMs: 2 * intervalMs + timeoutMs,
+      monitored: block?.monitoring_enabled ?? true,
     },
     breaker: {
       ...breaker,

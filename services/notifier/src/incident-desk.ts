@@ -3,6 +3,7 @@ import type { AcknowledgeCommand, ChannelConfig, Event, Notification } from "@mc
 import {
   acknowledgeIncident,
   confirmTold,
+  contactsOf,
   emptyReadModel,
   foldIncident,
   foldReadModel,
@@ -168,7 +169,7 @@ export class IncidentDesk {
   async #enqueue(incident: Incident, telling: NonNullable<Incident["telling"]>): Promise<void> {
     const seqs: Record<string, number> = {};
     for (const channel of telling.channels) {
-      const data = notificationOf(incident, telling, channel);
+      const data = notificationOf(incident, telling, channel, contactsOf(this.#model.topology, incident.upstream));
       seqs[channel] = (await this.#kit.bus.append(this.#kit.event("outbox", [channel], data, { id: data.id }))).seq;
     }
     const current = this.#incidents.get(incident.id)?.incident;
@@ -241,8 +242,14 @@ function matters(event: Event): boolean {
   return incidentKeyOf(event) !== null || event.type === "config.applied" || event.type === "failover.decided";
 }
 
-function notificationOf(incident: Incident, telling: NonNullable<Incident["telling"]>, channel: string): Notification {
+function notificationOf(
+  incident: Incident,
+  telling: NonNullable<Incident["telling"]>,
+  channel: string,
+  contacts: readonly string[],
+): Notification {
   const over = incident.status === "resolved";
+  const whom = telling.kind === "resolved" || contacts.length === 0 ? "" : `\ncontacts: ${contacts.join("; ")}`;
   const lines = incident.causes.map(({ atMs, text }) => `${new Date(atMs).toISOString()} ${text}`).join("\n");
   return {
     id: `${incident.id}/${telling.name}/${channel}`,
@@ -257,7 +264,7 @@ function notificationOf(incident: Incident, telling: NonNullable<Incident["telli
           ? `${incident.title} (over)`
           : incident.title,
     // The newest lines say how it stands.
-    text: lines.slice(-textCharsMax),
+    text: `${lines.slice(-(textCharsMax - whom.length))}${whom}`,
     upstream: incident.upstream,
     atMs: incident.changedAtMs,
     afterSeq: incident.told?.outbox[channel] ?? null,

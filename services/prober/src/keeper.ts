@@ -47,6 +47,7 @@ export interface Keeper {
   own(target: Target): void;
   disown(key: string): void;
   owns(key: string): boolean;
+  keys(): Iterable<string>;
   /** Takes in a result; returns what it amounts to, which the schedule goes by. Null for an endpoint of others. */
   observe(key: string, observation: Observation, options?: { decide: boolean }): HealthDecision | null;
   /** The log tells of a change that this prober did not say. */
@@ -167,6 +168,7 @@ export function createKeeper(options: KeeperOptions): Keeper {
       owned.delete(key);
     },
     owns: (key) => owned.has(key),
+    keys: () => owned.keys(),
     observe(key, observation, { decide } = { decide: true }) {
       const entry = owned.get(key);
       if (entry === undefined) return null;

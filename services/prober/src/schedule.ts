@@ -5,7 +5,7 @@ export interface Schedule {
   /** Plans the next probe of a key, in place of what was planned. A probe under way plans anew by itself when it ends. */
   plan(key: string, next: NextProbe): void;
   remove(key: string): void;
-  keys(): Iterable<string>;
+  has(key: string): boolean;
   readonly size: number;
   stop(): void;
 }
@@ -69,7 +69,7 @@ export function createSchedule(options: ScheduleOptions): Schedule {
       if (entry?.timer) clearTimeout(entry.timer);
       entries.delete(key);
     },
-    keys: () => entries.keys(),
+    has: (key) => entries.has(key),
     get size() {
       return entries.size;
     },

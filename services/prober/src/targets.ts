@@ -35,15 +35,27 @@ export function targetsOf(topology: Topology, environment: "development" | "prod
     const policy = policyFor(topology, name, environment).health;
     const hash = policyHash(policy);
     for (const endpoint of upstream.endpoints) {
-      const target = targetOf(name, upstream, endpoint, policy, hash);
+      const target = targetOf(name, upstream, endpoint, policy, hash, topology.rollback.rollback_thresholds.memory_usage);
       targets.set(target.key, target);
     }
   }
   return targets;
 }
 
-function targetOf(name: string, upstream: UpstreamConfig, endpoint: EndpointConfig, policy: HealthPolicy, hash: string): Target {
-  const checks = probeChecks(upstream, endpoint);
+function targetOf(
+  name: string,
+  upstream: UpstreamConfig,
+  endpoint: EndpointConfig,
+  policy: HealthPolicy,
+  hash: string,
+  memoryUsage: number,
+): Target {
+  // The reference's threshold is the limit of every resource that is not given its own.
+  const checks = probeChecks(upstream, endpoint).map((check) =>
+    check.resource === undefined || check.resource.ratio_max !== undefined
+      ? check
+      : { ...check, resource: { ...check.resource, ratio_max: memoryUsage } },
+  );
   const url = checks[0]?.url || endpoint.url;
   return {
     key: endpointKey(name, endpoint.name),

@@ -171,7 +171,7 @@ export async function startProber(
     metrics.live.set(fleet.peers().length + 1);
     const mine = [...targets.values()].filter((target) => fleet.owns(target.key));
     const mineKeys = new Set(mine.map((target) => target.key));
-    for (const key of [...schedule.keys()]) {
+    for (const key of [...keeper.keys()]) {
       if (mineKeys.has(key)) continue;
       schedule.remove(key);
       keeper.disown(key);
@@ -179,8 +179,10 @@ export async function startProber(
     const taken = mine.filter((target) => !keeper.owns(target.key));
     const spreadMs = Math.min(takeOverMsMax, taken.length * takeOverMsEach);
     for (const target of mine) keeper.own(target);
-    for (const { key } of taken) schedule.plan(key, { atMs: kit.nowMs() + fractionOf(key) * spreadMs, purpose: "scheduled" });
-    metrics.owned.set(schedule.size);
+    for (const { key, policy: own } of mine) if (!own.monitored) schedule.remove(key);
+    const started = mine.filter((target) => target.policy.monitored && !schedule.has(target.key));
+    for (const { key } of started) schedule.plan(key, { atMs: kit.nowMs() + fractionOf(key) * spreadMs, purpose: "scheduled" });
+    metrics.owned.set(mine.length);
     if (taken.length > 0) log.info({ taken: taken.length, owned: schedule.size, peers: fleet.peers() }, "endpoints taken over");
   }
 

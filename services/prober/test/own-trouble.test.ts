@@ -126,3 +126,19 @@ test("in maintenance probes go on and health is told, with the window noted", as
   const before = (await fleet.observations()).length;
   await until("probes go on", async () => (await fleet.observations()).length > before + 2);
 });
+
+test("monitoring switched off for the environment: no regular probes are made, health becomes unknown", async (t) => {
+  const fleet = await fleetFor(t);
+  const fake = await server(t);
+  const on = { development: { monitoring_enabled: true } };
+  await fleet.configure({ api: http({ one: fake.url }) }, on);
+  const prober = await fleet.start("p1");
+  await until("healthy", async () => (await statusOf(fleet, "api", "one")) === "healthy");
+  await fleet.configure({ api: http({ one: fake.url }) }, { development: { monitoring_enabled: false } });
+  await until("unknown", async () => (await statusOf(fleet, "api", "one")) === "unknown");
+  const before = await prober.metric("mcpf_prober_probes_total");
+  await sleep(500);
+  assert.equal(await prober.metric("mcpf_prober_probes_total"), before);
+  await fleet.configure({ api: http({ one: fake.url }) }, on);
+  await until("healthy again", async () => (await statusOf(fleet, "api", "one")) === "healthy");
+});
