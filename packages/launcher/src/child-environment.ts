@@ -31,20 +31,25 @@ export function serviceEnvironment(env: Environment, topology: Topology): Record
   return { ...plainEnvironment(env), ...pick(env, settings) };
 }
 
-/** Who sends which secrets: the prober to endpoints, the router to endpoints and legacy APIs, the notifier to channels; bootstrap sees that all are there. */
+/** Who sends which secrets: the prober to endpoints and in probes of its own, the router to endpoints and legacy APIs, the notifier to channels; bootstrap sees that all are there. */
 export function secretsOf(service: string, configured: Topology): string[] {
   const topology = withoutVariables(configured);
   const part: unknown =
     service === "bootstrap"
       ? topology
       : service === "router"
-        ? topology.upstreams
+        ? Object.values(topology.upstreams).map(withoutProbes)
         : service === "prober"
-          ? Object.values(topology.upstreams).map(({ endpoints }) => endpoints)
+          ? Object.values(topology.upstreams).map(({ endpoints, probe }) => ({ endpoints, probe }))
           : service === "notifier"
             ? topology.notifications
             : null;
   return [...new Set(secretsIn(part).map(({ name }) => name))];
+}
+
+/** What only probes send is nothing for a router. */
+function withoutProbes({ probe: _probe, endpoints, ...rest }: Topology["upstreams"][string]): unknown {
+  return { endpoints: endpoints.map(({ probe: _own, ...endpoint }) => endpoint), ...rest };
 }
 
 /** Services that resolve secrets, and so get the folder with one file a secret. */

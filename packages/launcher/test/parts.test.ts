@@ -170,16 +170,24 @@ test("a child gets no variable that it does not need", () => {
 upstreams:
   u:
     kind: http
-    endpoints: [{ name: a, tier: 0, url: "http://a", headers: { k: { secret: ENDPOINT_KEY } }, auth: { username: x, password: { secret: MCPF_PASSWORD } } }]
+    endpoints: [{ name: a, tier: 0, url: "http://a", headers: { k: { secret: ENDPOINT_KEY } }, auth: { username: x, password: { secret: MCPF_PASSWORD } }, probe: { headers: { k: { secret: PROBE_KEY } } } }]
+    probe: { type: heartbeat, heartbeat: { max_age_ms: 1000, token: { secret: BEAT } } }
     tools: { t: { legacy: { url: "http://l", headers: { k: { secret: LEGACY_KEY } } } } }
 notifications: { channels: [{ name: w, type: webhook, url: "http://w", headers: { k: { secret: HOOK_KEY } } }] }
 `,
     { file: "f", env: {} },
   );
-  assert.deepEqual(secretsOf("prober", topology), ["ENDPOINT_KEY", "MCPF_PASSWORD"]);
+  assert.deepEqual(secretsOf("prober", topology), ["ENDPOINT_KEY", "MCPF_PASSWORD", "PROBE_KEY", "BEAT"]);
   assert.deepEqual(secretsOf("router", topology), ["ENDPOINT_KEY", "MCPF_PASSWORD", "LEGACY_KEY"]);
   assert.deepEqual(secretsOf("notifier", topology), ["HOOK_KEY"]);
-  assert.deepEqual(secretsOf("bootstrap", topology), ["ENDPOINT_KEY", "MCPF_PASSWORD", "LEGACY_KEY", "HOOK_KEY"]);
+  assert.deepEqual(secretsOf("bootstrap", topology).sort(), [
+    "BEAT",
+    "ENDPOINT_KEY",
+    "HOOK_KEY",
+    "LEGACY_KEY",
+    "MCPF_PASSWORD",
+    "PROBE_KEY",
+  ]);
   for (const service of ["state-store", "console", "failover-controller", "chaos-runner"])
     assert.deepEqual(secretsOf(service, topology), []);
   const env = {

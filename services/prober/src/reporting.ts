@@ -8,7 +8,7 @@ import type { Target } from "./targets.ts";
 /** What endpoints report of themselves: taken in here or by another prober, and told to all of them, without the token. */
 export interface Reporting {
   readonly reports: Reports;
-  /** Where reports are taken in; null: nowhere here (MCPF_REPORT_PORT is not set). */
+  /** Where reports are taken in; null: not here, or not yet. */
   readonly url: string | null;
   stop(): Promise<void>;
 }
@@ -38,10 +38,12 @@ export async function openReporting(kit: Kit<ProberEnvironment>, targets: () => 
     });
   });
   let server: ReportServer | null = null;
-  if (config.MCPF_REPORT_PORT !== undefined) {
-    server = await startReportServer({
+  let retry: NodeJS.Timeout | null = null;
+  let stopped = false;
+  async function listen(port: number): Promise<void> {
+    const opened = await startReportServer({
       host: config.MCPF_REPORT_HOST ?? "127.0.0.1",
-      port: config.MCPF_REPORT_PORT,
+      port,
       tokenOf,
       onReport: (upstream, endpoint, { status, detail }) => {
         const report = { upstream, endpoint, status, detail: detail === null ? null : secrets.redact(detail) };
@@ -50,14 +52,42 @@ export async function openReporting(kit: Kit<ProberEnvironment>, targets: () => 
         if (bus.status.kind === "connected") bus.publish(kit.event("endpoint.reported", [], { ...report, receivedBy: kit.instance }));
       },
     });
-    log.info({ url: server.url }, "heartbeats of endpoints are taken in here");
+    if (stopped) {
+      await opened.close();
+      return;
+    }
+    server = opened;
+    log.info({ url: opened.url }, "heartbeats of endpoints are taken in here");
   }
+
+  /** Probers of one machine may share the address: one has it, the others hear from it, and one of them takes it when it is gone. */
+  async function listenOrWait(port: number): Promise<void> {
+    try {
+      await listen(port);
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== "EADDRINUSE") throw error;
+      log.debug({ port }, "the address for heartbeats of endpoints is taken; it is tried again");
+      if (!stopped)
+        retry = setTimeout(
+          () => void listenOrWait(port).catch((err: unknown) => log.error({ err }, "heartbeats cannot be taken in")),
+          retryMs,
+        );
+    }
+  }
+  if (config.MCPF_REPORT_PORT !== undefined) await listenOrWait(config.MCPF_REPORT_PORT);
+
   return {
     reports,
-    url: server?.url ?? null,
+    get url() {
+      return server?.url ?? null;
+    },
     async stop() {
+      stopped = true;
+      if (retry !== null) clearTimeout(retry);
       heard.stop();
       await server?.close();
     },
   };
 }
+
+const retryMs = 1000;

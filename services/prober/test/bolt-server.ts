@@ -43,7 +43,7 @@ export async function boltServer(tls?: { key: string; cert: string }): Promise<B
 }
 
 function serve(socket: Socket, bolt: BoltServer): void {
-  let buffered = Buffer.alloc(0);
+  let buffered: Buffer = Buffer.alloc(0);
   let isGreeted = false;
   socket.on("data", (chunk: Buffer) => {
     buffered = Buffer.concat([buffered, chunk]);

@@ -3,6 +3,7 @@ import { type TestContext, test } from "node:test";
 import { memoryBroker } from "@mcp-failover/bus";
 import { streams } from "@mcp-failover/contracts";
 import { testKit } from "@mcp-failover/service-kit/testing";
+import { freePort } from "@mcp-failover/testkit";
 import type { ProberEnvironment } from "../src/config.ts";
 import { openReporting } from "../src/reporting.ts";
 import { targetOf } from "./probe-kit.ts";
@@ -87,4 +88,32 @@ test("R2: other methods, paths, bodies that are no report and too large ones are
     assert.equal(typeof ((await got.json()) as { error: string }).error, "string");
   }
   assert.equal(receiver.reports.last("up/one"), null);
+});
+
+test("probers of one machine share the address: one takes reports in, and another takes the address over when it is gone", async (t) => {
+  const port = await freePort();
+  const broker = memoryBroker();
+  await broker.connect().ensureStreams(streams, { replicas: 1 });
+  const target = targetOf({ type: "heartbeat", heartbeat: { token: { secret: "TOKEN" }, max_age_ms: 15_000 } });
+  const open = async (instance: string) => {
+    const kit = testKit<ProberEnvironment>({
+      service: "prober",
+      bus: broker.connect({ instance }),
+      instance,
+      config: { MCPF_REPORT_PORT: port },
+      secrets: { TOKEN: "token-value" },
+    });
+    const reporting = await openReporting(kit, () => new Map([["up/one", target]]));
+    t.after(() => reporting.stop());
+    return reporting;
+  };
+  const [first, second] = [await open("p1"), await open("p2")];
+  assert.deepEqual([first.url, second.url], [`http://127.0.0.1:${port}`, null]);
+  await first.stop();
+  for (let n = 0; n < 100 && second.url === null; n += 1) await soon();
+  const answer = await fetch(`http://127.0.0.1:${port}/report/up/one`, {
+    method: "POST",
+    headers: { authorization: "Bearer token-value" },
+  });
+  assert.deepEqual([answer.status, second.reports.last("up/one")?.status], [204, "ok"]);
 });
