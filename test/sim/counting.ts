@@ -23,6 +23,7 @@ export function coverageOf({ event }: Entry, count: (name: string) => void): voi
       return;
     case "failover.failed":
       count(`failing:${event.data.failing ? event.data.rule : "over"}`);
+      if (event.data.failing && event.data.reason.includes("(panic)")) count("failing:panic");
       return;
     case "fleet.reserved":
       count(`rule:fleet:${event.data.certificate.rule}`);

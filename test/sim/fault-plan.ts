@@ -21,6 +21,9 @@ export interface Afflicted {
   operator(): { link: SimLink; process: SimProcess };
 }
 
+const resetRetryMs = 5000;
+const resetTriesMax = 60;
+
 type Of<K extends Fault["kind"]> = Extract<Fault, { kind: K }>;
 
 /** Begins faults when they are due, and ends them; says which are active. */
@@ -181,6 +184,14 @@ export class FaultPlan {
             { ...base, upstream: fault.upstream, to: fault.to, force: fault.force, dryRun: false },
             { timeoutMs: 15_000 },
           );
+        case "failback":
+          return bus.request(
+            "command.failback",
+            { ...base, upstream: fault.upstream, force: fault.force, dryRun: false },
+            { timeoutMs: 15_000 },
+          );
+        case "breaker":
+          return bus.request("command.breaker", { ...base, upstream: fault.upstream, endpoint: fault.to, action: "force_open" });
         case "hold":
           return bus.request("command.hold", { ...base, upstream: fault.upstream, forMs: fault.forMs });
         case "release":
@@ -208,6 +219,28 @@ export class FaultPlan {
     for (let time = 0; time < fault.times; time += 1) {
       this.#world.queue.after(10 + time * 300, process, () => askOnce(fault.times - time));
     }
+    if (fault.command === "breaker") this.#resetAfter(fault);
+  }
+
+  /** An operator who has forced a breaker open resets it, and asks again until somebody obeys. */
+  #resetAfter({ id, upstream, to, forMs }: Of<"command">): void {
+    const { process, link } = this.#world.operator();
+    const bus = simBus(link, () => undefined);
+    const by = { kind: "operator" as const, id: "ada" };
+    const ask = (left: number): void => {
+      const commandId = `reset-${this.#world.schedule.seed}-${id}`;
+      bus.request("command.breaker", { commandId, by, reason: "the drill is over", upstream, endpoint: to, action: "reset" }).then(
+        (reply) => {
+          if ((reply as { ok: boolean }).ok || left <= 1) link.close();
+          else setTimeout(() => ask(left - 1), resetRetryMs);
+        },
+        () => {
+          if (left <= 1) link.close();
+          else setTimeout(() => ask(left - 1), resetRetryMs);
+        },
+      );
+    };
+    this.#world.queue.after(Math.max(resetRetryMs, forMs ?? 0), process, () => ask(resetTriesMax));
   }
 }
 

@@ -62,7 +62,12 @@ function topologyOf(random: Random): RawTopology {
     [{ fleet_moves: 2, fleet_window_ms: 120_000 }, 1],
   ]);
   const limits = (): object =>
-    random.chance(0.3) ? { failover: { moves_per_hour: random.whole(1, 2), cooldown_ms: random.pick([0, 5000, 20_000]) } } : {};
+    random.weighted<() => object>([
+      [() => ({}), 13],
+      [() => ({ failover: { moves_per_hour: random.whole(1, 2), cooldown_ms: random.pick([0, 5000, 20_000]) } }), 5],
+      [() => ({ failover: { dry_run: true } }), 1],
+      [() => ({ failover: { automatic: false } }), 1],
+    ])();
   return {
     version: 1,
     upstreams: {
@@ -101,8 +106,28 @@ function topologyOf(random: Random): RawTopology {
       },
     },
     agents: { clerk: { tools: ["look", "put", "write"] } },
+    ...(random.chance(0.2) ? { maintenance: [maintenanceOf(random)] } : {}),
+    ...(random.chance(0.2) ? { safety_rules: [safetyRuleOf(random)] } : {}),
     failover: { ...failback, ...fleet },
   };
+}
+
+const beginMs = Date.UTC(2026, 6, 1, 12);
+const isoAt = (atMs: number): string => new Date(beginMs + atMs).toISOString();
+
+/** Planned work in the first half of the run, for a few minutes. */
+function maintenanceOf(random: Random): object {
+  const fromMs = random.between(minuteMs, 25 * minuteMs);
+  const window = { name: "patches", reason: "planned", from: isoAt(fromMs), until: isoAt(fromMs + random.between(2, 15) * minuteMs) };
+  return { ...window, endpoints: [random.pick(["alpha/one", "alpha/two", "beta/one", "beta/two", "gamma/a", "gamma/d"])] };
+}
+
+function safetyRuleOf(random: Random): object {
+  return random.pick<() => object>([
+    () => ({ name: "not-both", never_both_on_backup: ["alpha", "beta"] }),
+    () => ({ name: "some-stay", at_least: { count: random.whole(2, 3), endpoints: ["alpha/one", "alpha/two", "beta/one", "beta/two"] } }),
+    () => ({ name: "freeze", no_moves: { upstreams: ["alpha", "beta"], from: isoAt(5 * minuteMs), until: isoAt(20 * minuteMs) } }),
+  ])();
 }
 
 const names = (kind: string, count: number): ProcessName[] => Array.from({ length: count }, (_, index) => `${kind}-${index + 1}`);
@@ -138,8 +163,8 @@ const modes: readonly (readonly [EndpointMode, number])[] = [
   ["reset", 2],
   ["http_503", 3],
   ["slow", 3],
-  ["rate_limited", 1],
-  ["auth", 1],
+  ["rate_limited", 1.5],
+  ["auth", 1.5],
   ["tool_errors", 2],
 ];
 
@@ -172,7 +197,7 @@ function faultOf(random: Random, id: number, atMs: number, world: WorldSize, top
         mode,
         meets: random.weighted([
           ["all", 7],
-          ["probes", 1],
+          ["probes", 1.5],
           ["calls", 2],
         ]),
         share: random.weighted<() => number>([
@@ -235,22 +260,30 @@ function faultOf(random: Random, id: number, atMs: number, world: WorldSize, top
       };
     case "command": {
       const upstream = random.pick(Object.keys(topology.upstreams));
-      const command = random.weighted<"failover" | "hold" | "release" | "rollback" | "recover">([
+      const command = random.weighted<Extract<Fault, { kind: "command" }>["command"]>([
         ["failover", 4],
+        ["failback", 2],
+        ["breaker", 2],
         ["hold", 2],
         ["release", 2],
         ["rollback", 2],
         ["recover", 2],
       ]);
       const endpoints = topology.upstreams[upstream]?.endpoints ?? [];
+      const nameFor = (): string | null => {
+        if (command === "breaker") return random.pick(endpoints).name;
+        if (command !== "failover" || random.chance(0.5)) return null;
+        return random.chance(0.05) ? "nowhere" : random.pick(endpoints).name;
+      };
+      const holds = command === "hold" && random.chance(0.8);
       return {
         ...base,
         kind,
         command,
         upstream,
-        to: command === "failover" && random.chance(0.5) ? random.pick(endpoints).name : null,
+        to: nameFor(),
         force: random.chance(0.3),
-        forMs: command === "hold" && random.chance(0.8) ? random.whole(5, 300) * secondMs : null,
+        forMs: command === "breaker" ? Math.min(forMs, minuteMs) : holds ? random.whole(5, 300) * secondMs : null,
         times: random.chance(0.3) ? 2 : 1,
       };
     }

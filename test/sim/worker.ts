@@ -11,18 +11,21 @@ export interface Order {
 export type Done = { readonly result: RunResult } | { readonly failed: string };
 export interface WorkerData {
   readonly mutant: string | null;
+  /** Only this guarantee is checked; null: all. */
+  readonly guarantee: string | null;
 }
 
 /** One thread that runs worlds, one after the other. A mutant is put in place before any production code is loaded. */
 async function serve(): Promise<void> {
   const port = parentPort;
   if (isMainThread || port === null) throw new Error("worker.ts is started by main.ts");
-  const { mutant } = workerData as WorkerData;
+  const { mutant, guarantee } = workerData as WorkerData;
   if (mutant !== null) {
     const { installMutant } = await import("./mutants.ts");
     installMutant(mutant);
   }
-  const [{ runWorld }, { checks }] = await Promise.all([import("./world.ts"), import("./checks/index.ts")]);
+  const [{ runWorld }, all] = await Promise.all([import("./world.ts"), import("./checks/index.ts")]);
+  const checks = all.checks.filter((check) => guarantee === null || check.guarantee === guarantee);
   port.on("message", ({ schedule, validates, hashes, logFd }: Order) => {
     // The loop drains microtasks itself, so it must not run inside of one.
     setImmediate(() => {

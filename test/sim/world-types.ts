@@ -111,7 +111,8 @@ export type Fault = { readonly id: number; readonly atMs: number } & (
   /** An operator's request; not a fault, but what happens in incidents. */
   | {
       readonly kind: "command";
-      readonly command: "failover" | "hold" | "release" | "rollback" | "recover";
+      /** `breaker`: forced open, and reset `forMs` later. */
+      readonly command: "failover" | "failback" | "hold" | "release" | "breaker" | "rollback" | "recover";
       readonly upstream: string;
       readonly to: string | null;
       readonly force: boolean;

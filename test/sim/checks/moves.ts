@@ -71,6 +71,7 @@ export const noSingleWord: Check = {
         const heard = wordsBefore(world, last, observerWindowMs * 0.95);
         const lastAtMs = world.signal(last)?.atMs ?? 0;
         const routers = routersHeard(world, last, observerWindowMs);
+        const fresh = wordsBefore(world, last, evidenceFreshMs + roundingMs);
         // Every prober counts, also one that never spoke of this endpoint. A router that is live and sends it nothing abstains; one that
         // has gone silent counts.
         const counts = ({ observer, endpoint, atMs }: Word, key: string): boolean => {
