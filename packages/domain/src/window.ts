@@ -202,7 +202,7 @@ function addSlot(slots: readonly WindowBucket[], item: WindowBucket): readonly W
 }
 
 /** Where the buckets begin: at the beginning of a slot, so that the slots before it and the buckets share no call. */
-export function bucketsFromMs(lastAtMs: number): number {
+function bucketsFromMs(lastAtMs: number): number {
   return floorTo(lastAtMs - keptMs, slotMs);
 }
 

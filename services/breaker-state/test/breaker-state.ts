@@ -75,7 +75,7 @@ export async function traffic(
   const data = { router, fromMs: nowMs - 1, toMs: nowMs, endpoints: ok + hard > 0 ? [item] : [], tools: [], routes: {}, rollbacks: {} };
   await bus.append(makeEvent({ type: "traffic.observed", keys: [router], service: "router", ...envelope(router), data }));
 }
-export async function probe(bus: Bus, prober: string, outcome: OutcomeClass, endpoint = "primary"): Promise<void> {
+async function probe(bus: Bus, prober: string, outcome: OutcomeClass, endpoint = "primary"): Promise<void> {
   const seen = {
     upstream: "docs",
     endpoint,
