@@ -5,8 +5,8 @@ import type { RequestInput } from "@mcp-failover/contracts";
 import { tempDir } from "@mcp-failover/testkit";
 import { type RunningStack, startStack } from "../../harness/stack.ts";
 import { until } from "../../harness/wait.ts";
-import { quantile } from "../benchmark.ts";
-import { type CallRecord, httpSpeech, mcpSpeech, startHttpLoad } from "./load.ts";
+import { type Traffic, trafficAfter } from "./judge.ts";
+import { httpSpeech, mcpSpeech, startHttpLoad } from "./load.ts";
 import { ordersConfig, type UpstreamKind, upstream } from "./orders.ts";
 
 type ProxyFault = Omit<RequestInput<"fault.set">, "proxy" | "ttlMs">;
@@ -22,33 +22,19 @@ export const faults = {
 } as const satisfies Record<string, { signal: NodeJS.Signals } | { proxy: ProxyFault }>;
 export type FaultName = keyof typeof faults;
 
-export interface DetectionRun {
+export interface DetectionRun extends Traffic {
   readonly fault: string;
   readonly run: number;
   /** From the fault until `failover.executed` was stored; null: not within the time for it. */
   readonly executedMs: number | null;
-  /** From the fault until the last slow or failed call had ended (of an unsafe write: was begun, because it is waited for). */
-  readonly normalMs: number;
-  /** Reads and idempotent writes that failed. */
-  readonly failed: number;
-  /** Unsafe writes without a result: each may or may not have run, which is what its caller is told. */
-  readonly unknown: number;
   /** Unsafe writes that ran more than once. */
   readonly duplicates: number;
-  /** What the failed ones were told, with how many times. */
-  readonly reasons: Readonly<Record<string, number>>;
-  readonly slowestMs: number;
-  /** The slowest of the safe ones: from the fault to their begin, and how long they took. */
-  readonly slowest: readonly { readonly kind: string; readonly begunMs: number; readonly tookMs: number }[];
-  readonly calls: number;
-  readonly slowOverMs: number;
   /** Where the time went: from the fault until each was first stored. */
   readonly phases: Readonly<Record<"reported" | "probed" | "breakerOpened" | "healthChanged" | "decided", number | null>>;
 }
 
 const ttlMs = 60_000;
 const sessions = 20;
-const slowestKept = 10;
 const executedMsMax = 20_000;
 /** Calls are watched for so long after the move, and at least for `watchMs` after the fault. */
 const settleMs = 1500;
@@ -85,7 +71,7 @@ export async function runDetection(fault: FaultName, run: number, options: Detec
     const executed = await executedAt(stack, faultMs);
     await sleep(Math.max(settleMs, faultMs + watchMs - Date.now()));
     await load.stop();
-    const traffic = judge(load.calls, faultMs);
+    const traffic = trafficAfter(load.calls, faultMs, Date.now());
     return {
       fault: String(fault),
       run,
@@ -113,30 +99,6 @@ async function executedAt(stack: RunningStack, faultMs: number): Promise<number 
     await sleep(100);
   }
   return null;
-}
-
-function judge(calls: readonly CallRecord[], faultMs: number) {
-  const took = ({ begunMs, endedMs }: CallRecord): number => (endedMs ?? Number.POSITIVE_INFINITY) - begunMs;
-  const before = calls.filter(({ endedMs, begunMs }) => endedMs !== null && endedMs < faultMs && begunMs > faultMs - 3000);
-  const slowOverMs = Math.max(250, 4 * quantile(before.map(took), 0.95));
-  // What was answered before the fault is no matter of it.
-  const after = calls.filter(({ endedMs }) => endedMs === null || endedMs >= faultMs);
-  const isFailed = ({ status }: CallRecord): boolean => status !== 200;
-  const bad = after.filter((call) => isFailed(call) || took(call) > slowOverMs);
-  const overMs = bad.map(({ kind, begunMs, endedMs }) => (kind === "unsafe" ? begunMs : (endedMs ?? Date.now())) - faultMs);
-  const answered = after.filter(({ kind, endedMs }) => kind !== "unsafe" && endedMs !== null).toSorted((a, b) => took(b) - took(a));
-  const reasons: Record<string, number> = {};
-  for (const { kind, reason } of after) if (reason !== null && kind !== "unsafe") reasons[reason] = (reasons[reason] ?? 0) + 1;
-  return {
-    reasons,
-    normalMs: Math.max(0, ...overMs),
-    failed: after.filter((call) => call.kind !== "unsafe" && isFailed(call)).length,
-    unknown: after.filter((call) => call.kind === "unsafe" && isFailed(call)).length,
-    slowestMs: answered[0] === undefined ? 0 : took(answered[0]),
-    slowest: answered.slice(0, slowestKept).map((call) => ({ kind: call.kind, begunMs: call.begunMs - faultMs, tookMs: took(call) })),
-    calls: after.length,
-    slowOverMs: Math.round(slowOverMs),
-  };
 }
 
 function duplicatesIn(opsFile: string): number {
