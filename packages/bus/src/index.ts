@@ -17,6 +17,7 @@ export {
   type Stored,
   type StreamInfo,
 } from "./bus.ts";
+export { KeptFile, type KeptFileOptions, writeWhole } from "./kept-file.ts";
 export type { BusLog } from "./log.ts";
 export { type MemoryBroker, type MemoryBrokerOptions, type MemoryConnectOptions, memoryBroker } from "./memory.ts";
 export { type ConnectOptions, connectBus } from "./nats.ts";

@@ -105,7 +105,9 @@ function addCommands(program: Command, action: Action): void {
     .option("--report", "one line a service, as the health report of the reference; 3 when a critical one is unhealthy")
     .action(
       action(async (context, { report }: { report?: boolean }) =>
-        report ? (await import("./commands/health-report.ts")).statusReport(context) : (await import("./commands/status.ts")).status(context),
+        report
+          ? (await import("./commands/health-report.ts")).statusReport(context)
+          : (await import("./commands/status.ts")).status(context),
       ),
     );
   program

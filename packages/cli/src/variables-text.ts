@@ -1,5 +1,3 @@
-import { randomUUID } from "node:crypto";
-import { chmod, open, rename, rm } from "node:fs/promises";
 import type { ActiveVariables } from "./active-variables.ts";
 
 export type VariablesFormat = "export" | "dotenv" | "json";
@@ -21,23 +19,4 @@ function dotenvLine(name: string, value: string): string {
   if (/^[A-Za-z0-9_./:@%+,=-]*$/.test(value)) return `${name}=${value}`;
   if (!value.includes("'") && !/[\r\n]/.test(value)) return `${name}='${value}'`;
   return `${name}="${value.replaceAll("\\", "\\\\").replaceAll('"', '\\"').replaceAll("\r", "\\r").replaceAll("\n", "\\n")}"`;
-}
-
-/** Writes a file that may hold secrets: readable by its owner alone, and always either as it was or whole. */
-export async function writeWhole(path: string, text: string): Promise<void> {
-  const temporary = `${path}.${process.pid}-${randomUUID().slice(0, 8)}.tmp`;
-  try {
-    const file = await open(temporary, "wx", 0o600);
-    try {
-      await file.writeFile(text);
-      await file.sync();
-    } finally {
-      await file.close();
-    }
-    await chmod(temporary, 0o600);
-    await rename(temporary, path);
-  } catch (error) {
-    await rm(temporary, { force: true });
-    throw error;
-  }
 }

@@ -1,9 +1,10 @@
 import { join } from "node:path";
+import { writeWhole } from "@mcp-failover/bus";
 import { openSecrets, type Secrets } from "@mcp-failover/service-kit";
 import { type ActiveVariables, readVariables, upstreamsOf, watchVariables } from "../active-variables.ts";
 import type { Context } from "../context.ts";
 import { CliError, type ExitCode, usageError } from "../errors.ts";
-import { showVariables, type VariablesFormat, writeWhole } from "../variables-text.ts";
+import { showVariables, type VariablesFormat } from "../variables-text.ts";
 
 export interface EnvOptions {
   readonly format?: string;

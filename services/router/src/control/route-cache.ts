@@ -1,5 +1,4 @@
-import { mkdir, readFile, rename, rm, writeFile } from "node:fs/promises";
-import { dirname } from "node:path";
+import { KeptFile } from "@mcp-failover/bus";
 import { breakerState, failoverState, healthState, rollbackScope, rollbackState, topology } from "@mcp-failover/contracts";
 import { z } from "zod";
 import type { TableSnapshot } from "./route-table.ts";
@@ -41,72 +40,36 @@ interface CacheLog {
   warn(details: object, message: string): void;
 }
 
-/** Changes that come closer together are written once. */
-const debounceMs = 200;
+const problems = {
+  unreadable: "the kept routes cannot be read",
+  unusable: "the kept routes are damaged, or of another version, and are not used",
+  unwritten: "the routes cannot be kept on disk; a restart without NATS would have none",
+} as const;
 
-/**
- * The last known routes on disk: what a router that starts without NATS serves on. Written whole and renamed, so that a crash leaves the
- * file before or the file after. A disk that does not take it costs a warning, never a call.
- */
+/** The last known routes on disk: what a router that starts without NATS serves on. A disk that does not take them costs a warning, never a call. */
 export class RouteCache {
-  readonly #path: string;
-  readonly #log: CacheLog;
-  #pending: (() => CachedRoutes) | null = null;
-  #timer: NodeJS.Timeout | undefined;
-  #writing: Promise<void> = Promise.resolve();
+  readonly #file: KeptFile<CachedRoutes>;
 
   constructor(path: string, log: CacheLog) {
-    this.#path = path;
-    this.#log = log;
+    this.#file = new KeptFile<CachedRoutes>({
+      path,
+      parse: (value) => cacheFile.parse(value),
+      onProblem: (problem, error) => log.warn({ path, err: error }, problems[problem]),
+    });
   }
 
   /** Null: there is none that can be used. */
-  async load(): Promise<CachedRoutes | null> {
-    let text: string;
-    try {
-      text = await readFile(this.#path, "utf8");
-    } catch (error) {
-      if ((error as NodeJS.ErrnoException).code !== "ENOENT") this.#log.warn({ err: error }, "the kept routes cannot be read");
-      return null;
-    }
-    try {
-      return cacheFile.parse(JSON.parse(text));
-    } catch (error) {
-      this.#log.warn({ path: this.#path, err: error }, "the kept routes are damaged, or of another version, and are not used");
-      return null;
-    }
+  load(): Promise<CachedRoutes | null> {
+    return this.#file.load();
   }
 
   /** Writes soon. `read` is called when the time has come. */
   saveSoon(read: () => CachedRoutes): void {
-    this.#pending = read;
-    this.#timer ??= setTimeout(() => {
-      this.#timer = undefined;
-      this.#writing = this.#writing.then(() => this.#write());
-    }, debounceMs);
+    this.#file.saveSoon(() => ({ format: 1, ...read() }));
   }
 
   /** Writes what is pending, and waits for it. */
-  async flush(): Promise<void> {
-    clearTimeout(this.#timer);
-    this.#timer = undefined;
-    this.#writing = this.#writing.then(() => this.#write());
-    await this.#writing;
-  }
-
-  async #write(): Promise<void> {
-    const read = this.#pending;
-    this.#pending = null;
-    if (read === null) return;
-    const { confirmedAtMs, table } = read();
-    const temporary = `${this.#path}.${process.pid}.tmp`;
-    try {
-      await mkdir(dirname(this.#path), { recursive: true, mode: 0o700 });
-      await writeFile(temporary, JSON.stringify({ format: 1, confirmedAtMs, table }), { mode: 0o600 });
-      await rename(temporary, this.#path);
-    } catch (error) {
-      this.#log.warn({ path: this.#path, err: error }, "the routes cannot be kept on disk; a restart without NATS would have none");
-      await rm(temporary, { force: true }).catch((cause: unknown) => this.#log.warn({ err: cause }, "a temporary file was left behind"));
-    }
+  flush(): Promise<void> {
+    return this.#file.flush();
   }
 }
