@@ -11,7 +11,7 @@ const root = join(import.meta.dirname, "..", "..");
 /** Prober processes on a real nats-server, and nothing else of the stack. */
 export interface ProberWorld {
   readonly bus: Bus;
-  readonly nats: Pick<RunningServer, "kill" | "restart">;
+  readonly nats: Pick<RunningServer, "kill" | "restart" | "url">;
   /** Everything that was observed since the start, by whom and when it reached the log. */
   readonly observations: readonly (Observation & { readonly storedMs: number })[];
   /** Last said health by `upstream/endpoint`, and all that was said, oldest first. */
