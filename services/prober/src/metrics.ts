@@ -1,19 +1,39 @@
 import { Counter, Gauge, Histogram, type Registry } from "prom-client";
 
+interface ProbeLabels {
+  readonly purpose: string;
+  readonly outcome: string;
+  readonly code: string;
+}
+
 /** The names are pinned: dashboards and alerts use them. */
 export function proberMetrics(registry: Registry) {
   const registers = [registry];
+  const counted = new Map<string, { readonly labels: ProbeLabels; count: number }>();
   return {
+    /** Counts a probe; the counter itself is brought up to date when it is read, because its labels cost more than the count. */
+    countProbe(labels: ProbeLabels): void {
+      const key = `${labels.purpose} ${labels.outcome} ${labels.code}`;
+      const known = counted.get(key);
+      if (known === undefined) counted.set(key, { labels, count: 1 });
+      else known.count += 1;
+    },
     probes: new Counter({
       name: "mcpf_prober_probes_total",
       help: "Probes made, by purpose, outcome and failure code",
       labelNames: ["purpose", "outcome", "code"] as const,
       registers,
+      collect() {
+        for (const entry of counted.values()) {
+          this.inc({ ...entry.labels }, entry.count);
+          entry.count = 0;
+        }
+      },
     }),
     lag: new Histogram({
       name: "mcpf_prober_schedule_lag_seconds",
       help: "How late probes began",
-      buckets: [0.001, 0.005, 0.02, 0.1, 0.5, 1, 5],
+      buckets: [0.001, 0.005, 0.02, 0.05, 0.1, 0.5, 1, 5],
       registers,
     }),
     skipped: new Counter({

@@ -108,7 +108,7 @@ export function createProbing(options: ProbingOptions): Probing {
           return null;
         }
       }
-      metrics.probes.inc({ purpose, outcome: probe.result.outcome, code: probe.result.code ?? "" });
+      metrics.countProbe({ purpose, outcome: probe.result.outcome, code: probe.result.code ?? "" });
       return probe;
     } finally {
       limits.release(target.host, lane);

@@ -1,4 +1,5 @@
 import type { NextProbe } from "@mcp-failover/domain";
+import { createDueHeap } from "./due-heap.ts";
 
 /** Runs probes when they are due, at most one an endpoint at a time. What is overdue is never caught up on: the next one is planned from now. */
 export interface Schedule {
@@ -12,6 +13,8 @@ export interface Schedule {
 
 export interface ScheduleOptions {
   readonly nowMs: () => number;
+  /** Monotonic milliseconds: waits do not change when the clock is set. */
+  readonly clockMs: () => number;
   /** Makes the probe and says when the next one is due; null ends the schedule of the key. */
   readonly run: (key: string, due: NextProbe) => Promise<NextProbe | null>;
   readonly onLag: (lagMs: number) => void;
@@ -21,22 +24,50 @@ export interface ScheduleOptions {
 }
 
 interface Entry {
-  timer: NodeJS.Timeout | null;
+  /** Which plan is in force; older ones that are still in the heap count for nothing. */
+  turn: number;
   running: boolean;
   /** Asked for while one was under way. */
   asked: NextProbe | null;
 }
 
 export function createSchedule(options: ScheduleOptions): Schedule {
+  const { clockMs } = options;
   const entries = new Map<string, Entry>();
+  const heap = createDueHeap<{ readonly key: string; readonly entry: Entry; readonly turn: number; readonly next: NextProbe }>();
+  let timer: NodeJS.Timeout | null = null;
+  let timerAtMs = Number.POSITIVE_INFINITY;
 
   function arm(key: string, entry: Entry, next: NextProbe): void {
-    if (entry.timer !== null) clearTimeout(entry.timer);
-    entry.timer = setTimeout(() => void fire(key, entry, next), Math.max(0, next.atMs - options.nowMs()));
+    entry.turn += 1;
+    heap.push(clockMs() + Math.max(0, next.atMs - options.nowMs()), { key, entry, turn: entry.turn, next });
+    wake();
+  }
+
+  /** One timer for all, set to what is due first. */
+  function wake(): void {
+    const { firstMs } = heap;
+    if (firstMs === null || firstMs >= timerAtMs) return;
+    if (timer !== null) clearTimeout(timer);
+    timerAtMs = firstMs;
+    timer = setTimeout(tick, Math.max(0, Math.ceil(firstMs - clockMs())));
+  }
+
+  function tick(): void {
+    timer = null;
+    timerAtMs = Number.POSITIVE_INFINITY;
+    // What becomes due while these begin is left to the next tick, so that answers are heard in between.
+    const untilMs = clockMs();
+    while (heap.firstMs !== null && heap.firstMs <= untilMs) {
+      const due = heap.pop();
+      if (due !== undefined && entries.get(due.key) === due.entry && due.entry.turn === due.turn && !due.entry.running) {
+        void fire(due.key, due.entry, due.next);
+      }
+    }
+    wake();
   }
 
   async function fire(key: string, entry: Entry, due: NextProbe): Promise<void> {
-    entry.timer = null;
     entry.running = true;
     options.onLag(Math.max(0, options.nowMs() - due.atMs));
     let next: NextProbe | null;
@@ -58,15 +89,13 @@ export function createSchedule(options: ScheduleOptions): Schedule {
     plan(key, next) {
       let entry = entries.get(key);
       if (entry === undefined) {
-        entry = { timer: null, running: false, asked: null };
+        entry = { turn: 0, running: false, asked: null };
         entries.set(key, entry);
       }
       if (entry.running) entry.asked = next;
       else arm(key, entry, next);
     },
     remove(key) {
-      const entry = entries.get(key);
-      if (entry?.timer) clearTimeout(entry.timer);
       entries.delete(key);
     },
     has: (key) => entries.has(key),
@@ -74,7 +103,9 @@ export function createSchedule(options: ScheduleOptions): Schedule {
       return entries.size;
     },
     stop() {
-      for (const { timer } of entries.values()) if (timer !== null) clearTimeout(timer);
+      if (timer !== null) clearTimeout(timer);
+      timerAtMs = Number.POSITIVE_INFINITY;
+      heap.clear();
       entries.clear();
     },
   };

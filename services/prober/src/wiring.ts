@@ -23,6 +23,8 @@ import { type Target, targetsOf } from "./targets.ts";
 const takeOverMsMax = 1000;
 const takeOverMsEach = 4;
 const watchMs = 250;
+/** Looking for silence goes through all endpoints. */
+const silenceEvery = 4;
 const sweepMs = 30_000;
 
 /**
@@ -122,6 +124,7 @@ export async function startProber(
   });
   const schedule = createSchedule({
     nowMs: kit.nowMs,
+    clockMs: () => performance.now(),
     run: probing.scheduled,
     onLag: (lagMs) => metrics.lag.observe(lagMs / 1000),
     onError: (err, key) => log.error({ err, target: key }, "a probe failed by our own fault"),
@@ -201,11 +204,13 @@ export async function startProber(
   }
 
   let lastWatchMs = kit.nowMs();
+  let watches = 0;
   function watch(): void {
     const nowMs = kit.nowMs();
     if (Math.abs(nowMs - lastWatchMs - watchMs) > defaultPolicy.failover.clockGapMs) keeper.resetSilence();
     lastWatchMs = nowMs;
-    keeper.lookForSilence();
+    watches += 1;
+    if (watches % silenceEvery === 0) keeper.lookForSilence();
     metrics.sessions.set(runner.openSessions);
     metrics.loopLag.set(self.lagMs / 1000);
     if (graceUntilMs > nowMs && configured && fleet.settled && keeper.allProven()) graceUntilMs = Math.floor(nowMs);

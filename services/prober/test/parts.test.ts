@@ -109,6 +109,7 @@ test("a schedule never runs two probes of one endpoint, plans from the end of ea
   const failures: unknown[] = [];
   const schedule = createSchedule({
     nowMs: () => performance.now(),
+    clockMs: () => performance.now(),
     run: async (key, { purpose }) => {
       running += 1;
       most = Math.max(most, running);
