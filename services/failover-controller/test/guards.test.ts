@@ -1,16 +1,43 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { canonicalJson } from "@mcp-failover/contracts";
-import { decideFailover, decideReservation, type FailoverInput, type ReservationInput } from "@mcp-failover/domain";
+import { canonicalJson, type Event } from "@mcp-failover/contracts";
+import {
+  decideFailover,
+  decideReservation,
+  type FailoverInput,
+  nothingVerified,
+  type ReservationInput,
+  verifyNext,
+} from "@mcp-failover/domain";
 import { type FleetDouble, until, upstreamOf } from "./fleet-double.ts";
 import { codeOf, resultOf, stack } from "./stack.ts";
 
 const pause = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
 const two = { shop: upstreamOf(["primary", "secondary"]), bank: upstreamOf(["primary", "secondary"]) };
 
+/** What `mcpf events verify` says of the controllers' events: nothing. */
+async function verifyLog(fleet: FleetDouble): Promise<void> {
+  const signals = new Map<number, Event>();
+  for await (const { seq, content } of fleet.bus.read("SIGNALS")) if (content.kind === "event") signals.set(seq, content.event);
+  let state = nothingVerified;
+  const deciders = {
+    decideFailover: (input: unknown) => decideFailover(input as FailoverInput),
+    decideReservation: (input: unknown) => decideReservation(input as ReservationInput),
+    decideHealth: () => ({ rule: "test" }),
+  };
+  for await (const { seq, subject, timeMs, headers, bytes } of fleet.bus.read("AUDIT")) {
+    const context = { deciders, signalAt: (at: number) => signals.get(at) ?? null, complete: true };
+    state = verifyNext(state, { seq, subject, timeMs, headers, bytes }, context);
+  }
+  const problems = state.problems.filter(({ subject }) => subject.startsWith("failover.") || subject.startsWith("fleet."));
+  assert.deepEqual(problems, []);
+  assert.ok(state.decisions > 0);
+}
+
 /** Every decision in the log, taken again on the input that it recorded, is the same. Says how many there were of each type. */
 async function recheck(fleet: FleetDouble): Promise<Record<string, number>> {
   const counts: Record<string, number> = {};
+  await verifyLog(fleet);
   for (const { type, data } of await fleet.said("failover.decided", "failover.rejected", "failover.failed", "fleet.reserved")) {
     const { decider, rule, input } = data.certificate;
     const again = decider === "decideReservation" ? decideReservation(input as ReservationInput) : decideFailover(input as FailoverInput);

@@ -1,0 +1,96 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import type { Event, EventType } from "@mcp-failover/contracts";
+import type { FailoverDecision, FailoverInput, Want } from "@mcp-failover/domain";
+import { Attention } from "../src/attention.ts";
+import { WaitingRoom } from "../src/waiting-room.ts";
+
+const nowMs = 1_000_000;
+const input = (upstream: string, more: object = {}): FailoverInput =>
+  ({
+    upstream,
+    state: { active: "a", tier: 0, held: null },
+    policy: { failback: "manual" },
+    endpoints: [{ name: "a", tier: 0, role: "write" }],
+    suspects: [],
+    nowMs,
+    ...more,
+  }) as unknown as FailoverInput;
+const none = (rule: string): FailoverDecision => ({ kind: "none", rule, reason: "" });
+/** Only what the attention reads of an event. */
+const heard = (type: EventType, data: object): Event => ({ type, data }) as unknown as Event;
+const probe = (upstream: string, outcome: string): Event => heard("probe.observed", { observations: [{ upstream, outcome }] });
+
+test("of a fleet that is well only a tenth is looked at each second, and all of it within ten", () => {
+  const attention = new Attention();
+  const known = Array.from({ length: 1000 }, (_, index) => `u${index}`);
+  assert.equal([...attention.due(known, nowMs)].length, 1000, "nothing is known of it yet");
+  for (const upstream of known) attention.evaluated(input(upstream), none("active_healthy"), true);
+  const looked = new Set<string>();
+  for (let second = 0; second < 10; second += 1) {
+    const due = [...attention.due(known, nowMs)];
+    assert.ok(due.length <= 100, `${due.length} in one second`);
+    for (const upstream of due) looked.add(upstream);
+  }
+  assert.equal(looked.size, 1000);
+});
+
+test("a word for an upstream that is well changes nothing, one against it does at once; of one that nothing is known of any word does", () => {
+  const attention = new Attention();
+  attention.evaluated(input("calm"), none("active_healthy"), true);
+  attention.evaluated(input("blank"), none("no_evidence"), true);
+  const of = (event: Event) => [...attention.heard(event, ["calm", "blank"])];
+  assert.deepEqual(of(probe("calm", "ok")), []);
+  assert.deepEqual(of(probe("calm", "hard")), ["calm"]);
+  assert.deepEqual(of(probe("blank", "ok")), ["blank"]);
+  assert.deepEqual(of(heard("health.changed", { service: "calm" })), ["calm"]);
+  const traffic = (window: object) =>
+    of(heard("traffic.observed", { endpoints: [{ upstream: "calm", hard: 0, inFlight: 0, ok: 1, ...window }] }));
+  assert.deepEqual(traffic({}), []);
+  assert.deepEqual(traffic({ hard: 1 }), ["calm"]);
+  assert.deepEqual(traffic({ ok: 0, inFlight: 2 }), ["calm"], "calls that do not end");
+  assert.deepEqual(of(heard("config.applied", {})), ["calm", "blank"]);
+});
+
+test("what has something due, is in trouble, in its grace, in a verification or may fail back is looked at each second", () => {
+  const isRestless = (more: object, decision = none("active_healthy"), graceOver = true): boolean => {
+    const attention = new Attention();
+    const known = ["other", "u"];
+    attention.evaluated(input("other"), none("active_healthy"), true);
+    attention.evaluated(input("u", more), decision, graceOver);
+    // Two seconds one after another: the sweep can explain one of them at most.
+    const due = [...attention.due(known, nowMs), ...attention.due(known, nowMs)];
+    return due.filter((upstream) => upstream === "u").length === 2;
+  };
+  assert.equal(isRestless({}), false);
+  const state = { active: "a", tier: 0, held: null };
+  assert.equal(isRestless({ state: { ...state, held: { untilMs: nowMs } } }), true, "a hold that ends");
+  assert.equal(isRestless({ state: { ...state, trial: { untilMs: nowMs + 1, failed: false } } }), true, "a verification");
+  assert.equal(isRestless({}, none("active_healthy"), false), true, "the grace");
+  assert.equal(isRestless({}, { kind: "gather", rule: "evidence_missing", reason: "", targets: [] }), true);
+  assert.equal(isRestless({}, none("no_majority")), true);
+  const backup = {
+    policy: { failback: "automatic" },
+    endpoints: [
+      { name: "b", tier: 0, role: "write" },
+      { name: "a", tier: 1, role: "write" },
+    ],
+  };
+  assert.equal(isRestless(backup), true, "a failback may be due");
+});
+
+test("in the waiting room the most urgent moves have their turn, and who is not proven in its turn makes room", () => {
+  const room = new WaitingRoom();
+  const want = (upstream: string, critical: boolean, sinceMs: number): Want =>
+    ({ upstream, epoch: 1, critical, sinceMs, from: "a", to: "b", toBackup: true, failback: false, operator: false, force: false }) as Want;
+  const all = [want("plain", false, 1), want("old", true, 1), want("young", true, 2)];
+  for (const one of all) room.enter(one);
+  const waits = (atMs: number) => all.map(({ upstream }) => upstream).filter((upstream) => room.mustWait(upstream, 1, atMs));
+  assert.deepEqual(waits(nowMs), ["plain", "young"]);
+  room.refused(all[1] as Want, nowMs + 1000);
+  assert.deepEqual(waits(nowMs), ["plain", "old", "young"], "there is no place for anybody yet");
+  assert.deepEqual(waits(nowMs + 1000), ["plain", "young"]);
+  assert.deepEqual(waits(nowMs + 7000), ["plain"], "old had its turn");
+  room.leave("young");
+  assert.deepEqual(waits(nowMs + 7000), []);
+});
