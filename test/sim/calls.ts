@@ -67,6 +67,7 @@ export async function serveCall(
     epoch: view?.epoch ?? -1,
     attempts: [],
     legacyRuns: 0,
+    legacyClaimed: null,
   };
   hooks.onBegin(record);
   const aborter = new AbortController();
@@ -97,6 +98,7 @@ export async function serveCall(
         return end("legacy", null);
       } catch (error) {
         if (!(error instanceof LegacyError)) throw error;
+        record.legacyClaimed = error.executed;
       }
     }
     end("error", call.problem().code);

@@ -75,7 +75,7 @@ async function runAll(wanted: Wanted): Promise<number> {
   process.stdout.write(
     wanted.schedule === null ? `seeds ${seed} to ${seed + runs - 1}, ${workers} at a time\n` : `the schedule ${wanted.schedule.file}\n`,
   );
-  const pool = openPool(workers, { mutant: null, guarantee: null });
+  const pool = openPool(workers, { mutant: null });
   const logFd = log === null ? null : openSync(log, "w");
   const begunMs = performance.now();
   const results: RunResult[] = [];

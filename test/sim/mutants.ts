@@ -152,6 +152,14 @@ export const mutants: readonly Mutant[] = [
     put: '    if (rule === "outcome_unknown" && last === "") {\n      const message',
   },
   {
+    name: "unknown-legacy-outcome-is-told-as-an-error",
+    guarantee: "callers_are_told_the_truth",
+    what: "a caller whose write may have been done by the legacy API is told to try again",
+    file: "services/router/src/control/call.ts",
+    find: '    if (error.executed === "unknown" && this.safety === "unsafe") {',
+    put: '    if (error.executed === "no" && this.safety === "unsafe") {',
+  },
+  {
     name: "half-open-never-closes",
     guarantee: "everything_recovers",
     what: "successes do not close a half-open breaker",

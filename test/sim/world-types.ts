@@ -178,6 +178,8 @@ export interface CallRecord {
   readonly epoch: number;
   readonly attempts: AttemptRecord[];
   legacyRuns: number;
+  /** What was claimed of a call of its legacy API that failed. */
+  legacyClaimed: "no" | "unknown" | null;
 }
 
 /** A router's route of an upstream, each time it changed, and once for each start of the router. */

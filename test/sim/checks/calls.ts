@@ -34,7 +34,7 @@ export const honestOutcomes: Check = {
         if ((call.outcome === "ok" || call.outcome === "legacy") && runsOf(call) === 0) {
           world.fail("callers_are_told_the_truth", `call ${call.id} ended ${call.outcome} and never ran`, { call });
         }
-        const isUnknown = call.attempts.some(({ claimed }) => claimed === "unknown");
+        const isUnknown = call.legacyClaimed === "unknown" || call.attempts.some(({ claimed }) => claimed === "unknown");
         if (call.outcome === "error" && call.safety === "unsafe" && isUnknown && call.problem !== "outcome_unknown") {
           if (call.problem === "client_gone") return;
           world.fail("callers_are_told_the_truth", `call ${call.id} may have run, and its caller was told ${call.problem}`, { call });

@@ -22,7 +22,12 @@ export const oneActiveEndpointAnEpoch: Check = {
     return {
       onAudit({ seq, event }) {
         if (event.type !== "failover.decided") return;
-        const { service, state } = event.data;
+        const { service, state, currentEndpoint } = event.data;
+        if (state.active !== currentEndpoint) {
+          world.fail("one_active_endpoint_an_epoch", `the log says ${currentEndpoint} and ${state.active} of epoch ${state.epoch}`, {
+            seq,
+          });
+        }
         const key = keyOf(service, state.generation, state.epoch);
         const before = activeAt.get(key);
         if (before !== undefined) {
