@@ -6,7 +6,7 @@ import { tempDir } from "@mcp-failover/testkit";
 import { type RunningStack, startStack } from "../../harness/stack.ts";
 import { until } from "../../harness/wait.ts";
 import { type Traffic, trafficAfter } from "./judge.ts";
-import { httpSpeech, mcpSpeech, startHttpLoad } from "./load.ts";
+import { type HttpLoad, httpSpeech, mcpSpeech, startHttpLoad } from "./load.ts";
 import { ordersConfig, type UpstreamKind, upstream } from "./orders.ts";
 
 type ProxyFault = Omit<RequestInput<"fault.set">, "proxy" | "ttlMs">;
@@ -52,10 +52,11 @@ export async function runDetection(fault: FaultName, run: number, options: Detec
   const opsFile = join(ops.path, "ops");
   const stack = await startStack({ config: ordersConfig(opsFile, { kind: options.kind, faultProxy: "proxy" in faults[fault] }) });
   let stopped: number | null = null;
+  let load: HttpLoad | null = null;
   try {
     await until(async () => isHealthy(stack), 20_000, "both endpoints healthy");
     const speech = options.kind === "mcp" ? await mcpSpeech(stack.routerUrl, upstream, sessions) : httpSpeech(upstream);
-    const load = startHttpLoad(stack.routerUrl, speech, options.callsPerSecond);
+    load = startHttpLoad(stack.routerUrl, speech, options.callsPerSecond);
     // The fault comes at any moment of the probes' interval.
     await sleep(options.warmMs + Math.random() * 1000);
     const wanted = faults[fault];
@@ -81,6 +82,7 @@ export async function runDetection(fault: FaultName, run: number, options: Detec
       phases: await phasesOf(stack, faultMs),
     };
   } finally {
+    await load?.stop();
     // A stopped process does not end with its parent's pipe.
     if (stopped !== null) process.kill(stopped, "SIGKILL");
     await stack.stop();
