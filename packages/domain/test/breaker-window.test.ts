@@ -126,3 +126,27 @@ test("the configuration sets the window, and a window of fewer calls than the mi
     minimumCalls: 8,
   });
 });
+
+test("W4: a window of more calls than there are holds each of the last minutes' calls once, at whatever second it is read", () => {
+  let window: EndpointWindow = emptyWindow;
+  for (let second = 0; second < 400; second += 1) {
+    window = foldTraffic(window, trafficOf(calls("ok", 1)), { router: "r", atMs: start + second * 1000, spanMs: 250 });
+    if (second < 340) continue;
+    const nowMs = start + (second + 1) * 1000;
+    assert.equal(lastOf(window, nowMs, counted(10_000))?.calls, second + 1);
+  }
+});
+
+test("C7: a second in which permits were renewed is left out whole: what came before is among the successes that were kept", () => {
+  const renewedAtMs = start + 31_500;
+  const cut = { generation: 3, sinceMs: start, renewed: { times: 1, atMs: renewedAtMs, successes: 2 } };
+  let window = foldTraffic(emptyWindow, trafficOf(calls("ok", 2), { breakerGeneration: 2 }), {
+    router: "r",
+    atMs: start + 31_200,
+    spanMs: 250,
+  });
+  window = foldTraffic(window, trafficOf(calls("ok", 1), { breakerGeneration: 2 }), { router: "r", atMs: start + 31_700, spanMs: 250 });
+  assert.deepEqual(evidenceOf(window, cut, policy, start + 33_000), []);
+  window = foldTraffic(window, trafficOf(calls("ok", 1), { breakerGeneration: 3 }), { router: "r", atMs: start + 31_800, spanMs: 250 });
+  assert.equal(evidenceOf(window, cut, policy, start + 33_000)[0]?.answered, 1, "another generation is apart, also in the same second");
+});

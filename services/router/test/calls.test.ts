@@ -191,6 +191,8 @@ describe("a call", () => {
     assert.equal(auth.headers.get("www-authenticate"), null);
     a.answerWith = { status: 500, body: "{}" };
     assert.equal((await send()).body.error?.code, 1001);
+    a.answerWith = { status: 503, body: "{}", headers: { "retry-after": "3" } };
+    assert.equal((await send()).body.error?.code, 1001);
     a.answerWith = { status: 200, body: "no json" };
     assert.equal((await send()).body.error?.code, 1001);
     a.answerWith = { status: 302, body: "{}", headers: { location: b.url } };
@@ -201,7 +203,14 @@ describe("a call", () => {
     assert.deepEqual(b.writes, []);
     assert.deepEqual(
       control.told.filter(({ tool }) => tool === "write").map(({ result }) => (result.outcome === "hard" ? result.code : result.outcome)),
-      ["soft", "auth", "http_5xx", "malformed", "malformed", "caller"],
+      ["soft", "auth", "http_5xx", "http_5xx", "malformed", "malformed", "caller"],
+    );
+    assert.deepEqual(
+      control.told.flatMap(({ result }) => ("retryAfterMs" in result ? [[result.outcome, result.retryAfterMs]] : [])),
+      [
+        ["soft", 2000],
+        ["hard", 3000],
+      ],
     );
   });
 
