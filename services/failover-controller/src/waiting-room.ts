@@ -34,6 +34,11 @@ export class WaitingRoom {
     if (place !== undefined) place.turnSinceMs = null;
   }
 
+  /** Another configuration may allow more: who waits asks again. */
+  reopen(): void {
+    this.#retryAtMs = { critical: 0, other: 0 };
+  }
+
   /** Whether an upstream is to wait: others that are more urgent take all the places, or there are none yet. `places`: the fleet's limit. */
   mustWait(upstream: string, places: number, nowMs: number): boolean {
     const own = this.#places.get(upstream);

@@ -15,6 +15,7 @@ export async function startFailoverController(kit: Kit<unknown>): Promise<Runnin
   const { observerWindowMs, clockGapMs, tiltMs } = defaultPolicy.failover;
   const knowledge = new Knowledge();
   const gatherer = new Gatherer(kit);
+  const waiting = new WaitingRoom();
   const desk = openCommandDesk(kit, () => decider);
   const notices = openFailoverNotices(kit, () => decider, knowledge);
   let graceOver = true;
@@ -31,7 +32,10 @@ export async function startFailoverController(kit: Kit<unknown>): Promise<Runnin
       knowledge.foldAudit(event, at);
       notices.fold(event, at);
       desk.fold(event, at);
-      if (event.type === "config.applied") kit.ready("configuration", knowledge.upstreams.length > 0);
+      if (event.type === "config.applied") {
+        kit.ready("configuration", knowledge.upstreams.length > 0);
+        waiting.reopen();
+      }
       sayGrace();
     },
     foldSignal: (event, at) => knowledge.foldSignal(event, at),
@@ -53,7 +57,7 @@ export async function startFailoverController(kit: Kit<unknown>): Promise<Runnin
   const attention = new Attention();
   const performer = new Performer(kit, decider, knowledge);
   const reserver = new Reserver({ knowledge, decider, publish: (input, decision) => performer.reserved(input, decision) });
-  const parts = { decider, knowledge, gatherer, performer, reserver, attention, waiting: new WaitingRoom() };
+  const parts = { decider, knowledge, gatherer, performer, reserver, attention, waiting };
   const upstreams = oneAtATime(kit, (upstream) => decideByItself(upstream, parts));
   const commands = new Commands({ kit, decider, knowledge, desk, gatherer, performer, reserver, notices });
   kit.ready("configuration", false, "no configuration has been applied yet: run `mcpf config apply failover.yaml`");

@@ -91,6 +91,10 @@ test("in the waiting room the most urgent moves have their turn, and who is not 
   assert.deepEqual(waits(nowMs), ["plain", "old", "young"], "there is no place for anybody yet");
   assert.deepEqual(waits(nowMs + 1000), ["plain", "young"]);
   assert.deepEqual(waits(nowMs + 7000), ["plain"], "old had its turn");
+  room.refused(all[2] as Want, nowMs + 60_000);
+  assert.deepEqual(waits(nowMs + 7000), ["plain", "young"]);
+  room.reopen();
+  assert.deepEqual(waits(nowMs + 7000), ["plain"], "another configuration may allow more");
   room.leave("young");
   assert.deepEqual(waits(nowMs + 7000), []);
 });
