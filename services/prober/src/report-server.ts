@@ -26,7 +26,7 @@ export interface ReportServerOptions {
 
 const bodyBytesMax = 4096;
 const connectionsMax = 512;
-export const reportBody = z.looseObject({
+const reportBody = z.looseObject({
   status: z.enum(["ok", "degraded", "failing"]).default("ok"),
   detail: z.string().max(200).nullable().default(null),
 });

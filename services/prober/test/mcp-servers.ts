@@ -17,7 +17,7 @@ export interface RealMcpServer {
   stock: Stock;
   close(): Promise<void>;
 }
-export interface Stock {
+interface Stock {
   tools: string[];
   /** What `get_stock` answers. */
   count: number;

@@ -27,8 +27,6 @@ export interface CheckFound {
   readonly seen: Partial<Seen>;
 }
 
-export type CheckProbe = (context: CheckContext) => Promise<CheckFound>;
-
 /** Nothing could be learned about the endpoint here, and nothing is said about it. */
 export class NotMadeError extends Error {
   override readonly name = "NotMadeError";

@@ -2,7 +2,7 @@ import { type CheckContext, type CheckFound, NotMadeError } from "./check.ts";
 import { hardResult, okResult } from "./result.ts";
 
 /** What an endpoint said of itself. */
-export interface Report {
+interface Report {
   readonly status: "ok" | "degraded" | "failing";
   readonly detail: string | null;
   readonly atMs: number;

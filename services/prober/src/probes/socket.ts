@@ -57,7 +57,7 @@ export async function withConnection<T>(
 }
 
 /** Whole days until a peer's certificate ends, rounded down; negative once it has. */
-export function certificateDaysOf(socket: TLSSocket, nowMs: number): number | null {
+function certificateDaysOf(socket: TLSSocket, nowMs: number): number | null {
   const until = Date.parse(socket.getPeerCertificate().valid_to);
   return Number.isNaN(until) ? null : Math.floor((until - nowMs) / dayMs);
 }
