@@ -16,15 +16,15 @@ const domain = (name: string): string => `packages/domain/src/${name}.ts`;
 
 export const mutants: readonly Mutant[] = [
   {
-    name: "router-takes-any-route",
+    name: "router-stays-where-it-is",
     guarantee: "one_active_endpoint_an_epoch",
-    what: "a router applies every decision that it hears, also one older than the route that it holds",
-    file: domain("routing"),
-    find: "  return decided.generation > held.generation || (decided.generation === held.generation && decided.epoch > held.epoch);",
-    put: "  return decided.epoch !== held.epoch;",
+    what: "a router takes the epoch of a decision, and stays at the endpoint that it has",
+    file: "services/router/src/control/route-table.ts",
+    find: "    this.#routes.set(upstream, { state, eventId });",
+    put: "    const { active } = this.#routes.get(upstream)?.state ?? state;\n    this.#routes.set(upstream, { state: { ...state, active }, eventId });",
   },
   {
-    name: "router-keeps-the-old-endpoint",
+    name: "epoch-without-its-endpoint",
     guarantee: "one_active_endpoint_an_epoch",
     what: "a decision says the next epoch and leaves the endpoint as it was",
     file: domain("failover-outcome"),

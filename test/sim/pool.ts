@@ -13,7 +13,15 @@ export interface Pool {
 export function openPool(size: number, data: WorkerData): Pool {
   const idle: Worker[] = [];
   const waiting: ((worker: Worker) => void)[] = [];
-  const all = Array.from({ length: size }, () => new Worker(new URL("./worker.ts", import.meta.url), { workerData: data }));
+  const all = Array.from(
+    { length: size },
+    () =>
+      new Worker(new URL("./worker.ts", import.meta.url), {
+        workerData: data,
+        // Most of what a run makes is dead at once: a large nursery leaves it there.
+        resourceLimits: { maxYoungGenerationSizeMb: 96 },
+      }),
+  );
   idle.push(...all);
   const give = (worker: Worker): void => {
     const next = waiting.shift();

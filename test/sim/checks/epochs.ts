@@ -1,3 +1,4 @@
+import type { Certificate } from "@mcp-failover/contracts";
 import { initialFailoverState } from "@mcp-failover/domain";
 import type { Check, Entry } from "../world-types.ts";
 
@@ -86,6 +87,14 @@ export const fencedWithoutGap: Check = {
         const before = last.get(subject);
         last.set(subject, entry);
         if (!("certificate" in event.data) || event.type === "failover.rejected" || event.type === "rollback.rejected") return;
+        const knownSeq = (event.data.certificate as Certificate).folded.AUDIT?.last ?? 0;
+        if (before !== undefined && knownSeq < before.seq) {
+          world.fail(
+            "every_decision_is_fenced",
+            `${subject} was decided with the log known up to #${knownSeq}, and #${before.seq} was there`,
+            { seq },
+          );
+        }
         if (expectedSeq === null) world.fail("every_decision_is_fenced", `${subject} was published without a fence`, { seq });
         if (expectedSeq !== (before?.seq ?? 0)) {
           world.fail("every_decision_is_fenced", `${subject} expected #${expectedSeq}, and #${before?.seq ?? 0} was there`, { seq });

@@ -48,12 +48,13 @@ export function simBus(link: SimLink, report: (error: unknown, what: string) => 
   const subjects = new Map<string, string>();
 
   function subjectOfEvent(event: AnyEvent): string {
+    const count = events[event.type].keys.length;
+    if (count === 0) return event.type;
     const key = `${event.type} ${event.subject ?? ""}`;
     let subject = subjects.get(key);
     if (subject === undefined) {
-      const count = events[event.type].keys.length;
       const parts = (event.subject ?? "").split("/");
-      subject = count === 0 ? event.type : subjectFor(event.type, ...parts.slice(0, count - 1), parts.slice(count - 1).join("/"));
+      subject = subjectFor(event.type, ...parts.slice(0, count - 1), parts.slice(count - 1).join("/"));
       subjects.set(key, subject);
     }
     return subject;
