@@ -60,7 +60,7 @@ export class SupervisedChild {
   change(env: Readonly<Record<string, string | undefined>>): void {
     this.#env = env;
     if (this.#onChange.kind === "signal") this.#child?.kill(this.#onChange.signal);
-    if (this.#onChange.kind === "restart" && !this.#ending && this.#later === undefined && !this.#restarting) {
+    if (this.#onChange.kind === "restart" && this.#child !== null && !this.#ending && this.#later === undefined && !this.#restarting) {
       const waitMs = Math.max(0, this.#startedMs + restartMsMin - performance.now());
       this.#later = setTimeout(() => this.#restart(), waitMs);
     }
