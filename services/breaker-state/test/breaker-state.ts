@@ -213,8 +213,8 @@ export function breakerStateBehaviour(adapter: Adapter): void {
   });
 
   test("two instances say each change once: open, half-open with permits, closed; every one can be taken again from its certificate", async () => {
-    // Early in a second, so that a decision that waited for the next one would show.
-    await sleep(1100 - (Date.now() % 1000));
+    // After a second's own look and well before the next, so that a decision that waited for one would show.
+    await sleep(1400 - (Date.now() % 1000));
     await traffic(bus, "router-1", { hard: 5 });
     await traffic(bus, "router-2", { hard: 5 });
     const opened = await until("open", async () => (await changesOf(bus))[0] ?? null);
@@ -228,8 +228,7 @@ export function breakerStateBehaviour(adapter: Adapter): void {
         { router: "router-2", calls: 5 },
       ],
     );
-    await sleep(1000 - (Date.now() % 1000));
-    await sleep(20);
+    await sleep(1400 - (Date.now() % 1000));
     await probe(bus, "prober-1", "ok");
     await traffic(bus, "router-1", { ok: 2 }, "primary", 2);
     const closed = await until("closed", async () => (await changesOf(bus))[2] ?? null);
