@@ -243,7 +243,7 @@ test("X4: the command's exit code is ours, 128 and more for a signal, and 127 wh
   await bus.close();
 });
 
-test("X1, X2, X3: a command that ignores SIGTERM is killed after its time, and the next one has the newest variables", async () => {
+test("X1, X2, X3: a command that ignores SIGTERM is killed after its time, and the next one has the newest variables", async (t) => {
   const file = join(folder, `starts-${process.pid}`);
   const script = `
     require("node:fs").appendFileSync(${JSON.stringify(file)}, process.env.N + "\\n");
@@ -251,6 +251,7 @@ test("X1, X2, X3: a command that ignores SIGTERM is killed after its time, and t
     if (process.env.N === "3") process.exit(5);
     setInterval(() => undefined, 1000);`;
   const { said, child: supervised } = child(script, "restart", 100);
+  t.after(() => supervised.forward("SIGKILL"));
   const starts = async (): Promise<string[]> => (await readFile(file, "utf8").catch(() => "")).split("\n").filter(Boolean);
   const env = (n: number) => ({ PATH: process.env["PATH"], N: String(n) });
   supervised.start(env(1));
@@ -262,10 +263,11 @@ test("X1, X2, X3: a command that ignores SIGTERM is killed after its time, and t
   assert.match(said.join(), /did not end within 100 ms and is killed/);
 });
 
-test("a signal reaches the command, which ends in its own way", async () => {
+test("a signal reaches the command, which ends in its own way", async (t) => {
   const { child: supervised } = child(`process.on("SIGTERM", () => process.exit(9)); setInterval(() => undefined, 1000);`, "restart");
   supervised.start({ PATH: process.env["PATH"] });
   const ended = supervised.ended;
+  t.after(() => supervised.forward("SIGKILL"));
   // A child that has not yet listened would die of it, with 143.
   await sleep(400);
   supervised.forward("SIGTERM");
