@@ -131,7 +131,7 @@ test("H7: an endpoint that comes back but is not as it should be rises to degrad
 
 test("H13: in maintenance health is told as it is, with the window named, and its ups and downs are no flapping", () => {
   const maintenance: Maintenance = { name: "upgrade", reason: "new disks", untilMs: nowMs + 60_000 };
-  const changesAtMs = [nowMs - 40_000, nowMs - 30_000, nowMs - 20_000];
+  const changesAtMs = [nowMs - 50_000, nowMs - 40_000, nowMs - 30_000, nowMs - 20_000];
   const state = { ...healthy, changesAtMs };
   const falling = { state, asked: 2, votes: against("east", "p1", "p2") };
   const outside = decideHealth(input(falling));
