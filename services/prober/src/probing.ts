@@ -121,9 +121,9 @@ export function createProbing(options: ProbingOptions): Probing {
       if (target === undefined || !keeper.owns(key)) return null;
       const { policy } = target;
       // A timer may fire a little early; the slot that it was for is not one that was missed.
-      const startedMs = Math.max(dueMs, nowMs());
+      const startedMs = notBefore(dueMs, nowMs());
       const made = await run(target, purpose, probeTimeoutMs(policy, purpose, usualMs(key)));
-      const endedMs = Math.max(startedMs, nowMs());
+      const endedMs = notBefore(startedMs, nowMs());
       if (purpose === "scheduled") {
         const overrun = slotsBetween(key, policy, startedMs, endedMs);
         if (overrun > 0) skip("overrun", overrun);
@@ -162,4 +162,12 @@ export function createProbing(options: ProbingOptions): Probing {
     },
     confirmTimeoutMs: (target, askedMs) => probeTimeoutMs(target.policy, "confirm", usualMs(target.key), askedMs ?? null),
   };
+}
+
+/** Timers and clocks agree to within this; a clock that is further behind was set back, and is right. */
+const clocksAgreeMs = 250;
+
+/** Now, but where a timer was a little early the time that it was for. A clock that was set back must not put the next probe off. */
+function notBefore(atMs: number, nowMs: number): number {
+  return nowMs < atMs && atMs - nowMs <= clocksAgreeMs ? atMs : nowMs;
 }

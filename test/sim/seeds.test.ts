@@ -1,0 +1,30 @@
+import assert from "node:assert/strict";
+import { readdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { after, before, test } from "node:test";
+import { openPool, type Pool } from "./pool.ts";
+import type { Schedule } from "./world-types.ts";
+
+const folder = join(import.meta.dirname, "seeds");
+/** What each schedule once broke. */
+const once: Readonly<Record<string, string>> = {
+  "prober-clock-set-back.json": "a prober whose clock is set back by an hour goes on probing (everything_recovers)",
+};
+
+let pool: Pool;
+before(() => {
+  pool = openPool(1, { mutant: null });
+});
+after(() => pool.close());
+
+for (const [file, guarantee] of Object.entries(once)) {
+  test(guarantee, async () => {
+    const schedule = JSON.parse(readFileSync(join(folder, file), "utf8")) as Schedule;
+    const { violation } = await pool.run({ schedule, validates: false, hashes: false, logFd: null });
+    assert.equal(violation, null, `${violation?.message}\nagain: npm run sim -- --schedule test/sim/seeds/${file} --log sim.log`);
+  });
+}
+
+test("every kept schedule is run", () => {
+  assert.deepEqual(readdirSync(folder).sort(), Object.keys(once).sort());
+});
