@@ -23,14 +23,15 @@ export function scheduleOf(seed: number, world: WorldSize = leastWorld): Schedul
   const topology = topologyOf(random);
   const keys = endpointsOf(topology);
   const count = faultsMin + random.whole(0, 8);
+  const orders = random.whole(2, 9);
   const faults: Fault[] = [];
   // Some come together, because what is right about each alone may be wrong about both.
   let atMs = firstFaultMs;
   const spanMs = world.quietFromMs - firstFaultMs;
-  for (let id = 1; id <= count; id += 1) {
+  for (let id = 1; id <= count + orders; id += 1) {
     const together = faults.length > 0 && random.chance(0.35);
     atMs = together ? atMs + random.between(0, 3 * secondMs) : firstFaultMs + random.next() * spanMs * 0.97;
-    faults.push(faultOf(random, id, Math.round(Math.min(atMs, world.quietFromMs - secondMs)), world, topology, keys));
+    faults.push(faultOf(random, id, Math.round(Math.min(atMs, world.quietFromMs - secondMs)), world, topology, keys, id > count));
   }
   faults.sort((a, b) => a.atMs - b.atMs || a.id - b.id);
   return { seed, world, topology, faults };
@@ -153,7 +154,6 @@ const kinds: readonly (readonly [FaultKind, number])[] = [
   ["nats_restart", 5],
   ["messages", 10],
   ["liar", 6],
-  ["command", 10],
 ];
 const modes: readonly (readonly [EndpointMode, number])[] = [
   ["refused", 3],
@@ -168,7 +168,15 @@ const modes: readonly (readonly [EndpointMode, number])[] = [
   ["tool_errors", 2],
 ];
 
-function faultOf(random: Random, id: number, atMs: number, world: WorldSize, topology: RawTopology, keys: readonly EndpointKey[]): Fault {
+function faultOf(
+  random: Random,
+  id: number,
+  atMs: number,
+  world: WorldSize,
+  topology: RawTopology,
+  keys: readonly EndpointKey[],
+  isCommand: boolean,
+): Fault {
   const processes = processesOf(world);
   const leftMs = world.quietFromMs - atMs;
   const forMs = Math.round(
@@ -181,7 +189,7 @@ function faultOf(random: Random, id: number, atMs: number, world: WorldSize, top
       ])(),
     ),
   );
-  const kind = random.weighted(kinds);
+  const kind = isCommand ? "command" : random.weighted(kinds);
   const base = { id, atMs };
   const process = random.pick(processes);
   switch (kind) {
