@@ -15,6 +15,8 @@ export async function startRollbackController(kit: Kit<unknown>): Promise<Runnin
   const notices = openRollbackNotices(kit, () => decider, knowledge);
   const decider: FencedDecider = startFencedDecider(kit, {
     signalsBackMs: 2 * Math.max(windowMs, rampStepMs),
+    // Probes say nothing of tools.
+    signalsFilter: "traffic.observed.>",
     clockGapMs,
     tiltMs,
     foldAudit(event, at) {

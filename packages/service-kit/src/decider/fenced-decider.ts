@@ -55,6 +55,8 @@ export interface FencedDeciderOptions {
   readonly prepare?: () => Promise<void>;
   /** How far back SIGNALS is read at the start. */
   readonly signalsBackMs: number;
+  /** What of SIGNALS it goes by; default everything. */
+  readonly signalsFilter?: string;
   readonly clockGapMs: number;
   readonly tiltMs: number;
 }
@@ -142,6 +144,7 @@ export function startFencedDecider(kit: Kit<unknown>, options: FencedDeciderOpti
       stream,
       {
         from: stream === "AUDIT" ? "last_per_subject" : { timeMs: kit.nowMs() - options.signalsBackMs },
+        ...(stream === "SIGNALS" && options.signalsFilter !== undefined ? { filter: options.signalsFilter } : {}),
         onCaughtUp: () => {
           caughtUp[stream] = true;
           saySettled();
