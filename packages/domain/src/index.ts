@@ -142,7 +142,6 @@ export {
 export { type ProbeCheckPolicy, probeCheckPolicy } from "./probe-check-policy.ts";
 export { gridSlot, type NextProbe, nextProbe, probeTimeoutMs, type ScheduleInput, slotsBetween } from "./probe-schedule.ts";
 export {
-  type ConditionPolicy,
   isWithoutAnswer,
   judgeIsolation,
   judgeOverload,
