@@ -107,14 +107,14 @@ export const moveLimit: Check = {
         if (event.type === "failover.decided" && event.data.action === "released" && !event.data.automatic)
           moved.delete(event.data.service);
         if (!isAutomaticMove(event)) return;
-        const { service, certificate, overrode } = event.data;
+        const { service, certificate } = event.data;
         const { movesPerHour, cooldownMs } = policyOf(world, service);
         // The limit is one of the log's own time.
         const { nowMs } = certificate;
         const times = (moved.get(service) ?? []).filter((atMs) => nowMs - atMs < hourMs);
         const last = times.at(-1);
         const chained = certificate.rule === "verify_failed" || (event.data.state.trial?.round ?? 0) > 0;
-        if (last !== undefined && nowMs - last < cooldownMs && !chained && !overrode.includes("cooldown")) {
+        if (last !== undefined && nowMs - last < cooldownMs && !chained && certificate.rule !== "active_vanished") {
           world.fail("no_more_moves_than_the_limit", `${service} was moved ${nowMs - last} ms after the last move`, { seq });
         }
         times.push(nowMs);
@@ -173,11 +173,12 @@ export const holdsAreKept: Check = {
     return {
       onAudit({ seq, event }) {
         if (event.type !== "failover.decided") return;
-        const { service, state, certificate, commandId, overrode } = event.data;
+        const { service, state, certificate, commandId } = event.data;
         const hold = held.get(service) ?? null;
         held.set(service, state.held);
         const inForce = hold !== null && (hold.untilMs === null || hold.untilMs > certificate.nowMs);
-        if (isAutomaticMove(event) && inForce && !overrode.includes("hold")) {
+        // What is not configured any more is replaced all the same.
+        if (isAutomaticMove(event) && inForce && certificate.rule !== "active_vanished") {
           world.fail("holds_are_kept", `${service} was moved while held: ${hold.reason}`, { seq });
         }
         if (commandId === null) return;
