@@ -119,6 +119,8 @@ function effectsOf(topology: Topology, environment: "development" | "production"
     routes: names.map((name) => routeCases.map((one) => routesOf(topology, name, one))),
     severities: names.map((name) => severityOf(topology, name)),
     contacts: names.map((name) => contactsOf(topology, name)),
+    // What `mcpf env` and `mcpf exec` set; that they do is shown in packages/cli/test.
+    variables: Object.values(topology.upstreams).map(({ env: shared, endpoints }) => [shared, endpoints.map(({ env: own }) => own)]),
     secrets: secretsIn(topology),
     kinds: names.map((name) => topology.upstreams[name]?.kind),
   };
@@ -166,6 +168,7 @@ function otherThan(value: unknown, path: Path): unknown {
   if (key === "balancing") return "round_robin";
   if (key === "secret") return "ANOTHER_SECRET";
   if (key === "path") return "/elsewhere";
+  if (path.at(-2) === "env" && value === "url") return "name";
   if (key === "preset") return value === "pinecone" ? "graphlit" : "pinecone";
   return `${value.replace(/\W+$/, "")}-other`;
 }
