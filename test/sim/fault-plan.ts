@@ -197,9 +197,9 @@ export class FaultPlan {
         case "release":
           return bus.request("command.release", { ...base, upstream: fault.upstream });
         case "rollback":
-          return bus.request("command.rollback", { ...base, ...scopeOf(fault.id), force: fault.force });
+          return bus.request("command.rollback", { ...base, ...scopeOf(seed, fault.id), force: fault.force });
         case "recover":
-          return bus.request("command.recover", { ...base, ...scopeOf(fault.id), percent: fault.force ? 100 : null });
+          return bus.request("command.recover", { ...base, ...scopeOf(seed, fault.id), percent: fault.force ? 100 : null });
       }
     };
     const askOnce = (left: number): void => {
@@ -244,14 +244,15 @@ export class FaultPlan {
   }
 }
 
-function scopeOf(id: number): { scope: "tool" | "agent" | "system"; name: string } {
+/** Most orders of a run are for one scope, so that it is rolled back and recovered. */
+function scopeOf(seed: number, id: number): { scope: "tool" | "agent" | "system"; name: string } {
   const scopes = [
     { scope: "tool", name: "look" },
     { scope: "agent", name: "clerk" },
     { scope: "system", name: "system" },
     { scope: "tool", name: "write" },
   ] as const;
-  return scopes[id % scopes.length] ?? scopes[0];
+  return scopes[(id % 4 === 0 ? id : seed) % scopes.length] ?? scopes[0];
 }
 
 function setFault(line: Line, what: Of<"messages">["what"], share: number, ms: number): void {

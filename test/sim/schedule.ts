@@ -236,13 +236,11 @@ function faultOf(
       return { ...base, kind, process, forMs: Math.max(200, Math.min(forMs, 3 * minuteMs)), orderly: random.chance(0.3) };
     case "pause":
       return { ...base, kind, process, forMs: Math.max(50, Math.min(forMs, random.chance(0.5) ? 1500 : 30 * secondMs)) };
-    case "clock_jump":
-      return {
-        ...base,
-        kind,
-        process: random.chance(0.2) ? "nats" : process,
-        byMs: Math.round(random.pick([-1, 1]) * random.pick([500, 3000, 60_000, hourMs])),
-      };
+    case "clock_jump": {
+      const byMs = Math.round(random.pick([-1, 1]) * random.pick([500, 3000, 60_000, hourMs]));
+      // Store times never go back (nor does evidence): a server that is set back by an hour says for an hour that no time passes.
+      return random.chance(0.2) ? { ...base, kind, process: "nats", byMs: Math.max(-3000, byMs) } : { ...base, kind, process, byMs };
+    }
     case "clock_drift":
       return { ...base, kind, process, forMs: Math.min(leftMs, forMs * 4), ratio: random.pick([-0.05, -0.002, 0.002, 0.05]) };
     case "nats_restart":
