@@ -9,6 +9,7 @@ const folder = join(import.meta.dirname, "seeds");
 /** What each schedule once broke. */
 const once: Readonly<Record<string, string>> = {
   "prober-clock-set-back.json": "a prober whose clock is set back by an hour goes on probing (everything_recovers)",
+  "breaker-clock-ahead.json": "a breaker-state whose clock is an hour ahead keeps no breaker half-open for an hour (everything_recovers)",
 };
 
 let pool: Pool;
