@@ -30,8 +30,16 @@ export function scheduleOf(seed: number, world: WorldSize = leastWorld): Schedul
   const spanMs = world.quietFromMs - firstFaultMs;
   for (let id = 1; id <= count + orders; id += 1) {
     const together = faults.length > 0 && random.chance(0.35);
-    atMs = together ? atMs + random.between(0, 3 * secondMs) : firstFaultMs + random.next() * spanMs * 0.97;
-    faults.push(faultOf(random, id, Math.round(Math.min(atMs, world.quietFromMs - secondMs)), world, topology, keys, id > count));
+    atMs = together ? atMs + random.between(0, random.pick([3, 3, 40, 200]) * secondMs) : firstFaultMs + random.next() * spanMs * 0.97;
+    faults.push(
+      faultOf(random, id, Math.round(Math.min(atMs, world.quietFromMs - secondMs)), {
+        world,
+        topology,
+        keys,
+        isCommand: id > count,
+        after: together ? (faults.at(-1) ?? null) : null,
+      }),
+    );
   }
   faults.sort((a, b) => a.atMs - b.atMs || a.id - b.id);
   return { seed, world, topology, faults };
@@ -59,7 +67,7 @@ function topologyOf(random: Random): RawTopology {
   const failback = random.chance(0.4) ? { failback: "automatic", failback_after_ms: random.pick([60_000, 120_000, 300_000]) } : {};
   const fleet = random.weighted<object>([
     [{}, 5],
-    [{ fleet_moves: 1 }, 2],
+    [{ fleet_moves: 1 }, 3],
     [{ fleet_moves: 2, fleet_window_ms: 120_000 }, 1],
   ]);
   const limits = (): object =>
@@ -168,15 +176,16 @@ const modes: readonly (readonly [EndpointMode, number])[] = [
   ["tool_errors", 2],
 ];
 
-function faultOf(
-  random: Random,
-  id: number,
-  atMs: number,
-  world: WorldSize,
-  topology: RawTopology,
-  keys: readonly EndpointKey[],
-  isCommand: boolean,
-): Fault {
+interface Scene {
+  readonly world: WorldSize;
+  readonly topology: RawTopology;
+  readonly keys: readonly EndpointKey[];
+  readonly isCommand: boolean;
+  /** The fault that this one follows closely. */
+  readonly after: Fault | null;
+}
+
+function faultOf(random: Random, id: number, atMs: number, { world, topology, keys, isCommand, after }: Scene): Fault {
   const processes = processesOf(world);
   const leftMs = world.quietFromMs - atMs;
   const forMs = Math.round(
@@ -194,8 +203,11 @@ function faultOf(
   const process = random.pick(processes);
   switch (kind) {
     case "endpoint": {
-      // Those that are active at first are where most happens.
-      const endpoint = random.chance(0.6) ? random.pick(firstOf(topology)) : random.pick(keys);
+      // Those that are active at first are where most happens; and next to what has just failed, where it was moved to.
+      const beside =
+        after?.kind === "endpoint" ? keys.filter((key) => key !== after.endpoint && upstreamOf(key) === upstreamOf(after.endpoint)) : [];
+      const usual = random.chance(0.6) ? random.pick(firstOf(topology)) : random.pick(keys);
+      const endpoint = beside.length > 0 && random.chance(0.5) ? random.pick(beside) : usual;
       const mode = random.weighted(modes);
       return {
         ...base,
@@ -295,6 +307,8 @@ function faultOf(
     }
   }
 }
+
+const upstreamOf = (key: EndpointKey): string => key.slice(0, key.indexOf("/"));
 
 function firstOf(topology: RawTopology): EndpointKey[] {
   return Object.entries(topology.upstreams).flatMap(([name, { endpoints }]) =>
