@@ -197,7 +197,7 @@ export const mutants: readonly Mutant[] = [
     what: "an upstream is moved without a place in the fleet's limit",
     file: domain("failover-move"),
     find: "  if (!isReservedFor(input, to.name)) return reserveFor(input, since.sinceMs, intent);\n  if (fleet?.granted !== true)",
-    put: "  if (fleet !== null && !fleet.granted)",
+    put: '  if (fleet === null) return decided(input, "moved", { ...intent, rejected });\n  if (!fleet.granted)',
   },
   {
     name: "fleet-forgets-its-moves",
