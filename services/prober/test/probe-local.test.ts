@@ -34,6 +34,7 @@ test("exec: 0 is well, a configured code degraded, any other down; the output is
     ["well", [node, "-e", "console.log(JSON.stringify({free: 12}))"]],
     ["warns", [node, "-e", "process.exit(3)"]],
     ["gone", ["/no/such/program"]],
+    ["no_folder", [join(node, "program")]],
     ["looks", [node, "-e", "console.log(JSON.stringify(process.env))"]],
   ]);
   const runner = runnerFor(t, { execAllow });
@@ -45,7 +46,7 @@ test("exec: 0 is well, a configured code degraded, any other down; the output is
   assert.deepEqual([failed.outcome, failed.error], ["hard", "the command warns exited with 3; expected 0"]);
   const warned = await resultOf(runner, exec("warns", { degraded_exit_codes: [1, 3] }), slow);
   assert.deepEqual([warned.outcome, warned.degraded?.detail], ["ok", "the command warns exited with 3; expected 0"]);
-  for (const command of ["gone", "never_named"]) {
+  for (const command of ["gone", "no_folder", "never_named"]) {
     const none = await runner.probe(exec(command), { fresh: false, timeoutMs: 1000 });
     assert.deepEqual([none.kind, none.kind === "not_made" && none.reason], ["not_made", "not_allowed"]);
   }
@@ -66,7 +67,7 @@ test("exec: at the time-out the whole process group is killed, grandchildren too
     require("node:fs").writeFileSync(${JSON.stringify(file)}, process.pid + " " + child.pid);
     setInterval(() => {}, 1000);`;
   const runner = runnerFor(t, { execAllow: new Map([["hangs", [node, "-e", script]]]) });
-  const result = await resultOf(runner, exec("hangs"), { timeoutMs: 3000 });
+  const result = await resultOf(runner, exec("hangs"), { timeoutMs: 5000 });
   assert.deepEqual([result.outcome, result.code], ["hard", "timeout"]);
   const pids = (await readFile(file, "utf8")).split(" ").map(Number);
   assert.equal(pids.length, 2);
@@ -82,7 +83,7 @@ test("exec: a daemon that a command leaves behind in a group of its own keeps no
   });
   const script = (file: string, then: string) => `
     const { spawn } = require("node:child_process");
-    const daemon = spawn(process.execPath, ["-e", "setInterval(() => {}, 1000)"], { stdio: "inherit", detached: true });
+    const daemon = spawn(process.execPath, ["-e", "setTimeout(() => {}, 60_000)"], { stdio: "inherit", detached: true });
     daemon.unref();
     require("node:fs").writeFileSync(${JSON.stringify(join(folder, file))}, String(daemon.pid));
     ${then}`;
@@ -95,7 +96,7 @@ test("exec: a daemon that a command leaves behind in a group of its own keeps no
   pids.push(Number(await readFile(join(folder, "ends"), "utf8")));
   assert.equal(ended.outcome, "ok");
   assert.ok(ended.responseTimeMs < 9000, `${ended.responseTimeMs}`);
-  const hung = await resultOf(runner, exec("hangs"), { timeoutMs: 3000 });
+  const hung = await resultOf(runner, exec("hangs"), { timeoutMs: 5000 });
   pids.push(Number(await readFile(join(folder, "hangs"), "utf8")));
   assert.deepEqual([hung.outcome, hung.code], ["hard", "timeout"]);
 });

@@ -1,4 +1,5 @@
 import { spawn } from "node:child_process";
+import type { Readable } from "node:stream";
 import { StringDecoder } from "node:string_decoder";
 import { type CheckContext, type CheckFound, documentOf, NotMadeError } from "./check.ts";
 import { hardResult, okResult } from "./result.ts";
@@ -23,19 +24,20 @@ export async function probeExec(context: CheckContext, allow: ExecAllow, path: s
   }
   const [program, ...args] = line;
   const startedMs = performance.now();
-  const child = spawn(program, args, {
-    shell: false,
-    detached: true,
-    stdio: ["ignore", "pipe", "ignore"],
-    env: { PATH: path, MCPF_UPSTREAM: upstream, MCPF_ENDPOINT: endpoint, LC_ALL: "C" },
-  });
+  const env = { PATH: path, MCPF_UPSTREAM: upstream, MCPF_ENDPOINT: endpoint, LC_ALL: "C" };
+  const child = started(name, () => spawn(program, args, { shell: false, detached: true, stdio: ["ignore", "pipe", "ignore"], env }));
+  // Always heard, also where nobody waits any more: an error that nobody hears ends this process.
+  child.on("error", () => undefined);
+  // Without a free file descriptor there are no pipes either.
+  if (!(child.stdout as Readable | null | undefined)) throw notStarted(name, "EMFILE");
   const killGroup = (): void => {
     if (child.pid === undefined) return;
     try {
       // The whole group: a command's own children outlive it otherwise.
       process.kill(-child.pid, "SIGKILL");
     } catch (error) {
-      if ((error as NodeJS.ErrnoException).code !== "ESRCH") throw error;
+      // EPERM: what runs as another user (sudo, a setuid program) is not ours to kill, and no reason for this process to die.
+      if (!["ESRCH", "EPERM"].includes((error as NodeJS.ErrnoException).code ?? "")) throw error;
     }
   };
   let output = "";
@@ -72,12 +74,24 @@ export async function probeExec(context: CheckContext, allow: ExecAllow, path: s
     }
     return { result: hardResult("other", `the command ${name} ${how}; expected 0`), seen };
   } catch (error) {
-    const code = (error as NodeJS.ErrnoException).code;
-    if (code === "ENOENT" || code === "EACCES")
-      throw new NotMadeError("not_allowed", `the command ${name} of MCPF_EXEC_ALLOW cannot be started: ${code}`);
+    // Whatever kept it from starting is on this machine, and says nothing of the endpoint.
+    if (child.pid === undefined && !signal.aborted) throw notStarted(name, (error as NodeJS.ErrnoException).code ?? "unknown");
     throw error;
   } finally {
     signal.removeEventListener("abort", abort);
     child.stdout.destroy();
+  }
+}
+
+function notStarted(name: string, code: string): NotMadeError {
+  return new NotMadeError("not_allowed", `the command ${name} of MCPF_EXEC_ALLOW cannot be started: ${code}`);
+}
+
+/** Some reasons not to start are thrown, others are told later. */
+function started<T>(name: string, start: () => T): T {
+  try {
+    return start();
+  } catch (error) {
+    throw notStarted(name, (error as NodeJS.ErrnoException).code ?? "unknown");
   }
 }

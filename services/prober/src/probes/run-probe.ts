@@ -247,13 +247,16 @@ class OwnFaultError extends Error {
   override readonly name = "OwnFaultError";
 }
 
+/** A wrong argument, and what this process or its machine has run out of: files, memory. */
+const ownFaultCodes: ReadonlySet<string> = new Set(["UND_ERR_INVALID_ARG", "EMFILE", "ENFILE", "ENOMEM", "ENOBUFS"]);
+
 /** What a thrown error says of the endpoint. Throws what says nothing of it. */
 function resultOfError(error: unknown, deadline: Deadline): ProbeResult {
   if (error instanceof NotMadeError || error instanceof MissingSecretError) throw error;
   if (deadline.fired) return hardResult("timeout", `no answer within ${deadline.timeoutMs} ms`);
   if (error instanceof MalformedError) return hardResult("malformed", `expected an answer of the protocol; saw ${error.message}`);
   const errorCode = errorCodeOf(error);
-  if (error instanceof TypeError || error instanceof RangeError || errorCode === "UND_ERR_INVALID_ARG") {
+  if (error instanceof TypeError || error instanceof RangeError || ownFaultCodes.has(errorCode ?? "")) {
     throw new OwnFaultError(error instanceof Error ? `${error.name}: ${error.message}` : "unknown", { cause: error });
   }
   const name = error instanceof Error ? error.name : "unknown";
