@@ -46,16 +46,18 @@ export async function env(context: Context, upstreams: string, options: EnvOptio
     await write(read());
     return 0;
   }
-  let writing = write(read());
+  const active = read();
+  let written = textOf(active);
+  let writing = write(active);
   await writing;
   await new Promise<void>((resolve) => {
     const problem = (error: unknown): void => context.out.note(`mcpf: ${sayProblem(error)}; ${file} stays as it is`);
-    let first = true;
     const watching = watchVariables(read, client, {
       change(active) {
-        // The first look finds what has just been written.
-        if (first) first = false;
-        else writing = writing.then(() => write(active)).catch(problem);
+        // Most often the first look finds what has just been written; not so after a failover in between.
+        if (textOf(active) === written) return;
+        written = textOf(active);
+        writing = writing.then(() => write(active)).catch(problem);
       },
       problem,
     });
@@ -71,6 +73,7 @@ export async function env(context: Context, upstreams: string, options: EnvOptio
 }
 
 const ends = ["SIGINT", "SIGTERM"] as const;
+const textOf = ({ variables }: ActiveVariables): string => JSON.stringify([...variables]);
 
 /** As the launcher and the services find them: the environment, else one file a secret. */
 export function secretsFor(context: Context): Secrets {
