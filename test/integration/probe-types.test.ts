@@ -77,7 +77,8 @@ test("processes on a real nats-server: tool lists, Redis, commands and heartbeat
     child.stdout.on("data", (chunk: Buffer) => {
       stdout += chunk.toString("utf8");
     });
-    const [code] = (await once(child, "exit")) as [number];
+    // Not "exit": what it has written may still be on its way then.
+    const [code] = (await once(child, "close")) as [number];
     return { code, stdout };
   };
   type Printed = {

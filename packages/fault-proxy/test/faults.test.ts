@@ -39,14 +39,15 @@ test("an answer that is under way when a blackhole begins is held back, and arri
   const proxy = await world(t);
   const socket = dial(t, proxy);
   await once(socket, "connect");
-  proxy.setFault({ latencyMs: 200, ttlMs: 10_000 });
+  proxy.setFault({ latencyMs: 5000, ttlMs: 60_000 });
   const heard: string[] = [];
   socket.on("data", (chunk: Buffer) => heard.push(chunk.toString()));
   socket.write("x");
   await sleep(100);
-  proxy.setFault({ kind: "blackhole", ttlMs: 400 });
+  proxy.setFault({ kind: "blackhole", ttlMs: 60_000 });
   await sleep(250);
   assert.deepEqual(heard, []);
+  proxy.setFault({ kind: "blackhole", ttlMs: 100 });
   await until(() => heard.length === 1);
 });
 
@@ -56,9 +57,10 @@ test("reset: open connections are reset, and a new one as soon as it is there; a
   await once(old, "connect");
   await echoMs(old);
   const end = endOf(old);
-  proxy.setFault({ kind: "reset", ttlMs: 500 });
+  proxy.setFault({ kind: "reset", ttlMs: 60_000 });
   assert.equal(await end, "ECONNRESET");
   assert.equal(await endOf(dial(t, proxy)), "ECONNRESET");
+  proxy.setFault({ kind: "reset", ttlMs: 100 });
   await until(() => proxy.view().fault === null);
   const again = dial(t, proxy);
   await once(again, "connect");

@@ -62,7 +62,7 @@ test("bolt: handshake and log on as a driver does it in each version; without cr
     server.heard.length = 0;
     const result = await probe();
     assert.deepEqual([result.outcome, result.error], ["ok", null]);
-    for (let n = 0; n < 50 && server.heard.length < heard.length; n += 1) await new Promise((resolve) => setTimeout(resolve, 5));
+    for (let n = 0; n < 1000 && server.heard.length < heard.length; n += 1) await new Promise((resolve) => setTimeout(resolve, 5));
     assert.deepEqual(server.heard, heard, version.join("."));
   }
   server.heard.length = 0;

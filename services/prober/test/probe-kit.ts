@@ -34,7 +34,10 @@ export async function resultOf(
   target: Target,
   options: { fresh?: boolean; timeoutMs?: number } = {},
 ): Promise<ProbeMade["result"]> {
-  const probe = await runner.probe(target, { fresh: false, timeoutMs: 2000, ...options });
+  const make = () => runner.probe(target, { fresh: false, timeoutMs: 2000, ...options });
+  let probe = await make();
+  // A busy machine that let the time-out fire too late has said nothing; it is asked again.
+  for (let again = 0; again < 5 && probe.kind === "not_made" && probe.reason === "late"; again += 1) probe = await make();
   assert.equal(probe.kind, "made", JSON.stringify(probe));
   return (probe as ProbeMade).result;
 }

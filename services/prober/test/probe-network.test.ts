@@ -23,7 +23,7 @@ test("tcp: a port that takes connections is well, a closed one refused, and one 
   const port = await listening(t, server);
   const result = await resultOf(runner, targetOf({ type: "tcp", url: `tcp://127.0.0.1:${port}` }));
   assert.deepEqual([result.outcome, result.error], ["ok", null]);
-  assert.ok(result.responseTimeMs > 0 && result.responseTimeMs < 1000);
+  assert.ok(result.responseTimeMs > 0 && result.responseTimeMs < 2000, `${result.responseTimeMs}`);
   // The endpoint's own host and port, where no URL is given.
   assert.equal((await resultOf(runner, targetOf({ type: "tcp" }, `http://127.0.0.1:${port}/api`))).outcome, "ok");
   const refused = await resultOf(runner, targetOf({ type: "tcp", port: 9 }));
@@ -140,7 +140,7 @@ test("websocket: the upgrade and a ping, or the first message; what refuses the 
     assert.deepEqual([result.outcome, result.code], [outcome, code], status);
   }
   assert.ok(!keys.includes(undefined));
-  for (let n = 0; n < 50 && sockets.clients.size > 0; n += 1) await new Promise((resolve) => setTimeout(resolve, 20));
+  for (let n = 0; n < 250 && sockets.clients.size > 0; n += 1) await new Promise((resolve) => setTimeout(resolve, 20));
   assert.equal(sockets.clients.size, 0, "no connection is left");
 });
 
