@@ -73,6 +73,18 @@ export class BreakerListeners {
     }
   }
 
+  /** A rule of the caller's that says `otherwise` where it throws, so that its call has an answer all the same. */
+  guard(rule: (of: unknown) => boolean, otherwise: boolean): (of: unknown) => boolean {
+    return (of) => {
+      try {
+        return rule(of);
+      } catch (error) {
+        this.#onError(error);
+        return otherwise;
+      }
+    };
+  }
+
   #look(): void {
     this.any = this.#by.size > 0;
     this.wantsLatency = this.#by.has("success") || this.#by.has("failure");

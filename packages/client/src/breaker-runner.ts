@@ -22,7 +22,7 @@ const foreverMs = 2 ** 31 - 1;
  * S1  At most `concurrencyMax` functions run at once and `queueMax` calls wait; a function that goes on after its end keeps its place, 30 s at most.
  * S2  No call outlives its time: then its caller has an error, and its signal is aborted.
  * S3  Every call ends in exactly one of the counts of `stats`, and its permit comes back exactly once.
- * S4  A listener or a fallback that throws harms no other call.
+ * S4  A listener, a fallback, `isFailure` or `isFailureResult` that throws harms no other call, and keeps none from its answer.
  */
 export class BreakerRunner implements CallOwner {
   readonly core: CallBreaker;
@@ -58,8 +58,9 @@ export class BreakerRunner implements CallOwner {
     this.#concurrencyMax = options.concurrencyMax ?? defaultCallLimits.concurrencyMax;
     this.#queueMax = options.queueMax ?? defaultCallLimits.queueMax;
     this.#line = new WaitingLine(this.#queueMax);
-    this.#isFailure = options.isFailure ?? countsByDefault;
-    this.#isFailureResult = options.isFailureResult ?? isBadResponse;
+    const { isFailure, isFailureResult } = options;
+    this.#isFailure = isFailure === undefined ? countsByDefault : this.listeners.guard(isFailure, true);
+    this.#isFailureResult = isFailureResult === undefined ? isBadResponse : this.listeners.guard(isFailureResult, false);
     const onTimeout = (call: Call): void => this.#timeOut(call);
     if (slowMs !== null && (timeoutMs === null || slowMs < timeoutMs)) {
       this.#firstList = new DeadlineList(slowMs, (entry) => this.#grewSlow(entry as Call));
@@ -164,7 +165,7 @@ export class BreakerRunner implements CallOwner {
     call.ended = true;
     this.#unwatch(call);
     const error = new CallTimeoutError(this.#name, call.spec.timeoutMs ?? 0, !call.spec.idempotent);
-    this.#judge(call.permit, callFailed);
+    this.#fail(call, this.#nowMs());
     this.#count(tally.timeout);
     this.listeners.emit("timeout", { error });
     this.#abandon(call, error);
@@ -174,8 +175,12 @@ export class BreakerRunner implements CallOwner {
   #grewSlow(call: Call): void {
     call.late = true;
     this.#secondList?.add(call);
-    this.#judge(call.permit, callSlow);
-    this.#countSlow(this.#nowMs() - call.startMs);
+    const nowMs = this.#nowMs();
+    const { core } = this;
+    const { generation, status } = core;
+    core.grewLate(call.permit, nowMs);
+    if (core.generation !== generation) this.#changed(status);
+    this.#countSlow(nowMs - call.startMs);
   }
 
   /** A function that goes on after its call keeps its place until it ends, or for long enough. */
@@ -216,8 +221,8 @@ export class BreakerRunner implements CallOwner {
     const nowMs = this.#nowMs();
     const failed = this.#isFailureResult(value);
     const latencyMs = this.#measured(call, nowMs);
-    if (failed) this.#judge(call.permit, callFailed, nowMs);
-    else if (call.late) this.core.release(call.permit);
+    if (failed) this.#fail(call, nowMs);
+    else if (call.late) this.core.endLate(call.permit, false, nowMs);
     else if (this.#slowMs !== null && latencyMs !== null && latencyMs > this.#slowMs) {
       this.#judge(call.permit, callSlow, nowMs);
       this.#countSlow(latencyMs);
@@ -238,7 +243,7 @@ export class BreakerRunner implements CallOwner {
       this.listeners.emit("ignored", { error });
       return Promise.reject(error);
     }
-    this.#judge(call.permit, callFailed, nowMs);
+    this.#fail(call, nowMs);
     this.core.tally(tally.failure, 1, nowMs);
     this.listeners.emit("failure", { error, latencyMs });
     return this.answer<T>(error, call.spec);
@@ -261,7 +266,18 @@ export class BreakerRunner implements CallOwner {
     this.core.tally(index, 1, this.#nowMs());
   }
 
-  #judge(permit: number, outcome: CallOutcome, nowMs = this.#nowMs()): void {
+  #fail(call: Call, nowMs: number): void {
+    if (!call.late) {
+      this.#judge(call.permit, callFailed, nowMs);
+      return;
+    }
+    const { core } = this;
+    const { generation, status } = core;
+    core.endLate(call.permit, true, nowMs);
+    if (core.generation !== generation) this.#changed(status);
+  }
+
+  #judge(permit: number, outcome: CallOutcome, nowMs: number): void {
     const { core } = this;
     const { generation, status } = core;
     core.record(permit, outcome, nowMs);

@@ -179,6 +179,18 @@ test("calls that take too long open the breaker while they are still out", async
   assert.equal(breaker.stats().cancelled, 10);
 });
 
+test("calls that are slow and then time out, one after the other, open it as failures in a row, and each is one call of the ratios", async () => {
+  const timeouts = { timeoutMs: 12, slowMs: 3 };
+  const breaker = createBreaker(timeouts);
+  for (let count = 0; count < 5; count += 1) assert.ok((await rejection(breaker.execute(never))) instanceof CallTimeoutError);
+  assert.deepEqual([breaker.state, breaker.stats().reason], ["open", "5 failures in a row"]);
+  for (const window of [{}, { windowCalls: 50 }]) {
+    const byRatio = createBreaker({ ...timeouts, ...window, consecutiveFailures: null, slowRatio: null, minimumCalls: 6 });
+    for (let count = 0; count < 6; count += 1) assert.ok((await rejection(byRatio.execute(never))) instanceof CallTimeoutError);
+    assert.deepEqual([byRatio.state, byRatio.stats().reason], ["open", "6 of 6 calls failed"]);
+  }
+});
+
 test("the fallback answers for failures, time-outs and refusals, and is told whether the call may have run; not for a caller's own mistake", async () => {
   const told: [string, boolean][] = [];
   const breaker = createBreaker({
@@ -275,6 +287,22 @@ test("S4: a listener that throws harms no call and is reported; one that was end
   stop();
   assert.equal(await breaker.execute(() => 1), 1);
   assert.deepEqual([reported, heard], [[boom, boom], 1]);
+});
+
+test("S4: what judges by a rule that throws has its answer all the same, its place back, and the rule's error reported", async () => {
+  const broken = () => {
+    throw new TypeError("the rule is broken");
+  };
+  for (const timeoutMs of [null, 5000]) {
+    const reported: unknown[] = [];
+    const onError = (error: unknown) => void reported.push(error);
+    const breaker = createBreaker({ timeoutMs, isFailure: broken, isFailureResult: broken, onError });
+    assert.equal(await breaker.execute(() => 1), 1);
+    assert.equal(await breaker.execute(async () => 2), 2);
+    assert.equal(await rejection(breaker.execute(fails)), boom);
+    const { running, successes, failures } = breaker.stats();
+    assert.deepEqual([running, successes, failures, reported.length], [0, 2, 1, 3]);
+  }
 });
 
 test("values can count as failures and are returned all the same; errors can be let off", async () => {

@@ -26,7 +26,7 @@ export class CallBreaker {
   readonly #ring: Uint8Array | null;
   #ringAt = 0;
   #ringSize = 0;
-  readonly #ringTotals = [0, 0, 0];
+  readonly #ringTotals = [0, 0, 0, 0];
   #status: BreakerStatus = "closed";
   #generation = 0;
   #sinceMs = 0;
@@ -107,6 +107,26 @@ export class CallBreaker {
     else if (this.passing && this.#status !== "disabled") this.#recordCall(outcome, nowMs);
   }
 
+  /** A call has taken longer than it may and is still out: it counts as slow from now on. Its end is for {@link endLate}. */
+  grewLate(permit: number, nowMs: number): void {
+    if (Math.floor(permit / rounds) !== this.#generation) return;
+    if (this.#status === "half_open") this.#recordTrial(permit, callSlow, nowMs);
+    // Whether it is one more failure in a row only its end tells.
+    else if (this.passing && this.#status !== "disabled") this.#recordCall(callSlow, nowMs, this.#failureRun);
+  }
+
+  /** Folds the end of a call that {@link grewLate}: one that failed then is the same one call of the window, slow and failed. */
+  endLate(permit: number, failed: boolean, nowMs: number): void {
+    if (Math.floor(permit / rounds) !== this.#generation || !this.passing || this.#status === "disabled") return;
+    if (!failed) {
+      this.#failureRun = 0;
+      return;
+    }
+    if (!this.#takeBackSlow(nowMs)) this.#count(callSlowAndFailed, nowMs);
+    this.#addFailure(nowMs);
+    this.#judge(nowMs);
+  }
+
   /** Gives a permit back without a word on the function: the next caller may try at once. */
   release(permit: number): void {
     if (this.#status === "half_open" && permit === this.#generation * rounds + this.#round) this.#trialsOut -= 1;
@@ -142,17 +162,23 @@ export class CallBreaker {
     return [...this.#counts.totals.subarray(kinds)];
   }
 
-  #recordCall(outcome: CallOutcome, nowMs: number): void {
+  #recordCall(outcome: CallOutcome, nowMs: number, runAfterSlow = 0): void {
     this.#count(outcome, nowMs);
     if (outcome === callOk) {
       this.#failureRun = 0;
       return;
     }
-    const policy = this.#policy;
-    if (outcome === callFailed) {
-      this.#failureRun = nowMs - this.#lastFailedAtMs < policy.windowMs ? this.#failureRun + 1 : 1;
-      this.#lastFailedAtMs = nowMs;
-    } else this.#failureRun = 0;
+    if (outcome === callFailed) this.#addFailure(nowMs);
+    else this.#failureRun = runAfterSlow;
+    this.#judge(nowMs);
+  }
+
+  #addFailure(nowMs: number): void {
+    this.#failureRun = nowMs - this.#lastFailedAtMs < this.#policy.windowMs ? this.#failureRun + 1 : 1;
+    this.#lastFailedAtMs = nowMs;
+  }
+
+  #judge(nowMs: number): void {
     const why = this.#trip();
     if (why === null) return;
     if (this.#status === "closed") {
@@ -175,7 +201,25 @@ export class CallBreaker {
     this.#become("closed", nowMs, `${this.#trialSuccesses} successful trials`);
   }
 
-  #count(outcome: CallOutcome, nowMs: number): void {
+  /** Marks a slow call of the window as failed too. False: none is left in it. */
+  #takeBackSlow(nowMs: number): boolean {
+    const ring = this.#ring;
+    if (ring === null) {
+      this.#counts.advance(nowMs);
+      return this.#counts.move(callSlow, callSlowAndFailed);
+    }
+    for (let back = 1; back <= this.#ringSize; back += 1) {
+      const at = (this.#ringAt - back + ring.length) % ring.length;
+      if (ring[at] !== callSlow) continue;
+      ring[at] = callSlowAndFailed;
+      this.#ringTotals[callSlow] = (this.#ringTotals[callSlow] as number) - 1;
+      this.#ringTotals[callSlowAndFailed] = (this.#ringTotals[callSlowAndFailed] as number) + 1;
+      return true;
+    }
+    return false;
+  }
+
+  #count(outcome: CallOutcome | typeof callSlowAndFailed, nowMs: number): void {
     const ring = this.#ring;
     if (ring === null) {
       this.#counts.advance(nowMs);
@@ -184,7 +228,7 @@ export class CallBreaker {
     }
     const totals = this.#ringTotals;
     if (this.#ringSize === ring.length) {
-      const oldest = ring[this.#ringAt] as CallOutcome;
+      const oldest = ring[this.#ringAt] as number;
       totals[oldest] = (totals[oldest] as number) - 1;
     } else this.#ringSize += 1;
     ring[this.#ringAt] = outcome;
@@ -196,9 +240,10 @@ export class CallBreaker {
     const { consecutiveFailures, minimumCalls, failureRatio, slowRatio } = this.#policy;
     if (consecutiveFailures !== null && this.#failureRun >= consecutiveFailures) return `${this.#failureRun} failures in a row`;
     const totals = this.#ring === null ? this.#counts.totals : this.#ringTotals;
-    const failed = totals[callFailed] as number;
-    const slow = totals[callSlow] as number;
-    const calls = (totals[callOk] as number) + failed + slow;
+    const both = totals[callSlowAndFailed] as number;
+    const failed = (totals[callFailed] as number) + both;
+    const slow = (totals[callSlow] as number) + both;
+    const calls = (totals[callOk] as number) + failed + slow - both;
     if (calls < minimumCalls) return null;
     if (this.#over(failed, calls, failureRatio)) return `${failed} of ${calls} calls failed`;
     return this.#over(slow, calls, slowRatio) ? `${slow} of ${calls} calls were slow` : null;
@@ -252,7 +297,9 @@ export const callFailed = 1;
 /** It succeeded, later than it may. */
 export const callSlow = 2;
 export type CallOutcome = typeof callOk | typeof callFailed | typeof callSlow;
+/** It was slow while it was out, and failed then: one call that counts for both ratios. */
+const callSlowAndFailed = 3;
 
-const kinds = 3;
+const kinds = 4;
 /** Rounds of trials within a generation that are told apart. */
 const rounds = 1024;

@@ -39,6 +39,21 @@ export class RollingCounts {
     this.totals[kind] = (this.totals[kind] as number) + amount;
   }
 
+  /** Makes the newest one of a kind one of another, in its own bucket. False: the window has none. */
+  move(from: number, to: number): boolean {
+    for (let step = 0; step < this.#buckets; step += 1) {
+      const offset = ((this.#newest - step + this.#buckets) % this.#buckets) * this.#kinds;
+      const count = this.#cells[offset + from] as number;
+      if (count < 1) continue;
+      this.#cells[offset + from] = count - 1;
+      this.#cells[offset + to] = (this.#cells[offset + to] as number) + 1;
+      this.totals[from] = (this.totals[from] as number) - 1;
+      this.totals[to] = (this.totals[to] as number) + 1;
+      return true;
+    }
+    return false;
+  }
+
   /** Forgets kinds `from` up to `to`, not included. */
   clear(from: number, to: number): void {
     this.totals.fill(0, from, to);

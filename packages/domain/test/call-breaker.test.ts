@@ -51,6 +51,35 @@ test("K1: a ratio opens it only at the minimum of calls, and when it is certainl
   assert.equal(plain.status, "open");
 });
 
+test("K1: a call that grew late counts once: as slow while it is out, for both ratios when it fails then, and for the run by its end", () => {
+  for (const windowCalls of [null, 20]) {
+    const breaker = make({ windowCalls, slowRatio: null });
+    const late = (failed: boolean, nowMs: number): void => {
+      const permit = breaker.acquire(nowMs);
+      breaker.grewLate(permit, nowMs);
+      breaker.endLate(permit, failed, nowMs + 4000);
+    };
+    calls(breaker, times(3, callFailed), 0);
+    late(true, 0);
+    late(false, 0);
+    calls(breaker, times(3, callFailed), 4000);
+    late(true, 4000);
+    assert.equal(breaker.status, "closed", "an answer ended the run");
+    late(true, 4000);
+    assert.deepEqual([breaker.status, breaker.reason], ["open", "5 failures in a row"]);
+
+    const mixed = make({ windowCalls, consecutiveFailures: null, slowRatio: null });
+    calls(mixed, times(4, callOk), 0);
+    for (let count = 0; count < 16; count += 1) {
+      const permit = mixed.acquire(0);
+      mixed.grewLate(permit, 0);
+      mixed.endLate(permit, true, 4000);
+    }
+    // The last one was the twentieth call when it grew late, and opened it then.
+    assert.deepEqual([mixed.status, mixed.generation, mixed.reason], ["open", 1, "15 of 20 calls failed"], "K5: its end changed nothing");
+  }
+});
+
 test("K1: slow calls open it by their own ratio", () => {
   const breaker = make({ slowRatio: 0.5 });
   calls(breaker, [...times(4, callOk), ...times(15, callSlow)], 0);
