@@ -106,7 +106,8 @@ export class EndpointState implements RouteEndpoint {
   /** Takes over a new configuration of the endpoint and keeps what was learned, unless its address is another one. */
   reconfigure(config: EndpointConfig, view: EndpointView, problem: string | null): void {
     if (view.url !== this.view.url) {
-      this.#local = initialLocalBreaker;
+      // Another generation, so that calls that are still out at the old address say nothing about this one.
+      this.#local = { ...initialLocalBreaker, generation: this.#local.generation + 1 };
       this.#ewma = null;
       this.lastFailedAtMs = null;
       this.heardAtMs = null;

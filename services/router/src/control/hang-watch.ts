@@ -124,13 +124,13 @@ export class HangWatch {
     const { url } = endpoint.view;
     void this.#options.look(url, timeoutMs).then((answer) => {
       watched.looking = false;
+      if (watched.attempts.size === 0) this.#watched.delete(endpoint);
       if (this.#stopped || endpoint.view.url !== url) return;
       if (answer === "answers") {
         watched.answered += 1;
         endpoint.hear(this.#options.monotonicMs());
       } else if (answer === "silent") watched.silentLookAtMs = nowMs;
-      if (watched.attempts.size === 0) this.#watched.delete(endpoint);
-      else this.#judge(endpoint, watched);
+      this.#judge(endpoint, watched);
     });
   }
 }

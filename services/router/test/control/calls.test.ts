@@ -422,3 +422,11 @@ test("a pool spreads calls, and a session stays where it is", async (t) => {
   for (const [name, count] of counts) assert.ok(count > 60 && count < 140, `${name} got ${count} of 400`);
   assert.deepEqual(await play(fixture.control.begin(describe(fixture, { ...get, sessionEndpoint: "e2" })), () => ok), ["e2"]);
 });
+
+test("a call that was out at an endpoint's old address says nothing about the new one, however it ends", async (t) => {
+  const fixture = await start(t);
+  const old = await attemptOf(fixture.control.begin(describe(fixture)));
+  await fixture.configure(warehouse.replace("127.0.0.1:1/", "127.0.0.1:9/"));
+  old.done(refused);
+  assert.deepEqual(await play(fixture.control.begin(describe(fixture)), () => ok), ["primary"]);
+});

@@ -6,7 +6,7 @@ import type { TrafficObserved } from "@mcp-failover/contracts";
 import type { RunningControl } from "../../src/control/control.ts";
 import type { Attempt } from "../../src/control/port.ts";
 import { answers, type Look } from "../../src/control/reach.ts";
-import { attemptOf, describe, type Fixture, ok, play, settled, start, until } from "./fixture.ts";
+import { attemptOf, describe, type Fixture, ok, play, settled, start, until, warehouse } from "./fixture.ts";
 
 const timedOut = { outcome: "hard", code: "timeout", executed: "unknown", message: "hangs" } as const;
 
@@ -85,6 +85,25 @@ test("a slow tool is waited for as long as its server answers a look, which are 
   assert.equal(givenUp(attempt), false);
   assert.ok(fixture.looked.length >= 3 && fixture.looked.length <= 7, `${fixture.looked.length} looks`);
   assert.deepEqual(await play(fixture.control.begin(describe(fixture)), () => ok), ["primary"]);
+});
+
+test("an endpoint that got another address while it was looked at is not watched for ever: with no call out nothing ticks", async (t) => {
+  const look = Promise.withResolvers<Look>();
+  let looks = 0;
+  const fixture = await start(t, {
+    answers: () => {
+      looks += 1;
+      return look.promise;
+    },
+  });
+  const attempt = await attemptOf(fixture.control.begin(describe(fixture)));
+  fixture.clock.nowMs += 10_000;
+  await until("it is looked at", () => looks === 1);
+  await fixture.configure(warehouse.replace("127.0.0.1:1/", "127.0.0.1:9/"));
+  attempt.done(ok);
+  const clear = t.mock.method(globalThis, "clearInterval");
+  look.resolve("answers");
+  await until("the watch rests", () => clear.mock.callCount() === 1);
 });
 
 test("what may write is never given up, and nothing is where there is nowhere better to go", async (t) => {
