@@ -20,7 +20,7 @@ export interface Life {
 /** Starts the shell; called in an event of its process. */
 export type StartShell = (life: Life) => Promise<Running>;
 
-export interface NodeHooks {
+interface NodeHooks {
   readonly onStatus: (node: Node, status: BusStatus) => void;
   readonly onStarted: (node: Node) => void;
   /** What the process says at `warn` and above. */

@@ -46,7 +46,7 @@ export function scheduleOf(seed: number, world: WorldSize = leastWorld): Schedul
 }
 
 /** `failover.yaml` as JSON, as far as a schedule looks into it. */
-export interface RawTopology {
+interface RawTopology {
   readonly upstreams: Readonly<Record<string, RawUpstream>>;
   readonly [key: string]: unknown;
 }
@@ -56,7 +56,7 @@ interface RawUpstream {
   readonly [key: string]: unknown;
 }
 
-export function endpointsOf(topology: RawTopology): EndpointKey[] {
+function endpointsOf(topology: RawTopology): EndpointKey[] {
   return Object.entries(topology.upstreams).flatMap(([name, { endpoints }]) => endpoints.map((endpoint) => `${name}/${endpoint.name}`));
 }
 

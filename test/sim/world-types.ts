@@ -224,7 +224,7 @@ export interface Happening {
 }
 
 /** Counts by name: `fault:crash`, `transition:health:healthy>unhealthy`, `rejected:cooldown`, `route:panic`; the table over all runs sums them. */
-export type Coverage = Map<string, number>;
+type Coverage = Map<string, number>;
 
 /** What checks may read, at any step. Arrays grow; entries are frozen. */
 export interface World {
