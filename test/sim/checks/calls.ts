@@ -20,7 +20,13 @@ export const neverTwice: Check = {
         });
       },
       onExecuted: look,
-      onCallEnd: look,
+      onCallEnd(call) {
+        look(call);
+        const fellBack = call.legacyRuns > 0 || call.legacyClaimed !== null;
+        if (call.safety !== "unsafe" || !fellBack || call.attempts.every(({ claimed, told }) => claimed === "no" || told === "ineligible"))
+          return;
+        world.fail("unknown_outcomes_are_never_repeated", `call ${call.id} (${call.tool}) fell back after an unknown outcome`, { call });
+      },
     };
   },
 };
