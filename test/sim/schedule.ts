@@ -74,6 +74,7 @@ function topologyOf(random: Random): RawTopology {
     random.weighted<() => object>([
       [() => ({}), 13],
       [() => ({ failover: { moves_per_hour: random.whole(1, 2), cooldown_ms: random.pick([0, 5000, 20_000]) } }), 5],
+      [() => ({ failover: { moves_per_hour: 6, cooldown_ms: 600_000, verify_ms: random.pick([0, 5000]) } }), 3],
       [() => ({ failover: { dry_run: true } }), 1],
       [() => ({ failover: { automatic: false } }), 1],
     ])();
