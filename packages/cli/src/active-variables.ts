@@ -34,6 +34,9 @@ export function readVariables(client: Client, upstreams: readonly string[], secr
     const { route, own } = variablesOf(client, upstream, secrets);
     routes.push(route);
     for (const { name, value, isSecret } of own) {
+      // Node's own error would repeat the value.
+      if (value.includes("\0"))
+        throw usageError(`${name} of ${upstream} holds a NUL, which no variable can: correct its secret`, "variable_nul");
       if (variables.has(name) && variables.get(name) !== value)
         throw usageError(
           `${from.get(name)} and ${upstream} both set ${name}: give one of them another name under env:`,

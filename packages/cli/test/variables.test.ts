@@ -161,6 +161,7 @@ test("wrong words, unknown upstreams and missing secrets end with a sentence and
     [["env", "pinecone", "--format", "xml"], 2, /export, dotenv, json/, {}],
     [["env", "pinecone", "--watch"], 2, /--file/, {}],
     [["env", "pinecone"], 1, /secret PINECONE_API_KEY is missing/, { PINECONE_API_KEY: "" }],
+    [["exec", "pinecone", "--", "true"], 2, /holds a NUL, which no variable can: correct its secret\n$/, { PINECONE_API_KEY: "a\0b" }],
     [["exec", "pinecone"], 2, /what shall run/, {}],
     [["exec", "pinecone", "--on-change", "signal:SIGNOPE", "--", "true"], 2, /restart, none or signal/, {}],
     [["exec", "pinecone", "--stop-ms", "soon", "--", "true"], 2, /whole number/, {}],
