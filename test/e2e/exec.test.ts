@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { spawn } from "node:child_process";
+import { type ChildProcess, spawn } from "node:child_process";
 import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
@@ -37,7 +37,12 @@ describe("a program that only knows environment variables follows a failover", {
       },
     });
   });
-  after(() => stack?.stop());
+  const running = new Set<ChildProcess>();
+  after(async () => {
+    // What a failed test left running; the signal is passed on to the program.
+    for (const child of running) child.kill("SIGTERM");
+    await stack?.stop();
+  });
 
   /** `mcpf exec everything` with the program above. */
   function exec(options: readonly string[]) {
@@ -55,6 +60,8 @@ describe("a program that only knows environment variables follows a failover", {
     ];
     const { NODE_TEST_CONTEXT: _, NATS_URL: _nats, ...outer } = process.env;
     const child = spawn(node24(), argv, { cwd: ROOT, stdio: ["ignore", "pipe", "pipe"], env: { ...outer, EVERYTHING_BACKUP_KEY: secret } });
+    running.add(child);
+    child.once("exit", () => running.delete(child));
     let output = "";
     let errors = "";
     child.stdout.setEncoding("utf8").on("data", (text: string) => (output += text));
