@@ -196,7 +196,6 @@ test("--watch keeps the file current, readable by its owner alone, and leaves no
   };
   await untilHas("PINECONE_HOST=https://one.example");
   assert.equal((await stat(file)).mode & 0o777, 0o600);
-  // At once: also what changes between the first writing and the watching is noticed.
   await moveTo("secondary", 1);
   await untilHas("PINECONE_HOST=https://two.example");
   process.emit("SIGTERM");
@@ -205,6 +204,23 @@ test("--watch keeps the file current, readable by its owner alone, and leaves no
   assert.doesNotMatch(ran.stdout + ran.stderr, /key-of-one|two`/, "values are in the file alone");
   assert.deepEqual(await readdir(join(file, "..")), ["pinecone.env"]);
   await bus.close();
+});
+
+test("--watch notices a failover that comes while the file is written for the first time", async () => {
+  for (let round = 0; round < 10; round += 1) {
+    const { bus, moveTo } = await fleet();
+    const dir = await mkdtemp(join(folder, "race-"));
+    const file = join(dir, "pinecone.env");
+    const running = mcpf(bus, ["env", "pinecone", "--file", file, "--watch"]);
+    // Something is there, whole or not.
+    for (const endMs = Date.now() + 10_000; (await readdir(dir)).length === 0; ) assert.ok(Date.now() < endMs, "nothing is written");
+    await moveTo("secondary", 1);
+    for (const endMs = Date.now() + 10_000; !(await readFile(file, "utf8").catch(() => "")).includes("two.example"); await sleep(5))
+      assert.ok(Date.now() < endMs, "the file stays at the endpoint that was left");
+    process.emit("SIGTERM");
+    assert.equal((await running).code, 0);
+    await bus.close();
+  }
 });
 
 test("whatever a value holds, a shell and Node's --env-file read it back", async () => {
