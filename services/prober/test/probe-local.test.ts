@@ -150,6 +150,11 @@ test("resource: the memory of a process by its pid file; one that is gone is dow
   await writeFile(pid_file, `${child.pid}\n`);
   const runner = runnerFor(t);
   const probe = (limit: number) => resultOf(runner, targetOf({ type: "resource", resource: { pid_file, limit } }));
+  const endless = await runner.probe(targetOf({ type: "resource", resource: { pid_file: "/dev/zero", limit: 1 } }), {
+    fresh: false,
+    timeoutMs: 2000,
+  });
+  assert.match(endless.kind === "not_made" ? endless.detail : "made", /^\/dev\/zero holds no process id$/);
   assert.equal((await probe(4_000_000_000)).degraded, undefined);
   assert.match((await probe(1_000_000)).degraded?.detail ?? "", /^resident memory: expected at most 80 % of 1000000; saw \d+ \(/);
   child.kill("SIGKILL");

@@ -1,4 +1,5 @@
-import { readFile } from "node:fs/promises";
+import { constants } from "node:fs";
+import { type FileHandle, open } from "node:fs/promises";
 import { findJson } from "@mcp-failover/contracts";
 import { probeCheckPolicy } from "@mcp-failover/domain";
 import { type CheckContext, type CheckFound, MalformedError, NotMadeError } from "./check.ts";
@@ -71,13 +72,21 @@ async function residentBytes(pidFile: string): Promise<number | null> {
   return found === null ? null : Number(found[1]) * 1024;
 }
 
+const readBytesMax = 64 * 1024;
+
+/** The beginning of a file; a device or a pipe, which a configuration may name too, neither fills the memory nor keeps a thread. */
 async function readText(path: string): Promise<string | null> {
+  let file: FileHandle | null = null;
   try {
-    return await readFile(path, "utf8");
+    file = await open(path, constants.O_RDONLY | constants.O_NONBLOCK);
+    const { buffer, bytesRead } = await file.read(Buffer.alloc(readBytesMax), 0, readBytesMax);
+    return buffer.toString("utf8", 0, bytesRead);
   } catch (error) {
     const code = (error as NodeJS.ErrnoException).code;
     if (code === "ENOENT" || code === "ESRCH") return null;
     if (code === "EACCES" || code === "EPERM") throw new NotMadeError("not_allowed", `${path} cannot be read by this prober`);
     throw error;
+  } finally {
+    await file?.close();
   }
 }
