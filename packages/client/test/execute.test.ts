@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { afterEach, beforeEach, test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
 import { memorySeams } from "@mcp-failover/bus/internal";
 import {
   BreakerOpenError,
@@ -194,14 +195,18 @@ test("a write that was refused did not run: it waits for the fleet to move, and 
 
 test("a write that was refused and that nobody moves ends with a typed error that has the cause, in less than 2 s", async () => {
   const { client } = await fleet.client();
+  const waitMs = defaultPolicy.router.epochWaitMs;
   const startedMs = Date.now();
+  const sinceMs = (): number => Date.now() - startedMs;
+  const plain = sleep(waitMs).then(sinceMs);
   const error = await rejection(client.execute("docs", fails(systemError("ECONNREFUSED"))));
+  const tookMs = sinceMs();
   assert.ok(error instanceof NoEndpointError);
   assert.deepEqual([error.code, error.retriable, (error.cause as { code: string }).code], ["no_endpoint", true, "ECONNREFUSED"]);
-  assert.ok(Date.now() - startedMs < 2000);
+  assert.ok(tookMs < (await plain) + 500, "no longer than the wait, beside what the event loop is late");
   const solo = Date.now();
   assert.ok((await rejection(client.execute("solo", fails(systemError("ECONNREFUSED"))))) instanceof NoEndpointError);
-  assert.ok(Date.now() - solo < 200, "where there is nowhere to go it does not wait");
+  assert.ok(Date.now() - solo < waitMs - 300, "where there is nowhere to go it does not wait");
 });
 
 test("a refused write does not wait where the fleet has nowhere to move it", async () => {
@@ -210,7 +215,7 @@ test("a refused write does not wait where the fleet has nowhere to move it", asy
   await until("known", () => client.status().upstreams[0]?.endpoints[1]?.breaker === "open");
   const startedMs = Date.now();
   assert.ok((await rejection(client.execute("docs", fails(systemError("ECONNREFUSED"))))) instanceof NoEndpointError);
-  assert.ok(Date.now() - startedMs < 500);
+  assert.ok(Date.now() - startedMs < 1200);
 });
 
 test("a write never goes to the standby of active_standby, not even an idempotent one", async () => {
@@ -332,7 +337,7 @@ test("when the bus is cut calls go on with the last routes, and when it is back 
   for (let call = 0; call < 20; call += 1) assert.equal(await client.execute("docs", where), "secondary");
   const startedMs = Date.now();
   assert.ok((await rejection(client.execute("docs", fails(systemError("ECONNREFUSED"))))) instanceof NoEndpointError);
-  assert.ok(Date.now() - startedMs < 500, "a write does not wait for a move that it would not hear of");
+  assert.ok(Date.now() - startedMs < 1200, "a write does not wait for a move that it would not hear of");
   await fleet.moveTo("docs", "primary", 2);
   assert.equal(client.route("docs").epoch, 1);
   memorySeams(bus).restore();

@@ -101,9 +101,10 @@ test("in metrics_only what would open it is counted, and nothing is blocked", as
   const { generation } = (await changesOf(bus, "breaker.changed.docs.primary")).at(-1)?.data.state ?? { generation: 0 };
   const before = (await changesOf(bus)).length;
   await traffic(bus, "router-1", { hard: 50 }, "primary", generation);
-  await sleep(200);
-  const texts = await Promise.all(instances.map((instance) => instance.kit.registry.metrics()));
-  assert.match(texts.join(""), /mcpf_breaker_would_open_total\{upstream="docs",endpoint="primary"\} [1-9]/);
+  await until("it is counted", async () => {
+    const texts = await Promise.all(instances.map((instance) => instance.kit.registry.metrics()));
+    return /mcpf_breaker_would_open_total\{upstream="docs",endpoint="primary"\} [1-9]/.test(texts.join(""));
+  });
   assert.equal((await changesOf(bus)).length, before);
 });
 
