@@ -261,6 +261,27 @@ test("X4: the command's exit code is ours, 128 and more for a signal, and 127 wh
   await bus.close();
 });
 
+test("a file that cannot be written any more keeps no restart from the new variables, and is said", async () => {
+  const { bus, moveTo } = await fleet();
+  const dir = await mkdtemp(join(folder, "gone-"));
+  const ready = join(folder, "ready");
+  const script = `
+    if (process.env.PINECONE_ENDPOINT !== "primary") process.exit(4);
+    require("node:fs").rmSync(${JSON.stringify(dir)}, { recursive: true });
+    require("node:fs").writeFileSync(${JSON.stringify(ready)}, "yes");
+    setInterval(() => undefined, 1000);`;
+  const running = mcpf(bus, ["exec", "pinecone", "--file", join(dir, "pinecone.env"), "--", process.execPath, "-e", script]);
+  for (let count = 0; !existsSync(ready); count += 1) {
+    assert.ok(count < 1000, "the command never started");
+    await sleep(10);
+  }
+  await moveTo("secondary", 1);
+  const { code, stderr } = await running;
+  assert.equal(code, 4, stderr);
+  assert.match(stderr, /pinecone\.env cannot be written \(ENOENT\).*; the file stays as it is/);
+  await bus.close();
+});
+
 test("X1, X2, X3: a command that ignores SIGTERM is killed after its time, and the next one has the newest variables", async (t) => {
   const file = join(folder, `starts-${process.pid}`);
   const script = `

@@ -63,6 +63,11 @@ export async function exec(context: Context, upstreams: string, command: readonl
       // The file is whole before the command hears of it.
       keeping = keeping
         .then(() => keep(active))
+        // A restart gives the variables itself; only a signal would be in vain without the file.
+        .catch((error: unknown) => {
+          if (onChange.kind === "signal") throw error;
+          context.out.note(`mcpf: ${sayProblem(error)}; the file stays as it is`);
+        })
         .then(() => child.change(envOf(active)))
         .catch(problem);
     },
