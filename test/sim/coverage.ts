@@ -116,7 +116,7 @@ const breakerRules: Readonly<Record<BreakerRule, Need>> = {
 // The rules below are strings in the product. Whatever is counted under these families and is not a key here fails the run.
 const failoverRules: Readonly<Record<string, Need>> = {
   majority_unhealthy: required,
-  verify_failed: required,
+  verify_failed: rare,
   failback: required,
   hold_expired: required,
   moves_per_hour: required,
@@ -142,8 +142,8 @@ const failoverRejections: Readonly<Record<string, Need>> = {
   candidate_unhealthy: rare,
   candidate_held_down: rare,
   candidate_breaker_open: rare,
-  candidate_unknown: required,
-  candidate_maintenance: required,
+  candidate_unknown: rare,
+  candidate_maintenance: rare,
   no_candidate: { not: "every upstream has another endpoint that takes writes" },
 };
 const failings: Readonly<Record<string, Need>> = { no_candidate: required, verify_failed: rare, over: required, panic: required };

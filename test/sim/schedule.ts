@@ -41,8 +41,29 @@ export function scheduleOf(seed: number, world: WorldSize = leastWorld): Schedul
       }),
     );
   }
+  faults.push(...outageOf(random, faults.length, world, topology));
   faults.sort((a, b) => a.atMs - b.atMs || a.id - b.id);
   return { seed, world, topology, faults };
+}
+
+/** What only comes about when much fails at once: all of an upstream, the active endpoints of all, or an endpoint before its first probe. */
+function outageOf(random: Random, before: number, world: WorldSize, topology: RawTopology): Fault[] {
+  const keys = endpointsOf(topology);
+  const upstream = random.pick(Object.keys(topology.upstreams));
+  const hit = random.weighted<readonly EndpointKey[]>([
+    [[], 5],
+    [keys.filter((key) => upstreamOf(key) === upstream), 2],
+    [firstOf(topology), 2],
+    [[random.pick(keys)], 1],
+  ]);
+  const beginMs = hit.length === 1 ? 0 : Math.round(random.between(minuteMs, world.quietFromMs * 0.6));
+  const forMs = Math.min(world.quietFromMs - beginMs - 5000, random.whole(20, 150) * secondMs);
+  const mode = random.pick<EndpointMode>(["refused", "killed", "hung", "http_503", "reset"]);
+  return hit.map((endpoint, index) => {
+    const atMs = beginMs + (hit.length === 1 ? 0 : random.whole(0, 5000));
+    const fault = { endpoint, mode, meets: "all", share: 1, latencyMs: 0, periodMs: null } as const;
+    return { id: before + 1 + index, atMs, kind: "endpoint", forMs, ...fault };
+  });
 }
 
 /** `failover.yaml` as JSON, as far as a schedule looks into it. */
@@ -116,7 +137,7 @@ function topologyOf(random: Random): RawTopology {
       },
     },
     agents: { clerk: { tools: ["look", "put", "write"] } },
-    ...(random.chance(0.2) ? { maintenance: [maintenanceOf(random)] } : {}),
+    ...(random.chance(0.35) ? { maintenance: [maintenanceOf(random)] } : {}),
     ...(random.chance(0.2) ? { safety_rules: [safetyRuleOf(random)] } : {}),
     failover: { ...failback, ...fleet },
   };
