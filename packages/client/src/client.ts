@@ -81,7 +81,9 @@ const readyMsDefault = 10_000;
 
 /** Connects to the fleet and returns at once: your service starts with or without NATS. */
 export function connect(options: ConnectOptions): Client {
-  const { name, nowMs = Date.now, random = Math.random } = options;
+  const { name, nowMs: wallMs = Date.now, random = Math.random } = options;
+  // Whole milliseconds, as timers have them: a fraction left of a call's time would be one more attempt.
+  const nowMs = options.nowMs ?? (() => Math.floor(performance.now()));
   if ((options.bus === undefined) === (options.servers === undefined)) throw new RangeError("give either `servers` or a `bus`");
   const bus = options.bus ?? connectBus({ servers: options.servers ?? "", name, instance: `${name}-${randomUUID().slice(0, 8)}` });
   const onError = options.onError ?? ((error) => process.emitWarning(error instanceof Error ? error : String(error)));
@@ -217,12 +219,14 @@ export function connect(options: ConnectOptions): Client {
         breaker: view.breaker(upstream, endpoint),
         logReachable: logReachable(),
         client: name,
+        wallMs: wallMs(),
       }),
       logReachable,
       failing: () => view.failing(upstream),
       concurrencyMax: options.concurrencyMax ?? concurrencyMaxDefault,
       queueMax: options.queueMax ?? 0,
       nowMs,
+      wallMs,
       random,
     });
     calls.set(upstream, made);
@@ -271,7 +275,7 @@ export function connect(options: ConnectOptions): Client {
       return route;
     },
     status() {
-      const { services: _, ...status } = viewStatus(view.model, [], nowMs());
+      const { services: _, ...status } = viewStatus(view.model, [], wallMs());
       return { ...status, connected: logReachable() };
     },
     async execute(upstream, call, { fallback, ...callOptions } = {}) {

@@ -23,6 +23,8 @@ export interface FleetWord {
   readonly breaker: BreakerState | null;
   readonly logReachable: boolean;
   readonly client: string;
+  /** The time by the clock that the fleet's times are of, as far as this machine has it right. */
+  readonly wallMs: number;
 }
 
 /** What a call was let through with; it comes back with the call's result. */
@@ -56,7 +58,7 @@ export class ClientEndpoint implements RouteEndpoint {
   inFlight = 0;
   lastFailedAtMs: number | null = null;
   /** From here on the wait for a panic trial counts. */
-  #outSinceMs = 0;
+  #outSinceMs = Number.NEGATIVE_INFINITY;
   #local: LocalBreaker = initialLocalBreaker;
   #fleetGeneration = 0;
   /** Answers in a row to calls that began under the present generation of the fleet's breaker. */
@@ -92,8 +94,11 @@ export class ClientEndpoint implements RouteEndpoint {
     return this.localAllows ? null : `${this.name}: it failed calls of this client just now`;
   }
 
+  /** `nowMs` by the clock that cannot be set. */
   refresh(word: FleetWord, nowMs: number): void {
-    this.#outSinceMs = Math.max(this.#outSinceMs, word.breaker?.sinceMs ?? 0, this.lastFailedAtMs ?? 0);
+    const saidMs = word.breaker === null ? Number.NEGATIVE_INFINITY : nowMs - Math.max(0, word.wallMs - word.breaker.sinceMs);
+    const changed = (word.breaker?.generation ?? 0) !== this.#fleetGeneration;
+    this.#outSinceMs = Math.max(this.#outSinceMs, changed ? saidMs : this.#outSinceMs, this.lastFailedAtMs ?? this.#outSinceMs);
     this.health = word.health?.status ?? "unknown";
     this.score = word.health?.state.score ?? unknownScore;
     this.breaker = word.breaker?.status ?? "closed";
@@ -107,7 +112,7 @@ export class ClientEndpoint implements RouteEndpoint {
       permitsUsed: 0,
       answeredRun: this.#answeredRun,
       logReachable: word.logReachable,
-      nowMs,
+      nowMs: word.wallMs,
     });
     this.breakerAllows = gate === "allow" || (this.breaker === "half_open" ? this.#mayTry(nowMs) : gate === "trial" && this.inFlight === 0);
   }

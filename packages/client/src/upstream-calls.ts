@@ -55,7 +55,10 @@ export interface UpstreamWorld {
   failing(): boolean;
   readonly concurrencyMax: number;
   readonly queueMax: number;
+  /** For all that this client times itself: no call is longer, and no endpoint out, for a clock that was set. */
   nowMs(): number;
+  /** For what the fleet says. */
+  wallMs(): number;
   random(): number;
 }
 
@@ -253,7 +256,7 @@ export class UpstreamCalls {
       sessionEndpoint: null,
       tried: state.tried,
       again: state.again,
-      mayWait: safety !== "read_only" && this.#mayMove(config, route, nowMs) && (state.waitUntilMs === null || nowMs < state.waitUntilMs),
+      mayWait: safety !== "read_only" && this.#mayMove(config, route) && (state.waitUntilMs === null || nowMs < state.waitUntilMs),
       endpoints: this.#endpoints,
       random: world.random(),
       turn: this.#turn,
@@ -268,10 +271,10 @@ export class UpstreamCalls {
   }
 
   /** Waiting helps only where the fleet may move the upstream by itself, and this client would hear of it. */
-  #mayMove(config: UpstreamConfig, route: FailoverState, nowMs: number): boolean {
+  #mayMove(config: UpstreamConfig, route: FailoverState): boolean {
     const { failover } = this.#world.policy();
     if (config.mode !== "active_standby" || !failover.automatic || !this.#world.logReachable() || this.#world.failing()) return false;
-    if (route.held !== null && (route.held.untilMs === null || route.held.untilMs > nowMs)) return false;
+    if (route.held !== null && (route.held.untilMs === null || route.held.untilMs > this.#world.wallMs())) return false;
     return this.#endpoints.some(
       ({ name, role, health, closedBy }) => role === "write" && name !== route.active && health !== "unhealthy" && closedBy === null,
     );

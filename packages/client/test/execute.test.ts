@@ -299,6 +299,26 @@ test("a forced-open breaker lets nothing through however long it lasts; a disabl
   assert.equal(await client.execute("solo", where), "only");
 });
 
+test("a wall clock that is set back an hour makes no ejection, and no wait for a trial, longer; set ahead, it ends no call", async (t) => {
+  const wallMs = Date.now;
+  let aheadMs = 0;
+  t.mock.method(Date, "now", () => wallMs() + aheadMs);
+  const { client } = await fleet.client();
+  await eject(client, "solo");
+  aheadMs = -3_600_000;
+  const endMs = performance.now() + 10_000;
+  let seen = "";
+  while (seen !== "only" && performance.now() < endMs) {
+    seen = await client.execute("solo", where).catch(() => "out");
+    await sleep(50);
+  }
+  assert.equal(seen, "only");
+  const held = client.execute("solo", () => sleep(30).then(() => "done"), { timeoutMs: 60_000, readOnly: true });
+  aheadMs = 3_600_000;
+  assert.equal(await held, "done");
+  assert.equal(await client.execute("solo", where, { timeoutMs: 60_000 }), "only");
+});
+
 test("panic: with every endpoint out, each is tried at most once a second, so that a recovery is found", async () => {
   let nowMs = Date.now();
   const { client } = await fleet.client({ nowMs: () => nowMs });
