@@ -181,7 +181,13 @@ export class UpstreamCalls {
         endpoint.release(permit);
         throw end.reason;
       }
-      const failure = end.kind === "timeout" ? overtime : (options.classify?.(end.error) ?? failureOf(end.error));
+      let failure: Failure;
+      try {
+        failure = end.kind === "timeout" ? overtime : (options.classify?.(end.error) ?? failureOf(end.error));
+      } catch (error) {
+        endpoint.release(permit);
+        throw error;
+      }
       const error = end.kind === "timeout" ? timedOut() : end.error;
       this.#record(endpoint, permit, { ...failure, latencyMs });
       // The endpoint answered; what it said is the caller's business.

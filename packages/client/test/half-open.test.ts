@@ -83,6 +83,18 @@ test("A6: a trial whose caller goes away makes way for the next call at once", a
   assert.equal(await outcome(client.execute("solo", where)), "only");
 });
 
+test("A6: a trial whose error cannot be classified, because `classify` throws, makes way for the next call at once", async () => {
+  await halfOpen("solo", "only", 2);
+  const classify = () => {
+    throw new TypeError("the rule is broken");
+  };
+  await assert.rejects(
+    client.execute("solo", () => Promise.reject(new Error("x")), { classify }),
+    /the rule is broken/,
+  );
+  assert.equal(await outcome(client.execute("solo", where)), "only");
+});
+
 test("A5: failures of calls that began before the fleet's breaker moved on do not eject the endpoint here", async () => {
   const gates = Array.from({ length: policy.failures }, () => Promise.withResolvers<string>());
   const slow = gates.map(({ promise }) => outcome(client.execute("solo", () => promise)));
