@@ -24,10 +24,15 @@ export function plainEnvironment(env: Environment): Record<string, string> {
   return pick(env, plain);
 }
 
-/** {@link plainEnvironment}, and the settings of our own services (`MCPF_...`) that are no secrets. */
-export function serviceEnvironment(env: Environment, topology: Topology): Record<string, string> {
+/** Command lines may hold what only the prober should know. */
+const proberOnly = new Set(["MCPF_EXEC_ALLOW"]);
+
+/** {@link plainEnvironment}, and the settings of one of our own services (`MCPF_...`) that are no secrets. */
+export function serviceEnvironment(env: Environment, topology: Topology, service: string): Record<string, string> {
   const secrets = new Set(secretsIn(topology).map(({ name }) => name));
-  const settings = Object.keys(env).filter((name) => name.startsWith("MCPF_") && !ours.has(name) && !secrets.has(name));
+  const settings = Object.keys(env).filter(
+    (name) => name.startsWith("MCPF_") && !ours.has(name) && !secrets.has(name) && (service === "prober" || !proberOnly.has(name)),
+  );
   return { ...plainEnvironment(env), ...pick(env, settings) };
 }
 

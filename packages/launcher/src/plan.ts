@@ -61,7 +61,7 @@ export function planStack(input: PlanInput): StackPlan {
   const infrastructure = planInfrastructure(input);
   const upstreams = planUpstreams(input);
   const services = planServices(input);
-  const common = commonEnvironment(input);
+  const common = commonEnvironment(input, "bootstrap");
   if (1 + services.length > servicesMax) throw new RangeError(`health ports are kept for ${servicesMax} services`);
   return {
     processes: [...infrastructure, ...upstreams, ...services],
@@ -185,7 +185,7 @@ function planService(
       command: [process.execPath, input.scriptOf(service)],
       cwd: input.root,
       env: {
-        ...commonEnvironment(input),
+        ...commonEnvironment(input, service),
         ...own,
         MCPF_INSTANCE: name,
         MCPF_HEALTH_PORT: String(input.ports.health(healthIndex)),
@@ -200,9 +200,9 @@ function planService(
   };
 }
 
-function commonEnvironment(input: PlanInput): Record<string, string> {
+function commonEnvironment(input: PlanInput, service: string): Record<string, string> {
   return {
-    ...serviceEnvironment(input.env, input.topology),
+    ...serviceEnvironment(input.env, input.topology, service),
     NATS_URL: input.natsUrl,
     MCPF_DATA_DIR: input.dataDir,
     MCPF_ENV: input.environment,

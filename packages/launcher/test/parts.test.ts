@@ -197,8 +197,10 @@ notifications: { channels: [{ name: w, type: webhook, url: "http://w", headers: 
     MCPF_SESSION_KEY: "k",
     AWS_SECRET_ACCESS_KEY: "s",
     ENDPOINT_KEY: "e",
+    MCPF_EXEC_ALLOW: "{}",
   };
-  assert.deepEqual(serviceEnvironment(env, topology), { PATH: "/bin", MCPF_LOG_LEVEL: "debug" });
+  assert.deepEqual(serviceEnvironment(env, topology, "router"), { PATH: "/bin", MCPF_LOG_LEVEL: "debug" });
+  assert.deepEqual(serviceEnvironment(env, topology, "prober"), { PATH: "/bin", MCPF_LOG_LEVEL: "debug", MCPF_EXEC_ALLOW: "{}" });
   // biome-ignore lint/suspicious/noTemplateCurlyInString: it is the configuration's own syntax
   assert.deepEqual(variablesIn("url: ${HOST:-x}/${PATH}/$PATH/${UNSET}", { HOST: "h", PATH: "p", OTHER: "o" }), { HOST: "h", PATH: "p" });
 });

@@ -22,6 +22,8 @@ export interface ReportServerOptions {
   /** The token of an endpoint; null: it has none, or its secret is missing here. */
   readonly tokenOf: (upstream: string, endpoint: string) => string | null;
   readonly onReport: (upstream: string, endpoint: string, report: z.infer<typeof reportBody>) => void;
+  /** A connection could not be accepted; the server goes on. */
+  readonly onError: (error: Error) => void;
 }
 
 const bodyBytesMax = 4096;
@@ -58,6 +60,8 @@ export async function startReportServer(options: ReportServerOptions): Promise<R
     server.once("error", reject);
     server.listen(options.port, options.host, () => {
       server.off("error", reject);
+      // One connection that could not be accepted (no file descriptors, say) is no reason to stop.
+      server.on("error", options.onError);
       resolve();
     });
   });

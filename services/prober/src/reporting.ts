@@ -45,6 +45,7 @@ export async function openReporting(kit: Kit<ProberEnvironment>, targets: () => 
       host: config.MCPF_REPORT_HOST ?? "127.0.0.1",
       port,
       tokenOf,
+      onError: (err) => log.warn({ err }, "a connection for a heartbeat could not be taken"),
       onReport: (upstream, endpoint, { status, detail }) => {
         const report = { upstream, endpoint, status, detail: detail === null ? null : secrets.redact(detail) };
         // Here at once, and also while NATS is gone; the others by the bus.

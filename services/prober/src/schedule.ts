@@ -1,6 +1,9 @@
 import type { NextProbe } from "@mcp-failover/domain";
 import { createDueHeap } from "./due-heap.ts";
 
+/** What is due later than this is looked at then; Node fires at once what is due in over 24 days. */
+const timerMsMax = 3_600_000;
+
 /** Runs probes when they are due, at most one an endpoint at a time. What is overdue is never caught up on: the next one is planned from now. */
 export interface Schedule {
   /** Plans the next probe of a key, in place of what was planned. A probe under way plans anew by itself when it ends. */
@@ -50,7 +53,7 @@ export function createSchedule(options: ScheduleOptions): Schedule {
     if (firstMs === null || firstMs >= timerAtMs) return;
     if (timer !== null) clearTimeout(timer);
     timerAtMs = firstMs;
-    timer = setTimeout(tick, Math.max(0, Math.ceil(firstMs - clockMs())));
+    timer = setTimeout(tick, Math.min(timerMsMax, Math.max(0, Math.ceil(firstMs - clockMs()))));
   }
 
   function tick(): void {
