@@ -56,16 +56,30 @@ export const honestOutcomes: Check = {
   },
 };
 
+/** A router that is cut off from the log for as long as a schedule cuts anything hears of a reset then. */
+const hearsWithinMs = 10 * 60_000;
+
 export const neverTheLast: Check = {
   guarantee: "the_last_endpoint_is_never_ejected",
-  says: "however many endpoints look dead, a read is sent to one of them: a router never refuses it without a try",
+  says: "however many endpoints look dead, a read is sent to one of them: a router never refuses it without a try, but where an operator has forced every breaker open",
   start(world) {
+    /** Until when an endpoint is forced open, as far as a router may know. */
+    const forcedUntilMs = new Map<string, number>();
     return {
+      onAudit({ event, atMs }) {
+        if (event.type !== "breaker.changed") return;
+        const { service, endpoint, state } = event.data;
+        const key = `${service}/${endpoint}`;
+        if (state.status === "forced_open") forcedUntilMs.set(key, Number.POSITIVE_INFINITY);
+        else if (forcedUntilMs.get(key) === Number.POSITIVE_INFINITY) forcedUntilMs.set(key, atMs + hearsWithinMs);
+      },
       onCallEnd(call) {
         if (call.safety !== "read_only" || call.outcome !== "error" || call.attempts.length > 0 || call.problem === "client_gone") return;
         if (call.implementation === "legacy") return;
         // A router that has just begun and never saw the log knows no upstream.
         if (call.epoch < 0) return;
+        const { endpoints } = world.topology.upstreams[call.upstream] ?? { endpoints: [] };
+        if (endpoints.every(({ name }) => (forcedUntilMs.get(`${call.upstream}/${name}`) ?? 0) >= world.nowAtMs)) return;
         world.fail("the_last_endpoint_is_never_ejected", `call ${call.id} was refused (${call.problem}) and no endpoint was tried`, {
           call,
         });
