@@ -24,12 +24,10 @@ export interface Known {
   readonly state: BreakerState;
   /** Last sequence of SIGNALS that the decision had folded. */
   readonly signalsSeq: number;
-  /** The command that made the last change, where one did. */
-  readonly commandId: string | null;
   readonly eventId: string | null;
 }
 
-const unknown: Known = { state: initialBreakerState, signalsSeq: 0, commandId: null, eventId: null };
+const unknown: Known = { state: initialBreakerState, signalsSeq: 0, eventId: null };
 
 /** Both streams folded, each by itself: AUDIT into configuration and states, SIGNALS into windows. {@link inputFor} alone joins them. */
 export class Breakers {
@@ -65,12 +63,11 @@ export class Breakers {
       if (applied) this.#configured = breakersOf(applied);
     }
     if (event.type !== "breaker.changed") return;
-    const { service, endpoint, state, certificate, commandId } = event.data;
+    const { service, endpoint, state, certificate } = event.data;
     const key = endpointKey(service, endpoint);
     this.#known.set(key, {
       state,
       signalsSeq: certificate.folded.SIGNALS?.last ?? 0,
-      commandId: commandId ?? null,
       eventId: event.id,
     });
     if (state.status === "open" || state.status === "half_open") this.#timed.add(key);

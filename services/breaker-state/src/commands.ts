@@ -51,6 +51,12 @@ export class BreakerCommands {
     while (this.#done.size > rememberedMax) this.#done.delete(this.#done.keys().next().value as string);
   }
 
+  /** Whether the log has what a command ordered for one endpoint, by whichever instance. */
+  async isDone(commandId: string, key: string, { upstream, endpoint }: Breaker): Promise<boolean> {
+    if (!this.#done.get(commandId)?.has(key)) await this.#readDone([subjectFor("breaker.changed", upstream, endpoint)], commandId);
+    return this.#done.get(commandId)?.has(key) === true;
+  }
+
   async run(body: BreakerCommand): Promise<BreakerAnswer> {
     if (!this.#decider.settled) {
       throw new RefusedError("not_ready", "breaker-state is still reading the log, or cannot reach it: ask again in a second", true);

@@ -80,11 +80,13 @@ export async function startBreakerState(kit: Kit<BreakerStateConfig>): Promise<R
   async function settle(key: string): Promise<void> {
     for (let race = 0; race < lostRacesMax; race += 1) {
       const breaker = breakers.configured.get(key);
-      if (breaker === undefined || !decider.settled || decider.clock.tilted) return;
+      if (breaker === undefined) return;
+      if (!decider.settled || decider.clock.tilted) break;
       const input = inputFor(key, breaker);
       const decision = decideBreaker(input);
       // Another instance has decided on more than this one has read; what it still has to read will tell.
-      if (!decision.changed || (decider.folded().SIGNALS?.last ?? 0) < breakers.known(key).signalsSeq) return;
+      if (!decision.changed) return;
+      if ((decider.folded().SIGNALS?.last ?? 0) < breakers.known(key).signalsSeq) break;
       if (await publish(input, decision)) return;
     }
     breakers.hear(key);
@@ -94,8 +96,8 @@ export async function startBreakerState(kit: Kit<BreakerStateConfig>): Promise<R
   async function obey(key: string, breaker: Breaker, order: BreakerOrder): Promise<void> {
     for (let race = 0; race < lostOrdersMax; race += 1) {
       if (!decider.settled) throw new RefusedError("log_unreachable", "the log is out of reach: ask again with the same commandId", true);
-      // Another instance may have taken the command over.
-      if (breakers.known(key).commandId === order.commandId) return;
+      // Another instance may have taken the command over; what came after that may be all that a lost race has told.
+      if (race > 0 && (await commands.isDone(order.commandId, key, breaker))) return;
       const input = { ...inputFor(key, breaker), evidence: [], command: order };
       if (await publish(input, decideBreaker(input))) return;
     }
