@@ -1,4 +1,14 @@
 export {
+  type AgentGrant,
+  allowedTools,
+  audienceMatches,
+  matchesPattern,
+  mayCallAllTools,
+  mayCallTool,
+  mayUseUpstream,
+  openGrant,
+} from "./agent-access.ts";
+export {
   type BalancingCandidate,
   type BalancingQuestion,
   type BalancingStrategy,
@@ -105,6 +115,7 @@ export {
   settleIncident,
   tellIncident,
 } from "./incidents.ts";
+export { hasAmbiguousKeys } from "./json-keys.ts";
 export {
   initialLocalBreaker,
   type LocalBreaker,

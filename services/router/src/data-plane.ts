@@ -1,5 +1,6 @@
 import type { AccessRules } from "./access.ts";
 import type { RouterControl } from "./control/port.ts";
+import { type Guard, openGuard } from "./identity/guard.ts";
 import type { SessionDirectory } from "./mcp/directory.ts";
 import { createEraBook } from "./mcp/era.ts";
 import { createFaceBook } from "./mcp/face.ts";
@@ -20,6 +21,8 @@ export interface DataPlaneOptions {
   readonly directory: SessionDirectory;
   readonly claims: StreamClaims;
   readonly access: () => AccessRules;
+  /** Who makes a request; without it everybody may do everything. */
+  readonly guard?: Guard;
   readonly log: DataPlaneLog;
   readonly metrics: DataPlaneMetrics;
   readonly health: RouterServerOptions["health"];
@@ -82,6 +85,7 @@ export async function startDataPlane(options: DataPlaneOptions): Promise<DataPla
     mcp,
     http: { control, client, log, metrics, nowMs },
     access: options.access,
+    guard: options.guard ?? openGuard,
     health: options.health,
   });
   const stopFollowing = control.onRouteChange((upstream) => {

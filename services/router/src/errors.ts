@@ -23,6 +23,8 @@ export const rpcCodes = {
   unknown_upstream: 1008,
   /** The upstream answered with something that is no answer. */
   upstream_malformed: 1009,
+  /** The agent may not do this; nothing was sent. */
+  forbidden: 1010,
 } as const;
 export type RouterErrorCode = keyof typeof rpcCodes;
 
@@ -71,6 +73,8 @@ export function httpStatusOf(code: RouterErrorCode): number {
       return 502;
     case "deadline":
       return 504;
+    case "forbidden":
+      return 403;
     case "unknown_upstream":
     case "session_lost":
       return 404;

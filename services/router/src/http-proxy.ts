@@ -2,6 +2,7 @@ import type { IncomingHttpHeaders, IncomingMessage, ServerResponse } from "node:
 import { classifyHttpStatus } from "@mcp-failover/domain";
 import type { AttemptResult, RouterControl, UpstreamView } from "./control/port.ts";
 import { httpStatusOf, type RouterError, routerErrorOf, sendJson } from "./errors.ts";
+import type { Principal } from "./identity/principal.ts";
 import { clientDeadlineMs, type DataPlaneLog, type DataPlaneMetrics, operationHeader } from "./mcp/inbound.ts";
 import {
   AbortedByRouter,
@@ -30,6 +31,7 @@ export interface HttpInbound {
   readonly request: IncomingMessage;
   readonly response: ServerResponse;
   readonly view: UpstreamView;
+  readonly principal: Principal;
   /** What follows the name of the upstream in the URL: path and query. */
   readonly suffix: string;
   readonly operationId: string;
@@ -47,7 +49,7 @@ export async function serveHttp(context: HttpContext, inbound: HttpInbound, body
     kind: "http",
     method: request.method ?? "GET",
     tool: null,
-    agent: typeof request.headers["mcpf-agent"] === "string" ? request.headers["mcpf-agent"] : null,
+    agent: inbound.principal.agent ?? (typeof request.headers["mcpf-agent"] === "string" ? request.headers["mcpf-agent"] : null),
     sessionEndpoint: null,
     deadlineMs: clientDeadlineMs(request.headers, inbound.startedAtMs),
     startedAtMs: inbound.startedAtMs,

@@ -5,6 +5,8 @@ import { type AccessRules, checkAccess, checkOneHost, checkPath } from "./access
 import type { UpstreamView } from "./control/port.ts";
 import { RefusedRequest, rpcCodes, rpcErrorBody, sendJson, sendRefusal } from "./errors.ts";
 import { type HttpContext, serveHttp } from "./http-proxy.ts";
+import { checkFace, checkUpstream, type Guard } from "./identity/guard.ts";
+import type { Principal } from "./identity/principal.ts";
 import { type McpContext, operationHeader } from "./mcp/inbound.ts";
 import { serveMcp } from "./mcp/serve-mcp.ts";
 import { leaveOldHolds } from "./mcp/sweep.ts";
@@ -26,6 +28,7 @@ export interface RouterServerOptions {
   readonly mcp: McpContext;
   readonly http: HttpContext;
   readonly access: () => AccessRules;
+  readonly guard: Guard;
   /** `/healthz`, `/readyz`, `/metrics`; null for other paths. */
   readonly health: (path: string) => Promise<{ status: number; type: string; body: string } | null>;
 }
@@ -122,6 +125,11 @@ async function serve(options: RouterServerOptions, request: IncomingMessage, res
   const [path = "/"] = url.split("?", 1);
   const [, face, name] = path.split("/", 3);
   if ((face !== "mcp" && face !== "http") || !name) {
+    const metadata = options.guard.metadata(path);
+    if (metadata !== null) {
+      sendJson(response, 200, metadata, { "cache-control": "max-age=300", "access-control-allow-origin": "*" });
+      return;
+    }
     const health = await options.health(path);
     if (health !== null) {
       response.writeHead(health.status, { "content-type": health.type }).end(health.body);
@@ -132,9 +140,13 @@ async function serve(options: RouterServerOptions, request: IncomingMessage, res
   checkOneHost(request.rawHeaders);
   checkAccess(request.headers.host, request.headers.origin, options.access());
   const { mcp } = options;
-  const view = viewOf(options, face, name);
+  const identified = options.guard.identify(request.headers, face, name);
+  const principal = identified instanceof Promise ? await identified : identified;
+  checkUpstream(principal, name);
+  const view = viewOf(options, face, name, principal);
+  checkFace(principal, face, view);
   const operationId = `op-${randomBytes(9).toString("base64url")}`;
-  const inbound = { request, response, view, operationId, startedAtMs: mcp.nowMs() };
+  const inbound = { request, response, view, principal, operationId, startedAtMs: mcp.nowMs() };
   if (face === "mcp") {
     if (path.length > "/mcp/".length + name.length + 1) throw new RefusedRequest(404, -32000, `not found: use /mcp/${view.name}`);
     return serveMcp(mcp, inbound, () => readBody(request, view.bodyBytesMax));
@@ -144,11 +156,11 @@ async function serve(options: RouterServerOptions, request: IncomingMessage, res
   return serveHttp(options.http, { ...inbound, suffix }, await readBody(request, view.bodyBytesMax));
 }
 
-function viewOf(options: RouterServerOptions, face: "mcp" | "http", name: string): UpstreamView {
+function viewOf(options: RouterServerOptions, face: "mcp" | "http", name: string, principal: Principal): UpstreamView {
   const { control } = options.mcp;
   const view = control.upstream(name);
   if (view !== null && (view.kind === face || face === "http")) return view;
-  const known = control.upstreams();
+  const known = control.upstreams().filter((one) => principal.mayUse(one));
   const advice =
     view === null
       ? `no upstream ${JSON.stringify(name.slice(0, 64))} is configured; known: ${known.join(", ") || "none yet"}; add it to failover.yaml and apply it`

@@ -14,6 +14,10 @@ const answerBytesMax = 16 * 1024 * 1024;
 /** How long the rest of a stream is read after its answer, so that the connection can be used again. */
 const restMs = 250;
 
+/** What the client may see of an answer; null: all of it. */
+export type VisibleAnswer = (value: Readonly<Record<string, unknown>>) => object | null;
+const asItIs: VisibleAnswer = () => null;
+
 export type Answer = Extract<ServerMessage, { kind: "answer" }>;
 
 /** How the relay of one upstream answer ended. */
@@ -43,13 +47,21 @@ export class CallAnswer {
   #progressFloor = Number.NEGATIVE_INFINITY;
   #acknowledged = false;
   #done = false;
+  readonly #visible: VisibleAnswer;
 
-  constructor(response: ServerResponse, requestId: string | number, headers: Readonly<Record<string, string>>, nowMs: () => number) {
+  constructor(
+    response: ServerResponse,
+    requestId: string | number,
+    headers: Readonly<Record<string, string>>,
+    nowMs: () => number,
+    visible: VisibleAnswer = asItIs,
+  ) {
     this.#response = response;
     this.#writer = new SseWriter(response);
     this.#requestId = requestId;
     this.#headers = headers;
     this.#nowMs = nowMs;
+    this.#visible = visible;
   }
 
   get done(): boolean {
@@ -92,7 +104,8 @@ export class CallAnswer {
     if (message.kind !== "answer" || message.id !== this.#requestId) {
       return failed("malformed", `${where} answered with something that is no answer to the request`);
     }
-    this.#finish(bytes, response.status, response);
+    const shown = this.#visible(message.value);
+    this.#finish(shown === null ? bytes : Buffer.from(JSON.stringify(shown)), response.status, response);
     return { kind: "answered", told: toldOf(message, response.status), message };
   }
 
@@ -167,7 +180,9 @@ export class CallAnswer {
           const message: ServerMessage = isMessage && event.data !== "" ? readServerMessage(event.data) : { kind: "other" };
           if (!this.#wanted(message, hold)) return true;
           this.#writer.begin({ ...this.#headers, ...passedHeaders(response) });
-          const more = this.#write(rewriteEvent(event, message, hold), () => response.resume());
+          const shown = message.kind === "answer" ? this.#visible(message.value) : null;
+          const own = shown === null ? event : { ...event, data: JSON.stringify(shown) };
+          const more = this.#write(rewriteEvent(own, message, hold), () => response.resume());
           if (message.kind !== "answer" || message.id !== this.#requestId) return more;
           answered = true;
           this.#done = true;

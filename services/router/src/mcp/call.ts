@@ -1,5 +1,6 @@
 import type { Attempt, AttemptResult, CallControl, CallProblem } from "../control/port.ts";
 import { routerErrorOf } from "../errors.ts";
+import { visibleAnswer } from "../identity/tool-access.ts";
 import { AbortedByRouter } from "../upstream-client.ts";
 import { AttemptRun, type CallParts, type RelayAnswer } from "./attempt.ts";
 import { CallAnswer } from "./call-answer.ts";
@@ -31,7 +32,7 @@ export async function serveCall(
     kind: "mcp",
     method: envelope.method,
     tool: envelope.tool,
-    agent: agentOf(request.headers["mcpf-agent"], envelope, session),
+    agent: inbound.principal.agent ?? agentOf(request.headers["mcpf-agent"], envelope, session),
     sessionEndpoint: session?.home ?? null,
     deadlineMs: clientDeadlineMs(request.headers, inbound.startedAtMs),
     startedAtMs: inbound.startedAtMs,
@@ -46,6 +47,7 @@ export async function serveCall(
       ...(call.stale ? { "mcpf-route": "stale" } : {}),
     },
     nowMs,
+    (value) => visibleAnswer(inbound.principal, view.name, value),
   );
   const abort = new AbortController();
   const gone = new AbortController();

@@ -9,9 +9,9 @@ import { streamHeaders } from "./session-stream.ts";
  * A server that does not let clients end sessions says 405, which the client gets, and the session lives on.
  */
 export async function serveDelete(context: McpContext, inbound: Inbound): Promise<void> {
-  const { request, response, view } = inbound;
+  const { request, response, view, principal } = inbound;
   const sessionId = request.headers["mcp-session-id"];
-  const session = typeof sessionId === "string" ? context.sessions.open(sessionId, view.name) : null;
+  const session = typeof sessionId === "string" ? context.sessions.open(sessionId, view.name, principal.id) : null;
   if (session === null) throw sessionNotFound();
   const record = await context.directory.read(session.sealed.key);
   if (record?.ended) {

@@ -1,4 +1,3 @@
-import type { UpstreamView } from "../control/port.ts";
 import { type Envelope, isObject } from "./envelope.ts";
 import type { Inbound, McpContext } from "./inbound.ts";
 import { newSessionKey, nowhere, SessionTooLargeError } from "./seal.ts";
@@ -63,17 +62,19 @@ export function createFaceBook(): FaceBook {
 export function standInFor(context: McpContext, inbound: Inbound, envelope: Extract<Envelope, { kind: "request" }>): StandIn | null {
   const { view } = inbound;
   if (view.legacyTools.length === 0) return null;
-  if (envelope.method === "tools/list") return () => ({ result: listOf(context, view, envelope.era), headers: {} });
-  if (envelope.method === "initialize" && view.sessions !== "sticky") return () => begin(context, view, envelope.params);
+  if (envelope.method === "tools/list") return () => ({ result: listOf(context, inbound, envelope.era), headers: {} });
+  if (envelope.method === "initialize" && view.sessions !== "sticky") return () => begin(context, inbound, envelope.params);
   return null;
 }
 
-function listOf(context: McpContext, view: UpstreamView, era: Extract<Envelope, { kind: "request" }>["era"]): object {
-  const tools = view.legacyTools.map((name) => context.faces.tool(view.name, name) ?? { name, inputSchema: { type: "object" } });
+function listOf(context: McpContext, { view, principal }: Inbound, era: Extract<Envelope, { kind: "request" }>["era"]): object {
+  const tools = view.legacyTools
+    .filter((name) => principal.mayCall(view.name, name))
+    .map((name) => context.faces.tool(view.name, name) ?? { name, inputSchema: { type: "object" } });
   return { ...(era === "modern" ? { resultType: "complete" } : {}), tools };
 }
 
-function begin(context: McpContext, view: UpstreamView, params: Readonly<Record<string, unknown>>): ReturnType<StandIn> {
+function begin(context: McpContext, { view, principal }: Inbound, params: Readonly<Record<string, unknown>>): ReturnType<StandIn> {
   const version = context.faces.agreedVersion(view.name, params["protocolVersion"]);
   const { serverInfo, instructions } = context.faces.server(view.name);
   try {
@@ -86,6 +87,7 @@ function begin(context: McpContext, view: UpstreamView, params: Readonly<Record<
       endpoint: nowhere,
       upstreamSession: null,
       issuedAtMs: context.nowMs(),
+      principal: principal.id,
     });
     const result = {
       protocolVersion: version,

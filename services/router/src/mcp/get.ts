@@ -1,4 +1,5 @@
 import { RefusedRequest } from "../errors.ts";
+import { visibleAnswer } from "../identity/tool-access.ts";
 import { AbortedByRouter, UpstreamError, type UpstreamResponse } from "../upstream-client.ts";
 import { readServerMessage, type ServerMessage } from "./envelope.ts";
 import {
@@ -25,7 +26,7 @@ export async function serveGet(context: McpContext, inbound: Inbound): Promise<v
   checkGetHeaders(request.headers);
   const sessionId = request.headers["mcp-session-id"];
   if (typeof sessionId !== "string") return passGet(context, inbound);
-  const session = context.sessions.open(sessionId, inbound.view.name);
+  const session = context.sessions.open(sessionId, inbound.view.name, inbound.principal.id);
   if (session === null || session.lost) throw sessionNotFound();
   const lastEventId = request.headers["last-event-id"];
   const from = typeof lastEventId === "string" ? splitEventId(lastEventId) : null;
@@ -163,7 +164,9 @@ async function resume(context: McpContext, inbound: Inbound, session: Session, h
     event: (event) => {
       const message: ServerMessage = event.data === "" ? { kind: "other" } : readServerMessage(event.data);
       if (message.kind === "answer" && message.id !== null) session.parked.delete(message.id);
-      const more = writer.write(rewriteEvent(event, message, hold), context.nowMs());
+      const shown = message.kind === "answer" ? visibleAnswer(inbound.principal, view.name, message.value) : null;
+      const own = shown === null ? event : { ...event, data: JSON.stringify(shown) };
+      const more = writer.write(rewriteEvent(own, message, hold), context.nowMs());
       if (!more) writer.whenDrained(() => upstream.resume());
       return more;
     },

@@ -1,6 +1,7 @@
 import type { IncomingHttpHeaders, IncomingMessage, ServerResponse } from "node:http";
 import type { RouterControl, UpstreamView } from "../control/port.ts";
 import { RefusedRequest } from "../errors.ts";
+import type { Principal } from "../identity/principal.ts";
 import type { UpstreamClient } from "../upstream-client.ts";
 import type { SessionDirectory } from "./directory.ts";
 import type { EraBook } from "./era.ts";
@@ -62,6 +63,7 @@ export interface Inbound {
   readonly request: IncomingMessage;
   readonly response: ServerResponse;
   readonly view: UpstreamView;
+  readonly principal: Principal;
   readonly operationId: string;
   readonly startedAtMs: number;
 }

@@ -49,6 +49,7 @@ export async function serveInitialize(
         endpoint: endpoint.name,
         upstreamSession,
         issuedAtMs: context.nowMs(),
+        principal: inbound.principal.id,
       });
       answer.whole(bytes, { "mcp-session-id": session.id });
     } catch (error) {

@@ -1,7 +1,8 @@
-import { sendJson } from "../errors.ts";
+import { RefusedRequest, rpcCodes, rpcErrorMessage, sendJson } from "../errors.ts";
+import { forbiddenTool } from "../identity/tool-access.ts";
 import { serveCall } from "./call.ts";
 import { type Envelope, readEnvelope } from "./envelope.ts";
-import { checkPostHeaders, type Inbound, type McpContext, sessionNotFound } from "./inbound.ts";
+import { checkPostHeaders, type Inbound, type McpContext, operationHeader, sessionNotFound } from "./inbound.ts";
 import { serveInitialize } from "./initialize.ts";
 import { serveListen } from "./listen.ts";
 import { serveNotification, serveResponse } from "./notify.ts";
@@ -12,6 +13,12 @@ export async function servePost(context: McpContext, inbound: Inbound, body: Buf
   const { request, view } = inbound;
   checkPostHeaders(request.headers);
   const envelope = readEnvelope(body);
+  const forbidden = forbiddenTool(inbound.principal, view.name, envelope, body, request.headers);
+  if (forbidden !== null) {
+    if (envelope.kind !== "request") throw new RefusedRequest(403, rpcCodes.forbidden, forbidden.message);
+    const place = { upstream: view.name, operationId: inbound.operationId };
+    return sendJson(inbound.response, 200, rpcErrorMessage(envelope.id, forbidden, place), { [operationHeader]: inbound.operationId });
+  }
   if (envelope.kind !== "response" && envelope.era === "modern") {
     if (envelope.kind === "request" && envelope.method === "subscriptions/listen") await serveListen(context, inbound, envelope, body);
     else if (envelope.kind === "request") await serveCall(context, inbound, envelope, body, null);
@@ -20,7 +27,7 @@ export async function servePost(context: McpContext, inbound: Inbound, body: Buf
   }
   if (envelope.kind === "request" && envelope.method === "initialize") return serveInitialize(context, inbound, envelope, body);
   const sessionId = request.headers["mcp-session-id"];
-  const session = typeof sessionId === "string" ? context.sessions.open(sessionId, view.name) : null;
+  const session = typeof sessionId === "string" ? context.sessions.open(sessionId, view.name, inbound.principal.id) : null;
   if (typeof sessionId === "string" && (session === null || session.lost)) throw sessionNotFound();
   switch (envelope.kind) {
     case "request":

@@ -19,6 +19,8 @@ export interface SealedSession {
   /** The upstream's own session id; null when it has none. */
   readonly upstreamSession: string | null;
   readonly issuedAtMs: number;
+  /** Who began it; nobody else is served with it (requirement R2). Empty or absent: nobody had to say who he is. */
+  readonly principal?: string;
 }
 
 export interface Sealer {
@@ -93,10 +95,20 @@ export function newSessionKey(): string {
 }
 
 function toTuple(s: SealedSession): unknown[] {
-  return [s.key, s.upstream, s.version, s.clientParams, s.capabilities, s.endpoint, s.upstreamSession, s.issuedAtMs];
+  return [
+    s.key,
+    s.upstream,
+    s.version,
+    s.clientParams,
+    s.capabilities,
+    s.endpoint,
+    s.upstreamSession,
+    s.issuedAtMs,
+    ...(s.principal ? [s.principal] : []),
+  ];
 }
 function fromTuple(tuple: unknown): SealedSession {
-  const [key, upstream, version, clientParams, capabilities, endpoint, upstreamSession, issuedAtMs] = tuple as [
+  const [key, upstream, version, clientParams, capabilities, endpoint, upstreamSession, issuedAtMs, principal] = tuple as [
     string,
     string,
     string,
@@ -105,8 +117,9 @@ function fromTuple(tuple: unknown): SealedSession {
     string,
     string | null,
     number,
+    string | undefined,
   ];
-  return { key, upstream, version, clientParams, capabilities, endpoint, upstreamSession, issuedAtMs };
+  return { key, upstream, version, clientParams, capabilities, endpoint, upstreamSession, issuedAtMs, ...(principal ? { principal } : {}) };
 }
 
 /** What a server declared, as sorted paths: `["resources", "resources.subscribe", "tools"]`; flags that are false are left out. */

@@ -74,8 +74,8 @@ export interface SessionTableOptions {
 /** The sessions that this process has in memory. */
 export interface SessionTable {
   readonly size: number;
-  /** Opens a session id. Null: not one of ours, of another upstream, or ended. */
-  open(id: string, upstream: string): Session | null;
+  /** Opens a session id. Null: not one of ours, of another upstream, of another principal, or ended; they all look the same from outside. */
+  open(id: string, upstream: string, principal?: string): Session | null;
   /** Starts a session; throws when its content is too large for an id. */
   start(sealed: SealedSession): Session;
   end(session: Session): void;
@@ -110,10 +110,10 @@ export function createSessionTable(options: SessionTableOptions): SessionTable {
     get size() {
       return sessions.size;
     },
-    open(id, upstream) {
+    open(id, upstream, principal = "") {
       const known = sessions.get(id);
       if (known !== undefined) {
-        if (known.sealed.upstream !== upstream || known.ended) return null;
+        if (known.sealed.upstream !== upstream || (known.sealed.principal ?? "") !== principal || known.ended) return null;
         known.lastUsedAtMs = nowMs();
         sessions.delete(id);
         sessions.set(id, known);
@@ -121,7 +121,7 @@ export function createSessionTable(options: SessionTableOptions): SessionTable {
       }
       if (endedIds.has(id)) return null;
       const sealed = sealer.open(id);
-      if (sealed === null || sealed.upstream !== upstream) return null;
+      if (sealed === null || sealed.upstream !== upstream || (sealed.principal ?? "") !== principal) return null;
       return keep(new Session(id, sealed, nowMs()));
     },
     start: (sealed) => keep(new Session(sealer.seal(sealed), sealed, nowMs())),

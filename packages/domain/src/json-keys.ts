@@ -1,0 +1,50 @@
+/**
+ * Readers of JSON disagree on keys that come twice (RFC 8259, 4: "unpredictable"), and some take `Name` for `name`. Where a decision hangs
+ * on a message whose bytes go on as they came, such a message could be one call here and another one there.
+ *
+ * J1  True for every valid JSON text in which one of `keys` stands more than once, in any case of letters or escaped, in the top object or in
+ *     the object of its key `params`; false for every other one.
+ */
+export function hasAmbiguousKeys(text: string, keys: ReadonlySet<string>): boolean {
+  let depth = 0;
+  /** Objects that are looked at by depth: the top one, and that of `params`. */
+  const seen: (Set<string> | null)[] = [];
+  let key = "";
+  let expectsKey = false;
+  for (let at = 0; at < text.length; at++) {
+    const char = text[at];
+    if (char === '"') {
+      const from = at;
+      for (at++; text[at] !== '"' && at < text.length; at++) if (text[at] === "\\") at++;
+      const inside = seen[depth];
+      if (!expectsKey || inside === undefined || inside === null) continue;
+      expectsKey = false;
+      key = nameOf(text.slice(from, at + 1));
+      if (!keys.has(key)) continue;
+      if (inside.has(key)) return true;
+      inside.add(key);
+    } else if (char === "{" || char === "[") {
+      depth++;
+      const looked = char === "{" && (depth === 1 || (depth === 2 && key === "params"));
+      seen[depth] = looked ? new Set() : null;
+      expectsKey = looked;
+    } else if (char === "}" || char === "]") {
+      depth--;
+      expectsKey = false;
+    } else if (char === ",") {
+      const looked = seen[depth] !== null && seen[depth] !== undefined;
+      expectsKey = looked;
+      if (looked) key = "";
+    }
+  }
+  return false;
+}
+
+function nameOf(literal: string): string {
+  try {
+    return (JSON.parse(literal) as string).toLowerCase();
+  } catch {
+    // No JSON: whoever reads the whole text says so.
+    return "";
+  }
+}
