@@ -1,4 +1,5 @@
 import { type Appended, BusError, type Fenced, type Stored } from "./bus.ts";
+import type { ClaimCheck } from "./claim-check.ts";
 import type { LogPort, PublishOutcome } from "./log-port.ts";
 import { decode, type EventLike, encodeEvent, headerNames, isOwn, type Outgoing, type RawMessage } from "./message.ts";
 
@@ -11,8 +12,8 @@ const pauseMsMin = 50;
 const pauseMsMax = 500;
 
 /** Stores an event without a fence; tries again with the same id until the time-out, which the store counts as one. */
-export async function append(log: LogPort, event: EventLike, timeoutMs: number = defaultTimeoutMs): Promise<Appended> {
-  return publishUnfenced(log, encodeEvent(event), timeoutMs);
+export async function append(log: LogPort, claims: ClaimCheck, event: EventLike): Promise<Appended> {
+  return publishUnfenced(log, encodeEvent(await lightened(claims, event)));
 }
 
 /** The same for a message that is encoded already. */
@@ -30,6 +31,7 @@ export async function publishUnfenced(log: LogPort, message: Outgoing, timeoutMs
 /** Guarantees B1 to B3. */
 export async function appendFenced(
   log: LogPort,
+  claims: ClaimCheck,
   event: EventLike,
   expectedSeq: number,
   timeoutMs: number = defaultTimeoutMs,
@@ -37,7 +39,13 @@ export async function appendFenced(
   if (!Number.isSafeInteger(expectedSeq) || expectedSeq < 0) {
     throw new RangeError(`expectedSeq is ${expectedSeq}: give the last sequence of the subject, or 0 where there is none`);
   }
-  return publishFenced(log, encodeEvent(event, { expectedSeq }), timeoutMs);
+  const fenced = await publishFenced(log, encodeEvent(await lightened(claims, event), { expectedSeq }), timeoutMs);
+  return fenced.outcome === "won" || fenced.last === null ? fenced : { outcome: "lost", last: await claims.collect(fenced.last) };
+}
+
+/** What would be refused anyway is refused before anything of it is stored. */
+async function lightened(claims: ClaimCheck, event: EventLike): Promise<EventLike> {
+  return event.type === "config.applied" ? claims.checkIn(event) : event;
 }
 
 /**

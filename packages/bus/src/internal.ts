@@ -1,5 +1,7 @@
 // Seams for tests, apart from what `index.ts` exports: nothing that runs in production imports this.
 import type { Bus } from "./bus.ts";
+import { objectBucket } from "./claim-check.ts";
+import type { BrokerState } from "./memory/broker.ts";
 import { brokerStates, links, type MemoryBroker } from "./memory.ts";
 import { callApi } from "./nats/api.ts";
 import type { NatsLink } from "./nats/link.ts";
@@ -49,9 +51,29 @@ export function publishRawToMemory(
   bytes: Uint8Array | string,
   headers: Record<string, string> = {},
 ): void {
+  stateOf(broker).ingest({ subject, bytes: typeof bytes === "string" ? new TextEncoder().encode(bytes) : bytes, headers });
+}
+
+/** The object store of a memory broker loses everything. Throws a `RangeError` for another broker. */
+export function clearMemoryObjects(broker: MemoryBroker): void {
+  stateOf(broker).objects.clear();
+}
+
+/** Overwrites an object, as a foreign client could. Throws a `RangeError` for another broker. */
+export function putMemoryObject(broker: MemoryBroker, name: string, text: string): void {
+  stateOf(broker).objects.set(name, new TextEncoder().encode(text));
+}
+
+function stateOf(broker: MemoryBroker): BrokerState {
   const state = brokerStates.get(broker);
   if (state === undefined) throw new RangeError("not a broker of memoryBroker()");
-  state.ingest({ subject, bytes: typeof bytes === "string" ? new TextEncoder().encode(bytes) : bytes, headers });
+  return state;
+}
+
+/** The same on NATS. Throws a `RangeError` for a bus that is not on NATS. */
+export async function putObject(bus: Bus, name: string, text: string): Promise<void> {
+  const nc = await linkOf(bus).reach(5000);
+  await (await nc.jetstream().views.os(objectBucket)).putBlob({ name }, new TextEncoder().encode(text));
 }
 
 /** Publishes bytes as they are over a bus of `connectBus`, as a foreign client could. Throws a `RangeError` for another bus. */

@@ -1,11 +1,13 @@
 import { append, appendFenced } from "./append.ts";
 import type { Bus, Following } from "./bus.ts";
+import { claimCheck } from "./claim-check.ts";
 import { type BusLog, silent } from "./log.ts";
 import { openBucket } from "./nats/bucket.ts";
 import { publish, request, requestMany, serve, services, subscribe } from "./nats/core.ts";
 import { follow, type NatsReader, read } from "./nats/follow.ts";
 import { NatsLink } from "./nats/link.ts";
 import { NatsLog } from "./nats/log.ts";
+import { natsObjects } from "./nats/objects.ts";
 import { consumeQueue } from "./nats/queue.ts";
 import { ensureStreams } from "./nats/streams.ts";
 import { quarantine } from "./quarantine.ts";
@@ -33,7 +35,8 @@ export function connectBus(options: ConnectOptions): Bus {
   const link = new NatsLink({ servers: options.servers, name: options.name, log: say });
   const log = new NatsLog(link);
   const quarantined = quarantine(log, (err, place) => say.warn({ err, place }, "a malformed message could not be put into QUARANTINE"));
-  const reader: NatsReader = { link, log, quarantine: quarantined, say };
+  const claims = claimCheck(natsObjects(link, log), quarantined.refuse);
+  const reader: NatsReader = { link, log, quarantine: quarantined, claims, say };
   const running = new Set<Following>();
   const serving = new Set<{ stop(): Promise<void> }>();
 
@@ -56,15 +59,15 @@ export function connectBus(options: ConnectOptions): Bus {
       return link.status;
     },
     onStatus: (listener) => link.onStatus(listener),
-    append: (event) => append(log, event),
-    appendFenced: (event, expectedSeq, { timeoutMs } = {}) => appendFenced(log, event, expectedSeq, timeoutMs),
+    append: (event) => append(log, claims, event),
+    appendFenced: (event, expectedSeq, { timeoutMs } = {}) => appendFenced(log, claims, event, expectedSeq, timeoutMs),
     async lastOf(stream, subject) {
       const raw = await log.lastOf(stream, subject, readMs);
-      return raw === null ? null : quarantined.look(raw);
+      return raw === null ? null : claims.collect(quarantined.look(raw));
     },
     async at(stream, seq) {
       const raw = await log.at(stream, seq, readMs);
-      return raw === null ? null : quarantined.look(raw);
+      return raw === null ? null : claims.collect(quarantined.look(raw));
     },
     info: (stream) => log.info(stream),
     read: (stream, readOptions = {}) => read(reader, stream, readOptions),

@@ -15,6 +15,8 @@ const payloadBytesMax = 512 * 1024;
 export interface Quarantine {
   /** Looks into a message; a malformed one is put into QUARANTINE behind the reader's back. */
   look(raw: RawMessage): Stored;
+  /** Makes a message malformed that was read, for what it points at. */
+  refuse(stored: Stored, reason: string): Stored;
   /** The same for a message that is in no stream. */
   core(subject: string, bytes: Uint8Array, headers: Readonly<Record<string, string>>, reason: string): void;
 }
@@ -54,15 +56,18 @@ export function quarantine(log: LogPort, onError: (error: unknown, place: string
       });
   }
 
+  function refuse(stored: Stored, reason: string): Stored {
+    const { stream, seq, subject, headers, bytes } = stored;
+    put(`quarantine.${stream}.${seq}`, { subject, reason, headers }, bytes);
+    return { ...stored, content: { kind: "malformed", reason } };
+  }
+
   return {
     look(raw) {
       const stored = decode(raw);
-      if (stored.content.kind === "malformed" && raw.stream !== "QUARANTINE") {
-        const { subject, headers } = raw;
-        put(`quarantine.${raw.stream}.${raw.seq}`, { subject, reason: stored.content.reason, headers }, raw.bytes);
-      }
-      return stored;
+      return stored.content.kind === "malformed" && raw.stream !== "QUARANTINE" ? refuse(stored, stored.content.reason) : stored;
     },
+    refuse,
     core(subject, bytes, headers, reason) {
       put(`quarantine.core.${sha256(bytes).slice(0, 16)}`, { subject, reason, headers }, bytes);
     },

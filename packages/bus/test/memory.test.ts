@@ -3,7 +3,7 @@ import { describe, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { streams } from "@mcp-failover/contracts";
 import { type Bus, BusError, memoryBroker } from "../src/index.ts";
-import { memorySeams, publishRawToMemory } from "../src/internal.ts";
+import { clearMemoryObjects, memorySeams, publishRawToMemory, putMemoryObject } from "../src/internal.ts";
 import type { MakeWorld } from "./behaviour/world.ts";
 import { behaviour } from "./behaviour.ts";
 
@@ -25,6 +25,8 @@ const makeWorld: MakeWorld = async (options = {}) => {
     },
     loseNextPublish: (bus, { stored }) => memorySeams(bus).losePublishes(1, { stored }),
     publishRaw: async (subject, bytes) => publishRawToMemory(broker, subject, bytes),
+    loseObjects: async () => clearMemoryObjects(broker),
+    putObject: async (_bus, name, text) => putMemoryObject(broker, name, text),
     async close() {
       await Promise.all(buses.map((bus) => bus.close()));
     },

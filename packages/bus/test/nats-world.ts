@@ -3,7 +3,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { streams } from "@mcp-failover/contracts";
 import { startNats } from "@mcp-failover/testkit";
 import { type Bus, connectBus } from "../src/index.ts";
-import { publishRaw } from "../src/internal.ts";
+import { jetStreamApi, publishRaw, putObject } from "../src/internal.ts";
 import { connected, until, type World, type WorldOptions } from "./behaviour/world.ts";
 import { type TcpProxy, tcpProxy } from "./tcp-proxy.ts";
 
@@ -35,6 +35,10 @@ export async function natsWorld(options: WorldOptions = {}): Promise<World> {
     },
     loseNextPublish: (bus, loss) => proxyOf(bus).loseNextPublish(loss),
     publishRaw: (subject, bytes) => publishRaw(direct, subject, bytes),
+    async loseObjects() {
+      await jetStreamApi(direct, `STREAM.DELETE.OBJ_configurations`).catch(() => undefined); // Not there: the same.
+    },
+    putObject: (_bus, name, text) => putObject(direct, name, text),
     async close() {
       await Promise.all([direct, ...proxies.keys()].map((bus) => bus.close()));
       await Promise.all([...proxies.values()].map((proxy) => proxy.close()));

@@ -1,21 +1,19 @@
 import { randomUUID } from "node:crypto";
 import type { Bus, Stored } from "@mcp-failover/bus";
-import { type Actor, type ConfigApplied, makeEvent, type Topology } from "@mcp-failover/contracts";
+import { type Actor, type ConfigApplied, configurationLimits, makeEvent, type Topology } from "@mcp-failover/contracts";
 
-/** Larger configurations go to the object store, which is not built yet; the limit of one message is 1 MiB. */
-const topologyBytesMax = 512 * 1024;
 const lostRacesMax = 20;
 const stream = "AUDIT";
 const subject = "config.applied";
 
-/** The configuration does not fit into one event. */
+/** The configuration is larger than one stack takes. */
 export class ConfigTooLargeError extends Error {
   override readonly name = "ConfigTooLargeError";
   readonly code = "config_too_large";
   readonly retriable = false;
   constructor(bytes: number) {
     super(
-      `the configuration has ${bytes} bytes as JSON, and at most ${topologyBytesMax} can be applied: split it over several stacks, or shorten its names and contacts`,
+      `the configuration has ${bytes} bytes as JSON, and at most ${configurationLimits.bytesMax} can be applied: split it over several stacks, or shorten its names and contacts`,
     );
   }
 }
@@ -54,12 +52,12 @@ export interface AppliedConfiguration {
 
 /**
  * Makes a configuration the next version in the log. Fenced: of several that apply at once each gets its own version, or sees that the
- * same one is there already. The same topology for the same environment as the one in force makes no new version.
+ * same one is there already. One that is too large for an event is put into the object store by the bus. The same topology for the same environment as the one in force makes no new version.
  * Throws {@link ConfigTooLargeError}, {@link ConfigContendedError} and the bus's `BusError`.
  */
 export async function applyConfiguration(bus: Bus, options: ApplyConfigurationOptions): Promise<AppliedConfiguration> {
   const bytes = Buffer.byteLength(JSON.stringify(options.topology));
-  if (bytes > topologyBytesMax) throw new ConfigTooLargeError(bytes);
+  if (bytes > configurationLimits.bytesMax) throw new ConfigTooLargeError(bytes);
   let last = await bus.lastOf(stream, subject);
   for (let lost = 0; lost < lostRacesMax; lost += 1) {
     const inForce = configOf(last) ?? (last === null ? null : await newest(bus, last.seq, () => true));

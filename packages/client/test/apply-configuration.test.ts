@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { memoryBroker } from "@mcp-failover/bus";
 import { type ApplyConfigurationOptions, applyConfiguration, ConfigTooLargeError } from "@mcp-failover/client";
-import { parseTopology } from "@mcp-failover/contracts";
+import { hashOf, parseTopology } from "@mcp-failover/contracts";
 
 function parsed(url: string) {
   return parseTopology(`upstreams: { docs: { kind: http, endpoints: [{ name: primary, url: "${url}", tier: 0 }] } }`, {
@@ -75,9 +75,26 @@ test("of ten starts at once with one file, one applies it", async () => {
   assert.ok(results.every((result) => result.version === 1));
 });
 
-test("a configuration that does not fit into one event is refused with its size", async () => {
+const withContacts = (count: number) => ({
+  ...fileA.topology,
+  contacts: Object.fromEntries(Array.from({ length: count }, (_, index) => [`team-${index}`, "x".repeat(100)])),
+});
+
+test("a configuration too large for one event is applied and read back whole, and the same one again makes no new version", async () => {
+  const broker = memoryBroker();
+  const topology = withContacts(20_000);
+  const large = from({ topology, hash: hashOf(topology) });
+  assert.deepEqual(await applyConfiguration(broker.connect(), large), { applied: true, version: 1, hash: large.hash });
+  const other = broker.connect();
+  const last = await other.lastOf("AUDIT", "config.applied");
+  assert.ok(last?.content.kind === "event" && last.content.event.type === "config.applied");
+  assert.equal(hashOf(last.content.event.data.topology), large.hash);
+  assert.equal((await applyConfiguration(other, large)).applied, false);
+});
+
+test("a configuration over 16 MiB is refused with its size", async () => {
   const bus = memoryBroker().connect();
-  const contacts = Object.fromEntries(Array.from({ length: 6000 }, (_, index) => [`team-${index}`, "x".repeat(100)]));
+  const { contacts } = withContacts(160_000);
   await assert.rejects(applyConfiguration(bus, from({ ...fileA, topology: { ...fileA.topology, contacts } })), ConfigTooLargeError);
   assert.equal(await bus.lastOf("AUDIT", "config.applied"), null);
   await bus.close();

@@ -47,6 +47,7 @@ export {
   reply,
   rollbackCommand,
 } from "./command.ts";
+export { isStdioUrl, type StdioConfig } from "./endpoint-transport.ts";
 export { contentType, type Envelope, envelope, integrityHeader } from "./envelope.ts";
 export {
   type DataOf,
@@ -100,7 +101,15 @@ export {
   severity,
 } from "./incident.ts";
 export { findJson, jsonPathProblem } from "./json-path.ts";
-export { type ConfigApplied, configApplied, type LogStarted, logStarted } from "./log.ts";
+export {
+  type ConfigApplied,
+  configApplied,
+  configurationLimits,
+  type LogStarted,
+  logStarted,
+  type TopologyObject,
+  topologyObject,
+} from "./log.ts";
 export { type MaintenanceWindow, maintenanceWindow, type TimeWindow, type Weekday, weekday } from "./maintenance.ts";
 export {
   ConfigError,

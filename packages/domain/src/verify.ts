@@ -32,6 +32,8 @@ export interface LogMessage {
   readonly timeMs: number;
   readonly headers: Readonly<Record<string, string>>;
   readonly bytes: Uint8Array;
+  /** What it points at cannot be used, and why. */
+  readonly unusable?: string;
 }
 
 export interface Problem {
@@ -98,6 +100,7 @@ export function verifyNext(
 
   const parsed = parseEvent(message.subject, message.bytes);
   if (!parsed.ok) report("event", parsed.reason);
+  else if (message.unusable !== undefined) report("event", message.unusable);
   const before = state.last.get(message.subject);
   const last = new Map(state.last);
   let decisions = state.decisions;

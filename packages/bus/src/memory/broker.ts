@@ -38,6 +38,8 @@ export class BrokerState {
   readonly nowMs: () => number;
   readonly serverVersion: string;
   readonly streams = new Map<StreamName, MemoryStream>();
+  /** Of the object store, by name. */
+  readonly objects = new Map<string, Uint8Array>();
   readonly subscribers = new Set<CoreSubscriber>();
   readonly instances = new Set<ServedInstance>();
   readonly #queues = new Map<string, MemoryQueue>();

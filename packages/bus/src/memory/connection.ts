@@ -11,6 +11,7 @@ import {
 } from "@mcp-failover/contracts";
 import { append, appendFenced } from "../append.ts";
 import { type Bus, type Following, NoResponderError, type ServiceDefinition, type Stored } from "../bus.ts";
+import { claimCheck } from "../claim-check.ts";
 import { dispatcher } from "../dispatch.ts";
 import { guarded } from "../hand-over.ts";
 import { type BusLog, silent } from "../log.ts";
@@ -21,6 +22,7 @@ import { noAnswer, readReply } from "../replies.ts";
 import type { BrokerState, CoreMessage } from "./broker.ts";
 import { consumeQueue, follow } from "./follow.ts";
 import { MemoryLink } from "./link.ts";
+import { memoryObjects } from "./objects.ts";
 
 const defaultTimeoutMs = 5000;
 
@@ -35,7 +37,8 @@ export function connectMemory(state: BrokerState, options: MemoryConnectOptions)
   const log = options.log ?? silent;
   const link = new MemoryLink(state, log);
   const quarantined = quarantine(link, (err, place) => log.warn({ err, place }, "a malformed message could not be put into QUARANTINE"));
-  const reader = { state, link, quarantine: quarantined, log };
+  const claims = claimCheck(memoryObjects(state.objects, link), quarantined.refuse);
+  const reader = { state, link, quarantine: quarantined, claims, log };
   const running = new Set<Following>();
   const cleanups = new Set<() => void>();
 
@@ -73,16 +76,16 @@ export function connectMemory(state: BrokerState, options: MemoryConnectOptions)
       return link.status;
     },
     onStatus: (listener) => link.onStatus(listener),
-    append: (event) => append(link, event),
-    appendFenced: (event, expectedSeq, { timeoutMs } = {}) => appendFenced(link, event, expectedSeq, timeoutMs),
+    append: (event) => append(link, claims, event),
+    appendFenced: (event, expectedSeq, { timeoutMs } = {}) => appendFenced(link, claims, event, expectedSeq, timeoutMs),
 
     async lastOf(stream, subject) {
       const raw = await link.lastOf(stream, subject, defaultTimeoutMs);
-      return raw === null ? null : quarantined.look(raw);
+      return raw === null ? null : claims.collect(quarantined.look(raw));
     },
     async at(stream, seq) {
       const raw = await link.at(stream, seq, defaultTimeoutMs);
-      return raw === null ? null : quarantined.look(raw);
+      return raw === null ? null : claims.collect(quarantined.look(raw));
     },
     async info(stream) {
       await link.reach();
@@ -94,7 +97,7 @@ export function connectMemory(state: BrokerState, options: MemoryConnectOptions)
       const endSeq = Math.min(stream.lastSeq, toSeq ?? stream.lastSeq);
       for (let raw = stream.next(fromSeq, filter); raw !== null && raw.seq <= endSeq; raw = stream.next(raw.seq + 1, filter)) {
         await link.reach();
-        yield quarantined.look(raw);
+        yield claims.collect(quarantined.look(raw));
       }
     },
 

@@ -1,23 +1,27 @@
 import type { StreamName } from "@mcp-failover/contracts";
-import type { Delivery, Following, FollowOptions, QueueOptions, QueueVerdict } from "../bus.ts";
+import type { Delivery, Following, FollowOptions, QueueOptions, QueueVerdict, Stored } from "../bus.ts";
+import type { ClaimCheck } from "../claim-check.ts";
 import { backOffMs, type FollowHandler, guarded, handOver, place, settledWithin } from "../hand-over.ts";
 import type { BusLog } from "../log.ts";
+import type { RawMessage } from "../message.ts";
 import type { Quarantine } from "../quarantine.ts";
 import type { BrokerState } from "./broker.ts";
 import type { MemoryLink } from "./link.ts";
 import type { MemoryStream } from "./store.ts";
 
 const stopMs = 2000;
+const retryMs = 100;
 
 export interface Reader {
   readonly state: BrokerState;
   readonly link: MemoryLink;
   readonly quarantine: Quarantine;
+  readonly claims: ClaimCheck;
   readonly log: BusLog;
 }
 
 export function follow(reader: Reader, name: StreamName, options: FollowOptions, handler: FollowHandler): Following {
-  const { state, link, quarantine, log } = reader;
+  const { state, link, quarantine, claims, log } = reader;
   const filter = options.filter ?? ">";
   let stopped = false;
   let seq = 0;
@@ -51,8 +55,24 @@ export function follow(reader: Reader, name: StreamName, options: FollowOptions,
   }
 
   async function hand(message: Parameters<typeof quarantine.look>[0]): Promise<void> {
+    const collected = claims.collect(quarantine.look(message));
+    const stored = collected instanceof Promise ? await atLast(collected, message) : collected;
+    if (stored === null) return;
     seq = message.seq;
-    await handOver(quarantine.look(message), handler, options, log);
+    await handOver(stored, handler, options, log);
+  }
+
+  /** Waits for what a message points at for as long as the bus is out of reach. Null: nobody wants it any more. */
+  async function atLast(first: Promise<Stored>, message: RawMessage): Promise<Stored | null> {
+    for (let collected: Stored | Promise<Stored> = first; ; collected = claims.collect(quarantine.look(message))) {
+      try {
+        return await collected;
+      } catch (err) {
+        if (over()) return null;
+        log.warn({ err, ...place(message) }, "what a message points at is out of reach");
+        await link.sleep(retryMs);
+      }
+    }
   }
 
   async function ready(): Promise<void> {

@@ -2,6 +2,7 @@ import type { KV, KvOptions, NatsConnection } from "nats";
 import { type Bucket, BusError } from "../bus.ts";
 import { apiCodes } from "./api.ts";
 import { type NatsLink, UnansweredError } from "./link.ts";
+import { untilLost } from "./until-lost.ts";
 
 const reachMs = 5000;
 const againMs = 100;
@@ -43,23 +44,10 @@ export function openBucket(link: NatsLink, name: string, limits: { ttlMs?: numbe
   }
 
   async function once<T>(key: string, act: (kv: KV) => Promise<T>): Promise<T> {
-    const lost = Promise.withResolvers<never>();
-    let off: () => void = () => undefined;
     try {
-      const kv = await open();
-      off = link.onStatus(() => {
-        if (link.connected) return;
-        const message = `the connection was lost while the key ${JSON.stringify(key)} was in use; a write may have happened: read it again`;
-        lost.reject(new BusError("unreachable", message, { retriable: true }));
-      });
-      const work = act(kv);
-      work.catch(() => undefined); // The race may be over before it fails.
-      return await Promise.race([work, lost.promise]);
+      return await untilLost(link, `the key ${JSON.stringify(key)}`, act(await open()));
     } catch (error) {
       throw explain(error, name, key);
-    } finally {
-      off();
-      lost.promise.catch(() => undefined);
     }
   }
 

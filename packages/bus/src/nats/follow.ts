@@ -1,5 +1,6 @@
 import type { StreamName } from "@mcp-failover/contracts";
 import { BusError, type Following, type FollowOptions, type ReadOptions, type Stored } from "../bus.ts";
+import type { ClaimCheck } from "../claim-check.ts";
 import { type FollowHandler, guarded, handOver, settledWithin } from "../hand-over.ts";
 import type { BusLog } from "../log.ts";
 import type { Quarantine } from "../quarantine.ts";
@@ -21,6 +22,7 @@ export interface NatsReader {
   readonly link: NatsLink;
   readonly log: NatsLog;
   readonly quarantine: Quarantine;
+  readonly claims: ClaimCheck;
   readonly say: BusLog;
 }
 
@@ -29,7 +31,7 @@ export interface NatsReader {
  * connection, missed heartbeats, a gap) the next stretch goes on from there, so nothing is lost and nothing comes twice.
  */
 export function follow(reader: NatsReader, stream: StreamName, options: FollowOptions, handler: FollowHandler): Following {
-  const { link, log, quarantine, say } = reader;
+  const { link, log, quarantine, claims, say } = reader;
   const filter = options.filter ?? ">";
   let stopped = false;
   let seq = 0;
@@ -93,8 +95,12 @@ export function follow(reader: NatsReader, stream: StreamName, options: FollowOp
         // A start beyond the end is moved back to the end by the server.
         if (raw.seq <= seq || raw.seq < firstWanted) continue;
         if (!caughtUp && raw.seq > lastAtStart) catchUp();
+        // Where its object is out of reach the stretch ends, and the next one begins with this message again.
+        const collected = claims.collect(quarantine.look(raw));
+        const stored = collected instanceof Promise ? await collected : collected;
+        if (over()) return "stopped";
         seq = raw.seq;
-        await handOver(quarantine.look(raw), handler, options, say);
+        await handOver(stored, handler, options, say);
         if (over()) return "stopped";
       }
     }
@@ -132,7 +138,7 @@ function fromSeq(seq: number): Record<string, unknown> {
 
 /** Reads in batches up to what is the end now. Throws {@link BusError} when the log stays out of reach. */
 export async function* read(reader: NatsReader, stream: StreamName, options: ReadOptions): AsyncGenerator<Stored> {
-  const { link, log, quarantine } = reader;
+  const { link, log, quarantine, claims } = reader;
   await link.reach(infoMs);
   const { state } = await log.streamInfo(stream, infoMs);
   const endSeq = Math.min(state.last_seq, options.toSeq ?? state.last_seq);
@@ -154,8 +160,10 @@ export async function* read(reader: NatsReader, stream: StreamName, options: Rea
           }
           const { raw } = step.value;
           if (raw.seq > endSeq) return;
+          const collected = claims.collect(quarantine.look(raw));
+          const stored = collected instanceof Promise ? await collected : collected;
           next = raw.seq + 1;
-          yield quarantine.look(raw);
+          yield stored;
           progressMs = Date.now();
           if (next > endSeq) return;
         }

@@ -16,6 +16,10 @@ export interface World {
   loseNextPublish(bus: Bus, options: { stored: boolean }): void;
   /** Bytes as a foreign client would send them. */
   publishRaw(subject: string, bytes: string): Promise<void>;
+  /** The bucket of large configurations is deleted. */
+  loseObjects(bus: Bus): Promise<void>;
+  /** An object of the bucket is overwritten. */
+  putObject(bus: Bus, name: string, text: string): Promise<void>;
   close(): Promise<void>;
 }
 export interface WorldOptions {

@@ -1,13 +1,12 @@
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { applyConfiguration, ConfigTooLargeError } from "@mcp-failover/client";
-import { ConfigError, type ParsedTopology, parseTopology } from "@mcp-failover/contracts";
+import { ConfigError, configurationLimits, type ParsedTopology, parseTopology } from "@mcp-failover/contracts";
 import type { Context } from "../context.ts";
 import { CliError, type ExitCode, usageError } from "../errors.ts";
 import type { ChangeOptions } from "./changes.ts";
 
 const defaultFile = "failover.yaml";
-const fileBytesMax = 4 * 1024 * 1024;
 
 /** `mcpf config validate [FILE]`: 2 with every problem, its path and what to do. */
 export async function validate(context: Context, file: string | undefined): Promise<ExitCode> {
@@ -55,7 +54,8 @@ async function load(context: Context, file: string): Promise<ParsedTopology> {
   let text: string;
   try {
     const bytes = readFileSync(file);
-    if (bytes.length > fileBytesMax) throw usageError(`${file} has ${bytes.length} bytes; a configuration has at most ${fileBytesMax}`);
+    const { bytesMax } = configurationLimits;
+    if (bytes.length > bytesMax) throw usageError(`${file} has ${bytes.length} bytes; a configuration has at most ${bytesMax}`);
     text = bytes.toString("utf8");
   } catch (error) {
     if (error instanceof CliError) throw error;
