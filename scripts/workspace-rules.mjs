@@ -6,6 +6,8 @@ import { ROOT } from "./lib/repo.mjs";
 import { readWorkspaces, reportProblems } from "./lib/workspaces.mjs";
 
 const EXACT = /^\d+\.\d+\.\d+(-[0-9A-Za-z.-]+)?$/;
+/** A second version of a package, under another name: `npm:@scope/package@1.2.3`. */
+const ALIAS = /^npm:(?:@[a-z0-9-]+\/)?[a-z0-9.-]+@(.+)$/;
 
 const workspaces = readWorkspaces();
 const ours = new Set(workspaces.map(({ manifest }) => manifest.name));
@@ -17,7 +19,8 @@ const seen = new Map();
 for (const { dir, manifest } of workspaces) {
   const file = dir === "" ? "package.json" : `${dir}/package.json`;
   for (const kind of /** @type {const} */ (["dependencies", "devDependencies", "peerDependencies", "optionalDependencies"])) {
-    for (const [name, version] of Object.entries(manifest[kind] ?? {})) {
+    for (const [name, wanted] of Object.entries(manifest[kind] ?? {})) {
+      const version = ALIAS.exec(wanted)?.[1] ?? wanted;
       if (ours.has(name)) {
         if (version !== "*") problems.push(`${file}: ${name} is a workspace, its version is "*", not "${version}"`);
         continue;

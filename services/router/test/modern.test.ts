@@ -142,6 +142,21 @@ describe("a client of the modern era", () => {
     await client.close();
   });
 
+  test("R1: is not shut out by another one that asks server/discover in a way that the server refuses", async () => {
+    const client = await connectV2(router.mcpUrl, "auto");
+    assert.equal(client.getNegotiatedProtocolVersion(), "2026-07-28");
+    const badly = {
+      jsonrpc: "2.0",
+      id: 1,
+      method: "server/discover",
+      params: { _meta: { "io.modelcontextprotocol/protocolVersion": "2999-01-01" } },
+    };
+    const refused = await post(router.mcpUrl, badly, { "mcp-protocol-version": "2999-01-01", "mcp-method": "server/discover" });
+    assert.equal(refused.status, 400);
+    assert.equal(textOf(await client.callTool({ name: "write", arguments: { key: "k" } })), "a wrote k");
+    await client.close();
+  });
+
   test("keeps listening when its server dies, and is acknowledged once", async () => {
     const client = await connectV2(router.mcpUrl, "auto");
     const heard: string[] = [];

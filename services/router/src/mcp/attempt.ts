@@ -148,7 +148,8 @@ export class AttemptRun {
         if (relayed.kind === "failed")
           return this.#clientGone() ? { kind: "answered", told: { outcome: "aborted" } } : notAnswered(relayed.told);
         if (relayed.kind === "parked") this.#park(hold);
-        if (envelope.method === "server/discover") context.eras.learn(endpoint, relayed.told.outcome === "ok" ? "modern" : "legacy");
+        // Only the router's own question tells that an endpoint is of the legacy era: a client may ask in a way that any server refuses.
+        if (envelope.method === "server/discover" && relayed.told.outcome === "ok") context.eras.learn(endpoint, "modern");
         if (envelope.method === "tools/list" && relayed.kind === "answered") {
           learnTools(context, inbound.view.name, relayed.message.value);
           if (envelope.params["cursor"] === undefined) context.faces.learnTools(inbound.view.name, relayed.message.value["result"]);
@@ -198,7 +199,7 @@ export class AttemptRun {
 
   /** An answer with a status other than 200. */
   async #notOk(response: UpstreamResponse, hold: Hold | null): Promise<Tried | "session_lost"> {
-    const { envelope, context } = this.#parts;
+    const { context } = this.#parts;
     const { endpoint } = this.#attempt;
     const { status } = response;
     if (status === 401 || status === 403) {
@@ -240,7 +241,6 @@ export class AttemptRun {
       return notAnswered(hard(error.code, "unknown", error.message));
     }
     if (hold !== null && isSessionUnknown(status, body)) return "session_lost";
-    if (envelope.method === "server/discover") context.eras.learn(endpoint, "legacy");
     this.#parts.answer.pass(status, body, response);
     return { kind: "answered", told: { outcome: "caller", httpStatus: status, toolError: false } };
   }
