@@ -1,3 +1,4 @@
+import { isIPv4, isIPv6 } from "node:net";
 import { RefusedRequest } from "./errors.ts";
 
 /**
@@ -31,6 +32,16 @@ export function checkAccess(host: string | undefined, origin: string | undefined
   if (originHost === null || !loopback.has(originHost)) {
     throw new RefusedRequest(403, -32000, `Invalid Origin: ${origin.slice(0, 100)}; allow it in router.allowed_origins`);
   }
+}
+
+/**
+ * `/metrics` names upstreams and endpoints, and a rebound page could read it too. Scrapers reach the router by its address, which no page
+ * can rebind, or by a name that is allowed. Throws {@link RefusedRequest} with 403.
+ */
+export function checkMetricsHost(host: string | undefined, rules: AccessRules): void {
+  const name = hostName(host);
+  if (name !== null && (isIPv4(name) || isIPv6(name.replace(/^\[|\]$/g, "")))) return;
+  checkAccess(host, undefined, rules);
 }
 
 function hostName(host: string | undefined): string | null {

@@ -157,12 +157,20 @@ function relay(upstream: UpstreamResponse, inbound: HttpInbound): Promise<Upstre
   }
   response.writeHead(upstream.status, { ...responseHeaders(upstream.headers), [operationHeader]: inbound.operationId });
   return new Promise((resolve) => {
-    let idle = setTimeout(() => upstream.cancel(`nothing came for ${bodyIdleMs} ms`), bodyIdleMs);
-    response.on("drain", () => upstream.resume());
+    let stalled = false;
+    // A client that stopped reading is no failure of the endpoint: it is the one that is hung up on.
+    const onIdle = (): void => (stalled ? void response.destroy() : upstream.cancel(`nothing came for ${bodyIdleMs} ms`));
+    let idle = setTimeout(onIdle, bodyIdleMs);
+    response.on("drain", () => {
+      stalled = false;
+      idle = idle.refresh();
+      upstream.resume();
+    });
     upstream.read({
       data(chunk) {
         idle = idle.refresh();
-        return response.write(chunk);
+        stalled = !response.write(chunk);
+        return !stalled;
       },
       end() {
         clearTimeout(idle);

@@ -1,7 +1,7 @@
 import { randomBytes } from "node:crypto";
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
-import { type AccessRules, checkAccess, checkOneHost, checkPath } from "./access.ts";
+import { type AccessRules, checkAccess, checkMetricsHost, checkOneHost, checkPath } from "./access.ts";
 import type { UpstreamView } from "./control/port.ts";
 import { RefusedRequest, rpcCodes, rpcErrorBody, sendJson, sendRefusal } from "./errors.ts";
 import { type HttpContext, serveHttp } from "./http-proxy.ts";
@@ -130,6 +130,7 @@ async function serve(options: RouterServerOptions, request: IncomingMessage, res
       sendJson(response, 200, metadata, { "cache-control": "max-age=300", "access-control-allow-origin": "*" });
       return;
     }
+    if (path === "/metrics") checkMetricsHost(request.headers.host, options.access());
     const health = await options.health(path);
     if (health !== null) {
       response.writeHead(health.status, { "content-type": health.type }).end(health.body);

@@ -255,7 +255,7 @@ async function relayRaw(context: McpContext, inbound: Inbound, upstream: Upstrea
     });
     return;
   }
-  if (upstream.status === 401 || upstream.status === 403 || upstream.status >= 500) {
+  if (upstream.status < 400 || upstream.status === 401 || upstream.status === 403 || upstream.status >= 500) {
     upstream.discard(250);
     throw new RefusedRequest(502, -32000, `${inbound.view.name} refused the stream (${upstream.status})`);
   }

@@ -141,7 +141,7 @@ async function deliver(
       told =
         response === "session_lost"
           ? { outcome: "hard", code: "other", executed: "no", message: `${endpoint.name} does not know the session` }
-          : statusTold(response, endpoint.name, context.nowMs());
+          : (redirected(response, endpoint.name) ?? statusTold(response, endpoint.name, context.nowMs()));
       if (told.outcome === "ok") {
         attempt.done(told);
         call.end("ok");
@@ -172,6 +172,13 @@ async function deliver(
   const error = routerErrorOf(call.problem());
   call.end("error");
   throw new RefusedRequest(httpStatusOf(error.code), -32000, error.message, { "retry-after": "1" });
+}
+
+/** A redirect is not followed, because the credential is for this endpoint alone (R24): the message was not delivered. */
+function redirected(response: UpstreamResponse, where: string): AttemptResult | null {
+  if (response.status < 300 || response.status >= 400) return null;
+  const message = `${where} answered a message with a redirect (${response.status}), which is not followed`;
+  return { outcome: "hard", code: "malformed", executed: "unknown", message };
 }
 
 async function afterSend(response: UpstreamResponse, sessionBearing: boolean): Promise<UpstreamResponse | "session_lost"> {

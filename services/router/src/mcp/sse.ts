@@ -12,6 +12,8 @@ export interface SseEvent {
 
 /** An event bigger than this ends the stream that sent it (requirement R25); images travel in events, so it is generous. */
 const eventCharsMax = 8 * 1024 * 1024;
+/** So much that is no event (comments, unknown lines) ends it too; a heartbeat every second takes weeks for that. */
+const silentBytesMax = 4 * eventCharsMax;
 
 /** The text of one event. */
 export function formatEvent(event: SseEvent): string {
@@ -39,6 +41,7 @@ export function readEvents(response: UpstreamResponse, listener: SseListener): v
   let retryMs: number | undefined;
   let more = true;
   let over = false;
+  let silentBytes = 0;
   const stop = (message: string): void => {
     if (over) return;
     over = true;
@@ -51,6 +54,7 @@ export function readEvents(response: UpstreamResponse, listener: SseListener): v
       retryMs = value;
     },
     onEvent: (message: EventSourceMessage) => {
+      silentBytes = 0;
       const event = { id: message.id, event: message.event, data: message.data, retryMs };
       retryMs = undefined;
       more = listener.event(event) && more;
@@ -63,6 +67,11 @@ export function readEvents(response: UpstreamResponse, listener: SseListener): v
     data(chunk) {
       if (over) return true;
       more = true;
+      silentBytes += chunk.length;
+      if (silentBytes > silentBytesMax) {
+        stop(`there was no event in ${silentBytesMax} bytes`);
+        return true;
+      }
       parser.feed(decoder.decode(chunk, { stream: true }));
       return more;
     },

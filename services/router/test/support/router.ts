@@ -1,4 +1,5 @@
 import { type DataPlane, type DataPlaneLimits, startDataPlane } from "../../src/data-plane.ts";
+import type { Guard } from "../../src/identity/guard.ts";
 import { createMemoryDirectory, type SessionDirectory } from "../../src/mcp/directory.ts";
 import type { StreamClaims } from "../../src/mcp/inbound.ts";
 import type { FakeControl } from "./fake-control.ts";
@@ -17,6 +18,7 @@ export async function startTestRouter(
     limits?: Partial<DataPlaneLimits>;
     secret?: string;
     port?: number;
+    guard?: Guard;
     log?: (details: object, message: string) => void;
   } = {},
 ): Promise<TestRouter> {
@@ -41,6 +43,7 @@ export async function startTestRouter(
     metrics: { call: () => undefined, replay: () => undefined },
     health: async (path) => (path === "/healthz" ? { status: 200, type: "text/plain", body: "ok" } : null),
     nowMs: () => Date.now(),
+    ...(options.guard === undefined ? {} : { guard: options.guard }),
     ...(options.limits === undefined ? {} : { limits: options.limits }),
   });
   return Object.assign(plane, { mcpUrl: new URL(`${plane.url}/mcp/fake`), problems });
