@@ -1,5 +1,6 @@
 import type { ProbeCheck } from "@mcp-failover/contracts";
 import type { Seen } from "@mcp-failover/domain";
+import type { Ending } from "./deadline.ts";
 import type { ProbeResult } from "./result.ts";
 
 /** What a probe of any type is given. Addresses and credentials are resolved; the signal ends it. */
@@ -17,6 +18,8 @@ export interface CheckContext {
   readonly ca: string | null;
   /** On a connection of its own. */
   readonly fresh: boolean;
+  readonly deadline: Ending;
+  /** The same, for who needs a whole signal. */
   readonly signal: AbortSignal;
   readonly nowMs: number;
 }

@@ -1,5 +1,5 @@
 import { createParser } from "eventsource-parser";
-import type { Wire, WireAnswer, WireRequest } from "./wire.ts";
+import type { SendRequest, Wire, WireAnswer } from "./wire.ts";
 
 /** What a JSON-RPC request over Streamable HTTP came to. */
 export type RpcAnswer = {
@@ -14,7 +14,7 @@ export type RpcAnswer = {
   | { readonly kind: "none"; readonly why: string }
 );
 
-export interface RpcRequest extends Omit<WireRequest, "method" | "body"> {
+export interface RpcRequest extends Omit<SendRequest, "method" | "body"> {
   readonly id: string;
   readonly method: string;
   readonly params?: unknown;

@@ -4,6 +4,7 @@ import type { Target } from "../targets.ts";
 import { probeBolt } from "./bolt.ts";
 import { openCertificates } from "./certificates.ts";
 import { type CheckContext, type CheckFound, MalformedError, NotMadeError } from "./check.ts";
+import { Deadline } from "./deadline.ts";
 import { probeDns } from "./dns.ts";
 import { type ExecAllow, probeExec } from "./exec.ts";
 import { openReports, probeHeartbeat, type Reports } from "./heartbeat.ts";
@@ -53,7 +54,12 @@ const lateMs = 250;
 const slowFactor = 2;
 const slowDecay = 0.95;
 
+const stoppedProbe: ProbeNotMade = { kind: "not_made", reason: "stopped", detail: "the prober stops" };
+
 const worksHard: ReadonlySet<string> = new Set(["mcp_tools", "mcp_canary", "exec", "resource"]);
+/** The plain case, which nearly all probes of a fleet are: the wire itself sees to it that it ends in time. */
+const endsByItself = ({ type, expect }: Target["checks"][number]): boolean =>
+  type === "http" && !expect.some(({ of }) => of === "certificate_days");
 /** The main check has the target's own key. */
 const keyOf = (target: Pick<Target, "key">, index: number): string => (index === 0 ? target.key : `${target.key}#${index}`);
 
@@ -65,7 +71,7 @@ export function openProbeRunner(options: ProbeRunnerOptions): ProbeRunner {
   const wire = openWire(policy.inFlightPerHostMax);
   const mcp: McpProber = openMcpProber(wire, policy);
   const certificates = openCertificates();
-  const underWay = new Set<AbortController>();
+  const underWay = new Set<Deadline>();
   /** What each check lately took at most, and its last good result where that stands for a while. */
   const kept = new Map<string, { readonly identity: string; slowMs: number; good: { result: Made; atMs: number } | null }>();
   const listeningSinceMs = nowMs();
@@ -131,13 +137,16 @@ export function openProbeRunner(options: ProbeRunnerOptions): ProbeRunner {
       check,
       ...credentialsOf(check, secrets),
       fresh,
-      signal: deadline.signal,
+      deadline,
+      get signal() {
+        return deadline.signal;
+      },
       nowMs: startedAtMs,
     };
     let result: ProbeResult;
     try {
       // Whatever a check does, its probe ends at the time-out: an endpoint whose probe never ended would never be probed again.
-      const found = await Promise.race([find(context), deadline.ended]);
+      const found = await (endsByItself(check) ? probeHttp(wire, context) : Promise.race([find(context), endOf(deadline)]));
       result = withExpectations(found.result, found.seen, check.expect, secrets.redact);
     } catch (error) {
       result = resultOfError(error, deadline);
@@ -150,31 +159,46 @@ export function openProbeRunner(options: ProbeRunnerOptions): ProbeRunner {
     return made;
   }
 
+  /** All checks at once; the worst of them counts. */
+  async function runAll(target: Target, fresh: boolean, deadline: Deadline): Promise<Made> {
+    if (target.checks.length === 1) return runCheck(target, 0, fresh, deadline);
+    const [main, ...further] = await Promise.allSettled(target.checks.map((_check, index) => runCheck(target, index, fresh, deadline)));
+    if (main === undefined || main.status === "rejected") throw main?.reason;
+    const made = further.flatMap((one, index) => {
+      const check = target.checks[index + 1];
+      // A further check that could not be made here says nothing; the main one has spoken.
+      return one.status === "fulfilled" && check !== undefined ? [{ check, result: one.value }] : [];
+    });
+    return worstOf(main.value, made);
+  }
+
+  /** What a check that works hard lately took at most. */
+  function slowestMsOf(target: Target): number {
+    if (target.checks.length === 1 && !worksHard.has(target.type)) return 0;
+    return Math.max(...target.checks.map((_check, index) => kept.get(keyOf(target, index))?.slowMs ?? 0));
+  }
+
   async function probe(target: Target, { fresh, timeoutMs }: { fresh: boolean; timeoutMs: number }): Promise<ProbeMade | ProbeNotMade> {
-    const slowestMs = Math.max(...target.checks.map((_check, index) => kept.get(keyOf(target, index))?.slowMs ?? 0));
-    const deadline = openDeadline(Math.max(timeoutMs, Math.min(target.policy.timeoutMs, Math.ceil(slowestMs * slowFactor))));
-    underWay.add(deadline.aborter);
+    const enoughMs = Math.min(target.policy.timeoutMs, Math.ceil(slowestMsOf(target) * slowFactor));
+    const deadline = new Deadline(Math.max(timeoutMs, enoughMs));
+    underWay.add(deadline);
     const startedAtMs = nowMs();
     const startedMs = performance.now();
     try {
-      const [main, ...further] = await Promise.allSettled(target.checks.map((_check, index) => runCheck(target, index, fresh, deadline)));
-      if (stopped) return { kind: "not_made", reason: "stopped", detail: "the prober stops" };
-      if (main === undefined || main.status === "rejected") return notMade(main?.reason);
-      if (deadline.lateAfterMs !== null) {
-        const detail = `the time-out of ${deadline.timeoutMs} ms fired after ${deadline.lateAfterMs} ms`;
+      const result = await runAll(target, fresh, deadline);
+      if (stopped) return stoppedProbe;
+      const lateMs = lateAfterMs(deadline);
+      if (lateMs !== null) {
+        const detail = `the time-out of ${deadline.timeoutMs} ms fired after ${lateMs} ms`;
         return { kind: "not_made", reason: "late", detail };
       }
-      const made = further.flatMap((one, index) => {
-        const check = target.checks[index + 1];
-        // A further check that could not be made here says nothing; the main one has spoken.
-        return one.status === "fulfilled" && check !== undefined ? [{ check, result: one.value }] : [];
-      });
-      const result = worstOf(main.value, made);
       const tookMs = performance.now() - startedMs;
       return { kind: "made", startedAtMs: Math.max(0, Math.floor(startedAtMs + Math.max(0, tookMs - result.responseTimeMs))), result };
+    } catch (error) {
+      return stopped ? stoppedProbe : notMade(error);
     } finally {
       deadline.clear();
-      underWay.delete(deadline.aborter);
+      underWay.delete(deadline);
     }
   }
 
@@ -195,51 +219,28 @@ export function openProbeRunner(options: ProbeRunnerOptions): ProbeRunner {
     },
     async close() {
       stopped = true;
-      for (const aborter of underWay) aborter.abort();
+      for (const deadline of underWay) deadline.end();
       await mcp.close();
       await wire.close();
     },
   };
 }
 
-interface Deadline {
-  readonly aborter: AbortController;
-  readonly signal: AbortSignal;
-  /** Fails when the signal does. */
-  readonly ended: Promise<never>;
-  readonly timeoutMs: number;
-  /** Whether it has fired, and, where it fired too late to say anything, after how long. */
-  readonly fired: boolean;
-  readonly lateAfterMs: number | null;
-  clear(): void;
+/** After how long a time-out fired that fired too late to say anything; null: it did not. */
+function lateAfterMs({ firedAfterMs, timeoutMs }: Deadline): number | null {
+  return firedAfterMs !== null && firedAfterMs > timeoutMs + lateMs ? firedAfterMs : null;
 }
 
-function openDeadline(timeoutMs: number): Deadline {
-  const aborter = new AbortController();
-  const startedMs = performance.now();
-  let firedAfterMs: number | null = null;
+/** Fails when the time-out does. */
+function endOf(deadline: Deadline): Promise<never> {
   const ended = new Promise<never>((_resolve, reject) => {
-    aborter.signal.addEventListener("abort", () => reject(new DOMException("the probe has ended", "AbortError")), { once: true });
+    const end = (): void => reject(deadline.reason as Error);
+    if (deadline.aborted) end();
+    else deadline.addEventListener("abort", end);
   });
   // Nobody may be waiting any more when the prober stops.
   ended.catch(() => undefined);
-  const timer = setTimeout(() => {
-    firedAfterMs = Math.round(performance.now() - startedMs);
-    aborter.abort();
-  }, timeoutMs);
-  return {
-    aborter,
-    signal: aborter.signal,
-    ended,
-    timeoutMs,
-    get fired() {
-      return firedAfterMs !== null;
-    },
-    get lateAfterMs() {
-      return firedAfterMs !== null && firedAfterMs > timeoutMs + lateMs ? firedAfterMs : null;
-    },
-    clear: () => clearTimeout(timer),
-  };
+  return ended;
 }
 
 /** Our own mistake, or a credential that cannot stand in a header: nothing against the endpoint. */
@@ -253,7 +254,7 @@ const ownFaultCodes: ReadonlySet<string> = new Set(["UND_ERR_INVALID_ARG", "EMFI
 /** What a thrown error says of the endpoint. Throws what says nothing of it. */
 function resultOfError(error: unknown, deadline: Deadline): ProbeResult {
   if (error instanceof NotMadeError || error instanceof MissingSecretError) throw error;
-  if (deadline.fired) return hardResult("timeout", `no answer within ${deadline.timeoutMs} ms`);
+  if (deadline.firedAfterMs !== null) return hardResult("timeout", `no answer within ${deadline.timeoutMs} ms`);
   if (error instanceof MalformedError) return hardResult("malformed", `expected an answer of the protocol; saw ${error.message}`);
   const errorCode = errorCodeOf(error);
   if (error instanceof TypeError || error instanceof RangeError || ownFaultCodes.has(errorCode ?? "")) {
