@@ -13,6 +13,15 @@ export function readReply(bytes: Uint8Array, subject: string): Reply {
   return refusal("bad_reply", `the answer to ${subject} is no reply: the service is of another version`, false);
 }
 
+/** An answer as it goes onto the wire. One that no message takes becomes a refusal: silence would look like a dead service. */
+export function replyText(answer: Reply, subject: string, bytesMax: number): string {
+  const text = JSON.stringify(answer);
+  const bytes = Buffer.byteLength(text);
+  if (bytes <= bytesMax) return text;
+  const message = `the answer to ${subject} has ${bytes} bytes, more than the ${bytesMax} of a message: ask for less, or read the log`;
+  return JSON.stringify(refusal("reply_too_large", message, false));
+}
+
 export function noAnswer(subject: string, timeoutMs: number): BusError {
   return new BusError("timeout", `no answer to ${subject} within ${timeoutMs} ms; it may have been done all the same`, { retriable: true });
 }

@@ -1,7 +1,6 @@
 import { fence } from "./behaviour/fence.ts";
 import { following } from "./behaviour/following.ts";
 import { kept } from "./behaviour/kept.ts";
-import { largeConfigurations } from "./behaviour/large.ts";
 import { quarantined } from "./behaviour/quarantined.ts";
 import { queued } from "./behaviour/queued.ts";
 import { talking } from "./behaviour/talking.ts";
@@ -15,5 +14,4 @@ export function behaviour(makeWorld: MakeWorld): void {
   queued(makeWorld);
   talking(makeWorld);
   kept(makeWorld);
-  largeConfigurations(makeWorld);
 }

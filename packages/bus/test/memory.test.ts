@@ -4,10 +4,11 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { streams } from "@mcp-failover/contracts";
 import { type Bus, BusError, memoryBroker } from "../src/index.ts";
 import { clearMemoryObjects, memorySeams, publishRawToMemory, putMemoryObject } from "../src/internal.ts";
-import type { MakeWorld } from "./behaviour/world.ts";
+import { largeConfigurations } from "./behaviour/large.ts";
+import type { MakeWorld, WorldWithObjects } from "./behaviour/world.ts";
 import { behaviour } from "./behaviour.ts";
 
-const makeWorld: MakeWorld = async (options = {}) => {
+const makeWorld: MakeWorld<WorldWithObjects> = async (options = {}) => {
   const broker = memoryBroker(options.streams === undefined ? {} : { streams: options.streams });
   const buses: Bus[] = [];
   return {
@@ -26,14 +27,17 @@ const makeWorld: MakeWorld = async (options = {}) => {
     loseNextPublish: (bus, { stored }) => memorySeams(bus).losePublishes(1, { stored }),
     publishRaw: async (subject, bytes) => publishRawToMemory(broker, subject, bytes),
     loseObjects: async () => clearMemoryObjects(broker),
-    putObject: async (_bus, name, text) => putMemoryObject(broker, name, text),
+    putObject: async (name, text) => putMemoryObject(broker, name, text),
     async close() {
       await Promise.all(buses.map((bus) => bus.close()));
     },
   };
 };
 
-describe("the memory twin", { concurrency: 8 }, () => behaviour(makeWorld));
+describe("the memory twin", { concurrency: 8 }, () => {
+  behaviour(makeWorld);
+  largeConfigurations(makeWorld);
+});
 
 test("B8: the memory twin refuses replicas as a server older than 2.11 has to", async () => {
   for (const [serverVersion, refused] of [

@@ -4,11 +4,11 @@ import { streams } from "@mcp-failover/contracts";
 import { startNats } from "@mcp-failover/testkit";
 import { type Bus, connectBus } from "../src/index.ts";
 import { jetStreamApi, publishRaw, putObject } from "../src/internal.ts";
-import { connected, until, type World, type WorldOptions } from "./behaviour/world.ts";
+import { connected, until, type WorldOptions, type WorldWithObjects } from "./behaviour/world.ts";
 import { type TcpProxy, tcpProxy } from "./tcp-proxy.ts";
 
 /** A real nats-server, and a proxy before each connection to it. */
-export async function natsWorld(options: WorldOptions = {}): Promise<World> {
+export async function natsWorld(options: WorldOptions = {}): Promise<WorldWithObjects> {
   const server = await startNats();
   const proxies = new Map<Bus, TcpProxy>();
   const proxyOf = (bus: Bus): TcpProxy => {
@@ -38,7 +38,7 @@ export async function natsWorld(options: WorldOptions = {}): Promise<World> {
     async loseObjects() {
       await jetStreamApi(direct, `STREAM.DELETE.OBJ_configurations`).catch(() => undefined); // Not there: the same.
     },
-    putObject: (_bus, name, text) => putObject(direct, name, text),
+    putObject: (name, text) => putObject(direct, name, text),
     async close() {
       await Promise.all([direct, ...proxies.keys()].map((bus) => bus.close()));
       await Promise.all([...proxies.values()].map((proxy) => proxy.close()));

@@ -1,36 +1,21 @@
 import assert from "node:assert/strict";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import { type TestContext, test } from "node:test";
-import { memoryBroker, RefusedError } from "@mcp-failover/bus";
-import { type BreakerCommand, type BreakerState, makeEvent, type Observation, parseTopology, streams } from "@mcp-failover/contracts";
+import { RefusedError } from "@mcp-failover/bus";
+import { type BreakerCommand, type BreakerState, makeEvent, type Observation } from "@mcp-failover/contracts";
 import { initialBreakerState } from "@mcp-failover/domain";
-import { runCli } from "../src/index.ts";
+import { configured, observed, runMcpf, serveProber } from "./support.ts";
 
-const yaml = `
-upstreams:
-  api:
-    kind: http
-    endpoints:
-      - { name: one, url: "http://127.0.0.1:9001", tier: 0 }
-      - { name: two, url: "http://127.0.0.1:9002", tier: 1 }
-`;
 const by = { kind: "operator" as const, id: "ada" };
 const timestamp = "2026-01-01T00:00:00.000Z";
 
 /** A bus with a configuration, a breaker-state that records its commands, and one prober. */
 async function world(t: TestContext, outcome: Observation["outcome"] | null = null) {
-  const broker = memoryBroker();
-  const bus = broker.connect();
-  await bus.ensureStreams(streams, { replicas: 1 });
-  const { topology, hash } = parseTopology(yaml, { file: "failover.yaml", env: {} });
-  const config = { version: 1, hash, fileHash: hash, timestamp, by, reason: "start", environment: "development" as const, topology };
+  const { broker, bus } = await configured();
   let ids = 0;
-  const from = (service: "bootstrap" | "breaker-state" | "prober") => {
+  const from = (service: "breaker-state" | "prober") => {
     ids += 1;
     return { id: `e-${ids}`, service, instance: "test", timeMs: Date.now() };
   };
-  await bus.appendFenced(makeEvent({ type: "config.applied", keys: [], data: config, ...from("bootstrap") }), 0);
   const commands: BreakerCommand[] = [];
   const served = await bus.serve({
     name: "breaker-state",
@@ -52,48 +37,14 @@ async function world(t: TestContext, outcome: Observation["outcome"] | null = nu
   });
   t.after(() => served.stop());
   if (outcome !== null) {
-    const prober = broker.connect({ instance: "p1" });
-    const own = await prober.serve({
-      name: "prober",
-      instance: "p1",
-      version: "0.1.0",
-      description: "",
-      metadata: { instance: "p1" },
-      handlers: {},
-    });
-    t.after(() => own.stop());
-    prober.subscribe("probe.requested", (event, respond) => {
-      const observations = event.data.targets.map((target) => ({
-        ...target,
-        observer: "p1",
-        purpose: event.data.purpose,
-        requestId: event.data.requestId,
-        startedAtMs: Date.now(),
-        responseTimeMs: 3,
-        outcome,
-        code: outcome === "hard" ? ("refused" as const) : null,
-        error: outcome === "hard" ? "connection refused" : null,
-        httpStatus: null,
-        era: null,
-      }));
-      const observed = makeEvent({ type: "probe.observed", keys: ["p1"], data: { observer: "p1", observations }, ...from("prober") });
-      prober.append(observed).then(() => respond(observed), assert.fail);
+    await serveProber(t, broker, "p1", (prober, asked, respond) => {
+      const refused = outcome === "hard" ? { code: "refused" as const, error: "connection refused" } : {};
+      const observations = observed("p1", asked, { outcome, responseTimeMs: 3, ...refused });
+      const event = makeEvent({ type: "probe.observed", keys: ["p1"], data: { observer: "p1", observations }, ...from("prober") });
+      prober.append(event).then(() => respond(event), assert.fail);
     });
   }
-  const mcpf = async (...argv: string[]) => {
-    let [stdout, stderr] = ["", ""];
-    const code = await runCli(argv, {
-      env: { MCPF_DATA_DIR: join(tmpdir(), "mcpf-none"), MCPF_OPERATOR: "ada" },
-      write: (text) => {
-        stdout += text;
-      },
-      writeError: (text) => {
-        stderr += text;
-      },
-      bus,
-    });
-    return { code, stdout, stderr };
-  };
+  const mcpf = (...argv: string[]) => runMcpf(bus, argv, { MCPF_OPERATOR: "ada" });
   const say = (endpoint: string, state: Partial<BreakerState>) =>
     bus.append(
       makeEvent({

@@ -4,8 +4,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { type Bus, memoryBroker, RefusedError } from "@mcp-failover/bus";
-import { makeEvent, parseTopology, statusView, streams } from "@mcp-failover/contracts";
-import { runCli } from "../src/index.ts";
+import { statusView, streams } from "@mcp-failover/contracts";
+import { configured, type Ran, runMcpf } from "./support.ts";
 
 const yaml = `
 upstreams:
@@ -23,53 +23,13 @@ after(async () => {
   await rm(folder, { recursive: true });
 });
 
-interface Ran {
-  readonly code: number;
-  readonly stdout: string;
-  readonly stderr: string;
-}
-
-async function mcpf(bus: Bus | null, argv: readonly string[], env: Record<string, string> = {}): Promise<Ran> {
-  let stdout = "";
-  let stderr = "";
-  const code = await runCli(argv, {
-    env: { MCPF_DATA_DIR: join(folder, "none"), ...env },
-    write: (text) => {
-      stdout += text;
-    },
-    writeError: (text) => {
-      stderr += text;
-    },
-    ...(bus === null ? {} : { bus }),
-  });
-  return { code, stdout, stderr };
+function mcpf(bus: Bus | null, argv: readonly string[], env: Record<string, string> = {}): Promise<Ran> {
+  return runMcpf(bus, argv, { MCPF_DATA_DIR: join(folder, "none"), ...env });
 }
 
 /** A bus with a configuration in its log, and nobody else on it. */
 async function stack(): Promise<{ bus: Bus; close(): Promise<void> }> {
-  const broker = memoryBroker();
-  const bus = broker.connect();
-  await bus.ensureStreams(streams, { replicas: 1 });
-  const { topology, hash } = parseTopology(yaml, { file: "failover.yaml", env: {} });
-  const config = makeEvent({
-    type: "config.applied",
-    keys: [],
-    data: {
-      version: 1,
-      hash,
-      fileHash: hash,
-      timestamp: new Date().toISOString(),
-      by: { kind: "service", id: "bootstrap" },
-      reason: "start",
-      environment: "development",
-      topology,
-    },
-    id: "config-1",
-    service: "bootstrap",
-    instance: "b",
-    timeMs: Date.now(),
-  });
-  await bus.appendFenced(config, 0);
+  const { bus } = await configured(yaml);
   return { bus, close: () => bus.close() };
 }
 

@@ -1,34 +1,14 @@
 import assert from "node:assert/strict";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import { type TestContext, test } from "node:test";
-import { memoryBroker } from "@mcp-failover/bus";
-import { type DataOf, type FailbackCommand, type HoldCommand, makeEvent, parseTopology, streams } from "@mcp-failover/contracts";
-import { runCli } from "../src/index.ts";
+import { type DataOf, type FailbackCommand, type HoldCommand, makeEvent } from "@mcp-failover/contracts";
+import { configured, runMcpf } from "./support.ts";
 
-const yaml = `
-upstreams:
-  api:
-    kind: http
-    endpoints:
-      - { name: one, url: "http://127.0.0.1:9001", tier: 0 }
-      - { name: two, url: "http://127.0.0.1:9002", tier: 1 }
-`;
 const by = { kind: "operator" as const, id: "ada" };
 const timestamp = "2026-01-01T00:00:00.000Z";
 
 /** A bus with a configuration, and a failover-controller that takes down what it is asked. */
 async function world(t: TestContext) {
-  const bus = memoryBroker().connect();
-  await bus.ensureStreams(streams, { replicas: 1 });
-  const { topology, hash } = parseTopology(yaml, { file: "failover.yaml", env: {} });
-  let ids = 0;
-  const from = (service: "bootstrap" | "failover-controller") => {
-    ids += 1;
-    return { id: `e-${ids}`, service, instance: "test", timeMs: Date.now() };
-  };
-  const config = { version: 1, hash, fileHash: hash, timestamp, by, reason: "start", environment: "development" as const, topology };
-  await bus.appendFenced(makeEvent({ type: "config.applied", keys: [], data: config, ...from("bootstrap") }), 0);
+  const { bus } = await configured();
   const asked: { failback: FailbackCommand[]; hold: HoldCommand[] } = { failback: [], hold: [] };
   const answer = {
     upstream: "api",
@@ -58,22 +38,20 @@ async function world(t: TestContext) {
     await served.stop();
     await bus.close();
   });
-  const mcpf = async (...argv: string[]) => {
-    const ran = { code: 0, stdout: "", stderr: "" };
-    ran.code = await runCli(argv, {
-      env: { MCPF_DATA_DIR: join(tmpdir(), "mcpf-none") },
-      write: (text) => {
-        ran.stdout += text;
-      },
-      writeError: (text) => {
-        ran.stderr += text;
-      },
-      bus,
-    });
-    return ran;
-  };
+  const mcpf = (...argv: string[]) => runMcpf(bus, argv);
   const say = async (data: DataOf<"failover.decided">) =>
-    bus.appendFenced(makeEvent({ type: "failover.decided", keys: ["api"], data, ...from("failover-controller") }), 0);
+    bus.appendFenced(
+      makeEvent({
+        type: "failover.decided",
+        keys: ["api"],
+        data,
+        id: "e-1",
+        service: "failover-controller",
+        instance: "test",
+        timeMs: Date.now(),
+      }),
+      0,
+    );
   return { asked, mcpf, say };
 }
 

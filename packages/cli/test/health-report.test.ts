@@ -1,47 +1,14 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { type Bus, memoryBroker } from "@mcp-failover/bus";
-import { type HealthReport, healthReport, makeEvent, parseTopology, streams } from "@mcp-failover/contracts";
-import { runCli } from "../src/index.ts";
+import type { Bus } from "@mcp-failover/bus";
+import { type HealthReport, healthReport } from "@mcp-failover/contracts";
+import { configured, runMcpf } from "./support.ts";
 
-async function report(bus: Bus, ...more: string[]) {
-  let stdout = "";
-  let stderr = "";
-  const code = await runCli(["status", "--report", ...more], {
-    env: { MCPF_DATA_DIR: "none" },
-    write: (text) => {
-      stdout += text;
-    },
-    writeError: (text) => {
-      stderr += text;
-    },
-    bus,
-  });
-  return { code, stdout, stderr };
-}
-async function logged(): Promise<{ broker: ReturnType<typeof memoryBroker>; bus: Bus }> {
-  const broker = memoryBroker();
-  const bus = broker.connect();
-  await bus.ensureStreams(streams, { replicas: 1 });
-  const yaml =
-    'upstreams: { shop: { kind: http, critical: false, endpoints: [{ name: primary, url: "http://127.0.0.1:9001/", tier: 0 }] } }';
-  const { topology, hash } = parseTopology(yaml, { file: "failover.yaml", env: {} });
-  const data = {
-    version: 1,
-    hash,
-    fileHash: hash,
-    timestamp: new Date().toISOString(),
-    by: { kind: "service" as const, id: "bootstrap" },
-    reason: "start",
-    environment: "development" as const,
-    topology,
-  };
-  await bus.appendFenced(
-    makeEvent({ type: "config.applied", keys: [], data, id: "c-1", service: "bootstrap", instance: "b", timeMs: 1 }),
-    0,
+const report = (bus: Bus, ...more: string[]) => runMcpf(bus, ["status", "--report", ...more]);
+const logged = () =>
+  configured(
+    'upstreams: { shop: { kind: http, critical: false, endpoints: [{ name: primary, url: "http://127.0.0.1:9001/", tier: 0 }] } }',
   );
-  return { broker, bus };
-}
 
 test("mcpf status --report without a state-store is folded from the log, says so, and has the pinned shape", async () => {
   const { bus } = await logged();

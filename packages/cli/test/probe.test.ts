@@ -1,100 +1,24 @@
 import assert from "node:assert/strict";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import { type TestContext, test } from "node:test";
-import { type Bus, memoryBroker } from "@mcp-failover/bus";
-import { makeEvent, type Observation, type ProbeRequested, parseTopology, streams } from "@mcp-failover/contracts";
-import { runCli } from "../src/index.ts";
+import { makeEvent, type Observation, type ProbeRequested } from "@mcp-failover/contracts";
+import { configured, observed, runMcpf, serveProber } from "./support.ts";
 
-const yaml = `
-upstreams:
-  api:
-    kind: http
-    endpoints:
-      - { name: one, url: "http://127.0.0.1:9001", tier: 0 }
-      - { name: two, url: "http://127.0.0.1:9002", tier: 1 }
-`;
 type Answer = Partial<Observation> | "silent";
 
 /** A bus with a configuration and probers that answer as told, each endpoint the same. */
 async function world(t: TestContext, probers: Record<string, Answer>) {
-  const broker = memoryBroker();
-  const bus: Bus = broker.connect();
-  await bus.ensureStreams(streams, { replicas: 1 });
-  const { topology, hash } = parseTopology(yaml, { file: "failover.yaml", env: {} });
-  const by = { kind: "service" as const, id: "bootstrap" };
-  const data = {
-    version: 1,
-    hash,
-    fileHash: hash,
-    timestamp: new Date().toISOString(),
-    by,
-    reason: "start",
-    environment: "development" as const,
-    topology,
-  };
-  await bus.appendFenced(
-    makeEvent({ type: "config.applied", keys: [], data, id: "config-1", service: "bootstrap", instance: "b", timeMs: Date.now() }),
-    0,
-  );
+  const { broker, bus } = await configured();
   const asked: ProbeRequested[] = [];
   for (const [prober, answer] of Object.entries(probers)) {
-    const own = broker.connect({ instance: prober });
-    const served = await own.serve({
-      name: "prober",
-      version: "0.1.0",
-      description: "probes",
-      instance: prober,
-      metadata: { instance: prober },
-      handlers: {},
-    });
-    t.after(() => served.stop());
-    own.subscribe("probe.requested", (event, respond) => {
-      asked.push(event.data);
+    await serveProber(t, broker, prober, (_bus, request, respond) => {
+      asked.push(request);
       if (answer === "silent") return;
-      const observations = event.data.targets.map(({ upstream, endpoint }) => ({
-        upstream,
-        endpoint,
-        observer: prober,
-        purpose: event.data.purpose,
-        requestId: event.data.requestId,
-        startedAtMs: Date.now(),
-        responseTimeMs: 12.5,
-        outcome: "ok" as const,
-        code: null,
-        error: null,
-        httpStatus: 200,
-        era: null,
-        ...answer,
-      }));
-      respond(
-        makeEvent({
-          type: "probe.observed",
-          keys: [prober],
-          data: { observer: prober, observations },
-          id: `${prober}-${asked.length}`,
-          service: "prober",
-          instance: prober,
-          timeMs: Date.now(),
-        }),
-      );
+      const data = { observer: prober, observations: observed(prober, request, { httpStatus: 200, ...answer }) };
+      const from = { id: `${prober}-${asked.length}`, service: "prober" as const, instance: prober, timeMs: Date.now() };
+      respond(makeEvent({ type: "probe.observed", keys: [prober], data, ...from }));
     });
   }
-  const mcpf = async (...argv: string[]) => {
-    let stdout = "";
-    let stderr = "";
-    const code = await runCli(argv, {
-      env: { MCPF_DATA_DIR: join(tmpdir(), "mcpf-none") },
-      write: (text) => {
-        stdout += text;
-      },
-      writeError: (text) => {
-        stderr += text;
-      },
-      bus,
-    });
-    return { code, stdout, stderr };
-  };
+  const mcpf = (...argv: string[]) => runMcpf(bus, argv);
   return { mcpf, asked };
 }
 

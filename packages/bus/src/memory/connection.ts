@@ -18,13 +18,15 @@ import { type BusLog, silent } from "../log.ts";
 import { type EventLike, encodeBody, parseReplyEvent } from "../message.ts";
 import { quarantine } from "../quarantine.ts";
 import { refuseReplicas } from "../replicas.ts";
-import { noAnswer, readReply } from "../replies.ts";
+import { noAnswer, readReply, replyText } from "../replies.ts";
 import type { BrokerState, CoreMessage } from "./broker.ts";
 import { consumeQueue, follow } from "./follow.ts";
 import { MemoryLink } from "./link.ts";
 import { memoryObjects } from "./objects.ts";
 
 const defaultTimeoutMs = 5000;
+/** As nats-server takes by default. */
+const payloadBytesMax = 1024 * 1024;
 
 export interface MemoryConnectOptions {
   readonly name?: string;
@@ -168,7 +170,8 @@ export function connectMemory(state: BrokerState, options: MemoryConnectOptions)
         service,
         reachable: () => link.connected,
         answer: async (subject: string, bytes: Uint8Array) => {
-          return new TextEncoder().encode(JSON.stringify(await answer(subject as RequestSubject, bytes)));
+          const reply = await answer(subject as RequestSubject, bytes);
+          return new TextEncoder().encode(replyText(reply, subject, payloadBytesMax));
         },
       };
       state.instances.add(instance);

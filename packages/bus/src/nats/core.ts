@@ -13,7 +13,7 @@ import { NoResponderError, type ServiceDefinition } from "../bus.ts";
 import { dispatcher } from "../dispatch.ts";
 import { guarded, settledWithin } from "../hand-over.ts";
 import { type EventLike, encodeBody, parseReplyEvent } from "../message.ts";
-import { noAnswer, readReply } from "../replies.ts";
+import { noAnswer, readReply, replyText } from "../replies.ts";
 import { headersOf, toBusError } from "./api.ts";
 import type { NatsReader } from "./follow.ts";
 import { UnansweredError } from "./link.ts";
@@ -181,7 +181,7 @@ export async function serve({ link, say }: NatsReader, service: ServiceDefinitio
   const dispatch = dispatcher(service, (err, subject) => say.warn({ err, subject }, "a request's handler failed"));
   function answer(subject: RequestSubject, message: { data: Uint8Array; respond(data: string): boolean }): void {
     void dispatch(subject, message.data).then((reply) =>
-      guarded(() => message.respond(JSON.stringify(reply)), say, "a reply could not be sent"),
+      guarded(() => message.respond(replyText(reply, subject, link.payloadBytesMax)), say, "a reply could not be sent"),
     );
   }
 

@@ -66,6 +66,11 @@ export class NatsLink {
     return this.connected ? this.#nc : null;
   }
 
+  /** What the server takes in one message. */
+  get payloadBytesMax(): number {
+    return this.#nc?.info?.max_payload ?? 1024 * 1024;
+  }
+
   onStatus(listener: (status: BusStatus) => void): () => void {
     this.#listeners.add(listener);
     return () => this.#listeners.delete(listener);
@@ -124,7 +129,7 @@ export class NatsLink {
     } catch (cause) {
       throw new UnansweredError("disconnected", false, "no connection", cause);
     }
-    refuseTooLarge("the server", wireBytes(bytes, options.headers ?? {}), nc.info?.max_payload ?? 1024 * 1024);
+    refuseTooLarge("the server", wireBytes(bytes, options.headers ?? {}), this.payloadBytesMax);
     const lost = Promise.withResolvers<never>();
     const onLost = () => {
       if (this.current !== nc) lost.reject(new UnansweredError("disconnected", true, "the connection was lost before an answer came"));
@@ -152,7 +157,7 @@ export class NatsLink {
       this.dropped += 1;
       return;
     }
-    refuseTooLarge("the server", wireBytes(bytes, options.headers ?? {}), nc.info?.max_payload ?? 1024 * 1024);
+    refuseTooLarge("the server", wireBytes(bytes, options.headers ?? {}), this.payloadBytesMax);
     nc.publish(subject, bytes, {
       ...(options.replyTo === undefined ? {} : { reply: options.replyTo }),
       ...(options.headers === undefined ? {} : { headers: wireHeaders(options.headers) }),

@@ -4,6 +4,7 @@ import { refuseReplicas } from "../replicas.ts";
 import { widened } from "../widened.ts";
 import { ApiError, apiCodes, callApi, type StreamInfoWire, toBusError } from "./api.ts";
 import type { NatsLink } from "./link.ts";
+import { objectStream } from "./objects.ts";
 
 const reachMs = 5000;
 const apiMs = 10_000;
@@ -27,6 +28,18 @@ export async function ensureStreams(link: NatsLink, definitions: readonly Stream
       }
       throw toBusError(error, `make the stream ${definition.name}`, definition.name);
     }
+  }
+  await replicateObjects(link, replicas);
+}
+
+/** The bucket of large configurations is made with the first of them; where it is there, it is as safe as the log that points at it. */
+async function replicateObjects(link: NatsLink, replicas: number): Promise<void> {
+  try {
+    const { config } = await callApi<StreamInfoWire>(link, `STREAM.INFO.${objectStream}`, undefined, apiMs);
+    if (config.num_replicas < replicas) await callApi(link, `STREAM.UPDATE.${objectStream}`, { ...config, num_replicas: replicas }, apiMs);
+  } catch (error) {
+    if (error instanceof ApiError && error.errCode === apiCodes.streamNotFound) return;
+    throw toBusError(error, `replicate ${objectStream}`);
   }
 }
 

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { type ConfigApplied, configurationLimits, type Event, makeEvent } from "@mcp-failover/contracts";
 import { BusError, type Stored } from "../../src/index.ts";
-import { connected, inWorld, type MakeWorld, note, until } from "./world.ts";
+import { connected, inWorld, type MakeWorld, note, until, type WorldWithObjects } from "./world.ts";
 
 const by = { kind: "service" as const, id: "suite" };
 
@@ -39,7 +39,7 @@ function dataOf(stored: Stored | null | undefined): ConfigApplied {
 }
 const objectOf = (stored: Stored | null): string => String((dataOf(stored).topologyObject as { name?: string } | undefined)?.name);
 
-export function largeConfigurations(makeWorld: MakeWorld): void {
+export function largeConfigurations(makeWorld: MakeWorld<WorldWithObjects>): void {
   test(
     "O1: a configuration that is too large for a message reaches every kind of reader whole, and its event stays small",
     inWorld(makeWorld, async (world) => {
@@ -73,7 +73,7 @@ export function largeConfigurations(makeWorld: MakeWorld): void {
     inWorld(makeWorld, async (world) => {
       const bus = await world.connect();
       await bus.appendFenced(applied(1, large("small", 1000)), 0);
-      await world.loseObjects(bus);
+      await world.loseObjects();
       const stored = await bus.lastOf("AUDIT", "config.applied");
       assert.deepEqual(dataOf(stored).topology, large("small", 1000));
       assert.equal(dataOf(stored).topologyObject, undefined);
@@ -85,7 +85,7 @@ export function largeConfigurations(makeWorld: MakeWorld): void {
     inWorld(makeWorld, async (world) => {
       const [writer, other] = await Promise.all([world.connect("writer"), world.connect("other")]);
       await writer.appendFenced(applied(1, large("one")), 0);
-      await world.loseObjects(writer);
+      await world.loseObjects();
       await writer.append(note("pager", 1));
       const kinds: string[] = [];
       other.follow("AUDIT", { from: { seq: 1 } }, ({ content }) => {
@@ -108,7 +108,7 @@ export function largeConfigurations(makeWorld: MakeWorld): void {
       assert.ok(writer && other && third);
       await writer.appendFenced(applied(1, large("one")), 0);
       const name = objectOf(await writer.lastOf("AUDIT", "config.applied"));
-      await world.putObject(writer, name, JSON.stringify(large("another")));
+      await world.putObject(name, JSON.stringify(large("another")));
       assert.equal((await other.lastOf("AUDIT", "config.applied"))?.content.kind, "malformed");
       await writer.appendFenced(applied(2, large("one")), 1);
       assert.deepEqual(dataOf(await third.lastOf("AUDIT", "config.applied")).topology, large("one"));
@@ -132,6 +132,20 @@ export function largeConfigurations(makeWorld: MakeWorld): void {
       await world.restore(other);
       await until(() => connected(other) && seqs.length === 3, "the rest was handed over");
       assert.deepEqual(seqs, [1, 2, 3]);
+    }),
+  );
+
+  test(
+    "an answer that no message takes is refused with its size, and is not left out",
+    inWorld(makeWorld, async (world) => {
+      const [asker, server] = await Promise.all([world.connect("asker"), world.connect("server")]);
+      const handlers = { "state.status": async () => large("status") };
+      await server.serve({ name: "state-store", instance: "s-1", version: "0.1.0", description: "answers", handlers });
+      const answer = await asker.request("state.status", {});
+      assert.ok(
+        !answer.ok && answer.error.code === "reply_too_large" && /bytes/.test(answer.error.message),
+        JSON.stringify(answer).slice(0, 300),
+      );
     }),
   );
 

@@ -16,20 +16,27 @@ export interface World {
   loseNextPublish(bus: Bus, options: { stored: boolean }): void;
   /** Bytes as a foreign client would send them. */
   publishRaw(subject: string, bytes: string): Promise<void>;
-  /** The bucket of large configurations is deleted. */
-  loseObjects(bus: Bus): Promise<void>;
-  /** An object of the bucket is overwritten. */
-  putObject(bus: Bus, name: string, text: string): Promise<void>;
   close(): Promise<void>;
+}
+/** A world with an object store, and ways to hurt that. */
+export interface WorldWithObjects extends World {
+  /** The bucket of large configurations is deleted. */
+  loseObjects(): Promise<void>;
+  /** An object of the bucket is overwritten. */
+  putObject(name: string, text: string): Promise<void>;
 }
 export interface WorldOptions {
   /** Default: all streams of the contracts. */
   readonly streams?: readonly StreamDefinition[];
 }
-export type MakeWorld = (options?: WorldOptions) => Promise<World>;
+export type MakeWorld<W extends World = World> = (options?: WorldOptions) => Promise<W>;
 
 /** Runs a test in a world of its own, and ends that whatever happens. */
-export function inWorld(makeWorld: MakeWorld, run: (world: World) => Promise<void>, options?: WorldOptions): () => Promise<void> {
+export function inWorld<W extends World>(
+  makeWorld: MakeWorld<W>,
+  run: (world: W) => Promise<void>,
+  options?: WorldOptions,
+): () => Promise<void> {
   return async () => {
     const world = await makeWorld(options);
     try {

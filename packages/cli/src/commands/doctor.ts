@@ -44,10 +44,12 @@ export async function doctor(context: Context): Promise<ExitCode> {
     );
     for (const { name } of streams) await checkStream(context, name, add);
     const upstreams = await configuredUpstreams(bus);
+    const last = await bus.lastOf("AUDIT", "config.applied");
+    const unusable = last?.content.kind === "malformed" ? last.content.reason : null;
     add(
       "configuration",
       upstreams.length > 0,
-      upstreams.length > 0 ? `upstreams: ${upstreams.join(", ")}` : "none is applied",
+      upstreams.length > 0 ? `upstreams: ${upstreams.join(", ")}` : (unusable ?? "none is applied"),
       "apply one: mcpf config apply FILE --reason TEXT",
     );
     const services = await bus.services({ timeoutMs: 1000 });
