@@ -1,13 +1,16 @@
 import type { FailureCode } from "@mcp-failover/contracts";
 import { classifyTransportError } from "@mcp-failover/domain";
-import { type Dispatcher, Pool } from "undici";
 import type { EndpointView } from "./control/port.ts";
+import type { Connection } from "./upstream/connection.ts";
+import { Pool, type Waiting } from "./upstream/pool.ts";
+import { requestHeads } from "./upstream/request-head.ts";
+import { type AnswerHeaders, MalformedAnswer } from "./upstream/response-parser.ts";
 
 /**
- * Sends one HTTP request to one endpoint, once. Guarantees:
+ * Sends one HTTP request to one endpoint, once, by a small strict HTTP/1.1 client of its own (docs/adr/0006 says why). Guarantees:
  * U1  A request is written to at most one socket, at most once; nothing in here retries.
- * U2  `UpstreamError.written` is false only where no byte of the request can have reached the network: undici calls `onRequestStart`
- *     before it writes the first byte and not before it has a connection, so an error ahead of that call is proof; after it, nothing is.
+ * U2  `UpstreamError.written` is false only where no byte of the request can have reached the network: it is true from before the first
+ *     write to a connection that stands. A kept connection that turns out to be closed proves nothing for what was written on it.
  * U3  Redirects are answers like any other, never followed.
  * U4  Body chunks are handed over as they come; a sink that says `false` stops the reading of the socket until `resume()`.
  */
@@ -96,38 +99,29 @@ export interface UpstreamClientOptions {
   readonly idleMs: number;
 }
 
-/** An {@link UpstreamClient} on undici pools, one an origin and lane. */
+/** How often connections that nobody needs are looked for. */
+const sweepMs = 500;
+
+/** An {@link UpstreamClient} with one pool of connections an origin and lane. */
 export function createUpstreamClient(options: UpstreamClientOptions): UpstreamClient {
   const pools = new Map<string, Pool>();
-  const targets = new Map<string, { origin: string; path: string; search: string }>();
-
-  const targetOf = (url: string) => {
-    let target = targets.get(url);
-    if (target === undefined) {
-      const parsed = new URL(url);
-      target = { origin: parsed.origin, path: parsed.pathname, search: parsed.search };
-      if (targets.size >= 10_000) targets.clear();
-      targets.set(url, target);
+  const retired = new Set<Pool>();
+  const heads = requestHeads();
+  const sweep = setInterval(() => {
+    const nowMs = performance.now();
+    for (const pool of pools.values()) pool.sweep(nowMs);
+    for (const pool of retired) {
+      pool.sweep(nowMs);
+      if (pool.empty) retired.delete(pool);
     }
-    return target;
-  };
-  const poolOf = (origin: string, lane: "call" | "stream") => {
-    const key = `${lane} ${origin}`;
+  }, sweepMs);
+  sweep.unref();
+
+  const poolOf = (origin: ReturnType<typeof heads.originOf>, lane: "call" | "stream") => {
+    const key = lane === "call" ? origin.callKey : origin.streamKey;
     let pool = pools.get(key);
     if (pool === undefined) {
-      pool = new Pool(origin, {
-        connections: options.connectionsMax,
-        pipelining: 1,
-        allowH2: false,
-        // The router has its own clocks: per attempt for the connection, per call for the whole.
-        headersTimeout: 0,
-        bodyTimeout: 0,
-        keepAliveTimeout: options.idleMs,
-        keepAliveMaxTimeout: options.idleMs * 10,
-        maxHeaderSize: options.headerBytesMax,
-        // Longer than any attempt's own limit; frees the socket that nobody waits for any more.
-        connectTimeout: 10_000,
-      });
+      pool = new Pool(origin, options);
       pools.set(key, pool);
     }
     return pool;
@@ -135,53 +129,56 @@ export function createUpstreamClient(options: UpstreamClientOptions): UpstreamCl
 
   return {
     send(request) {
-      const target = targetOf(request.endpoint.url);
       const exchange = new Exchange(request);
+      let head: string;
+      let pool: Pool;
       try {
-        poolOf(target.origin, request.lane).dispatch(
-          {
-            path: joinPath(target.path, target.search, request.suffix ?? ""),
-            method: request.method as Dispatcher.HttpMethod,
-            headers: { ...request.headers, ...lowerCased(request.endpoint.headers) },
-            body: request.body,
-            idempotent: false,
-          },
-          exchange,
-        );
+        head = heads.headOf(request);
+        pool = poolOf(heads.originOf(request.endpoint), request.lane);
       } catch (cause) {
         exchange.fail(new UpstreamError("other", `the request cannot be sent: ${messageOf(cause)}`, false, cause));
+        return exchange.response;
       }
+      exchange.begin(pool, head, request.connectMs);
       return exchange.response;
     },
     retain(urls) {
-      const origins = new Set([...urls].map((url) => targetOf(url).origin));
+      const origins = new Set([...urls].map((url) => new URL(url).origin));
       for (const [key, pool] of pools) {
         if (origins.has(key.slice(key.indexOf(" ") + 1))) continue;
         pools.delete(key);
-        pool.close().catch(() => pool.destroy());
+        retired.add(pool);
+        pool.retire();
       }
     },
     async close() {
-      const all = [...pools.values()];
+      const all = [...pools.values(), ...retired];
       pools.clear();
-      await Promise.all(all.map((pool) => pool.destroy()));
+      retired.clear();
+      for (const pool of all) pool.destroy();
     },
   };
 }
 
-/** One exchange: undici's handler on one side, a promise and a sink on the other. */
-class Exchange implements Dispatcher.DispatchHandler, UpstreamResponse {
+/** One exchange: a connection on one side, a promise and a sink on the other. */
+class Exchange implements Waiting, UpstreamResponse {
   readonly response: Promise<UpstreamResponse>;
+  readonly method: string;
   status = 0;
   headers: ResponseHeaders = {};
   #settle!: { resolve(response: UpstreamResponse): void; reject(error: UpstreamError): void };
-  #controller: Dispatcher.DispatchController | null = null;
+  #pool: Pool | null = null;
+  #head = "";
+  readonly #body: Buffer | null;
+  #connection: Connection | null = null;
   #written = false;
   #answered = false;
   #failed: UpstreamError | null = null;
   #ended = false;
   #sink: BodySink | null = null;
   #early: Buffer[] = [];
+  /** False while the sink, or that there is none yet, keeps the socket from being read. */
+  wanted = true;
   #timer: NodeJS.Timeout | undefined;
   readonly #signal: AbortSignal | undefined;
   readonly #where: string;
@@ -190,11 +187,20 @@ class Exchange implements Dispatcher.DispatchHandler, UpstreamResponse {
     this.response = new Promise((resolve, reject) => {
       this.#settle = { resolve, reject };
     });
+    this.method = request.method;
+    this.#body = request.body;
     this.#where = request.endpoint.name;
-    this.#timer = setTimeout(() => this.#connectionLate(request.connectMs), request.connectMs);
     this.#signal = request.signal;
     if (request.signal?.aborted) this.#onAbort();
     else request.signal?.addEventListener("abort", this.#onAbort, { once: true });
+  }
+
+  begin(pool: Pool, head: string, connectMs: number): void {
+    if (this.#failed !== null) return;
+    this.#pool = pool;
+    this.#head = head;
+    if (pool.send(this) || this.#failed !== null) return;
+    this.#timer = setTimeout(() => this.#connectionLate(connectMs), connectMs);
   }
 
   readonly #onAbort = (): void => {
@@ -206,64 +212,63 @@ class Exchange implements Dispatcher.DispatchHandler, UpstreamResponse {
     this.fail(new UpstreamError("timeout", `no connection to ${this.#where} within ${ms} ms`, this.#written));
   }
 
-  /** Ends the exchange from this side; a request that has no socket yet will never get one. */
+  /** Ends the exchange from this side; a request that has no connection yet will never get one. */
   fail(error: UpstreamError): void {
     if (this.#failed !== null || this.#ended) return;
     this.#finish(error);
-    this.#controller?.abort(error);
   }
 
-  onRequestStart(controller: Dispatcher.DispatchController): void {
-    this.#controller = controller;
-    // Given up while it waited for a connection, or a second writing of one request (U1): undici drops it here, before the first byte.
-    if (this.#failed !== null || this.#written) {
-      controller.abort(this.#failed ?? new UpstreamError("other", "a request is never written twice", true));
-      return;
-    }
+  start(connection: Connection): boolean {
+    // Given up while it waited for a connection, or a second writing of one request (U1).
+    if (this.#failed !== null || this.#written) return false;
     this.#written = true;
-    clearTimeout(this.#timer);
+    if (this.#timer !== undefined) clearTimeout(this.#timer);
+    this.#connection = connection;
+    connection.carry(this, this.#head, this.#body);
+    return true;
   }
 
-  onResponseStart(_: Dispatcher.DispatchController, status: number, headers: ResponseHeaders): void {
-    if (status < 200 || this.#failed !== null) return;
+  onHead(status: number, headers: AnswerHeaders): void {
     this.status = status;
     this.headers = headers;
     this.#answered = true;
     this.#settle.resolve(this);
   }
 
-  onResponseData(controller: Dispatcher.DispatchController, chunk: Buffer): void {
-    if (this.#failed !== null) return;
-    if (this.#sink === null) {
+  onData(chunk: Buffer): void {
+    if (this.#sink !== null) this.wanted = this.#sink.data(chunk);
+    else {
       // Nobody reads yet: keep what came with the headers, and read no more.
       this.#early.push(chunk);
-      controller.pause();
-      return;
+      this.wanted = false;
     }
-    if (!this.#sink.data(chunk)) controller.pause();
   }
 
-  onResponseEnd(): void {
+  onEnd(): void {
+    this.#connection = null;
     if (this.#failed !== null || this.#ended) return;
     this.#ended = true;
     this.#release();
     this.#sink?.end();
   }
 
-  onResponseError(_: Dispatcher.DispatchController, cause: Error): void {
+  onLost(cause: Error): void {
+    this.#connection = null;
     if (this.#failed !== null || this.#ended) return;
-    const error = cause instanceof UpstreamError ? cause : failureOf(cause, this.#where, this.#written);
-    this.#finish(error);
+    this.#finish(failureOf(cause, this.#where, this.#written));
   }
 
   #finish(error: UpstreamError): void {
     this.#failed = error;
     this.#release();
+    this.#pool?.forget(this);
+    this.#connection?.giveUp(this);
+    this.#connection = null;
     if (!this.#answered) this.#settle.reject(error);
     else this.#sink?.error(error);
   }
   #release(): void {
-    clearTimeout(this.#timer);
+    if (this.#timer !== undefined) clearTimeout(this.#timer);
     this.#signal?.removeEventListener("abort", this.#onAbort);
   }
 
@@ -274,10 +279,15 @@ class Exchange implements Dispatcher.DispatchHandler, UpstreamResponse {
     this.#early = [];
     if (this.#failed !== null) sink.error(this.#failed);
     else if (this.#ended) sink.end();
-    else if (more) this.#controller?.resume();
+    else {
+      this.wanted = more;
+      if (more) this.#connection?.resume(this);
+    }
   }
   resume(): void {
-    if (this.#failed === null && !this.#ended) this.#controller?.resume();
+    if (this.#failed !== null || this.#ended) return;
+    this.wanted = true;
+    this.#connection?.resume(this);
   }
   cancel(reason: string): void {
     this.fail(new UpstreamError("other", reason, this.#written, new AbortedByRouter("given_up")));
@@ -295,28 +305,21 @@ class Exchange implements Dispatcher.DispatchHandler, UpstreamResponse {
       this.read({
         data: (chunk) => {
           size += chunk.length;
-          if (size > bytesMax) {
-            this.fail(new UpstreamError("malformed", `the answer of ${this.#where} is longer than ${bytesMax} bytes`, true));
-            return false;
+          if (size <= bytesMax) {
+            chunks.push(chunk);
+            return true;
           }
-          chunks.push(chunk);
-          return true;
+          // It may be whole already, when nothing is left that could fail.
+          const error = new UpstreamError("malformed", `the answer of ${this.#where} is longer than ${bytesMax} bytes`, true);
+          reject(error);
+          this.fail(error);
+          return false;
         },
         end: () => resolve(chunks.length === 1 ? (chunks[0] as Buffer) : Buffer.concat(chunks, size)),
         error: reject,
       });
     });
   }
-}
-
-function joinPath(path: string, search: string, suffix: string): string {
-  if (suffix === "") return path + search;
-  if (suffix.startsWith("?")) return search === "" ? path + suffix : `${path}${search}&${suffix.slice(1)}`;
-  return (path.endsWith("/") ? path.slice(0, -1) : path) + suffix;
-}
-
-function lowerCased(headers: Readonly<Record<string, string>>): Record<string, string> {
-  return Object.fromEntries(Object.entries(headers).map(([name, value]) => [name.toLowerCase(), value]));
 }
 
 function messageOf(cause: unknown): string {
@@ -330,8 +333,7 @@ function failureOf(cause: Error, where: string, written: boolean): UpstreamError
   const errorCode = typeof own === "string" ? own : typeof inner === "string" ? inner : undefined;
   const judged = classifyTransportError(errorCode, written ? "written" : "connecting");
   const { executed } = judged;
-  // undici gives its parser's errors a code only sometimes.
-  const code = cause.name === "HTTPParserError" ? "malformed" : judged.code;
+  const code = cause instanceof MalformedAnswer ? "malformed" : judged.code;
   return new UpstreamError(code, `${where}: ${sayFailure[code]}`, executed !== "no", cause);
 }
 
