@@ -50,7 +50,7 @@ export async function startWorld(callsPerSecond: number): Promise<SoakWorld> {
       20_000,
       "both endpoints healthy",
     );
-    load = startHttpLoad(stack.routerUrl, httpSpeech(upstream), callsPerSecond);
+    load = startHttpLoad(stack.routerUrl, httpSpeech(upstream), { callsPerSecond });
     await sleep(3000);
   } catch (error) {
     await load?.stop();

@@ -2,7 +2,7 @@ import { Agent, request } from "node:http";
 import { setTimeout as sleep } from "node:timers/promises";
 
 /** Reads may be sent anywhere, idempotent writes again, unsafe ones never after they may have run. */
-type CallKind = "read" | "idempotent" | "unsafe";
+export type CallKind = "read" | "idempotent" | "unsafe";
 export interface CallRecord {
   readonly n: number;
   readonly kind: CallKind;
@@ -27,6 +27,20 @@ export interface Speech {
     kind: CallKind,
   ): { readonly method: string; readonly path: string; readonly headers: Record<string, string>; readonly body: string };
   isGood(body: string): boolean;
+  /** What is kept of an answer that is not good; default: its begin. */
+  reasonOf?(body: string): string;
+}
+
+export interface LoadOptions {
+  readonly callsPerSecond: number;
+  /** Default: of 60 calls 5 are idempotent writes and 1 is an unsafe one. */
+  readonly kindOf?: (n: number) => CallKind;
+  /** Default 1024. With `Infinity` no call ever waits for another one's connection. */
+  readonly socketsMax?: number;
+  /** A caller that has no answer by then hangs up. Default: not before the load is stopped. */
+  readonly giveUpMs?: number;
+  /** How long a stop waits for what is on its way. */
+  readonly stopWaitMs?: number;
 }
 
 const methods = { read: "GET", idempotent: "PUT", unsafe: "POST" } as const;
@@ -66,20 +80,19 @@ export async function mcpSpeech(routerUrl: string, upstream: string, sessions: n
   };
 }
 
-const stopWaitMs = 3000;
 const wrongAnswer = -1;
 const reasonCharsMax = 300;
 
-/** Of 60 calls 5 are idempotent writes and 1 is an unsafe one. */
-function kindOf(n: number): CallKind {
+function mixedKindOf(n: number): CallKind {
   if (n % 60 === 30) return "unsafe";
   return n % 12 === 6 ? "idempotent" : "read";
 }
 
 /** Calls at a fixed rate, open loop: as independent agents would, who do not wait for each other. */
-export function startHttpLoad(routerUrl: string, speech: Speech, callsPerSecond: number): HttpLoad {
-  const { hostname, port } = new URL(routerUrl);
-  const agent = new Agent({ keepAlive: true, maxSockets: 1024, maxFreeSockets: 64 });
+export function startHttpLoad(url: string, speech: Speech, options: LoadOptions): HttpLoad {
+  const { callsPerSecond, kindOf = mixedKindOf, socketsMax = 1024, giveUpMs, stopWaitMs = 3000 } = options;
+  const { hostname, port } = new URL(url);
+  const agent = new Agent({ keepAlive: true, maxSockets: socketsMax, maxFreeSockets: 64 });
   const calls: CallRecord[] = [];
   const open = new Map<number, () => void>();
   const stopping = new AbortController();
@@ -90,7 +103,9 @@ export function startHttpLoad(routerUrl: string, speech: Speech, callsPerSecond:
     const begunMs = Date.now();
     const end = (status: number, endedMs: number | null, said: string): void => {
       if (!open.delete(n)) return;
-      const reason = status === 200 ? null : said.replaceAll(/[0-9a-f-]{6,}|[0-9]+/g, "#").slice(0, reasonCharsMax);
+      clearTimeout(patience);
+      const reason =
+        status === 200 ? null : (speech.reasonOf?.(said) ?? said).replaceAll(/[0-9a-f-]{6,}|[0-9]+/g, "#").slice(0, reasonCharsMax);
       calls.push({ n, kind, begunMs, endedMs, status, reason });
     };
     const { method, path, headers, body } = speech.request(n, kind);
@@ -102,10 +117,12 @@ export function startHttpLoad(routerUrl: string, speech: Speech, callsPerSecond:
       );
       response.once("error", (error) => end(0, Date.now(), error.message));
     });
-    open.set(n, () => {
+    const giveUp = (): void => {
       end(0, null, "no answer");
       asking.destroy();
-    });
+    };
+    const patience = giveUpMs === undefined ? undefined : setTimeout(giveUp, giveUpMs);
+    open.set(n, giveUp);
     asking.once("error", (error) => end(0, Date.now(), error.message));
     asking.end(body);
   };

@@ -56,7 +56,7 @@ export async function runDetection(fault: FaultName, run: number, options: Detec
   try {
     await until(async () => isHealthy(stack), 20_000, "both endpoints healthy");
     const speech = options.kind === "mcp" ? await mcpSpeech(stack.routerUrl, upstream, sessions) : httpSpeech(upstream);
-    load = startHttpLoad(stack.routerUrl, speech, options.callsPerSecond);
+    load = startHttpLoad(stack.routerUrl, speech, { callsPerSecond: options.callsPerSecond });
     // The fault comes at any moment of the probes' interval.
     await sleep(options.warmMs + Math.random() * 1000);
     const wanted = faults[fault];
