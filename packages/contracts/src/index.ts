@@ -47,7 +47,6 @@ export {
   reply,
   rollbackCommand,
 } from "./command.ts";
-export { isStdioUrl, type StdioConfig } from "./endpoint-transport.ts";
 export { contentType, type Envelope, envelope, integrityHeader } from "./envelope.ts";
 export {
   type DataOf,
