@@ -47,6 +47,7 @@ export {
   reply,
   rollbackCommand,
 } from "./command.ts";
+export { isStdioUrl, type StdioConfig } from "./endpoint-transport.ts";
 export { contentType, type Envelope, envelope, integrityHeader } from "./envelope.ts";
 export {
   type DataOf,

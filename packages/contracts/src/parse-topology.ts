@@ -1,5 +1,6 @@
 import { isMap, isScalar, LineCounter, parseDocument } from "yaml";
 import { hashOf } from "./canonical.ts";
+import { isStdioUrl } from "./endpoint-transport.ts";
 import { reportProbeProblems } from "./probe-plan.ts";
 import { type Topology, topology } from "./topology.ts";
 
@@ -123,7 +124,9 @@ function checkMeaning(config: Topology, options: ParseTopologyOptions, report: R
           `duplicate endpoint ${endpoint.url}: endpoint ${sameUrl} has the same URL, so it can be no backup for it`,
         );
       urls.set(url, index);
-      if (routerOrigins.has(originOf(endpoint.url)))
+      if (upstream.kind !== "mcp" && (endpoint.stdio !== undefined || endpoint.transport !== undefined))
+        report([...where, endpoint.stdio === undefined ? "transport" : "stdio"], "only an upstream of kind: mcp has it; remove it");
+      if (!isStdioUrl(endpoint.url) && routerOrigins.has(originOf(endpoint.url)))
         report([...where, "url"], `${endpoint.url} points back at the router; give the upstream's own address`);
     });
     if (!upstream.endpoints.some((endpoint) => endpoint.role === "write"))
@@ -303,12 +306,16 @@ interface Walkable {
   valueType?: unknown;
   element?: unknown;
   unwrap?: () => unknown;
-  def?: { innerType?: unknown };
+  def?: { innerType?: unknown; in?: unknown };
 }
-/** The schema inside defaults and optionals. */
+/** The schema inside defaults, optionals and transforms. */
 function unwrap(schema: unknown): Walkable | undefined {
   let current = schema as Walkable | undefined;
-  for (let depth = 0; depth < 8 && current?.def?.innerType !== undefined; depth += 1) current = current.def.innerType as Walkable;
+  for (let depth = 0; depth < 8; depth += 1) {
+    const inner = current?.def?.innerType ?? current?.def?.in;
+    if (inner === undefined) break;
+    current = inner as Walkable;
+  }
   return current;
 }
 

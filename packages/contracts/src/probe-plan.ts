@@ -1,3 +1,4 @@
+import { isStdioUrl } from "./endpoint-transport.ts";
 import type { EndpointProbe, Expectation, ExtraCheck, ProbeConfig, ProbeSeverity, ProbeType } from "./probe-config.ts";
 import { probePresets } from "./probe-presets.ts";
 import type { SecretRef } from "./secret-ref.ts";
@@ -125,6 +126,8 @@ function addressOf(type: ProbeType, probe: Layer, endpoint: EndpointConfig): str
   if (address === undefined || probe.resource?.pid_file !== undefined) return "";
   if (probe.url !== undefined) return URL.canParse(probe.url) ? joinPath(probe.url, probe.path ?? "") : probe.url;
   const base = new URL(endpoint.url);
+  // A process of the router: nobody but the router can reach it, and the prober asks that.
+  if (isStdioUrl(endpoint.url)) return endpoint.url;
   const isTls = base.protocol === "https:";
   if (type === "http" || type === "resource" || type === "mcp" || type === "mcp_tools" || type === "mcp_canary") {
     if (probe.port !== undefined) base.port = String(probe.port);
@@ -203,6 +206,8 @@ export function reportProbeProblems(config: Topology, report: Report): void {
 
 function reportCheck(check: ProbeCheck, given: Layer, upstream: UpstreamConfig, wrong: (key: string, message: string) => void): void {
   const { type } = check;
+  if (type !== "mcp" && type !== "http" && isStdioUrl(check.url))
+    wrong("type", `a probe of type ${type} needs an address, and stdio has none; leave the type out (the router is asked), or give a url`);
   if (given.url !== undefined) {
     const allowed = schemes[type];
     if (allowed === undefined) wrong("url", `a probe of type ${type} has no address; remove it`);

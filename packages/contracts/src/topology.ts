@@ -1,4 +1,5 @@
 import { z } from "zod";
+import { checkReached, endpointTransport, isStdioUrl, stdioConfig, withAddress } from "./endpoint-transport.ts";
 import { endpointVariables, upstreamVariables } from "./environment.ts";
 import { maintenanceWindow } from "./maintenance.ts";
 import { name } from "./primitives.ts";
@@ -65,9 +66,17 @@ const toolConfig = z.strictObject({
   legacy: legacyTool.optional(),
 });
 
-const endpointConfig = z.strictObject({
+const endpointAddress = z.string().refine((url) => isStdioUrl(url) || httpUrl.safeParse(url).success, {
+  error: "give a URL that begins with http:// or https://",
+});
+
+const endpointShape = z.strictObject({
   name,
-  url: httpUrl,
+  url: endpointAddress.optional(),
+  /** Instead of `url`: a server that the router starts. `url` becomes a name for it, `stdio://...`. */
+  stdio: stdioConfig.optional(),
+  /** How MCP is spoken at `url`; without it, Streamable HTTP. */
+  transport: endpointTransport.optional(),
   /** 0 is preferred. */
   tier: z.number().int().min(0).max(100),
   role: z.enum(["write", "read"]).default("write"),
@@ -81,6 +90,7 @@ const endpointConfig = z.strictObject({
   /** What of the upstream's `probe:` is otherwise here. */
   probe: endpointProbe.optional(),
 });
+const endpointConfig = endpointShape.superRefine(checkReached).transform(withAddress);
 export type EndpointConfig = z.infer<typeof endpointConfig>;
 
 const upstreamConfig = z.strictObject({

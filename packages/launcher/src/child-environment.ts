@@ -24,14 +24,17 @@ export function plainEnvironment(env: Environment): Record<string, string> {
   return pick(env, plain);
 }
 
-/** Command lines may hold what only the prober should know. */
-const proberOnly = new Set(["MCPF_EXEC_ALLOW"]);
+/** Command lines may hold what only the service that runs them should know. */
+const ownedBy: ReadonlyMap<string, string> = new Map([
+  ["MCPF_EXEC_ALLOW", "prober"],
+  ["MCPF_STDIO_ALLOW", "router"],
+]);
 
 /** {@link plainEnvironment}, and the settings of one of our own services (`MCPF_...`) that are no secrets. */
 export function serviceEnvironment(env: Environment, topology: Topology, service: string): Record<string, string> {
   const secrets = new Set(secretsIn(topology).map(({ name }) => name));
   const settings = Object.keys(env).filter(
-    (name) => name.startsWith("MCPF_") && !ours.has(name) && !secrets.has(name) && (service === "prober" || !proberOnly.has(name)),
+    (name) => name.startsWith("MCPF_") && !ours.has(name) && !secrets.has(name) && (ownedBy.get(name) ?? service) === service,
   );
   return { ...plainEnvironment(env), ...pick(env, settings) };
 }
@@ -45,11 +48,16 @@ export function secretsOf(service: string, configured: Topology): string[] {
       : service === "router"
         ? Object.values(topology.upstreams).map(withoutProbes)
         : service === "prober"
-          ? Object.values(topology.upstreams).map(({ endpoints, probe }) => ({ endpoints, probe }))
+          ? Object.values(topology.upstreams).map(({ endpoints, probe }) => ({ endpoints: endpoints.map(withoutProcess), probe }))
           : service === "notifier"
             ? topology.notifications
             : null;
   return [...new Set(secretsIn(part).map(({ name }) => name))];
+}
+
+/** What a process of the router finds in its environment is nothing for a prober. */
+function withoutProcess({ stdio: _stdio, ...endpoint }: Topology["upstreams"][string]["endpoints"][number]): unknown {
+  return endpoint;
 }
 
 /** What only probes send is nothing for a router. */
