@@ -253,35 +253,56 @@ function decideImpairment(input: HealthInput, before: HealthState, seen: HealthS
 
 /** What the evidence makes of the state: runs, score, usual response time. Status and hold are left as they are. */
 export function foldEvidence(before: HealthState, evidence: readonly HealthEvidence[], policy: HealthPolicy): HealthState {
-  let state: HealthState = before;
+  // One copy for all results: a fleet's probers fold thousands of them a second.
+  const state = { ...before };
   let newestStartMs = Number.NEGATIVE_INFINITY;
   for (const result of evidence) {
     if (result.startedAtMs < newestStartMs) continue;
     newestStartMs = result.startedAtMs;
-    const endedAtMs = Math.ceil(result.startedAtMs + result.responseTimeMs);
-    const brokenOff = state.lastObservedAtMs !== null && result.startedAtMs - state.lastObservedAtMs > policy.freshMs;
-    state = foldResult(brokenOff ? forgetRuns(state) : state, result, endedAtMs, policy);
+    if (state.lastObservedAtMs !== null && result.startedAtMs - state.lastObservedAtMs > policy.freshMs) Object.assign(state, noRuns);
+    foldResult(state, result, policy);
   }
   return state;
 }
 
-function foldResult(state: HealthState, result: HealthEvidence, endedAtMs: number, policy: HealthPolicy): HealthState {
-  const { outcome } = result;
+const noRuns = { okRun: 0, failRun: 0, impairedRun: 0, wellRun: 0 } as const;
+
+/** Changes the state. */
+function foldResult(state: HealthState, result: HealthEvidence, policy: HealthPolicy): void {
+  const { outcome, responseTimeMs, degraded } = result;
   const worth = worthOf(result, policy);
-  const score = state.lastObservedAtMs === null ? worth : state.score + policy.scoreWeight * (worth - state.score);
-  const folded = { ...state, score: roundScore(score), lastObservedAtMs: endedAtMs };
-  if (outcome === "hard") return { ...folded, okRun: 0, failRun: state.failRun + 1, impairedRun: 0, wellRun: 0 };
-  const alive = { ...folded, okRun: state.okRun + 1, failRun: 0 };
-  const impaired = (cause: "auth" | "soft" | "degraded", causeCode: string | null): HealthState => {
-    const sameCause = state.cause === cause && (state.causeCode ?? null) === causeCode;
-    return { ...alive, impairedRun: (sameCause ? (state.impairedRun ?? 0) : 0) + 1, wellRun: 0, cause, causeCode };
-  };
-  if (outcome === "auth" || outcome === "soft") return impaired(outcome, null);
+  state.score = roundScore(state.lastObservedAtMs === null ? worth : state.score + policy.scoreWeight * (worth - state.score));
+  state.lastObservedAtMs = Math.ceil(result.startedAtMs + responseTimeMs);
+  if (outcome === "hard") {
+    state.okRun = 0;
+    state.failRun += 1;
+    state.impairedRun = 0;
+    state.wellRun = 0;
+    return;
+  }
+  state.okRun += 1;
+  state.failRun = 0;
+  if (outcome === "auth" || outcome === "soft") {
+    foldImpaired(state, outcome, null);
+    return;
+  }
+  if (degraded != null) foldImpaired(state, "degraded", degraded.code);
+  else {
+    state.impairedRun = 0;
+    state.wellRun = (state.wellRun ?? 0) + 1;
+  }
   const usualMs = state.usualMs ?? null;
-  const newUsualMs = usualMs === null ? result.responseTimeMs : usualMs + policy.scoreWeight * (result.responseTimeMs - usualMs);
-  const timed = { usualMs: Math.round(newUsualMs * 1000) / 1000 };
-  if (result.degraded != null) return { ...impaired("degraded", result.degraded.code), ...timed };
-  return { ...alive, impairedRun: 0, wellRun: (state.wellRun ?? 0) + 1, ...timed };
+  const newUsualMs = usualMs === null ? responseTimeMs : usualMs + policy.scoreWeight * (responseTimeMs - usualMs);
+  state.usualMs = Math.round(newUsualMs * 1000) / 1000;
+}
+
+/** Changes the state. */
+function foldImpaired(state: HealthState, cause: "auth" | "soft" | "degraded", causeCode: string | null): void {
+  const sameCause = state.cause === cause && (state.causeCode ?? null) === causeCode;
+  state.impairedRun = (sameCause ? (state.impairedRun ?? 0) : 0) + 1;
+  state.wellRun = 0;
+  state.cause = cause;
+  state.causeCode = causeCode;
 }
 
 function worthOf({ outcome, responseTimeMs, degraded }: HealthEvidence, policy: HealthPolicy): number {
@@ -293,7 +314,7 @@ function worthOf({ outcome, responseTimeMs, degraded }: HealthEvidence, policy: 
 const roundScore = (score: number): number => Math.min(1, Math.max(0, Math.round(score * 10_000) / 10_000));
 
 function forgetRuns(state: HealthState): HealthState {
-  return { ...state, okRun: 0, failRun: 0, impairedRun: 0, wellRun: 0 };
+  return { ...state, ...noRuns };
 }
 
 function isSilent(state: HealthState, policy: HealthPolicy, nowMs: number): boolean {

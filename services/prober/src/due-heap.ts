@@ -1,30 +1,32 @@
 /** What is due first comes out first: a binary heap, because thousands of timers of their own cost more than the probes' decisions. */
-export interface DueHeap<T> {
-  push(atMs: number, item: T): void;
+export interface DueHeap<T extends { readonly dueMs: number }> {
+  push(item: T): void;
   /** When the first is due; null: nothing is in it. */
   readonly firstMs: number | null;
   pop(): T | undefined;
   clear(): void;
 }
 
-export function createDueHeap<T>(): DueHeap<T> {
-  let heap: { readonly atMs: number; readonly item: T }[] = [];
-  const at = (index: number): number => heap[index]?.atMs ?? Number.POSITIVE_INFINITY;
+export function createDueHeap<T extends { readonly dueMs: number }>(): DueHeap<T> {
+  let heap: T[] = [];
+  const at = (index: number): number => heap[index]?.dueMs ?? Number.POSITIVE_INFINITY;
 
   function swap(a: number, b: number): void {
-    [heap[a], heap[b]] = [heap[b] as (typeof heap)[number], heap[a] as (typeof heap)[number]];
+    const item = heap[a] as T;
+    heap[a] = heap[b] as T;
+    heap[b] = item;
   }
 
   return {
-    push(atMs, item) {
-      let index = heap.push({ atMs, item }) - 1;
+    push(item) {
+      let index = heap.push(item) - 1;
       for (let parent = (index - 1) >> 1; index > 0 && at(index) < at(parent); parent = (index - 1) >> 1) {
         swap(index, parent);
         index = parent;
       }
     },
     get firstMs() {
-      return heap[0]?.atMs ?? null;
+      return heap[0]?.dueMs ?? null;
     },
     pop() {
       const first = heap[0];
@@ -40,7 +42,7 @@ export function createDueHeap<T>(): DueHeap<T> {
           index = least;
         }
       }
-      return first.item;
+      return first;
     },
     clear() {
       heap = [];

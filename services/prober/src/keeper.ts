@@ -87,7 +87,7 @@ export function createKeeper(options: KeeperOptions): Keeper {
     return {
       policy: entry.target.policy,
       state: log.last(entry.target.key)?.state ?? null,
-      evidence: entry.evidence.slice(),
+      evidence: entry.evidence,
       asked: word?.asked ?? 0,
       votes: word?.votes ?? [],
       graceUntilMs: options.graceUntilMs(),
@@ -122,10 +122,13 @@ export function createKeeper(options: KeeperOptions): Keeper {
     if (!mayDecide()) return;
     let input = inputOf(entry, null);
     let decision = decideHealth(input);
+    if (!decision.ask && !decision.publish) return;
+    // What is said goes into the log as it was decided on, whatever comes in while it is being said.
+    input = { ...input, evidence: entry.evidence.slice() };
     if (decision.ask) {
       const word = await options.ask(target);
       if (word === null || !mayDecide()) return;
-      input = inputOf(entry, word);
+      input = { ...inputOf(entry, word), evidence: entry.evidence.slice() };
       decision = decideHealth(input);
       if (!decision.publish) options.onDecision(target, decision);
     }

@@ -3,6 +3,10 @@ import { createDueHeap } from "./due-heap.ts";
 
 /** What is due later than this is looked at then; Node fires at once what is due in over 24 days. */
 const timerMsMax = 3_600_000;
+/** In a dense schedule what is due within so short a time begins together: to wake for each probe costs as much as the probe. */
+const togetherMs = 4;
+/** So many begin in one turn; the answers of what already runs are heard before more do. */
+const inTurnMax = 32;
 
 /** Runs probes when they are due, at most one an endpoint at a time. What is overdue is never caught up on: the next one is planned from now. */
 export interface Schedule {
@@ -26,6 +30,15 @@ export interface ScheduleOptions {
   readonly errorWaitMs: number;
 }
 
+interface Planned {
+  /** By the monotonic clock. */
+  readonly dueMs: number;
+  readonly key: string;
+  readonly entry: Entry;
+  readonly turn: number;
+  readonly next: NextProbe;
+}
+
 interface Entry {
   /** Which plan is in force; older ones that are still in the heap count for nothing. */
   turn: number;
@@ -37,37 +50,42 @@ interface Entry {
 export function createSchedule(options: ScheduleOptions): Schedule {
   const { clockMs } = options;
   const entries = new Map<string, Entry>();
-  const heap = createDueHeap<{ readonly key: string; readonly entry: Entry; readonly turn: number; readonly next: NextProbe }>();
+  const heap = createDueHeap<Planned>();
   let timer: NodeJS.Timeout | null = null;
   let timerAtMs = Number.POSITIVE_INFINITY;
+  let lastTickMs = Number.NEGATIVE_INFINITY;
 
   function arm(key: string, entry: Entry, next: NextProbe): void {
     entry.turn += 1;
-    heap.push(clockMs() + Math.max(0, next.atMs - options.nowMs()), { key, entry, turn: entry.turn, next });
+    heap.push({ dueMs: clockMs() + Math.max(0, next.atMs - options.nowMs()), key, entry, turn: entry.turn, next });
     wake();
   }
 
-  /** One timer for all, set to what is due first. */
-  function wake(): void {
+  /** One timer for all, set to what is due first, but not too soon after the last. */
+  function wake(soonestMs = lastTickMs + togetherMs): void {
     const { firstMs } = heap;
-    if (firstMs === null || firstMs >= timerAtMs) return;
+    if (firstMs === null) return;
+    const atMs = Math.max(firstMs, soonestMs);
+    if (atMs >= timerAtMs) return;
     if (timer !== null) clearTimeout(timer);
-    timerAtMs = firstMs;
-    timer = setTimeout(tick, Math.min(timerMsMax, Math.max(0, Math.ceil(firstMs - clockMs()))));
+    timerAtMs = atMs;
+    timer = setTimeout(tick, Math.min(timerMsMax, Math.max(0, Math.ceil(atMs - clockMs()))));
   }
 
   function tick(): void {
     timer = null;
     timerAtMs = Number.POSITIVE_INFINITY;
     // What becomes due while these begin is left to the next tick, so that answers are heard in between.
-    const untilMs = clockMs();
-    while (heap.firstMs !== null && heap.firstMs <= untilMs) {
+    lastTickMs = clockMs();
+    let begun = 0;
+    while (heap.firstMs !== null && heap.firstMs <= lastTickMs && begun < inTurnMax) {
       const due = heap.pop();
       if (due !== undefined && entries.get(due.key) === due.entry && due.entry.turn === due.turn && !due.entry.running) {
+        begun += 1;
         void fire(due.key, due.entry, due.next);
       }
     }
-    wake();
+    wake(begun < inTurnMax ? undefined : lastTickMs);
   }
 
   async function fire(key: string, entry: Entry, due: NextProbe): Promise<void> {

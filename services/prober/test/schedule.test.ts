@@ -9,15 +9,15 @@ test("what is due first comes out first, whatever went in before and between", (
   const steps = fc.array(fc.option(fc.integer({ min: 0, max: 50 })), { maxLength: 200 });
   fc.assert(
     fc.property(steps, (all) => {
-      const heap = createDueHeap<number>();
+      const heap = createDueHeap<{ dueMs: number }>();
       let model: number[] = [];
       for (const atMs of all) {
         if (atMs === null) {
-          const popped = heap.pop();
+          const popped = heap.pop()?.dueMs;
           assert.equal(popped, model.length === 0 ? undefined : Math.min(...model));
           if (popped !== undefined) model.splice(model.indexOf(popped), 1);
         } else {
-          heap.push(atMs, atMs);
+          heap.push({ dueMs: atMs });
           model = [...model, atMs];
         }
         assert.equal(heap.firstMs, model.length === 0 ? null : Math.min(...model));
@@ -72,4 +72,34 @@ test("of several plans for one key the last counts, and one that was removed nev
   schedule.remove("b");
   await sleep(120);
   assert.deepEqual([runs, schedule.size], [["a retry"], 0]);
+});
+
+test("what is overdue at once begins in turns, with the answers of what already runs heard in between", async (t) => {
+  const keys = Array.from({ length: 200 }, (_, index) => `e${index}`);
+  const ran = new Set<string>();
+  let inTurn = 0;
+  let inTurnMost = 0;
+  const schedule = createSchedule({
+    nowMs: () => performance.now(),
+    clockMs: () => performance.now(),
+    run: async (key) => {
+      ran.add(key);
+      if (inTurn === 0) {
+        setImmediate(() => {
+          inTurn = 0;
+        });
+      }
+      inTurn += 1;
+      inTurnMost = Math.max(inTurnMost, inTurn);
+      return null;
+    },
+    onLag: () => undefined,
+    onError: assert.fail,
+    errorWaitMs: 10,
+  });
+  t.after(() => schedule.stop());
+  for (const key of keys) schedule.plan(key, { atMs: performance.now(), purpose: "scheduled" });
+  for (let waits = 0; ran.size < keys.length && waits < 500; waits += 1) await sleep(10);
+  assert.equal(ran.size, keys.length);
+  assert.ok(inTurnMost < 100, `${inTurnMost} of them began in one turn`);
 });

@@ -125,9 +125,10 @@ export function openProbeRunner(options: ProbeRunnerOptions): ProbeRunner {
   async function runCheck(target: Target, index: number, fresh: boolean, deadline: Deadline): Promise<Made> {
     const check = target.checks[index] as Target["checks"][number];
     const key = keyOf(target, index);
-    const entry = keptOf(key, target.identity);
+    // The plain main check of most endpoints has nothing to keep.
+    const entry = check.everyMs === null && index === 0 && !worksHard.has(check.type) ? null : keptOf(key, target.identity);
     const startedAtMs = nowMs();
-    if (check.everyMs !== null && entry.good !== null && startedAtMs - entry.good.atMs < check.everyMs) return entry.good.result;
+    if (check.everyMs !== null && entry?.good && startedAtMs - entry.good.atMs < check.everyMs) return entry.good.result;
     const startedMs = performance.now();
     const context: CheckContext = {
       key,
@@ -153,9 +154,10 @@ export function openProbeRunner(options: ProbeRunnerOptions): ProbeRunner {
     }
     const tookMs = performance.now() - startedMs;
     // How long a quick probe of the plain types waits is the domain's business; a time-out tells nothing of how long an answer takes.
-    if (result.outcome !== "hard" && (index > 0 || worksHard.has(check.type))) entry.slowMs = Math.max(tookMs, entry.slowMs * slowDecay);
+    if (entry !== null && result.outcome !== "hard" && (index > 0 || worksHard.has(check.type)))
+      entry.slowMs = Math.max(tookMs, entry.slowMs * slowDecay);
     const made = { ...result, responseTimeMs: result.responseTimeMs ?? tookMs };
-    entry.good = made.outcome === "ok" && made.degraded === undefined ? { result: made, atMs: startedAtMs } : null;
+    if (entry !== null) entry.good = made.outcome === "ok" && made.degraded === undefined ? { result: made, atMs: startedAtMs } : null;
     return made;
   }
 
