@@ -51,6 +51,8 @@ export const bench: Benchmark = {
         say(
           `${proxy} ${fault} ${tool}: of ${calls} calls ${failed} failed (${untyped} without a typed error), ${duplicates} ran twice, normal after ${recoverMs} ms, slowest ${slowestMs} ms`,
         );
+        const went = Object.entries(run.phases).map(([name, ms]) => `${name} ${ms ?? "-"}`);
+        if (went.length > 0) say(`  ms until: ${went.join(", ")}`);
         for (const [reason, count] of Object.entries(run.reasons)) say(`  ${count} x ${reason}`);
       }
     }

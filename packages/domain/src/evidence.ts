@@ -274,9 +274,10 @@ function voteOf(word: Word, times: EvidenceTimes, nowMs: number): WeighedVote | 
 
 /** Calls have been in flight for too long, and nothing has come back since the oldest of them began (E9). */
 function isStuck(word: Word, times: EvidenceTimes, nowMs: number): boolean {
-  if (word.trafficAtMs === null) return false;
-  if (!word.hung && (word.stuckCalls < stuckCallsMin || word.oldestInFlightMs <= times.slowInFlightMs)) return false;
-  if (nowMs - word.trafficAtMs > times.evidenceFreshMs) return false;
+  if (word.trafficAtMs === null || nowMs - word.trafficAtMs > times.evidenceFreshMs) return false;
+  // The router has looked since it heard anything, so a call that had overlapped with the last answer says nothing against that.
+  if (word.hung) return true;
+  if (word.stuckCalls < stuckCallsMin || word.oldestInFlightMs <= times.slowInFlightMs) return false;
   return word.lastOkAtMs === null || word.lastOkAtMs < word.trafficAtMs - word.oldestInFlightMs;
 }
 

@@ -25,6 +25,8 @@ export interface FailoverAudit {
   readonly states: ShardedMap<FailoverState>;
   readonly health: ShardedMap<HealthSlice & { readonly changesAtMs: readonly number[] }>;
   readonly breakers: ShardedMap<BreakerStatus>;
+  /** When each breaker changed last. */
+  readonly breakersSinceMs: ShardedMap<number>;
   readonly reservations: readonly Reservation[];
   /** Rehearsals under way, by the upstream that they are on, with the time after which they are over in any case. */
   readonly rehearsals: ReadonlyMap<string, { readonly experiment: string; readonly untilMs: number }>;
@@ -36,6 +38,7 @@ export const noFailoverAudit: FailoverAudit = {
   states: emptyMap(),
   health: emptyMap(),
   breakers: emptyMap(),
+  breakersSinceMs: emptyMap(),
   reservations: [],
   rehearsals: new Map(),
 };
@@ -62,7 +65,8 @@ export function foldFailoverAudit(audit: FailoverAudit, event: Event): FailoverA
     }
     case "breaker.changed": {
       const key = endpointKey(event.data.service, event.data.endpoint);
-      return { ...audit, breakers: audit.breakers.with(key, event.data.status) };
+      const breakers = audit.breakers.with(key, event.data.status);
+      return { ...audit, breakers, breakersSinceMs: audit.breakersSinceMs.with(key, event.data.state.sinceMs) };
     }
     case "chaos.started": {
       const { experiment, target, plan } = event.data;
@@ -142,6 +146,10 @@ export function failoverInput(audit: FailoverAudit, evidence: Evidence, upstream
     const flaps = changesAtMs.filter((atMs) => nowMs - atMs < policy.flapWindowMs).length;
     return flaps === 0 ? slice : { ...slice, flaps };
   };
+  const opened = pick((name) => {
+    const key = endpointKey(upstream, name);
+    return audit.breakers.get(key) === "open" ? audit.breakersSinceMs.get(key) : null;
+  });
   const maintained = pick((name) => {
     const window = config.maintenance === undefined ? null : maintenanceAt(config, upstream, name, nowMs);
     return window === null ? null : { name: window.name, untilMs: window.untilMs };
@@ -160,6 +168,7 @@ export function failoverInput(audit: FailoverAudit, evidence: Evidence, upstream
     evidence: Object.fromEntries(testimonies),
     health: pick(healthOf),
     breakers: pick((name) => audit.breakers.get(endpointKey(upstream, name))),
+    ...(Object.keys(opened).length === 0 ? {} : { opened }),
     ...(Object.keys(maintained).length === 0 ? {} : { maintained }),
     ...(verified ? { traffic: trafficOn(evidence, upstream, [...groupNames], since, nowMs) } : {}),
     ...(rehearsal !== undefined && nowMs < rehearsal.untilMs ? { rehearsal: rehearsal.experiment } : {}),

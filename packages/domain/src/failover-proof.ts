@@ -20,6 +20,8 @@ export type ProofContext = {
   evidence: Record<string, Testimony>;
   health: Record<string, HealthSlice>;
   breakers: Record<string, BreakerStatus>;
+  /** Since when those breakers are open that are. */
+  opened?: Record<string, number>;
   /** Observers that can reach nothing while others can: `prober:a`. */
   suspects: string[];
   /** Endpoints in maintenance. */
@@ -58,7 +60,8 @@ export function weighActive(endpoint: string, context: ProofContext, afterMs: nu
   const against = usable.filter((vote) => vote.verdict === "unhealthy");
   if (against.length === 0) {
     const provenAtMs = Math.max(-1, ...usable.filter((vote) => vote.verdict === "healthy").map((vote) => vote.atMs));
-    const hint = hintOf(endpoint, context, provenAtMs);
+    const probes = usable.filter((vote) => vote.kind === "prober" && vote.verdict === "healthy");
+    const hint = hintOf(endpoint, context, provenAtMs, Math.max(-1, ...probes.map((vote) => vote.atMs)));
     if (hint === null) return { kind: "none", proven: provenAtMs >= 0 };
     return { kind: "suspected", sinceMs: null, why: hint, answered: false };
   }
@@ -85,10 +88,12 @@ function loneWordHolds(vote: WeighedVote, { policy, nowMs }: ProofContext): bool
 }
 
 /** What others decided about it since it was proven last (-1: never): enough to ask the observers, and for nothing more. */
-function hintOf(endpoint: string, { health, breakers }: ProofContext, provenAtMs: number): string | null {
+function hintOf(endpoint: string, { health, breakers, opened }: ProofContext, provenAtMs: number, probedAtMs: number): string | null {
   const known = health[endpoint];
   if (known?.status === "unhealthy" && known.sinceMs >= provenAtMs) return "its health is unhealthy";
-  return breakers[endpoint] === "open" && provenAtMs < 0 ? "its breaker is open" : null;
+  if (breakers[endpoint] !== "open") return null;
+  // Answers to calls do not speak against it: it opens on slow ones too.
+  return provenAtMs < 0 || probedAtMs < (opened?.[endpoint] ?? -1) ? "its breaker is open" : null;
 }
 
 export type Candidate = {

@@ -120,6 +120,8 @@ test("E9: calls in flight for too long, with no answer since they began, are a w
   assert.deepEqual(say(fold(traffic("r1", startMs, [{ ...stuck, inFlight: 9, slowInFlight: 1 }])), startMs), {}, "eight of nine are young");
   const hung = { ...alone, oldestInFlightMs: 1500, hung: true };
   assert.deepEqual(say(fold(traffic("r1", startMs, [hung])), startMs), { r1: "unhealthy" }, "a look at it had no answer either");
+  const overlapped = fold(traffic("r1", startMs - 500, [trafficOf(calls("ok", 1))]), traffic("r1", startMs, [hung]));
+  assert.deepEqual(say(overlapped, startMs), { r1: "unhealthy" }, "the last answer was for a call that overlapped with the one that hangs");
 });
 
 test("E8: of a window with calls of two generations of the breaker the newer one is the word, in whatever order they come", () => {

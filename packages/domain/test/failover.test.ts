@@ -87,6 +87,19 @@ test("F4: health that became unhealthy after the last good probe is asked about,
   );
 });
 
+test("F4: a breaker that opened after the last good probe is asked about, though calls are still answered; by itself it moves nothing", () => {
+  const routers = ["router:r1", "router:r2"];
+  const answered = {
+    observers: [...three, ...routers],
+    votes: [...allSay({ ageMs: 1000 }).votes, ...allSay({ ageMs: 10 }, routers).votes],
+  };
+  const evidence = { ...world().evidence, primary: answered };
+  const open = (agoMs: number) => ({ evidence, breakers: { primary: "open" as const }, opened: { primary: nowMs - agoMs } });
+  assert.equal(decide(open(500)), "gather evidence_missing");
+  assert.equal(decide(open(1500)), "none active_healthy", "probed since");
+  assert.equal(decide({ ...open(500), breakers: { primary: "half_open" } }), "none active_healthy");
+});
+
 test("F5: an unproven candidate is asked about, and a sick one is no candidate", () => {
   const ev = (secondary: FailoverInput["evidence"][string]) => ({ evidence: { primary: dead(), secondary } });
   const askedLongAgo = { gatherSinceMs: nowMs - policy.proofWaitMs };

@@ -110,7 +110,8 @@ function duplicatesIn(opsFile: string): number {
   return writes.length - new Set(writes).size;
 }
 
-async function phasesOf(stack: RunningStack, faultMs: number): Promise<DetectionRun["phases"]> {
+/** When each step towards a move of {@link upstream} was first stored, counted from the fault. */
+export async function phasesOf(stack: RunningStack, faultMs: number): Promise<DetectionRun["phases"]> {
   const first: Record<keyof DetectionRun["phases"], number | null> = {
     reported: null,
     probed: null,

@@ -79,12 +79,17 @@ function serve(request: IncomingMessage, response: ServerResponse, text: string)
     fault = wanted;
     onlyCalls = scope === "calls";
     response.end();
-  } else if (request.method !== "POST") response.writeHead(405).end();
-  else {
+  } else if (request.method === "POST") {
     const message = JSON.parse(text) as Message;
     if (message.id === undefined) response.writeHead(202).end();
     else void reply(message, response);
-  }
+  } else void refuse(response);
+}
+
+/** Nothing but POST is known here; as slowly as everything else. */
+async function refuse(response: ServerResponse): Promise<void> {
+  if (fault === "slow" && !onlyCalls) await sleep(slowMs);
+  response.writeHead(405).end();
 }
 
 const server = createServer((request, response) => {

@@ -28,6 +28,8 @@ export interface FailoverRun {
   readonly inFlight: number;
   readonly slowestMs: number;
   readonly reasons: Readonly<Record<string, number>>;
+  /** Of our fleet: from the fault until each step towards the move. */
+  readonly phases: Readonly<Record<string, number | null>>;
 }
 
 export const faultScopes = ["all", "calls"] as const;
@@ -64,7 +66,7 @@ export async function runFailover(proxy: ProxyName, fault: FaultName, tool: Tool
     await make(fault, scene, options.scope);
     await sleep(options.runMs - options.faultAtMs);
     await load.stop();
-    return { proxy, fault, tool, duplicates: duplicatesIn(opsFile), ...judge(load.calls, faultMs) };
+    return { proxy, fault, tool, duplicates: duplicatesIn(opsFile), ...judge(load.calls, faultMs), phases: await scene.phases(faultMs) };
   } finally {
     await load?.stop();
     // A stopped process does not end with its parent's pipe.

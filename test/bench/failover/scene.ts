@@ -3,6 +3,8 @@ import { freePort } from "@mcp-failover/testkit";
 import { node24, ROOT } from "../../../scripts/lib/repo.mjs";
 import { type RunningStack, startStack } from "../../harness/stack.ts";
 import { until } from "../../harness/wait.ts";
+import { upstream } from "../detection/orders.ts";
+import { phasesOf } from "../detection/run.ts";
 import { ended, type HaproxyMode, listens, startHaproxy } from "./haproxy.ts";
 
 export type ProxyName = "router" | HaproxyMode;
@@ -14,10 +16,11 @@ export interface Scene {
   /** Of the active server. */
   readonly pid: number;
   readonly serverUrl: string;
+  /** When each step towards the move was first stored, counted from the fault; of HAProxy nothing is known. */
+  phases(faultMs: number): Promise<Readonly<Record<string, number | null>>>;
   stop(): Promise<void>;
 }
 
-export const upstream = "orders";
 const server = "test/bench/failover/faulty-server.ts";
 const offsets = { primary: 10, secondary: 11 } as const;
 
@@ -53,7 +56,14 @@ async function routerScene(opsFile: string): Promise<Scene> {
     await until(() => isHealthy(stack), 20_000, "both endpoints healthy");
     const pid = await stack.pidOf(`${upstream}-primary`);
     const serverUrl = `http://127.0.0.1:${stack.portBase + offsets.primary}`;
-    return { url: stack.routerUrl, path: `/mcp/${upstream}`, pid, serverUrl, stop: () => stack.stop() };
+    return {
+      url: stack.routerUrl,
+      path: `/mcp/${upstream}`,
+      pid,
+      serverUrl,
+      phases: (faultMs) => phasesOf(stack, faultMs),
+      stop: () => stack.stop(),
+    };
   } catch (error) {
     await stack.destroy();
     throw error;
@@ -77,6 +87,7 @@ async function haproxyScene(mode: HaproxyMode, opsFile: string): Promise<Scene> 
     path: "/mcp",
     pid: primary.pid,
     serverUrl: `http://127.0.0.1:${primary.port}`,
+    phases: () => Promise.resolve({}),
     async stop() {
       await haproxy.stop();
       await primary.stop();
