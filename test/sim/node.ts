@@ -43,13 +43,23 @@ const serveRetryMs = 500;
 
 let isoSecond = Number.NaN;
 let isoPrefix = "";
+const isoEnds = Array.from({ length: 1000 }, (_, ms) => `${String(ms).padStart(3, "0")}Z`);
+const schemas = new Map<EventType, string>();
+function schemaOf(type: EventType): string {
+  let schema = schemas.get(type);
+  if (schema === undefined) {
+    schema = `urn:mcp-failover:${type}:${events[type].version}`;
+    schemas.set(type, schema);
+  }
+  return schema;
+}
 function isoOf(timeMs: number): string {
   const second = Math.floor(timeMs / 1000);
   if (second !== isoSecond) {
     isoSecond = second;
     isoPrefix = new Date(second * 1000).toISOString().slice(0, 20);
   }
-  return `${isoPrefix}${String(timeMs - second * 1000).padStart(3, "0")}Z`;
+  return isoPrefix + isoEnds[timeMs - second * 1000];
 }
 
 /** A machine with one of our processes on it, which may end and be started again. */
@@ -151,10 +161,10 @@ export class Node {
       id,
       source: this.#source,
       type,
-      ...(keys.length > 0 ? { subject: keys.join("/") } : {}),
+      ...(keys.length > 0 ? { subject: keys.length === 1 ? keys[0] : keys.join("/") } : {}),
       time: isoOf(timeMs),
       datacontenttype: "application/json",
-      dataschema: `urn:mcp-failover:${type}:${events[type].version}`,
+      dataschema: schemaOf(type),
       ...(traceparent === undefined ? {} : { traceparent }),
       data,
     };

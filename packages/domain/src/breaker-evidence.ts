@@ -101,7 +101,14 @@ function countingCells(one: ObserverWindow, cut: EvidenceCut, policy: BreakerPol
     const bucketsFromMs = Math.floor((one.buckets[0]?.atMs ?? Number.POSITIVE_INFINITY) / slotMs) * slotMs;
     for (const slot of one.slots) if (slot.atMs < bucketsFromMs && slot.atMs > nowMs - policy.baselineMs) take(slot, slotMs);
   }
-  for (const bucket of one.buckets) take(bucket, policy.bucketMs);
+  let first = 0;
+  if (policy.windowCalls === null) {
+    // The oldest evaluation in the window looks back over a whole one; nothing reads what lies before.
+    const fromMs = nowMs - 2 * policy.windowMs - policy.bucketMs;
+    first = one.buckets.length;
+    while (first > 0 && (one.buckets[first - 1] as WindowBucket).atMs >= fromMs) first -= 1;
+  }
+  for (let index = first; index < one.buckets.length; index += 1) take(one.buckets[index] as WindowBucket, policy.bucketMs);
   return cells;
 }
 

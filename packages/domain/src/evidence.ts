@@ -24,7 +24,8 @@ import type { FailoverPolicy } from "./policy.ts";
  * E5  An observer whose every fresh word, on two endpoints or more, is against them, is suspect itself when another has reached one of
  *     them after it began to say so.
  * E6  Whatever is folded, the state stays within its limits; the words heard longest ago go first.
- * E7  Folding reads nothing but its arguments and alters none of them.
+ * E7  Folding reads nothing but its arguments. {@link foldSignal} alters none of them; {@link takeSignal} alters only the evidence that it
+ *     is given, at the cost of the signal's items, however many endpoints there are.
  * E8  Of a window with calls of two generations of the breaker the newer one is the word.
  * E9  A single call that takes long is no word: it may be a slow tool. Several are, and so is one where a look at the endpoint had no
  *     answer either (`hung`).
@@ -119,34 +120,72 @@ export const noEvidence: Evidence = {
   lastTimeMs: 0,
 };
 
-/** Takes in one message of SIGNALS (E1, E3, E6, E7). */
+interface OwnEvidence extends Evidence {
+  words: Map<string, Map<string, Word>>;
+  probers: Map<string, number>;
+  routers: Map<string, RouterSeen>;
+  firstSeq: number;
+  lastSeq: number;
+  lastTimeMs: number;
+}
+
+/** No evidence yet, to be changed by {@link takeSignal} alone. */
+export function openEvidence(): Evidence {
+  return copyOf(noEvidence);
+}
+
+/** The evidence with one message of SIGNALS more; what was given stays as it was (E7). For whoever keeps both. */
 export function foldSignal(evidence: Evidence, signal: Signal): Evidence {
+  const next = copyOf(evidence);
+  takeSignal(next, signal);
+  return next;
+}
+
+function copyOf(evidence: Evidence): OwnEvidence {
+  const words = new Map([...evidence.words].map(([key, spoken]) => [key, new Map(spoken)] as const));
+  return { ...evidence, words, probers: new Map(evidence.probers), routers: new Map(evidence.routers) };
+}
+
+/** Takes one message of SIGNALS into evidence from {@link openEvidence} (E1, E3, E6, E7). */
+export function takeSignal(into: Evidence, signal: Signal): void {
+  const evidence = into as OwnEvidence;
   const { event, seq, timeMs } = signal;
-  const words = new Map(evidence.words);
-  const put = (key: string, observer: string, next: (before: Word | undefined) => Word): void => {
-    const before = words.get(key);
-    const changed = bounded(new Map(before).set(observer, next(before?.get(observer))), observersMax, (word) => word.atMs);
-    words.delete(key);
-    words.set(key, changed);
-  };
-  let { probers, routers } = evidence;
   if (event.type === "probe.observed") {
     const { observer, observations } = event.data;
-    probers = bounded(new Map(probers).set(observer, timeMs), observersMax, (heardAtMs) => heardAtMs);
+    bounded(evidence.probers.set(observer, timeMs), observersMax, (heardAtMs) => heardAtMs);
     for (const seen of observations) {
-      put(endpointKey(seen.upstream, seen.endpoint), `prober:${observer}`, (before) => wordOfProbe(before, observer, seen, signal));
+      const spoken = spokenOn(evidence, endpointKey(seen.upstream, seen.endpoint));
+      const key = `prober:${observer}`;
+      spoken.set(key, wordOfProbe(spoken.get(key), observer, seen, signal));
+      bounded(spoken, observersMax, (word) => word.atMs);
     }
   } else {
     const { router, endpoints, routes, rollbacks } = event.data;
-    routers = bounded(new Map(routers).set(router, { atMs: timeMs, routes, rollbacks }), observersMax, (seen) => seen.atMs);
-    const byGeneration = [...endpoints].sort((a, b) => (a.breakerGeneration ?? 0) - (b.breakerGeneration ?? 0));
+    bounded(evidence.routers.set(router, { atMs: timeMs, routes, rollbacks }), observersMax, (seen) => seen.atMs);
+    const byGeneration = endpoints.length < 2 ? endpoints : [...endpoints].sort(olderGenerationFirst);
     for (const window of byGeneration) {
-      const word = (before: Word | undefined): Word => wordOfWindow(before, router, window, routes[window.upstream], signal);
-      put(endpointKey(window.upstream, window.endpoint), `router:${router}`, word);
+      const spoken = spokenOn(evidence, endpointKey(window.upstream, window.endpoint));
+      const key = `router:${router}`;
+      spoken.set(key, wordOfWindow(spoken.get(key), router, window, routes[window.upstream], signal));
+      bounded(spoken, observersMax, (word) => word.atMs);
     }
   }
-  while (words.size > endpointsMax) words.delete(words.keys().next().value as string);
-  return { words, probers, routers, firstSeq: evidence.firstSeq === 0 ? seq : evidence.firstSeq, lastSeq: seq, lastTimeMs: timeMs };
+  while (evidence.words.size > endpointsMax) evidence.words.delete(evidence.words.keys().next().value as string);
+  if (evidence.firstSeq === 0) evidence.firstSeq = seq;
+  evidence.lastSeq = seq;
+  evidence.lastTimeMs = timeMs;
+}
+
+/** Who has spoken on an endpoint, which is now the one heard of last. */
+function spokenOn({ words }: OwnEvidence, key: string): Map<string, Word> {
+  const spoken = words.get(key) ?? new Map<string, Word>();
+  words.delete(key);
+  words.set(key, spoken);
+  return spoken;
+}
+
+function olderGenerationFirst(a: TrafficEndpoint, b: TrafficEndpoint): number {
+  return (a.breakerGeneration ?? 0) - (b.breakerGeneration ?? 0);
 }
 
 type Probe = Event<"probe.observed">["data"]["observations"][number];
@@ -226,19 +265,21 @@ function runOf(carried: Word | undefined, hard: boolean, count: number, timeMs: 
   return { hardRun: (carried?.hardRun ?? 0) + count, hardSinceMs: carried?.hardSinceMs ?? timeMs };
 }
 
+const nobodysWords: ReadonlyMap<string, Word> = new Map();
+
 /** Who observes an endpoint now (E4), and what each says (E2, E3), in the order of the observers' names. */
 export function testimonyOn(evidence: Evidence, upstream: string, endpoint: string, times: EvidenceTimes, nowMs: number): Testimony {
-  const words = evidence.words.get(endpointKey(upstream, endpoint)) ?? new Map<string, Word>();
-  const observers = [...evidence.probers]
-    .filter(([, heardAtMs]) => nowMs - heardAtMs <= times.observerWindowMs)
-    .map(([id]) => `prober:${id}`);
+  const words = evidence.words.get(endpointKey(upstream, endpoint)) ?? nobodysWords;
+  const observers: string[] = [];
+  for (const [id, heardAtMs] of evidence.probers) if (nowMs - heardAtMs <= times.observerWindowMs) observers.push(`prober:${id}`);
   for (const [key, word] of words) if (word.kind === "router" && routerObserves(evidence, word, times, nowMs)) observers.push(key);
   observers.sort();
-  const votes = observers.flatMap((observer) => {
+  const votes: WeighedVote[] = [];
+  for (const observer of observers) {
     const word = words.get(observer);
     const vote = word === undefined ? null : voteOf(word, times, nowMs);
-    return vote === null ? [] : [vote];
-  });
+    if (vote !== null) votes.push(vote);
+  }
   return { observers, votes };
 }
 
@@ -281,16 +322,22 @@ function isStuck(word: Word, times: EvidenceTimes, nowMs: number): boolean {
   return word.lastOkAtMs === null || word.lastOkAtMs < word.trafficAtMs - word.oldestInFlightMs;
 }
 
+interface KnownSuspects {
+  readonly seq: number;
+  readonly times: EvidenceTimes;
+  readonly nowMs: number;
+  readonly suspects: readonly string[];
+}
 /** One answer for all upstreams that are decided on at one moment: it looks at every word. */
-const suspectsOf = new WeakMap<Evidence, { readonly times: EvidenceTimes; readonly nowMs: number; readonly suspects: readonly string[] }>();
+const suspectsOf = new WeakMap<Evidence, KnownSuspects>();
 
 /** Observers that can reach nothing while others can (E5), by their keys, sorted. */
 export function suspectObservers(evidence: Evidence, times: EvidenceTimes, nowMs: number): readonly string[] {
   const known = suspectsOf.get(evidence);
-  const same = known?.nowMs === nowMs && known.times.evidenceFreshMs === times.evidenceFreshMs;
+  const same = known?.nowMs === nowMs && known.seq === evidence.lastSeq && known.times.evidenceFreshMs === times.evidenceFreshMs;
   if (same && known.times.slowInFlightMs === times.slowInFlightMs) return known.suspects;
   const suspects = findSuspects(evidence, times, nowMs);
-  suspectsOf.set(evidence, { times, nowMs, suspects });
+  suspectsOf.set(evidence, { seq: evidence.lastSeq, times, nowMs, suspects });
   return suspects;
 }
 
@@ -318,57 +365,6 @@ function findSuspects(evidence: Evidence, times: EvidenceTimes, nowMs: number): 
     .filter(([observer, failing]) => !reaching.has(observer) && failing.length >= 2 && failing.some(contradicted))
     .map(([observer]) => observer)
     .sort();
-}
-
-/** Which live routers hold a route at least as new, and which do not, sorted. */
-export function routersHolding(
-  evidence: Evidence,
-  upstream: string,
-  route: { readonly generation: number; readonly epoch: number },
-  liveMs: number,
-  nowMs: number,
-): { appliedBy: string[]; notAppliedBy: string[] } {
-  const holds = ({ routes }: RouterSeen): boolean => {
-    const held = routes[upstream];
-    return (
-      held !== undefined && (held.generation > route.generation || (held.generation === route.generation && held.epoch >= route.epoch))
-    );
-  };
-  return splitRouters(evidence.routers, holds, liveMs, nowMs);
-}
-
-/** The same for a rollback decision of one `scope/name`. */
-export function routersApplying(
-  heard: { readonly routers: ReadonlyMap<string, Pick<RouterSeen, "atMs" | "rollbacks">> },
-  scopeAndName: string,
-  epoch: number,
-  liveMs: number,
-  nowMs: number,
-): { appliedBy: string[]; notAppliedBy: string[] } {
-  return splitRouters(heard.routers, ({ rollbacks }) => (rollbacks[scopeAndName] ?? -1) >= epoch, liveMs, nowMs);
-}
-
-function splitRouters<S extends { readonly atMs: number }>(
-  routers: ReadonlyMap<string, S>,
-  applied: (seen: S) => boolean,
-  liveMs: number,
-  nowMs: number,
-) {
-  const live = [...routers].filter(([, seen]) => nowMs - seen.atMs <= liveMs).sort(([a], [b]) => (a < b ? -1 : 1));
-  return {
-    appliedBy: live.filter(([, seen]) => applied(seen)).map(([router]) => router),
-    notAppliedBy: live.filter(([, seen]) => !applied(seen)).map(([router]) => router),
-  };
-}
-
-/** The highest epoch of an upstream that a router says it holds, in this generation of the log; 0: none. After a loss of the log it is above the log's own. */
-export function seenEpoch(evidence: Evidence, upstream: string, generation: number): number {
-  let highest = 0;
-  for (const { routes } of evidence.routers.values()) {
-    const held = routes[upstream];
-    if (held?.generation === generation) highest = Math.max(highest, held.epoch);
-  }
-  return highest;
 }
 
 /** Drops the entries heard longest ago until the map is within its limit. Alters and returns the map that it is given. */

@@ -9,10 +9,8 @@ export function decideFailback(input: FailoverInput, proven: boolean): FailoverD
   if (!proven || !mayFailBack(input)) return none;
   const { state, policy, nowMs } = input;
   const waitMs = failbackWaitMs(input);
-  const fromMs = Math.max(state.moves.at(-1)?.atMs ?? 0, state.failbackFailedAtMs ?? 0);
-  const wellSinceMs = (endpoint: EndpointSlice): number => Math.max(input.health[endpoint.name]?.sinceMs ?? nowMs, fromMs);
-  const preferred = input.endpoints.filter((endpoint) => endpoint.role === "write" && endpoint.tier < activeTierOf(input));
-  const well = preferred.filter((endpoint) => isSteady(input, endpoint) && nowMs - wellSinceMs(endpoint) >= waitMs);
+  const preferred = preferredOf(input);
+  const well = preferred.filter((endpoint) => isSteady(input, endpoint) && nowMs - wellSinceMs(input, endpoint) >= waitMs);
   // A tier of which half is still sick would be left again at once.
   const ready = well.filter(({ tier }) => {
     const share = (all: readonly EndpointSlice[]): number => all.filter((endpoint) => endpoint.tier === tier).length;
@@ -27,8 +25,28 @@ export function decideFailback(input: FailoverInput, proven: boolean): FailoverD
   const reason = `${first.name} has been healthy for ${waitMs} ms and is preferred to ${state.active}`;
   if (to === undefined) return candidates.some((candidate) => candidate.pending) ? gather(input, reason) : none;
   if (input.fleet !== null && !input.fleet.granted && input.fleet.rule !== "safety_rule" && !policy.dryRun) return none;
-  const sinceMs = wellSinceMs(first) + waitMs;
+  const sinceMs = wellSinceMs(input, first) + waitMs;
   return decideReserved(input, { sinceMs }, { rule: "failback", reason, to, overrode: [], candidates });
+}
+
+/**
+ * Before this no failback comes by itself, unless the health or the breaker of an endpoint changes: no preferred endpoint has been healthy
+ * for long enough. Infinity: none would.
+ */
+export function failbackDueMs(input: FailoverInput): number {
+  if (input.policy.failback !== "automatic") return Number.POSITIVE_INFINITY;
+  const healthy = preferredOf(input).filter(({ name }) => input.health[name]?.status === "healthy");
+  return Math.min(Number.POSITIVE_INFINITY, ...healthy.map((endpoint) => wellSinceMs(input, endpoint) + failbackWaitMs(input)));
+}
+
+function preferredOf(input: FailoverInput): EndpointSlice[] {
+  const tier = activeTierOf(input);
+  return input.endpoints.filter((endpoint) => endpoint.role === "write" && endpoint.tier < tier);
+}
+
+/** A time before the last move, or before a failback that failed, is none of health. */
+function wellSinceMs({ health, state, nowMs }: FailoverInput, { name }: EndpointSlice): number {
+  return Math.max(health[name]?.sinceMs ?? nowMs, state.moves.at(-1)?.atMs ?? 0, state.failbackFailedAtMs ?? 0);
 }
 
 export function activeTierOf({ endpoints, state }: FailoverInput): number {

@@ -2,6 +2,8 @@ export {
   type AgentGrant,
   allowedTools,
   audienceMatches,
+  grantOf,
+  identityRequired,
   matchesPattern,
   mayCallAllTools,
   mayCallTool,
@@ -36,15 +38,15 @@ export {
   type Evidence,
   foldSignal,
   noEvidence,
-  routersApplying,
-  routersHolding,
+  openEvidence,
   type Signal,
-  seenEpoch,
   suspectObservers,
   type Testimony,
+  takeSignal,
   testimonyOn,
   type WeighedVote,
 } from "./evidence.ts";
+export { routersApplying, routersHolding, seenEpoch } from "./evidence-routers.ts";
 export { trafficOn } from "./evidence-traffic.ts";
 export { failedExpectation, nothingSeen, type Seen } from "./expectation.ts";
 export {
@@ -60,6 +62,7 @@ export {
   percentileOf,
   type StatusSight,
 } from "./experiment.ts";
+export { failbackDueMs } from "./failback.ts";
 export { decideFailover, initialFailoverState } from "./failover.ts";
 export {
   type FailoverAudit,
@@ -221,7 +224,7 @@ export {
   viewStatus,
 } from "./status.ts";
 export { fractionOf, hashText } from "./string-hash.ts";
-export { type CallCounts, foldToolTraffic, noToolTraffic, type ToolTraffic } from "./tool-traffic.ts";
+export { type CallCounts, foldToolTraffic, noToolTraffic, openToolTraffic, type ToolTraffic, takeToolTraffic } from "./tool-traffic.ts";
 export {
   evidenceRefs,
   type LogMessage,

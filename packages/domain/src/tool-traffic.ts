@@ -5,7 +5,8 @@ import { type Event, latencyBucketsMs, type TrafficTool } from "@mcp-failover/co
  *
  * T1  A call is counted once, in the second in which the store took the router's window.
  * T2  Seconds are kept for `secondsKeptMs`, tens of seconds for `tensKeptMs`; the tools heard longest ago go first over `scopesMax`.
- * T3  Folding reads nothing but its arguments and alters none of them.
+ * T3  Folding reads nothing but its arguments. {@link foldToolTraffic} alters none of them; {@link takeToolTraffic} alters only the traffic that
+ *     it is given, at the cost of the window's rows.
  */
 export interface ToolTraffic {
   /** By `tool/<upstream>/<tool>`, `agent/<agent>` or `system/system`, then by implementation. */
@@ -45,12 +46,37 @@ const slowAtLeastMs = 250;
 
 export const noToolTraffic: ToolTraffic = { scopes: new Map(), routers: new Map(), lastSeq: 0 };
 
-/** Takes in one router's window (T1 to T3). */
-export function foldToolTraffic(
-  traffic: ToolTraffic,
-  { seq, timeMs, event }: { seq: number; timeMs: number; event: Event<"traffic.observed"> },
-): ToolTraffic {
-  const scopes = new Map(traffic.scopes);
+interface ToolWindow {
+  readonly seq: number;
+  readonly timeMs: number;
+  readonly event: Event<"traffic.observed">;
+}
+interface OwnToolTraffic extends ToolTraffic {
+  scopes: Map<string, ScopeTraffic>;
+  routers: Map<string, { readonly atMs: number; readonly rollbacks: Readonly<Record<string, number>> }>;
+  lastSeq: number;
+}
+
+/** No traffic yet, to be changed by {@link takeToolTraffic} alone. */
+export function openToolTraffic(): ToolTraffic {
+  return copyOf(noToolTraffic);
+}
+
+/** The traffic with one router's window more; what was given stays as it was (T3). For whoever keeps both. */
+export function foldToolTraffic(traffic: ToolTraffic, window: ToolWindow): ToolTraffic {
+  const next = copyOf(traffic);
+  takeToolTraffic(next, window);
+  return next;
+}
+
+function copyOf({ scopes, routers, lastSeq }: ToolTraffic): OwnToolTraffic {
+  return { scopes: new Map(scopes), routers: new Map(routers), lastSeq };
+}
+
+/** Takes one router's window into traffic from {@link openToolTraffic} (T1 to T3). */
+export function takeToolTraffic(into: ToolTraffic, { seq, timeMs, event }: ToolWindow): void {
+  const traffic = into as OwnToolTraffic;
+  const { scopes, routers } = traffic;
   for (const row of event.data.tools) {
     for (const key of keysOf(row)) {
       const before = scopes.get(key) ?? { mcp: noBuckets, legacy: noBuckets, badMs: 0 };
@@ -60,11 +86,10 @@ export function foldToolTraffic(
     }
   }
   while (scopes.size > scopesMax) scopes.delete(scopes.keys().next().value as string);
-  const routers = new Map(traffic.routers);
   routers.delete(event.data.router);
   routers.set(event.data.router, { atMs: timeMs, rollbacks: event.data.rollbacks });
   while (routers.size > routersMax) routers.delete(routers.keys().next().value as string);
-  return { scopes, routers, lastSeq: seq };
+  traffic.lastSeq = seq;
 }
 
 function keysOf({ upstream, tool, agent }: TrafficTool): string[] {

@@ -144,11 +144,11 @@ function fold(window: EndpointWindow, observer: string, kind: ObserverWindow["ki
   const before = window[key];
   // Should the store's clock step back, the item counts as of the newest time known: order is the log's.
   const atMs = Math.max(item.atMs, before?.lastAtMs ?? 0);
-  const slots = addSlot(before?.slots ?? [], { ...item, atMs: floorTo(atMs, slotMs) });
+  const slots = addSlot(before?.slots ?? [], item, floorTo(atMs, slotMs));
   const merged: ObserverWindow = {
     observer,
     kind,
-    buckets: addBucket(before?.buckets ?? [], { ...item, atMs: floorTo(atMs, bucketMs) }),
+    buckets: addBucket(before?.buckets ?? [], item, floorTo(atMs, bucketMs)),
     slots,
     lastAtMs: atMs,
   };
@@ -159,13 +159,13 @@ function fold(window: EndpointWindow, observer: string, kind: ObserverWindow["ki
 }
 
 /** Buckets of one second differ by generation. The newest of each is merged, so that the order inside a generation is kept. */
-function addBucket(buckets: readonly WindowBucket[], item: WindowBucket): readonly WindowBucket[] {
+function addBucket(buckets: readonly WindowBucket[], item: WindowBucket, atMs: number): readonly WindowBucket[] {
   for (let index = buckets.length - 1; index >= 0; index -= 1) {
     const bucket = buckets[index] as WindowBucket;
-    if (bucket.atMs !== item.atMs) break;
+    if (bucket.atMs !== atMs) break;
     if (bucket.generation === item.generation) return buckets.with(index, mergeBuckets(bucket, item));
   }
-  const next = [...buckets, item];
+  const next = [...buckets, { ...item, atMs }];
   return next.length > bucketsMax ? next.slice(-bucketsMax) : next;
 }
 
@@ -193,9 +193,9 @@ function mergeBuckets(a: WindowBucket, b: WindowBucket): WindowBucket {
   };
 }
 
-function addSlot(slots: readonly WindowBucket[], item: WindowBucket): readonly WindowBucket[] {
+function addSlot(slots: readonly WindowBucket[], item: WindowBucket, atMs: number): readonly WindowBucket[] {
   const last = slots.at(-1);
-  if (last?.atMs !== item.atMs) return slots.length < slotsMax ? [...slots, item] : [...slots.slice(1 - slotsMax), item];
+  if (last?.atMs !== atMs) return [...(slots.length < slotsMax ? slots : slots.slice(1 - slotsMax)), { ...item, atMs }];
   const merged = mergeBuckets(last, item);
   const generation = last.generation === null || item.generation === null ? null : Math.min(last.generation, item.generation);
   return slots.with(-1, generation === merged.generation ? merged : { ...merged, generation });

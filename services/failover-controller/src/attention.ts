@@ -1,5 +1,5 @@
 import type { Event } from "@mcp-failover/contracts";
-import { type FailoverDecision, type FailoverInput, trialInForce } from "@mcp-failover/domain";
+import { type FailoverDecision, type FailoverInput, failbackDueMs, trialInForce } from "@mcp-failover/domain";
 
 /** Well, and nothing is due: only a word against it matters. Or nothing is known: any word matters. */
 interface Rest {
@@ -70,10 +70,9 @@ export class Attention {
 
 function restOf(input: FailoverInput, decision: FailoverDecision): Rest | null {
   if (decision.kind !== "none" || trialInForce(input) !== null || input.suspects.length > 0) return null;
-  const { state, policy, endpoints, maintained } = input;
-  const tier = endpoints.find(({ name }) => name === state.active)?.tier ?? state.tier;
-  if (policy.failback === "automatic" && endpoints.some((endpoint) => endpoint.role === "write" && endpoint.tier < tier)) return null;
-  const dueMs = Math.min(state.held?.untilMs ?? Number.POSITIVE_INFINITY, ...Object.values(maintained ?? {}).map(({ untilMs }) => untilMs));
+  const { state, maintained } = input;
+  const endsMs = Object.values(maintained ?? {}).map(({ untilMs }) => untilMs);
+  const dueMs = Math.min(state.held?.untilMs ?? Number.POSITIVE_INFINITY, failbackDueMs(input), ...endsMs);
   if (decision.rule === "active_healthy") return { kind: "calm", dueMs };
   return decision.rule === "no_evidence" || decision.rule === "maintenance" ? { kind: "blank", dueMs } : null;
 }

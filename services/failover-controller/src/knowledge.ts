@@ -8,9 +8,9 @@ import {
   type FailoverMoment,
   failoverInput,
   foldFailoverAudit,
-  foldSignal,
-  noEvidence,
   noFailoverAudit,
+  openEvidence,
+  takeSignal,
   UnknownUpstreamError,
 } from "@mcp-failover/domain";
 import type { Folded } from "@mcp-failover/service-kit";
@@ -19,7 +19,7 @@ import { Grace } from "./grace.ts";
 /** Everything that this instance knows: both streams folded, each without the other. */
 export class Knowledge {
   audit: FailoverAudit = noFailoverAudit;
-  evidence: Evidence = noEvidence;
+  readonly evidence: Evidence = openEvidence();
   /** Last `failover.rejected` of an automatic move, and last `failover.failed`, by upstream. */
   readonly rejected = new Map<string, { rule: string; epoch: number; timeMs: number }>();
   readonly failed = new Map<string, { failing: boolean; rule: string }>();
@@ -41,7 +41,7 @@ export class Knowledge {
 
   foldSignal(event: Event, { seq, timeMs }: Folded): void {
     if (event.type === "probe.observed" || event.type === "traffic.observed") {
-      this.evidence = foldSignal(this.evidence, { seq, timeMs, event });
+      takeSignal(this.evidence, { seq, timeMs, event });
     }
   }
 

@@ -9,8 +9,9 @@ const nowMs = 1_000_000;
 const input = (upstream: string, more: object = {}): FailoverInput =>
   ({
     upstream,
-    state: { active: "a", tier: 0, held: null },
+    state: { active: "a", tier: 0, held: null, moves: [] },
     policy: { failback: "manual" },
+    health: {},
     endpoints: [{ name: "a", tier: 0, role: "write" }],
     suspects: [],
     nowMs,
@@ -52,7 +53,7 @@ test("a word for an upstream that is well changes nothing, one against it does a
   assert.deepEqual(of(heard("config.applied", {})), ["calm", "blank"]);
 });
 
-test("what has something due, is in trouble, in its grace, in a verification or may fail back is looked at each second", () => {
+test("what has something due, is in trouble, in its grace, in a verification or due to fail back is looked at each second", () => {
   const isRestless = (more: object, decision = none("active_healthy"), graceOver = true): boolean => {
     const attention = new Attention();
     const known = ["other", "u"];
@@ -70,13 +71,18 @@ test("what has something due, is in trouble, in its grace, in a verification or 
   assert.equal(isRestless({}, { kind: "gather", rule: "evidence_missing", reason: "", targets: [] }), true);
   assert.equal(isRestless({}, none("no_majority")), true);
   const backup = {
-    policy: { failback: "automatic" },
+    state: { ...state, moves: [{ atMs: nowMs - 400_000 }] },
+    policy: { failback: "automatic", failbackAfterMs: 300_000, failbackBackoffMax: 8 },
     endpoints: [
       { name: "b", tier: 0, role: "write" },
       { name: "a", tier: 1, role: "write" },
     ],
+    health: { b: { status: "healthy", sinceMs: nowMs - 300_000 } },
   };
   assert.equal(isRestless(backup), true, "a failback may be due");
+  assert.equal(isRestless({ ...backup, health: { b: { status: "healthy", sinceMs: nowMs - 299_999 } } }), false, "not for long enough");
+  assert.equal(isRestless({ ...backup, state: { ...backup.state, moves: [{ atMs: nowMs - 299_999 }] } }), false, "moved too lately");
+  assert.equal(isRestless({ ...backup, health: { b: { status: "unhealthy", sinceMs: 0 } } }), false, "only its health can change that");
 });
 
 test("in the waiting room the most urgent moves have their turn, and who is not proven in its turn makes room", () => {

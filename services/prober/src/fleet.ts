@@ -44,11 +44,14 @@ const answerMs = 100;
 export function joinFleet(options: FleetOptions): Fleet {
   const { self, policy, clockMs } = options;
   const others = new Map<string, { heardAtMs: number; ready: boolean; isolated: boolean; zone: string | null }>();
-  const tickMs = policy.heartbeatMs / 2;
+  /** Who said something this short a time ago need not say it again. */
+  const earlyMs = policy.heartbeatMs / 4;
   let settled = false;
   let isolated = false;
   let connected = true;
   let lastTickMs = clockMs();
+  let dueMs = lastTickMs;
+  let timer: NodeJS.Timeout;
   let lastSentMs = Number.NEGATIVE_INFINITY;
   let connectedMs = 0;
 
@@ -59,8 +62,7 @@ export function joinFleet(options: FleetOptions): Fleet {
 
   function tick(): void {
     const nowMs = clockMs();
-    const stoodStillMs = nowMs - lastTickMs - tickMs;
-    const skipped = stoodStillMs > policy.heartbeatMs;
+    const skipped = nowMs - dueMs > policy.heartbeatMs;
     if (connected && !skipped) connectedMs += nowMs - lastTickMs;
     lastTickMs = nowMs;
     if (!connected || skipped) {
@@ -77,7 +79,19 @@ export function joinFleet(options: FleetOptions): Fleet {
       changed = true;
     }
     if (changed) onChange();
-    if (connected && (changed || nowMs - lastSentMs >= policy.heartbeatMs - tickMs / 2)) send();
+    if (connected && (changed || nowMs - lastSentMs >= policy.heartbeatMs - earlyMs)) send();
+    arm(nowMs);
+  }
+
+  /** The next look: when a heartbeat is due, somebody may be dead, or this prober has settled; a heartbeat later at most. */
+  function arm(nowMs: number): void {
+    dueMs = Math.min(nowMs, lastSentMs) + policy.heartbeatMs;
+    if (!connected || dueMs <= nowMs) dueMs = nowMs + policy.heartbeatMs;
+    else {
+      for (const { heardAtMs } of others.values()) dueMs = Math.min(dueMs, heardAtMs + policy.deadAfterMs);
+      if (!settled) dueMs = Math.min(dueMs, nowMs + policy.settleMs - connectedMs);
+    }
+    timer = setTimeout(tick, Math.max(1, Math.ceil(dueMs - nowMs)));
   }
 
   const peers = (): string[] => [...others].filter(([, other]) => other.ready && !other.isolated).map(([name]) => name);
@@ -93,8 +107,8 @@ export function joinFleet(options: FleetOptions): Fleet {
     membersKnown = null;
     options.onChange();
   };
-  const timer = setInterval(tick, tickMs);
   send();
+  arm(lastTickMs);
   return {
     hear(heartbeat) {
       if (heartbeat.prober === self) {
@@ -137,7 +151,7 @@ export function joinFleet(options: FleetOptions): Fleet {
       }
     },
     stop() {
-      clearInterval(timer);
+      clearTimeout(timer);
       options.send({ settled, leaving: true, isolated });
     },
   };

@@ -91,6 +91,7 @@ export function createProbing(options: ProbingOptions): Probing {
       return null;
     }
     const startedMs = options.clockMs();
+    self.began();
     try {
       // Only a regular probe uses a kept connection; see the wire.
       const probe = await runner.probe(target, { fresh: purpose !== "scheduled", timeoutMs });
@@ -111,6 +112,7 @@ export function createProbing(options: ProbingOptions): Probing {
       metrics.countProbe({ purpose, outcome: probe.result.outcome, code: probe.result.code ?? "" });
       return probe;
     } finally {
+      self.ended();
       limits.release(target.host, lane);
     }
   }

@@ -10,6 +10,9 @@ export interface SelfCheck {
   answered(): void;
   /** A probe was due, and found a place or not. */
   due(refused: boolean): void;
+  /** A probe is under way, and is not any more: as long as any is, a stall of this process is looked for. */
+  began(): void;
+  ended(): void;
   /** Whether a failure that began then could as well be our own; tries the references where it has to. */
   blames(code: FailureCode | null, startedMs: number): Promise<"late" | "isolated" | null>;
   stop(): void;
@@ -25,8 +28,11 @@ export interface SelfCheckOptions {
   readonly onChange: () => void;
 }
 
+/** While probes are under way; without any, nothing can be late but the end of the second. */
 const tickMs = 100;
-const ticksPerSample = 10;
+const sampleMs = 1000;
+/** Timers come a little early, too. */
+const earlyMs = 50;
 const stallsMax = 50;
 /** Failures so close together share one try of the references. */
 const shareMs = 50;
@@ -36,9 +42,12 @@ export function openSelfCheck(options: SelfCheckOptions): SelfCheck {
   let isolated = false;
   let overloaded = false;
   let samples: LoadSample[] = [];
-  let stalls: { readonly fromMs: number; readonly toMs: number }[] = [];
-  let lastTickMs = clockMs();
-  let second = { ticks: 0, lagMs: 0, due: 0, refused: 0 };
+  /** When the last stalls ended. */
+  let stalls: number[] = [];
+  let underWay = 0;
+  let timer: NodeJS.Timeout;
+  let armed = { atMs: 0, waitMs: 0 };
+  let second = secondFrom(clockMs());
   let lastAnswerMs: number | null = null;
   let failingSinceMs: number | null = null;
   let checkedMs = Number.NEGATIVE_INFINITY;
@@ -67,27 +76,38 @@ export function openSelfCheck(options: SelfCheckOptions): SelfCheck {
     return done;
   }
 
-  function tick(): void {
-    const nowMs = clockMs();
-    const lagMs = Math.max(0, nowMs - lastTickMs - tickMs);
-    if (lagMs >= policy.stallMs) stalls = [...stalls.slice(-(stallsMax - 1)), { fromMs: lastTickMs, toMs: nowMs }];
-    lastTickMs = nowMs;
-    second = { ...second, ticks: second.ticks + 1, lagMs: second.lagMs + lagMs };
-    if (second.ticks >= ticksPerSample) {
-      samples = [...samples.slice(-(policy.conditionSamples - 1)), { ...second, lagMs: second.lagMs / second.ticks }];
-      second = { ticks: 0, lagMs: 0, due: 0, refused: 0 };
-      const now = judgeOverload(samples, overloaded, policy);
-      if (now !== overloaded) {
-        overloaded = now;
-        options.onChange();
-      }
-    }
-    const waitMs = failingSinceMs === null ? policy.referenceEveryMs : policy.referenceFailingMs;
-    if (nowMs - checkedMs >= waitMs && (failingSinceMs !== null || options.references().length > 0)) void check();
-    judge();
+  function arm(nowMs: number): void {
+    const leftMs = Math.max(1, Math.ceil(second.fromMs + sampleMs - nowMs));
+    const waitMs = underWay > 0 ? Math.min(tickMs, leftMs) : leftMs;
+    armed = { atMs: nowMs, waitMs };
+    timer = setTimeout(tick, waitMs);
   }
 
-  const timer = setInterval(tick, tickMs);
+  function tick(): void {
+    const nowMs = clockMs();
+    const lagMs = Math.max(0, nowMs - armed.atMs - armed.waitMs);
+    if (lagMs >= policy.stallMs) stalls = [...stalls.slice(1 - stallsMax), nowMs];
+    second.lagMs += lagMs;
+    // A long wait stands for as many short ones, of which this is the one that came late.
+    second.ticks += armed.waitMs / tickMs;
+    if (nowMs - second.fromMs >= sampleMs - earlyMs) endSecond(nowMs);
+    const waitMs = failingSinceMs === null ? policy.referenceEveryMs : policy.referenceFailingMs;
+    if (nowMs - checkedMs >= waitMs - earlyMs && (failingSinceMs !== null || options.references().length > 0)) void check();
+    judge();
+    arm(nowMs);
+  }
+
+  function endSecond(nowMs: number): void {
+    const { ticks, lagMs, due, refused } = second;
+    samples = [...samples.slice(1 - policy.conditionSamples), { lagMs: lagMs / ticks, due, refused }];
+    second = secondFrom(nowMs);
+    const now = judgeOverload(samples, overloaded, policy);
+    if (now === overloaded) return;
+    overloaded = now;
+    options.onChange();
+  }
+
+  arm(clockMs());
   return {
     get isolated() {
       return isolated;
@@ -106,12 +126,23 @@ export function openSelfCheck(options: SelfCheckOptions): SelfCheck {
       second.due += 1;
       if (refused) second.refused += 1;
     },
+    began() {
+      underWay += 1;
+      const nowMs = clockMs();
+      if (armed.atMs + armed.waitMs <= nowMs + tickMs) return;
+      clearTimeout(timer);
+      second.ticks += (nowMs - armed.atMs) / tickMs;
+      arm(nowMs);
+    },
+    ended() {
+      underWay -= 1;
+    },
     async blames(code, startedMs) {
       if (!isWithoutAnswer(code)) return null;
       const nowMs = clockMs();
       if (code === "timeout") {
         // A stall that goes on has not been ticked yet: time-outs may come before the tick does.
-        const stalled = nowMs - lastTickMs - tickMs >= policy.stallMs || stalls.some(({ toMs }) => toMs >= startedMs);
+        const stalled = nowMs - armed.atMs - armed.waitMs >= policy.stallMs || stalls.some((endedMs) => endedMs >= startedMs);
         if (stalled) return "late";
       }
       if (options.references().length === 0) return null;
@@ -123,7 +154,9 @@ export function openSelfCheck(options: SelfCheckOptions): SelfCheck {
       return isolated ? "isolated" : null;
     },
     stop() {
-      clearInterval(timer);
+      clearTimeout(timer);
     },
   };
 }
+
+const secondFrom = (fromMs: number) => ({ fromMs, ticks: 0, lagMs: 0, due: 0, refused: 0 });

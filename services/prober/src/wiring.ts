@@ -22,9 +22,9 @@ import { type Target, targetsOf } from "./targets.ts";
 /** Endpoints that are taken over at once are first probed within this time, so that thousands of them do not start in one instant. */
 const takeOverMsMax = 1000;
 const takeOverMsEach = 4;
-const watchMs = 250;
-/** Looking for silence goes through all endpoints. */
-const silenceEvery = 4;
+const watchMs = 1000;
+/** Until the grace after start has ended: a stack that starts waits for it. */
+const graceWatchMs = 250;
 const sweepMs = 30_000;
 
 /**
@@ -203,19 +203,20 @@ export async function startProber(
     assign();
   }
 
-  let lastWatchMs = kit.nowMs();
-  let watches = 0;
+  let watching: NodeJS.Timeout;
+  let watchDueMs = kit.nowMs();
   function watch(): void {
     const nowMs = kit.nowMs();
-    if (Math.abs(nowMs - lastWatchMs - watchMs) > defaultPolicy.failover.clockGapMs) keeper.resetSilence();
-    lastWatchMs = nowMs;
-    watches += 1;
-    if (watches % silenceEvery === 0) keeper.lookForSilence();
+    if (Math.abs(nowMs - watchDueMs) > defaultPolicy.failover.clockGapMs) keeper.resetSilence();
+    keeper.lookForSilence();
     metrics.sessions.set(runner.openSessions);
     metrics.loopLag.set(self.lagMs / 1000);
     if (graceUntilMs > nowMs && configured && fleet.settled && keeper.allProven()) graceUntilMs = Math.floor(nowMs);
     const graceEnded = configured && fleet.settled && nowMs >= graceUntilMs;
     kit.ready("grace", graceEnded, graceEnded ? "" : "the grace after start has not ended");
+    const waitMs = graceEnded ? watchMs : graceWatchMs;
+    watchDueMs = nowMs + waitMs;
+    watching = setTimeout(watch, waitMs);
   }
 
   kit.ready("configuration", false, "no configuration has been applied yet: run bootstrap, or `mcpf config apply`");
@@ -229,14 +230,13 @@ export async function startProber(
     if (connected()) observations.resume();
   });
   fleet.setConnected(connected());
-  const watching = setInterval(watch, watchMs);
   const sweeping = setInterval(() => runner.retain(targets), sweepMs);
   watch();
 
   return {
     async stop() {
       stopped = true;
-      clearInterval(watching);
+      clearTimeout(watching);
       clearInterval(sweeping);
       stopListening();
       heard.stop();

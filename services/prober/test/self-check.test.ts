@@ -31,6 +31,7 @@ function selfCheck(
 test("a time-out during which this process stood still proves nothing; a refusal in the same time, and a later time-out, do", async (t) => {
   const { self, state, nowMs } = selfCheck(t, undefined, []);
   const startedMs = nowMs();
+  self.began();
   await sleep(120);
   state.shiftMs += 400;
   assert.equal(await self.blames("timeout", startedMs), "late", "the stall is seen before the next tick");
@@ -38,6 +39,26 @@ test("a time-out during which this process stood still proves nothing; a refusal
   assert.equal(await self.blames("timeout", startedMs), "late");
   assert.equal(await self.blames("refused", startedMs), null);
   assert.equal(await self.blames("timeout", nowMs()), null);
+  self.ended();
+});
+
+test("this process looks for stalls of its own ten times a second while probes are under way, and once a second without", async (t) => {
+  let looks = 0;
+  const clockMs = (): number => {
+    looks += 1;
+    return performance.now();
+  };
+  const none = { references: () => [], reach: async () => true, onChange: () => undefined };
+  const self = openSelfCheck({ policy: proberPolicy, ...none, clockMs });
+  t.after(() => self.stop());
+  await sleep(700);
+  assert.ok(looks <= 4, `${looks} readings of the clock without a probe`);
+  self.began();
+  self.began();
+  self.ended();
+  const before = looks;
+  for (const endMs = performance.now() + 5000; looks < before + 8 && performance.now() < endMs; ) await sleep(50);
+  assert.ok(looks >= before + 8, "one probe is still under way");
 });
 
 test("overload is said once this process is late, or probes find no place, for three seconds, and is over when it is not", {

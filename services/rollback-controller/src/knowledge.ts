@@ -2,10 +2,9 @@ import type { Event } from "@mcp-failover/contracts";
 import {
   decideRollback,
   foldRollbackAudit,
-  foldToolTraffic,
   isQuietScope,
   noRollbackAudit,
-  noToolTraffic,
+  openToolTraffic,
   type RollbackAudit,
   type RollbackDecision,
   type RollbackInput,
@@ -14,6 +13,7 @@ import {
   rollbackScopes,
   type ScopeName,
   type ToolTraffic,
+  takeToolTraffic,
 } from "@mcp-failover/domain";
 import type { Folded } from "@mcp-failover/service-kit";
 
@@ -22,7 +22,7 @@ export const keyOf = ({ scope, name }: ScopeName): string => `${scope}/${name}`;
 /** Everything that this instance knows: both streams folded, each without the other. */
 export class Knowledge {
   audit: RollbackAudit = noRollbackAudit;
-  traffic: ToolTraffic = noToolTraffic;
+  readonly traffic: ToolTraffic = openToolTraffic();
   /** Last `rollback.rejected` of an automatic decision, by `scope/name`. */
   readonly rejected = new Map<string, { rule: string; epoch: number }>();
   #last = { seq: 0, timeMs: 0 };
@@ -46,7 +46,7 @@ export class Knowledge {
     // Before this one is the last: it may be the first that counts.
     this.evidenceFromMs(freshAfterSeq);
     this.#last = { seq, timeMs };
-    if (event.type === "traffic.observed") this.traffic = foldToolTraffic(this.traffic, { seq, timeMs, event });
+    if (event.type === "traffic.observed") takeToolTraffic(this.traffic, { seq, timeMs, event });
   }
 
   /** Where evidence begins, in store time: behind whatever this instance slept through. */

@@ -61,8 +61,11 @@ export interface FencedDeciderOptions {
   readonly tiltMs: number;
 }
 
-const tickMs = 250;
 const secondMs = 1000;
+/** The clocks are looked at this often at least. */
+const tickMsMax = 1000;
+/** A failed read is tried again after this. */
+const againMs = 250;
 
 /** Starts following both streams. Call `stop` at the end. */
 export function startFencedDecider(kit: Kit<unknown>, options: FencedDeciderOptions): FencedDecider {
@@ -132,6 +135,8 @@ export function startFencedDecider(kit: Kit<unknown>, options: FencedDeciderOpti
     return true;
   };
   const onStored = (stored: Stored): void => {
+    // Before anything is decided on it: a tick may be a second away.
+    lookAtClocks();
     storeMs = stored.timeMs;
     // What was there before says when it was stored, not how late it is.
     if (caughtUp.AUDIT && caughtUp.SIGNALS) storeClock.hear(stored.timeMs);
@@ -167,7 +172,7 @@ export function startFencedDecider(kit: Kit<unknown>, options: FencedDeciderOpti
         break;
       } catch (error) {
         if (!(error instanceof BusError)) throw error;
-        await new Promise((resolve) => setTimeout(resolve, tickMs));
+        await new Promise((resolve) => setTimeout(resolve, againMs));
       }
     }
     resuming = false;
@@ -189,27 +194,34 @@ export function startFencedDecider(kit: Kit<unknown>, options: FencedDeciderOpti
   const read = (): ClockReading => ({ wallMs: kit.nowMs(), monotonicMs: performance.now() });
   let reading = read();
   let lastBoundaryMs = Math.floor(storeNowMs() / secondMs) * secondMs;
-  const ticking = setInterval(() => {
+  let ticking: NodeJS.Timeout;
+  let tickDueMs = reading.monotonicMs;
+  const lookAtClocks = (): void => {
     const now = read();
-    const between = compareClocks(reading, now, options.clockGapMs);
+    const between = compareClocks(reading, now, options.clockGapMs, Math.max(0, tickDueMs - reading.monotonicMs));
     const gapMs = Math.round(now.monotonicMs - reading.monotonicMs);
     reading = now;
-    if (between !== "even" && caughtUp.SIGNALS) {
-      tilts.inc({ kind: between });
-      kit.log.warn(
-        { between, gapMs },
-        between === "jumped" ? "the clock jumped; nothing automatic for a while" : "this process stood still",
-      );
-      if (between === "jumped") tiltedUntilMonotonicMs = now.monotonicMs + options.tiltMs;
-      else resumeAfter(`the process stood still for ${gapMs} ms`);
-    }
+    if (between === "even" || !caughtUp.SIGNALS) return;
+    tilts.inc({ kind: between });
+    kit.log.warn({ between, gapMs }, between === "jumped" ? "the clock jumped; nothing automatic for a while" : "this process stood still");
+    if (between === "jumped") tiltedUntilMonotonicMs = now.monotonicMs + options.tiltMs;
+    else resumeAfter(`the process stood still for ${gapMs} ms`);
+  };
+  /** At each boundary of a second of the store's clock, and once a second where that clock is not known yet or was set. */
+  const tick = (): void => {
+    lookAtClocks();
     prepareOnce();
-    const boundaryMs = Math.floor(storeNowMs() / secondMs) * secondMs;
+    const nowMs = storeNowMs();
+    const boundaryMs = Math.floor(nowMs / secondMs) * secondMs;
+    const waitMs = Math.min(tickMsMax, boundaryMs + secondMs - nowMs);
+    tickDueMs = reading.monotonicMs + waitMs;
+    ticking = setTimeout(tick, waitMs);
     if (boundaryMs === lastBoundaryMs) return;
     lastBoundaryMs = boundaryMs;
     wake();
     if (isSettled()) options.evaluate(null);
-  }, tickMs);
+  };
+  ticking = setTimeout(tick, 1);
   const followings = [follow("AUDIT"), follow("SIGNALS")];
   saySettled();
 
@@ -250,7 +262,7 @@ export function startFencedDecider(kit: Kit<unknown>, options: FencedDeciderOpti
       }),
     async stop() {
       stopped = true;
-      clearInterval(ticking);
+      clearTimeout(ticking);
       unlisten();
       wake();
       await Promise.all(followings.map((following) => following.stop()));

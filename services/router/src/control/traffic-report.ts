@@ -53,21 +53,23 @@ export class TrafficReport {
   #lastSentMs = 0;
   #sentInFlight = false;
   #again = false;
-  readonly #timer: NodeJS.Timeout;
+  /** Every `windowMs` while there is something to say; else it rests until it has to say that it lives. */
+  #timer: NodeJS.Timeout;
+  #resting = false;
   #urgent: NodeJS.Timeout | undefined;
   #stopped = false;
 
   constructor(options: ReportOptions) {
     this.#options = options;
     this.#open = emptyWindow(options.nowMs());
-    this.#timer = setInterval(() => this.#tick(), options.windowMs);
-    this.#timer.unref();
+    this.#timer = this.#tickIn(options.windowMs);
   }
 
   /** `generation`: of the fleet's breaker, under which the call is let through. */
   begin(upstream: string, endpoint: string, generation: number): InFlight {
     const call = { upstream, endpoint, generation, startedAtMs: this.#options.nowMs() };
     this.#inFlight.begin(call);
+    this.#wake();
     return call;
   }
 
@@ -75,10 +77,12 @@ export class TrafficReport {
   end(call: InFlight, ended: EndedCall | null): void {
     this.#inFlight.end(call);
     if (ended !== null) countCall(this.#open, call, ended);
+    this.#wake();
   }
 
   tool(call: EndedTool): void {
     countTool(this.#open, call);
+    this.#wake();
   }
 
   /** A route was applied or an endpoint ejected: said at once, not at the next tick. */
@@ -93,7 +97,7 @@ export class TrafficReport {
 
   async stop(): Promise<void> {
     this.#stopped = true;
-    clearInterval(this.#timer);
+    clearTimeout(this.#timer);
     clearTimeout(this.#urgent);
     await this.#sending;
     if (this.#options.bus.status.kind !== "connected") return;
@@ -107,9 +111,29 @@ export class TrafficReport {
   }
 
   #tick(): void {
-    const nowMs = this.#options.nowMs();
-    const busy = this.#open.endpoints.size > 0 || this.#open.tools.size > 0 || this.#inFlight.any || this.#sentInFlight;
-    if (busy || this.#waiting.length > 0 || this.#unsent.length > 0 || nowMs - this.#lastSentMs >= idleMs) this.#send();
+    const { nowMs, windowMs } = this.#options;
+    const sinceMs = nowMs() - this.#lastSentMs;
+    // A clock that was set back must not silence this router.
+    const idleOver = sinceMs >= idleMs - windowMs / 2 || sinceMs < 0;
+    if (this.#open.endpoints.size > 0 || this.#open.tools.size > 0 || this.#hasMore() || idleOver) this.#send();
+    this.#resting = !this.#hasMore();
+    this.#timer = this.#tickIn(this.#resting ? Math.max(windowMs, idleMs - Math.max(0, nowMs() - this.#lastSentMs)) : windowMs);
+  }
+
+  /** Besides what has ended in the open window. */
+  #hasMore(): boolean {
+    return this.#inFlight.any || this.#sentInFlight || this.#waiting.length > 0 || this.#unsent.length > 0;
+  }
+
+  #wake(): void {
+    if (!this.#resting || this.#stopped) return;
+    this.#resting = false;
+    clearTimeout(this.#timer);
+    this.#timer = this.#tickIn(this.#options.windowMs);
+  }
+
+  #tickIn(ms: number): NodeJS.Timeout {
+    return setTimeout(() => this.#tick(), ms).unref();
   }
 
   #send(): void {

@@ -262,7 +262,7 @@ test("without traffic a router still says every two seconds what it holds", asyn
   await settled(600);
   assert.equal(fixture.traffic.length, before, "nothing to say, nothing said");
   fixture.clock.nowMs += 2000;
-  await until("a word of the idle router", () => fixture.traffic.length > before, 500);
+  await until("a word of the idle router", () => fixture.traffic.length > before, 3000);
   assert.deepEqual(fixture.traffic.at(-1)?.endpoints, []);
   assert.equal(fixture.traffic.at(-1)?.routes["warehouse"]?.active, "primary");
 });
