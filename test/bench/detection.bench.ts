@@ -36,11 +36,12 @@ export const bench: Benchmark = {
         });
         if (result === null) continue;
         done.push(result);
-        const { executedMs, normalMs, failed, unknown, duplicates, slowestMs, calls, phases } = result;
+        const { executedMs, normalMs, failed, unknown, unanswered, duplicates, slowestMs, calls, phases, busy, beforeP95Ms } = result;
         const went = Object.entries(phases).map(([name, ms]) => `${name} ${ms ?? "-"}`);
         say(
-          `${fault} ${run}: executed ${executedMs ?? "never"} ms (${went.join(", ")}), normal ${normalMs} ms; of ${calls} calls ${failed} failed, ${unknown} unknown, ${duplicates} twice, slowest ${slowestMs} ms`,
+          `${fault} ${run}: executed ${executedMs ?? "never"} ms (${went.join(", ")}), normal ${normalMs} ms; of ${calls} calls ${failed} failed, ${unknown} unknown, ${unanswered} unanswered, ${duplicates} twice, slowest ${slowestMs} ms`,
         );
+        if (busy) say(`  the machine was too busy for this rate: before the fault already p95 was ${beforeP95Ms} ms`);
         for (const [reason, count] of Object.entries(result.reasons)) say(`  ${count} x ${reason}`);
       }
     }

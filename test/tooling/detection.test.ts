@@ -43,3 +43,22 @@ test("a call counts when it was not over at the fault, also one that was begun b
   const { failed, unknown, reasons, calls: counted } = trafficAfter(calls, faultMs, 20_000);
   assert.deepEqual({ failed, unknown, reasons, counted }, { failed: 1, unknown: 2, reasons: { "status 500": 1 }, counted: 3 });
 });
+
+test("a run whose calls were slow or stuck before the fault already is told from one that the fault has slowed", () => {
+  assert.equal(trafficAfter(usual, faultMs, 20_000).busy, false);
+  const afterwards = Array.from({ length: 50 }, (_, index) => call("read", faultMs + index, 5000));
+  assert.equal(trafficAfter([...usual, ...afterwards], faultMs, 20_000).busy, false);
+  // None of them was over at the fault, so what is usual says nothing of them.
+  const stuck = Array.from({ length: 50 }, (_, index) => call("read", faultMs - 1000 + index, 8000));
+  const { busy, beforeP95Ms } = trafficAfter([...usual, ...stuck], faultMs, 20_000);
+  assert.deepEqual({ busy, beforeP95Ms }, { busy: true, beforeP95Ms: 994 });
+});
+
+test("a call without an answer is not one that was answered with a failure", () => {
+  const { failed, unanswered } = trafficAfter(
+    [...usual, call("read", faultMs + 50, null, 0), call("read", faultMs + 60, 30, 502)],
+    faultMs,
+    20_000,
+  );
+  assert.deepEqual({ failed, unanswered }, { failed: 1, unanswered: 1 });
+});
