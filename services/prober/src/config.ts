@@ -36,6 +36,8 @@ export const proberEnvironment = z.object({
   /** Where endpoints report that they are well (`probe: { type: heartbeat }`); not set: nowhere. 0: any free port. */
   MCPF_REPORT_PORT: z.coerce.number().int().min(0).max(65_535).optional(),
   MCPF_REPORT_HOST: z.string().min(1).optional(),
+  /** Who is asked about `stdio:` endpoints; without it, the first of `router.public_urls`, or the router of this machine. */
+  MCPF_ROUTER_URL: z.url({ protocol: /^https?$/, error: "give a URL that begins with http:// or https://" }).optional(),
   /** The commands of `probe: { type: exec }`, by name: `{"disk": ["/usr/local/bin/check-disk", "--quick"]}`. */
   MCPF_EXEC_ALLOW: z.string().transform(parseExecAllow).optional(),
 });

@@ -1,6 +1,8 @@
 import {
   type EndpointConfig,
   endpointKey,
+  isStdioUrl,
+  joinPath,
   type ProbeCheck,
   type ProbeType,
   probeChecks,
@@ -28,14 +30,20 @@ export interface Target {
   readonly identity: string;
 }
 
-/** Every endpoint of a configuration by its key. */
-export function targetsOf(topology: Topology, environment: "development" | "production"): ReadonlyMap<string, Target> {
+const localRouterUrl = "http://127.0.0.1:7300";
+
+/** Every endpoint of a configuration by its key. `routerUrl`: who is asked about processes of the router (`stdio:`). */
+export function targetsOf(
+  topology: Topology,
+  environment: "development" | "production",
+  routerUrl: string = topology.router.public_urls[0] ?? localRouterUrl,
+): ReadonlyMap<string, Target> {
   const targets = new Map<string, Target>();
   for (const [name, upstream] of Object.entries(topology.upstreams)) {
     const policy = policyFor(topology, name, environment).health;
     const hash = policyHash(policy);
     for (const endpoint of upstream.endpoints) {
-      const target = targetOf(name, upstream, endpoint, policy, hash, topology.rollback.rollback_thresholds.memory_usage);
+      const target = targetOf(name, upstream, endpoint, policy, hash, topology.rollback.rollback_thresholds.memory_usage, routerUrl);
       targets.set(target.key, target);
     }
   }
@@ -49,13 +57,15 @@ function targetOf(
   policy: HealthPolicy,
   hash: string,
   memoryUsage: number,
+  routerUrl: string,
 ): Target {
   // The reference's threshold is the limit of every resource that is not given its own.
-  const checks = probeChecks(upstream, endpoint).map((check) =>
-    check.resource === undefined || check.resource.ratio_max !== undefined
+  const checks = probeChecks(upstream, endpoint).map((given) => {
+    const check = isStdioUrl(given.url) ? askingRouter(given, joinPath(routerUrl, `probe/${name}/${endpoint.name}`)) : given;
+    return check.resource === undefined || check.resource.ratio_max !== undefined
       ? check
-      : { ...check, resource: { ...check.resource, ratio_max: memoryUsage } },
-  );
+      : { ...check, resource: { ...check.resource, ratio_max: memoryUsage } };
+  });
   const url = checks[0]?.url || endpoint.url;
   return {
     key: endpointKey(name, endpoint.name),
@@ -70,4 +80,9 @@ function targetOf(
     policyHash: hash,
     identity: JSON.stringify(checks),
   };
+}
+
+/** Only the router reaches its processes: it sends one a ping for whoever asks, and answers 200 or 503. */
+function askingRouter(check: ProbeCheck, url: string): ProbeCheck {
+  return { ...check, type: "http", url, method: "GET", headers: {}, auth: null, body: null };
 }

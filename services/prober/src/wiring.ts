@@ -191,7 +191,7 @@ export async function startProber(
 
   function configure({ topology, environment, version }: AppliedTopology): void {
     const before = targets;
-    targets = targetsOf(topology, environment);
+    targets = targetsOf(topology, environment, kit.config.MCPF_ROUTER_URL);
     maintenance = topology.maintenance ?? [];
     references = kit.config.MCPF_REFERENCE_URLS ?? topology.probes.reference_urls ?? [];
     configured = true;

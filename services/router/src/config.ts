@@ -1,4 +1,5 @@
 import { z } from "zod";
+import type { StdioAllow } from "./stdio/server.ts";
 
 const list = z
   .string()
@@ -9,6 +10,20 @@ const list = z
       .map((item) => item.trim())
       .filter((item) => item !== ""),
   );
+
+const commandLines = z.record(z.string().regex(/^[A-Za-z0-9_-]{1,64}$/), z.tuple([z.string().min(1)], z.string()));
+
+function parseStdioAllow(text: string, context: z.RefinementCtx): StdioAllow {
+  const message = 'give JSON: a name for each command line, for example {"files": ["/usr/bin/node", "/opt/files-server/main.js"]}';
+  try {
+    const parsed = commandLines.safeParse(JSON.parse(text));
+    if (parsed.success) return new Map(Object.entries(parsed.data));
+  } catch {
+    // Said below, like every other mistake in it.
+  }
+  context.addIssue({ code: "custom", message });
+  return z.NEVER;
+}
 
 /** What the router reads from its environment besides what every service does. */
 export const routerConfig = z.object({
@@ -23,6 +38,10 @@ export const routerConfig = z.object({
   MCPF_ROUTER_ALLOWED_ORIGINS: list,
   /** Comments on quiet streams keep them open through what lies between. */
   MCPF_ROUTER_HEARTBEAT_MS: z.coerce.number().int().min(100).max(300_000).default(15_000),
+  /** The commands of `stdio:` endpoints, by name: program and first arguments; the configuration adds its own after them. */
+  MCPF_STDIO_ALLOW: z.string().transform(parseStdioAllow).optional(),
+  /** What those processes get of this router's own environment. */
+  PATH: z.string().default("/usr/local/bin:/usr/bin:/bin"),
   /** How long a stop lets calls in flight end. */
   MCPF_ROUTER_GRACE_MS: z.coerce.number().int().min(0).max(7000).default(5000),
 });

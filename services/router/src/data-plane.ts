@@ -1,4 +1,5 @@
 import type { AccessRules } from "./access.ts";
+import { type Bridges, bridgedClient } from "./bridge/bridged-client.ts";
 import type { RouterControl } from "./control/port.ts";
 import { type Guard, openGuard } from "./identity/guard.ts";
 import type { SessionDirectory } from "./mcp/directory.ts";
@@ -28,6 +29,8 @@ export interface DataPlaneOptions {
   readonly health: RouterServerOptions["health"];
   readonly nowMs: () => number;
   readonly limits?: Partial<DataPlaneLimits>;
+  /** What reaches endpoints that speak no Streamable HTTP; closed with the data plane. */
+  readonly bridges?: Bridges;
 }
 export interface DataPlaneLimits {
   readonly heartbeatMs: number;
@@ -48,7 +51,10 @@ export interface DataPlane extends RouterServer {
 export async function startDataPlane(options: DataPlaneOptions): Promise<DataPlane> {
   const { control, nowMs, log, metrics } = options;
   const limits = { ...limitsDefault, ...options.limits };
-  const client = createUpstreamClient({ connectionsMax: limits.connectionsMax, headerBytesMax: 64 * 1024, idleMs: 4000 });
+  const http = createUpstreamClient({ connectionsMax: limits.connectionsMax, headerBytesMax: 64 * 1024, idleMs: 4000 });
+  const client = bridgedClient(http, options.bridges ?? {}, () =>
+    control.upstreams().flatMap((name) => control.upstream(name)?.endpoints ?? []),
+  );
   const sessions = createSessionTable({
     sealer: createSealer(options.sessionSecret),
     sessionsMax: limits.sessionsMax,

@@ -1,12 +1,16 @@
+import { isStdioUrl } from "@mcp-failover/contracts";
 import { healthAnswer, type Kit, type Running } from "@mcp-failover/service-kit";
 import type { RouterConfig } from "./config.ts";
 import { createRouterControl } from "./control/control.ts";
+import { answers, reaches } from "./control/reach.ts";
 import { startDataPlane } from "./data-plane.ts";
 import { createStreamClaims, serveStreamClaims } from "./mcp/claims.ts";
 import { createSharedDirectory } from "./mcp/directory.ts";
 import { createSealer } from "./mcp/seal.ts";
 import { dataPlaneMetrics } from "./metrics.ts";
 import { sessionSecret } from "./session-key.ts";
+import { createStdioBridge } from "./stdio/bridge.ts";
+import { probeAnswer } from "./stdio/probe-answer.ts";
 
 /** KV bucket of the sessions that were moved. */
 const bucketName = "router-sessions";
@@ -22,7 +26,16 @@ export async function startRouter(kit: Kit<RouterConfig>): Promise<Running> {
   const { config, bus, log, registry } = kit;
   const secret = await sessionSecret(config.MCPF_SESSION_KEY, kit.dataDir);
   const sealer = createSealer(secret);
-  const control = await createRouterControl(kit);
+  const stdio = createStdioBridge({
+    allow: config.MCPF_STDIO_ALLOW ?? new Map(),
+    baseEnv: { PATH: config.PATH },
+    log,
+    nowMs: kit.nowMs,
+  });
+  const control = await createRouterControl(kit, {
+    reaches: async (url, timeoutMs) => (isStdioUrl(url) ? stdio.reach(url) : reaches(url, timeoutMs)),
+    answers: (url, timeoutMs) => (isStdioUrl(url) ? stdio.look(url, timeoutMs) : answers(url, timeoutMs)),
+  });
   let sessions = (): number => 0;
   const plane = await startDataPlane({
     host: config.MCPF_ROUTER_HOST,
@@ -45,7 +58,8 @@ export async function startRouter(kit: Kit<RouterConfig>): Promise<Running> {
     },
     log,
     metrics: dataPlaneMetrics(registry, { sessions: () => sessions() }),
-    health: (path) => healthAnswer(path, kit.readiness, registry),
+    health: async (asked) => (await probeAnswer(asked, control, stdio)) ?? healthAnswer(asked, kit.readiness, registry),
+    bridges: { stdio },
     nowMs: kit.nowMs,
     limits: { heartbeatMs: config.MCPF_ROUTER_HEARTBEAT_MS },
   });

@@ -1,4 +1,4 @@
-import type { FailureCode } from "@mcp-failover/contracts";
+import type { FailureCode, Topology } from "@mcp-failover/contracts";
 
 /**
  * The interface between the router's data plane (sockets, sessions, streams) and its control (routes, breakers, policy, accounting).
@@ -19,6 +19,8 @@ export interface RouterControl {
   ready(): { ok: boolean; reason: string };
   /** Host names and origins that clients may use besides loopback (`router.allowed_hosts`, `allowed_origins`, hosts of `public_urls`). */
   access?(): { readonly hosts: readonly string[]; readonly origins: readonly string[] };
+  /** The configuration in force; null before the first. */
+  configuration?(): Topology | null;
   /** Annotations seen in an answer to tools/list; believed only where the operator said `trusted: true`. */
   learnTools(upstream: string, tools: readonly LearnedTool[]): void;
   /** Called after the route of an upstream changed (another active endpoint, another configuration); returns how to stop. */
@@ -56,7 +58,22 @@ export interface EndpointView {
   readonly role: "write" | "read";
   /** Secrets already resolved: in memory only, for this endpoint only. */
   readonly headers: Readonly<Record<string, string>>;
+  /** How it is reached, where that is neither Streamable HTTP nor plain HTTP at `url`. */
+  readonly via?: EndpointVia;
 }
+
+export type EndpointVia =
+  /** A process that the router starts; `url` only stands for it. Secrets of `env` are resolved. */
+  | {
+      readonly kind: "stdio";
+      readonly command: string;
+      readonly args: readonly string[];
+      readonly env: Readonly<Record<string, string>>;
+      readonly cwd: string | undefined;
+      readonly sessionsMax: number | undefined;
+    }
+  /** HTTP+SSE of protocol 2024-11-05, the stream at `url`. */
+  | { readonly kind: "sse" };
 
 export interface CallDescription {
   readonly upstream: string;

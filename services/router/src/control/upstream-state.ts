@@ -11,6 +11,7 @@ import {
 } from "@mcp-failover/domain";
 import { resolveHeaders } from "./endpoint-headers.ts";
 import { EndpointState } from "./endpoint-state.ts";
+import { viaOf } from "./endpoint-via.ts";
 import { type LegacyTool, legacyToolOf } from "./legacy.ts";
 import type { CallDescription, EndpointView, LearnedTool, UpstreamView } from "./port.ts";
 import { Waiters } from "./waiters.ts";
@@ -156,8 +157,15 @@ const silentMs = 1000;
 function endpointsOf(parts: UpstreamParts, known: ReadonlyMap<string, EndpointState>): readonly EndpointState[] {
   return parts.config.endpoints.map((config) => {
     const resolved = resolveHeaders(config, parts.secrets);
-    const view: EndpointView = { name: config.name, url: config.url, role: config.role, headers: resolved.ok ? resolved.headers : {} };
-    const problem = resolved.ok ? null : resolved.reason;
+    const via = viaOf(config, parts.secrets);
+    const view: EndpointView = {
+      name: config.name,
+      url: config.url,
+      role: config.role,
+      headers: resolved.ok ? resolved.headers : {},
+      ...(via.ok && via.via !== undefined ? { via: via.via } : {}),
+    };
+    const problem = resolved.ok ? (via.ok ? null : via.reason) : resolved.reason;
     const endpoint = known.get(config.name);
     if (endpoint === undefined) return new EndpointState(config, view, problem);
     endpoint.reconfigure(config, view, problem);

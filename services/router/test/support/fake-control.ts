@@ -1,4 +1,12 @@
-import type { AttemptResult, CallControl, CallDescription, EndpointView, RouterControl, UpstreamView } from "../../src/control/port.ts";
+import type {
+  AttemptResult,
+  CallControl,
+  CallDescription,
+  EndpointVia,
+  EndpointView,
+  RouterControl,
+  UpstreamView,
+} from "../../src/control/port.ts";
 
 /**
  * A control for tests of the data plane alone: one upstream `fake`, the endpoints in order after the active one, a retry where the
@@ -19,11 +27,17 @@ export interface FakeControl extends RouterControl {
 }
 
 export function fakeControl(
-  endpoints: { name: string; url: string; headers?: Record<string, string> }[],
+  endpoints: { name: string; url: string; headers?: Record<string, string>; via?: EndpointVia }[],
   options: Partial<UpstreamView> = {},
 ): FakeControl {
   const listeners = new Set<(upstream: string) => void>();
-  const views: EndpointView[] = endpoints.map(({ name, url, headers = {} }) => ({ name, url, role: "write", headers }));
+  const views: EndpointView[] = endpoints.map(({ name, url, headers = {}, via }) => ({
+    name,
+    url,
+    role: "write",
+    headers,
+    ...(via === undefined ? {} : { via }),
+  }));
   const control: FakeControl = {
     active: views[0]?.name ?? "",
     told: [],

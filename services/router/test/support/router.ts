@@ -1,3 +1,4 @@
+import type { Bridges } from "../../src/bridge/bridged-client.ts";
 import { type DataPlane, type DataPlaneLimits, startDataPlane } from "../../src/data-plane.ts";
 import type { Guard } from "../../src/identity/guard.ts";
 import { createMemoryDirectory, type SessionDirectory } from "../../src/mcp/directory.ts";
@@ -18,6 +19,7 @@ export async function startTestRouter(
     limits?: Partial<DataPlaneLimits>;
     secret?: string;
     port?: number;
+    bridges?: Bridges;
     guard?: Guard;
     log?: (details: object, message: string) => void;
   } = {},
@@ -44,6 +46,7 @@ export async function startTestRouter(
     health: async (path) => (path === "/healthz" ? { status: 200, type: "text/plain", body: "ok" } : null),
     nowMs: () => Date.now(),
     ...(options.guard === undefined ? {} : { guard: options.guard }),
+    ...(options.bridges === undefined ? {} : { bridges: options.bridges }),
     ...(options.limits === undefined ? {} : { limits: options.limits }),
   });
   return Object.assign(plane, { mcpUrl: new URL(`${plane.url}/mcp/fake`), problems });

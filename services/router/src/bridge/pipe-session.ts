@@ -1,0 +1,207 @@
+import { serverMessageOf } from "../mcp/envelope.ts";
+import { formatEvent } from "../mcp/sse.ts";
+import { UpstreamError, type UpstreamRequest, type UpstreamResponse } from "../upstream-client.ts";
+import { LocalExchange, LocalResponse } from "./local-exchange.ts";
+import {
+  askedTokenOf,
+  clientMessageOf,
+  idKey,
+  jsonHeaders,
+  lineOf,
+  type MessagePipe,
+  type PipeListener,
+  progressTokenOf,
+  refusal,
+  sseHeaders,
+  tooMany,
+  unknownSession,
+} from "./message-pipe.ts";
+
+/**
+ * One session of the legacy era on a line of its own, spoken to as a server with Streamable HTTP is (requirement R25: one process is one
+ * session). Guarantees:
+ * B1  A request has one answer: the server's, or an error when the line ends; that error says `written` unless the line refused the message.
+ * B2  What the server says while a request runs goes to the stream of the request that it names (progress); a log line or a request of the
+ *     server, which names none, to that of the latest request; everything else to the session's own stream.
+ * B3  What waits for the session's own stream, and how many requests wait for an answer, is bounded.
+ * B4  When the line has ended the session is unknown (404), which lets the data plane introduce it again.
+ */
+export class PipeSession implements PipeListener {
+  readonly id: string;
+  readonly #limits: PipeLimits;
+  readonly #pending = new Map<string, Pending>();
+  #pipe: MessagePipe | null = null;
+  #stream: LocalResponse | null = null;
+  #waiting: string[] = [];
+  #waitingChars = 0;
+  #dropped = 0;
+  #closed = false;
+  #usedAtMs: number;
+
+  constructor(id: string, limits: PipeLimits) {
+    this.id = id;
+    this.#limits = limits;
+    this.#usedAtMs = limits.nowMs();
+  }
+
+  get closed(): boolean {
+    return this.#closed;
+  }
+  get busy(): boolean {
+    return this.#pending.size > 0 || this.#stream !== null;
+  }
+  get inFlight(): number {
+    return this.#pending.size;
+  }
+  get usedAtMs(): number {
+    return this.#usedAtMs;
+  }
+  get dropped(): number {
+    return this.#dropped;
+  }
+
+  /** Gives the session its line; to be called once, before the first request. */
+  attach(pipe: MessagePipe): void {
+    this.#pipe = pipe;
+  }
+
+  async handle(request: UpstreamRequest): Promise<UpstreamResponse> {
+    const pipe = this.#pipe;
+    if (this.#closed || pipe === null) return unknownSession();
+    this.#usedAtMs = this.#limits.nowMs();
+    switch (request.method) {
+      case "POST":
+        return this.#post(request, pipe);
+      case "GET":
+        return this.#get(request, pipe);
+      case "DELETE":
+        this.end();
+        return LocalResponse.whole(200, {}, "");
+      default:
+        return refusal(405, -32000, "Method not allowed.", { allow: "GET, POST, DELETE" });
+    }
+  }
+
+  /** Ends the session and its line. */
+  end(): void {
+    this.#pipe?.close();
+    this.lineEnded(new UpstreamError("closed", "the session was ended", true));
+  }
+
+  message(value: Record<string, unknown>, text: string): void {
+    const message = serverMessageOf(value);
+    if (message.kind === "answer") {
+      const pending = message.id === null ? undefined : this.#pending.get(idKey(message.id));
+      if (pending === undefined) return;
+      if (pending.exchange.begun) {
+        this.#push(pending, text);
+        pending.exchange.end();
+      } else pending.exchange.whole(200, { ...jsonHeaders, ...pending.headers }, text);
+      return;
+    }
+    const pending = this.#belongsTo(value, message.kind);
+    if (pending !== null) {
+      if (!pending.exchange.begun) pending.exchange.begin(200, { ...sseHeaders, ...pending.headers }, () => this.#pipe?.resume());
+      this.#push(pending, text);
+    } else this.#toStream(text);
+  }
+  lineEnded(error: UpstreamError): void {
+    if (this.#closed) return;
+    this.#closed = true;
+    for (const { exchange } of [...this.#pending.values()]) exchange.fail(error);
+    this.#stream?.fail(error);
+    this.#stream = null;
+    this.#waiting = [];
+    this.#limits.onEnd(this);
+  }
+
+  async #post(request: UpstreamRequest, pipe: MessagePipe): Promise<UpstreamResponse> {
+    const message = clientMessageOf(request.body);
+    if (message === null) return refusal(400, -32700, "Parse error: Invalid JSON-RPC message");
+    const line = lineOf(request.body, message.value);
+    if (message.kind !== "request") {
+      await pipe.send(line);
+      return LocalResponse.whole(202, {}, "");
+    }
+    const key = idKey(message.id);
+    if (this.#pending.has(key)) return refusal(400, -32600, "Invalid Request: a request with this id is under way");
+    if (this.#pending.size >= this.#limits.pendingMax) return tooMany("requests wait for an answer of this session");
+    const exchange = new LocalExchange(request.signal, () => this.#pending.delete(key));
+    const headers = message.method === "initialize" ? { "mcp-session-id": this.id } : {};
+    this.#pending.set(key, { exchange, headers, token: askedTokenOf(message.value) });
+    try {
+      await pipe.send(line);
+    } catch (error) {
+      exchange.fail(error instanceof UpstreamError ? error : new UpstreamError("other", "the message could not be sent", true, error));
+    }
+    return exchange.response;
+  }
+
+  #get(request: UpstreamRequest, pipe: MessagePipe): UpstreamResponse {
+    if (this.#stream !== null) return refusal(409, -32000, "Conflict: Only one SSE stream is allowed per session");
+    const leave = (): void => {
+      request.signal?.removeEventListener("abort", onAbort);
+      if (this.#stream === stream) this.#stream = null;
+      pipe.resume();
+    };
+    const stream = new LocalResponse(200, sseHeaders, { onResume: () => pipe.resume(), onCancel: leave });
+    const onAbort = (): void => {
+      leave();
+      stream.fail(new UpstreamError("other", "the stream was given up", true, request.signal?.reason));
+    };
+    this.#stream = stream;
+    if (request.signal?.aborted) onAbort();
+    else request.signal?.addEventListener("abort", onAbort, { once: true });
+    const waiting = this.#waiting;
+    this.#waiting = [];
+    this.#waitingChars = 0;
+    for (const text of waiting) this.#toStream(text);
+    return stream;
+  }
+
+  /** B2. */
+  #belongsTo(value: Record<string, unknown>, kind: string): Pending | null {
+    const token = progressTokenOf(value);
+    if (token !== null) {
+      for (const pending of this.#pending.values()) if (pending.token === token) return pending;
+      return null;
+    }
+    const method = value["method"];
+    const related = kind === "request" || method === "notifications/message" || method === "notifications/cancelled";
+    return related ? ([...this.#pending.values()].at(-1) ?? null) : null;
+  }
+
+  #push({ exchange }: Pending, text: string): void {
+    if (!exchange.push(formatEvent({ event: "message", data: text }))) this.#pipe?.pause();
+  }
+
+  #toStream(text: string): void {
+    if (this.#stream !== null) {
+      if (!this.#stream.push(Buffer.from(formatEvent({ event: "message", data: text })))) this.#pipe?.pause();
+      return;
+    }
+    this.#waiting.push(text);
+    this.#waitingChars += text.length;
+    while (this.#waitingChars > this.#limits.waitingCharsMax || this.#waiting.length > this.#limits.waitingMax) {
+      this.#waitingChars -= (this.#waiting.shift() as string).length;
+      this.#dropped += 1;
+    }
+  }
+}
+
+interface Pending {
+  readonly exchange: LocalExchange;
+  /** What the answer carries besides its type: `initialize` gives the session's id. */
+  readonly headers: Readonly<Record<string, string>>;
+  readonly token: string | number | null;
+}
+
+export interface PipeLimits {
+  /** Requests of one session that wait for an answer. */
+  readonly pendingMax: number;
+  /** What waits for the session's own stream. */
+  readonly waitingMax: number;
+  readonly waitingCharsMax: number;
+  readonly nowMs: () => number;
+  readonly onEnd: (session: PipeSession) => void;
+}
