@@ -4,7 +4,7 @@ import { createDueHeap } from "./due-heap.ts";
 /** What is due later than this is looked at then; Node fires at once what is due in over 24 days. */
 const timerMsMax = 3_600_000;
 /** In a dense schedule what is due within so short a time begins together: to wake for each probe costs as much as the probe. */
-const togetherMs = 4;
+const togetherMs = 10;
 /** So many begin in one turn; the answers of what already runs are heard before more do. */
 const inTurnMax = 32;
 

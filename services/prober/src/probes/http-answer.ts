@@ -22,6 +22,8 @@ const nothing = Buffer.alloc(0);
 const headBytesMax = 16 * 1024;
 const statusLine = /^HTTP\/1\.([01]) (\d{3})(?: [\t\x20-\x7e\x80-\xff]*)?$/;
 const fieldLines = /^(?:\r\n[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*)*$/;
+const closes = /(?:^|,)[ \t]*close[ \t]*(?:,|$)/i;
+const keptSeconds = /(?:^|[, \t])timeout=(\d{1,6})/;
 const chunkSize = /^([0-9A-Fa-f]{1,8})[ \t]*(?:;[\t\x20-\x7e\x80-\xff]*)?$/;
 
 type Part = "head" | "counted" | "until_close" | "chunk_size" | "chunk" | "chunk_end" | "trailer" | "done";
@@ -68,7 +70,8 @@ export class HttpAnswer {
 
   /** The first value of a header by its lower-case name; null: there is none. */
   header(name: string): string | null {
-    return this.#valueFrom(name, 0)?.value ?? null;
+    const at = this.#lowerFields.indexOf(`\r\n${name}:`);
+    return at === -1 ? null : this.#valueAt(at + name.length + 3);
   }
 
   /** Takes the next bytes in. Throws {@link HttpParserError}. What it keeps of them is a copy. */
@@ -132,9 +135,9 @@ export class HttpAnswer {
     // An interim answer is none; nobody asked for another protocol.
     if (this.status === 101) throw new HttpParserError("HPE_INVALID_STATUS", "it changes to a protocol that nobody asked for");
     if (this.status < 200) return;
-    const connection = this.header("connection")?.toLowerCase() ?? "";
-    this.reusable = minor === "1" && !/(?:^|,)[ \t]*close[ \t]*(?:,|$)/.test(connection);
-    const seconds = this.reusable ? /(?:^|[, \t])timeout=(\d{1,6})/.exec(this.header("keep-alive") ?? "")?.[1] : undefined;
+    const connection = this.header("connection");
+    this.reusable = minor === "1" && (connection === null || !closes.test(connection));
+    const seconds = this.reusable ? keptSeconds.exec(this.header("keep-alive") ?? "")?.[1] : undefined;
     this.keepsForMs = seconds === undefined ? null : Number(seconds) * 1000;
     this.#frame();
   }
@@ -215,20 +218,16 @@ export class HttpAnswer {
     else if (!fieldLines.test(`\r\n${line}`)) throw new HttpParserError("HPE_INVALID_HEADER_TOKEN", "a trailer is not one");
   }
 
-  #valueFrom(name: string, from: number): { readonly value: string; readonly end: number } | null {
-    const at = this.#lowerFields.indexOf(`\r\n${name}:`, from);
-    if (at === -1) return null;
-    const lineEnd = this.#fields.indexOf("\r\n", at + 2);
-    const end = lineEnd === -1 ? this.#fields.length : lineEnd;
-    return { value: this.#fields.slice(at + name.length + 3, end).trim(), end };
-  }
-
   /** The value of a header that may be there once only (P2). */
   #onlyValueOf(name: string): string | null {
-    const found = this.#valueFrom(name, 0);
-    if (found !== null && this.#valueFrom(name, found.end) !== null) {
-      throw new HttpParserError("HPE_INVALID_HEADER_TOKEN", `it has ${name} twice`);
-    }
-    return found?.value ?? null;
+    const at = this.#lowerFields.indexOf(`\r\n${name}:`);
+    if (at === -1) return null;
+    if (this.#lowerFields.includes(`\r\n${name}:`, at + 1)) throw new HttpParserError("HPE_INVALID_HEADER_TOKEN", `it has ${name} twice`);
+    return this.#valueAt(at + name.length + 3);
+  }
+
+  #valueAt(at: number): string {
+    const end = this.#fields.indexOf("\r\n", at);
+    return this.#fields.slice(at, end === -1 ? this.#fields.length : end).trim();
   }
 }

@@ -23,7 +23,7 @@ export interface HttpRequest {
   readonly url: string;
   readonly method: "GET" | "HEAD" | "POST" | "DELETE";
   readonly headers: Readonly<Record<string, string>>;
-  readonly body?: string;
+  readonly body?: string | undefined;
   readonly fresh: boolean;
   readonly signal: Ending;
 }

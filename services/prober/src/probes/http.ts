@@ -4,22 +4,26 @@ import { resultOfStatus } from "./result.ts";
 import type { Wire, WireLook } from "./wire.ts";
 
 /** So much of an answer is read where nobody looks at its body; who sends more has answered. */
-const unreadBytesMax = 64 * 1024;
+const unread = { bytesMax: 64 * 1024, keepsBody: false };
+const nothingElse = {};
+const isOfBody = ({ of }: CheckContext["check"]["expect"][number]): boolean => of === "json" || of === "body";
 
 /**
  * Probes an HTTP API by the status of its answer. The body has to end, or to have come to its limit, in time: what sends its headers and
  * then hangs would hang callers too.
  */
-export async function probeHttp(wire: Wire, context: CheckContext): Promise<CheckFound> {
+export async function probeHttp(wire: Wire, context: Pick<CheckContext, "check" | "headers" | "fresh" | "deadline">): Promise<CheckFound> {
   const { check, headers, fresh, deadline } = context;
-  const startedMs = performance.now();
   const { expect, url, method, body } = check;
-  const keepsBody = expect.some(({ of }) => of === "json" || of === "body");
-  const request = { url, method, headers, fresh, signal: deadline, ...(body === null ? {} : { body }) };
-  const answer = await wire.look(request, { bytesMax: keepsBody ? probeCheckPolicy.documentBytesMax : unreadBytesMax, keepsBody });
+  const keepsBody = expect.some(isOfBody);
+  const startedMs = performance.now();
+  const answer = await wire.look(
+    { url, method, headers, fresh, signal: deadline, body: body ?? undefined },
+    keepsBody ? { bytesMax: probeCheckPolicy.documentBytesMax, keepsBody } : unread,
+  );
   const latencyMs = performance.now() - startedMs;
-  const result = resultOfStatus(answer.status, answer.header("retry-after"), latencyMs, null);
-  if (expect.length === 0) return { result, seen: {} };
+  const result = resultOfStatus(answer.status, answer.status < 400 ? null : answer.header("retry-after"), latencyMs, null);
+  if (expect.length === 0) return { result, seen: nothingElse };
   const wanted = expect.flatMap(({ name }) => (name === undefined ? [] : [name.toLowerCase()]));
   const found = wanted.flatMap((name) => {
     const value = answer.header(name);

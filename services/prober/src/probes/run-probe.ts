@@ -4,7 +4,7 @@ import type { Target } from "../targets.ts";
 import { probeBolt } from "./bolt.ts";
 import { openCertificates } from "./certificates.ts";
 import { type CheckContext, type CheckFound, MalformedError, NotMadeError } from "./check.ts";
-import { Deadline } from "./deadline.ts";
+import { Deadline, type Ending } from "./deadline.ts";
 import { probeDns } from "./dns.ts";
 import { type ExecAllow, probeExec } from "./exec.ts";
 import { openReports, probeHeartbeat, type Reports } from "./heartbeat.ts";
@@ -57,9 +57,10 @@ const slowDecay = 0.95;
 const stoppedProbe: ProbeNotMade = { kind: "not_made", reason: "stopped", detail: "the prober stops" };
 
 const worksHard: ReadonlySet<string> = new Set(["mcp_tools", "mcp_canary", "exec", "resource"]);
-/** The plain case, which nearly all probes of a fleet are: the wire itself sees to it that it ends in time. */
-const endsByItself = ({ type, expect }: Target["checks"][number]): boolean =>
+/** What nearly all probes of a fleet are: the wire itself sees to it that they end in time. */
+const isPlain = ({ type, expect }: Target["checks"][number]): boolean =>
   type === "http" && !expect.some(({ of }) => of === "certificate_days");
+const isTimed = (result: ProbeResult): result is Made => result.responseTimeMs !== null;
 /** The main check has the target's own key. */
 const keyOf = (target: Pick<Target, "key">, index: number): string => (index === 0 ? target.key : `${target.key}#${index}`);
 
@@ -114,6 +115,9 @@ export function openProbeRunner(options: ProbeRunnerOptions): ProbeRunner {
     }
   }
 
+  /** Whatever a check does, its probe ends at the time-out: an endpoint whose probe never ended would never be probed again. */
+  const findInTime = (context: CheckContext): Promise<CheckFound> => Promise.race([find(context), endOf(context.deadline)]);
+
   async function withCertificate(context: CheckContext, probe: Promise<CheckFound>): Promise<CheckFound> {
     if (!context.check.expect.some(({ of }) => of === "certificate_days")) return probe;
     // A handshake that fails is told by the probe itself, which makes one too.
@@ -130,24 +134,23 @@ export function openProbeRunner(options: ProbeRunnerOptions): ProbeRunner {
     const startedAtMs = nowMs();
     if (check.everyMs !== null && entry?.good && startedAtMs - entry.good.atMs < check.everyMs) return entry.good.result;
     const startedMs = performance.now();
-    const context: CheckContext = {
-      key,
-      identity: target.identity,
-      upstream: target.upstream,
-      endpoint: target.endpoint,
-      check,
-      ...credentialsOf(check, secrets),
-      fresh,
-      deadline,
-      get signal() {
-        return deadline.signal;
-      },
-      nowMs: startedAtMs,
-    };
+    const credentials = credentialsOf(check, secrets);
     let result: ProbeResult;
     try {
-      // Whatever a check does, its probe ends at the time-out: an endpoint whose probe never ended would never be probed again.
-      const found = await (endsByItself(check) ? probeHttp(wire, context) : Promise.race([find(context), endOf(deadline)]));
+      const found = isPlain(check)
+        ? await probeHttp(wire, { check, headers: credentials.headers, fresh, deadline })
+        : await findInTime({
+            key,
+            identity: target.identity,
+            upstream: target.upstream,
+            endpoint: target.endpoint,
+            check,
+            ...credentials,
+            fresh,
+            deadline,
+            signal: deadline.signal,
+            nowMs: startedAtMs,
+          });
       result = withExpectations(found.result, found.seen, check.expect, secrets.redact);
     } catch (error) {
       result = resultOfError(error, deadline);
@@ -156,7 +159,7 @@ export function openProbeRunner(options: ProbeRunnerOptions): ProbeRunner {
     // How long a quick probe of the plain types waits is the domain's business; a time-out tells nothing of how long an answer takes.
     if (entry !== null && result.outcome !== "hard" && (index > 0 || worksHard.has(check.type)))
       entry.slowMs = Math.max(tookMs, entry.slowMs * slowDecay);
-    const made = { ...result, responseTimeMs: result.responseTimeMs ?? tookMs };
+    const made = isTimed(result) ? result : { ...result, responseTimeMs: tookMs };
     if (entry !== null) entry.good = made.outcome === "ok" && made.degraded === undefined ? { result: made, atMs: startedAtMs } : null;
     return made;
   }
@@ -234,7 +237,7 @@ function lateAfterMs({ firedAfterMs, timeoutMs }: Deadline): number | null {
 }
 
 /** Fails when the time-out does. */
-function endOf(deadline: Deadline): Promise<never> {
+function endOf(deadline: Ending): Promise<never> {
   const ended = new Promise<never>((_resolve, reject) => {
     const end = (): void => reject(deadline.reason as Error);
     if (deadline.aborted) end();
@@ -274,8 +277,15 @@ function notMade(error: unknown): ProbeNotMade {
   return { kind: "not_made", reason: "internal", detail };
 }
 
+const noCredentials = { headers: {}, auth: null, ca: null };
+const isEmpty = (record: object): boolean => {
+  for (const _name in record) return false;
+  return true;
+};
+
 /** The check's own headers and credentials with their secrets. Throws {@link MissingSecretError}. */
 function credentialsOf(check: Target["checks"][number], secrets: Secrets): Pick<CheckContext, "headers" | "auth" | "ca"> {
+  if (check.auth === null && check.ca === null && isEmpty(check.headers)) return noCredentials;
   const headers: Record<string, string> = {};
   for (const [name, value] of Object.entries(check.headers)) headers[name] = secrets.resolve(value);
   const auth =
