@@ -7,6 +7,7 @@ import { RefusedRequest, rpcCodes, rpcErrorBody, sendJson, sendRefusal } from ".
 import { type HttpContext, serveHttp } from "./http-proxy.ts";
 import { checkFace, checkUpstream, type Guard } from "./identity/guard.ts";
 import type { Principal } from "./identity/principal.ts";
+import { watchIdle } from "./idle-connections.ts";
 import { type McpContext, operationHeader } from "./mcp/inbound.ts";
 import { serveMcp } from "./mcp/serve-mcp.ts";
 import { leaveOldHolds } from "./mcp/sweep.ts";
@@ -15,6 +16,8 @@ import { leaveOldHolds } from "./mcp/sweep.ts";
  * The router's HTTP face. Guarantees:
  * S1  Every request is answered or its connection is closed; an error of the router's own is a 500 without details, and is logged.
  * S2  No body is read beyond the limit of its upstream.
+ * S4  A connection without a request is closed after `idleMs`; a client's own keep-alive is shorter, so that the client closes first and
+ *     does not write into a closed connection.
  * S3  A stop takes no new connections, lets what is in flight end for `graceMs`, then closes the streams, then everything.
  */
 export interface RouterServer {
@@ -37,6 +40,7 @@ export interface RouterServerOptions {
 const headerBytesMax = 48 * 1024;
 const tickMs = 1000;
 const sweepEveryTicks = 30;
+const idleMs = 75_000;
 
 export async function startServer(options: RouterServerOptions): Promise<RouterServer> {
   const { mcp } = options;
@@ -46,15 +50,19 @@ export async function startServer(options: RouterServerOptions): Promise<RouterS
   const server: Server = createServer(
     {
       maxHeaderSize: headerBytesMax,
-      // A client's own keep-alive is shorter, so that the client closes first and never writes into a closed connection.
-      keepAliveTimeout: 75_000,
+      // Idle connections are swept (S4): a timer for each answer would cost more than most of what is done for a call.
+      keepAliveTimeout: 0,
       headersTimeout: 30_000,
       requestTimeout: 120_000,
       noDelay: true,
     },
     (request, response) => {
       inFlight++;
-      response.once("close", () => inFlight--);
+      const over = idle.begin(request.socket);
+      response.once("close", () => {
+        inFlight--;
+        over();
+      });
       // A client that hangs up is noticed where it matters; without a listener it would end the process.
       response.on("error", (error) => mcp.log.debug({ err: error }, "the client's connection failed"));
       if (draining) response.setHeader("connection", "close");
@@ -66,12 +74,14 @@ export async function startServer(options: RouterServerOptions): Promise<RouterS
       });
     },
   );
+  const idle = watchIdle(server, idleMs);
   await listen(server, options.host, options.port);
   const { port } = server.address() as AddressInfo;
 
   let ticks = 0;
   const ticker = setInterval(() => {
     for (const session of mcp.sessions.all()) session.stream?.tick(mcp.control.upstream(session.sealed.upstream));
+    idle.sweep();
     if (++ticks % sweepEveryTicks !== 0) return;
     mcp.sessions.sweep();
     leaveOldHolds(mcp);
@@ -146,7 +156,7 @@ async function serve(options: RouterServerOptions, request: IncomingMessage, res
   checkUpstream(principal, name);
   const view = viewOf(options, face, name, principal);
   checkFace(principal, face, view);
-  const operationId = `op-${randomBytes(9).toString("base64url")}`;
+  const operationId = newOperationId();
   const inbound = { request, response, view, principal, operationId, startedAtMs: mcp.nowMs() };
   if (face === "mcp") {
     if (path.length > "/mcp/".length + name.length + 1) throw new RefusedRequest(404, -32000, `not found: use /mcp/${view.name}`);
@@ -191,6 +201,19 @@ function readBody(request: IncomingMessage, bytesMax: number): Promise<Buffer> {
     request.once("end", () => resolve(chunks.length === 1 ? (chunks[0] as Buffer) : Buffer.concat(chunks, size)));
     request.once("error", () => reject(new RefusedRequest(400, -32700, "the body of the request broke off")));
   });
+}
+
+const idBytes = 9;
+let idPool = Buffer.alloc(0);
+let idAt = 0;
+/** Random bytes are fetched for many ids at once: each fetch costs as much as reading a small request. */
+function newOperationId(): string {
+  if (idAt === idPool.length) {
+    idPool = randomBytes(idBytes * 512);
+    idAt = 0;
+  }
+  idAt += idBytes;
+  return `op-${idPool.toString("base64url", idAt - idBytes, idAt)}`;
 }
 
 /**

@@ -65,7 +65,8 @@ export class AttemptRun {
         if (era !== "modern")
           return notAnswered({ outcome: "ineligible", message: `${attempt.endpoint.name} does not speak ${envelope.era}` });
       }
-      if (session !== null) hold = await this.#hold(session, null);
+      // Nearly always it is there, and nothing has to be waited for.
+      if (session !== null) hold = session.holds.get(attempt.endpoint.name) ?? (await this.#hold(session, null));
     } catch (error) {
       return this.#unplaced(error);
     }
@@ -226,7 +227,7 @@ export class AttemptRun {
     if (status >= 500) {
       response.discard(250);
       const retryAfterMs = status === 503 ? retryAfterMsOf(response.headers, context.nowMs()) : null;
-      const told = hard("http_5xx", "unknown", `${endpoint.name} answered ${status}`);
+      const told = { ...hard("http_5xx", "unknown", `${endpoint.name} answered ${status}`), httpStatus: status };
       return notAnswered(retryAfterMs === null ? told : { ...told, retryAfterMs });
     }
     if (status < 400) {

@@ -76,7 +76,8 @@ export const operationHeader = "mcpf-operation-id";
  */
 export function forwardedHeaders(headers: IncomingHttpHeaders): Record<string, string> {
   const forwarded: Record<string, string> = {};
-  for (const [name, value] of Object.entries(headers)) {
+  for (const name in headers) {
+    const value = headers[name];
     if (typeof value !== "string") continue;
     if (plainHeaders.has(name) || (name.startsWith("mcp-") && name !== "mcp-session-id")) forwarded[name] = value;
   }
