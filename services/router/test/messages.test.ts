@@ -4,10 +4,11 @@ import { createParser } from "eventsource-parser";
 import fc from "fast-check";
 import { checkAccess } from "../src/access.ts";
 import { readEnvelope, readServerMessage } from "../src/mcp/envelope.ts";
-import { rewriteEvent, splitEventId, splitRequestId, tagEventId, tagRequestId } from "../src/mcp/rewrite.ts";
+import { rewriteEvent, splitRequestId, tagRequestId } from "../src/mcp/rewrite.ts";
 import { newHold } from "../src/mcp/session.ts";
 import { isSessionUnknown } from "../src/mcp/session-unknown.ts";
 import { formatEvent } from "../src/mcp/sse.ts";
+import { eventIdOf, newLogBudget, readEventId, requestIdOf, StreamLogs } from "../src/mcp/stream-log.ts";
 
 const hold = newHold("a", "upstream-session", 0);
 
@@ -27,8 +28,49 @@ test("an id that is not ours is not taken for one, whatever a client sends", () 
   }
 });
 
-test("an event id names its upstream session, and two sessions never share a name", () => {
-  fc.assert(fc.property(fc.string({ minLength: 1 }), (id) => assert.deepEqual(splitEventId(tagEventId(id, hold)), { tag: hold.tag, id })));
+test("R9: an event id of the router is read as it was written, whatever the upstream's own looks like", () => {
+  const upstreamId = fc.string().filter((text) => !/[\r\n\0]/.test(text));
+  fc.assert(
+    fc.property(
+      fc.constantFrom(hold.tag, ""),
+      fc.oneof(fc.string({ maxLength: 20 }), fc.integer()),
+      fc.nat(),
+      upstreamId,
+      (tag, id, seq, upstream) => {
+        const { name } = new StreamLogs(newLogBudget()).open(id);
+        const eventId = { tag, stream: name, seq, upstreamId: upstream };
+        assert.deepEqual(readEventId(eventIdOf(eventId)), eventId);
+        assert.equal(requestIdOf(name), id);
+      },
+    ),
+  );
+  fc.assert(fc.property(fc.string(), (text) => assert.ok(readEventId(text) === null || /^([\w-]{8})?\.[\w-]{5,}\./.test(text))));
+});
+
+test("R9: a log keeps the newest events of a stream, and no more of all streams together than its budget", () => {
+  const budget = newLogBudget();
+  const logs = new StreamLogs(budget);
+  const log = logs.open(1);
+  for (let n = 1; n <= 2000; n++) log.add({ data: `event ${n}` }, hold);
+  assert.equal(log.after(0).length, 512);
+  assert.equal(log.after(0).at(-1)?.data, "event 2000");
+  assert.equal(log.covers(0), false);
+  assert.equal(log.covers(1990), true);
+  assert.deepEqual(
+    log.after(1998).map(({ data }) => data),
+    ["event 1999", "event 2000"],
+  );
+  log.add({ data: "x".repeat(1024 * 1024) }, hold);
+  assert.deepEqual(log.after(0), [], "larger than the log by itself");
+  for (let stream = 0; stream < 100; stream++) logs.open(stream).add({ data: "x".repeat(100_000) }, hold);
+  assert.ok(budget.chars < 33 * 101_000, `${budget.chars} characters are kept`);
+  logs.clear();
+  assert.equal(budget.chars, 0);
+  log.add({ data: "late" }, hold);
+  assert.equal(budget.chars, 0, "a stream that was forgotten keeps nothing");
+});
+
+test("R11: the name of an upstream session is shared by no other, and the same in every process", () => {
   assert.notEqual(newHold("a", "1", 0).tag, newHold("a", "2", 0).tag);
   assert.notEqual(newHold("a", "1", 0).tag, newHold("b", "1", 0).tag);
   assert.equal(newHold("a", "1", 0).tag, newHold("a", "1", 99).tag, "the same in every process");
@@ -42,7 +84,6 @@ test("only ids are rewritten: what the server says stays", () => {
     hold,
   );
   assert.deepEqual(JSON.parse(rewritten.data), { ...request, id: tagRequestId(3, hold) });
-  assert.equal(rewritten.id, tagEventId("e1", hold));
   const answer = '{"jsonrpc":"2.0","id":3,"result":{"n":12345678901234567890}}';
   assert.equal(rewriteEvent({ data: answer }, readServerMessage(answer), hold).data, answer);
   const cancelled = { jsonrpc: "2.0", method: "notifications/cancelled", params: { requestId: 3, reason: "r" } };

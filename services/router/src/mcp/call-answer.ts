@@ -8,15 +8,28 @@ import { isObject, readServerMessage, type ServerMessage, serverMessageOf } from
 import { rewriteEvent, tagRequestId } from "./rewrite.ts";
 import type { Hold } from "./session.ts";
 import { readEvents, type SseEvent, SseWriter } from "./sse.ts";
+import type { EventSink, StreamLog, StreamLogs } from "./stream-log.ts";
 
 /** An answer in one piece (JSON) may be this long. */
 const answerBytesMax = 16 * 1024 * 1024;
 /** How long the rest of a stream is read after its answer, so that the connection can be used again. */
 const restMs = 250;
+/** A server with ids of its own gives one at once. */
+const primeAfterMs = 100;
+/** Clients of this version and later know what to do with an event without data. */
+export const firstPrimedVersion = "2025-11-25";
+/** How soon a client should come back. */
+const retryMs = 500;
 
 /** What the client may see of an answer; null: all of it. */
 export type VisibleAnswer = (value: Readonly<Record<string, unknown>>) => object | null;
 const asItIs: VisibleAnswer = () => null;
+
+/** Where a session keeps what its streams have said, and the version that its client speaks. */
+interface Resumable {
+  readonly logs: StreamLogs;
+  readonly version: string;
+}
 
 export type Answer = Extract<ServerMessage, { kind: "answer" }>;
 
@@ -34,6 +47,7 @@ export type Relayed =
  * A2  Events are written as they come, in order; a client that reads slowly slows the reading of the upstream.
  * A3  After a retry the client sees no progress value twice or falling (R12).
  * A4  A request that the server made on this stream is withdrawn when its server is gone (R14).
+ * A5  The stream outlives the client's connection: in a session every event has an id, with which the client gets the rest (R9).
  */
 export class CallAnswer {
   readonly #response: ServerResponse;
@@ -47,6 +61,9 @@ export class CallAnswer {
   #progressFloor = Number.NEGATIVE_INFINITY;
   #acknowledged = false;
   #done = false;
+  readonly #resumable: Resumable | null;
+  #isPrimed = false;
+  #log: StreamLog | null = null;
   readonly #visible: VisibleAnswer;
 
   constructor(
@@ -55,7 +72,9 @@ export class CallAnswer {
     headers: Readonly<Record<string, string>>,
     nowMs: () => number,
     visible: VisibleAnswer = asItIs,
+    resumable: Resumable | null = null,
   ) {
+    this.#resumable = resumable;
     this.#response = response;
     this.#writer = new SseWriter(response);
     this.#requestId = requestId;
@@ -78,7 +97,8 @@ export class CallAnswer {
   /** Keeps a quiet stream alive through what lies between; opens it when the answer lets itself be waited for. */
   heartbeat(everyMs: number): void {
     const nowMs = this.#nowMs();
-    if (this.#writer.open && nowMs - this.#writer.lastWriteAtMs >= everyMs) this.#writer.comment("alive", nowMs);
+    const sink = this.#sink;
+    if (this.#writer.open && sink !== null && nowMs - sink.lastWriteAtMs >= everyMs) sink.comment("alive", nowMs);
   }
 
   /** Relays a successful answer (2xx with a body). */
@@ -144,14 +164,15 @@ export class CallAnswer {
   /** Ends the stream without an answer: the client will come for it with its last event id. */
   park(): void {
     this.#done = true;
-    this.#writer.end();
+    if (this.#log === null) this.#writer.end();
+    else this.#log.park(this.#nowMs());
   }
 
   /** Tells the client that what the dead server asked is void (A4). */
   withdraw(): void {
     for (const id of this.#asked) {
       const message = { jsonrpc: "2.0", method: "notifications/cancelled", params: { requestId: id, reason: "the server is gone" } };
-      if (this.#writer.open) this.#writer.write({ event: "message", data: JSON.stringify(message) }, this.#nowMs());
+      if (this.#writer.open) this.#write({ event: "message", data: JSON.stringify(message) }, null);
     }
     this.#asked.clear();
   }
@@ -160,8 +181,8 @@ export class CallAnswer {
     if (this.#done) return;
     this.#done = true;
     if (this.#writer.open) {
-      this.#writer.write({ event: "message", data: body.toString("utf8") }, this.#nowMs());
-      this.#writer.end();
+      this.#write({ event: "message", data: body.toString("utf8") }, null);
+      this.#end();
       return;
     }
     sendJson(this.#response, status, body, { ...this.#headers, ...(response === null ? {} : passedHeaders(response)) });
@@ -172,6 +193,9 @@ export class CallAnswer {
     return new Promise((resolve) => {
       let lastEventId: string | null = null;
       let answered = false;
+      const headers = { ...this.#headers, ...passedHeaders(response) };
+      const isToBePrimed = this.#resumable !== null && this.#resumable.version >= firstPrimedVersion && !this.#writer.open;
+      const silent = isToBePrimed ? setTimeout(() => this.#prime(headers), primeAfterMs) : undefined;
       readEvents(response, {
         event: (event) => {
           if (answered) return true;
@@ -179,34 +203,72 @@ export class CallAnswer {
           const isMessage = event.event === undefined || event.event === "message";
           const message: ServerMessage = isMessage && event.data !== "" ? readServerMessage(event.data) : { kind: "other" };
           if (!this.#wanted(message, hold)) return true;
-          this.#writer.begin({ ...this.#headers, ...passedHeaders(response) });
+          clearTimeout(silent);
+          if (event.data === "" && this.#isPrimed) {
+            // The client has an id of this stream already, from the router.
+            this.#log?.note(event.id, hold);
+            return true;
+          }
+          this.#begin(headers);
           const shown = message.kind === "answer" ? this.#visible(message.value) : null;
           const own = shown === null ? event : { ...event, data: JSON.stringify(shown) };
-          const more = this.#write(rewriteEvent(own, message, hold), () => response.resume());
+          const more = this.#write(rewriteEvent(own, message, hold), hold, () => response.resume());
           if (message.kind !== "answer" || message.id !== this.#requestId) return more;
           answered = true;
           this.#done = true;
-          this.#writer.end();
+          this.#end();
           const rest = setTimeout(() => response.cancel("the answer is complete"), restMs);
           rest.unref();
           resolve({ kind: "answered", told: toldOf(message, response.status), message });
           return true;
         },
         end: () => {
+          clearTimeout(silent);
           if (answered) return;
           // With an event id the client can come back for the answer; without one it never could.
           if (lastEventId !== null) resolve({ kind: "parked", told: { outcome: "ok", httpStatus: response.status, toolError: false } });
           else resolve(failed("closed", `${where} ended its stream without an answer`));
         },
-        error: (error) => resolve({ ...failedBy(error, where), lastEventId }),
-        malformed: (message) => resolve(failed("malformed", `${where}: ${message}`)),
+        error: (error) => {
+          clearTimeout(silent);
+          resolve({ ...failedBy(error, where), lastEventId });
+        },
+        malformed: (message) => {
+          clearTimeout(silent);
+          resolve(failed("malformed", `${where}: ${message}`));
+        },
       });
     });
   }
 
-  #write(event: SseEvent, resume: () => void): boolean {
-    const more = this.#writer.write(event, this.#nowMs());
-    if (!more) this.#writer.whenDrained(resume);
+  get #sink(): EventSink | null {
+    return this.#log === null ? this.#writer : this.#log.sink;
+  }
+
+  #begin(headers: Readonly<Record<string, string>>): void {
+    if (this.#writer.open) return;
+    this.#writer.begin(headers);
+    if (this.#resumable === null || !this.#writer.open) return;
+    this.#log = this.#resumable.logs.open(this.#requestId);
+    this.#log.sink = this.#writer;
+  }
+
+  /** The upstream is silent: an event without data gives the client an id to come back with, should its connection break (R9). */
+  #prime(headers: Readonly<Record<string, string>>): void {
+    if (this.#done || this.#writer.open) return;
+    this.#begin(headers);
+    this.#log?.write({ data: "", retryMs }, null, this.#nowMs());
+    this.#isPrimed = true;
+  }
+
+  #end(): void {
+    if (this.#log === null) this.#writer.end();
+    else this.#log.end(this.#nowMs());
+  }
+
+  #write(event: SseEvent, hold: Hold | null, resume: (() => void) | null = null): boolean {
+    const more = this.#log === null ? this.#writer.write(event, this.#nowMs()) : this.#log.write(event, hold, this.#nowMs());
+    if (!more && resume !== null) this.#sink?.whenDrained(resume);
     return more;
   }
 

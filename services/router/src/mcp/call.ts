@@ -48,6 +48,7 @@ export async function serveCall(
     },
     nowMs,
     (value) => visibleAnswer(inbound.principal, view.name, value),
+    session === null ? null : { logs: session.logs, version: String(request.headers["mcp-protocol-version"] ?? session.sealed.version) },
   );
   const abort = new AbortController();
   const gone = new AbortController();

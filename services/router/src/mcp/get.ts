@@ -1,6 +1,7 @@
-import { RefusedRequest } from "../errors.ts";
+import { RefusedRequest, type RouterError, rpcErrorMessage } from "../errors.ts";
 import { visibleAnswer } from "../identity/tool-access.ts";
 import { AbortedByRouter, UpstreamError, type UpstreamResponse } from "../upstream-client.ts";
+import { firstPrimedVersion } from "./call-answer.ts";
 import { readServerMessage, type ServerMessage } from "./envelope.ts";
 import {
   type ClaimedStream,
@@ -11,10 +12,12 @@ import {
   operationHeader,
   sessionNotFound,
 } from "./inbound.ts";
-import { rewriteEvent, splitEventId, tagEventId } from "./rewrite.ts";
+import { holdFromDirectory } from "./notify.ts";
+import { rewriteEvent } from "./rewrite.ts";
 import type { Hold, Session } from "./session.ts";
 import { openAnywhere, SessionStream, type StreamOutcome, streamHeaders, streamOutcome } from "./session-stream.ts";
 import { readEvents, SseWriter } from "./sse.ts";
+import { type EventId, eventIdOf, readEventId, requestIdOf, type StreamLog } from "./stream-log.ts";
 
 /** 2.5 s: longer than a stream that nobody claims stays open in another router process. */
 const conflictTries = 50;
@@ -29,10 +32,55 @@ export async function serveGet(context: McpContext, inbound: Inbound): Promise<v
   const session = context.sessions.open(sessionId, inbound.view.name, inbound.principal.id);
   if (session === null || session.lost) throw sessionNotFound();
   const lastEventId = request.headers["last-event-id"];
-  const from = typeof lastEventId === "string" ? splitEventId(lastEventId) : null;
-  const hold = from === null ? null : session.holdByTag(from.tag);
-  if (from !== null && hold !== null && (await resume(context, inbound, session, hold, from.id))) return;
-  await serveFresh(context, inbound, session);
+  const from = typeof lastEventId === "string" ? readEventId(lastEventId) : null;
+  if (from !== null && (await comeBack(context, inbound, session, from))) return;
+  await serveFresh(context, inbound, session, from);
+}
+
+/** The client comes back to a stream whose connection broke (requirement R9). False: it gets the session's own stream. */
+async function comeBack(context: McpContext, inbound: Inbound, session: Session, from: EventId): Promise<boolean> {
+  if (session.stream?.name === from.stream) return false;
+  const log = session.logs.get(from.stream);
+  if (log !== null && log.state !== "parked" && log.covers(from.seq)) {
+    goOnFromLog(context, inbound, session, log, from);
+    return true;
+  }
+  const hold = session.holdByTag(from.tag) ?? (from.tag === "" ? null : await holdFromDirectory(context, session, from.tag));
+  if (hold !== null && from.upstreamId !== "" && (await resume(context, inbound, session, hold, from))) return true;
+  const requestId = requestIdOf(from.stream);
+  if (requestId === null) return false;
+  // Nobody knows the stream any more, and its request may have run: an answer, rather than a client that waits (R10).
+  const message = `the stream of this call is lost with its server or router; the call may have run`;
+  const error: RouterError = { code: "outcome_unknown", message, retriable: false };
+  const writer = new SseWriter(inbound.response);
+  writer.begin(headersOf(inbound, session));
+  const place = { upstream: inbound.view.name, operationId: inbound.operationId };
+  writer.write({ event: "message", data: JSON.stringify(rpcErrorMessage(requestId, error, place)) }, context.nowMs());
+  writer.end();
+  return true;
+}
+
+/** What the client has missed, and what is still to come. */
+function goOnFromLog(context: McpContext, inbound: Inbound, session: Session, log: StreamLog, from: EventId): void {
+  const { response } = inbound;
+  const writer = new SseWriter(response);
+  writer.begin(headersOf(inbound, session));
+  writer.flushHeaders();
+  const missed = log.after(from.seq);
+  // SDK clients remember only ids of this connection: without one they could not come again, should it break before the next event.
+  if (missed.length === 0 && log.state === "live" && session.sealed.version >= firstPrimedVersion) {
+    writer.write({ id: eventIdOf(from), data: "" }, context.nowMs());
+  }
+  for (const event of missed) writer.write(event, context.nowMs());
+  if (log.state !== "live") {
+    writer.end();
+    return;
+  }
+  log.sink?.end();
+  log.sink = writer;
+  const stop = (): void => writer.end();
+  context.openEnded.add(stop);
+  response.once("close", () => context.openEnded.delete(stop));
 }
 
 function headersOf(inbound: Inbound, session: Session): Record<string, string> {
@@ -40,7 +88,7 @@ function headersOf(inbound: Inbound, session: Session): Record<string, string> {
 }
 
 /** The session's own stream. */
-async function serveFresh(context: McpContext, inbound: Inbound, session: Session): Promise<void> {
+async function serveFresh(context: McpContext, inbound: Inbound, session: Session, from: EventId | null): Promise<void> {
   const { response, view } = inbound;
   const writer = new SseWriter(response);
   let borrowed: Extract<ClaimedStream, { kind: "released" }> | null = null;
@@ -64,9 +112,10 @@ async function serveFresh(context: McpContext, inbound: Inbound, session: Sessio
   context.openEnded.add(close);
   response.once("close", () => {
     context.openEnded.delete(close);
-    attached.close();
+    attached.detach(writer);
   });
-  attached.attach(writer, headersOf(inbound, session), borrowed?.events);
+  const lastSeq = from?.stream === attached.name ? from.seq : null;
+  attached.attach(writer, headersOf(inbound, session), borrowed?.events, lastSeq);
   if (borrowed !== null) await attached.borrow(borrowed.rest);
 }
 
@@ -119,8 +168,12 @@ function refuse(outcome: StreamOutcome, upstream: string): void {
  * Goes on with a broken stream where it was (requirement R9). Returns false when the endpoint does not know it any more: the client then
  * gets a fresh stream, and errors for what it still waited for there.
  */
-async function resume(context: McpContext, inbound: Inbound, session: Session, hold: Hold, eventId: string): Promise<boolean> {
+async function resume(context: McpContext, inbound: Inbound, session: Session, hold: Hold, from: EventId): Promise<boolean> {
   const { response, view } = inbound;
+  const log = session.logs.goOn(from, context.nowMs());
+  // What this process has read of the parked stream is not asked for again.
+  const missed = log.after(from.seq);
+  const eventId = missed.length > 0 && log.upstreamId !== "" ? log.upstreamId : from.upstreamId;
   const endpoint = view.endpoints.find((candidate) => candidate.name === hold.endpoint);
   if (endpoint === undefined) return false;
   const abort = new AbortController();
@@ -148,9 +201,17 @@ async function resume(context: McpContext, inbound: Inbound, session: Session, h
   const writer = new SseWriter(response);
   writer.begin(headersOf(inbound, session));
   writer.flushHeaders();
-  // SDK clients remember only ids of this stream: without one they could not come again, should it end before its next event.
-  if (session.sealed.version >= "2025-11-25") writer.write({ id: tagEventId(eventId, hold), data: "" }, context.nowMs());
-  const heartbeat = setInterval(() => writer.comment("alive", context.nowMs()), context.heartbeatMs);
+  for (const event of missed) writer.write(event, context.nowMs());
+  let isSilent = missed.length === 0;
+  // SDK clients remember only ids of this connection: without one they could not come again, should it end before its next event.
+  const prime = (): void => {
+    if (isSilent && session.sealed.version >= firstPrimedVersion) writer.write({ id: eventIdOf(from), data: "" }, context.nowMs());
+    isSilent = false;
+  };
+  const heartbeat = setInterval(() => {
+    prime();
+    writer.comment("alive", context.nowMs());
+  }, context.heartbeatMs);
   const stop = (): void => writer.end();
   context.openEnded.add(stop);
   response.once("close", () => {
@@ -158,6 +219,8 @@ async function resume(context: McpContext, inbound: Inbound, session: Session, h
     context.openEnded.delete(stop);
   });
   const broken = (): void => {
+    prime();
+    if (log.state !== "ended") log.park(context.nowMs());
     if (!answerParked(context, inbound, session, hold, writer)) writer.end();
   };
   readEvents(upstream, {
@@ -166,11 +229,17 @@ async function resume(context: McpContext, inbound: Inbound, session: Session, h
       if (message.kind === "answer" && message.id !== null) session.parked.delete(message.id);
       const shown = message.kind === "answer" ? visibleAnswer(inbound.principal, view.name, message.value) : null;
       const own = shown === null ? event : { ...event, data: JSON.stringify(shown) };
-      const more = writer.write(rewriteEvent(own, message, hold), context.nowMs());
+      const more = writer.write(log.add(rewriteEvent(own, message, hold), hold), context.nowMs());
+      isSilent = false;
+      if (message.kind === "answer") log.end(context.nowMs());
       if (!more) writer.whenDrained(() => upstream.resume());
       return more;
     },
-    end: () => writer.end(),
+    end: () => {
+      prime();
+      if (log.state !== "ended") log.park(context.nowMs());
+      writer.end();
+    },
     error: broken,
     malformed: broken,
   });

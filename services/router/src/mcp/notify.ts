@@ -93,7 +93,7 @@ async function sendTo(context: McpContext, inbound: Inbound, session: Session, h
   }
 }
 
-async function holdFromDirectory(context: McpContext, session: Session, tag: string): Promise<Hold | null> {
+export async function holdFromDirectory(context: McpContext, session: Session, tag: string): Promise<Hold | null> {
   const record = await context.directory.read(session.sealed.key);
   if (record === null) return null;
   context.replay.adopt(session, record);

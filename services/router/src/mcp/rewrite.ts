@@ -3,20 +3,11 @@ import type { Hold } from "./session.ts";
 import type { SseEvent } from "./sse.ts";
 
 /**
- * Ids that two upstream sessions could both use carry the name of theirs when they travel to the client, and lose it on the way back:
- * event ids (requirement R9) and ids of the server's own requests (R11, R14). So the answer to a request of an endpoint that is gone
- * is recognised, in every router process, and never reaches another endpoint's request of the same number.
+ * Ids of the server's own requests, which two upstream sessions could both use, carry the name of theirs when they travel to the client, and
+ * lose it on the way back (requirements R11, R14). So the answer to a request of an endpoint that is gone is recognised, in every router
+ * process, and never reaches another endpoint's request of the same number. Event ids are the business of `stream-log.ts`.
  */
 const prefix = "mcpf.";
-
-export function tagEventId(id: string, hold: Hold): string {
-  return `${hold.tag}.${id}`;
-}
-/** Null: not an id of ours. */
-export function splitEventId(id: string): { tag: string; id: string } | null {
-  const dot = id.indexOf(".");
-  return dot === 8 ? { tag: id.slice(0, dot), id: id.slice(dot + 1) } : null;
-}
 
 export function tagRequestId(id: string | number, hold: Hold): string {
   return `${prefix}${hold.tag}.${JSON.stringify(id)}`;
@@ -39,14 +30,13 @@ export function splitRequestId(id: string | number | null): { tag: string; id: s
 /** An event of the upstream as the client gets it. Without a session (`hold` null) it stays as it is. */
 export function rewriteEvent(event: SseEvent, message: ServerMessage, hold: Hold | null): SseEvent {
   if (hold === null) return event;
-  const id = event.id === undefined || event.id === "" ? event.id : tagEventId(event.id, hold);
-  if (message.kind === "request") return { ...event, id, data: JSON.stringify({ ...message.value, id: tagRequestId(message.id, hold) }) };
+  if (message.kind === "request") return { ...event, data: JSON.stringify({ ...message.value, id: tagRequestId(message.id, hold) }) };
   if (message.kind === "notification" && message.method === "notifications/cancelled") {
     const params = message.value["params"];
     const requestId = isObject(params) ? params["requestId"] : undefined;
     if (isObject(params) && (typeof requestId === "string" || typeof requestId === "number")) {
-      return { ...event, id, data: JSON.stringify({ ...message.value, params: { ...params, requestId: tagRequestId(requestId, hold) } }) };
+      return { ...event, data: JSON.stringify({ ...message.value, params: { ...params, requestId: tagRequestId(requestId, hold) } }) };
     }
   }
-  return id === event.id ? event : { ...event, id };
+  return event;
 }

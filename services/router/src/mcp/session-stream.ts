@@ -7,12 +7,14 @@ import { rewriteEvent } from "./rewrite.ts";
 import type { Hold, Session } from "./session.ts";
 import { isSessionUnknown } from "./session-unknown.ts";
 import { readEvents, type SseEvent, type SseWriter } from "./sse.ts";
+import type { StreamLog } from "./stream-log.ts";
 
 /**
  * The one stream of a session on which the server speaks by itself (GET). Guarantees (requirements R7, R8):
  * G1  It is open upstream before the client hears that it is initialized, so that nothing the server says early is lost; until the client
  *     comes, events wait here, at most `waitingCharsMax`, after which the upstream waits too.
- * G2  A client comes within `unclaimedMs`, or the stream is closed, so that another router process can open it.
+ * G2  A client comes within `unclaimedMs`, or comes back within `detachedMs`, or the stream is closed, so that another router process can
+ *     open it. One that comes back with its last event id gets what it has missed.
  * G3  The client's stream outlives its upstream: it is opened again on the endpoint that the routes name, until the client leaves.
  * G4  One stream a session.
  * G5  Between router processes a stream changes hands in a quiet moment: what a server says while it has no stream is lost.
@@ -42,6 +44,8 @@ export type StreamOutcome =
 const waitingCharsMax = 512 * 1024;
 /** Shorter than a client's GET waits for it in another router process (`get.ts`). */
 const unclaimedMs = 1500;
+/** SDK clients come back after a second. */
+const detachedMs = 3000;
 const headersWaitMs = 500;
 const quietMs = 300;
 export const handOverMsMax = 5000;
@@ -54,6 +58,7 @@ export class SessionStream {
   readonly #deps: StreamDeps;
   readonly #session: Session;
   readonly #upstreamName: string;
+  readonly #log: StreamLog;
   #upstream: UpstreamResponse | null = null;
   #connection = 0;
   #abort: AbortController | null = null;
@@ -76,6 +81,11 @@ export class SessionStream {
     this.#deps = deps;
     this.#session = session;
     this.#upstreamName = upstreamName;
+    this.#log = session.logs.open(null);
+  }
+
+  get name(): string {
+    return this.#log.name;
   }
 
   /** A client takes the stream; false when another has it (G4). */
@@ -146,19 +156,35 @@ export class SessionStream {
   }
 
   /** The client has come: what waited is written first. */
-  attach(writer: SseWriter, headers: Readonly<Record<string, string>>, earlier: readonly SseEvent[] = []): void {
+  attach(
+    writer: SseWriter,
+    headers: Readonly<Record<string, string>>,
+    earlier: readonly SseEvent[] = [],
+    lastSeq: number | null = null,
+  ): void {
     this.#writer = writer;
     writer.begin(headers);
     writer.flushHeaders();
     const nowMs = this.#deps.nowMs();
-    for (const event of [...earlier, ...this.#waiting]) writer.write(event, nowMs);
+    const missed = lastSeq !== null && this.#log.covers(lastSeq) ? this.#log.after(lastSeq) : this.#waiting;
+    for (const event of [...earlier, ...missed]) writer.write(event, nowMs);
     this.#waiting = [];
     this.#waitingChars = 0;
     this.#upstream?.resume();
   }
 
+  /** The client's connection is gone; the client may come back (G2). */
+  detach(writer: SseWriter): void {
+    if (this.#closed || this.#writer !== writer) return;
+    this.#writer = null;
+    this.#taken = false;
+    this.awaitClient(detachedMs);
+    this.#upstream?.resume();
+  }
+
   /** Gives the client this long to come (G2). */
   awaitClient(ms: number = unclaimedMs): void {
+    clearTimeout(this.#unclaimed);
     this.#unclaimed = setTimeout(() => this.close(), ms);
     this.#unclaimed.unref();
   }
@@ -209,7 +235,7 @@ export class SessionStream {
   tick(view: UpstreamView | null): void {
     if (this.#closed || this.#writer === null) return;
     if (this.#writer.gone) {
-      this.close();
+      this.detach(this.#writer);
       return;
     }
     const nowMs = this.#deps.nowMs();
@@ -226,6 +252,7 @@ export class SessionStream {
     this.#upstream?.cancel("the stream is closed");
     this.#upstream = null;
     this.#writer?.end();
+    this.#log.end(this.#deps.nowMs());
     if (this.#away !== null) {
       clearTimeout(this.#away.quiet);
       clearTimeout(this.#away.last);
@@ -237,7 +264,7 @@ export class SessionStream {
   #event(connection: number, event: SseEvent, hold: Hold): boolean {
     if (connection !== this.#connection || this.#closed) return true;
     const message: ServerMessage = event.data === "" ? { kind: "other" } : readServerMessage(event.data);
-    const rewritten = rewriteEvent(event, message, hold);
+    const rewritten = this.#log.add(rewriteEvent(event, message, hold), hold);
     if (this.#writer !== null) {
       const more = this.#writer.write(rewritten, this.#deps.nowMs());
       if (!more) this.#writer.whenDrained(() => this.#upstream?.resume());

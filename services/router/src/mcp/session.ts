@@ -1,6 +1,7 @@
 import { createHash } from "node:crypto";
 import { nowhere, type SealedSession, type Sealer } from "./seal.ts";
 import type { SessionStream } from "./session-stream.ts";
+import { type LogBudget, newLogBudget, StreamLogs } from "./stream-log.ts";
 
 /**
  * A client's session as one router process knows it. All of it can be made anew from the sealed id and the directory, so that idle
@@ -18,6 +19,8 @@ export class Session {
   /** Requests whose stream the upstream closed before the answer, to be fetched with an event id; with the error for when it is lost. */
   readonly parked = new Map<string | number, { readonly tag: string; readonly error: object }>();
   readonly subscriptions = new Set<string>();
+  /** What its streams have said, for a client that comes back. */
+  readonly logs: StreamLogs;
   level: unknown;
   /** Where the last call went; streams and answers of the client follow it. */
   home: string;
@@ -27,7 +30,8 @@ export class Session {
   stream: SessionStream | null = null;
   lastUsedAtMs: number;
 
-  constructor(id: string, sealed: SealedSession, nowMs: number) {
+  constructor(id: string, sealed: SealedSession, nowMs: number, budget: LogBudget = newLogBudget()) {
+    this.logs = new StreamLogs(budget);
     this.id = id;
     this.sealed = sealed;
     this.home = sealed.endpoint;
@@ -88,6 +92,11 @@ export function createSessionTable(options: SessionTableOptions): SessionTable {
   const { sealer, nowMs } = options;
   const sessions = new Map<string, Session>();
   const endedIds = new Map<string, number>();
+  const budget = newLogBudget();
+  const drop = (session: Session): void => {
+    session.logs.clear();
+    sessions.delete(session.id);
+  };
 
   const keep = (session: Session): Session => {
     sessions.set(session.id, session);
@@ -97,9 +106,9 @@ export function createSessionTable(options: SessionTableOptions): SessionTable {
   // The map is in order of last use; a busy session is passed over.
   const dropOldest = (): void => {
     let looked = 0;
-    for (const [id, session] of sessions) {
+    for (const session of sessions.values()) {
       if (!session.busy) {
-        sessions.delete(id);
+        drop(session);
         return;
       }
       if (++looked >= 100) return;
@@ -122,18 +131,21 @@ export function createSessionTable(options: SessionTableOptions): SessionTable {
       if (endedIds.has(id)) return null;
       const sealed = sealer.open(id);
       if (sealed === null || sealed.upstream !== upstream || (sealed.principal ?? "") !== principal) return null;
-      return keep(new Session(id, sealed, nowMs()));
+      return keep(new Session(id, sealed, nowMs(), budget));
     },
-    start: (sealed) => keep(new Session(sealer.seal(sealed), sealed, nowMs())),
+    start: (sealed) => keep(new Session(sealer.seal(sealed), sealed, nowMs(), budget)),
     end(session) {
       session.ended = true;
-      sessions.delete(session.id);
+      drop(session);
       endedIds.set(session.id, nowMs());
       if (endedIds.size > options.sessionsMax) endedIds.delete(endedIds.keys().next().value as string);
     },
     sweep() {
       const before = nowMs() - options.idleMs;
-      for (const [id, session] of sessions) if (session.lastUsedAtMs < before && !session.busy) sessions.delete(id);
+      for (const session of sessions.values()) {
+        if (session.lastUsedAtMs < before && !session.busy) drop(session);
+        else session.logs.sweep(nowMs());
+      }
       for (const [id, atMs] of endedIds) if (atMs < nowMs() - 24 * 3_600_000) endedIds.delete(id);
     },
     all: () => sessions.values(),

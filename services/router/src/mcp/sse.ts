@@ -96,11 +96,14 @@ export class SseWriter {
 
   constructor(response: ServerResponse) {
     this.#response = response;
-    response.on("drain", () => {
-      const drained = this.#drained;
+    const drained = (): void => {
+      const go = this.#drained;
       this.#drained = null;
-      drained?.();
-    });
+      go?.();
+    };
+    response.on("drain", drained);
+    // What comes for a client that is gone is not held back for it.
+    response.on("close", drained);
   }
   get open(): boolean {
     return this.#open;

@@ -1,0 +1,226 @@
+import { randomBytes } from "node:crypto";
+import type { Hold } from "./session.ts";
+import type { SseEvent } from "./sse.ts";
+
+/**
+ * What streams have told their client, so that one whose connection broke goes on where it was (requirement R9), also where the upstream gives
+ * no event ids. Guarantees:
+ * L1  Event ids are the router's own: upstream session, stream, number of the event, and the upstream's last id where it gave one, so that a
+ *     process without this memory goes on at the upstream, and knows which request is to be answered where that is not possible.
+ * L2  Who comes back gets what came after its last event, in order, of that stream and no other.
+ * L3  A log is bounded in events, characters and age, and so are all of a process together: the oldest events are forgotten first.
+ */
+export interface EventId {
+  /** Of the upstream session ({@link Hold}); empty before there was one. */
+  readonly tag: string;
+  readonly stream: string;
+  readonly seq: number;
+  /** The upstream's own; empty when it gives none. */
+  readonly upstreamId: string;
+}
+
+/** Who hears a stream now: a client's connection, or another router process where the client came back. */
+export interface EventSink {
+  readonly gone: boolean;
+  readonly lastWriteAtMs: number;
+  /** False when it is slow; `whenDrained` tells when to go on. */
+  write(event: SseEvent, nowMs: number): boolean;
+  comment(text: string, nowMs: number): void;
+  whenDrained(go: () => void): void;
+  end(): void;
+}
+
+/** Per stream. A client that is gone for longer than these events gets the rest, and its answer. */
+const eventsMax = 512;
+const charsMax = 512 * 1024;
+/** Per session. */
+const streamsMax = 32;
+/** Of all sessions of a process. */
+const budgetCharsMax = 64 * 1024 * 1024;
+/** A client waits a second or two before it comes back, twice; a network may be away longer. */
+const keptAfterEndMs = 60_000;
+const requestIdCharsMax = 64;
+
+export interface LogBudget {
+  chars: number;
+}
+export function newLogBudget(): LogBudget {
+  return { chars: 0 };
+}
+
+export class StreamLog {
+  readonly name: string;
+  readonly #budget: LogBudget;
+  #events: { readonly seq: number; readonly event: SseEvent }[] = [];
+  #chars = 0;
+  #seq: number;
+  #tag = "";
+  #upstreamId = "";
+  #endedAtMs: number | null = null;
+  #state: "live" | "parked" | "ended" = "live";
+  #isForgotten = false;
+  sink: EventSink | null = null;
+
+  constructor(name: string, budget: LogBudget, seq = 0) {
+    this.name = name;
+    this.#budget = budget;
+    this.#seq = seq;
+  }
+
+  /** `parked`: what is still to come waits at the upstream, after its last id. */
+  get state(): "live" | "parked" | "ended" {
+    return this.#state;
+  }
+  get endedAtMs(): number | null {
+    return this.#endedAtMs;
+  }
+  /** What the upstream said last, to go on there. */
+  get upstreamId(): string {
+    return this.#upstreamId;
+  }
+
+  /** Remembers the id of an event that the client need not see. */
+  note(upstreamId: string | undefined, hold: Hold | null): void {
+    if (hold !== null && hold.tag !== this.#tag) {
+      this.#tag = hold.tag;
+      this.#upstreamId = "";
+    }
+    if (upstreamId !== undefined && upstreamId !== "") this.#upstreamId = upstreamId;
+  }
+
+  /** Gives an event its id and keeps it. */
+  add(event: SseEvent, hold: Hold | null): SseEvent {
+    this.note(event.id, hold);
+    this.#seq += 1;
+    const own = { ...event, id: eventIdOf({ tag: this.#tag, stream: this.name, seq: this.#seq, upstreamId: this.#upstreamId }) };
+    this.#keep(own);
+    return own;
+  }
+
+  /** Gives an event its id, keeps it, and passes it on to who hears the stream now. False: hold the source back until the sink has drained. */
+  write(event: SseEvent, hold: Hold | null, nowMs: number): boolean {
+    const own = this.add(event, hold);
+    return this.sink === null || this.sink.gone || this.sink.write(own, nowMs);
+  }
+
+  /** The answer has been given, or never will be; what is kept stays for a while. */
+  end(nowMs: number): void {
+    this.#state = "ended";
+    this.#endedAtMs = nowMs;
+    this.sink?.end();
+    this.sink = null;
+  }
+  park(nowMs: number): void {
+    this.end(nowMs);
+    this.#state = "parked";
+  }
+
+  /** Whether everything after an event is still here. */
+  covers(seq: number): boolean {
+    return seq <= this.#seq && (seq === this.#seq || (this.#events[0]?.seq ?? Number.POSITIVE_INFINITY) <= seq + 1);
+  }
+  after(seq: number): readonly SseEvent[] {
+    return this.#events.filter((kept) => kept.seq > seq).map(({ event }) => event);
+  }
+  forget(): void {
+    this.#budget.chars -= this.#chars;
+    this.#events = [];
+    this.#chars = 0;
+    this.#isForgotten = true;
+  }
+
+  #keep(event: SseEvent): void {
+    if (this.#isForgotten) return;
+    const chars = event.data.length + 128;
+    this.#events.push({ seq: this.#seq, event });
+    this.#chars += chars;
+    this.#budget.chars += chars;
+    while (this.#events.length > eventsMax || this.#chars > charsMax || (this.#budget.chars > budgetCharsMax && this.#events.length > 0)) {
+      const oldest = this.#events.shift();
+      const freed = (oldest?.event.data.length ?? 0) + 128;
+      this.#chars -= freed;
+      this.#budget.chars -= freed;
+    }
+  }
+}
+
+/** The streams of one session. */
+export class StreamLogs {
+  readonly #budget: LogBudget;
+  readonly #logs = new Map<string, StreamLog>();
+
+  constructor(budget: LogBudget) {
+    this.#budget = budget;
+  }
+
+  /** Null: of the session itself. */
+  open(requestId: string | number | null): StreamLog {
+    return this.#put(new StreamLog(streamNameOf(requestId), this.#budget));
+  }
+  /** The log of a stream that began in another process, or was forgotten. */
+  goOn({ stream, seq }: EventId, nowMs: number): StreamLog {
+    const known = this.#logs.get(stream);
+    if (known?.covers(seq)) return known;
+    const log = this.#put(new StreamLog(stream, this.#budget, seq));
+    log.park(nowMs);
+    return log;
+  }
+  get(name: string): StreamLog | null {
+    return this.#logs.get(name) ?? null;
+  }
+  sweep(nowMs: number): void {
+    for (const log of this.#logs.values()) if (log.endedAtMs !== null && log.endedAtMs < nowMs - keptAfterEndMs) this.#drop(log);
+  }
+  clear(): void {
+    for (const log of this.#logs.values()) this.#drop(log);
+  }
+
+  #put(log: StreamLog): StreamLog {
+    const before = this.#logs.get(log.name);
+    if (before !== undefined) this.#drop(before);
+    this.#logs.set(log.name, log);
+    // The oldest goes first; those that are still fed are passed over while there are others.
+    if (this.#logs.size > streamsMax) {
+      const ended = [...this.#logs.values()].find(({ state }) => state !== "live") ?? (this.#logs.values().next().value as StreamLog);
+      this.#drop(ended);
+    }
+    return log;
+  }
+  #drop(log: StreamLog): void {
+    log.forget();
+    this.#logs.delete(log.name);
+  }
+}
+
+const eventIdPattern = /^([\w-]{8}|)\.([\w-]{5,128})\.([0-9a-z]{1,8})\.([^\n\r\0]*)$/;
+const nonceChars = 4;
+
+export function eventIdOf({ tag, stream, seq, upstreamId }: EventId): string {
+  return `${tag}.${stream}.${seq.toString(36)}.${upstreamId}`;
+}
+/** Null: not an id of ours. */
+export function readEventId(text: string): EventId | null {
+  const [, tag, stream, seq, upstreamId] = eventIdPattern.exec(text) ?? [];
+  if (tag === undefined || stream === undefined || seq === undefined || upstreamId === undefined) return null;
+  return { tag, stream, seq: Number.parseInt(seq, 36), upstreamId };
+}
+
+/** A nonce, what it is a stream of, and for a call the id of its request. */
+function streamNameOf(requestId: string | number | null): string {
+  const nonce = randomBytes(3).toString("base64url");
+  if (requestId === null) return `${nonce}s`;
+  const text = JSON.stringify(requestId);
+  return `${nonce}c${text.length <= requestIdCharsMax ? Buffer.from(text).toString("base64url") : ""}`;
+}
+
+/** The request whose stream this was; null when it was the session's own, or the name does not say. */
+export function requestIdOf(stream: string): string | number | null {
+  if (stream[nonceChars] !== "c") return null;
+  try {
+    const id: unknown = JSON.parse(Buffer.from(stream.slice(nonceChars + 1), "base64url").toString("utf8"));
+    return typeof id === "string" || typeof id === "number" ? id : null;
+  } catch {
+    // A client made it up, or the id was too long to be carried.
+    return null;
+  }
+}

@@ -1,0 +1,241 @@
+import assert from "node:assert/strict";
+import { afterEach, beforeEach, describe, test } from "node:test";
+import { initializeBody, openSession, post, toolCall, until } from "./support/clients.ts";
+import { type FakeControl, fakeControl } from "./support/fake-control.ts";
+import { startMcpServer, type TestMcpServer } from "./support/mcp-server.ts";
+import { startTestRouter, type TestRouter } from "./support/router.ts";
+
+interface Seen {
+  readonly id: string | null;
+  readonly retry: string | null;
+  readonly data: string;
+}
+
+describe("a client whose connection breaks", () => {
+  let a: TestMcpServer;
+  let b: TestMcpServer;
+  let control: FakeControl;
+  let router: TestRouter;
+  const others: (() => Promise<unknown>)[] = [];
+  beforeEach(async () => {
+    a = await startMcpServer("a");
+    b = await startMcpServer("b");
+    control = fakeControl([a, b]);
+    router = await startTestRouter(control);
+  });
+  afterEach(async () => {
+    for (const close of others.splice(0).reverse()) await close();
+    await router.close(0);
+    await a.kill();
+    await b.kill();
+    assert.deepEqual(router.problems, []);
+  });
+
+  /** A request whose stream is read event by event, until `cut`. */
+  const open = async (url: URL, session: string, request: { body?: object; lastEventId?: string }) => {
+    const abort = new AbortController();
+    const response = await fetch(url, {
+      method: request.body === undefined ? "GET" : "POST",
+      headers: {
+        accept: "application/json, text/event-stream",
+        "mcp-session-id": session,
+        ...(request.body === undefined ? {} : { "content-type": "application/json" }),
+        ...(request.lastEventId === undefined ? {} : { "last-event-id": request.lastEventId }),
+      },
+      signal: abort.signal,
+      ...(request.body === undefined ? {} : { body: JSON.stringify(request.body) }),
+    });
+    let text = "";
+    const stream = {
+      status: response.status,
+      ended: false,
+      cut: () => abort.abort(),
+      get events(): Seen[] {
+        const blocks = text.split("\n\n").slice(0, -1);
+        const field = (block: string, name: string): string | null => new RegExp(`^${name}: ?(.*)$`, "m").exec(block)?.[1] ?? null;
+        return blocks
+          .filter((block) => /^data:/m.test(block))
+          .map((block) => ({ id: field(block, "id"), retry: field(block, "retry"), data: field(block, "data") ?? "" }));
+      },
+      get said(): string[] {
+        return this.events.map(({ data }) => data).filter((data) => data !== "");
+      },
+    };
+    others.push(async () => abort.abort());
+    const decoder = new TextDecoder();
+    (async () => {
+      for await (const chunk of response.body ?? []) text += decoder.decode(chunk, { stream: true });
+    })().then(
+      () => {
+        stream.ended = true;
+      },
+      () => undefined,
+    );
+    return stream;
+  };
+  const slow = (id: number | string, steps: number, ms: number): object => {
+    const call = toolCall(id as number, "slow", { steps, ms }) as { params: object };
+    return { ...call, params: { ...call.params, _meta: { progressToken: "p" } } };
+  };
+  const progressOf = (said: readonly string[]): unknown[] =>
+    said
+      .map((data) => (JSON.parse(data) as { params?: { progress?: number } }).params?.progress)
+      .filter((progress) => progress !== undefined);
+  const answersOf = (said: readonly string[]): { id: unknown; result?: unknown; error?: { code: number } }[] =>
+    said.map((data) => JSON.parse(data)).filter((message) => "result" in message || "error" in message);
+
+  test("R9: gets the rest of its call by its last event id, once and in order, though the upstream gives no ids", async () => {
+    const session = await openSession(router.mcpUrl);
+    const first = await open(router.mcpUrl, session, { body: slow("call-1", 12, 30) });
+    await until(() => first.said.length >= 3);
+    first.cut();
+    const last = first.events.filter(({ data }) => data !== "").at(-1);
+    await new Promise((resolve) => setTimeout(resolve, 100));
+    const second = await open(router.mcpUrl, session, { lastEventId: last?.id ?? "" });
+    await until(() => second.ended);
+    assert.deepEqual(progressOf([...first.said, ...second.said]), [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]);
+    assert.deepEqual(
+      answersOf([...first.said, ...second.said]).map(({ id }) => id),
+      ["call-1"],
+    );
+    assert.equal(a.seen.started.length, 1, "the call ran once");
+    assert.ok(
+      a.seen.headers.every((headers) => headers["last-event-id"] === undefined),
+      "the upstream was not asked",
+    );
+    const third = await open(router.mcpUrl, session, { lastEventId: last?.id ?? "" });
+    await until(() => third.ended);
+    assert.deepEqual(third.said, second.said, "the answer waits for a client that breaks off again");
+  });
+
+  test("R9: has an id to come back with before a silent upstream says anything, if it knows what that means", async () => {
+    const session = await openSession(router.mcpUrl);
+    const call = await open(router.mcpUrl, session, { body: toolCall(1, "slow", { steps: 4, ms: 100 }) });
+    await until(() => call.events.length === 1);
+    assert.deepEqual([call.events[0]?.data, call.events[0]?.retry], ["", "500"]);
+    call.cut();
+    const back = await open(router.mcpUrl, session, { lastEventId: call.events[0]?.id ?? "" });
+    await until(() => back.ended);
+    assert.deepEqual(
+      answersOf(back.said).map(({ id }) => id),
+      [1],
+    );
+
+    const older = { ...initializeBody, params: { ...initializeBody.params, protocolVersion: "2025-06-18" } };
+    const oldSession = (await post(router.mcpUrl, older)).headers.get("mcp-session-id") ?? "";
+    const oldCall = await open(router.mcpUrl, oldSession, { body: toolCall(2, "slow", { steps: 3, ms: 100 }) });
+    await until(() => oldCall.ended);
+    assert.ok(
+      oldCall.events.every(({ data }) => data !== ""),
+      "an older client would take an event without data for a message",
+    );
+  });
+
+  test("R9: gets nothing of another stream, and the upstream's own ids reach nobody", async () => {
+    const stored = await startMcpServer("stored", { eventStore: true });
+    others.push(() => stored.kill());
+    const second = await startTestRouter(fakeControl([stored, b]));
+    others.push(() => second.close(0));
+    const session = await openSession(second.mcpUrl);
+    const one = await open(second.mcpUrl, session, { body: slow("one", 6, 30) });
+    const two = await open(second.mcpUrl, session, { body: slow("two", 6, 30) });
+    await until(() => one.said.length >= 1 && two.said.length >= 1);
+    one.cut();
+    const back = await open(second.mcpUrl, session, { lastEventId: one.events.at(-1)?.id ?? "" });
+    await until(() => back.ended && two.ended);
+    assert.deepEqual(
+      answersOf([...one.said, ...back.said]).map(({ id }) => id),
+      ["one"],
+    );
+    assert.deepEqual(
+      answersOf(two.said).map(({ id }) => id),
+      ["two"],
+    );
+    const ids = [...one.events, ...two.events, ...back.events].map(({ id }) => id ?? "");
+    assert.ok(
+      ids.every((id) => /^([\w-]{8})?\.[\w-]+\.\w+\./.test(id)),
+      ids.join(" "),
+    );
+    const stranger = await openSession(second.mcpUrl);
+    const stolen = await open(second.mcpUrl, stranger, { lastEventId: ids[0] ?? "" });
+    await until(() => stolen.ended);
+    assert.deepEqual(
+      answersOf(stolen.said).map(({ error }) => error?.code),
+      [1001],
+      "another session's events are not there for it",
+    );
+  });
+
+  test("R9: goes on at the upstream when its router is another one, and else gets an answer that says what is known", async () => {
+    const stored = await startMcpServer("stored", { eventStore: true });
+    others.push(() => stored.kill());
+    for (const [server, answered] of [
+      [stored, "result"],
+      [a, "error"],
+    ] as const) {
+      const before = await startTestRouter(fakeControl([server, b]));
+      const session = await openSession(before.mcpUrl);
+      const call = await open(before.mcpUrl, session, { body: slow("call", 15, 30) });
+      await until(() => call.said.length >= 2);
+      const last = call.events.at(-1)?.id ?? "";
+      call.cut();
+      await before.close(0);
+      const after = await startTestRouter(fakeControl([server, b]));
+      others.push(() => after.close(0));
+      // As a client does: as often as the stream ends without its answer, with the last id that it has.
+      const said: string[] = [];
+      for (let tries = 0, from = last; tries < 5 && answersOf(said).length === 0; tries++) {
+        const back = await open(after.mcpUrl, session, { lastEventId: from });
+        await until(() => back.ended);
+        said.push(...back.said);
+        from = back.events.findLast(({ id }) => id !== null)?.id ?? from;
+      }
+      const [answer] = answersOf(said);
+      assert.equal(answer?.id, "call");
+      assert.ok(answer !== undefined && answered in answer, `${server.name}: ${JSON.stringify(answer)}`);
+      if (answered === "error") assert.equal(answer?.error?.code, 1001);
+    }
+  });
+
+  test("R9: comes back to its session's own stream and gets what the server said meanwhile", async () => {
+    const session = await openSession(router.mcpUrl);
+    const first = await open(router.mcpUrl, session, {});
+    await a.shout("one");
+    await until(() => first.said.length === 1);
+    const last = first.events.at(-1)?.id ?? "";
+    await a.shout("two");
+    await until(() => first.said.length === 2);
+    first.cut();
+    await new Promise((resolve) => setTimeout(resolve, 50));
+    await a.shout("three");
+    const second = await open(router.mcpUrl, session, { lastEventId: last });
+    await until(() => second.said.length === 2);
+    await a.shout("four");
+    await until(() => second.said.length === 3);
+    assert.deepEqual(
+      second.said.map((data) => (JSON.parse(data) as { params: { data: string } }).params.data),
+      ["two", "three", "four"],
+    );
+  });
+
+  test("R10: that never comes back costs the upstream nothing: its call ends, and the stream of its session is closed", async () => {
+    const session = await openSession(router.mcpUrl);
+    const stream = await open(router.mcpUrl, session, {});
+    const call = await open(router.mcpUrl, session, { body: slow("left", 5, 20) });
+    await until(() => call.said.length >= 1);
+    call.cut();
+    stream.cut();
+    await until(() => control.told.some(({ tool, result }) => tool === "slow" && result.outcome === "ok"));
+    const upstreamSession = [...a.sessions.keys()][0] ?? "";
+    // One stream a session: the upstream takes another one only once the router has left.
+    const headers = { accept: "text/event-stream", "mcp-session-id": upstreamSession };
+    let status = 409;
+    for (const endMs = Date.now() + 6000; status === 409 && Date.now() < endMs; ) {
+      const direct = await fetch(a.url, { headers });
+      await direct.body?.cancel();
+      status = direct.status;
+      await new Promise((resolve) => setTimeout(resolve, 50));
+    }
+    assert.equal(status, 200);
+  });
+});
