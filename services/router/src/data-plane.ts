@@ -1,6 +1,7 @@
 import type { AccessRules } from "./access.ts";
 import { type Bridges, bridgedClient } from "./bridge/bridged-client.ts";
 import type { RouterControl } from "./control/port.ts";
+import { createSseBridge } from "./http-sse/bridge.ts";
 import { type Guard, openGuard } from "./identity/guard.ts";
 import type { SessionDirectory } from "./mcp/directory.ts";
 import { createEraBook } from "./mcp/era.ts";
@@ -52,7 +53,7 @@ export async function startDataPlane(options: DataPlaneOptions): Promise<DataPla
   const { control, nowMs, log, metrics } = options;
   const limits = { ...limitsDefault, ...options.limits };
   const http = createUpstreamClient({ connectionsMax: limits.connectionsMax, headerBytesMax: 64 * 1024, idleMs: 4000 });
-  const client = bridgedClient(http, options.bridges ?? {}, () =>
+  const client = bridgedClient(http, { sse: createSseBridge(http, nowMs), ...options.bridges }, () =>
     control.upstreams().flatMap((name) => control.upstream(name)?.endpoints ?? []),
   );
   const sessions = createSessionTable({

@@ -1,3 +1,4 @@
+import { isStdioUrl } from "@mcp-failover/contracts";
 import type { EndpointView } from "../control/port.ts";
 import { type UpstreamClient, UpstreamError, type UpstreamRequest, type UpstreamResponse } from "../upstream-client.ts";
 
@@ -25,8 +26,8 @@ export function bridgedClient(http: UpstreamClient, bridges: Bridges, endpoints:
       return Promise.reject(new UpstreamError("refused", `${name} cannot be reached from here (${via.kind})`, false));
     },
     retain(urls) {
-      const bridged = new Set(endpoints().flatMap(({ via, url }) => (via === undefined ? [] : [url])));
-      http.retain(new Set([...urls].filter((url) => !bridged.has(url))));
+      // Those of `sse` are reached over HTTP too.
+      http.retain(new Set([...urls].filter((url) => !isStdioUrl(url))));
       configure();
     },
     async close() {

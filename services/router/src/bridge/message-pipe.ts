@@ -1,5 +1,5 @@
 import { isObject, serverMessageOf } from "../mcp/envelope.ts";
-import type { UpstreamError } from "../upstream-client.ts";
+import type { UpstreamError, UpstreamResponse } from "../upstream-client.ts";
 import { LocalResponse } from "./local-exchange.ts";
 
 /** A line to a server on which whole JSON-RPC messages travel both ways: a process's standard streams, or the transport of 2024-11-05. */
@@ -17,6 +17,18 @@ export interface PipeListener {
   message(value: Record<string, unknown>, text: string): void;
   /** Called once, also after `close()`; nothing comes after it. */
   lineEnded(error: UpstreamError): void;
+}
+
+/** The server took a message with a status of its own instead of a place on the line; what it said is the answer. */
+export class MessageRefused extends Error {
+  override readonly name = "MessageRefused";
+  readonly code = "message_refused";
+  readonly retriable = false;
+  readonly response: UpstreamResponse;
+  constructor(response: UpstreamResponse) {
+    super(`the server answered a message with status ${response.status}`);
+    this.response = response;
+  }
 }
 
 /** A message of a client, as far as a bridge needs it. */

@@ -9,6 +9,7 @@ import {
   jsonHeaders,
   lineOf,
   type MessagePipe,
+  MessageRefused,
   type PipeListener,
   progressTokenOf,
   refusal,
@@ -36,6 +37,8 @@ export class PipeSession implements PipeListener {
   #waitingChars = 0;
   #dropped = 0;
   #closed = false;
+  /** `initialize` was answered. */
+  #begun = false;
   #usedAtMs: number;
 
   constructor(id: string, limits: PipeLimits) {
@@ -93,6 +96,7 @@ export class PipeSession implements PipeListener {
     if (message.kind === "answer") {
       const pending = message.id === null ? undefined : this.#pending.get(idKey(message.id));
       if (pending === undefined) return;
+      this.#begun = true;
       if (pending.exchange.begun) {
         this.#push(pending, text);
         pending.exchange.end();
@@ -120,8 +124,7 @@ export class PipeSession implements PipeListener {
     if (message === null) return refusal(400, -32700, "Parse error: Invalid JSON-RPC message");
     const line = lineOf(request.body, message.value);
     if (message.kind !== "request") {
-      await pipe.send(line);
-      return LocalResponse.whole(202, {}, "");
+      return (await this.#give(pipe, line)) ?? LocalResponse.whole(202, {}, "");
     }
     const key = idKey(message.id);
     if (this.#pending.has(key)) return refusal(400, -32600, "Invalid Request: a request with this id is under way");
@@ -130,11 +133,28 @@ export class PipeSession implements PipeListener {
     const headers = message.method === "initialize" ? { "mcp-session-id": this.id } : {};
     this.#pending.set(key, { exchange, headers, token: askedTokenOf(message.value) });
     try {
-      await pipe.send(line);
+      const refused = await this.#give(pipe, line);
+      // Another session may take the message: the line ended before it had it (B4). There is none yet where this one was to begin.
+      if (refused !== null) {
+        exchange.end();
+        return refused;
+      }
     } catch (error) {
       exchange.fail(error instanceof UpstreamError ? error : new UpstreamError("other", "the message could not be sent", true, error));
     }
     return exchange.response;
+  }
+
+  /** Hands a message over; the answer to it where the line has none for it. */
+  async #give(pipe: MessagePipe, line: string): Promise<UpstreamResponse | null> {
+    try {
+      await pipe.send(line);
+      return null;
+    } catch (error) {
+      if (error instanceof MessageRefused) return error.response;
+      if (this.#begun && this.#closed && error instanceof UpstreamError && !error.written) return unknownSession();
+      throw error;
+    }
   }
 
   #get(request: UpstreamRequest, pipe: MessagePipe): UpstreamResponse {
