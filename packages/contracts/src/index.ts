@@ -1,3 +1,4 @@
+export type { AgentConfig, RouterAuth } from "./agent-config.ts";
 export { type BreakerChanged, type BreakerState, breakerChanged, breakerState, type Permit, permit } from "./breaker.ts";
 export { canonicalJson, hashOf, sha256 } from "./canonical.ts";
 export {

@@ -1,4 +1,5 @@
 import { isMap, isScalar, LineCounter, parseDocument } from "yaml";
+import { reportAgentProblems } from "./agent-config.ts";
 import { hashOf } from "./canonical.ts";
 import { isStdioUrl } from "./endpoint-transport.ts";
 import { reportProbeProblems } from "./probe-plan.ts";
@@ -166,6 +167,7 @@ function checkMeaning(config: Topology, options: ParseTopologyOptions, report: R
     }
   });
   checkMaintenance(config, report);
+  reportAgentProblems(config, report);
   checkSafetyRules(config, report);
   reportProbeProblems(config, report);
   if (options.hasSecret) {

@@ -1,4 +1,5 @@
 import { z } from "zod";
+import { agentConfig, routerAuth } from "./agent-config.ts";
 import { checkReached, endpointTransport, isStdioUrl, stdioConfig, withAddress } from "./endpoint-transport.ts";
 import { endpointVariables, upstreamVariables } from "./environment.ts";
 import { maintenanceWindow } from "./maintenance.ts";
@@ -185,7 +186,7 @@ export const topology = z.strictObject({
   version: z.literal(1).default(1),
   upstreams: z.record(name, upstreamConfig).refine((all) => Object.keys(all).length > 0, "give at least one upstream"),
   /** Agents by name, with the upstream tools that they use; an agent can be rolled back as a whole. */
-  agents: z.record(name, z.strictObject({ tools: z.array(z.string()).default([]) })).default({}),
+  agents: z.record(name, agentConfig).default({}),
   probes: z
     .strictObject({
       interval_ms: milliseconds(100, 3_600_000).optional(),
@@ -223,6 +224,8 @@ export const topology = z.strictObject({
         .default(4 * 1024 * 1024),
       allowed_hosts: z.array(z.string()).default([]),
       allowed_origins: z.array(z.string()).default([]),
+      /** Agents may show tokens of these issuers. With it, or with tokens in `agents:`, nobody is let in without one. */
+      auth: routerAuth.optional(),
     })
     .prefault({}),
   contacts: z.record(z.string(), z.string()).default({}),

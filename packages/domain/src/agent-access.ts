@@ -1,3 +1,5 @@
+import type { AgentConfig, Topology } from "@mcp-failover/contracts";
+
 /**
  * What an authenticated agent may use (issue 4, "Identity"). Pure: the router asks it for every call and for every list of tools.
  *
@@ -10,6 +12,17 @@
 export interface AgentGrant {
   readonly upstreams: readonly string[];
   readonly tools: readonly string[];
+}
+
+/** What `agents.<name>.allow` grants: everything where nothing is said. */
+export function grantOf(agent: AgentConfig): AgentGrant {
+  return { upstreams: agent.allow?.upstreams ?? ["*"], tools: agent.allow?.tools ?? ["*"] };
+}
+
+/** Whether agents have to say who they are: one of them has a credential, or there is an issuer of tokens. */
+export function identityRequired(topology: Pick<Topology, "agents" | "router">): boolean {
+  const agents = Object.values(topology.agents);
+  return topology.router.auth !== undefined || agents.some(({ tokens, subjects }) => tokens !== undefined || subjects !== undefined);
 }
 
 /** Without identities everybody may use everything, as it is on a developer's machine. */

@@ -46,7 +46,7 @@ export function secretsOf(service: string, configured: Topology): string[] {
     service === "bootstrap"
       ? topology
       : service === "router"
-        ? Object.values(topology.upstreams).map(withoutProbes)
+        ? [Object.values(topology.upstreams).map(withoutProbes), topology.agents]
         : service === "prober"
           ? Object.values(topology.upstreams).map(({ endpoints, probe }) => ({ endpoints: endpoints.map(withoutProcess), probe }))
           : service === "notifier"

@@ -4,6 +4,7 @@ import type { RouterConfig } from "./config.ts";
 import { createRouterControl } from "./control/control.ts";
 import { answers, reaches } from "./control/reach.ts";
 import { startDataPlane } from "./data-plane.ts";
+import { startTokenGuard } from "./identity/start-guard.ts";
 import { createStreamClaims, serveStreamClaims } from "./mcp/claims.ts";
 import { createSharedDirectory } from "./mcp/directory.ts";
 import { createSealer } from "./mcp/seal.ts";
@@ -36,6 +37,7 @@ export async function startRouter(kit: Kit<RouterConfig>): Promise<Running> {
     reaches: async (url, timeoutMs) => (isStdioUrl(url) ? stdio.reach(url) : reaches(url, timeoutMs)),
     answers: (url, timeoutMs) => (isStdioUrl(url) ? stdio.look(url, timeoutMs) : answers(url, timeoutMs)),
   });
+  const guard = startTokenGuard(kit, control);
   let sessions = (): number => 0;
   const plane = await startDataPlane({
     host: config.MCPF_ROUTER_HOST,
@@ -56,6 +58,7 @@ export async function startRouter(kit: Kit<RouterConfig>): Promise<Running> {
         origins: [...config.MCPF_ROUTER_ALLOWED_ORIGINS, ...origins],
       };
     },
+    guard,
     log,
     metrics: dataPlaneMetrics(registry, { sessions: () => sessions() }),
     health: async (asked) => (await probeAnswer(asked, control, stdio)) ?? healthAnswer(asked, kit.readiness, registry),

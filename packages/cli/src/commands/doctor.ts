@@ -103,6 +103,12 @@ async function checkStream(context: Context, name: StreamName, add: Add): Promis
   }
 }
 
+/** A service that works, and says that something about it is dangerous. */
+const warning = "warning: ";
+const whatToDo: Readonly<Record<string, string>> = {
+  identity: "give agents tokens (agents.<name>.tokens in failover.yaml), or listen on 127.0.0.1 (MCPF_ROUTER_HOST)",
+};
+
 async function checkReadiness(services: readonly { name: string; metadata: Record<string, string> }[], add: Add): Promise<void> {
   for (const { name, metadata } of services) {
     const url = metadata["health"];
@@ -110,6 +116,10 @@ async function checkReadiness(services: readonly { name: string; metadata: Recor
     const answer = await get(`${url}/readyz`);
     const conditions = (answer.body as { status?: string; conditions?: Record<string, { ok: boolean; reason: string }> } | null) ?? {};
     const reasons = Object.entries(conditions.conditions ?? {}).flatMap(([key, { ok, reason }]) => (ok ? [] : [`${key}: ${reason}`]));
+    for (const [key, { ok, reason }] of Object.entries(conditions.conditions ?? {})) {
+      if (ok && reason.startsWith(warning))
+        add(`${key} of ${metadata["instance"] ?? name}`, false, reason.slice(warning.length), whatToDo[key] ?? "see its log");
+    }
     const ready = answer.status === 200 && reasons.length === 0;
     if (!ready)
       add(

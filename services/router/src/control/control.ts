@@ -1,8 +1,9 @@
 import { join } from "node:path";
 import type { Bus } from "@mcp-failover/bus";
-import type { Event, RouteHeld, TrafficObserved } from "@mcp-failover/contracts";
+import type { Event, RouteHeld, Topology, TrafficObserved } from "@mcp-failover/contracts";
 import { chooseImplementation, defaultPolicy, initialFailoverState, policyFor } from "@mcp-failover/domain";
 import type { Kit } from "@mcp-failover/service-kit";
+import { type Access, accessOf } from "./access-of.ts";
 import { Call } from "./call.ts";
 import type { CallWorld } from "./call-world.ts";
 import { candidateLooks } from "./candidate-looks.ts";
@@ -77,13 +78,14 @@ class Control implements RunningControl {
   readonly #upstreams = new Map<string, UpstreamState>();
   readonly #listeners = new Set<(upstream: string) => void>();
   readonly #cleanups: (() => void | Promise<void>)[] = [];
-  #access: { readonly hosts: readonly string[]; readonly origins: readonly string[] } = { hosts: [], origins: [] };
+  #access: Access = { hosts: [], origins: [] };
   #caughtUp = false;
   /** Until when the log is known to have been heard. */
   #confirmedAtMs = 0;
   #fromDisk = false;
   #callNumber = 0;
   #droppedSaid = 0;
+  readonly configuration = (): Topology | null => this.#table.config?.topology ?? null;
 
   constructor(kit: ControlKit, options: ControlOptions) {
     this.#kit = kit;
@@ -193,7 +195,7 @@ class Control implements RunningControl {
     };
   }
 
-  access(): { readonly hosts: readonly string[]; readonly origins: readonly string[] } {
+  access(): Access {
     return this.#access;
   }
 
@@ -238,8 +240,7 @@ class Control implements RunningControl {
     const config = this.#table.config;
     if (config === null) return;
     const before = new Set(this.#upstreams.keys());
-    const { allowed_hosts: allowed, allowed_origins: origins, public_urls: urls } = config.topology.router;
-    this.#access = { hosts: [...allowed.map((host) => host.toLowerCase()), ...urls.map((url) => new URL(url).hostname)], origins };
+    this.#access = accessOf(config.topology.router);
     for (const [name, upstreamConfig] of Object.entries(config.topology.upstreams)) {
       const parts = {
         name,

@@ -3,9 +3,12 @@ import { Client as ClientV1 } from "@modelcontextprotocol/sdk/client/index.js";
 import { StreamableHTTPClientTransport as TransportV1 } from "@modelcontextprotocol/sdk/client/streamableHttp.js";
 
 /** A client of SDK 1.x with all that a server may ask of it. */
-export async function connectV1(url: URL | string): Promise<{ client: ClientV1; transport: TransportV1 }> {
+export async function connectV1(
+  url: URL | string,
+  options: { readonly requestInit?: RequestInit } = {},
+): Promise<{ client: ClientV1; transport: TransportV1 }> {
   const client = new ClientV1({ name: "agent-v1", version: "1" }, { capabilities: { sampling: {}, elicitation: {} } });
-  const transport = new TransportV1(new URL(url));
+  const transport = new TransportV1(new URL(url), options);
   // SDK 1.x types its transport without exactOptionalPropertyTypes in mind.
   await client.connect(transport as never);
   return { client, transport };

@@ -1,0 +1,138 @@
+import { createLocalJWKSet, type JSONWebKeySet, type JWTVerifyGetKey } from "jose";
+
+/**
+ * The keys of issuers. Guarantees:
+ * K1  A key set is fetched by one request at a time, with a time-out, a limit on its size, and no redirect followed.
+ * K2  It is fetched again when it is old, and when a token names a key that is not in it, but then not more often than every `againMs`.
+ * K3  When it cannot be fetched the last good one goes on, however old; also after a restart, from disk.
+ */
+export interface KeySets {
+  /** Null: none was ever had. */
+  get(url: string): Promise<JWTVerifyGetKey | null>;
+  /** A token names a key that is not there: fetches again if that is due. False: nothing new. */
+  again(url: string): Promise<boolean>;
+}
+
+/** Where the last good key sets are kept. */
+export interface KeySetStore {
+  load(): Promise<Readonly<Record<string, JSONWebKeySet>>>;
+  save(sets: Readonly<Record<string, JSONWebKeySet>>): Promise<void>;
+}
+
+export interface KeySetOptions {
+  readonly nowMs: () => number;
+  readonly store: KeySetStore | null;
+  readonly onTrouble: (error: unknown, url: string) => void;
+  readonly fetch?: (url: string) => Promise<JSONWebKeySet>;
+  readonly freshMs?: number;
+  readonly againMs?: number;
+}
+
+const freshMsDefault = 10 * 60_000;
+const againMsDefault = 30_000;
+const fetchMsMax = 5000;
+const setBytesMax = 256 * 1024;
+const keysMax = 200;
+const urlsMax = 100;
+
+interface Held {
+  set: JSONWebKeySet | null;
+  key: JWTVerifyGetKey | null;
+  /** When the last attempt began, and when the last good one did. */
+  triedAtMs: number;
+  goodAtMs: number;
+  fetching: Promise<boolean> | null;
+}
+
+export function createKeySets(options: KeySetOptions): KeySets {
+  const { nowMs } = options;
+  const freshMs = options.freshMs ?? freshMsDefault;
+  const againMs = options.againMs ?? againMsDefault;
+  const fetchSet = options.fetch ?? fetchKeySet;
+  const held = new Map<string, Held>();
+  const nothing: Readonly<Record<string, JSONWebKeySet>> = {};
+  const kept = (options.store?.load() ?? Promise.resolve(nothing)).catch((error: unknown) => {
+    options.onTrouble(error, "the kept key sets");
+    return nothing;
+  });
+
+  const heldOf = async (url: string): Promise<Held> => {
+    const known = held.get(url);
+    if (known !== undefined) return known;
+    const set = (await kept)[url] ?? null;
+    const second = held.get(url);
+    if (second !== undefined) return second;
+    if (held.size >= urlsMax) held.delete(held.keys().next().value as string);
+    const fresh: Held = {
+      set,
+      key: set === null ? null : createLocalJWKSet(set),
+      triedAtMs: Number.NEGATIVE_INFINITY,
+      goodAtMs: Number.NEGATIVE_INFINITY,
+      fetching: null,
+    };
+    held.set(url, fresh);
+    return fresh;
+  };
+
+  const refresh = (url: string, one: Held): Promise<boolean> => {
+    one.fetching ??= (async () => {
+      one.triedAtMs = nowMs();
+      try {
+        const set = await fetchSet(url);
+        one.key = createLocalJWKSet(set);
+        one.set = set;
+        one.goodAtMs = one.triedAtMs;
+        await options.store?.save(Object.fromEntries([...held].flatMap(([name, { set: last }]) => (last === null ? [] : [[name, last]]))));
+        return true;
+      } catch (error) {
+        options.onTrouble(error, url);
+        return one.goodAtMs === one.triedAtMs;
+      } finally {
+        one.fetching = null;
+      }
+    })();
+    return one.fetching;
+  };
+
+  return {
+    async get(url) {
+      const one = await heldOf(url);
+      const due = nowMs() - one.goodAtMs > freshMs && nowMs() - one.triedAtMs > againMs;
+      if (one.key === null && (due || one.fetching !== null)) await refresh(url, one);
+      // With keys at hand nobody waits for newer ones.
+      else if (due) refresh(url, one).catch((error: unknown) => options.onTrouble(error, url));
+      return one.key;
+    },
+    async again(url) {
+      const one = await heldOf(url);
+      if (one.fetching === null && nowMs() - one.triedAtMs <= againMs) return false;
+      return refresh(url, one);
+    },
+  };
+}
+
+/** Throws when the answer is no key set, too large or too late. */
+async function fetchKeySet(url: string): Promise<JSONWebKeySet> {
+  const response = await fetch(url, {
+    redirect: "error",
+    signal: AbortSignal.timeout(fetchMsMax),
+    headers: { accept: "application/json" },
+  });
+  if (response.status !== 200 || response.body === null) {
+    await response.body?.cancel();
+    throw new Error(`${url} answered ${response.status}`);
+  }
+  const chunks: Uint8Array[] = [];
+  let size = 0;
+  for await (const chunk of response.body) {
+    size += chunk.length;
+    if (size > setBytesMax) throw new Error(`${url} answered with more than ${setBytesMax} bytes`);
+    chunks.push(chunk);
+  }
+  const value: unknown = JSON.parse(Buffer.concat(chunks).toString("utf8"));
+  const keys = typeof value === "object" && value !== null ? (value as { keys?: unknown }).keys : undefined;
+  if (!Array.isArray(keys) || keys.length > keysMax) throw new Error(`${url} answered with something that is no key set`);
+  // A secret key would let everybody who can read it sign; only public ones are taken.
+  const usable = keys.filter((key: unknown) => typeof key === "object" && key !== null && (key as { kty?: unknown }).kty !== "oct");
+  return { keys: usable } as JSONWebKeySet;
+}

@@ -1,0 +1,227 @@
+import { createHash } from "node:crypto";
+import type { IncomingHttpHeaders } from "node:http";
+import type { RouterAuth, SecretRef, Topology } from "@mcp-failover/contracts";
+import { audienceMatches, grantOf, identityRequired } from "@mcp-failover/domain";
+import { decodeJwt, errors, type JWTPayload, jwtVerify } from "jose";
+import { RefusedRequest } from "../errors.ts";
+import type { Guard } from "./guard.ts";
+import type { KeySets } from "./key-sets.ts";
+import { anybody, type Principal, principalOf } from "./principal.ts";
+
+/**
+ * Agents by token. Guarantees:
+ * I1  Where an agent has a credential, or there is an issuer, nobody is let in without a good token: 401 says how to get one.
+ * I2  A token is compared by its SHA-256; neither it nor the hash is ever in a log line, an error or an answer.
+ * I3  A JWT is good with a signature by a key of its issuer, in its time, and made for this router (`aud`), which is looked at for every
+ *     request; a good one is believed for at most `believedMs` without looking at the signature again.
+ * I4  Keys that cannot be fetched refuse nobody whom the last good ones let in.
+ */
+export interface TokenGuardOptions {
+  readonly configuration: () => Topology | null;
+  readonly secrets: { resolve(value: string | SecretRef): string };
+  readonly keys: KeySets;
+  readonly nowMs: () => number;
+  /** A token of the configuration that cannot be used. */
+  readonly onProblem: (agent: string, error: unknown) => void;
+}
+
+type Issuer = RouterAuth["issuers"][number];
+interface Rules {
+  readonly required: boolean;
+  readonly byHash: ReadonlyMap<string, Principal>;
+  /** Agent by `issuer subject`. */
+  readonly bySubject: ReadonlyMap<string, string>;
+  readonly issuers: readonly Issuer[];
+  readonly publicUrls: readonly string[];
+  readonly topology: Topology | null;
+}
+
+const believedMs = 60_000;
+const believedMax = 10_000;
+const tokenCharsMax = 16 * 1024;
+const leewaySeconds = 30;
+/** Asymmetric ones alone: with a shared secret everybody who can check a token could make one. */
+const algorithms = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "Ed25519"];
+const wellKnown = "/.well-known/oauth-protected-resource";
+
+export function createTokenGuard(options: TokenGuardOptions): Guard & { required(): boolean } {
+  let rules: Rules = { required: false, byHash: new Map(), bySubject: new Map(), issuers: [], publicUrls: [], topology: null };
+  /** JWTs by their hash. Dropped with every new configuration. */
+  const believed = new Map<
+    string,
+    { readonly principal: Principal; readonly audience: unknown; readonly issuer: Issuer; readonly untilMs: number }
+  >();
+
+  const current = (): Rules => {
+    const topology = options.configuration();
+    if (topology !== rules.topology && topology !== null) {
+      rules = rulesOf(topology, options);
+      believed.clear();
+    }
+    return rules;
+  };
+
+  const verify = async (token: string, hash: string, now: Rules, place: Place): Promise<Principal> => {
+    const issuer = issuerOf(token, now);
+    if (issuer === null) throw unauthorized(now, place, "the token is none of an issuer that is configured");
+    const payload = await verified(token, issuer, now, place);
+    const name = payload[issuer.agent_claim];
+    const agent = typeof name === "string" ? now.bySubject.get(`${issuer.issuer} ${name}`) : undefined;
+    const config = agent === undefined ? undefined : now.topology?.agents[agent];
+    if (agent === undefined || config === undefined) {
+      throw new RefusedRequest(
+        403,
+        -32000,
+        `no agent is configured for this token (its ${issuer.agent_claim}); add it to agents.<name>.subjects`,
+      );
+    }
+    const granted = new Set(String(payload["scope"] ?? "").split(" "));
+    const missing = (issuer.scopes ?? []).filter((scope) => !granted.has(scope));
+    if (missing.length > 0) throw unauthorized(now, place, `the token lacks ${missing.join(" ")}`, missing);
+    const principal = principalOf(`jwt:${hashOf(`${issuer.issuer} ${name} ${payload.sub}`).slice(0, 32)}`, agent, grantOf(config));
+    checkAudience(payload.aud, issuer, now, place);
+    if (believed.size >= believedMax) believed.delete(believed.keys().next().value as string);
+    const untilMs = Math.min(options.nowMs() + believedMs, Number(payload.exp) * 1000 + leewaySeconds * 1000);
+    believed.set(hash, { principal, audience: payload.aud, issuer, untilMs });
+    return principal;
+  };
+
+  const verified = async (token: string, issuer: Issuer, now: Rules, place: Place): Promise<JWTPayload> => {
+    for (let tries = 1; ; tries++) {
+      const key = await options.keys.get(issuer.jwks_url);
+      if (key === null) {
+        throw new RefusedRequest(503, -32000, "the keys of the tokens' issuer are out of reach; try again", { "retry-after": "5" });
+      }
+      try {
+        const { payload } = await jwtVerify(token, key, {
+          issuer: issuer.issuer,
+          algorithms,
+          clockTolerance: leewaySeconds,
+          requiredClaims: ["exp", "aud"],
+          currentDate: new Date(options.nowMs()),
+        });
+        return payload;
+      } catch (error) {
+        if (error instanceof errors.JWKSNoMatchingKey && tries === 1 && (await options.keys.again(issuer.jwks_url))) continue;
+        if (!(error instanceof errors.JOSEError)) throw error;
+        throw unauthorized(now, place, sayWhy(error));
+      }
+    }
+  };
+
+  return {
+    required: () => current().required,
+    identify(headers, face, upstream) {
+      const now = current();
+      if (!now.required) return anybody;
+      const place = { face, upstream };
+      const token = bearerOf(headers);
+      if (token === null) throw unauthorized(now, place, null);
+      const hash = hashOf(token);
+      const known = now.byHash.get(hash);
+      if (known !== undefined) return known;
+      const before = believed.get(hash);
+      if (before !== undefined && before.untilMs > options.nowMs()) {
+        checkAudience(before.audience, before.issuer, now, place);
+        return before.principal;
+      }
+      believed.delete(hash);
+      if (now.issuers.length === 0 || token.split(".").length !== 3) throw unauthorized(now, place, "the token is not known");
+      return verify(token, hash, now, place);
+    },
+    metadata(path) {
+      const now = current();
+      const [base] = now.publicUrls;
+      if (now.issuers.length === 0 || base === undefined || !path.startsWith(wellKnown)) return null;
+      const prefix = new URL(base).pathname.replace(/\/$/, "");
+      let rest = path.slice(wellKnown.length);
+      if (prefix !== "" && rest.startsWith(prefix)) rest = rest.slice(prefix.length);
+      if (rest !== "" && !/^\/(?:mcp|http)\/[\w.-]{1,128}$/.test(rest)) return null;
+      const scopes = [...new Set(now.issuers.flatMap(({ scopes: wanted = [] }) => wanted))];
+      return {
+        resource: rest === "" ? base : `${base.replace(/\/$/, "")}${rest}`,
+        authorization_servers: now.issuers.map(({ issuer }) => issuer),
+        bearer_methods_supported: ["header"],
+        resource_name: "mcp-failover",
+        ...(scopes.length === 0 ? {} : { scopes_supported: scopes }),
+      };
+    },
+  };
+}
+
+interface Place {
+  readonly face: "mcp" | "http";
+  readonly upstream: string;
+}
+
+function rulesOf(topology: Topology, options: TokenGuardOptions): Rules {
+  const byHash = new Map<string, Principal>();
+  const bySubject = new Map<string, string>();
+  const issuers = topology.router.auth?.issuers ?? [];
+  for (const [name, agent] of Object.entries(topology.agents)) {
+    const principal = principalOf(`agent:${name}`, name, grantOf(agent));
+    for (const token of agent.tokens ?? []) {
+      try {
+        byHash.set("sha256" in token ? token.sha256 : hashOf(options.secrets.resolve(token)), principal);
+      } catch (error) {
+        // The agent cannot come in with it; the others can.
+        options.onProblem(name, error);
+      }
+    }
+    for (const subject of agent.subjects ?? []) {
+      bySubject.set(typeof subject === "string" ? `${issuers[0]?.issuer} ${subject}` : `${subject.issuer} ${subject.subject}`, name);
+    }
+  }
+  return { required: identityRequired(topology), byHash, bySubject, issuers, publicUrls: topology.router.public_urls, topology };
+}
+
+function checkAudience(audience: unknown, issuer: Issuer, rules: Rules, place: Place): void {
+  const own = rules.publicUrls.flatMap((url) => [url, `${url.replace(/\/$/, "")}/${place.face}/${place.upstream}`]);
+  if (!audienceMatches(audience, [...own, ...(issuer.audiences ?? [])]))
+    throw unauthorized(rules, place, "the token was made for another resource");
+}
+
+function issuerOf(token: string, rules: Rules): Issuer | null {
+  try {
+    const { iss } = decodeJwt(token);
+    return rules.issuers.find(({ issuer }) => issuer === iss) ?? null;
+  } catch (error) {
+    if (error instanceof errors.JOSEError) return null;
+    throw error;
+  }
+}
+
+/** The bearer token, or null. Tokens in the URL are not taken: they would be in every log (RFC 9700, 4.3.2). */
+function bearerOf(headers: IncomingHttpHeaders): string | null {
+  const { authorization } = headers;
+  if (authorization === undefined || authorization.length > tokenCharsMax) return null;
+  return /^bearer +([\w.~+/=-]+)$/i.exec(authorization)?.[1] ?? null;
+}
+
+function hashOf(text: string): string {
+  return createHash("sha256").update(text).digest("hex");
+}
+
+/** 401, or 403 for scopes that are missing, with what RFC 6750 and RFC 9728 say about `WWW-Authenticate`. */
+function unauthorized(rules: Rules, place: Place, why: string | null, scopes: readonly string[] = []): RefusedRequest {
+  const [base] = rules.publicUrls;
+  const parts = [`realm="mcp-failover"`];
+  if (why !== null) parts.push(`error="${scopes.length > 0 ? "insufficient_scope" : "invalid_token"}"`, `error_description="${why}"`);
+  if (scopes.length > 0) parts.push(`scope="${scopes.join(" ")}"`);
+  if (rules.issuers.length > 0 && base !== undefined && /^[\w.-]{1,128}$/.test(place.upstream)) {
+    const { origin, pathname } = new URL(base);
+    parts.push(`resource_metadata="${origin}${wellKnown}${pathname.replace(/\/$/, "")}/${place.face}/${place.upstream}"`);
+  }
+  const message = why === null ? "send a bearer token: Authorization: Bearer ..." : `the token is refused: ${why}`;
+  return new RefusedRequest(scopes.length > 0 ? 403 : 401, -32000, message, { "www-authenticate": `Bearer ${parts.join(", ")}` });
+}
+
+/** Never the error's own text, which could repeat a part of the token. */
+function sayWhy(error: errors.JOSEError): string {
+  if (error instanceof errors.JWTExpired) return "it has expired";
+  if (error instanceof errors.JWTClaimValidationFailed) return `its claim ${error.claim} is missing or wrong`;
+  if (error instanceof errors.JWKSNoMatchingKey) return "its key is not one of the issuer's";
+  if (error instanceof errors.JWSSignatureVerificationFailed) return "its signature is wrong";
+  if (error instanceof errors.JOSEAlgNotAllowed) return "its algorithm is not allowed";
+  return "it is not valid";
+}
