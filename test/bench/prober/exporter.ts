@@ -4,17 +4,43 @@ import { writeFile } from "node:fs/promises";
 import { Agent, request } from "node:http";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
+import { gunzipSync } from "node:zlib";
 import { freePort, tempDir } from "@mcp-failover/testkit";
 import { pinned, usageOf } from "./machine.ts";
 
 export interface ExporterRun {
   readonly exporter: "prometheus-blackbox-exporter";
+  readonly module: ExporterModule;
+  readonly asked: "by Prometheus" | "plainly";
   readonly probes: number;
   readonly failed: number;
   readonly cpuUsPerProbe: number;
   readonly coreShare: number;
   readonly perSecond: number;
 }
+
+/** `http_2xx` as its package configures it; `as_ours` does what our probe of type http does. */
+export type ExporterModule = "http_2xx" | "as_ours";
+const modules = `modules:
+  http_2xx:
+    prober: http
+  as_ours:
+    prober: http
+    timeout: 5s
+    http:
+      method: GET
+      preferred_ip_protocol: ip4
+      ip_protocol_fallback: false
+      follow_redirects: false
+`;
+/** What Prometheus sends with a scrape: the exporter compresses its answer then, as it does in service. */
+const prometheusHeaders = {
+  "user-agent": "Prometheus/2.42.0",
+  accept:
+    "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
+  "accept-encoding": "gzip",
+  "x-prometheus-scrape-timeout-seconds": "5",
+};
 
 /** `MCPF_BLACKBOX_EXPORTER`, or the program of Debian's package; null: not installed. */
 export function findExporter(): string | null {
@@ -33,6 +59,8 @@ const answerMsMax = 10_000;
  */
 export async function measureExporter(options: {
   readonly program: string;
+  readonly module: ExporterModule;
+  readonly asked: ExporterRun["asked"];
   readonly urls: readonly string[];
   readonly perSecond: number;
   readonly seconds: number;
@@ -40,7 +68,7 @@ export async function measureExporter(options: {
   const port = await freePort();
   const dir = await tempDir("mcpf-exporter-");
   const config = join(dir.path, "blackbox.yml");
-  await writeFile(config, "modules:\n  http_2xx:\n    prober: http\n    timeout: 5s\n    http:\n      preferred_ip_protocol: ip4\n");
+  await writeFile(config, modules);
   const words = [`--config.file=${config}`, `--web.listen-address=127.0.0.1:${port}`, "--log.level=error"];
   const [program, args] = pinned("measured", options.program, words);
   const child = spawn(program, args, { stdio: ["ignore", "ignore", "inherit"] });
@@ -56,14 +84,16 @@ export async function measureExporter(options: {
       counts.done += 1;
       if (!ok) counts.failed += 1;
     };
-    const path = `/probe?module=http_2xx&target=${encodeURIComponent(url)}`;
-    const sent = request({ agent, host: "127.0.0.1", port, path, timeout: answerMsMax }, (answer) => {
-      let text = "";
-      answer.setEncoding("latin1");
-      answer.on("data", (chunk: string) => {
-        text += chunk;
+    const path = `/probe?module=${options.module}&target=${encodeURIComponent(url)}`;
+    const headers = options.asked === "plainly" ? {} : prometheusHeaders;
+    const sent = request({ agent, host: "127.0.0.1", port, path, headers, timeout: answerMsMax }, (answer) => {
+      const chunks: Buffer[] = [];
+      answer.on("data", (chunk: Buffer) => chunks.push(chunk));
+      answer.on("end", () => {
+        const bytes = Buffer.concat(chunks);
+        const text = answer.headers["content-encoding"] === "gzip" ? gunzipSync(bytes) : bytes;
+        end(text.includes("\nprobe_success 1"));
       });
-      answer.on("end", () => end(text.includes("\nprobe_success 1")));
     });
     sent.on("timeout", () => sent.destroy(new Error("timeout")));
     sent.on("error", () => end(false));
@@ -90,7 +120,7 @@ export async function measureExporter(options: {
       if ((await fetch(`http://127.0.0.1:${port}/-/healthy`).catch(() => null))?.ok) break;
       await sleep(50);
     }
-    await drive(3000);
+    await drive(2000);
     Object.assign(counts, { done: 0, failed: 0 });
     const before = usageOf(child.pid as number);
     const startedMs = performance.now();
@@ -100,6 +130,8 @@ export async function measureExporter(options: {
     const { done, failed } = counts;
     return {
       exporter: "prometheus-blackbox-exporter",
+      module: options.module,
+      asked: options.asked,
       probes: done,
       failed,
       cpuUsPerProbe: (cpuS * 1e6) / done,
