@@ -1,5 +1,5 @@
 import { join } from "node:path";
-import type { Bus } from "@mcp-failover/bus";
+import { type Bus, StoreClock } from "@mcp-failover/bus";
 import type { Event, RouteHeld, Topology, TrafficObserved } from "@mcp-failover/contracts";
 import { chooseImplementation, defaultPolicy, initialFailoverState, policyFor } from "@mcp-failover/domain";
 import type { Kit } from "@mcp-failover/service-kit";
@@ -80,6 +80,8 @@ class Control implements RunningControl {
   readonly #cleanups: (() => void | Promise<void>)[] = [];
   #access: Access = { hosts: [], origins: [] };
   #caughtUp = false;
+  /** What the fleet says of a time is said by it. */
+  readonly #storeClock = new StoreClock(() => this.#world.monotonicMs());
   /** Until when the log is known to have been heard. */
   #confirmedAtMs = 0;
   #fromDisk = false;
@@ -136,7 +138,10 @@ class Control implements RunningControl {
         },
         onError: (error, stored) => this.#kit.log.error({ err: error, seq: stored.seq }, "an event of the log could not be applied"),
       },
-      (stored) => this.#apply(this.#table.fold(stored)),
+      (stored) => {
+        if (this.#caughtUp) this.#storeClock.hear(stored.timeMs);
+        this.#apply(this.#table.fold(stored));
+      },
     );
     this.#cleanups.push(() => following.stop());
     const { monotonicMs } = this.#world;
@@ -372,7 +377,10 @@ class Control implements RunningControl {
       redact: (text) => kit.secrets.redact(text),
       logReachable: () => this.#hears(),
       isStale: (staleMsMax) => !this.#hears() && kit.nowMs() - this.#confirmedAtMs > staleMsMax,
-      moment: () => ({ router: kit.instance, logReachable: this.#hears(), nowMs: kit.nowMs(), monotonicMs: monotonicMs() }),
+      moment: () => {
+        const nowMs = this.#storeClock.nowMs() ?? kit.nowMs();
+        return { router: kit.instance, logReachable: this.#hears(), nowMs, monotonicMs: monotonicMs() };
+      },
       implementationOf: (upstream, call, hasLegacy) => {
         if (!hasLegacy) return "mcp";
         const states = [
