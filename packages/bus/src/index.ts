@@ -21,3 +21,4 @@ export { KeptFile, type KeptFileOptions, writeWhole } from "./kept-file.ts";
 export type { BusLog } from "./log.ts";
 export { type MemoryBroker, type MemoryBrokerOptions, type MemoryConnectOptions, memoryBroker } from "./memory.ts";
 export { type ConnectOptions, connectBus } from "./nats.ts";
+export { StoreClock } from "./store-clock.ts";

@@ -3,7 +3,8 @@ const windowMs = 5000;
 
 /**
  * The store's clock as this process can tell it: the time of what the store has just taken, and what has passed here since by the clock that
- * cannot be set. A decision is stamped with it, so that a machine whose clock is wrong decides nothing for another time than the others.
+ * cannot be set. A decision is stamped with it, so that a machine whose clock is wrong decides nothing for another time than the others; and what a
+ * decision says of a time (until when a breaker is open) is compared with it. It is never ahead of the store's, only behind by what a message takes.
  */
 export class StoreClock {
   readonly #monotonicMs: () => number;

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { StoreClock } from "../src/decider/store-clock.ts";
+import { StoreClock } from "../src/index.ts";
 
 test("the store's clock is what its newest message says and what has passed here since, whatever comes late", () => {
   let monotonicMs = 1000;

@@ -1,5 +1,5 @@
 import { randomUUID } from "node:crypto";
-import { type Bus, connectBus, type Stored } from "@mcp-failover/bus";
+import { type Bus, connectBus, StoreClock, type Stored } from "@mcp-failover/bus";
 import type { HealthChanged, StatusView, UpstreamConfig } from "@mcp-failover/contracts";
 import { defaultPolicy, type Policy, policyFor, UnknownUpstreamError, viewStatus } from "@mcp-failover/domain";
 import { attempt } from "./attempt.ts";
@@ -89,6 +89,10 @@ export function connect(options: ConnectOptions): Client {
   const onError = options.onError ?? ((error) => process.emitWarning(error instanceof Error ? error : String(error)));
   const kept = options.cacheFile === undefined ? null : new KeptRoutes(options.cacheFile, onError);
 
+  /** What the fleet says of a time is said by the store's clock; this machine's stands in for it until the log was heard. */
+  const storeClock = new StoreClock(nowMs);
+  const storeMs = (): number => storeClock.nowMs() ?? wallMs();
+
   let view = new FleetView();
   /** Reads the log from its beginning beside what was kept, and takes its place when it has caught up. */
   let reading: FleetView | null = new FleetView();
@@ -158,6 +162,7 @@ export function connect(options: ConnectOptions): Client {
       reading.fold(placed);
       return;
     }
+    storeClock.hear(stored.timeMs);
     const before = placed.event.type === "config.applied" ? standing() : null;
     const change = view.fold(placed);
     if (change === null) return;
@@ -219,14 +224,14 @@ export function connect(options: ConnectOptions): Client {
         breaker: view.breaker(upstream, endpoint),
         logReachable: logReachable(),
         client: name,
-        wallMs: wallMs(),
+        wallMs: storeMs(),
       }),
       logReachable,
       failing: () => view.failing(upstream),
       concurrencyMax: options.concurrencyMax ?? concurrencyMaxDefault,
       queueMax: options.queueMax ?? 0,
       nowMs,
-      wallMs,
+      wallMs: storeMs,
       random,
     });
     calls.set(upstream, made);

@@ -105,6 +105,14 @@ test("A5: failures of calls that began before the fleet's breaker moved on do no
   assert.equal(await outcome(client.execute("solo", where)), "only");
 });
 
+test("a client whose clock is a minute ahead of the store's does not try an open breaker before its time", async () => {
+  const ahead = await fleet.client({ nowMs: () => Date.now() + 60_000 });
+  await fleet.breaker("docs", "primary", { status: "open", generation: 2, openUntilMs: Date.now() + 20_000 });
+  const known = () => ahead.client.status().upstreams.find(({ name }) => name === "docs")?.endpoints[0]?.breaker;
+  await until("open is known", () => known() === "open");
+  assert.equal(await ahead.client.execute("docs", where, { readOnly: true }), "secondary");
+});
+
 test("an operator's word: forced_open blocks, disabled and metrics_only never do", async () => {
   const said = async (status: "forced_open" | "disabled" | "metrics_only", generation: number): Promise<void> => {
     await fleet.breaker("solo", "only", { status, generation, sinceMs: nowMs });

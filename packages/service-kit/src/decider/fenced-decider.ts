@@ -1,9 +1,8 @@
-import { BusError, type Following, type Stored } from "@mcp-failover/bus";
+import { BusError, type Following, StoreClock, type Stored } from "@mcp-failover/bus";
 import { type Certificate, type DataOf, type Event, type EventType, subjectFor } from "@mcp-failover/contracts";
 import { Counter, Gauge } from "prom-client";
 import type { Kit } from "../kit.ts";
 import { type ClockReading, compareClocks } from "./clock-guard.ts";
-import { StoreClock } from "./store-clock.ts";
 
 /**
  * What every service needs that decides on the log: both streams followed and folded, the expectation of each fenced publish, a clock
@@ -64,6 +63,8 @@ export interface FencedDeciderOptions {
 const secondMs = 1000;
 /** The clocks are looked at this often at least. */
 const tickMsMax = 1000;
+/** A message has the clocks looked at where nobody has for this long. */
+const lookMs = 100;
 /** A failed read is tried again after this. */
 const againMs = 250;
 
@@ -135,8 +136,8 @@ export function startFencedDecider(kit: Kit<unknown>, options: FencedDeciderOpti
     return true;
   };
   const onStored = (stored: Stored): void => {
-    // Before anything is decided on it: a tick may be a second away.
-    lookAtClocks();
+    // Before anything is decided on it: the next tick may be a second away.
+    if (performance.now() - reading.monotonicMs >= lookMs) lookAtClocks();
     storeMs = stored.timeMs;
     // What was there before says when it was stored, not how late it is.
     if (caughtUp.AUDIT && caughtUp.SIGNALS) storeClock.hear(stored.timeMs);

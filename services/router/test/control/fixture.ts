@@ -76,6 +76,8 @@ export interface FixtureOptions extends ControlOptions {
   readonly dataDir?: string;
   /** The control's clock stands still but for what the test sets; default: it goes on with real time, and the test may push it. */
   readonly frozen?: boolean;
+  /** How far the clock of the router's machine is ahead of the store's. */
+  readonly aheadMs?: number;
 }
 
 function runningClock(): { nowMs: number } {
@@ -93,9 +95,9 @@ function runningClock(): { nowMs: number } {
 export async function start(t: TestContext, options: FixtureOptions = {}): Promise<Fixture> {
   const folder = options.dataDir === undefined ? await tempDir("mcpf-control-") : null;
   const dataDir = folder?.path ?? options.dataDir ?? "";
-  const broker = memoryBroker();
-  const writer = broker.connect();
   const clock = options.frozen ? { nowMs: Date.now() } : runningClock();
+  const broker = memoryBroker({ nowMs: () => clock.nowMs });
+  const writer = broker.connect();
   const stops: (() => Promise<void>)[] = [];
   t.after(async () => {
     for (const stop of stops) await stop();
@@ -141,7 +143,7 @@ export async function start(t: TestContext, options: FixtureOptions = {}): Promi
       bus,
       dataDir,
       secrets: options.secrets ?? {},
-      nowMs: () => clock.nowMs,
+      nowMs: () => clock.nowMs + (options.aheadMs ?? 0),
     });
     const control = await createRouterControl(kit, {
       random: () => 0.5,

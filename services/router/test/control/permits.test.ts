@@ -54,6 +54,20 @@ test("where no verdict comes, it ends after the wait with a reason that says so;
   assert.deepEqual(await play(begin(fixture), () => ok), ["primary"], "the last endpoint is never put out of reach");
 });
 
+for (const aheadMs of [60_000, -60_000]) {
+  test(`a router whose clock is ${aheadMs} ms ahead tries an open breaker when the store's time for that has come, not by its own`, async (t) => {
+    const fixture = await start(t, { aheadMs, frozen: true });
+    await fixture.breaker("warehouse", "primary", { status: "open", generation: 2, openUntilMs: fixture.clock.nowMs + 20_000 });
+    const goesTo = () => play(begin(fixture, { startedAtMs: fixture.clock.nowMs + aheadMs }), () => ok);
+    assert.deepEqual(await goesTo(), ["secondary"]);
+    fixture.clock.nowMs += 19_000;
+    assert.deepEqual(await goesTo(), ["secondary"]);
+    // Nobody moved it on for some seconds after its time: its keepers are gone.
+    fixture.clock.nowMs += 8000;
+    assert.deepEqual(await goesTo(), ["primary"]);
+  });
+}
+
 test("a permit of a call that was never made goes to the next one; one of an older generation is worth nothing", async (t) => {
   const fixture = await start(t);
   await half(fixture, 2, 1);
