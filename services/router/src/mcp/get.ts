@@ -13,9 +13,10 @@ import {
   sessionNotFound,
 } from "./inbound.ts";
 import { holdFromDirectory } from "./notify.ts";
+import { openAnywhere } from "./open-anywhere.ts";
 import { rewriteEvent } from "./rewrite.ts";
 import type { Hold, Session } from "./session.ts";
-import { openAnywhere, SessionStream, type StreamOutcome, streamHeaders, streamOutcome } from "./session-stream.ts";
+import { SessionStream, type StreamOutcome, streamHeaders, streamOutcome } from "./session-stream.ts";
 import { readEvents, SseWriter } from "./sse.ts";
 import { type EventId, eventIdOf, readEventId, requestIdOf, type StreamLog } from "./stream-log.ts";
 

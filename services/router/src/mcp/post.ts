@@ -1,5 +1,6 @@
 import { RefusedRequest, rpcCodes, rpcErrorMessage, sendJson } from "../errors.ts";
 import { forbiddenTool } from "../identity/tool-access.ts";
+import { readBatch, serveBatch } from "./batch.ts";
 import { serveCall } from "./call.ts";
 import { type Envelope, readEnvelope } from "./envelope.ts";
 import { checkPostHeaders, type Inbound, type McpContext, operationHeader, sessionNotFound } from "./inbound.ts";
@@ -8,10 +9,26 @@ import { serveListen } from "./listen.ts";
 import { serveNotification, serveResponse } from "./notify.ts";
 import { type Session, subscriptionsMax } from "./session.ts";
 
-/** One message of a client. */
+/** One message of a client, or several in protocol 2025-03-26. */
 export async function servePost(context: McpContext, inbound: Inbound, body: Buffer): Promise<void> {
-  const { request, view } = inbound;
+  const { request } = inbound;
   checkPostHeaders(request.headers);
+  const batch = readBatch(body, () => versionOf(context, inbound));
+  if (batch === null) return serveOne(context, inbound, body);
+  const id = request.headers["mcp-session-id"];
+  return serveBatch(context, inbound, batch, typeof id === "string" ? id : null, (part, one) => serveOne(context, part, one));
+}
+
+/** The negotiated protocol version, or what the client says where there is no session (requirement R6). */
+function versionOf({ sessions }: McpContext, { request, view, principal }: Inbound): string | undefined {
+  const id = request.headers["mcp-session-id"];
+  const said = request.headers["mcp-protocol-version"];
+  if (typeof id !== "string") return typeof said === "string" ? said : "2025-03-26";
+  return sessions.open(id, view.name, principal.id)?.sealed.version;
+}
+
+async function serveOne(context: McpContext, inbound: Inbound, body: Buffer): Promise<void> {
+  const { request, view } = inbound;
   const envelope = readEnvelope(body);
   const forbidden = forbiddenTool(inbound.principal, view.name, envelope, body, request.headers);
   if (forbidden !== null) {

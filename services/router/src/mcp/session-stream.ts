@@ -2,7 +2,8 @@ import type { EndpointView, RouterControl, UpstreamView } from "../control/port.
 import { AbortedByRouter, type UpstreamClient, UpstreamError, type UpstreamResponse } from "../upstream-client.ts";
 import { readServerMessage, type ServerMessage } from "./envelope.ts";
 import type { DataPlaneLog } from "./inbound.ts";
-import { type Replay, ReplayError } from "./replay.ts";
+import { openAnywhere } from "./open-anywhere.ts";
+import type { Replay } from "./replay.ts";
 import { rewriteEvent } from "./rewrite.ts";
 import type { Hold, Session } from "./session.ts";
 import { isSessionUnknown } from "./session-unknown.ts";
@@ -313,60 +314,6 @@ export class SessionStream {
       await new Promise((resolve) => setTimeout(resolve, waitMs * (0.5 + Math.random())).unref());
     }
   }
-}
-
-/** Opens a stream on the endpoint that the control names, with a replay of the session where it is needed. */
-export async function openAnywhere(
-  deps: StreamDeps,
-  session: Session,
-  upstreamName: string,
-  connect: (hold: Hold, endpoint: EndpointView, connectMs: number) => Promise<StreamOutcome>,
-): Promise<StreamOutcome> {
-  const { control, replay, nowMs } = deps;
-  const view = control.upstream(upstreamName);
-  if (view === null) return { kind: "refused", status: 404 };
-  const startedAtMs = nowMs();
-  const call = control.begin({
-    upstream: upstreamName,
-    kind: "mcp",
-    method: "GET",
-    tool: null,
-    agent: null,
-    sessionEndpoint: session.home,
-    deadlineMs: Number.POSITIVE_INFINITY,
-    startedAtMs,
-  });
-  let outcome: StreamOutcome = { kind: "refused", status: 503 };
-  for (let attempt = await call.next(); attempt !== null; attempt = await call.next()) {
-    const { endpoint, connectMs } = attempt;
-    try {
-      const how = { lost: null, connectMs, deadlineMs: Math.min(call.deadlineMs, nowMs() + 10_000), initialized: true };
-      let hold = await replay.holdOn(session, view, endpoint, how);
-      outcome = await connect(hold, endpoint, connectMs);
-      if (outcome.kind === "session_lost") {
-        hold = await replay.holdOn(session, view, endpoint, { ...how, lost: hold });
-        outcome = await connect(hold, endpoint, connectMs);
-      }
-    } catch (error) {
-      if (error instanceof ReplayError) {
-        const { retry } = attempt.done({ outcome: "ineligible", message: error.message });
-        outcome = { kind: "refused", status: error.code === "ended" || error.code === "sticky" ? 404 : 503 };
-        if (retry) continue;
-        break;
-      }
-      if (!(error instanceof UpstreamError)) throw error;
-      outcome = { kind: "failed", error };
-    }
-    if (outcome.kind !== "failed") {
-      attempt.done({ outcome: outcome.kind === "open" ? "ok" : "caller", httpStatus: 200, toolError: false });
-      break;
-    }
-    const { code, message } = outcome.error;
-    // A stream asks for nothing that could run twice.
-    if (!attempt.done({ outcome: "hard", code, executed: "no", message }).retry) break;
-  }
-  call.end(outcome.kind === "failed" || outcome.kind === "refused" ? "error" : "ok");
-  return outcome;
 }
 
 export function streamHeaders(session: Session, hold: Hold): Record<string, string> {
