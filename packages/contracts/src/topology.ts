@@ -1,5 +1,6 @@
 import { z } from "zod";
 import { agentConfig, routerAuth } from "./agent-config.ts";
+import { admissionConfig, agentRates, retryConfig } from "./call-limits.ts";
 import { checkReached, endpointTransport, isStdioUrl, stdioConfig, withAddress } from "./endpoint-transport.ts";
 import { endpointVariables, upstreamVariables } from "./environment.ts";
 import { maintenanceWindow } from "./maintenance.ts";
@@ -113,6 +114,8 @@ const upstreamConfig = z.strictObject({
   env: upstreamVariables.optional(),
   /** Deadline of one call and all its attempts. */
   call_timeout_ms: milliseconds(100, 600_000).optional(),
+  retry: retryConfig.optional(),
+  admission: admissionConfig.optional(),
 });
 export type UpstreamConfig = z.infer<typeof upstreamConfig>;
 
@@ -224,6 +227,7 @@ export const topology = z.strictObject({
         .default(4 * 1024 * 1024),
       allowed_hosts: z.array(z.string()).default([]),
       allowed_origins: z.array(z.string()).default([]),
+      agent_rates: agentRates.optional(),
       /** Agents may show tokens of these issuers. With it, or with tokens in `agents:`, nobody is let in without one. */
       auth: routerAuth.optional(),
     })

@@ -11,6 +11,18 @@ export {
   openGrant,
 } from "./agent-access.ts";
 export {
+  type Admission,
+  type AdmissionPolicy,
+  admitCall,
+  leaveCall,
+  nobodyAdmitted,
+  type RatePolicy,
+  ratePolicyOf,
+  stopWaiting,
+  type TokenBucket,
+  takeToken,
+} from "./admission.ts";
+export {
   type BalancingCandidate,
   type BalancingQuestion,
   type BalancingStrategy,

@@ -1,4 +1,5 @@
 import { hashOf, type Topology } from "@mcp-failover/contracts";
+import type { AdmissionPolicy } from "./admission.ts";
 
 /**
  * The defaults of every decision, with their sources, and how a configuration overrides them.
@@ -207,6 +208,10 @@ export interface RouterPolicy {
   readonly hungCallsMin: number;
   /** Design, "Probes": confirming probes time out after 500 ms. */
   readonly lookMs: number;
+  /** Statuses that the operator says to be proof that a call did not run. */
+  readonly notExecutedStatuses: readonly number[];
+  /** Null: as many calls as come. */
+  readonly admission: (AdmissionPolicy & { readonly criticalTools: readonly string[]; readonly criticalAgents: readonly string[] }) | null;
   readonly fallback: { readonly tool: boolean; readonly agent: boolean; readonly system: boolean };
   readonly legacyMode: boolean;
 }
@@ -345,6 +350,8 @@ export const defaultPolicy: Policy = {
     hungUnknownMs: 5 * secondMs,
     hungCallsMin: 20,
     lookMs: 500,
+    notExecutedStatuses: [],
+    admission: null,
     fallback: { tool: true, agent: true, system: true },
     legacyMode: false,
   },
@@ -426,6 +433,8 @@ export function policyFor(topology: Topology, upstreamName: string, environment:
     },
     router: {
       ...router,
+      notExecutedStatuses: upstream.retry?.not_executed_statuses ?? router.notExecutedStatuses,
+      admission: admissionOf(upstream.admission),
       callMs: upstream.call_timeout_ms ?? upstream.breaker.timeout_ms ?? router.callMs,
       fallbackMs: topology.fallback.fallback_timeout * secondMs,
       fallback: {
@@ -435,6 +444,20 @@ export function policyFor(topology: Topology, upstreamName: string, environment:
       },
       legacyMode: topology.fallback.legacy_mode || (block?.legacy_mode ?? false) || block?.mcp_enabled === false,
     },
+  };
+}
+
+/** Envoy: 1024 pending requests of a cluster; ours is smaller, because a tool takes longer. Sentinel: a queued call waits 500 ms. */
+const queueDefault = { queueMax: 100, queueMsMax: secondMs } as const;
+
+function admissionOf(config: Topology["upstreams"][string]["admission"]): RouterPolicy["admission"] {
+  if (config === undefined) return defaultPolicy.router.admission;
+  return {
+    concurrencyMax: config.concurrency_max,
+    queueMax: config.queue_max ?? queueDefault.queueMax,
+    queueMsMax: config.queue_ms_max ?? queueDefault.queueMsMax,
+    criticalTools: config.critical_tools,
+    criticalAgents: config.critical_agents,
   };
 }
 

@@ -34,10 +34,18 @@ export interface RouterError {
   readonly message: string;
   readonly retriable: boolean;
   readonly retryAfterMs?: number;
+  /** Where there is no JSON-RPC request to answer; default {@link httpStatusOf}. */
+  readonly httpStatus?: number;
 }
 
-export function routerErrorOf(problem: CallProblem): RouterError {
-  return { code: problem.code, message: problem.message, retriable: problem.retriable };
+export function routerErrorOf({ code, message, retriable, retryAfterMs, httpStatus }: CallProblem): RouterError {
+  return {
+    code,
+    message,
+    retriable,
+    ...(retryAfterMs === undefined ? {} : { retryAfterMs }),
+    ...(httpStatus === undefined ? {} : { httpStatus }),
+  };
 }
 
 export interface ErrorPlace {

@@ -142,9 +142,12 @@ function fail(inbound: HttpInbound, error: RouterError): void {
   const { response, view, operationId } = inbound;
   sendJson(
     response,
-    httpStatusOf(error.code),
+    error.httpStatus ?? httpStatusOf(error.code),
     { error: { code: error.code, message: error.message, operationId, upstream: view.name, retriable: error.retriable } },
-    { [operationHeader]: operationId, ...(error.retriable ? { "retry-after": "1" } : {}) },
+    {
+      [operationHeader]: operationId,
+      ...(error.retriable ? { "retry-after": String(Math.max(1, Math.ceil((error.retryAfterMs ?? 0) / 1000))) } : {}),
+    },
   );
 }
 
@@ -192,7 +195,7 @@ export function statusTold(answer: Pick<UpstreamResponse, "status" | "headers">,
   const retryAfterMs = httpStatus === 429 || httpStatus === 503 ? retryAfterMsOf(headers, nowMs) : null;
   const rest = retryAfterMs === null ? {} : { retryAfterMs };
   if (outcome !== "hard") return { outcome, httpStatus, toolError, ...rest };
-  return { outcome, code: code ?? "http_5xx", executed: "unknown", message: `${where} answered ${httpStatus}`, ...rest };
+  return { outcome, code: code ?? "http_5xx", executed: "unknown", message: `${where} answered ${httpStatus}`, httpStatus, ...rest };
 }
 
 function isGone(signal: AbortSignal): boolean {

@@ -1,4 +1,6 @@
+import type { RatePolicy } from "@mcp-failover/domain";
 import type { Dispatcher } from "undici";
+import type { AgentAccounts } from "./admission.ts";
 import type { EndpointMoment } from "./endpoint-state.ts";
 import type { HangWatch } from "./hang-watch.ts";
 import type { callLegacy } from "./legacy.ts";
@@ -12,6 +14,7 @@ export interface CallWorld {
   readonly legacyAgent: Dispatcher;
   readonly callLegacy: typeof callLegacy;
   readonly watch: HangWatch;
+  readonly accounts: AgentAccounts;
   nowMs(): number;
   /** For durations: does not jump when the wall clock is set. */
   monotonicMs(): number;
@@ -27,4 +30,7 @@ export interface CallWorld {
   lookAtCandidates(upstream: UpstreamState): void;
   refusedRetry(upstream: string, rule: string): void;
   panicked(upstream: string): void;
+  /** How often an agent may call; null: as often as it likes. */
+  rateOf(agent: string | null): RatePolicy | null;
+  shed(upstream: string, why: "agent_rate" | "queue" | "wait"): void;
 }

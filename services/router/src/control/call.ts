@@ -1,5 +1,7 @@
 import { chargeRetry, mayRetry, planRoute, type RoutePlan, type Safety, whyNot } from "@mcp-failover/domain";
 import { CallAttempt } from "./attempt.ts";
+import { CallEntry } from "./call-entry.ts";
+import { deadlineProblem, problemOf, sessionLostProblem } from "./call-problems.ts";
 import type { CallWorld } from "./call-world.ts";
 import { LegacyError } from "./legacy.ts";
 import type { Attempt, AttemptResult, CallControl, CallDescription, CallProblem, EndpointView, LegacyResult } from "./port.ts";
@@ -12,6 +14,7 @@ import type { UpstreamState } from "./upstream-state.ts";
  * A1  After an attempt of an `unsafe` call that may have run, nothing is sent any more: not to another endpoint, not to the legacy API.
  * A2  At most one attempt is out at a time, each is told once, and what is told twice is ignored.
  * A3  Whatever happens, in-flight counts, permits and waits of a call are given back when it ends.
+ * A5  A call that was let in leaves once, whatever becomes of it; one that was refused was not sent anywhere.
  * A4  A tool's call is counted once for MCP, and once for legacy where that served it.
  */
 export class Call implements CallControl {
@@ -38,6 +41,7 @@ export class Call implements CallControl {
   #waitUntilMs: number | null = null;
   #waitOver = false;
   #wake: (() => void) | null = null;
+  #entry: CallEntry | null = null;
   /** The retry was granted and paid for when the attempt was given up. */
   #leftFor = false;
 
@@ -71,8 +75,30 @@ export class Call implements CallControl {
       if (this.#problem !== null) return null;
     }
     if (this.#leftMs() <= 0) return this.#giveUp(deadlineProblem);
+    if (this.#entry === null) {
+      this.#entry = new CallEntry(this.#world, this.#upstream, this.#call);
+      const refusal = this.#entry.enter(this.#leftMs());
+      if (refusal instanceof Promise) return refusal.then((late) => this.#afterEntry(late));
+      if (refusal !== null) return this.#refused(refusal);
+    }
+    return this.#first();
+  }
+
+  #afterEntry(refusal: CallProblem | null): Attempt | null | Promise<Attempt | null> {
+    if (refusal !== null) return this.#refused(refusal);
+    return this.#ended ? null : this.#first();
+  }
+
+  #first(): Attempt | null | Promise<Attempt | null> {
     const plan = this.#plan();
     return plan.rule === "wait" ? this.#await() : this.#take(plan);
+  }
+
+  /** Refused under the limits: nothing was sent, and the legacy API must not get what is too much. */
+  #refused(problem: CallProblem): null {
+    this.#problem = problem;
+    this.#fallbackBarred = true;
+    return null;
   }
 
   problem(): CallProblem {
@@ -91,6 +117,7 @@ export class Call implements CallControl {
     this.#open?.done({ outcome: "aborted" });
     this.#ended = true;
     this.#wake?.();
+    this.#entry?.leave();
   }
 
   /** How an attempt of this call ended. Called by the attempt, once. */
@@ -113,13 +140,18 @@ export class Call implements CallControl {
         return this.#retryWhere({ executed: "no", message: result.message });
       case "soft":
       case "auth":
-        return this.#settleRefused(endpoint, result.outcome);
+        return this.#settleRefused(endpoint, result.outcome, result.httpStatus);
       case "hard":
-        if (result.executed === "unknown") this.#mayHaveRun = true;
+        if (this.#executed(result) === "unknown") this.#mayHaveRun = true;
         this.#again = true;
         this.#failures.push(`${endpoint.name}: ${result.code}`);
-        return this.#retryWhere({ executed: result.executed, message: `${endpoint.name}: ${result.code}` });
+        return this.#retryWhere({ executed: this.#executed(result), message: `${endpoint.name}: ${result.code}` });
     }
+  }
+
+  /** A status is proof only where the operator says so. */
+  #executed({ executed, httpStatus }: Extract<AttemptResult, { outcome: "hard" }>): "no" | "unknown" {
+    return httpStatus !== undefined && this.#upstream.policy.router.notExecutedStatuses.includes(httpStatus) ? "no" : executed;
   }
 
   #retryWhere(failed: { readonly executed: "no" | "unknown"; readonly message: string }): { readonly retry: boolean } {
@@ -132,7 +164,7 @@ export class Call implements CallControl {
     this.#leftFor = false;
     if (!answer.retry) {
       this.#world.refusedRetry(this.#upstream.name, answer.rule);
-      this.#giveUp(answer.rule === "attempts" ? this.#noEndpoint() : this.#problemOf(answer.rule, failed.message));
+      this.#giveUp(answer.rule === "attempts" ? this.#noEndpoint() : problemOf(this.#upstream.name, answer.rule, failed.message));
       return { retry: false };
     }
     const plan = this.#plan();
@@ -145,13 +177,15 @@ export class Call implements CallControl {
   }
 
   /** 429, 401, 403: the endpoint answered. Another one may do better, but the same one will not, and a write may have been done. */
-  #settleRefused(endpoint: EndpointView, outcome: "soft" | "auth"): { readonly retry: boolean } {
-    this.#mayHaveRun = true;
+  #settleRefused(endpoint: EndpointView, outcome: "soft" | "auth", httpStatus: number): { readonly retry: boolean } {
+    const executed = this.#upstream.policy.router.notExecutedStatuses.includes(httpStatus) ? "no" : "unknown";
+    if (executed === "unknown") this.#mayHaveRun = true;
     this.#again = false;
     const why = outcome === "soft" ? "it sheds load (429)" : "it refused the router's credential";
     this.#failures.push(`${endpoint.name}: ${why}`);
     const { attemptsMax } = this.#upstream.policy.router;
-    const answer = mayRetry({ safety: this.safety, executed: "unknown", attempts: this.#tried.length, attemptsMax, ...this.#times() });
+    const known = this.#mayHaveRun ? "unknown" : executed;
+    const answer = mayRetry({ safety: this.safety, executed: known, attempts: this.#tried.length, attemptsMax, ...this.#times() });
     const plan = answer.retry ? this.#plan() : null;
     if (plan === null || plan.endpoint === null || plan.rule === "panic") {
       this.#answered = true;
@@ -284,20 +318,6 @@ export class Call implements CallControl {
     return null;
   }
 
-  #problemOf(rule: "outcome_unknown" | "deadline" | "budget", last: string): CallProblem {
-    const { name } = this.#upstream;
-    if (rule === "outcome_unknown") {
-      const message = `the call to ${name} was sent and may have run (${last}); look whether it did before you send it again`;
-      return { code: "outcome_unknown", message, retriable: false };
-    }
-    if (rule === "deadline") return { ...deadlineProblem, message: `${deadlineProblem.message} (${last})` };
-    return {
-      code: "budget",
-      message: `${name} fails, and too many calls were sent again already (${last}); try again later`,
-      retriable: true,
-    };
-  }
-
   #noEndpoint(): CallProblem {
     const upstream = this.#upstream;
     const others = upstream.endpoints.filter(({ name }) => !this.#tried.includes(name));
@@ -364,9 +384,3 @@ export class Call implements CallControl {
 const legacyMsUsual = 5000;
 const reasonsMax = 8;
 const standbyReason = "not active, and only the active endpoint takes calls that may write";
-const deadlineProblem: CallProblem = { code: "deadline", message: "the time for the call was over", retriable: true };
-const sessionLostProblem: CallProblem = {
-  code: "session_lost",
-  message: "the endpoint that holds the session is gone, and the session must not move: begin a new one",
-  retriable: false,
-};

@@ -3,6 +3,7 @@ import { Counter, Gauge, type Registry } from "prom-client";
 export interface ControlMetrics {
   refusedRetry(upstream: string, rule: string): void;
   panicked(upstream: string): void;
+  shed(upstream: string, why: string): void;
   routeHeld(upstream: string, epoch: number): void;
   windowsDropped(count: number): void;
 }
@@ -22,6 +23,12 @@ export function controlMetrics(registry: Registry): ControlMetrics {
     labelNames: ["upstream"],
     registers,
   });
+  const shed = new Counter({
+    name: "mcpf_router_calls_shed_total",
+    help: "Calls that were refused because there are too many: of the agent, in the queue, or they waited for too long.",
+    labelNames: ["upstream", "why"],
+    registers,
+  });
   const epoch = new Gauge({
     name: "mcpf_router_route_epoch",
     help: "Epoch of the route that is applied.",
@@ -36,6 +43,7 @@ export function controlMetrics(registry: Registry): ControlMetrics {
   return {
     refusedRetry: (upstream, rule) => refused.inc({ upstream, rule }),
     panicked: (upstream) => panics.inc({ upstream }),
+    shed: (upstream, why) => shed.inc({ upstream, why }),
     routeHeld: (upstream, value) => epoch.set({ upstream }, value),
     windowsDropped: (count) => dropped.inc(count),
   };

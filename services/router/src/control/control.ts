@@ -4,6 +4,7 @@ import type { Event, RouteHeld, Topology, TrafficObserved } from "@mcp-failover/
 import { chooseImplementation, defaultPolicy, initialFailoverState, policyFor } from "@mcp-failover/domain";
 import type { Kit } from "@mcp-failover/service-kit";
 import { type Access, accessOf } from "./access-of.ts";
+import { AgentAccounts, rateOf } from "./admission.ts";
 import { Call } from "./call.ts";
 import type { CallWorld } from "./call-world.ts";
 import { candidateLooks } from "./candidate-looks.ts";
@@ -369,6 +370,7 @@ class Control implements RunningControl {
     return {
       report: this.#report,
       watch: this.#watch,
+      accounts: new AgentAccounts(),
       legacyAgent: this.#agent,
       callLegacy: this.#options.callLegacy ?? callLegacy,
       nowMs: kit.nowMs,
@@ -403,6 +405,8 @@ class Control implements RunningControl {
       }),
       refusedRetry: (upstream, rule) => this.#metrics.refusedRetry(upstream, rule),
       panicked: (upstream) => this.#metrics.panicked(upstream),
+      rateOf: (agent) => rateOf(this.#table.config?.topology.router.agent_rates, agent),
+      shed: (upstream, why) => this.#metrics.shed(upstream, why),
     };
   }
 }

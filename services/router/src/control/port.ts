@@ -104,7 +104,7 @@ export interface CallControl {
   readonly stale: boolean;
   /**
    * Next endpoint to try, or null: give up (with why). `tried` is kept inside.
-   * A promise only where a write that the active endpoint refused waits for the fleet's next epoch, or a call for the verdict on a half-open
+   * A promise only where the call waits for its turn (`admission`), a write that the active endpoint refused waits for the fleet's next epoch, or a call for the verdict on a half-open
    * endpoint (at most 1.5 s, inside the deadline; `end()` ends the wait with null): so always `await` it, or test for `instanceof Promise`
    * on the hot path.
    */
@@ -151,6 +151,8 @@ export type AttemptResult =
       readonly code: FailureCode;
       readonly executed: "no" | "unknown";
       readonly message: string;
+      /** Of an answer that is a failure by its status. */
+      readonly httpStatus?: number;
       /** Of a 503 that said so. */
       readonly retryAfterMs?: number;
     }
@@ -165,8 +167,11 @@ export type AttemptResult =
 export type LegacyResult = { content: unknown[]; structuredContent?: unknown; isError?: boolean };
 
 export interface CallProblem {
-  readonly code: "no_endpoint" | "outcome_unknown" | "deadline" | "budget" | "unknown_upstream" | "session_lost";
+  readonly code: "no_endpoint" | "outcome_unknown" | "deadline" | "budget" | "unknown_upstream" | "session_lost" | "overloaded";
   /** A sentence for the client, without secrets. */
   readonly message: string;
   readonly retriable: boolean;
+  /** Of `overloaded`: when to come again, and whether the agent calls too often (429) or all together do (503). */
+  readonly retryAfterMs?: number;
+  readonly httpStatus?: 429 | 503;
 }

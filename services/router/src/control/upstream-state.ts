@@ -9,6 +9,7 @@ import {
   safetyOf,
   type ToolAnnotations,
 } from "@mcp-failover/domain";
+import { UpstreamAdmission } from "./admission.ts";
 import { resolveHeaders } from "./endpoint-headers.ts";
 import { EndpointState } from "./endpoint-state.ts";
 import { viaOf } from "./endpoint-via.ts";
@@ -54,6 +55,7 @@ export class UpstreamState {
   active = "";
   activeTier = 0;
   readonly waiters = new Waiters();
+  readonly admission = new UpstreamAdmission();
   #bodyBytesMax: number;
   #tools: ReadonlyMap<string, ToolState>;
   readonly #annotations = new Map<string, ToolAnnotations>();

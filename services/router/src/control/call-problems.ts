@@ -1,0 +1,22 @@
+import type { CallProblem } from "./port.ts";
+
+export const deadlineProblem: CallProblem = { code: "deadline", message: "the time for the call was over", retriable: true };
+export const sessionLostProblem: CallProblem = {
+  code: "session_lost",
+  message: "the endpoint that holds the session is gone, and the session must not move: begin a new one",
+  retriable: false,
+};
+
+/** Why a call of this upstream is not sent again after a failure. */
+export function problemOf(upstream: string, rule: "outcome_unknown" | "deadline" | "budget", last: string): CallProblem {
+  if (rule === "outcome_unknown") {
+    const message = `the call to ${upstream} was sent and may have run (${last}); look whether it did before you send it again`;
+    return { code: "outcome_unknown", message, retriable: false };
+  }
+  if (rule === "deadline") return { ...deadlineProblem, message: `${deadlineProblem.message} (${last})` };
+  return {
+    code: "budget",
+    message: `${upstream} fails, and too many calls were sent again already (${last}); try again later`,
+    retriable: true,
+  };
+}

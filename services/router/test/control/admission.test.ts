@@ -1,0 +1,140 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import type { AttemptResult } from "../../src/control/port.ts";
+import { attemptOf, describe, ok, play, settled, start, warehouse } from "./fixture.ts";
+
+const limited = (admission: string) => `${warehouse}    admission: ${admission}\n`;
+const answered503: AttemptResult = { outcome: "hard", code: "http_5xx", executed: "unknown", message: "503", httpStatus: 503 };
+
+test("R26: calls beyond the upstream's limit wait, the critical ones in front; when one ends, one more runs", async (t) => {
+  const fixture = await start(t, { yaml: limited("{ concurrency_max: 1, queue_max: 2, critical_tools: [set_stock] }") });
+  const first = fixture.control.begin(describe(fixture));
+  const attempt = await attemptOf(first);
+  const order: string[] = [];
+  const waiting = ["get_inventory", "set_stock"].map(async (tool) => {
+    const call = fixture.control.begin(describe(fixture, { tool }));
+    const next = await attemptOf(call);
+    order.push(tool);
+    next.done(ok);
+    call.end("ok");
+  });
+  const list = fixture.control.begin(describe(fixture, { method: "tools/list", tool: null }));
+  (await attemptOf(list)).done(ok);
+  list.end("ok");
+  await settled();
+  assert.deepEqual(order, [], "both wait, while lists pass");
+  attempt.done(ok);
+  await settled();
+  assert.deepEqual(order, [], "the call takes its room until it has ended");
+  first.end("ok");
+  await Promise.all(waiting);
+  assert.deepEqual(order, ["set_stock", "get_inventory"]);
+});
+
+test("R26: a full queue refuses with a typed error and a time; a critical call takes the place of another one", async (t) => {
+  const fixture = await start(t, { yaml: limited("{ concurrency_max: 1, queue_max: 1, queue_ms_max: 60000, critical_agents: [pager] }") });
+  const running = fixture.control.begin(describe(fixture));
+  await attemptOf(running);
+  const waits = fixture.control.begin(describe(fixture));
+  const first = waits.next();
+  const refused = fixture.control.begin(describe(fixture));
+  assert.equal(await refused.next(), null);
+  const { message, ...problem } = refused.problem();
+  assert.deepEqual(problem, { code: "overloaded", retriable: true, retryAfterMs: 60_000, httpStatus: 503 });
+  assert.match(message, /warehouse .* the call was not sent/);
+  assert.equal(refused.legacy, null);
+  const critical = fixture.control.begin(describe(fixture, { agent: "pager" }));
+  const second = critical.next();
+  assert.equal(await first, null, "it gave its place");
+  assert.equal(waits.problem().code, "overloaded");
+  running.end("ok");
+  assert.notEqual(await second, null);
+  for (const call of [waits, refused, critical]) call.end("error");
+});
+
+test("R26: a call waits no longer than its own deadline or the queue's, and a client that goes away leaves the queue", async (t) => {
+  const fixture = await start(t, { yaml: limited("{ concurrency_max: 1, queue_max: 1, queue_ms_max: 30 }") });
+  const running = fixture.control.begin(describe(fixture));
+  await attemptOf(running);
+  const late = fixture.control.begin(describe(fixture));
+  assert.equal(await late.next(), null);
+  assert.equal(late.problem().code, "overloaded");
+  const gone = fixture.control.begin(describe(fixture));
+  const waits = gone.next();
+  gone.end("error");
+  assert.equal(await waits, null);
+  const last = fixture.control.begin(describe(fixture));
+  const turn = last.next();
+  running.end("ok");
+  assert.notEqual(await turn, null, "the place of the one that went away was free");
+  last.end("ok");
+});
+
+test("R26: an agent that calls too often is refused with 429 and told when; the others are not", async (t) => {
+  const rates =
+    "\nrouter: { agent_rates: { default: { calls_per_second: 1000 }, agents: { crawler: { calls_per_second: 2, burst: 3 } } } }\n";
+  const fixture = await start(t, { yaml: warehouse + rates, frozen: true });
+  const call = async (agent: string | null) => {
+    const one = fixture.control.begin(describe(fixture, { agent }));
+    const went = await play(one, () => ok);
+    one.end("ok");
+    return went.length === 1 ? "sent" : one.problem();
+  };
+  for (let index = 0; index < 3; index += 1) assert.equal(await call("crawler"), "sent");
+  const problem = await call("crawler");
+  assert.ok(typeof problem !== "string");
+  assert.deepEqual([problem.code, problem.retryAfterMs, problem.httpStatus], ["overloaded", 500, 429]);
+  assert.match(problem.message, /crawler calls too often/);
+  assert.equal(await call("planner"), "sent");
+  assert.equal(await call(null), "sent");
+  fixture.clock.nowMs += 500;
+  assert.equal(await call("crawler"), "sent");
+});
+
+test("R19: a 503 to a write is no proof of anything, unless the operator says that this upstream means it so", async (t) => {
+  const write = { tool: "ship_order" };
+  const fixture = await start(t);
+  const call = fixture.control.begin(describe(fixture, write));
+  assert.deepEqual(await play(call, () => answered503), ["primary"]);
+  assert.equal(call.problem().code, "outcome_unknown");
+  call.end("error");
+  await fixture.configure(`${warehouse}    retry: { not_executed_statuses: [503, 429] }\n`);
+  let answers = 0;
+  const marked = fixture.control.begin(describe(fixture, write));
+  assert.deepEqual(await play(marked, () => (answers++ === 0 ? answered503 : ok)), ["primary", "primary"]);
+  marked.end("ok");
+  const never = fixture.control.begin(describe(fixture, write));
+  const stillNo: AttemptResult = { outcome: "hard", code: "http_5xx", executed: "unknown", message: "502", httpStatus: 502 };
+  assert.deepEqual(await play(never, () => stillNo), ["primary"]);
+  assert.equal(never.problem().code, "outcome_unknown", "only the statuses that were named");
+  never.end("error");
+});
+
+test("R19: a write that was refused with a status that means so runs once at the new active endpoint", async (t) => {
+  const fixture = await start(t, { yaml: `${warehouse}    retry: { not_executed_statuses: [503] }\n` });
+  for (let index = 0; index < 3; index += 1)
+    await play(fixture.control.begin(describe(fixture)), (name) => (name === "primary" ? answered503 : ok));
+  const call = fixture.control.begin(describe(fixture, { tool: "ship_order" }));
+  const played = play(call, (name) => (name === "primary" ? answered503 : ok));
+  await settled();
+  await fixture.move("warehouse", "secondary", 1);
+  const went = await played;
+  assert.equal(went.at(-1), "secondary");
+  assert.equal(went.filter((name) => name === "secondary").length, 1);
+  call.end("ok");
+});
+
+test("C3, R26: whatever order calls come, wait, end and go away in, nobody is left inside", async (t) => {
+  const fixture = await start(t, { yaml: limited("{ concurrency_max: 2, queue_max: 3, queue_ms_max: 20 }") });
+  for (let round = 0; round < 30; round += 1) {
+    const calls = Array.from({ length: 8 }, () => fixture.control.begin(describe(fixture)));
+    const turns = calls.map((call) => call.next());
+    for (const [index, call] of calls.entries()) if ((index * 7 + round) % 3 !== 0) call.end("error");
+    await settled();
+    for (const call of calls) call.end("error");
+    await Promise.all(turns);
+  }
+  const last = [0, 1].map(() => fixture.control.begin(describe(fixture)));
+  for (const call of last) assert.ok(!(call.next() instanceof Promise), "at once");
+  for (const call of last) call.end("ok");
+});
