@@ -2,6 +2,7 @@ import { z } from "zod";
 import { agentConfig, routerAuth } from "./agent-config.ts";
 import { admissionConfig, agentRates, retryConfig } from "./call-limits.ts";
 import { checkReached, endpointTransport, isStdioUrl, stdioConfig, withAddress } from "./endpoint-transport.ts";
+import { endpointTls } from "./endpoint-tls.ts";
 import { endpointVariables, upstreamVariables } from "./environment.ts";
 import { maintenanceWindow } from "./maintenance.ts";
 import { name } from "./primitives.ts";
@@ -85,6 +86,8 @@ const endpointShape = z.strictObject({
   weight: z.number().positive().max(1000).default(1),
   zone: z.string().optional(),
   headers: headers.default({}),
+  /** Authorities and the router's own certificate, where the URL is https. */
+  tls: endpointTls.optional(),
   /** HTTP basic credentials. */
   auth: z.strictObject({ username: z.union([z.string(), secretRef]), password: secretRef }).optional(),
   /** Variables that `mcpf env` and `mcpf exec` give while it is active, values or secrets. */
