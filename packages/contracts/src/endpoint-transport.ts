@@ -52,6 +52,7 @@ interface Reached {
   readonly transport?: z.infer<typeof endpointTransport> | undefined;
   readonly headers: Readonly<Record<string, unknown>>;
   readonly auth?: unknown;
+  readonly tls?: unknown;
 }
 
 /** Says what is wrong between `url`, `stdio` and what goes with only one of them. */
@@ -59,6 +60,8 @@ export function checkReached(given: Reached, context: z.RefinementCtx): void {
   const wrong = (path: string, message: string): void => {
     context.addIssue({ code: "custom", path: [path], message, continue: false });
   };
+  if (given.tls !== undefined && !given.url?.startsWith("https://"))
+    wrong("tls", "the url does not begin with https://; give one that does, or remove tls");
   if (given.stdio === undefined) {
     if (given.url === undefined) wrong("url", "give the url of the server, or stdio: { command: NAME } for one that the router starts");
     else if (isStdioUrl(given.url)) wrong("url", "give a URL that begins with http:// or https://");

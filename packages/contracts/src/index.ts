@@ -49,6 +49,7 @@ export {
   reply,
   rollbackCommand,
 } from "./command.ts";
+export type { EndpointTls } from "./endpoint-tls.ts";
 export { isStdioUrl, type StdioConfig } from "./endpoint-transport.ts";
 export { contentType, type Envelope, envelope, integrityHeader } from "./envelope.ts";
 export {

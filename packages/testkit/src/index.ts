@@ -1,3 +1,4 @@
+export { selfSigned } from "./certificate.ts";
 export { type NatsOptions, startNats } from "./nats.ts";
 export { type RedisOptions, startRedis } from "./redis.ts";
 export { type RunningServer, ServerStartError } from "./server.ts";

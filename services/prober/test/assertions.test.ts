@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { createServer } from "node:https";
 import type { AddressInfo } from "node:net";
 import { type TestContext, test } from "node:test";
-import { selfSigned } from "./certificate.ts";
+import { selfSigned } from "@mcp-failover/testkit";
 import { resultOf, runnerFor, targetOf } from "./probe-kit.ts";
 import { answers, fakeServer, type Handler } from "./servers.ts";
 

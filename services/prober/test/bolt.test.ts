@@ -2,11 +2,11 @@ import assert from "node:assert/strict";
 import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
 import { type TestContext, test } from "node:test";
+import { selfSigned } from "@mcp-failover/testkit";
 import fc from "fast-check";
 import neo4j from "neo4j-driver";
 import { unpackMessage } from "../src/probes/pack-stream.ts";
 import { type BoltServer, boltServer } from "./bolt-server.ts";
-import { selfSigned } from "./certificate.ts";
 import { resultOf, runnerFor, targetOf } from "./probe-kit.ts";
 
 async function serverFor(t: TestContext, tls?: { key: string; cert: string }): Promise<BoltServer> {

@@ -4,9 +4,8 @@ import { createServer as createHttp } from "node:http";
 import { type AddressInfo, createServer as createTcp, type Server } from "node:net";
 import { type TestContext, test } from "node:test";
 import { createServer as createTls } from "node:tls";
-import { startRedis } from "@mcp-failover/testkit";
+import { selfSigned, startRedis } from "@mcp-failover/testkit";
 import { WebSocketServer } from "ws";
-import { selfSigned } from "./certificate.ts";
 import { resultOf, runnerFor, targetOf } from "./probe-kit.ts";
 
 const dayMs = 86_400_000;

@@ -7,8 +7,8 @@ import { type AddressInfo, connect, createServer as createTcpServer, type Socket
 import { type TestContext, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { getCACertificates, setDefaultCACertificates } from "node:tls";
+import { selfSigned } from "@mcp-failover/testkit";
 import { errorCodeOf, openWire, type SendRequest } from "../src/probes/wire.ts";
-import { selfSigned } from "./certificate.ts";
 
 function wireFor(t: TestContext, connections?: number) {
   const wire = openWire(connections);

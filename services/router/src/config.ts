@@ -33,6 +33,10 @@ export const routerConfig = z.object({
   MCPF_ROUTER_PORT: z.coerce.number().int().min(0).max(65_535).default(7300),
   /** Seals session ids; the same for every router process. Without it, a file in the data directory, made at the first start. */
   MCPF_SESSION_KEY: z.string().min(16, "give at least 16 characters, the same to every router process").optional(),
+  /** TLS of the port: PEM files, read again when they change. With an authority, clients have to show a certificate of it. */
+  MCPF_ROUTER_TLS_CERT_FILE: z.string().min(1).optional(),
+  MCPF_ROUTER_TLS_KEY_FILE: z.string().min(1).optional(),
+  MCPF_ROUTER_TLS_CLIENT_CA_FILE: z.string().min(1).optional(),
   /** Host names and origins besides loopback and `router.allowed_hosts`, `router.allowed_origins`; `*` allows all. Separated by commas. */
   MCPF_ROUTER_ALLOWED_HOSTS: list,
   MCPF_ROUTER_ALLOWED_ORIGINS: list,

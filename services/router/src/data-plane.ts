@@ -1,4 +1,5 @@
 import type { AccessRules } from "./access.ts";
+import { createAggregate } from "./aggregate/serve.ts";
 import { type Bridges, bridgedClient } from "./bridge/bridged-client.ts";
 import type { RouterControl } from "./control/port.ts";
 import { createSseBridge } from "./http-sse/bridge.ts";
@@ -11,6 +12,7 @@ import { createReplay } from "./mcp/replay.ts";
 import { createSealer } from "./mcp/seal.ts";
 import { createSessionTable, type Session } from "./mcp/session.ts";
 import { type RouterServer, type RouterServerOptions, startServer } from "./server.ts";
+import type { ServerTls } from "./tls/server-tls.ts";
 import { createUpstreamClient } from "./upstream-client.ts";
 
 /** The data plane of one router process: everything between the port and the upstreams. */
@@ -25,6 +27,8 @@ export interface DataPlaneOptions {
   readonly access: () => AccessRules;
   /** Who makes a request; without it everybody may do everything. */
   readonly guard?: Guard;
+  /** Of the port; without it plain HTTP. */
+  readonly tls?: ServerTls | null;
   readonly log: DataPlaneLog;
   readonly metrics: DataPlaneMetrics;
   readonly health: RouterServerOptions["health"];
@@ -86,13 +90,16 @@ export async function startDataPlane(options: DataPlaneOptions): Promise<DataPla
     heartbeatMs: limits.heartbeatMs,
     openEnded: new Set(),
   };
+  const aggregate = createAggregate(mcp);
   const server = await startServer({
+    aggregate,
     host: options.host,
     port: options.port,
     mcp,
     http: { control, client, log, metrics, nowMs },
     access: options.access,
     guard: options.guard ?? openGuard,
+    tls: options.tls ?? null,
     health: options.health,
   });
   const stopFollowing = control.onRouteChange((upstream) => {
@@ -112,6 +119,7 @@ export async function startDataPlane(options: DataPlaneOptions): Promise<DataPla
     },
     async close(graceMs) {
       stopFollowing();
+      aggregate.close();
       await server.close(graceMs);
       await client.close();
     },

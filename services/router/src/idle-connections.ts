@@ -1,5 +1,6 @@
 import type { Server } from "node:http";
 import type { Socket } from "node:net";
+import { Server as TlsServer } from "node:tls";
 
 /** The clients' connections that have no request on them. */
 export interface IdleConnections {
@@ -12,7 +13,8 @@ export interface IdleConnections {
 /** Watches the connections of a server. `idleMs` is kept to within the time between two sweeps. */
 export function watchIdle(server: Server, idleMs: number): IdleConnections {
   const lines = new Map<Socket, Line>();
-  server.on("connection", (socket: Socket) => {
+  // Requests over TLS come on the socket of TLS, not on the one below it.
+  server.on(server instanceof TlsServer ? "secureConnection" : "connection", (socket: Socket) => {
     lines.set(socket, new Line());
     socket.once("close", () => lines.delete(socket));
   });

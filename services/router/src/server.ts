@@ -1,7 +1,9 @@
 import { randomBytes } from "node:crypto";
-import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
+import { createServer, type IncomingMessage, type Server, type ServerOptions, type ServerResponse } from "node:http";
+import { createServer as createTlsServer } from "node:https";
 import type { AddressInfo } from "node:net";
 import { type AccessRules, checkAccess, checkMetricsHost, checkOneHost, checkPath } from "./access.ts";
+import type { Aggregate } from "./aggregate/serve.ts";
 import type { UpstreamView } from "./control/port.ts";
 import { RefusedRequest, rpcCodes, rpcErrorBody, sendJson, sendRefusal } from "./errors.ts";
 import { type HttpContext, serveHttp } from "./http-proxy.ts";
@@ -11,6 +13,7 @@ import { watchIdle } from "./idle-connections.ts";
 import { type McpContext, operationHeader } from "./mcp/inbound.ts";
 import { serveMcp } from "./mcp/serve-mcp.ts";
 import { leaveOldHolds } from "./mcp/sweep.ts";
+import type { ServerTls } from "./tls/server-tls.ts";
 
 /**
  * The router's HTTP face. Guarantees:
@@ -31,7 +34,11 @@ export interface RouterServerOptions {
   readonly mcp: McpContext;
   readonly http: HttpContext;
   readonly access: () => AccessRules;
+  /** `/mcp`, all upstreams as one. */
+  readonly aggregate?: Aggregate;
   readonly guard: Guard;
+  /** Null: plain HTTP. */
+  readonly tls: ServerTls | null;
   /** `/healthz`, `/readyz`, `/metrics`; null for other paths. */
   readonly health: (path: string) => Promise<{ status: number; type: string; body: string } | null>;
 }
@@ -47,7 +54,8 @@ export async function startServer(options: RouterServerOptions): Promise<RouterS
   let draining = false;
   let inFlight = 0;
 
-  const server: Server = createServer(
+  const server = listener(
+    options.tls,
     {
       maxHeaderSize: headerBytesMax,
       // Idle connections are swept (S4): a timer for each answer would cost more than most of what is done for a call.
@@ -89,7 +97,7 @@ export async function startServer(options: RouterServerOptions): Promise<RouterS
 
   return {
     port,
-    url: `http://${options.host.includes(":") ? `[${options.host}]` : options.host}:${port}`,
+    url: `${options.tls === null ? "http" : "https"}://${options.host.includes(":") ? `[${options.host}]` : options.host}:${port}`,
     async close(graceMs) {
       draining = true;
       const closed = new Promise<void>((resolve) => server.close(() => resolve()));
@@ -107,6 +115,18 @@ export async function startServer(options: RouterServerOptions): Promise<RouterS
       clearTimeout(forced);
     },
   };
+}
+
+/** A server of HTTP, or of HTTPS whose certificate can be renewed under it. */
+function listener(
+  tls: ServerTls | null,
+  options: ServerOptions,
+  serve: (request: IncomingMessage, response: ServerResponse) => void,
+): Server {
+  if (tls === null) return createServer(options, serve);
+  const server = createTlsServer({ ...options, ...tls.options, handshakeTimeout: 10_000 }, serve);
+  tls.onChange((now) => server.setSecureContext(now));
+  return server;
 }
 
 /**
@@ -134,6 +154,13 @@ async function serve(options: RouterServerOptions, request: IncomingMessage, res
   const url = request.url ?? "/";
   const [path = "/"] = url.split("?", 1);
   const [, face, name] = path.split("/", 3);
+  if (path === "/mcp" && options.aggregate !== undefined) {
+    checkOneHost(request.rawHeaders);
+    checkAccess(request.headers.host, request.headers.origin, options.access());
+    const { aggregate } = options;
+    const principal = await options.guard.identify(request.headers, "mcp", "");
+    return aggregate.serve(request, response, principal, () => readBody(request, aggregate.bodyBytesMax()));
+  }
   if ((face !== "mcp" && face !== "http") || !name) {
     const metadata = options.guard.metadata(path);
     if (metadata !== null) {

@@ -145,7 +145,8 @@ export function createUpstreamClient(options: UpstreamClientOptions): UpstreamCl
     retain(urls) {
       const origins = new Set([...urls].map((url) => new URL(url).origin));
       for (const [key, pool] of pools) {
-        if (origins.has(key.slice(key.indexOf(" ") + 1))) continue;
+        // A key is lane, origin and, where it has some, settings of TLS.
+        if (origins.has(key.split(" ", 2)[1] as string)) continue;
         pools.delete(key);
         retired.add(pool);
         pool.retire();

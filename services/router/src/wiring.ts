@@ -12,6 +12,7 @@ import { dataPlaneMetrics } from "./metrics.ts";
 import { sessionSecret } from "./session-key.ts";
 import { createStdioBridge } from "./stdio/bridge.ts";
 import { probeAnswer } from "./stdio/probe-answer.ts";
+import { startServerTls } from "./tls/start-server-tls.ts";
 
 /** KV bucket of the sessions that were moved. */
 const bucketName = "router-sessions";
@@ -38,6 +39,7 @@ export async function startRouter(kit: Kit<RouterConfig>): Promise<Running> {
     answers: (url, timeoutMs) => (isStdioUrl(url) ? stdio.look(url, timeoutMs) : answers(url, timeoutMs)),
   });
   const guard = startTokenGuard(kit, control);
+  const tls = await startServerTls(config, log);
   let sessions = (): number => 0;
   const plane = await startDataPlane({
     host: config.MCPF_ROUTER_HOST,
@@ -59,6 +61,7 @@ export async function startRouter(kit: Kit<RouterConfig>): Promise<Running> {
       };
     },
     guard,
+    tls,
     log,
     metrics: dataPlaneMetrics(registry, { sessions: () => sessions() }),
     health: async (asked) => (await probeAnswer(asked, control, stdio)) ?? healthAnswer(asked, kit.readiness, registry),
@@ -72,6 +75,7 @@ export async function startRouter(kit: Kit<RouterConfig>): Promise<Running> {
   return {
     async stop() {
       claims.stop();
+      tls?.stop();
       await plane.close(config.MCPF_ROUTER_GRACE_MS);
       await control.stop();
     },

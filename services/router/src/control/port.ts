@@ -1,4 +1,4 @@
-import type { FailureCode, Topology } from "@mcp-failover/contracts";
+import type { EndpointTls, FailureCode, Topology } from "@mcp-failover/contracts";
 
 /**
  * The interface between the router's data plane (sockets, sessions, streams) and its control (routes, breakers, policy, accounting).
@@ -58,6 +58,8 @@ export interface EndpointView {
   readonly role: "write" | "read";
   /** Secrets already resolved: in memory only, for this endpoint only. */
   readonly headers: Readonly<Record<string, string>>;
+  /** Files for TLS of its own, where the operator gave some. */
+  readonly tls?: EndpointTls;
   /** How it is reached, where that is neither Streamable HTTP nor plain HTTP at `url`. */
   readonly via?: EndpointVia;
 }

@@ -165,6 +165,7 @@ function endpointsOf(parts: UpstreamParts, known: ReadonlyMap<string, EndpointSt
       url: config.url,
       role: config.role,
       headers: resolved.ok ? resolved.headers : {},
+      ...(config.tls === undefined ? {} : { tls: config.tls }),
       ...(via.ok && via.via !== undefined ? { via: via.via } : {}),
     };
     const problem = resolved.ok ? (via.ok ? null : via.reason) : resolved.reason;

@@ -1,5 +1,7 @@
-import { connect as connectTcp, isIP, type Socket, type TcpNetConnectOpts } from "node:net";
+import { connect as connectTcp, isIP, Socket, type TcpNetConnectOpts } from "node:net";
 import { type ConnectionOptions, connect as connectTls } from "node:tls";
+import type { EndpointTls } from "@mcp-failover/contracts";
+import { clientContext } from "../tls/client-tls.ts";
 import { type AnswerHeaders, type AnswerTarget, MalformedAnswer, ResponseParser } from "./response-parser.ts";
 
 /** Where connections of one kind go. */
@@ -7,6 +9,8 @@ export interface Origin {
   readonly secure: boolean;
   readonly host: string;
   readonly port: number;
+  /** Authorities and a certificate of the router's own; null: those of the system, and none. */
+  readonly tls: EndpointTls | null;
 }
 
 /** One request and its answer, as a connection sees them. */
@@ -183,6 +187,14 @@ function cutOff(): Error {
   return Object.assign(new Error("the server closed the connection"), { code: "ERR_STREAM_PREMATURE_CLOSE" });
 }
 
+/** Fails as a handshake does, and says why: nothing was sent. */
+function failing(cause: unknown): Socket {
+  const socket = new Socket();
+  const error = Object.assign(new Error("the files of tls cannot be used", { cause }), { code: "ERR_TLS_FILES" });
+  process.nextTick(() => socket.destroy(error));
+  return socket;
+}
+
 /** The one place where connections to servers are made. */
 function open(origin: Origin, take: (bytes: Buffer) => boolean): Socket {
   const buffer = sharedBuffer ?? Buffer.allocUnsafeSlow(readBytes / 4);
@@ -191,6 +203,14 @@ function open(origin: Origin, take: (bytes: Buffer) => boolean): Socket {
   if (!origin.secure) return connectTcp({ host, port, noDelay: true, onread });
   const options: ConnectionOptions & Pick<TcpNetConnectOpts, "onread"> = { host, port, ALPNProtocols: ["http/1.1"], onread };
   if (isIP(host) === 0) options.servername = host;
+  if (origin.tls !== null) {
+    try {
+      options.secureContext = clientContext(origin.tls);
+    } catch (cause) {
+      return failing(cause);
+    }
+    if (origin.tls.server_name !== undefined) options.servername = origin.tls.server_name;
+  }
   const socket = connectTls(options);
   socket.setNoDelay(true);
   return socket;

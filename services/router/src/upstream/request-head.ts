@@ -1,4 +1,5 @@
 import type { EndpointView } from "../control/port.ts";
+import { tlsKey } from "../tls/client-tls.ts";
 import type { Origin } from "./connection.ts";
 
 /** Where requests to one endpoint go, and what they all begin with. */
@@ -81,11 +82,14 @@ function prepare(endpoint: EndpointView): Prepared {
   if (!secure && url.protocol !== "http:") throw new UnsendableRequest(`its endpoint has the scheme ${url.protocol}, not http: or https:`);
   const host = url.hostname.startsWith("[") ? url.hostname.slice(1, -1) : url.hostname;
   const port = url.port === "" ? (secure ? 443 : 80) : Number(url.port);
+  const tls = secure ? (endpoint.tls ?? null) : null;
+  // A connection on which the router showed a certificate is for the endpoint alone that names it.
+  const place = tls === null ? url.origin : `${url.origin} ${tlsKey(tls)}`;
   const own = Object.entries(endpoint.headers).map(([name, value]) => [name.toLowerCase(), value] as const);
   const names = new Set(own.map(([name]) => name));
   const hostLine = names.has("host") ? "" : `host: ${url.host}\r\n`;
   return {
-    origin: { secure, host, port, callKey: `call ${url.origin}`, streamKey: `stream ${url.origin}` },
+    origin: { secure, host, port, tls, callKey: `call ${place}`, streamKey: `stream ${place}` },
     path: url.pathname,
     search: url.search,
     own: hostLine + own.map(([name, value]) => line(name, value)).join(""),

@@ -84,7 +84,7 @@ describe("agents by static token", () => {
       bearer(sha256("token-of-bob")),
     ]) {
       const answer = await post(mcpUrl, initializeBody, headers as Record<string, string>);
-      if (headers.authorization === "Bearer token-of-alice ") continue;
+      if ((headers as { authorization?: string }).authorization === "Bearer token-of-alice ") continue;
       assert.equal(answer.status, 401, JSON.stringify(headers));
       assert.match(answer.headers.get("www-authenticate") ?? "", /^Bearer realm="mcp-failover"/);
       assert.doesNotMatch(answer.text, /token-of|alice|bob/);
@@ -190,7 +190,7 @@ describe("agents by static token", () => {
 
 /** An issuer of tokens with a key set that can be renewed, or break. */
 async function startIssuer() {
-  let keys: { kid: string; private: CryptoKey; jwk: object }[] = [];
+  let keys: { kid: string; private: Awaited<ReturnType<typeof generateKeyPair>>["privateKey"]; jwk: object }[] = [];
   let fetches = 0;
   let answer: "keys" | "error" | "redirect" | "endless" = "keys";
   const server = createServer((_request, response) => {
@@ -225,7 +225,7 @@ async function startIssuer() {
     },
     async rotate(kid: string) {
       const pair = await generateKeyPair("ES256", { extractable: true });
-      keys = [{ kid, private: pair.privateKey as CryptoKey, jwk: { ...(await exportJWK(pair.publicKey)), kid, alg: "ES256", use: "sig" } }];
+      keys = [{ kid, private: pair.privateKey, jwk: { ...(await exportJWK(pair.publicKey)), kid, alg: "ES256", use: "sig" } }];
     },
     get keySet() {
       return { keys: keys.map(({ jwk }) => jwk) } as JSONWebKeySet;
@@ -243,7 +243,7 @@ async function startIssuer() {
         .setAudience(aud)
         .setIssuedAt(nowS)
         .setExpirationTime(nowS + expiresInS)
-        .sign(key?.private as CryptoKey);
+        .sign(key?.private ?? new Uint8Array());
     },
   };
   await self.rotate("one");

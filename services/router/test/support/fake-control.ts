@@ -27,16 +27,23 @@ export interface FakeControl extends RouterControl {
 }
 
 export function fakeControl(
-  endpoints: { name: string; url: string; headers?: Record<string, string>; via?: EndpointVia }[],
+  endpoints: readonly {
+    name: string;
+    url: string;
+    headers?: Readonly<Record<string, string>>;
+    via?: EndpointVia;
+    tls?: EndpointView["tls"];
+  }[],
   options: Partial<UpstreamView> = {},
 ): FakeControl {
   const listeners = new Set<(upstream: string) => void>();
-  const views: EndpointView[] = endpoints.map(({ name, url, headers = {}, via }) => ({
+  const views: EndpointView[] = endpoints.map(({ name, url, headers = {}, via, tls }) => ({
     name,
     url,
     role: "write",
     headers,
     ...(via === undefined ? {} : { via }),
+    ...(tls === undefined ? {} : { tls }),
   }));
   const control: FakeControl = {
     active: views[0]?.name ?? "",

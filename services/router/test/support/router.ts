@@ -3,6 +3,7 @@ import { type DataPlane, type DataPlaneLimits, startDataPlane } from "../../src/
 import type { Guard } from "../../src/identity/guard.ts";
 import { createMemoryDirectory, type SessionDirectory } from "../../src/mcp/directory.ts";
 import type { StreamClaims } from "../../src/mcp/inbound.ts";
+import type { ServerTls } from "../../src/tls/server-tls.ts";
 import type { FakeControl } from "./fake-control.ts";
 
 export interface TestRouter extends DataPlane {
@@ -21,6 +22,7 @@ export async function startTestRouter(
     port?: number;
     bridges?: Bridges;
     guard?: Guard;
+    tls?: ServerTls | null;
     log?: (details: object, message: string) => void;
   } = {},
 ): Promise<TestRouter> {
@@ -45,6 +47,7 @@ export async function startTestRouter(
     metrics: { call: () => undefined, replay: () => undefined },
     health: async (path) => (path === "/healthz" ? { status: 200, type: "text/plain", body: "ok" } : null),
     nowMs: () => Date.now(),
+    tls: options.tls ?? null,
     ...(options.guard === undefined ? {} : { guard: options.guard }),
     ...(options.bridges === undefined ? {} : { bridges: options.bridges }),
     ...(options.limits === undefined ? {} : { limits: options.limits }),
