@@ -10,7 +10,10 @@ export interface ProberPolicy {
   readonly batchMax: number;
   /** Observations kept while the log is out of reach; the oldest are dropped, and counted. */
   readonly bufferMax: number;
-  /** Probes in flight: in all, of these kept for confirming ones, and of one host. Gatus and Uptime Kuma fall behind without such limits. */
+  /**
+   * Probes in flight: in all, of these kept for confirming ones, and of one host. Gatus and Uptime Kuma fall behind without such limits.
+   * 10,000 endpoints every 5 s that answer in 350 ms on average have 700 in flight.
+   */
   readonly inFlightMax: number;
   readonly inFlightReserved: number;
   /** Of the rest, kept for critical upstreams: when there is not enough for all, the others are skipped first. */
@@ -51,9 +54,9 @@ export const proberPolicy: ProberPolicy = {
   batchMs: 250,
   batchMax: 500,
   bufferMax: 10_000,
-  inFlightMax: 256,
-  inFlightReserved: 64,
-  inFlightCritical: 48,
+  inFlightMax: 1024,
+  inFlightReserved: 128,
+  inFlightCritical: 128,
   inFlightPerHostMax: 4,
   confirmPerHostMax: 16,
   questionsMax: 64,

@@ -5,8 +5,9 @@ import { createDueHeap } from "./due-heap.ts";
 const timerMsMax = 3_600_000;
 /** In a dense schedule what is due within so short a time begins together: to wake for each probe costs as much as the probe. */
 const togetherMs = 10;
-/** So many begin in one turn; the answers of what already runs are heard before more do. */
-const inTurnMax = 32;
+/** So many begin in one turn, or this share of all; the answers of what already runs are heard before more do. */
+const inTurnMin = 32;
+const inTurnShare = 0.01;
 
 /** Runs probes when they are due, at most one an endpoint at a time. What is overdue is never caught up on: the next one is planned from now. */
 export interface Schedule {
@@ -77,6 +78,7 @@ export function createSchedule(options: ScheduleOptions): Schedule {
     timerAtMs = Number.POSITIVE_INFINITY;
     // What becomes due while these begin is left to the next tick, so that answers are heard in between.
     lastTickMs = clockMs();
+    const inTurnMax = Math.max(inTurnMin, entries.size * inTurnShare);
     let begun = 0;
     while (heap.firstMs !== null && heap.firstMs <= lastTickMs && begun < inTurnMax) {
       const due = heap.pop();
