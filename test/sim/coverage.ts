@@ -118,6 +118,7 @@ const failoverRules: Readonly<Record<string, Need>> = {
   majority_unhealthy: required,
   verify_failed: rare,
   failback: required,
+  breaker_forced_open: rare,
   hold_expired: required,
   moves_per_hour: required,
   operator: required,

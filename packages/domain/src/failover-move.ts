@@ -98,7 +98,8 @@ function nowhere(input: FailoverInput, failed: Failed, candidates: readonly Cand
   const rejected = rejectionsOf(candidates);
   const others = rejected.map(({ option, why }) => `${option}: ${why}`).join("; ");
   const dead = candidates.every(({ refusal }) => refusal?.code === "candidate_unhealthy");
-  const panic = dead && rule === "no_candidate" ? "; every endpoint is down, so the routers try all of them (panic)" : "";
+  const tried = rule === "no_candidate" && failed.rule !== "breaker_forced_open";
+  const panic = dead && tried ? "; every endpoint is down, so the routers try all of them (panic)" : "";
   return {
     kind: "failing",
     rule,

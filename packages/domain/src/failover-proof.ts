@@ -36,7 +36,7 @@ export type Suspicion =
   | {
       readonly kind: "failed";
       readonly sinceMs: number;
-      readonly rule: "majority_unhealthy" | "lone_observer_confirmed";
+      readonly rule: "majority_unhealthy" | "lone_observer_confirmed" | "breaker_forced_open";
       readonly why: string;
     };
 

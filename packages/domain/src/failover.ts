@@ -36,6 +36,8 @@ import { UnknownUpstreamError } from "./policy.ts";
  * F15 Maintenance: what is in it is no reason to move, and nothing is moved to it but by an operator's force.
  * F16 Nothing automatic before the grace after a start is over, but to replace what is not configured any more.
  * F17 In a dry run what would be done by itself is said, and nothing is done.
+ * F18 An endpoint whose breaker an operator forced open serves nothing at all, whatever the observers say: where it is active (in a pool: where that,
+ *     or failure, goes for all of the tier) there is a move off it, with all that holds an automatic move back.
  */
 
 /** The route before the first decision: the first write endpoint of the lowest tier, at epoch 0. */
@@ -101,10 +103,17 @@ function vanished({ state, nowMs, policy }: FailoverInput): Failed {
   };
 }
 
+/** F18. Proof of another endpoint has to be younger than the question, because nothing failed since when it could be asked. */
+function weighMember(endpoint: string, input: FailoverInput): Suspicion {
+  const said = weighActive(endpoint, input, input.state.sinceMs);
+  if (said.kind === "failed" || input.breakers[endpoint] !== "forced_open") return said;
+  const sinceMs = input.gatherSinceMs ?? input.nowMs;
+  return { kind: "failed", sinceMs, rule: "breaker_forced_open", why: "an operator forced its breaker open, so nothing is sent there" };
+}
+
 /** The active endpoint, or in a pool all of its tier together: the group has failed when each member has. */
 function weighGroup(input: FailoverInput, active: EndpointSlice, group: readonly EndpointSlice[]): Suspicion {
-  const { state } = input;
-  const weighed = group.map((endpoint) => ({ endpoint, verdict: weighActive(endpoint.name, input, state.sinceMs) }));
+  const weighed = group.map((endpoint) => ({ endpoint, verdict: weighMember(endpoint.name, input) }));
   const first = weighed[0];
   if (first === undefined) return { kind: "none", proven: false };
   if (weighed.length === 1) return first.verdict;
@@ -115,7 +124,10 @@ function weighGroup(input: FailoverInput, active: EndpointSlice, group: readonly
   const failed = weighed.flatMap(({ verdict }) => (verdict.kind === "failed" ? [verdict] : []));
   if (failed.length === weighed.length) {
     const sinceMs = Math.min(...failed.map((verdict) => verdict.sinceMs));
-    return { kind: "failed", sinceMs, rule: "majority_unhealthy", why: `all ${failed.length} endpoints of tier ${active.tier} fail` };
+    const forced = failed.some(({ rule }) => rule === "breaker_forced_open");
+    const rule = forced ? "breaker_forced_open" : "majority_unhealthy";
+    const why = `all ${failed.length} endpoints of tier ${active.tier} ${forced ? "fail or are forced open" : "fail"}`;
+    return { kind: "failed", sinceMs, rule, why };
   }
   const suspected = weighed.filter(({ verdict }) => verdict.kind !== "none");
   if (suspected.length === 0) return { kind: "none", proven: false };

@@ -132,6 +132,39 @@ test("F5: health, hold-down, breaker and role keep a proven candidate from being
   assert.equal(decide({ gatherSinceMs, endpoints: [primary!, { name: "secondary", tier: 1, role: "read" }] }), "failing no_candidate");
 });
 
+test("F18: an active endpoint that an operator forced open is left for one proven since, though all observers say that it answers", () => {
+  const evidence = { primary: allSay(), secondary: allSay() };
+  const forced = { evidence, breakers: { primary: "forced_open" as const } };
+  assert.equal(decide({ evidence }), "none active_healthy");
+  assert.equal(decide(forced), "gather evidence_missing", "what proved the other one before the question is too old");
+  const decision = decideFailover(world({ ...forced, gatherSinceMs: nowMs - 500 }));
+  assert.ok(decision.kind === "decided" && decision.state.active === "secondary" && decision.rule === "breaker_forced_open");
+  assert.match(decision.reason, /an operator forced its breaker open/);
+});
+
+test("F18: such a move respects hold and cool-down, and where there is nowhere to go it is said without a word of panic", () => {
+  const forced = {
+    evidence: { primary: allSay(), secondary: allSay() },
+    breakers: { primary: "forced_open" as const },
+    gatherSinceMs: nowMs - 500,
+  };
+  const held = { by: ann, reason: "look first", sinceMs: 0, untilMs: null };
+  assert.equal(decide({ ...forced, state: stateWith({ held }) }), "rejected held");
+  assert.equal(decide({ ...forced, state: stateWith({ moves: [moved(nowMs - 1000)] }) }), "rejected cooldown");
+  const [primary] = world().endpoints;
+  const alone = decideFailover(world({ ...forced, endpoints: [primary!] }));
+  assert.equal(alone.kind, "failing");
+  assert.doesNotMatch(alone.reason, /panic/);
+});
+
+test("F18: a pool goes on with the rest of its tier, and leaves it when none of it may be used", () => {
+  const endpoints = ["a", "b", "c"].map((name) => ({ name, tier: name === "c" ? 1 : 0, role: "write" as const }));
+  const evidence = { a: allSay(), b: allSay(), c: allSay() };
+  const pool = { mode: "pool" as const, endpoints, evidence, state: stateWith({ active: "a" }), gatherSinceMs: nowMs - 500 };
+  assert.equal(decide({ ...pool, breakers: { a: "forced_open" } }), "none active_healthy");
+  assert.equal(decide({ ...pool, breakers: { a: "forced_open", b: "forced_open" } }), "decided breaker_forced_open");
+});
+
 test("F5: an open breaker gives way to the proof of most observers, and only where there is no other endpoint", () => {
   const gatherSinceMs = nowMs - policy.proofWaitMs;
   const { primary } = world().evidence;

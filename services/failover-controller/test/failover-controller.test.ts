@@ -31,6 +31,16 @@ test("a dead active endpoint is left for a proven one at the first failed probe,
   assert.ok(JSON.stringify(data).length < 20_000, "a decision of a small fleet stays small");
 });
 
+test("F18: an active endpoint that an operator forces open is left for a proven one, though every prober says that it answers", async () => {
+  const { fleet } = await stack();
+  await fleet.breaker("shop", "primary", "forced_open");
+  const [decided] = await until(
+    () => fleet.said("failover.decided"),
+    (events) => events.length > 0,
+  );
+  assert.deepEqual([decided?.data.state.active, decided?.data.certificate.rule], ["secondary", "breaker_forced_open"]);
+});
+
 test("the word of one prober against two others moves nothing", async () => {
   const { fleet } = await stack();
   fleet.illusions.set("p1 shop/primary", "hard");

@@ -1,7 +1,25 @@
 import type { Bus } from "@mcp-failover/bus";
-import { type DataOf, type Event, type EventType, makeEvent, type NewEvent, type OutcomeClass, topology } from "@mcp-failover/contracts";
+import {
+  type BreakerStatus,
+  type DataOf,
+  type Event,
+  type EventType,
+  makeEvent,
+  type NewEvent,
+  type OutcomeClass,
+  topology,
+} from "@mcp-failover/contracts";
+import { initialBreakerState } from "@mcp-failover/domain";
 
 const by = { kind: "service", id: "test" } as const;
+const certificate = {
+  decider: "test",
+  rule: "test",
+  policyHash: "test",
+  folded: { AUDIT: null, SIGNALS: null },
+  input: null,
+  rejected: [],
+};
 
 function fail(error: unknown): never {
   throw error;
@@ -143,6 +161,21 @@ export class FleetDouble {
     await this.bus.append(this.event("traffic.observed", [router], data));
   }
 
+  async breaker(upstream: string, endpoint: string, status: BreakerStatus): Promise<void> {
+    const data: DataOf<"breaker.changed"> = {
+      service: upstream,
+      endpoint,
+      status,
+      previousStatus: "closed",
+      timestamp: new Date().toISOString(),
+      reason: "test",
+      by: { kind: "operator", id: "ann" },
+      state: { ...initialBreakerState, status, generation: 1, sinceMs: Date.now() },
+      certificate: { ...certificate, nowMs: 0 },
+    };
+    await this.bus.appendFenced(this.event("breaker.changed", [upstream, endpoint], data), 0);
+  }
+
   async health(upstream: string, endpoint: string, status: "healthy" | "unhealthy", heldDownUntilMs: number | null = null): Promise<void> {
     const last = await this.bus.lastOf("AUDIT", `health.changed.${upstream}.${endpoint}`);
     const nowMs = Date.now();
@@ -169,15 +202,7 @@ export class FleetDouble {
       prober: "p1",
       votes: [],
       state,
-      certificate: {
-        decider: "decideHealth",
-        rule: "test",
-        policyHash: "test",
-        nowMs,
-        folded: { AUDIT: null, SIGNALS: null },
-        input: null,
-        rejected: [],
-      },
+      certificate: { ...certificate, nowMs },
     });
     await this.bus.appendFenced(changed, last?.seq ?? 0);
   }
