@@ -20,11 +20,14 @@ import { fractionOf } from "./string-hash.ts";
  * T9  A half-open endpoint gets no more calls of this process than the fleet's breaker gave it, not even in panic: such a call goes elsewhere
  *     or waits a moment for the verdict or, where it may not, ends with that reason. An endpoint that asked to be left alone gets what has
  *     nowhere else to go.
+ * T10 Calls stay in the zone of their router as far as what is there is healthy enough for them; nothing gets a call for its zone alone that it
+ *     would not get otherwise.
  * T8  In `pool` a tier gets calls beyond the active one only as far as the active one is not healthy enough for all.
  */
 export interface RouteEndpoint extends BalancingCandidate {
   readonly tier: number;
   readonly role: "write" | "read";
+  readonly zone?: string | null;
   /** False: it cannot be called at all, for example because its secret is missing. */
   readonly usable: boolean;
   readonly health: HealthStatus;
@@ -46,6 +49,8 @@ export interface RouteQuestion {
   readonly active: string;
   readonly activeTier: number;
   readonly strategy: BalancingStrategy;
+  /** Where this process stands; null: it does not matter. */
+  readonly zone?: string | null;
   readonly safety: Safety;
   readonly sessions: "stateless" | "replayable" | "sticky";
   readonly sessionEndpoint: string | null;
@@ -184,13 +189,21 @@ function planRead(question: RouteQuestion, policy: RoutingPolicy): RoutePlan {
     const availability = availabilityOf(endpoint, policy.scoreMin);
     // Unknown is not unhealthy: the active endpoint keeps its reads when nobody has looked at it lately.
     if (endpoint.name === question.active && lets(availability)) return plan(endpoint.name, "active");
-    if (availability === "good" && (good === null || endpoint.tier < good.tier)) good = endpoint;
-    if (availability === "unproven" && (unproven === null || endpoint.tier < unproven.tier)) unproven = endpoint;
+    if (availability === "good" && isBefore(endpoint, good, question)) good = endpoint;
+    if (availability === "unproven" && isBefore(endpoint, unproven, question)) unproven = endpoint;
   }
   if (good !== null) return plan(good.name, "standby");
   if (unproven !== null) return plan(unproven.name, "unproven");
   return planLast(question, question.endpoints, policy);
 }
+
+/** By tier, then those of the own zone, then in the order of the configuration. */
+function isBefore(one: RouteEndpoint, other: RouteEndpoint | null, question: RouteQuestion): boolean {
+  if (other === null || one.tier !== other.tier) return other === null || one.tier < other.tier;
+  return isNear(one, question) && !isNear(other, question);
+}
+
+const isNear = ({ zone }: RouteEndpoint, question: RouteQuestion): boolean => zone != null && zone === question.zone;
 
 function planPool(question: RouteQuestion, policy: RoutingPolicy): RoutePlan {
   const allowed = question.endpoints.filter(
@@ -217,7 +230,13 @@ function planPool(question: RouteQuestion, policy: RoutingPolicy): RoutePlan {
   }
   const drawn = drawTier(tiers, shares, Math.min(1, capacity), question.random);
   for (const tier of drawn === null ? tiers : [drawn, ...tiers.filter((other) => other !== drawn)]) {
-    const able = allowed.filter((endpoint) => endpoint.tier === tier && isOpen(endpoint) && isGood(endpoint));
+    const inTier = allowed.filter((endpoint) => endpoint.tier === tier);
+    const able = nearest(
+      inTier,
+      inTier.filter((endpoint) => isOpen(endpoint) && isGood(endpoint)),
+      question,
+      isGood,
+    );
     const picked = pickFrom(able, question, false, policy);
     if (picked !== null) return plan(picked.name, tier === question.activeTier ? "balanced" : "spill_over");
   }
@@ -227,6 +246,21 @@ function planPool(question: RouteQuestion, policy: RoutingPolicy): RoutePlan {
     if (picked !== null) return plan(picked.name, "unproven");
   }
   return planLast(question, allowed, policy);
+}
+
+/** T10: those of the own zone for the share of the calls that they can carry, as tiers are filled (Envoy's zone aware routing). */
+function nearest(
+  inTier: readonly RouteEndpoint[],
+  able: readonly RouteEndpoint[],
+  question: RouteQuestion,
+  isGood: (endpoint: RouteEndpoint) => boolean,
+): readonly RouteEndpoint[] {
+  const near = able.filter((endpoint) => isNear(endpoint, question));
+  if (near.length === 0 || near.length === able.length) return able;
+  const own = inTier.filter((endpoint) => isNear(endpoint, question));
+  const share = (overprovisioning * own.filter(isGood).length) / own.length;
+  // The tier was drawn from the first digits, and the endpoint is from later ones.
+  return (question.random * 1024) % 1 < share ? near : able;
 }
 
 function awaitVerdict(question: RouteQuestion): RoutePlan {

@@ -59,6 +59,7 @@ const anyEndpoints = fc
     fc.record({
       tier: fc.integer({ min: 0, max: 2 }),
       role: fc.constantFrom("write", "read"),
+      zone: fc.constantFrom(null, "a", "b"),
       usable: fc.boolean(),
       health: fc.constantFrom("healthy", "degraded", "unhealthy", "unknown"),
       score: fc.double({ min: 0, max: 1, noNaN: true }),
@@ -87,6 +88,7 @@ const anyQuestion = anyEndpoints.chain((endpoints) => {
       mayWait: fc.boolean(),
       random: fc.double({ min: 0, max: 1, maxExcluded: true, noNaN: true }),
       turn: fc.nat(1000),
+      zone: fc.constantFrom(null, "a"),
     })
     .map((given) => question({ ...given, endpoints } as Partial<RouteQuestion>));
 });
@@ -278,6 +280,41 @@ test("a ramp sends the given share of the calls to MCP, the same call always to 
   assert.equal(side([], "x"), "mcp");
   assert.equal(side([0], "x", { hasLegacy: false }), "mcp", "there is nothing to roll back to");
   assert.equal(side([], "x", { legacyMode: true }), "legacy");
+});
+
+test("T10: calls stay in the zone of their router; what is left there when half of it is out carries only its share", () => {
+  const zoned = (given: readonly Partial<RouteEndpoint>[]) => given.map((one, index) => endpoint(`e${index}`, one));
+  const shareNear = (endpoints: RouteEndpoint[], more: Partial<RouteQuestion> = {}): number => {
+    let near = 0;
+    const calls = 4000;
+    for (let call = 0; call < calls; call += 1) {
+      const random = (call * 0.618_033_988_749_895) % 1;
+      const plan = planRoute(question({ mode: "pool", zone: "a", endpoints, random, turn: call, ...more }));
+      if (endpoints.find(({ name }) => name === plan.endpoint)?.zone === "a") near += 1;
+    }
+    return near / calls;
+  };
+  const four = [{ zone: "a" }, { zone: "a" }, { zone: "b" }, { zone: "b" }];
+  for (const strategy of ["health_weighted", "round_robin", "least_connections", "peak_ewma"] as const)
+    assert.equal(shareNear(zoned(four), { strategy }), 1, strategy);
+  assert.ok(Math.abs(shareNear(zoned(four), { zone: null }) - 0.5) < 0.05, "a router without a zone spreads them");
+  assert.ok(Math.abs(shareNear(zoned(four), { zone: "c" }) - 0.5) < 0.05, "so does one where there is nothing");
+  const weak = shareNear(zoned([{ zone: "a" }, { zone: "a", ...sick }, { zone: "b" }, { zone: "b" }, { zone: "b" }]));
+  assert.ok(weak > 0.7 && weak < 0.85, `70 %, and a quarter of the rest: ${weak}`);
+  assert.equal(shareNear(zoned([{ zone: "a", score: 0.1 }, { zone: "b" }, { zone: "b" }])), 0, "its zone alone gets nothing a call");
+  assert.equal(shareNear(zoned([{ zone: "b" }, { zone: "a", tier: 1 }])), 0, "tiers go before zones");
+});
+
+test("T10: a read that leaves the active endpoint goes to a standby of its zone, among those of the same tier", () => {
+  const endpoints = [
+    endpoint("primary", ejected),
+    endpoint("far", { tier: 1, zone: "b" }),
+    endpoint("near", { tier: 1, zone: "a" }),
+    endpoint("behind", { tier: 2, zone: "a" }),
+  ];
+  assert.equal(planRoute(question({ endpoints, zone: "a" })).endpoint, "near");
+  assert.equal(planRoute(question({ endpoints, zone: "b" })).endpoint, "far");
+  assert.equal(planRoute(question({ endpoints })).endpoint, "far");
 });
 
 test("whyNot names the reason exactly where an endpoint is out or barred", () => {

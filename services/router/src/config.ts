@@ -37,6 +37,8 @@ export const routerConfig = z.object({
   MCPF_ROUTER_TLS_CERT_FILE: z.string().min(1).optional(),
   MCPF_ROUTER_TLS_KEY_FILE: z.string().min(1).optional(),
   MCPF_ROUTER_TLS_CLIENT_CA_FILE: z.string().min(1).optional(),
+  /** Where this router stands: endpoints with the same `zone` are preferred. */
+  MCPF_ZONE: z.string().min(1).max(64).optional(),
   /** Host names and origins besides loopback and `router.allowed_hosts`, `router.allowed_origins`; `*` allows all. Separated by commas. */
   MCPF_ROUTER_ALLOWED_HOSTS: list,
   MCPF_ROUTER_ALLOWED_ORIGINS: list,

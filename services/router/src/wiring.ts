@@ -37,6 +37,7 @@ export async function startRouter(kit: Kit<RouterConfig>): Promise<Running> {
   const control = await createRouterControl(kit, {
     reaches: async (url, timeoutMs) => (isStdioUrl(url) ? stdio.reach(url) : reaches(url, timeoutMs)),
     answers: (url, timeoutMs) => (isStdioUrl(url) ? stdio.look(url, timeoutMs) : answers(url, timeoutMs)),
+    zone: kit.config.MCPF_ZONE ?? null,
   });
   const guard = startTokenGuard(kit, control);
   const tls = await startServerTls(config, log);

@@ -15,6 +15,8 @@ export interface CallWorld {
   readonly callLegacy: typeof callLegacy;
   readonly watch: HangWatch;
   readonly accounts: AgentAccounts;
+  /** Where this process stands. */
+  readonly zone: string | null;
   nowMs(): number;
   /** For durations: does not jump when the wall clock is set. */
   monotonicMs(): number;

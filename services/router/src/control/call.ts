@@ -221,6 +221,7 @@ export class Call implements CallControl {
         active: upstream.active,
         activeTier: upstream.activeTier,
         strategy: upstream.config.balancing,
+        zone: this.#world.zone,
         safety: this.safety,
         sessions: upstream.config.sessions,
         sessionEndpoint: this.#call.sessionEndpoint,

@@ -40,6 +40,8 @@ export interface ControlOptions {
   /** Where the last known routes are kept; default a file in the data directory. */
   readonly cache?: RouteStore;
   readonly callLegacy?: typeof callLegacy;
+  /** Where this process stands: endpoints of its zone are preferred. */
+  readonly zone?: string | null;
 }
 
 export type RunningControl = RouterControl & {
@@ -371,6 +373,7 @@ class Control implements RunningControl {
       report: this.#report,
       watch: this.#watch,
       accounts: new AgentAccounts(),
+      zone: this.#options.zone ?? null,
       legacyAgent: this.#agent,
       callLegacy: this.#options.callLegacy ?? callLegacy,
       nowMs: kit.nowMs,

@@ -59,6 +59,7 @@ export class EndpointState implements RouteEndpoint {
   readonly name: string;
   tier: number;
   role: "write" | "read";
+  zone: string | null;
   weight: number;
   usable: boolean;
   /** Why it cannot be used. */
@@ -97,6 +98,7 @@ export class EndpointState implements RouteEndpoint {
     this.name = config.name;
     this.tier = config.tier;
     this.role = config.role;
+    this.zone = config.zone ?? null;
     this.weight = config.weight;
     this.view = view;
     this.problem = problem;
@@ -118,6 +120,7 @@ export class EndpointState implements RouteEndpoint {
     }
     this.tier = config.tier;
     this.role = config.role;
+    this.zone = config.zone ?? null;
     this.weight = config.weight;
     this.view = view;
     this.problem = problem;
