@@ -10,6 +10,7 @@ import type { DataPlaneLog, DataPlaneMetrics, McpContext, StreamClaims } from ".
 import { createReplay } from "./mcp/replay.ts";
 import { createSealer } from "./mcp/seal.ts";
 import { createSessionTable, type Session } from "./mcp/session.ts";
+import { createToolBook } from "./mcp/tool-book.ts";
 import { type RouterServer, type RouterServerOptions, startServer } from "./server.ts";
 import type { ServerTls } from "./tls/server-tls.ts";
 import { createUpstreamClient } from "./upstream-client.ts";
@@ -65,8 +66,14 @@ export async function startDataPlane(options: DataPlaneOptions): Promise<DataPla
     idleMs: limits.sessionIdleMs,
     nowMs,
   });
+  const tools = createToolBook(nowMs, (found) => {
+    log.warn({ ...found }, "endpoints of one upstream have different tools: they do not stand in for each other");
+    metrics.toolsDiffer?.(found.upstream, found.endpoint);
+  });
   const replay = createReplay({
     client,
+    tools,
+    log,
     directory: options.directory,
     nowMs,
     onReplay: (session, endpoint, outcome, tookMs) => {
@@ -83,6 +90,7 @@ export async function startDataPlane(options: DataPlaneOptions): Promise<DataPla
     eras: createEraBook(client, nowMs),
     claims: options.claims,
     faces: createFaceBook(),
+    tools,
     log,
     metrics,
     nowMs,

@@ -16,6 +16,12 @@ export function dataPlaneMetrics(registry: Registry, gauges: { sessions(): numbe
     labelNames: ["upstream", "outcome"],
     registers: [registry],
   });
+  const toolsDiffer = new Counter({
+    name: "mcpf_router_tools_differ_total",
+    help: "Tool lists of an endpoint that were found to differ from another endpoint's of the same upstream",
+    labelNames: ["upstream", "endpoint"],
+    registers: [registry],
+  });
   new Gauge({
     name: "mcpf_router_sessions",
     help: "Sessions in the memory of this process",
@@ -27,5 +33,6 @@ export function dataPlaneMetrics(registry: Registry, gauges: { sessions(): numbe
   return {
     call: (labels, tookMs) => attempts.observe(labels, tookMs / 1000),
     replay: (upstream, outcome) => replays.inc({ upstream, outcome }),
+    toolsDiffer: (upstream, endpoint) => toolsDiffer.inc({ upstream, endpoint }),
   };
 }

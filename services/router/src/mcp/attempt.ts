@@ -1,7 +1,8 @@
 import type { Attempt, AttemptResult, CallControl, EndpointView, LearnedTool } from "../control/port.ts";
-import { type RouterError, rpcErrorMessage } from "../errors.ts";
+import { type RouterError, rpcErrorBody, rpcErrorMessage } from "../errors.ts";
 import { retryAfterMsOf, UpstreamError, type UpstreamResponse } from "../upstream-client.ts";
 import type { CallAnswer, Failed, Relayed } from "./call-answer.ts";
+import { type Cursor, endpointTag } from "./cursor.ts";
 import { type Envelope, isObject } from "./envelope.ts";
 import { forwardedHeaders, type Inbound, type McpContext, sessionNotFound } from "./inbound.ts";
 import { ReplayError } from "./replay.ts";
@@ -22,6 +23,8 @@ export interface CallParts {
   readonly call: CallControl;
   readonly answer: CallAnswer;
   readonly relay: RelayAnswer | null;
+  /** Of a list that one endpoint began. */
+  readonly cursor: Cursor | null;
   /** Ends attempts: at the deadline, or when the client is gone. */
   readonly signal: AbortSignal;
   /** Ends the fallback too, which may take longer than the attempts. */
@@ -59,6 +62,8 @@ export class AttemptRun {
     const { envelope, context, session } = this.#parts;
     const attempt = this.#attempt;
     let hold: Hold | null = null;
+    const { cursor } = this.#parts;
+    if (cursor !== null && cursor.tag !== endpointTag(attempt.endpoint.name)) return this.#foreignCursor();
     try {
       if (envelope.era === "modern" && envelope.method !== "server/discover") {
         const era = await context.eras.ask(attempt.endpoint, attempt.connectMs, this.#signal);
@@ -70,6 +75,8 @@ export class AttemptRun {
     } catch (error) {
       return this.#unplaced(error);
     }
+    const unlike = this.#unlike();
+    if (unlike !== null) return notAnswered({ outcome: "ineligible", message: unlike });
     let tried = await this.#send(hold);
     if (tried !== "session_lost") return tried;
     try {
@@ -80,6 +87,25 @@ export class AttemptRun {
     tried = await this.#send(hold);
     if (tried !== "session_lost") return tried;
     return notAnswered(hard("other", "no", `${attempt.endpoint.name} does not know the session that it has just given`));
+  }
+
+  /** Another endpoint began this list: the client has to begin it again (requirement R16). */
+  #foreignCursor(): Tried {
+    const { envelope } = this.#parts;
+    const message = "Invalid params: the server that gave this cursor cannot be asked now; list again from the start";
+    const body = Buffer.from(JSON.stringify(rpcErrorBody(envelope.id, -32602, message)));
+    return { kind: "not_answered", told: { outcome: "ineligible", message }, giveUp: (answer) => answer.whole(body, {}) };
+  }
+
+  /** Why this endpoint's tool is not the one that the client means, where both are known; the active endpoint is always right (R16). */
+  #unlike(): string | null {
+    const { context, inbound, envelope, session } = this.#parts;
+    const { view } = inbound;
+    const { endpoint } = this.#attempt;
+    const known = session?.listedOn ?? view.active;
+    if (envelope.tool === null || known === endpoint.name || (view.mode === "active_standby" && view.active === endpoint.name)) return null;
+    if (!context.tools.differing(view.name, known, endpoint.name).includes(envelope.tool)) return null;
+    return `${endpoint.name} has not the ${envelope.tool} of ${known}: another schema, or none`;
   }
 
   #hold(session: Session, lost: Hold | null): Promise<Hold> {
@@ -114,7 +140,8 @@ export class AttemptRun {
   }
 
   async #send(hold: Hold | null): Promise<Tried | "session_lost"> {
-    const { context, inbound, envelope, body, session, answer } = this.#parts;
+    const { context, inbound, envelope, session, answer, cursor } = this.#parts;
+    const body = cursor === null ? this.#parts.body : bodyWithCursor(this.#parts.body, cursor);
     const { endpoint } = this.#attempt;
     const headers = forwardedHeaders(inbound.request.headers);
     if (hold !== null && session !== null) {
@@ -153,7 +180,11 @@ export class AttemptRun {
         if (envelope.method === "server/discover" && relayed.told.outcome === "ok") context.eras.learn(endpoint, "modern");
         if (envelope.method === "tools/list" && relayed.kind === "answered") {
           learnTools(context, inbound.view.name, relayed.message.value);
-          if (envelope.params["cursor"] === undefined) context.faces.learnTools(inbound.view.name, relayed.message.value["result"]);
+          if (envelope.params["cursor"] === undefined) {
+            context.faces.learnTools(inbound.view.name, relayed.message.value["result"]);
+            context.tools.learn(inbound.view.name, endpoint.name, relayed.message.value["result"]);
+            if (session !== null && relayed.told.outcome === "ok") session.listedOn = endpoint.name;
+          }
         }
         return { kind: "answered", told: relayed.told };
       }
@@ -277,6 +308,11 @@ export class AttemptRun {
   #clientGone(): boolean {
     return this.#parts.gone.aborted;
   }
+}
+
+function bodyWithCursor(body: Buffer, { cursor }: Cursor): Buffer {
+  const message = JSON.parse(body.toString("utf8")) as { params: object };
+  return Buffer.from(JSON.stringify({ ...message, params: { ...message.params, cursor } }));
 }
 
 /** The session is shared by many calls: one that is given up leaves the others their replay. Nothing of the call was sent. */

@@ -22,7 +22,7 @@ export const firstPrimedVersion = "2025-11-25";
 const retryMs = 500;
 
 /** What the client may see of an answer; null: all of it. */
-export type VisibleAnswer = (value: Readonly<Record<string, unknown>>) => object | null;
+export type VisibleAnswer = (value: Readonly<Record<string, unknown>>, endpoint: string) => object | null;
 const asItIs: VisibleAnswer = () => null;
 
 /** Where a session keeps what its streams have said, and the version that its client speaks. */
@@ -124,7 +124,7 @@ export class CallAnswer {
     if (message.kind !== "answer" || message.id !== this.#requestId) {
       return failed("malformed", `${where} answered with something that is no answer to the request`);
     }
-    const shown = this.#visible(message.value);
+    const shown = this.#visible(message.value, where);
     this.#finish(shown === null ? bytes : Buffer.from(JSON.stringify(shown)), response.status, response);
     return { kind: "answered", told: toldOf(message, response.status), message };
   }
@@ -210,7 +210,7 @@ export class CallAnswer {
             return true;
           }
           this.#begin(headers);
-          const shown = message.kind === "answer" ? this.#visible(message.value) : null;
+          const shown = message.kind === "answer" ? this.#visible(message.value, where) : null;
           const own = shown === null ? event : { ...event, data: JSON.stringify(shown) };
           const more = this.#write(rewriteEvent(own, message, hold), hold, () => response.resume());
           if (message.kind !== "answer" || message.id !== this.#requestId) return more;

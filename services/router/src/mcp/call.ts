@@ -4,6 +4,8 @@ import { visibleAnswer } from "../identity/tool-access.ts";
 import { AbortedByRouter } from "../upstream-client.ts";
 import { AttemptRun, type CallParts, type RelayAnswer } from "./attempt.ts";
 import { CallAnswer } from "./call-answer.ts";
+import { watchCall } from "./call-clock.ts";
+import { endpointTag, readCursor, tagNextCursor } from "./cursor.ts";
 import { clientInfoKey, clientNameOf, type Envelope } from "./envelope.ts";
 import { standInFor } from "./face.ts";
 import { clientDeadlineMs, type Inbound, type McpContext, operationHeader } from "./inbound.ts";
@@ -27,15 +29,19 @@ export async function serveCall(
 ): Promise<AttemptResult["outcome"]> {
   const { control, nowMs } = context;
   const { view, request, response } = inbound;
+  const cursor = readCursor(envelope.params["cursor"]);
+  const listing = cursor === null ? null : (view.endpoints.find(({ name }) => endpointTag(name) === cursor.tag)?.name ?? null);
   const call = control.begin({
     upstream: view.name,
     kind: "mcp",
     method: envelope.method,
     tool: envelope.tool,
     agent: inbound.principal.agent ?? agentOf(request.headers["mcpf-agent"], envelope, session),
-    sessionEndpoint: session?.home ?? null,
+    sessionEndpoint: listing ?? session?.home ?? null,
     deadlineMs: clientDeadlineMs(request.headers, inbound.startedAtMs),
     startedAtMs: inbound.startedAtMs,
+    operationId: inbound.operationId,
+    trace: inbound.trace,
   });
   const answer = new CallAnswer(
     response,
@@ -47,25 +53,45 @@ export async function serveCall(
       ...(call.stale ? { "mcpf-route": "stale" } : {}),
     },
     nowMs,
-    (value) => visibleAnswer(inbound.principal, view.name, value),
+    (value, endpoint) => {
+      const shown = visibleAnswer(inbound.principal, view.name, value);
+      const isTagged = view.endpoints.length > 1 && envelope.method.endsWith("/list");
+      return (isTagged ? tagNextCursor(shown ?? value, endpoint) : null) ?? shown;
+    },
     session === null ? null : { logs: session.logs, version: String(request.headers["mcp-protocol-version"] ?? session.sealed.version) },
   );
   const abort = new AbortController();
   const gone = new AbortController();
-  const deadline = setTimeout(() => abort.abort(new AbortedByRouter("deadline")), Math.max(0, call.deadlineMs - nowMs()));
-  const heartbeat = setInterval(() => answer.heartbeat(context.heartbeatMs), context.heartbeatMs);
+  const clock = watchCall({
+    nowMs,
+    deadlineMs: call.deadlineMs,
+    heartbeatMs: context.heartbeatMs,
+    onDeadline: () => abort.abort(new AbortedByRouter("deadline")),
+    onHeartbeat: () => answer.heartbeat(context.heartbeatMs),
+  });
   const onClose = (): void => {
     if (answer.done || envelope.era !== "modern") return;
     gone.abort(new AbortedByRouter("client_gone"));
     abort.abort(gone.signal.reason);
   };
   response.once("close", onClose);
-  const run = new CallRun({ context, inbound, envelope, body, session, call, answer, relay, signal: abort.signal, gone: gone.signal });
+  const run = new CallRun({
+    context,
+    inbound,
+    envelope,
+    body,
+    session,
+    call,
+    answer,
+    cursor,
+    relay,
+    signal: abort.signal,
+    gone: gone.signal,
+  });
   try {
     return await run.serve();
   } finally {
-    clearTimeout(deadline);
-    clearInterval(heartbeat);
+    clock.stop();
     response.off("close", onClose);
   }
 }
@@ -85,8 +111,10 @@ class CallRun {
       call.end(served ? "ok" : "error");
       return served ? "ok" : "hard";
     }
+    // What no endpoint could serve is said as the last of them said it.
+    let unserved: ((answer: CallAnswer) => void) | null = null;
     for (let attempt = await call.next(); ; attempt = await call.next()) {
-      if (attempt === null) return this.#giveUp(null);
+      if (attempt === null) return this.#giveUp(unserved);
       const startedAtMs = this.#parts.context.nowMs();
       const tried = await new AttemptRun(this.#parts, attempt).run();
       const { retry } = attempt.done(tried.told);
@@ -102,6 +130,7 @@ class CallRun {
         );
       }
       if (!retry) return this.#giveUp(tried.giveUp);
+      unserved = tried.told.outcome === "ineligible" ? tried.giveUp : null;
     }
   }
 

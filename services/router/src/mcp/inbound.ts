@@ -2,12 +2,14 @@ import type { IncomingHttpHeaders, IncomingMessage, ServerResponse } from "node:
 import type { RouterControl, UpstreamView } from "../control/port.ts";
 import { RefusedRequest } from "../errors.ts";
 import type { Principal } from "../identity/principal.ts";
+import type { RequestTrace } from "../observe/trace.ts";
 import type { UpstreamClient } from "../upstream-client.ts";
 import type { SessionDirectory } from "./directory.ts";
 import type { EraBook } from "./era.ts";
 import type { FaceBook } from "./face.ts";
 import type { Replay } from "./replay.ts";
 import type { SessionTable } from "./session.ts";
+import type { ToolBook } from "./tool-book.ts";
 
 /** What the handlers of `/mcp/<upstream>` work with. */
 export interface McpContext {
@@ -19,6 +21,7 @@ export interface McpContext {
   readonly eras: EraBook;
   readonly claims: StreamClaims;
   readonly faces: FaceBook;
+  readonly tools: ToolBook;
   readonly log: DataPlaneLog;
   readonly metrics: DataPlaneMetrics;
   readonly nowMs: () => number;
@@ -36,6 +39,7 @@ export interface DataPlaneLog {
 export interface DataPlaneMetrics {
   call(labels: { upstream: string; endpoint: string; outcome: string }, tookMs: number): void;
   replay(upstream: string, outcome: string): void;
+  toolsDiffer?(upstream: string, endpoint: string): void;
 }
 
 /** Asks the other router processes for the stream that one of them opened for a client that came here (requirement R7). */
@@ -66,6 +70,7 @@ export interface Inbound {
   readonly principal: Principal;
   readonly operationId: string;
   readonly startedAtMs: number;
+  readonly trace?: RequestTrace | undefined;
 }
 
 export const operationHeader = "mcpf-operation-id";

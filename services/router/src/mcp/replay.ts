@@ -2,9 +2,11 @@ import type { EndpointView, UpstreamView } from "../control/port.ts";
 import { type UpstreamClient, UpstreamError, type UpstreamResponse } from "../upstream-client.ts";
 import type { SessionDirectory, SessionRecord } from "./directory.ts";
 import { isObject, type ServerMessage, serverMessageOf } from "./envelope.ts";
+import type { DataPlaneLog } from "./inbound.ts";
 import { capabilityPaths } from "./seal.ts";
 import { type Hold, newHold, type Session, subscriptionsMax } from "./session.ts";
 import { readEvents } from "./sse.ts";
+import type { ToolBook } from "./tool-book.ts";
 
 /**
  * Gives a session a place on an endpoint (requirement R3). Guarantees:
@@ -12,6 +14,7 @@ import { readEvents } from "./sse.ts";
  * R2  Requests of one session that need the same endpoint share one replay; of several router processes the first writer wins.
  * R3  An endpoint that speaks another version, or offers less than the client was promised, is refused: the client is not told of it.
  * R4  A session that the client has ended is not brought back, and a sticky one is not moved.
+ * R5  Where the client knows a tool list, that of the new endpoint is known before a call goes there.
  */
 export interface Replay {
   /** `lost`: the hold that the upstream does not know any more. Throws {@link ReplayError} or {@link UpstreamError}. */
@@ -46,6 +49,8 @@ export class ReplayError extends Error {
 
 export interface ReplayDeps {
   readonly client: UpstreamClient;
+  readonly tools: ToolBook;
+  readonly log: Pick<DataPlaneLog, "debug">;
   readonly directory: SessionDirectory;
   readonly nowMs: () => number;
   readonly onReplay: (session: Session, endpoint: string, outcome: "replayed" | "adopted" | "failed", tookMs: number) => void;
@@ -54,6 +59,8 @@ export interface ReplayDeps {
 /** A replay may take this long, whatever the deadline of the call that needs it. */
 const replayMsMax = 10_000;
 const answerBytesMax = 1024 * 1024;
+/** A server that lists its tools slowly is taken without. */
+const toolsMsMax = 2000;
 
 export function createReplay(deps: ReplayDeps): Replay {
   const { client, directory, nowMs } = deps;
@@ -87,6 +94,7 @@ export function createReplay(deps: ReplayDeps): Replay {
     const signal = AbortSignal.timeout(Math.max(1, Math.min(replayMsMax, how.deadlineMs - nowMs())));
     try {
       const upstreamSession = await introduce(session, endpoint, how, signal);
+      await askForTools(session, view, endpoint, upstreamSession, how, signal);
       const stands = await directory.change(session.sealed.key, (now) => {
         const theirs = now.holds[endpoint.name];
         const stale = how.lost !== null && theirs === how.lost.upstreamSession;
@@ -155,6 +163,38 @@ export function createReplay(deps: ReplayDeps): Replay {
       await readAnswer(await say("resources/subscribe", { uri }, `mcpf-subscribe`, upstreamSession), endpoint);
     }
     return upstreamSession;
+  };
+
+  /** What the client takes for the tools of this endpoint may be another one's (requirement R16). Without an answer nothing is known. */
+  const askForTools = async (
+    session: Session,
+    view: UpstreamView,
+    endpoint: EndpointView,
+    upstreamSession: string | null,
+    how: ReplayOptions,
+    signal: AbortSignal,
+  ): Promise<void> => {
+    if (session.listedOn === null || !how.initialized || deps.tools.knows(view.name, endpoint.name)) return;
+    try {
+      const answer = await client.send({
+        endpoint,
+        method: "POST",
+        headers: {
+          "content-type": "application/json",
+          accept: "application/json, text/event-stream",
+          "mcp-protocol-version": session.sealed.version,
+          ...(upstreamSession === null ? {} : { "mcp-session-id": upstreamSession }),
+        },
+        body: Buffer.from(JSON.stringify({ jsonrpc: "2.0", id: "mcpf-tools", method: "tools/list", params: {} })),
+        connectMs: how.connectMs,
+        signal: AbortSignal.any([signal, AbortSignal.timeout(toolsMsMax)]),
+        lane: "call",
+      });
+      deps.tools.learn(view.name, endpoint.name, (await readAnswer(answer, endpoint)).result);
+    } catch (error) {
+      if (!(error instanceof UpstreamError || error instanceof ReplayError)) throw error;
+      deps.log.debug({ upstream: view.name, endpoint: endpoint.name, err: error }, "the tool list of an endpoint could not be had");
+    }
   };
 
   const forget: Replay["forget"] = (session, endpoint, hold) => {

@@ -9,6 +9,7 @@ import type { Hold, Session } from "./session.ts";
 import { isSessionUnknown } from "./session-unknown.ts";
 import { readEvents, type SseEvent, type SseWriter } from "./sse.ts";
 import type { StreamLog } from "./stream-log.ts";
+import type { ToolBook } from "./tool-book.ts";
 
 /**
  * The one stream of a session on which the server speaks by itself (GET). Guarantees (requirements R7, R8):
@@ -24,6 +25,7 @@ export interface StreamDeps {
   readonly control: RouterControl;
   readonly client: UpstreamClient;
   readonly replay: Replay;
+  readonly tools: ToolBook;
   readonly log: DataPlaneLog;
   readonly nowMs: () => number;
   readonly heartbeatMs: number;
@@ -147,6 +149,7 @@ export class SessionStream {
       return { kind: "refused", status: 410 };
     }
     this.#upstream = response;
+    this.#tellChangedTools(endpoint.name);
     readEvents(response, {
       event: (event) => this.#event(connection, event, hold),
       end: () => this.#upstreamGone(connection),
@@ -181,6 +184,19 @@ export class SessionStream {
     this.#taken = false;
     this.awaitClient(detachedMs);
     this.#upstream?.resume();
+  }
+
+  /** The session has moved to a server with other tools: the client is told to list them again, where it was told to expect that (R16). */
+  #tellChangedTools(endpoint: string): void {
+    const { listedOn, sealed } = this.#session;
+    if (listedOn === null || listedOn === endpoint || !sealed.capabilities.includes("tools.listChanged")) return;
+    if (this.#deps.control.upstream(this.#upstreamName)?.active !== endpoint) return;
+    if (this.#deps.tools.differing(this.#upstreamName, listedOn, endpoint).length === 0) return;
+    this.#session.listedOn = endpoint;
+    const data = JSON.stringify({ jsonrpc: "2.0", method: "notifications/tools/list_changed" });
+    const event = this.#log.add({ event: "message", data }, null);
+    if (this.#writer !== null) this.#writer.write(event, this.#deps.nowMs());
+    else this.#waiting.push(event);
   }
 
   /** Gives the client this long to come (G2). */

@@ -22,6 +22,8 @@ export class Session {
   /** What its streams have said, for a client that comes back. */
   readonly logs: StreamLogs;
   level: unknown;
+  /** The endpoint whose tool list the client knows. */
+  listedOn: string | null = null;
   /** Where the last call went; streams and answers of the client follow it. */
   home: string;
   ended = false;
