@@ -8,7 +8,7 @@ import { Random } from "./random.ts";
  * Q1  Events run in order of time, and of their making at one time: a run has one order.
  * Q2  One event touches one process, or none: whatever reaches another process is an event of its own. So the code that runs, and every
  *     microtask that it leaves behind, belongs to the process of the event, and no context has to be carried along.
- * Q3  Microtasks are drained after each event. A process that has ended gets no event any more, so its promises never go on.
+ * Q3  Microtasks are drained after each event that may leave some. A process that has ended gets no event any more, so its promises never go on.
  * Q4  Inside an event, timers, clocks and randomness are those of its process. Outside of events they are the real ones.
  */
 interface QueuedEvent {
@@ -17,6 +17,8 @@ interface QueuedEvent {
   readonly process: SimProcess | null;
   run(): void;
   cancelled: boolean;
+  /** It leaves no microtask behind. */
+  readonly quiet: boolean;
 }
 
 /** A machine: its clocks go on while the processes on it come and go. */
@@ -104,8 +106,8 @@ export class EventQueue {
   }
 
   /** At a true time; `process` null: an event of the world. */
-  at(atMs: number, process: SimProcess | null, run: () => void): QueuedEvent {
-    const event = { atMs: Math.max(atMs, this.nowMs), order: 0, process, run, cancelled: false };
+  at(atMs: number, process: SimProcess | null, run: () => void, quiet = false): QueuedEvent {
+    const event = { atMs: Math.max(atMs, this.nowMs), order: 0, process, run, cancelled: false, quiet };
     this.push(event);
     return event;
   }
@@ -156,7 +158,7 @@ export class EventQueue {
         } catch (error) {
           this.#onError(owner, error);
         }
-        drain();
+        if (!event.quiet) drain();
         this.current = null;
       }
       if (!this.#stopped) this.nowMs = untilMs;
@@ -209,6 +211,7 @@ class SimTimer implements QueuedEvent {
   order = 0;
   readonly process: SimProcess;
   cancelled = false;
+  readonly quiet = false;
   readonly #queue: EventQueue;
   readonly #callback: () => void;
   readonly #delayMs: number;

@@ -147,9 +147,9 @@ export const mutants: readonly Mutant[] = [
     name: "unknown-outcome-is-told-as-an-error",
     guarantee: "callers_are_told_the_truth",
     what: "a caller whose write may have run is told that there was no endpoint",
-    file: "services/router/src/control/call.ts",
-    find: '    if (rule === "outcome_unknown") {\n      const message',
-    put: '    if (rule === "outcome_unknown" && last === "") {\n      const message',
+    file: "services/router/src/control/call-problems.ts",
+    find: '  if (rule === "outcome_unknown") {\n    const message',
+    put: '  if (rule === "outcome_unknown" && last === "") {\n    const message',
   },
   {
     name: "unknown-legacy-outcome-is-told-as-an-error",

@@ -156,18 +156,16 @@ export class Node {
 
   /** As `makeEvent` makes it, without a `Date` for each of the hundred thousands of a run. */
   #event(type: EventType, keys: readonly string[], data: unknown, id: string, timeMs: number, traceparent: string | undefined): object {
-    return {
-      specversion: "1.0",
-      id,
-      source: this.#source,
-      type,
-      ...(keys.length > 0 ? { subject: keys.length === 1 ? keys[0] : keys.join("/") } : {}),
-      time: isoOf(timeMs),
-      datacontenttype: "application/json",
-      dataschema: schemaOf(type),
-      ...(traceparent === undefined ? {} : { traceparent }),
-      data,
-    };
+    const time = isoOf(timeMs);
+    const datacontenttype = "application/json";
+    const dataschema = schemaOf(type);
+    const subject = keys.length === 1 ? keys[0] : keys.join("/");
+    const from = this.#source;
+    const event =
+      keys.length > 0
+        ? { specversion: "1.0", id, source: from, type, subject, time, datacontenttype, dataschema, data }
+        : { specversion: "1.0", id, source: from, type, time, datacontenttype, dataschema, data };
+    return traceparent === undefined ? event : { ...event, traceparent };
   }
 
   #kit(process: SimProcess, bus: Bus): Kit<never> {

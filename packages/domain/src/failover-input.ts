@@ -132,14 +132,15 @@ export function failoverInput(audit: FailoverAudit, evidence: Evidence, upstream
     groupNames.has(name) ? groupVotesMax / groupNames.size : candidateVotesMax / Math.max(1, kept.length - groupNames.size);
   const testimonies = endpoints.map(({ name }) => [name, cut(spoken.get(name), Math.max(3, Math.floor(shareOf(name))))] as const);
   const doubted = testimonies.some(([, { votes }]) => votes.some((vote) => vote.verdict === "unhealthy"));
-  const heard = new Set(testimonies.flatMap(([, { observers }]) => observers));
-  const pick = <V>(of: (name: string) => V | null | undefined): Record<string, V> =>
-    Object.fromEntries(
-      endpoints.flatMap(({ name }) => {
-        const value = of(name);
-        return value == null ? [] : [[name, value]];
-      }),
-    );
+  const isHeard = (observer: string): boolean => testimonies.some(([, { observers }]) => observers.includes(observer));
+  const pick = <V>(of: (name: string) => V | null | undefined): Record<string, V> => {
+    const picked: Record<string, V> = {};
+    for (const { name } of endpoints) {
+      const value = of(name);
+      if (value != null) picked[name] = value;
+    }
+    return picked;
+  };
   const healthOf = (name: string): HealthSlice | undefined => {
     const known = audit.health.get(endpointKey(upstream, name));
     if (known === undefined) return undefined;
@@ -174,7 +175,7 @@ export function failoverInput(audit: FailoverAudit, evidence: Evidence, upstream
     ...(verified ? { traffic: trafficOn(evidence, upstream, [...groupNames], since, nowMs) } : {}),
     ...(rehearsal !== undefined && nowMs < rehearsal.untilMs ? { rehearsal: rehearsal.experiment } : {}),
     ...(isRuled(config, upstream) ? { ruled: true } : {}),
-    suspects: doubted ? suspectObservers(evidence, policy, nowMs).filter((observer) => heard.has(observer)) : [],
+    suspects: doubted ? suspectObservers(evidence, policy, nowMs).filter(isHeard) : [],
     signals: { seq: evidence.lastSeq, atMs: evidence.lastTimeMs },
     ...moment,
   };

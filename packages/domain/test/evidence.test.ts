@@ -6,11 +6,13 @@ import {
   type Evidence,
   foldSignal,
   noEvidence,
+  openEvidence,
   routersApplying,
   routersHolding,
   type Signal,
   seenEpoch,
   suspectObservers,
+  takeSignal,
   testimonyOn,
 } from "@mcp-failover/domain";
 import fc from "fast-check";
@@ -222,6 +224,7 @@ test("E1, E2, E3, E7: each observer's vote is what its own last words amount to,
   fc.assert(
     fc.property(fc.array(signalArb, { maxLength: 40 }), (drawn) => {
       let evidence = noEvidence;
+      const own = openEvidence();
       let timeMs = startMs;
       const latest = new Map<string, { startedAtMs: number; atMs: number; outcome: OutcomeClass }>();
       for (const one of drawn) {
@@ -229,7 +232,9 @@ test("E1, E2, E3, E7: each observer's vote is what its own last words amount to,
         const before = evidence;
         if (one.kind === "probe") {
           const startedAtMs = timeMs - one.lateMs;
-          evidence = foldSignal(evidence, probe(`p${one.who}`, timeMs, { ...one, startedAtMs }));
+          const signal = probe(`p${one.who}`, timeMs, { ...one, startedAtMs });
+          evidence = foldSignal(evidence, signal);
+          takeSignal(own, signal);
           const key = `p${one.who} ${one.endpoint}`;
           const known = latest.get(key);
           if (known === undefined || startedAtMs >= known.startedAtMs) latest.set(key, { startedAtMs, atMs: timeMs, outcome: one.outcome });
@@ -238,10 +243,13 @@ test("E1, E2, E3, E7: each observer's vote is what its own last words amount to,
             one.ended.map((outcome) => ({ outcome })),
             { inFlight: 1, oldestInFlightMs: one.inFlightMs },
           );
-          evidence = foldSignal(evidence, traffic(`r${one.who}`, timeMs, [window]));
+          const signal = traffic(`r${one.who}`, timeMs, [window]);
+          evidence = foldSignal(evidence, signal);
+          takeSignal(own, signal);
         }
         assert.equal(before.lastSeq < evidence.lastSeq, true, "E7: what was there before was altered");
       }
+      assert.deepEqual(own, evidence, "E7: changed in place it is the same");
       for (const endpoint of ["primary", "secondary"]) {
         const { votes } = testimonyOn(evidence, "pinecone", endpoint, times, timeMs);
         for (const vote of votes.filter(({ kind }) => kind === "prober")) {

@@ -1,7 +1,7 @@
 import type { Event } from "@mcp-failover/contracts";
 import { type FailoverDecision, type FailoverInput, failbackDueMs, trialInForce } from "@mcp-failover/domain";
 
-/** Well, and nothing is due: only a word against it matters. Or nothing is known: any word matters. */
+/** Well or in maintenance: till something is due only a word against it matters. Or nothing is known: any word matters. */
 interface Rest {
   readonly kind: "calm" | "blank";
   /** When something is due all the same. */
@@ -69,10 +69,12 @@ export class Attention {
 }
 
 function restOf(input: FailoverInput, decision: FailoverDecision): Rest | null {
-  if (decision.kind !== "none" || trialInForce(input) !== null || input.suspects.length > 0) return null;
-  const { state, maintained } = input;
+  if (decision.kind !== "none" || trialInForce(input) !== null) return null;
+  const { state, maintained, suspects, nowMs } = input;
   const endsMs = Object.values(maintained ?? {}).map(({ untilMs }) => untilMs);
-  const dueMs = Math.min(state.held?.untilMs ?? Number.POSITIVE_INFINITY, failbackDueMs(input), ...endsMs);
-  if (decision.rule === "active_healthy") return { kind: "calm", dueMs };
-  return decision.rule === "no_evidence" || decision.rule === "maintenance" ? { kind: "blank", dueMs } : null;
+  // A word on any upstream may make an observer credible again, and its words against this one count then.
+  const suspectsMs = suspects.length > 0 ? nowMs : Number.POSITIVE_INFINITY;
+  const dueMs = Math.min(state.held?.untilMs ?? Number.POSITIVE_INFINITY, failbackDueMs(input), suspectsMs, ...endsMs);
+  if (decision.rule === "active_healthy" || decision.rule === "maintenance") return { kind: "calm", dueMs };
+  return decision.rule === "no_evidence" ? { kind: "blank", dueMs } : null;
 }

@@ -44,6 +44,8 @@ test("a word for an upstream that is well changes nothing, one against it does a
   assert.deepEqual(of(probe("calm", "ok")), []);
   assert.deepEqual(of(probe("calm", "hard")), ["calm"]);
   assert.deepEqual(of(probe("blank", "ok")), ["blank"]);
+  attention.evaluated(input("blank"), none("maintenance"), true);
+  assert.deepEqual(of(probe("blank", "ok")), [], "in maintenance nothing is moved whatever is said");
   assert.deepEqual(of(heard("health.changed", { service: "calm" })), ["calm"]);
   const traffic = (window: object) =>
     of(heard("traffic.observed", { endpoints: [{ upstream: "calm", hard: 0, inFlight: 0, ok: 1, ...window }] }));
@@ -70,6 +72,7 @@ test("what has something due, is in trouble, in its grace, in a verification or 
   assert.equal(isRestless({}, none("active_healthy"), false), true, "the grace");
   assert.equal(isRestless({}, { kind: "gather", rule: "evidence_missing", reason: "", targets: [] }), true);
   assert.equal(isRestless({}, none("no_majority")), true);
+  assert.equal(isRestless({ suspects: ["prober:p1"] }), true, "an observer may become credible again by words on others");
   const backup = {
     state: { ...state, moves: [{ atMs: nowMs - 400_000 }] },
     policy: { failback: "automatic", failbackAfterMs: 300_000, failbackBackoffMax: 8 },

@@ -85,7 +85,7 @@ export function simBus(link: SimLink, report: (error: unknown, what: string) => 
 
   function send(subject: string, carried: Event, replyTo: string | null): void {
     const message: CoreMessage = { subject, replyTo, content: { kind: "event", event: carried } };
-    if (!link.connected || !link.send(() => server.publish(message, link))) link.dropped += 1;
+    if (!link.connected || !link.sendThrough((hopMs) => server.publish(message, link, hopMs))) link.dropped += 1;
   }
 
   const bus: Bus = {

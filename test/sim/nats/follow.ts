@@ -41,7 +41,7 @@ export class SimFollowing implements Following, Follower {
     this.#handler = handler;
     this.#report = report;
     const { filter = ">" } = options;
-    this.matches = filter === ">" ? null : (subject) => subjectMatches(filter, subject);
+    this.matches = filter === ">" ? null : matcherOf(filter);
     this.#detach = link.attach(() => this.#begin());
   }
 
@@ -153,4 +153,17 @@ export class SimFollowing implements Following, Follower {
       return null;
     }
   }
+}
+
+/** There are few subjects, and each is asked about thousands of times. */
+function matcherOf(filter: string): (subject: string) => boolean {
+  const known = new Map<string, boolean>();
+  return (subject) => {
+    let matches = known.get(subject);
+    if (matches === undefined) {
+      matches = subjectMatches(filter, subject);
+      known.set(subject, matches);
+    }
+    return matches;
+  };
 }

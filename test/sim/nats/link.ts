@@ -20,6 +20,8 @@ const pingMs = 5000;
 /** TCP sends again after a while, so what a healed line carries comes with a delay. */
 const resendMsMax = 800;
 const dialMsMax = 2000;
+/** The usual time one way, and no more. */
+const throughMsMax = 0.5;
 /** A killed process's kernel still sends what it had taken. */
 const orphanShare = 0.5;
 
@@ -141,9 +143,28 @@ export class SimLink implements LogPort {
     if (this.line.outCuts > 0) connection.heldOut.push(guarded);
     else {
       connection.outAtMs = Math.max(connection.outAtMs, this.server.queue.nowMs + this.line.latencyMs());
-      this.server.queue.at(connection.outAtMs, null, guarded);
+      // At the server nothing waits for promises: it stores, and tells others in events of their own.
+      this.server.queue.at(connection.outAtMs, null, guarded, true);
     }
     return true;
+  }
+
+  /**
+   * As {@link send}, for what only passes through the server: `at` is run at once, and told how long the way there takes. Where that is longer
+   * than usual it comes in an event of its own, so that it does not hold up what others send meanwhile.
+   */
+  sendThrough(at: (hopMs: number) => void): boolean {
+    const connection = this.#connection;
+    if (connection?.openAtClient && connection.openAtServer && this.server.up && this.line.outCuts === 0) {
+      const { nowMs } = this.server.queue;
+      const arrivesMs = Math.max(connection.outAtMs, nowMs + this.line.latencyMs());
+      if (arrivesMs - nowMs <= throughMsMax) {
+        connection.outAtMs = arrivesMs;
+        at(arrivesMs - nowMs);
+        return true;
+      }
+    }
+    return this.send(() => at(0));
   }
 
   /** The server sends something to this process. */
@@ -161,19 +182,19 @@ export class SimLink implements LogPort {
   }
 
   /** A core message, with the faults of both ends. */
-  deliverCore(from: SimLink, run: () => void): void {
+  deliverCore(from: SimLink, run: () => void, hopMs = 0): void {
     const { line } = this;
     const lost = Math.max(line.loseCore, from.line.loseCore);
     if (lost > 0 && line.random.next() < lost) return;
     const doubled = Math.max(line.duplicateCore, from.line.duplicateCore);
-    if (doubled > 0 && line.random.next() < doubled) this.deliver(run);
+    if (doubled > 0 && line.random.next() < doubled) this.deliver(run, hopMs);
     const { share, ms } = line.reorderCore;
     const connection = this.#connection;
     if (share > 0 && line.random.next() < share && connection !== null && line.inCuts === 0) {
-      this.server.queue.after(line.random.next() * ms, this.process, () => {
+      this.server.queue.after(hopMs + line.random.next() * ms, this.process, () => {
         if (connection.openAtClient) run();
       });
-    } else this.deliver(run);
+    } else this.deliver(run, hopMs);
   }
 
   /** Asks the server and waits; `sent: false` where it certainly was not asked. */

@@ -89,8 +89,8 @@ export class SimServer {
     return outcome;
   }
 
-  /** Core messages go to who listens now; nobody keeps them. */
-  publish(message: CoreMessage, from: SimLink): void {
+  /** Core messages go to who listens now; nobody keeps them. `hopMs`: how long this one is still on its way here. */
+  publish(message: CoreMessage, from: SimLink, hopMs = 0): void {
     let heard = false;
     const { subject } = message;
     for (const subscription of this.#subscriptions) {
@@ -99,13 +99,14 @@ export class SimServer {
       heard = true;
       // The server would send it back to its publisher too; nobody here does anything with that.
       if (subscription.link !== from || message.subject.startsWith("_INBOX"))
-        subscription.link.deliverCore(from, () => subscription.deliver(message));
+        subscription.link.deliverCore(from, () => subscription.deliver(message), hopMs);
     }
     if (heard || message.replyTo === null) return;
     for (const subscription of this.#subscriptions) {
       if (subscription.subject !== message.replyTo) continue;
-      subscription.link.deliver(() =>
-        subscription.deliver({ subject: subscription.subject, replyTo: null, content: { kind: "no_responders" } }),
+      subscription.link.deliver(
+        () => subscription.deliver({ subject: subscription.subject, replyTo: null, content: { kind: "no_responders" } }),
+        hopMs,
       );
     }
   }
