@@ -4,7 +4,6 @@ import { visibleAnswer } from "../identity/tool-access.ts";
 import { AbortedByRouter } from "../upstream-client.ts";
 import { AttemptRun, type CallParts, type RelayAnswer } from "./attempt.ts";
 import { CallAnswer } from "./call-answer.ts";
-import { watchCall } from "./call-clock.ts";
 import { endpointTag, readCursor, tagNextCursor } from "./cursor.ts";
 import { clientInfoKey, clientNameOf, type Envelope } from "./envelope.ts";
 import { standInFor } from "./face.ts";
@@ -40,8 +39,6 @@ export async function serveCall(
     sessionEndpoint: listing ?? session?.home ?? null,
     deadlineMs: clientDeadlineMs(request.headers, inbound.startedAtMs),
     startedAtMs: inbound.startedAtMs,
-    operationId: inbound.operationId,
-    trace: inbound.trace,
   });
   const answer = new CallAnswer(
     response,
@@ -62,13 +59,8 @@ export async function serveCall(
   );
   const abort = new AbortController();
   const gone = new AbortController();
-  const clock = watchCall({
-    nowMs,
-    deadlineMs: call.deadlineMs,
-    heartbeatMs: context.heartbeatMs,
-    onDeadline: () => abort.abort(new AbortedByRouter("deadline")),
-    onHeartbeat: () => answer.heartbeat(context.heartbeatMs),
-  });
+  const deadline = setTimeout(() => abort.abort(new AbortedByRouter("deadline")), Math.max(0, call.deadlineMs - nowMs()));
+  const heartbeat = setInterval(() => answer.heartbeat(context.heartbeatMs), context.heartbeatMs);
   const onClose = (): void => {
     if (answer.done || envelope.era !== "modern") return;
     gone.abort(new AbortedByRouter("client_gone"));
@@ -91,7 +83,8 @@ export async function serveCall(
   try {
     return await run.serve();
   } finally {
-    clock.stop();
+    clearTimeout(deadline);
+    clearInterval(heartbeat);
     response.off("close", onClose);
   }
 }
