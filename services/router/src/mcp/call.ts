@@ -4,6 +4,7 @@ import { visibleAnswer } from "../identity/tool-access.ts";
 import { AbortedByRouter } from "../upstream-client.ts";
 import { AttemptRun, type CallParts, type RelayAnswer } from "./attempt.ts";
 import { CallAnswer } from "./call-answer.ts";
+import { watchCall } from "./call-clock.ts";
 import { endpointTag, readCursor, tagNextCursor } from "./cursor.ts";
 import { clientInfoKey, clientNameOf, type Envelope } from "./envelope.ts";
 import { standInFor } from "./face.ts";
@@ -59,8 +60,13 @@ export async function serveCall(
   );
   const abort = new AbortController();
   const gone = new AbortController();
-  const deadline = setTimeout(() => abort.abort(new AbortedByRouter("deadline")), Math.max(0, call.deadlineMs - nowMs()));
-  const heartbeat = setInterval(() => answer.heartbeat(context.heartbeatMs), context.heartbeatMs);
+  const clock = watchCall({
+    nowMs,
+    deadlineMs: call.deadlineMs,
+    heartbeatMs: context.heartbeatMs,
+    onDeadline: () => abort.abort(new AbortedByRouter("deadline")),
+    onHeartbeat: () => answer.heartbeat(context.heartbeatMs),
+  });
   const onClose = (): void => {
     if (answer.done || envelope.era !== "modern") return;
     gone.abort(new AbortedByRouter("client_gone"));
@@ -83,8 +89,7 @@ export async function serveCall(
   try {
     return await run.serve();
   } finally {
-    clearTimeout(deadline);
-    clearInterval(heartbeat);
+    clock.stop();
     response.off("close", onClose);
   }
 }

@@ -1,0 +1,71 @@
+/** What happens to a call by time alone. */
+export interface TimedCall {
+  readonly nowMs: () => number;
+  readonly deadlineMs: number;
+  readonly heartbeatMs: number;
+  /** Once, when the deadline is over. */
+  onDeadline(): void;
+  /** About every `heartbeatMs`. */
+  onHeartbeat(): void;
+}
+
+const tickMs = 50;
+/** A deadline this near is kept to the millisecond. */
+const nearMs = 1000;
+
+/**
+ * Keeps the deadlines and heartbeats of all calls with one timer: two timers a call cost more than everything else that is decided for it.
+ * Deadlines that are further away than a second are kept to within {@link tickMs}.
+ */
+export function watchCall(call: TimedCall): { stop(): void } {
+  const watched = new Watched(call);
+  all.add(watched);
+  ticker ??= setInterval(tick, tickMs);
+  return watched;
+}
+
+class Watched {
+  readonly call: TimedCall;
+  heartbeatAtMs: number;
+  late = false;
+  readonly #near: NodeJS.Timeout | null;
+
+  constructor(call: TimedCall) {
+    const nowMs = call.nowMs();
+    this.call = call;
+    this.heartbeatAtMs = nowMs + call.heartbeatMs;
+    const leftMs = call.deadlineMs - nowMs;
+    this.#near = leftMs > nearMs ? null : setTimeout(() => this.#expire(), Math.max(0, leftMs));
+  }
+
+  tick(): void {
+    const nowMs = this.call.nowMs();
+    if (nowMs >= this.call.deadlineMs && this.#near === null) this.#expire();
+    if (nowMs < this.heartbeatAtMs) return;
+    this.heartbeatAtMs = nowMs + this.call.heartbeatMs;
+    this.call.onHeartbeat();
+  }
+
+  stop(): void {
+    if (this.#near !== null) clearTimeout(this.#near);
+    all.delete(this);
+  }
+
+  #expire(): void {
+    if (this.late) return;
+    this.late = true;
+    this.call.onDeadline();
+  }
+}
+
+/** As many as there are calls in flight. */
+const all = new Set<Watched>();
+/** Runs while there are calls. */
+let ticker: NodeJS.Timeout | null = null;
+
+function tick(): void {
+  for (const watched of all) watched.tick();
+  if (all.size > 0 || ticker === null) return;
+  clearInterval(ticker);
+  ticker = null;
+}
