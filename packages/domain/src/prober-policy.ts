@@ -42,7 +42,9 @@ export interface ProberPolicy {
   readonly conditionSamples: number;
   /** Later than this on average, what we measure is ourselves; the schedule's own bound is the same. */
   readonly lagMsMax: number;
+  /** Of the due probes, those without a place or begun over `lateMsMax` late. */
   readonly refusedShareMax: number;
+  readonly lateMsMax: number;
   /** A process that stood still this long inside a probe knows nothing of a time-out. */
   readonly stallMs: number;
 }
@@ -73,5 +75,6 @@ export const proberPolicy: ProberPolicy = {
   conditionSamples: 3,
   lagMsMax: 100,
   refusedShareMax: 0.05,
+  lateMsMax: 1000,
   stallMs: 250,
 };

@@ -25,6 +25,7 @@ export interface ScheduleOptions {
   readonly clockMs: () => number;
   /** Makes the probe and says when the next one is due; null ends the schedule of the key. */
   readonly run: (key: string, due: NextProbe) => Promise<NextProbe | null>;
+  /** How late a probe begins, by the clock that nobody sets. */
   readonly onLag: (lagMs: number) => void;
   readonly onError: (error: unknown, key: string) => void;
   /** After a run that threw. */
@@ -84,15 +85,15 @@ export function createSchedule(options: ScheduleOptions): Schedule {
       const due = heap.pop();
       if (due !== undefined && entries.get(due.key) === due.entry && due.entry.turn === due.turn && !due.entry.running) {
         begun += 1;
-        void fire(due.key, due.entry, due.next);
+        void fire(due);
       }
     }
     wake(begun < inTurnMax ? undefined : lastTickMs);
   }
 
-  async function fire(key: string, entry: Entry, due: NextProbe): Promise<void> {
+  async function fire({ key, entry, dueMs, next: due }: Planned): Promise<void> {
     entry.running = true;
-    options.onLag(Math.max(0, options.nowMs() - due.atMs));
+    options.onLag(Math.max(0, clockMs() - dueMs));
     let next: NextProbe | null;
     try {
       next = await options.run(key, due);

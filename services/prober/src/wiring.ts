@@ -126,7 +126,11 @@ export async function startProber(
     nowMs: kit.nowMs,
     clockMs: () => performance.now(),
     run: probing.scheduled,
-    onLag: (lagMs) => metrics.lag.observe(lagMs / 1000),
+    onLag: (lagMs) => {
+      metrics.lag.observe(lagMs / 1000);
+      // So late it is as good as without a place: this process cannot keep to its schedule.
+      if (lagMs > policy.lateMsMax) self.due(true);
+    },
     onError: (err, key) => log.error({ err, target: key }, "a probe failed by our own fault"),
     errorWaitMs: defaultPolicy.health.intervalMs,
   });

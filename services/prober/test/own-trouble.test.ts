@@ -142,3 +142,14 @@ test("monitoring switched off for the environment: no regular probes are made, h
   await fleet.configure({ api: http({ one: fake.url }) }, on);
   await until("healthy again", async () => (await statusOf(fleet, "api", "one")) === "healthy");
 });
+
+test("a prober whose probes begin too late says that it cannot keep to its schedule, however well its event loop turns", async (t) => {
+  const fleet = await fleetFor(t);
+  const fake = await server(t);
+  await fleet.configure({ api: http({ one: fake.url }) });
+  // Every probe counts as late.
+  const late = await fleet.start("p1", { policy: { lateMsMax: -1, lagMsMax: 60_000, conditionSamples: 1 } });
+  await until("overloaded", async () => (await late.metric("mcpf_prober_overloaded")) === 1);
+  const condition = late.kit.readiness().conditions["load"];
+  assert.deepEqual([condition?.ok, condition?.required], [false, false]);
+});
