@@ -34,7 +34,11 @@ const ownedBy: ReadonlyMap<string, string> = new Map([
 export function serviceEnvironment(env: Environment, topology: Topology, service: string): Record<string, string> {
   const secrets = new Set(secretsIn(topology).map(({ name }) => name));
   const settings = Object.keys(env).filter(
-    (name) => name.startsWith("MCPF_") && !ours.has(name) && !secrets.has(name) && (ownedBy.get(name) ?? service) === service,
+    (name) =>
+      (name.startsWith("MCPF_") || (service === "router" && name.startsWith("OTEL_"))) &&
+      !ours.has(name) &&
+      !secrets.has(name) &&
+      (ownedBy.get(name) ?? service) === service,
   );
   return { ...plainEnvironment(env), ...pick(env, settings) };
 }

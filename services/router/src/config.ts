@@ -42,6 +42,14 @@ export const routerConfig = z.object({
   /** Host names and origins besides loopback and `router.allowed_hosts`, `router.allowed_origins`; `*` allows all. Separated by commas. */
   MCPF_ROUTER_ALLOWED_HOSTS: list,
   MCPF_ROUTER_ALLOWED_ORIGINS: list,
+  /** One line a call: `off`, `failures`, `all`, or the share of the calls that went well (0.01), failures besides. */
+  MCPF_ROUTER_ACCESS_LOG: z.union([z.enum(["off", "failures", "all"]), z.coerce.number().gt(0).max(1)]).default("off"),
+  /** A collector of traces (OTLP over HTTP, JSON); without it none are made, and `traceparent` is passed on. */
+  OTEL_EXPORTER_OTLP_ENDPOINT: z.url({ protocol: /^https?$/ }).optional(),
+  OTEL_EXPORTER_OTLP_HEADERS: z.string().default(""),
+  OTEL_SERVICE_NAME: z.string().min(1).default("mcp-failover-router"),
+  /** The share of traces that begin here; others are sampled as the caller says. */
+  OTEL_TRACES_SAMPLER_ARG: z.coerce.number().min(0).max(1).default(1),
   /** Comments on quiet streams keep them open through what lies between. */
   MCPF_ROUTER_HEARTBEAT_MS: z.coerce.number().int().min(100).max(300_000).default(15_000),
   /** The commands of `stdio:` endpoints, by name: program and first arguments; the configuration adds its own after them. */

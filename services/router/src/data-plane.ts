@@ -11,6 +11,8 @@ import { createReplay } from "./mcp/replay.ts";
 import { createSealer } from "./mcp/seal.ts";
 import { createSessionTable, type Session } from "./mcp/session.ts";
 import { createToolBook } from "./mcp/tool-book.ts";
+import { observedControl } from "./observe/observed-control.ts";
+import type { Observing } from "./observe/start-observing.ts";
 import { type RouterServer, type RouterServerOptions, startServer } from "./server.ts";
 import type { ServerTls } from "./tls/server-tls.ts";
 import { createUpstreamClient } from "./upstream-client.ts";
@@ -27,6 +29,8 @@ export interface DataPlaneOptions {
   readonly access: () => AccessRules;
   /** Who makes a request; without it everybody may do everything. */
   readonly guard?: Guard;
+  /** What is told of each call. */
+  readonly observing?: Observing;
   /** Of the port; without it plain HTTP. */
   readonly tls?: ServerTls | null;
   readonly log: DataPlaneLog;
@@ -54,7 +58,8 @@ export interface DataPlane extends RouterServer {
 
 /** Starts to listen. */
 export async function startDataPlane(options: DataPlaneOptions): Promise<DataPlane> {
-  const { control, nowMs, log, metrics } = options;
+  const { nowMs, log, metrics, observing } = options;
+  const control = observing === undefined ? options.control : observedControl(options.control, observing, nowMs);
   const limits = { ...limitsDefault, ...options.limits };
   const http = createUpstreamClient({ connectionsMax: limits.connectionsMax, headerBytesMax: 64 * 1024, idleMs: 4000 });
   const client = bridgedClient(http, { sse: createSseBridge(http, nowMs), ...options.bridges }, () =>
@@ -105,6 +110,7 @@ export async function startDataPlane(options: DataPlaneOptions): Promise<DataPla
     access: options.access,
     guard: options.guard ?? openGuard,
     tls: options.tls ?? null,
+    trace: observing?.trace ?? null,
     health: options.health,
   });
   const stopFollowing = control.onRouteChange((upstream) => {

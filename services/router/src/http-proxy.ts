@@ -4,6 +4,7 @@ import type { AttemptResult, RouterControl, UpstreamView } from "./control/port.
 import { httpStatusOf, type RouterError, routerErrorOf, sendJson } from "./errors.ts";
 import type { Principal } from "./identity/principal.ts";
 import { clientDeadlineMs, type DataPlaneLog, type DataPlaneMetrics, operationHeader } from "./mcp/inbound.ts";
+import type { RequestTrace } from "./observe/trace.ts";
 import {
   AbortedByRouter,
   type ResponseHeaders,
@@ -36,6 +37,7 @@ export interface HttpInbound {
   readonly suffix: string;
   readonly operationId: string;
   readonly startedAtMs: number;
+  readonly trace?: RequestTrace | undefined;
 }
 
 /** A body may pause this long; the deadline of the call ends with its headers, because downloads and event streams take their time. */
@@ -53,6 +55,8 @@ export async function serveHttp(context: HttpContext, inbound: HttpInbound, body
     sessionEndpoint: null,
     deadlineMs: clientDeadlineMs(request.headers, inbound.startedAtMs),
     startedAtMs: inbound.startedAtMs,
+    operationId: inbound.operationId,
+    trace: inbound.trace,
   });
   const abort = new AbortController();
   const deadline = setTimeout(() => abort.abort(new AbortedByRouter("deadline")), Math.max(0, call.deadlineMs - nowMs()));

@@ -12,6 +12,7 @@ import { watchIdle } from "./idle-connections.ts";
 import { type McpContext, operationHeader } from "./mcp/inbound.ts";
 import { serveMcp } from "./mcp/serve-mcp.ts";
 import { leaveOldHolds } from "./mcp/sweep.ts";
+import type { Observing } from "./observe/start-observing.ts";
 import type { ServerTls } from "./tls/server-tls.ts";
 
 /**
@@ -34,6 +35,8 @@ export interface RouterServerOptions {
   readonly http: HttpContext;
   readonly access: () => AccessRules;
   readonly guard: Guard;
+  /** Begins the trace of a request; null: no traces. */
+  readonly trace: Observing["trace"];
   /** Null: plain HTTP. */
   readonly tls: ServerTls | null;
   /** `/healthz`, `/readyz`, `/metrics`; null for other paths. */
@@ -174,7 +177,7 @@ async function serve(options: RouterServerOptions, request: IncomingMessage, res
   const view = viewOf(options, face, name, principal);
   checkFace(principal, face, view);
   const operationId = newOperationId();
-  const inbound = { request, response, view, principal, operationId, startedAtMs: mcp.nowMs() };
+  const inbound = { request, response, view, principal, operationId, startedAtMs: mcp.nowMs(), trace: options.trace?.(request.headers) };
   if (face === "mcp") {
     if (path.length > "/mcp/".length + name.length + 1) throw new RefusedRequest(404, -32000, `not found: use /mcp/${view.name}`);
     return serveMcp(mcp, inbound, () => readBody(request, view.bodyBytesMax));

@@ -9,6 +9,7 @@ import { createStreamClaims, serveStreamClaims } from "./mcp/claims.ts";
 import { createSharedDirectory } from "./mcp/directory.ts";
 import { createSealer } from "./mcp/seal.ts";
 import { dataPlaneMetrics } from "./metrics.ts";
+import { startObserving } from "./observe/start-observing.ts";
 import { sessionSecret } from "./session-key.ts";
 import { createStdioBridge } from "./stdio/bridge.ts";
 import { probeAnswer } from "./stdio/probe-answer.ts";
@@ -39,6 +40,7 @@ export async function startRouter(kit: Kit<RouterConfig>): Promise<Running> {
     answers: (url, timeoutMs) => (isStdioUrl(url) ? stdio.look(url, timeoutMs) : answers(url, timeoutMs)),
     zone: kit.config.MCPF_ZONE ?? null,
   });
+  const observing = startObserving(kit);
   const guard = startTokenGuard(kit, control);
   const tls = await startServerTls(config, log);
   let sessions = (): number => 0;
@@ -63,6 +65,7 @@ export async function startRouter(kit: Kit<RouterConfig>): Promise<Running> {
     },
     guard,
     tls,
+    observing,
     log,
     metrics: dataPlaneMetrics(registry, { sessions: () => sessions() }),
     health: async (asked) => (await probeAnswer(asked, control, stdio)) ?? healthAnswer(asked, kit.readiness, registry),
@@ -79,6 +82,7 @@ export async function startRouter(kit: Kit<RouterConfig>): Promise<Running> {
       tls?.stop();
       await plane.close(config.MCPF_ROUTER_GRACE_MS);
       await control.stop();
+      await observing.stop();
     },
   };
 }

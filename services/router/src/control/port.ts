@@ -1,4 +1,5 @@
 import type { EndpointTls, FailureCode, Topology } from "@mcp-failover/contracts";
+import type { CallTrace } from "../observe/observed-control.ts";
 
 /**
  * The interface between the router's data plane (sockets, sessions, streams) and its control (routes, breakers, policy, accounting).
@@ -89,6 +90,10 @@ export interface CallDescription {
   /** Epoch milliseconds from the client, or Infinity. */
   readonly deadlineMs: number;
   readonly startedAtMs: number;
+  /** What the client knows the call by; a call without one leaves no trace where its outcome is unknown. */
+  readonly operationId?: string;
+  /** Of the request, where traces are made. */
+  readonly trace?: CallTrace | undefined;
 }
 
 export interface CallControl {

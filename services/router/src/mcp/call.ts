@@ -40,6 +40,8 @@ export async function serveCall(
     sessionEndpoint: listing ?? session?.home ?? null,
     deadlineMs: clientDeadlineMs(request.headers, inbound.startedAtMs),
     startedAtMs: inbound.startedAtMs,
+    operationId: inbound.operationId,
+    trace: inbound.trace,
   });
   const answer = new CallAnswer(
     response,

@@ -2,6 +2,7 @@ import type { IncomingHttpHeaders, IncomingMessage, ServerResponse } from "node:
 import type { RouterControl, UpstreamView } from "../control/port.ts";
 import { RefusedRequest } from "../errors.ts";
 import type { Principal } from "../identity/principal.ts";
+import type { RequestTrace } from "../observe/trace.ts";
 import type { UpstreamClient } from "../upstream-client.ts";
 import type { SessionDirectory } from "./directory.ts";
 import type { EraBook } from "./era.ts";
@@ -69,6 +70,7 @@ export interface Inbound {
   readonly principal: Principal;
   readonly operationId: string;
   readonly startedAtMs: number;
+  readonly trace?: RequestTrace | undefined;
 }
 
 export const operationHeader = "mcpf-operation-id";

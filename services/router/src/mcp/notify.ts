@@ -118,6 +118,8 @@ async function deliver(
     sessionEndpoint: session?.home ?? null,
     deadlineMs: Number.POSITIVE_INFINITY,
     startedAtMs: inbound.startedAtMs,
+    operationId: inbound.operationId,
+    trace: inbound.trace,
   });
   const late = AbortSignal.timeout(Math.max(1, Math.min(call.deadlineMs - nowMs(), 60_000)));
   for (let attempt = await call.next(); attempt !== null; attempt = await call.next()) {

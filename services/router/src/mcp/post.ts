@@ -27,9 +27,11 @@ function versionOf({ sessions }: McpContext, { request, view, principal }: Inbou
   return sessions.open(id, view.name, principal.id)?.sealed.version;
 }
 
-async function serveOne(context: McpContext, inbound: Inbound, body: Buffer): Promise<void> {
+async function serveOne(context: McpContext, inbound: Inbound, given: Buffer): Promise<void> {
   const { request, view } = inbound;
-  const envelope = readEnvelope(body);
+  const envelope = readEnvelope(given);
+  const body =
+    inbound.trace === undefined || envelope.kind === "response" ? given : inbound.trace.enterMessage(envelope.params["_meta"], given);
   const forbidden = forbiddenTool(inbound.principal, view.name, envelope, body, request.headers);
   if (forbidden !== null) {
     if (envelope.kind !== "request") throw new RefusedRequest(403, rpcCodes.forbidden, forbidden.message);

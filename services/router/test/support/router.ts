@@ -3,6 +3,7 @@ import { type DataPlane, type DataPlaneLimits, startDataPlane } from "../../src/
 import type { Guard } from "../../src/identity/guard.ts";
 import { createMemoryDirectory, type SessionDirectory } from "../../src/mcp/directory.ts";
 import type { StreamClaims } from "../../src/mcp/inbound.ts";
+import type { Observing } from "../../src/observe/start-observing.ts";
 import type { ServerTls } from "../../src/tls/server-tls.ts";
 import type { FakeControl } from "./fake-control.ts";
 
@@ -22,6 +23,7 @@ export async function startTestRouter(
     port?: number;
     bridges?: Bridges;
     guard?: Guard;
+    observing?: Observing;
     tls?: ServerTls | null;
     log?: (details: object, message: string) => void;
   } = {},
@@ -48,6 +50,7 @@ export async function startTestRouter(
     health: async (path) => (path === "/healthz" ? { status: 200, type: "text/plain", body: "ok" } : null),
     nowMs: () => Date.now(),
     tls: options.tls ?? null,
+    ...(options.observing === undefined ? {} : { observing: options.observing }),
     ...(options.guard === undefined ? {} : { guard: options.guard }),
     ...(options.bridges === undefined ? {} : { bridges: options.bridges }),
     ...(options.limits === undefined ? {} : { limits: options.limits }),
