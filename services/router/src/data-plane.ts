@@ -10,6 +10,7 @@ import type { DataPlaneLog, DataPlaneMetrics, McpContext, StreamClaims } from ".
 import { createReplay } from "./mcp/replay.ts";
 import { createSealer } from "./mcp/seal.ts";
 import { createSessionTable, type Session } from "./mcp/session.ts";
+import { createTaskBook } from "./mcp/task-book.ts";
 import { createToolBook } from "./mcp/tool-book.ts";
 import { observedControl } from "./observe/observed-control.ts";
 import type { Observing } from "./observe/start-observing.ts";
@@ -96,6 +97,7 @@ export async function startDataPlane(options: DataPlaneOptions): Promise<DataPla
     claims: options.claims,
     faces: createFaceBook(),
     tools,
+    tasks: createTaskBook(),
     log,
     metrics,
     nowMs,

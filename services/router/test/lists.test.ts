@@ -1,85 +1,9 @@
 import assert from "node:assert/strict";
-import { createServer, type Server } from "node:http";
-import type { AddressInfo } from "node:net";
 import { afterEach, beforeEach, describe, test } from "node:test";
 import { openSession, post, toolCall, until } from "./support/clients.ts";
 import { type FakeControl, fakeControl } from "./support/fake-control.ts";
+import { type ListServer, startListServer } from "./support/list-server.ts";
 import { startTestRouter, type TestRouter } from "./support/router.ts";
-
-interface ListServer {
-  readonly name: string;
-  readonly url: string;
-  /** Methods that came, with the cursor of a list. */
-  readonly seen: string[];
-  kill(): Promise<void>;
-  start(): Promise<void>;
-}
-
-/** A server whose lists come in pages, with the tools that it is given. */
-async function startListServer(name: string, tools: Readonly<Record<string, object>>, pages = 1): Promise<ListServer> {
-  let http: Server | null = null;
-  let port = 0;
-  let life = 0;
-  const seen: string[] = [];
-  const start = async (): Promise<void> => {
-    life += 1;
-    const session = `${name}-${life}`;
-    http = createServer((request, response) => {
-      const chunks: Buffer[] = [];
-      request.on("data", (chunk: Buffer) => chunks.push(chunk));
-      request.on("end", () => {
-        const id = request.headers["mcp-session-id"];
-        if (request.method === "GET") {
-          response.writeHead(id === session ? 200 : 404, { "content-type": "text/event-stream" });
-          response.flushHeaders();
-          if (id !== session) response.end();
-          return;
-        }
-        const message = JSON.parse(Buffer.concat(chunks).toString() || "{}") as {
-          id?: unknown;
-          method: string;
-          params?: { cursor?: string; name?: string };
-        };
-        seen.push(`${message.method}${message.params?.cursor === undefined ? "" : ` ${message.params.cursor}`}`);
-        const answer = (result: object): void => {
-          response.writeHead(200, { "content-type": "application/json", "mcp-session-id": session });
-          response.end(JSON.stringify({ jsonrpc: "2.0", id: message.id, result }));
-        };
-        if (message.method === "initialize") {
-          const capabilities = { tools: { listChanged: true }, resources: {} };
-          return answer({ protocolVersion: "2025-11-25", capabilities, serverInfo: { name, version: "1" } });
-        }
-        if (id !== session) return void response.writeHead(404).end("{}");
-        if (message.id === undefined) return void response.writeHead(202).end();
-        const all = Object.entries(tools).map(([tool, inputSchema]) => ({ name: tool, inputSchema }));
-        if (message.method === "tools/list") return answer({ tools: all });
-        if (message.method === "resources/list") {
-          const page = Number(message.params?.cursor ?? "0");
-          const resources = [{ uri: `test://${name}/${page}`, name: `${page}` }];
-          return answer({ resources, ...(page + 1 < pages ? { nextCursor: String(page + 1) } : {}) });
-        }
-        return answer({ content: [{ type: "text", text: `${name} ran ${message.params?.name}` }] });
-      });
-    });
-    await new Promise<void>((resolve) => http?.listen(port, "127.0.0.1", resolve));
-    port = (http.address() as AddressInfo).port;
-  };
-  await start();
-  return {
-    name,
-    get url() {
-      return `http://127.0.0.1:${port}/mcp`;
-    },
-    seen,
-    start,
-    async kill() {
-      const dying = http;
-      http = null;
-      dying?.closeAllConnections();
-      if (dying !== null) await new Promise((resolve) => dying.close(resolve));
-    },
-  };
-}
 
 const plain = { type: "object", properties: {} };
 const other = { type: "object", properties: { n: { type: "number" } }, required: ["n"] };
@@ -183,4 +107,22 @@ describe("lists of several endpoints", () => {
       await reading;
     });
   }
+
+  test("R17: what is asked of a task goes to the endpoint that runs it, and gets an explicit error once that is gone", async () => {
+    const session = await begin({ same: plain, job: plain });
+    const made = await post(router.mcpUrl, toolCall(1, "job"), { "mcp-session-id": session });
+    assert.deepEqual(made.body.result?.["task"], { taskId: "task-of-a", status: "working" });
+    assert.equal((await ask(session, "tasks/get", { taskId: "task-of-a" })).body.result?.["by"], "a");
+    await a.kill();
+    control.move("b");
+    const lost = await ask(session, "tasks/get", { taskId: "task-of-a" });
+    assert.equal(lost.body.error?.code, 1001);
+    assert.match(String(lost.body.error?.message), /runs on a/);
+    assert.ok(
+      b.seen.every((method) => !method.startsWith("tasks/") && method !== "tools/call"),
+      b.seen.join(", "),
+    );
+    // What nobody here has seen begin is the active endpoint's business.
+    assert.equal((await ask(session, "tasks/get", { taskId: "unknown" })).body.result?.["by"], "b");
+  });
 });

@@ -25,6 +25,8 @@ export interface CallParts {
   readonly relay: RelayAnswer | null;
   /** Of a list that one endpoint began. */
   readonly cursor: Cursor | null;
+  /** The endpoint of the task that is asked for. */
+  readonly runsOn: string | null;
   /** Ends attempts: at the deadline, or when the client is gone. */
   readonly signal: AbortSignal;
   /** Ends the fallback too, which may take longer than the attempts. */
@@ -62,7 +64,8 @@ export class AttemptRun {
     const { envelope, context, session } = this.#parts;
     const attempt = this.#attempt;
     let hold: Hold | null = null;
-    const { cursor } = this.#parts;
+    const { cursor, runsOn } = this.#parts;
+    if (runsOn !== null && runsOn !== attempt.endpoint.name) return this.#foreignTask(runsOn);
     if (cursor !== null && cursor.tag !== endpointTag(attempt.endpoint.name)) return this.#foreignCursor();
     try {
       if (envelope.era === "modern" && envelope.method !== "server/discover") {
@@ -95,6 +98,13 @@ export class AttemptRun {
     const message = "Invalid params: the server that gave this cursor cannot be asked now; list again from the start";
     const body = Buffer.from(JSON.stringify(rpcErrorBody(envelope.id, -32602, message)));
     return { kind: "not_answered", told: { outcome: "ineligible", message }, giveUp: (answer) => answer.whole(body, {}) };
+  }
+
+  /** Another endpoint runs the task, and this one could only make another one of it (requirement R17). */
+  #foreignTask(runsOn: string): Tried {
+    const message = `the task runs on ${runsOn}, which cannot be asked now; it was not made again, and may have finished`;
+    const error: RouterError = { code: "outcome_unknown", message, retriable: false };
+    return { kind: "not_answered", told: { outcome: "ineligible", message }, giveUp: () => this.#refuse(error) };
   }
 
   /** Why this endpoint's tool is not the one that the client means, where both are known; the active endpoint is always right (R16). */

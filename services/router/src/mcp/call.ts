@@ -31,13 +31,14 @@ export async function serveCall(
   const { view, request, response } = inbound;
   const cursor = readCursor(envelope.params["cursor"]);
   const listing = cursor === null ? null : (view.endpoints.find(({ name }) => endpointTag(name) === cursor.tag)?.name ?? null);
+  const runsOn = context.tasks.endpointOf(view.name, inbound.principal.id, envelope.method, envelope.params);
   const call = control.begin({
     upstream: view.name,
     kind: "mcp",
     method: envelope.method,
     tool: envelope.tool,
     agent: inbound.principal.agent ?? agentOf(request.headers["mcpf-agent"], envelope, session),
-    sessionEndpoint: listing ?? session?.home ?? null,
+    sessionEndpoint: listing ?? runsOn ?? session?.home ?? null,
     deadlineMs: clientDeadlineMs(request.headers, inbound.startedAtMs),
     startedAtMs: inbound.startedAtMs,
     operationId: inbound.operationId,
@@ -54,6 +55,8 @@ export async function serveCall(
     },
     nowMs,
     (value, endpoint) => {
+      if (view.endpoints.length > 1 && envelope.tool !== null)
+        context.tasks.learn(view.name, inbound.principal.id, endpoint, value["result"]);
       const shown = visibleAnswer(inbound.principal, view.name, value);
       const isTagged = view.endpoints.length > 1 && envelope.method.endsWith("/list");
       return (isTagged ? tagNextCursor(shown ?? value, endpoint) : null) ?? shown;
@@ -84,6 +87,7 @@ export async function serveCall(
     call,
     answer,
     cursor,
+    runsOn,
     relay,
     signal: abort.signal,
     gone: gone.signal,
@@ -129,9 +133,15 @@ class CallRun {
           this.#fail({ code: "outcome_unknown", message: "the server was lost while it waited for the client", retriable: false }),
         );
       }
-      if (!retry) return this.#giveUp(tried.giveUp);
-      unserved = tried.told.outcome === "ineligible" ? tried.giveUp : null;
+      if (tried.told.outcome === "ineligible") unserved = tried.giveUp;
+      else if (!this.#isPinned) unserved = null;
+      if (!retry) return this.#giveUp(tried.giveUp ?? unserved);
     }
+  }
+
+  /** One endpoint alone can serve it. */
+  get #isPinned(): boolean {
+    return this.#parts.cursor !== null || this.#parts.runsOn !== null;
   }
 
   /** Nothing more can be tried: the fallback where it is allowed, or one error. */

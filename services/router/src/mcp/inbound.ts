@@ -9,6 +9,7 @@ import type { EraBook } from "./era.ts";
 import type { FaceBook } from "./face.ts";
 import type { Replay } from "./replay.ts";
 import type { SessionTable } from "./session.ts";
+import type { TaskBook } from "./task-book.ts";
 import type { ToolBook } from "./tool-book.ts";
 
 /** What the handlers of `/mcp/<upstream>` work with. */
@@ -22,6 +23,7 @@ export interface McpContext {
   readonly claims: StreamClaims;
   readonly faces: FaceBook;
   readonly tools: ToolBook;
+  readonly tasks: TaskBook;
   readonly log: DataPlaneLog;
   readonly metrics: DataPlaneMetrics;
   readonly nowMs: () => number;
