@@ -304,6 +304,7 @@ export function connect(options: ConnectOptions): Client {
     async close() {
       if (closed) return;
       closed = true;
+      for (const one of calls.values()) one.close();
       unlisten();
       await following.stop();
       await restored.catch(onError);

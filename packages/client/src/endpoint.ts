@@ -65,6 +65,8 @@ export class ClientEndpoint implements RouteEndpoint {
   #answeredRun = 0;
   /** The call that tries a half-open breaker of the fleet for this client. */
   #trial: { readonly permit: ClientPermit; readonly untilMs: number } | null = null;
+  /** Until when the last call that began counts as a trial. */
+  #trialUntilMs = Number.NEGATIVE_INFINITY;
   #ewma: PeakEwma | null = null;
 
   constructor(config: EndpointConfig) {
@@ -114,7 +116,13 @@ export class ClientEndpoint implements RouteEndpoint {
       logReachable: word.logReachable,
       nowMs: word.wallMs,
     });
-    this.breakerAllows = gate === "allow" || (this.breaker === "half_open" ? this.#mayTry(nowMs) : gate === "trial" && this.inFlight === 0);
+    this.breakerAllows =
+      gate === "allow" || (this.breaker === "half_open" ? this.#mayTry(nowMs) : gate === "trial" && !this.#isTried(nowMs));
+  }
+
+  /** A call is out that began lately: while the endpoint is out it is the one that tries it. One that hangs holds up nobody for longer. */
+  #isTried(nowMs: number): boolean {
+    return this.inFlight > 0 && nowMs < this.#trialUntilMs;
   }
 
   #mayTry(nowMs: number): boolean {
@@ -129,7 +137,7 @@ export class ClientEndpoint implements RouteEndpoint {
   acquire(nowMs: number, policy: LocalBreakerPolicy): ClientPermit | null {
     const free = this.breaker === "disabled" || this.breaker === "metrics_only" || (this.breakerAllows && this.localAllows);
     if (!free) {
-      if (this.inFlight > 0 || nowMs - this.#outSinceMs < policy.panicTrialMs) return null;
+      if (this.#isTried(nowMs) || nowMs - this.#outSinceMs < policy.panicTrialMs) return null;
       this.#outSinceMs = nowMs;
     }
     const { state, permit: local } = localAcquire(this.#local, nowMs, { force: true, policy });
@@ -137,6 +145,7 @@ export class ClientEndpoint implements RouteEndpoint {
     if (local === null) return null;
     this.inFlight += 1;
     const permit = { local, fleetGeneration: this.#fleetGeneration };
+    this.#trialUntilMs = nowMs + policy.trialMs;
     if (this.breaker === "half_open") this.#trial = { permit, untilMs: nowMs + policy.trialMs };
     return permit;
   }

@@ -13,7 +13,14 @@ import {
 } from "@mcp-failover/domain";
 import { type AttemptEnd, attempt } from "./attempt.ts";
 import { ClientEndpoint, type ClientPermit, type FleetWord } from "./endpoint.ts";
-import { BreakerOpenError, BulkheadFullError, CallTimeoutError, NoEndpointError, OutcomeUnknownError } from "./errors.ts";
+import {
+  BreakerOpenError,
+  BulkheadFullError,
+  CallTimeoutError,
+  ClientClosedError,
+  NoEndpointError,
+  OutcomeUnknownError,
+} from "./errors.ts";
 import { type Failure, failureOf } from "./failure.ts";
 import { WaitingLine } from "./waiting-line.ts";
 
@@ -80,12 +87,20 @@ export class UpstreamCalls {
   #turn = 0;
   #budget: RetryBudget | null = null;
   readonly #waiting = new Set<() => void>();
+  #closed = false;
 
   readonly #line: WaitingLine;
 
   constructor(world: UpstreamWorld) {
     this.#world = world;
     this.#line = new WaitingLine(world.queueMax);
+  }
+
+  /** Calls that have not begun yet end now, and so does a call that waits for the fleet; functions that run are let run. */
+  close(): void {
+    this.#closed = true;
+    this.#line.refuseAll(() => new ClientClosedError());
+    this.wake();
   }
 
   /** The fleet has changed something: calls that wait for it look again. */
@@ -151,6 +166,7 @@ export class UpstreamCalls {
     this.#budget = creditCall(this.#budget ?? initialRetryBudget(world.nowMs(), policy.router), world.nowMs());
     for (;;) {
       options.signal?.throwIfAborted();
+      if (this.#closed) throw new ClientClosedError();
       const nowMs = world.nowMs();
       if (nowMs >= deadlineMs) throw new CallTimeoutError(world.upstream, timeoutMs, false);
       const plan = this.#plan(state, safety, nowMs);

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { afterEach, beforeEach, test } from "node:test";
 import { BreakerOpenError, type CallContext, CallTimeoutError, type Client } from "@mcp-failover/client";
 import { defaultPolicy } from "@mcp-failover/domain";
-import { Fleet, fetchError, systemError } from "./fleet.ts";
+import { Fleet, fetchError, systemError, until } from "./fleet.ts";
 
 const policy = defaultPolicy.localBreaker;
 let fleet: Fleet;
@@ -86,6 +86,19 @@ test("cockatiel reopens on a failure from before the trip: here it does not, and
   trial.succeed();
   await trial.ended;
   assert.equal(await outcome(client.execute("solo", where)), "ok");
+});
+
+test("A4: a panic trial that hangs holds up nobody for longer than trialMs, whatever time its call has", async () => {
+  await fleet.breaker("solo", "only", { status: "open", generation: 2, sinceMs: nowMs, openUntilMs: Date.now() + 600_000 });
+  await until("the fleet's breaker is known", () => client.status().upstreams.some(({ endpoints }) => endpoints[0]?.breaker === "open"));
+  nowMs += policy.panicTrialMs;
+  const hung = pending();
+  nowMs += policy.trialMs - 1;
+  assert.equal(await outcome(client.execute("solo", where)), "breaker_open");
+  nowMs += 1;
+  assert.equal(await outcome(client.execute("solo", where)), "ok");
+  hung.succeed();
+  await hung.ended;
 });
 
 test("opossum closes on a success from before the trip: here only the trial closes", async () => {

@@ -8,6 +8,7 @@ import {
   type CallContext,
   CallTimeoutError,
   type Client,
+  ClientClosedError,
   NoEndpointError,
   OutcomeUnknownError,
 } from "@mcp-failover/client";
@@ -374,4 +375,19 @@ test("a route of an older epoch or generation never replaces a newer one", async
   await fleet.moveTo("solo", "only", 1);
   await until("all is read", () => client.route("solo").epoch === 1);
   assert.deepEqual([client.route("docs").endpoint.name, client.route("docs").epoch], ["secondary", 5]);
+});
+
+test("closing a client ends the calls that wait, for a place or for the fleet, and lets those run that have begun", async () => {
+  const { client } = await fleet.client({ concurrencyMax: 1, queueMax: 1 });
+  const gate = Promise.withResolvers<string>();
+  const running = client.execute("docs", () => gate.promise);
+  const queued = rejection(client.execute("docs", where));
+  const { client: second } = await fleet.client();
+  // It provably did not run, so the call waits for a move.
+  const waiting = rejection(second.execute("docs", fails(systemError("ECONNREFUSED"))));
+  await sleep(20);
+  await Promise.all([client.close(), second.close()]);
+  for (const error of await Promise.all([queued, waiting])) assert.ok(error instanceof ClientClosedError, String(error));
+  gate.resolve("done");
+  assert.equal(await running, "done");
 });
