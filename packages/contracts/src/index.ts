@@ -50,6 +50,7 @@ export {
   rollbackCommand,
 } from "./command.ts";
 export type { EndpointTls } from "./endpoint-tls.ts";
+export { ambiguousWith, separatorDefault } from "./aggregate-names.ts";
 export { isStdioUrl, type StdioConfig } from "./endpoint-transport.ts";
 export { contentType, type Envelope, envelope, integrityHeader } from "./envelope.ts";
 export {

@@ -1,5 +1,6 @@
 import { isMap, isScalar, LineCounter, parseDocument } from "yaml";
 import { reportAgentProblems } from "./agent-config.ts";
+import { ambiguousWith, separatorDefault } from "./aggregate-names.ts";
 import { hashOf } from "./canonical.ts";
 import { isStdioUrl } from "./endpoint-transport.ts";
 import { reportProbeProblems } from "./probe-plan.ts";
@@ -150,6 +151,7 @@ function checkMeaning(config: Topology, options: ParseTopologyOptions, report: R
       legacyToolOwner.set(toolName, upstreamName);
     }
   }
+  checkAggregate(config, report);
   const channels = new Set<string>();
   config.notifications.channels.forEach((channel, index) => {
     if (channels.has(channel.name))
@@ -179,6 +181,21 @@ function checkMeaning(config: Topology, options: ParseTopologyOptions, report: R
         );
     }
   }
+}
+
+/** `/mcp` tells its upstreams apart by their names, and those of tools and prompts come after the separator. */
+function checkAggregate(config: Topology, report: Report): void {
+  const { aggregate } = config.router;
+  aggregate?.upstreams?.forEach((upstream, position) => {
+    if (config.upstreams[upstream]?.kind !== "mcp")
+      report(["router", "aggregate", "upstreams", position], `no upstream of kind mcp is named ${JSON.stringify(upstream)}; correct it`);
+    const other = ambiguousWith(upstream, aggregate.upstreams ?? [], aggregate.separator ?? separatorDefault);
+    if (other !== null)
+      report(
+        ["router", "aggregate", "upstreams", position],
+        `tools of ${upstream} could be taken for some of ${other}; give router.aggregate another separator, or leave one of them out`,
+      );
+  });
 }
 
 /** A window that names nothing that exists would protect nothing, and nobody would notice. */

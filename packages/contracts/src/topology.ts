@@ -188,6 +188,19 @@ const localProcess = z.strictObject({
 });
 export type LocalProcess = z.infer<typeof localProcess>;
 
+const aggregateConfig = z.strictObject({
+  enabled: z.boolean().optional(),
+  /** Default: every upstream of kind mcp. */
+  upstreams: z.array(name).max(1000).optional(),
+  /** Between the name of the upstream and that of the tool or prompt; default `__`. */
+  separator: z
+    .string()
+    .regex(/^[_.:/-]{1,4}$/, "use 1 to 4 of the characters _ . : / -")
+    .optional(),
+  /** How long the tools of an upstream that cannot be asked stay listed; default 10 minutes. */
+  grace_ms: milliseconds(0, 86_400_000).optional(),
+});
+
 export const topology = z.strictObject({
   version: z.literal(1).default(1),
   upstreams: z.record(name, upstreamConfig).refine((all) => Object.keys(all).length > 0, "give at least one upstream"),
@@ -230,6 +243,8 @@ export const topology = z.strictObject({
         .default(4 * 1024 * 1024),
       allowed_hosts: z.array(z.string()).default([]),
       allowed_origins: z.array(z.string()).default([]),
+      /** `/mcp`: several upstreams as one MCP server. */
+      aggregate: aggregateConfig.optional(),
       agent_rates: agentRates.optional(),
       /** Agents may show tokens of these issuers. With it, or with tokens in `agents:`, nobody is let in without one. */
       auth: routerAuth.optional(),

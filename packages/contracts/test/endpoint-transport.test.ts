@@ -53,3 +53,25 @@ test("a process of the router has no address of its own for a probe, and none of
   assert.ok(check !== undefined && isStdioUrl(check.url));
   assert.doesNotMatch(JSON.stringify(check), /FILES_TOKEN/);
 });
+
+test("/mcp is told of upstreams that there are, whose tools cannot be taken for one another's", () => {
+  const endpoints = (port: number) => [{ name: "one", tier: 0, url: `http://127.0.0.1:${port}/` }];
+  const said = (aggregate: object): string => {
+    const upstreams = {
+      a: { kind: "mcp", endpoints: endpoints(1) },
+      a_: { kind: "mcp", endpoints: endpoints(2) },
+      api: { kind: "http", endpoints: endpoints(3) },
+    };
+    try {
+      parseTopology(JSON.stringify({ upstreams, router: { aggregate } }), { file: "failover.yaml", env: {} });
+      return "";
+    } catch (error) {
+      assert.ok(error instanceof ConfigError);
+      return error.problems.map(({ path, message }) => `${path}: ${message}`).join("\n");
+    }
+  };
+  assert.equal(said({ upstreams: ["a"], separator: "." }), "");
+  assert.match(said({ upstreams: ["a", "api"] }), /router\.aggregate\.upstreams\.1: no upstream of kind mcp/);
+  assert.match(said({ upstreams: ["a", "a_"] }), /upstreams\.1: tools of a_ could be taken for some of a;/);
+  assert.match(said({ separator: "%" }), /router\.aggregate\.separator: use 1 to 4/);
+});

@@ -1,4 +1,5 @@
 import type { AccessRules } from "./access.ts";
+import { createAggregate } from "./aggregate/serve.ts";
 import { type Bridges, bridgedClient } from "./bridge/bridged-client.ts";
 import type { RouterControl } from "./control/port.ts";
 import { createSseBridge } from "./http-sse/bridge.ts";
@@ -104,7 +105,9 @@ export async function startDataPlane(options: DataPlaneOptions): Promise<DataPla
     heartbeatMs: limits.heartbeatMs,
     openEnded: new Set(),
   };
+  const aggregate = createAggregate(mcp);
   const server = await startServer({
+    aggregate,
     host: options.host,
     port: options.port,
     mcp,
@@ -132,6 +135,7 @@ export async function startDataPlane(options: DataPlaneOptions): Promise<DataPla
     },
     async close(graceMs) {
       stopFollowing();
+      aggregate.close();
       await server.close(graceMs);
       await client.close();
     },

@@ -3,6 +3,7 @@ import { createServer, type IncomingMessage, type Server, type ServerOptions, ty
 import { createServer as createTlsServer } from "node:https";
 import type { AddressInfo } from "node:net";
 import { type AccessRules, checkAccess, checkMetricsHost, checkOneHost, checkPath } from "./access.ts";
+import type { Aggregate } from "./aggregate/serve.ts";
 import type { UpstreamView } from "./control/port.ts";
 import { RefusedRequest, rpcCodes, rpcErrorBody, sendJson, sendRefusal } from "./errors.ts";
 import { type HttpContext, serveHttp } from "./http-proxy.ts";
@@ -34,6 +35,8 @@ export interface RouterServerOptions {
   readonly mcp: McpContext;
   readonly http: HttpContext;
   readonly access: () => AccessRules;
+  /** `/mcp`, all upstreams as one. */
+  readonly aggregate?: Aggregate;
   readonly guard: Guard;
   /** Begins the trace of a request; null: no traces. */
   readonly trace: Observing["trace"];
@@ -154,6 +157,13 @@ async function serve(options: RouterServerOptions, request: IncomingMessage, res
   const url = request.url ?? "/";
   const [path = "/"] = url.split("?", 1);
   const [, face, name] = path.split("/", 3);
+  if (path === "/mcp" && options.aggregate !== undefined) {
+    checkOneHost(request.rawHeaders);
+    checkAccess(request.headers.host, request.headers.origin, options.access());
+    const { aggregate } = options;
+    const principal = await options.guard.identify(request.headers, "mcp", "");
+    return aggregate.serve(request, response, principal, () => readBody(request, aggregate.bodyBytesMax()));
+  }
   if ((face !== "mcp" && face !== "http") || !name) {
     const metadata = options.guard.metadata(path);
     if (metadata !== null) {

@@ -1,0 +1,256 @@
+import { RefusedRequest } from "../errors.ts";
+import type { Principal } from "../identity/principal.ts";
+import { isObject, readServerMessage, type ServerMessage } from "../mcp/envelope.ts";
+import { readEvents } from "../mcp/sse.ts";
+import type { UpstreamResponse } from "../upstream-client.ts";
+import type { LocalCall } from "./local-request.ts";
+
+/** What an upstream refused before or instead of a session; `error` is the JSON-RPC error for whoever asked. */
+export class InnerError extends Error {
+  override readonly name = "InnerError";
+  readonly code = "inner_error";
+  readonly retriable = true;
+  readonly error: Record<string, unknown>;
+  constructor(error: Record<string, unknown>) {
+    super(String(error["message"]));
+    this.error = error;
+  }
+}
+
+export interface InnerDeps {
+  readonly call: LocalCall;
+  readonly principal: Principal;
+  /** The client's own `initialize` params. */
+  readonly clientParams: Readonly<Record<string, unknown>>;
+  /** Headers of the client that every request carries: name of the agent, trace. */
+  readonly passed: Readonly<Record<string, string>>;
+  /** Id of the session that another router process began with the upstream; and where a new one is said. */
+  readonly known: (upstream: string) => Promise<string | null>;
+  readonly learned: (upstream: string, id: string) => Promise<void>;
+  /** What the server says by itself. */
+  readonly heard: (upstream: string, message: ServerMessage, value: Record<string, unknown>) => void;
+  /** Whether the client's stream is in this process. */
+  readonly wanted: () => boolean;
+  readonly level: () => unknown;
+  readonly subscriptions: (upstream: string) => readonly string[];
+}
+
+/** Hears every message of an answer, the last being the answer itself. */
+export type Listener = (message: ServerMessage, value: Record<string, unknown>) => void;
+
+const answerBytesMax = 16 * 1024 * 1024;
+const resumesMax = 3;
+const reopenMsMin = 200;
+const reopenMsMax = 5000;
+
+/**
+ * A client's session with one of the upstreams, begun when it is first needed, over the router's own `/mcp/<upstream>`: retries, breakers,
+ * failover and replay are those of any client's session. Guarantees:
+ * I1  One `initialize` however many requests wait; a session that is lost for good is begun again, once a request.
+ * I2  A request has one answer: the upstream's, or a JSON-RPC error.
+ */
+export class InnerSession {
+  readonly upstream: string;
+  readonly #deps: InnerDeps;
+  #id: string | null = null;
+  #begun = false;
+  #beginning: Promise<void> | null = null;
+  #stream: UpstreamResponse | null = null;
+  #streaming = false;
+  #closed = false;
+
+  constructor(upstream: string, deps: InnerDeps) {
+    this.upstream = upstream;
+    this.#deps = deps;
+  }
+  get begun(): boolean {
+    return this.#begun;
+  }
+
+  /** Throws {@link InnerError} where no session can be had. */
+  async request(message: Record<string, unknown>, headers: Readonly<Record<string, string>>, listen: Listener): Promise<void> {
+    for (let tries = 0; ; tries++) {
+      await this.#begin(headers);
+      const response = await this.#send("POST", message, headers);
+      if (response.status === 404 && tries === 0) {
+        response.discard(100);
+        this.#begun = false;
+        continue;
+      }
+      return this.#listen(response, message["id"] as string | number, listen);
+    }
+  }
+
+  /** A message without an answer; one for a session that was never begun has nobody to hear it. */
+  async tell(message: Record<string, unknown>): Promise<void> {
+    if (this.#begun) (await this.#send("POST", message, {})).discard(100);
+  }
+
+  /** Hears what the server says by itself, in a session that was begun here or by another router process. */
+  async listenAlways(): Promise<void> {
+    if (this.#streaming || this.#closed) return;
+    await this.#begin({});
+    this.#openStream();
+  }
+  /** The client's stream is gone: whoever has it next listens. */
+  stopListening(): void {
+    this.#stream?.cancel("nobody listens");
+  }
+
+  async end(): Promise<void> {
+    this.close();
+    if (this.#begun && this.#id !== null) (await this.#send("DELETE", null, {})).discard(100);
+    this.#begun = false;
+  }
+  /** Gives up the stream; the session itself stays. */
+  close(): void {
+    this.#closed = true;
+    this.#stream?.cancel("the session is over");
+  }
+
+  #begin(headers: Readonly<Record<string, string>>): Promise<void> {
+    if (this.#begun) return Promise.resolve();
+    this.#beginning ??= this.#initialize(headers).finally(() => {
+      this.#beginning = null;
+    });
+    return this.#beginning;
+  }
+
+  async #initialize(headers: Readonly<Record<string, string>>): Promise<void> {
+    const { known, learned, clientParams, level, subscriptions } = this.#deps;
+    const before = this.#id === null ? await known(this.upstream) : null;
+    if (before !== null) this.#id = before;
+    else {
+      this.#id = null;
+      const response = await this.#send(
+        "POST",
+        { jsonrpc: "2.0", id: "mcpa-initialize", method: "initialize", params: clientParams },
+        headers,
+      );
+      await this.#listen(response, "mcpa-initialize", (message, value) => {
+        if (message.kind === "answer" && message.error !== null) throw new InnerError(errorOf(value));
+      });
+      const id = response.headers["mcp-session-id"];
+      this.#id = typeof id === "string" ? id : null;
+      (await this.#send("POST", { jsonrpc: "2.0", method: "notifications/initialized" }, {})).discard(100);
+      if (this.#id !== null) await learned(this.upstream, this.#id);
+      const say = async (method: string, params: unknown): Promise<void> => {
+        const said = await this.#send("POST", { jsonrpc: "2.0", id: "mcpa-again", method, params }, {});
+        await this.#listen(said, "mcpa-again", () => undefined);
+      };
+      if (level() !== undefined) await say("logging/setLevel", level());
+      for (const uri of subscriptions(this.upstream)) await say("resources/subscribe", { uri });
+    }
+    this.#begun = true;
+    if (this.#deps.wanted()) this.#openStream();
+  }
+
+  #openStream(): void {
+    if (this.#streaming || this.#closed) return;
+    this.#streaming = true;
+    void this.#keepStream().finally(() => {
+      this.#streaming = false;
+    });
+  }
+
+  #send(method: "POST" | "GET" | "DELETE", message: object | null, headers: Readonly<Record<string, string>>): Promise<UpstreamResponse> {
+    const { call, principal, passed } = this.#deps;
+    return call({
+      upstream: this.upstream,
+      method,
+      headers: {
+        ...passed,
+        ...headers,
+        accept: method === "GET" ? "text/event-stream" : "application/json, text/event-stream",
+        "content-type": "application/json",
+        ...(this.#id === null ? {} : { "mcp-session-id": this.#id }),
+      },
+      body: message === null ? null : Buffer.from(JSON.stringify(message)),
+      principal,
+    });
+  }
+
+  /** Reads an answer; a stream that was parked before its answer is gone on with by its last event id. */
+  async #listen(response: UpstreamResponse, id: string | number, listen: Listener): Promise<void> {
+    let current = response;
+    for (let resumes = 0; ; resumes++) {
+      const isStream = current.status === 200 && String(current.headers["content-type"] ?? "").includes("text/event-stream");
+      if (!isStream) return this.#whole(current, id, listen);
+      const { answered, lastEventId } = await events(current, id, listen);
+      if (answered) return;
+      if (lastEventId === null || resumes >= resumesMax) throw new InnerError(lostError(this.upstream));
+      current = await this.#send("GET", null, { "last-event-id": lastEventId });
+    }
+  }
+
+  async #whole(response: UpstreamResponse, id: string | number, listen: Listener): Promise<void> {
+    const text = (await response.collect(answerBytesMax)).toString("utf8");
+    const message = readServerMessage(text);
+    if (message.kind !== "answer") {
+      throw new InnerError({ code: -32603, message: `${this.upstream} answered with status ${response.status} and no JSON-RPC answer` });
+    }
+    listen(message, { ...message.value, id });
+  }
+
+  /** The upstream's own stream, as long as the client has its own here. */
+  async #keepStream(): Promise<void> {
+    for (let waitMs = reopenMsMin; !this.#closed && this.#begun && this.#deps.wanted(); waitMs = Math.min(2 * waitMs, reopenMsMax)) {
+      const response = await this.#send("GET", null, {}).catch(() => null);
+      if (response?.status === 405 || response?.status === 404) return response.discard(100);
+      if (response?.status === 200 && !this.#closed && this.#deps.wanted()) {
+        this.#stream = response;
+        waitMs = reopenMsMin;
+        await events(response, null, (message, value) => this.#deps.heard(this.upstream, message, value));
+        this.#stream = null;
+      } else response?.discard(100);
+      await new Promise((resolve) => setTimeout(resolve, waitMs * (0.5 + Math.random())).unref());
+    }
+  }
+}
+
+/** Hands the events over until the answer to `id`, or the end; never rejects but with what `listen` throws. */
+function events(
+  response: UpstreamResponse,
+  id: string | number | null,
+  listen: Listener,
+): Promise<{ readonly answered: boolean; readonly lastEventId: string | null }> {
+  return new Promise((resolve, reject) => {
+    let lastEventId: string | null = null;
+    let answered = false;
+    const over = (): void => resolve({ answered, lastEventId });
+    readEvents(response, {
+      event: (event) => {
+        if (event.id !== undefined && event.id !== "") lastEventId = event.id;
+        if (event.data === "" || answered) return true;
+        const message = readServerMessage(event.data);
+        if (message.kind === "other") return true;
+        try {
+          listen(message, message.value);
+        } catch (error) {
+          reject(error instanceof Error ? error : new Error(String(error)));
+        }
+        answered = id !== null && message.kind === "answer" && message.id === id;
+        if (answered) over();
+        return true;
+      },
+      end: over,
+      error: over,
+      malformed: over,
+    });
+  });
+}
+
+function errorOf(value: Record<string, unknown>): Record<string, unknown> {
+  return isObject(value["error"]) ? value["error"] : { code: -32603, message: "the upstream failed" };
+}
+function lostError(upstream: string): Record<string, unknown> {
+  const message = `the answer of ${upstream} broke off; the call may have run`;
+  return { code: 1001, message, data: { code: "outcome_unknown", upstream, retriable: false } };
+}
+
+/** The JSON-RPC error that a failure of any kind is for the client. */
+export function rpcErrorOf(error: unknown): Record<string, unknown> {
+  if (error instanceof InnerError) return error.error;
+  if (error instanceof RefusedRequest) return { code: error.rpcCode, message: error.message };
+  return { code: -32603, message: "internal error of the router" };
+}

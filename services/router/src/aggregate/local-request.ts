@@ -1,0 +1,117 @@
+import { randomBytes } from "node:crypto";
+import type { IncomingMessage, OutgoingHttpHeaders, ServerResponse } from "node:http";
+import { Writable } from "node:stream";
+import { LocalResponse } from "../bridge/local-exchange.ts";
+import { refusal } from "../bridge/message-pipe.ts";
+import { RefusedRequest, sendJson, sendRefusal } from "../errors.ts";
+import type { Principal } from "../identity/principal.ts";
+import type { McpContext } from "../mcp/inbound.ts";
+import { serveMcp } from "../mcp/serve-mcp.ts";
+import { UpstreamError, type UpstreamResponse } from "../upstream-client.ts";
+
+/** A request to `/mcp/<upstream>` made inside the router: all that holds for one from outside holds for it, but no socket lies between. */
+export interface LocalRequest {
+  readonly upstream: string;
+  readonly method: "POST" | "GET" | "DELETE";
+  /** Names in lower case. */
+  readonly headers: Readonly<Record<string, string>>;
+  readonly body: Buffer | null;
+  readonly principal: Principal;
+}
+export type LocalCall = (request: LocalRequest) => Promise<UpstreamResponse>;
+
+export function localCaller(context: McpContext): LocalCall {
+  // Streams in here belong to no connection that a stop would have to wait for.
+  const inner: McpContext = { ...context, openEnded: new Set() };
+  return (asked) => {
+    const view = inner.control.upstream(asked.upstream);
+    if (view === null || view.kind !== "mcp") return Promise.resolve(refusal(404, -32000, `no upstream ${asked.upstream} is configured`));
+    const { method, headers, body, principal } = asked;
+    if ((body?.length ?? 0) > view.bodyBytesMax) {
+      return Promise.resolve(refusal(413, -32000, `Request body too large: at most ${view.bodyBytesMax} bytes (router.body_bytes_max)`));
+    }
+    const answer = new LocalServerResponse();
+    // What serves `/mcp/<upstream>` reads no more of it.
+    const request = { method, headers, complete: true } as unknown as IncomingMessage;
+    const response = answer as unknown as ServerResponse;
+    const inbound = {
+      request,
+      response,
+      view,
+      principal,
+      operationId: `op-${randomBytes(9).toString("base64url")}`,
+      startedAtMs: inner.nowMs(),
+    };
+    serveMcp(inner, inbound, async () => body ?? Buffer.alloc(0)).catch((error: unknown) => {
+      if (error instanceof RefusedRequest) return sendRefusal(response, error);
+      inner.log.error({ err: error, upstream: asked.upstream }, "a request failed inside the router");
+      if (answer.headersSent) answer.destroy();
+      else sendJson(response, 500, { jsonrpc: "2.0", id: null, error: { code: -32603, message: "internal error of the router" } });
+    });
+    return answer.answered;
+  };
+}
+
+/** The part of a `ServerResponse` that the data plane uses, written into memory. */
+class LocalServerResponse extends Writable {
+  readonly answered: Promise<UpstreamResponse>;
+  headersSent = false;
+  statusCode = 200;
+  readonly #headers: Record<string, string> = {};
+  #settle!: { resolve(response: UpstreamResponse): void; reject(error: UpstreamError): void };
+  #response: LocalResponse | null = null;
+  #go: (() => void) | null = null;
+
+  constructor() {
+    super({ decodeStrings: true });
+    this.answered = new Promise((resolve, reject) => {
+      this.#settle = { resolve, reject };
+    });
+    // Whoever asked may have left.
+    this.answered.catch(() => undefined);
+    this.on("error", () => undefined);
+    this.once("close", () => {
+      const error = new UpstreamError("closed", "the answer broke off", true);
+      if (this.#response === null) this.#settle.reject(error);
+      else if (!this.writableFinished) this.#response.fail(error);
+    });
+  }
+
+  setHeader(name: string, value: number | string | readonly string[]): this {
+    this.#headers[name.toLowerCase()] = String(value);
+    return this;
+  }
+  getHeader(name: string): string | undefined {
+    return this.#headers[name.toLowerCase()];
+  }
+  writeHead(status: number, headers: OutgoingHttpHeaders = {}): this {
+    if (this.headersSent) return this;
+    this.headersSent = true;
+    this.statusCode = status;
+    for (const [name, value] of Object.entries(headers)) if (value !== undefined) this.setHeader(name, value);
+    this.#response = new LocalResponse(status, this.#headers, {
+      onResume: () => {
+        const go = this.#go;
+        this.#go = null;
+        go?.();
+      },
+      onCancel: () => this.destroy(),
+    });
+    this.#settle.resolve(this.#response);
+    return this;
+  }
+  flushHeaders(): void {
+    this.writeHead(this.statusCode);
+  }
+
+  override _write(chunk: Buffer, _encoding: string, done: () => void): void {
+    this.writeHead(this.statusCode);
+    if (this.#response?.push(chunk) === false) this.#go = done;
+    else done();
+  }
+  override _final(done: () => void): void {
+    this.writeHead(this.statusCode);
+    this.#response?.end();
+    done();
+  }
+}

@@ -1,0 +1,137 @@
+import { createHash } from "node:crypto";
+import type { ServerResponse } from "node:http";
+import { sendJson } from "../errors.ts";
+import { type Envelope, isObject } from "../mcp/envelope.ts";
+import { SseWriter } from "../mcp/sse.ts";
+import { UpstreamError } from "../upstream-client.ts";
+import { InnerError, rpcErrorOf } from "./inner-session.ts";
+import { splitName, splitUri } from "./names.ts";
+import type { AggregateContext } from "./serve.ts";
+import { fromUpstream, isListMethod, type ListMethod, lists } from "./translate.ts";
+
+type Value = Record<string, unknown>;
+type Request = Extract<Envelope, { kind: "request" }>;
+
+const pageSize = 500;
+const runningMax = 1024;
+
+/** One request of a client: answered here, or by the upstream that it names. */
+export async function serveRequest(context: AggregateContext, response: ServerResponse, envelope: Request, message: Value): Promise<void> {
+  const { method, id, params } = envelope;
+  const answer = (result: unknown): void => sendJson(response, 200, { jsonrpc: "2.0", id, result });
+  const refuse = (code: number, text: string): void => sendJson(response, 200, { jsonrpc: "2.0", id, error: { code, message: text } });
+  if (method === "ping") return answer({});
+  if (method === "logging/setLevel") {
+    context.session.session.level = params;
+    await Promise.allSettled(
+      [...context.session.inner].map((inner) => inner.begun && inner.request({ ...message, id: "mcpa-level" }, {}, () => undefined)),
+    );
+    return answer({});
+  }
+  if (isListMethod(method)) {
+    const page = await pageOf(context, method, params["cursor"]);
+    return page === null ? refuse(-32602, "Invalid params: the list has changed since this cursor was given; begin again") : answer(page);
+  }
+  const target = targetOf(context, method, params);
+  if (target === null) {
+    return refuse(
+      -32602,
+      `Invalid params: no upstream of /mcp is named by it; names begin with ${context.settings.upstreams.join(", ") || "nothing yet"}`,
+    );
+  }
+  if (target === "unknown_method") return refuse(-32601, `Method not found: ${method.slice(0, 100)}`);
+  await relay(context, response, id, target.upstream, { ...message, params: target.params });
+  if (method === "resources/subscribe" || method === "resources/unsubscribe") {
+    context.session.subscribed(target.upstream, String(target.params["uri"]), method === "resources/subscribe");
+  }
+}
+
+/** A page of a list of all upstreams; null for a cursor of another list. */
+async function pageOf(context: AggregateContext, method: ListMethod, cursor: unknown): Promise<Value | null> {
+  const items = await context.session.list(method, context.lists, context.settings, context.passed);
+  const mark = `${items.length}.${hashOf(items)}`;
+  let from = 0;
+  if (cursor !== undefined) {
+    const [, offset, given] = typeof cursor === "string" ? (/^(\d{1,7})\.(.*)$/.exec(cursor) ?? []) : [];
+    if (given !== mark) return null;
+    from = Number(offset);
+  }
+  const more = from + pageSize < items.length ? { nextCursor: `${from + pageSize}.${mark}` } : {};
+  return { [lists[method].key]: items.slice(from, from + pageSize), ...more };
+}
+
+function hashOf(items: readonly unknown[]): string {
+  return createHash("sha256").update(JSON.stringify(items)).digest("base64url").slice(0, 16);
+}
+
+/** Whose a request is, and its params as that upstream knows them. */
+function targetOf(context: AggregateContext, method: string, params: Value): { upstream: string; params: Value } | null | "unknown_method" {
+  const { upstreams, separator } = context.settings;
+  const byName = (given: unknown, put: (name: string) => Value) => {
+    const found = typeof given === "string" ? splitName(given, separator, upstreams) : null;
+    return found && { upstream: found.upstream, params: put(found.name) };
+  };
+  const byUri = (given: unknown, put: (uri: string) => Value) => {
+    const found = typeof given === "string" ? splitUri(given, upstreams) : null;
+    return found && { upstream: found.upstream, params: put(found.uri) };
+  };
+  switch (method) {
+    case "tools/call":
+    case "prompts/get":
+      return byName(params["name"], (name) => ({ ...params, name }));
+    case "resources/read":
+    case "resources/subscribe":
+    case "resources/unsubscribe":
+      return byUri(params["uri"], (uri) => ({ ...params, uri }));
+    case "completion/complete": {
+      const ref = isObject(params["ref"]) ? params["ref"] : {};
+      return typeof ref["uri"] === "string"
+        ? byUri(ref["uri"], (uri) => ({ ...params, ref: { ...ref, uri } }))
+        : byName(ref["name"], (name) => ({ ...params, ref: { ...ref, name } }));
+    }
+    default:
+      return "unknown_method";
+  }
+}
+
+/** Passes a request to its upstream, and all that it says back: as JSON where the answer is all, else as a stream. */
+async function relay(
+  context: AggregateContext,
+  response: ServerResponse,
+  id: string | number,
+  upstream: string,
+  message: Value,
+): Promise<void> {
+  const { session, mcp, passed } = context;
+  const writer = new SseWriter(response);
+  const headers = { "mcp-session-id": session.session.id };
+  const heartbeat = setInterval(() => {
+    if (writer.open) writer.comment("alive", mcp.nowMs());
+  }, mcp.heartbeatMs);
+  let done = false;
+  const finish = (value: Value): void => {
+    if (done) return;
+    done = true;
+    if (writer.open) {
+      writer.write({ event: "message", data: JSON.stringify(value) }, mcp.nowMs());
+      writer.end();
+    } else sendJson(response, 200, value, headers);
+  };
+  if (session.running.size < runningMax) session.running.set(id, upstream);
+  try {
+    await session.with(upstream, passed).request(message, passed, (heard, value) => {
+      if (heard.kind === "answer") return finish(fromUpstream(upstream, heard, value));
+      writer.begin(headers);
+      writer.write({ event: "message", data: JSON.stringify(fromUpstream(upstream, heard, value)) }, mcp.nowMs());
+    });
+    // An answer always came, or what kept it away was thrown.
+    finish({ jsonrpc: "2.0", id, error: { code: -32603, message: `${upstream} gave no answer` } });
+  } catch (error) {
+    if (!(error instanceof InnerError || error instanceof UpstreamError))
+      mcp.log.error({ err: error, upstream }, "a request to /mcp failed");
+    finish({ jsonrpc: "2.0", id, error: rpcErrorOf(error) });
+  } finally {
+    clearInterval(heartbeat);
+    session.running.delete(id);
+  }
+}

@@ -1,0 +1,219 @@
+import type { IncomingMessage, ServerResponse } from "node:http";
+import { RefusedRequest, sendJson } from "../errors.ts";
+import type { Principal } from "../identity/principal.ts";
+import { type Envelope, readEnvelope } from "../mcp/envelope.ts";
+import { checkGetHeaders, checkPostHeaders, type McpContext, sessionNotFound } from "../mcp/inbound.ts";
+import { newSessionKey, nowhere, SessionTooLargeError } from "../mcp/seal.ts";
+import { SseWriter } from "../mcp/sse.ts";
+import { type LocalCall, localCaller } from "./local-request.ts";
+import { splitId } from "./names.ts";
+import { serveRequest } from "./request.ts";
+import { AggregateSession } from "./session.ts";
+import { type AggregateSettings, aggregateSettings } from "./settings.ts";
+import { SharedLists } from "./shared-lists.ts";
+
+/** `/mcp`: the tools, prompts and resources of several upstreams as one MCP server, built on `/mcp/<upstream>`. */
+export interface Aggregate {
+  /** Throws {@link RefusedRequest}. */
+  serve(request: IncomingMessage, response: ServerResponse, principal: Principal, readBody: () => Promise<Buffer>): Promise<void>;
+  /** The largest body that any of its upstreams takes. */
+  bodyBytesMax(): number;
+  close(): void;
+}
+
+/** What the handlers of `/mcp` work with. */
+export interface AggregateContext {
+  readonly mcp: McpContext;
+  readonly settings: AggregateSettings;
+  readonly lists: SharedLists;
+  readonly session: AggregateSession;
+  /** Headers of the client that travel to the upstreams' own faces. */
+  readonly passed: Readonly<Record<string, string>>;
+}
+
+/** No upstream can have this name: sessions of the one are no sessions of the other. */
+const ownName = "*";
+const versions = ["2025-11-25", "2025-06-18", "2025-03-26", "2024-11-05"];
+const lookMs = 2000;
+const idleMs = 30 * 60_000;
+const sessionsMax = 20_000;
+const looksAtOnce = 20;
+
+export function createAggregate(mcp: McpContext): Aggregate {
+  const call: LocalCall = localCaller(mcp);
+  const lists = new SharedLists(mcp.nowMs);
+  const sessions = new Map<string, AggregateSession>();
+  const ticker = setInterval(() => {
+    const beforeMs = mcp.nowMs() - idleMs;
+    for (const [id, session] of sessions) {
+      if (session.busy || session.usedAtMs > beforeMs) continue;
+      session.close();
+      sessions.delete(id);
+    }
+    look().catch((error: unknown) => mcp.log.error({ err: error }, "the lists of /mcp could not be looked at"));
+  }, lookMs);
+  ticker.unref();
+  let looking = false;
+  const look = async (): Promise<void> => {
+    if (looking) return;
+    looking = true;
+    try {
+      const all = [...sessions.values()];
+      for (let from = 0; from < all.length; from += looksAtOnce) {
+        await Promise.all(
+          all.slice(from, from + looksAtOnce).map((session) => {
+            const settings = settingsFor(session.principal);
+            return settings === null ? undefined : session.look(lists, settings);
+          }),
+        );
+      }
+    } finally {
+      looking = false;
+    }
+  };
+
+  const settingsFor = (principal: Principal): AggregateSettings | null => {
+    const settings = aggregateSettings(mcp.control);
+    return settings && { ...settings, upstreams: settings.upstreams.filter((name) => principal.mayUse(name)) };
+  };
+
+  const sessionOf = async (id: string | string[] | undefined, principal: Principal): Promise<AggregateSession> => {
+    const session = typeof id === "string" ? mcp.sessions.open(id, ownName, principal.id) : null;
+    if (session === null) throw sessionNotFound();
+    let known = sessions.get(session.id);
+    if (known === undefined) {
+      if ((await mcp.directory.read(session.sealed.key))?.ended) throw sessionNotFound();
+      known = sessions.get(session.id) ?? new AggregateSession(mcp, call, session, principal);
+      sessions.set(session.id, known);
+      if (sessions.size > sessionsMax) dropOldest();
+    }
+    known.usedAtMs = mcp.nowMs();
+    return known;
+  };
+  const dropOldest = (): void => {
+    for (const [id, session] of sessions) {
+      if (session.busy) continue;
+      session.close();
+      sessions.delete(id);
+      return;
+    }
+  };
+
+  const begin = (response: ServerResponse, envelope: Extract<Envelope, { kind: "request" }>, principal: Principal): void => {
+    const asked = envelope.params["protocolVersion"];
+    const version = typeof asked === "string" && versions.includes(asked) ? asked : (versions[0] as string);
+    const part = { key: newSessionKey(), upstream: ownName, version, capabilities: [], endpoint: nowhere, upstreamSession: null };
+    try {
+      const session = mcp.sessions.start({ ...part, clientParams: envelope.params, issuedAtMs: mcp.nowMs(), principal: principal.id });
+      const changes = { listChanged: true };
+      const capabilities = { tools: changes, prompts: changes, resources: { subscribe: true, ...changes }, logging: {}, completions: {} };
+      const result = { protocolVersion: version, capabilities, serverInfo: { name: "mcp-failover", version: "1" } };
+      sendJson(response, 200, { jsonrpc: "2.0", id: envelope.id, result }, { "mcp-session-id": session.id });
+    } catch (error) {
+      if (!(error instanceof SessionTooLargeError)) throw error;
+      sendJson(response, 200, { jsonrpc: "2.0", id: envelope.id, error: { code: -32602, message: error.message } });
+    }
+  };
+
+  const post = async (
+    request: IncomingMessage,
+    response: ServerResponse,
+    principal: Principal,
+    settings: AggregateSettings,
+    body: Buffer,
+  ) => {
+    checkPostHeaders(request.headers);
+    const envelope = readEnvelope(body);
+    if (envelope.kind !== "response" && envelope.era === "modern") {
+      // Clients of both eras begin a session then.
+      const error = { code: -32601, message: "Method not found: /mcp speaks protocol versions with sessions only; use /mcp/<upstream>" };
+      return sendJson(response, envelope.kind === "request" ? 200 : 400, {
+        jsonrpc: "2.0",
+        id: envelope.kind === "request" ? envelope.id : null,
+        error,
+      });
+    }
+    if (envelope.kind === "request" && envelope.method === "initialize") return begin(response, envelope, principal);
+    const id = request.headers["mcp-session-id"];
+    if (id === undefined) throw new RefusedRequest(400, -32000, "Bad Request: no session; send initialize first");
+    const session = await sessionOf(id, principal);
+    const context: AggregateContext = { mcp, settings, lists, session, passed: passedOf(request) };
+    if (envelope.kind === "request")
+      return serveRequest(context, response, envelope, JSON.parse(body.toString("utf8")) as Record<string, unknown>);
+    await tell(context, envelope);
+    response.writeHead(202, { "content-length": 0 }).end();
+  };
+
+  const get = (response: ServerResponse, session: AggregateSession, settings: AggregateSettings): void => {
+    const writer = new SseWriter(response);
+    if (!session.attach(writer)) throw new RefusedRequest(409, -32000, "Conflict: Only one SSE stream is allowed per session");
+    writer.begin({ "mcp-session-id": session.session.id });
+    writer.flushHeaders();
+    const stop = (): void => writer.end();
+    const heartbeat = setInterval(() => writer.comment("alive", mcp.nowMs()), mcp.heartbeatMs);
+    mcp.openEnded.add(stop);
+    response.once("close", () => {
+      clearInterval(heartbeat);
+      mcp.openEnded.delete(stop);
+      session.detach(writer);
+    });
+    session.listen(settings).catch((error: unknown) => mcp.log.error({ err: error }, "the streams of the upstreams could not be opened"));
+  };
+
+  return {
+    async serve(request, response, principal, readBody) {
+      const settings = settingsFor(principal);
+      if (settings === null) throw new RefusedRequest(404, -32000, "not found: router.aggregate is switched off; use /mcp/<upstream>");
+      switch (request.method) {
+        case "POST":
+          return post(request, response, principal, settings, await readBody());
+        case "GET":
+          checkGetHeaders(request.headers);
+          return get(response, await sessionOf(request.headers["mcp-session-id"], principal), settings);
+        case "DELETE": {
+          const session = await sessionOf(request.headers["mcp-session-id"], principal);
+          sessions.delete(session.session.id);
+          await session.end();
+          mcp.sessions.end(session.session);
+          await mcp.directory.change(session.session.sealed.key, (record) => ({ ...record, ended: true }));
+          response.writeHead(200, { "content-length": 0 }).end();
+          return;
+        }
+        default:
+          throw new RefusedRequest(405, -32000, "Method not allowed.", { allow: "GET, POST, DELETE" });
+      }
+    },
+    bodyBytesMax: () => Math.max(0, ...mcp.control.upstreams().map((name) => mcp.control.upstream(name)?.bodyBytesMax ?? 0)),
+    close() {
+      clearInterval(ticker);
+      for (const session of sessions.values()) session.close();
+      sessions.clear();
+    },
+  };
+}
+
+/** A notification of the client, or its answer to a server: to the upstream that it belongs to. */
+async function tell({ session, passed }: AggregateContext, envelope: Exclude<Envelope, { kind: "request" }>): Promise<void> {
+  if (envelope.kind === "response") {
+    const named = splitId(envelope.id);
+    if (named !== null) await session.with(named.upstream, passed).tell({ ...envelope.message, id: named.id });
+    return;
+  }
+  const message = { jsonrpc: "2.0", method: envelope.method, params: envelope.params };
+  if (envelope.method === "notifications/cancelled") {
+    const upstream = session.running.get(envelope.params["requestId"] as string | number);
+    if (upstream !== undefined) await session.with(upstream, passed).tell(message);
+    return;
+  }
+  // Each upstream was told `initialized` when its session was begun.
+  if (envelope.method === "notifications/initialized") return;
+  await Promise.allSettled([...session.inner].map((inner) => inner.tell(message)));
+}
+
+const passedNames = ["mcpf-agent", "mcpf-timeout-ms", "traceparent", "tracestate", "baggage", "accept-language", "user-agent"];
+
+function passedOf(request: IncomingMessage): Record<string, string> {
+  return Object.fromEntries(
+    passedNames.flatMap((name) => (typeof request.headers[name] === "string" ? [[name, request.headers[name]]] : [])),
+  );
+}

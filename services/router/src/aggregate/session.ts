@@ -1,0 +1,181 @@
+import type { Principal } from "../identity/principal.ts";
+import type { McpContext } from "../mcp/inbound.ts";
+import { type Session, subscriptionsMax } from "../mcp/session.ts";
+import type { SseWriter } from "../mcp/sse.ts";
+import { InnerSession } from "./inner-session.ts";
+import type { LocalCall } from "./local-request.ts";
+import type { AggregateSettings } from "./settings.ts";
+import type { SharedLists } from "./shared-lists.ts";
+import { fromUpstream, type ListMethod, lists } from "./translate.ts";
+
+type Value = Record<string, unknown>;
+
+const waitingMax = 500;
+/** Of a client's headers, what is the same for all that its session says; a deadline or a trace belongs to one request. */
+const lasting = new Set(["mcpf-agent", "user-agent", "accept-language"]);
+
+/**
+ * One client's session with all upstreams. Its id is sealed like every other; the ids of its sessions with the upstreams are in the directory, so
+ * that another router process goes on with them. Guarantees:
+ * G1  It begins without asking any upstream; a session with one is begun when it is first needed.
+ * G2  What upstreams say by themselves reaches the client's stream, or waits for it, at most `waitingMax` messages.
+ * G3  The client is told `list_changed` when a list is another than the one it was given: an upstream came back, or its grace is over.
+ */
+export class AggregateSession {
+  readonly session: Session;
+  readonly principal: Principal;
+  /** Requests that run, with the upstream that a `cancelled` has to go to. */
+  readonly running = new Map<string | number, string>();
+  readonly #context: McpContext;
+  readonly #call: LocalCall;
+  readonly #inner = new Map<string, InnerSession>();
+  readonly #subscriptions = new Set<string>();
+  /** What the client was given: the hash of each upstream's part, by list. */
+  readonly #given = new Map<ListMethod, Map<string, string>>();
+  readonly #stale = new Map<ListMethod, Set<string>>();
+  #upstreams = "";
+  #writer: SseWriter | null = null;
+  #waiting: Value[] = [];
+  #looking = false;
+  usedAtMs: number;
+
+  constructor(context: McpContext, call: LocalCall, session: Session, principal: Principal) {
+    this.#context = context;
+    this.#call = call;
+    this.session = session;
+    this.principal = principal;
+    this.usedAtMs = context.nowMs();
+  }
+
+  get busy(): boolean {
+    return this.#writer !== null || this.running.size > 0;
+  }
+  get inner(): Iterable<InnerSession> {
+    return this.#inner.values();
+  }
+
+  /** The session with one upstream; nothing is sent yet. `passed`: headers of the client that travel on. */
+  with(upstream: string, passed: Readonly<Record<string, string>>): InnerSession {
+    let inner = this.#inner.get(upstream);
+    if (inner === undefined) {
+      const { directory } = this.#context;
+      const { key, clientParams, version } = this.session.sealed;
+      inner = new InnerSession(upstream, {
+        call: this.#call,
+        principal: this.principal,
+        clientParams: { ...clientParams, protocolVersion: version },
+        passed: Object.fromEntries(Object.entries(passed).filter(([name]) => lasting.has(name))),
+        known: async (name) => (await directory.read(key))?.holds[name] ?? null,
+        learned: async (name, id) => {
+          await directory.change(key, (record) => ({ ...record, holds: { ...record.holds, [name]: id } }));
+        },
+        heard: (name, message, value) => this.push(fromUpstream(name, message, value)),
+        wanted: () => this.#writer !== null,
+        level: () => this.session.level,
+        subscriptions: (name) =>
+          [...this.#subscriptions].filter((one) => one.startsWith(`${name} `)).map((one) => one.slice(name.length + 1)),
+      });
+      this.#inner.set(upstream, inner);
+    }
+    return inner;
+  }
+
+  subscribed(upstream: string, uri: string, now: boolean): void {
+    if (!now) this.#subscriptions.delete(`${upstream} ${uri}`);
+    else if (this.#subscriptions.size < subscriptionsMax) this.#subscriptions.add(`${upstream} ${uri}`);
+  }
+
+  /** The parts of all upstreams; one that cannot be asked is left out, or listed as it was. */
+  async list(
+    method: ListMethod,
+    shared: SharedLists,
+    settings: AggregateSettings,
+    passed: Readonly<Record<string, string>>,
+  ): Promise<Value[]> {
+    const listed = await Promise.all(
+      settings.upstreams.map((name) => shared.ask(method, this.with(name, passed), this.principal.id, settings)),
+    );
+    const given = new Map<string, string>();
+    const stale = new Set<string>();
+    listed.forEach((part, index) => {
+      const name = settings.upstreams[index] as string;
+      if (part !== null) given.set(name, part.hash);
+      if (part === null || !part.fresh) stale.add(name);
+    });
+    this.#given.set(method, given);
+    this.#stale.set(method, stale);
+    this.#upstreams = settings.upstreams.join(" ");
+    return listed.flatMap((part) => part?.items ?? []);
+  }
+
+  /** Once in a while: asks those that could not be asked, and tells the client when its lists are others now (G3). */
+  async look(shared: SharedLists, settings: AggregateSettings): Promise<void> {
+    if (this.#looking || this.#writer === null) return;
+    this.#looking = true;
+    try {
+      await this.listen(settings);
+      if (this.#given.size === 0) return;
+      const another = settings.upstreams.join(" ") !== this.#upstreams;
+      for (const [method, given] of [...this.#given]) {
+        if (another || (await this.#differs(method, given, shared, settings))) {
+          this.#given.delete(method);
+          this.#stale.delete(method);
+          this.push({ jsonrpc: "2.0", method: lists[method].changed });
+        }
+      }
+    } finally {
+      this.#looking = false;
+    }
+  }
+
+  async #differs(method: ListMethod, given: Map<string, string>, shared: SharedLists, settings: AggregateSettings): Promise<boolean> {
+    const stale = this.#stale.get(method) ?? new Set();
+    for (const name of [...stale]) {
+      if (!settings.upstreams.includes(name)) continue;
+      const part = await shared.ask(method, this.with(name, {}), this.principal.id, settings);
+      if (part?.fresh) stale.delete(name);
+      if (part?.hash !== given.get(name)) return true;
+    }
+    return false;
+  }
+
+  /** False: another has the stream already. */
+  attach(writer: SseWriter): boolean {
+    if (this.#writer !== null && !this.#writer.gone) return false;
+    this.#writer = writer;
+    const waiting = this.#waiting;
+    this.#waiting = [];
+    for (const value of waiting) this.push(value);
+    return true;
+  }
+  detach(writer: SseWriter): void {
+    if (this.#writer !== writer) return;
+    this.#writer = null;
+    for (const inner of this.#inner.values()) inner.stopListening();
+  }
+
+  /** The process that has the client's stream has those of all its sessions with upstreams, whoever began them (G2). */
+  async listen(settings: AggregateSettings): Promise<void> {
+    const record = await this.#context.directory.read(this.session.sealed.key);
+    const begun = Object.keys(record?.holds ?? {}).filter((name) => settings.upstreams.includes(name));
+    for (const inner of this.#inner.values()) if (inner.begun && !begun.includes(inner.upstream)) begun.push(inner.upstream);
+    if (this.#writer !== null) await Promise.allSettled(begun.map((name) => this.with(name, {}).listenAlways()));
+  }
+
+  push(value: Value): void {
+    if (this.#writer !== null && !this.#writer.gone) {
+      this.#writer.write({ event: "message", data: JSON.stringify(value) }, this.#context.nowMs());
+      return;
+    }
+    this.#waiting.push(value);
+    if (this.#waiting.length > waitingMax) this.#waiting.shift();
+  }
+
+  close(): void {
+    for (const inner of this.#inner.values()) inner.close();
+  }
+  async end(): Promise<void> {
+    this.close();
+    await Promise.allSettled([...this.#inner.values()].map((inner) => inner.end()));
+  }
+}

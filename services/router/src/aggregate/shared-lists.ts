@@ -1,0 +1,86 @@
+import { createHash } from "node:crypto";
+import { isObject } from "../mcp/envelope.ts";
+import { InnerError, type InnerSession } from "./inner-session.ts";
+import type { AggregateSettings } from "./settings.ts";
+import { itemOf, type ListMethod, lists } from "./translate.ts";
+
+type Item = Record<string, unknown>;
+
+/** What one upstream gave for a list, and whether it gave it now. */
+export interface Listed {
+  readonly upstream: string;
+  readonly items: readonly Item[];
+  readonly hash: string;
+  /** False: it could not be asked, and this is what it gave last. */
+  readonly fresh: boolean;
+}
+
+const pagesMax = 50;
+const itemsMax = 5000;
+const rememberedMax = 2000;
+/** An upstream that is slow must not keep the tools of the others from a client. */
+const askMs = 5000;
+
+/**
+ * The lists of the upstreams, asked anew for each client. Guarantees:
+ * L1  An upstream that cannot be asked takes nothing from the others; what it gave last stays listed for `graceMs`.
+ * L2  What one client was given is never shown to another principal.
+ */
+export class SharedLists {
+  readonly #remembered = new Map<string, { readonly items: readonly Item[]; readonly hash: string; readonly atMs: number }>();
+  readonly #nowMs: () => number;
+  constructor(nowMs: () => number) {
+    this.#nowMs = nowMs;
+  }
+
+  /** Null: it cannot be asked, and nothing that is recent enough is known of it. */
+  async ask(method: ListMethod, inner: InnerSession, principal: string, settings: AggregateSettings): Promise<Listed | null> {
+    const { upstream } = inner;
+    const key = JSON.stringify([principal, upstream, method]);
+    const items = await this.#fetch(method, inner, settings);
+    if (items !== null) {
+      const hash = createHash("sha256").update(JSON.stringify(items)).digest("base64url");
+      this.#remembered.delete(key);
+      this.#remembered.set(key, { items, hash, atMs: this.#nowMs() });
+      if (this.#remembered.size > rememberedMax) this.#remembered.delete(this.#remembered.keys().next().value as string);
+      return { upstream, items, hash, fresh: true };
+    }
+    const before = this.#remembered.get(key);
+    if (before === undefined || before.atMs < this.#nowMs() - settings.graceMs) return null;
+    return { upstream, items: before.items, hash: before.hash, fresh: false };
+  }
+
+  /** Null: it could not be asked. An upstream that has no such list has an empty one. */
+  async #fetch(method: ListMethod, inner: InnerSession, { separator }: AggregateSettings): Promise<Item[] | null> {
+    const { key } = lists[method];
+    const items: Item[] = [];
+    let cursor: unknown;
+    for (let page = 0; page < pagesMax && items.length < itemsMax; page++) {
+      const message = { jsonrpc: "2.0", id: `mcpa-${method}`, method, params: cursor === undefined ? {} : { cursor } };
+      let result: Record<string, unknown> | null = null;
+      let error: unknown = null;
+      try {
+        await inner.request(message, { "mcpf-timeout-ms": String(askMs) }, (heard, value) => {
+          if (heard.kind !== "answer") return;
+          if (isObject(value["result"])) result = value["result"];
+          else error = isObject(value["error"]) ? value["error"]["code"] : -32603;
+        });
+      } catch (failure) {
+        if (failure instanceof InnerError) return null;
+        throw failure;
+      }
+      if (error === methodNotFound) return items;
+      if (result === null) return null;
+      const given: unknown = result[key];
+      for (const item of Array.isArray(given) ? given.slice(0, itemsMax) : []) {
+        const own = itemOf(method, inner.upstream, separator, item);
+        if (own !== null) items.push(own);
+      }
+      cursor = result["nextCursor"];
+      if (cursor === undefined || cursor === null) break;
+    }
+    return items;
+  }
+}
+
+const methodNotFound = -32601;

@@ -1,0 +1,169 @@
+import assert from "node:assert/strict";
+import { afterEach, beforeEach, describe, test } from "node:test";
+import { ambiguousWith } from "@mcp-failover/contracts";
+import {
+  CreateMessageRequestSchema,
+  LoggingMessageNotificationSchema,
+  ToolListChangedNotificationSchema,
+} from "@modelcontextprotocol/sdk/types.js";
+import * as fc from "fast-check";
+import { prefixed, prefixedUri, splitId, splitName, splitUri, taggedId } from "../src/aggregate/names.ts";
+import type { RouterControl } from "../src/control/port.ts";
+import { createMemoryDirectory } from "../src/mcp/directory.ts";
+import { connectV1, connectV2, openSession, post, textOf, toolCall, until } from "./support/clients.ts";
+import { type FakeControl, fakeControl } from "./support/fake-control.ts";
+import { startMcpServer, type TestMcpServer } from "./support/mcp-server.ts";
+import { startTestRouter, type TestRouter } from "./support/router.ts";
+
+/** Several upstreams, each with a control of its own. */
+function controlOf(upstreams: Record<string, FakeControl>): FakeControl {
+  const viewOf: RouterControl["upstream"] = (name) => {
+    const view = upstreams[name]?.upstream("fake") ?? null;
+    return view && { ...view, name };
+  };
+  const first = Object.values(upstreams)[0] as FakeControl;
+  return Object.assign(Object.create(first) as FakeControl, {
+    upstream: viewOf,
+    upstreams: () => Object.keys(upstreams),
+    begin: (call: Parameters<RouterControl["begin"]>[0]) => (upstreams[call.upstream] as FakeControl).begin(call),
+    onRouteChange: () => () => undefined,
+  });
+}
+
+describe("several upstreams as one server", () => {
+  let a: TestMcpServer;
+  let b: TestMcpServer;
+  let upstreams: Record<string, FakeControl>;
+  let router: TestRouter;
+  let url: string;
+  const directory = createMemoryDirectory();
+
+  beforeEach(async () => {
+    [a, b] = [await startMcpServer("A"), await startMcpServer("B")];
+    upstreams = { a: fakeControl([{ name: "one", url: a.url }]), b_2: fakeControl([{ name: "one", url: b.url }]) };
+    router = await startTestRouter(controlOf(upstreams), { directory });
+    url = `${router.url}/mcp`;
+  });
+  afterEach(async () => {
+    await router.close(0);
+    for (const server of [a, b]) await server.kill();
+    assert.deepEqual(router.problems, []);
+  });
+
+  const namesOf = async (client: { listTools(): Promise<{ tools: { name: string }[] }> }): Promise<string[]> =>
+    (await client.listTools()).tools.map(({ name }) => name);
+
+  test("clients of both SDK lines list and call the tools of all upstreams under their names", async () => {
+    for (const client of [(await connectV1(url)).client, await connectV2(url, "auto")]) {
+      const names = await namesOf(client as never);
+      assert.ok(names.includes("a__whoami") && names.includes("b_2__whoami"), names.join(" "));
+      assert.equal(textOf(await client.callTool({ name: "a__whoami", arguments: {} })), "A");
+      assert.equal(textOf(await client.callTool({ name: "b_2__whoami", arguments: {} })), "B");
+      await assert.rejects(client.callTool({ name: "whoami", arguments: {} }), /no upstream of \/mcp is named by it/);
+      await client.close();
+    }
+  });
+
+  test("progress, requests of a server and its log lines find their client, though both servers count from 0", async () => {
+    const { client } = await connectV1(url);
+    client.setRequestHandler(
+      CreateMessageRequestSchema,
+      async () => ({ model: "m", role: "assistant", content: { type: "text", text: "4" } }) as never,
+    );
+    const heard: unknown[] = [];
+    client.setNotificationHandler(LoggingMessageNotificationSchema, ({ params }) => void heard.push(params.data));
+    const steps: number[] = [];
+    const slow = client.callTool({ name: "a__slow", arguments: { ms: 100, steps: 3 } }, undefined, {
+      onprogress: ({ progress }) => steps.push(progress),
+    });
+    const asked = await Promise.all(["a", "b_2"].map((name) => client.callTool({ name: `${name}__ask`, arguments: {} })));
+    for (const answer of asked) assert.match(textOf(answer), /4/);
+    await slow;
+    assert.ok(steps.length > 0);
+    await until(() => a.sessions.size === 1 && b.sessions.size === 1);
+    await until(
+      () =>
+        a.seen.headers.some((headers) => headers[":method"] === "GET") && b.seen.headers.some((headers) => headers[":method"] === "GET"),
+    );
+    await a.shout("from a");
+    await b.shout("from b");
+    await until(() => heard.includes("from a") && heard.includes("from b"));
+    await client.setLoggingLevel("error");
+    assert.deepEqual([a.seen.levels.length, b.seen.levels.length], [1, 1]);
+    await client.close();
+  });
+
+  test("a dead upstream hides and breaks nothing of the others; its tools stay listed, and a call to them gets the typed error", async () => {
+    const { client } = await connectV1(url);
+    const before = await namesOf(client);
+    await b.kill();
+    assert.deepEqual(await namesOf(client), before);
+    assert.equal(textOf(await client.callTool({ name: "a__whoami", arguments: {} })), "A");
+    await assert.rejects(client.callTool({ name: "b_2__write", arguments: { key: "x" } }), /no endpoint can be reached/);
+    await b.start();
+    assert.equal(textOf(await client.callTool({ name: "b_2__whoami", arguments: {} })), "B");
+    await client.close();
+  });
+
+  test("an upstream that was never there is left out, and the client is told when it comes", async () => {
+    await b.kill();
+    const { client } = await connectV1(url);
+    let changes = 0;
+    client.setNotificationHandler(ToolListChangedNotificationSchema, () => {
+      changes += 1;
+    });
+    const before = await namesOf(client);
+    assert.ok(before.every((name) => name.startsWith("a__")) && before.length > 0);
+    await b.start();
+    await until(() => changes > 0);
+    assert.ok((await namesOf(client)).includes("b_2__whoami"));
+    await client.close();
+  });
+
+  test("never twice: a write whose connection is reset is not made again", async () => {
+    const session = await openSession(url);
+    a.resetAfterWrite = true;
+    const lost = await post(url, toolCall(2, "a__write", { key: "x" }), { "mcp-session-id": session });
+    assert.equal(lost.body.error?.data?.["code"], "outcome_unknown");
+    assert.equal(lost.body.id, 2);
+    assert.deepEqual(a.writes, ["x"]);
+  });
+
+  test("a session goes on in another router process, in the same sessions with the upstreams", async () => {
+    const session = await openSession(url);
+    await post(url, toolCall(2, "a__whoami"), { "mcp-session-id": session });
+    const other = await startTestRouter(controlOf(upstreams), { directory });
+    const answer = await post(`${other.url}/mcp`, toolCall(3, "a__whoami"), { "mcp-session-id": session });
+    assert.equal(answer.body.result?.content?.[0]?.text, "A");
+    assert.equal(a.seen.initialized.length, 1);
+    assert.equal((await fetch(`${other.url}/mcp`, { method: "DELETE", headers: { "mcp-session-id": session } })).status, 200);
+    assert.equal(a.seen.deleted.length, 1);
+    assert.equal((await post(`${other.url}/mcp`, toolCall(4, "a__whoami"), { "mcp-session-id": session })).status, 404);
+    await other.close(0);
+  });
+
+  test("ids of sessions with all and with one upstream are not taken for each other, and a cursor of another list is refused", async () => {
+    const [all, one] = [await openSession(url), await openSession(`${router.url}/mcp/a`)];
+    assert.equal((await post(url, toolCall(2, "a__whoami"), { "mcp-session-id": one })).status, 404);
+    assert.equal((await post(`${router.url}/mcp/a`, toolCall(2, "whoami"), { "mcp-session-id": all })).status, 404);
+    assert.equal((await post(url, toolCall(2, "a__whoami"))).status, 400);
+    const list = { jsonrpc: "2.0", id: 5, method: "tools/list", params: { cursor: "500.3.foreign" } };
+    assert.equal((await post(url, list, { "mcp-session-id": all })).body.error?.code, -32602);
+    const unknown = { jsonrpc: "2.0", id: 6, method: "tasks/get", params: {} };
+    assert.equal((await post(url, unknown, { "mcp-session-id": all })).body.error?.code, -32601);
+  });
+
+  test("N2: names, URIs and ids come back to the upstream that they came from, whatever they look like", () => {
+    const name = fc.stringMatching(/^[ab][Ab_]{0,5}$/);
+    fc.assert(
+      fc.property(fc.uniqueArray(name, { minLength: 1, maxLength: 5 }), fc.string(), fc.nat(), (names, text, number) => {
+        const [upstream = ""] = names;
+        assert.deepEqual(splitUri(prefixedUri(upstream, text), names), { upstream, uri: text });
+        assert.deepEqual(splitId(taggedId(upstream, text)), { upstream, id: text });
+        assert.deepEqual(splitId(taggedId(upstream, number)), { upstream, id: number });
+        const clear = names.filter((one) => ambiguousWith(one, names, "__") === null);
+        for (const one of clear) assert.deepEqual(splitName(prefixed(one, "__", text), "__", clear), { upstream: one, name: text });
+      }),
+    );
+  });
+});
