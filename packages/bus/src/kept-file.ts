@@ -1,6 +1,6 @@
 import { randomUUID } from "node:crypto";
-import { mkdir, readFile, rename, rm, writeFile } from "node:fs/promises";
-import { dirname } from "node:path";
+import { mkdir, readdir, readFile, rename, rm, stat, writeFile } from "node:fs/promises";
+import { basename, dirname, join } from "node:path";
 
 /** Writes a file that is its owner's alone, and always either as it was or whole, also when this process dies. Throws what the disk says, and leaves nothing behind. */
 export async function writeWhole(path: string, text: string): Promise<void> {
@@ -11,6 +11,23 @@ export async function writeWhole(path: string, text: string): Promise<void> {
   } catch (error) {
     await rm(temporary, { force: true });
     throw error;
+  }
+}
+
+/** Nobody writes for so long: what is older was left by a process that was killed meanwhile. */
+const leftoverMs = 60_000;
+/** Of one look: the next start takes the rest. */
+const sweptMax = 1000;
+
+/** Removes what writes of a file left behind that were cut off. A folder that cannot be looked at is left alone: this is only for tidiness. */
+async function sweepLeftovers(path: string): Promise<void> {
+  const folder = dirname(path);
+  const names = await readdir(folder).catch(() => []);
+  const leftovers = names.filter((name) => name.startsWith(`${basename(path)}.`) && /\.\d+-[0-9a-f]{8}\.tmp$/.test(name));
+  for (const name of leftovers.slice(0, sweptMax)) {
+    const file = join(folder, name);
+    const found = await stat(file).catch(() => null);
+    if (found !== null && Date.now() - found.mtimeMs > leftoverMs) await rm(file, { force: true }).catch(() => undefined); // Another start took it.
   }
 }
 
@@ -41,6 +58,7 @@ export class KeptFile<T> {
   /** Null: there is none that can be used. */
   async load(): Promise<T | null> {
     const { path, parse, onProblem } = this.#options;
+    await sweepLeftovers(path);
     let text: string;
     try {
       text = await readFile(path, "utf8");

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { mkdtemp, readdir, readFile, rm, stat, writeFile } from "node:fs/promises";
+import { mkdtemp, readdir, readFile, rm, stat, utimes, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
@@ -63,4 +63,19 @@ test("a write that fails leaves the file as it was, and nothing beside it", asyn
   await assert.rejects(writeWhole(join(path, "below"), "text"));
   assert.equal(await readFile(path, "utf8"), "before");
   assert.ok((await readdir(folder)).every((name) => !name.endsWith(".tmp")));
+});
+
+test("a start removes what earlier writes left behind that were cut off, and nothing that another process may be writing or that is not its own", async () => {
+  const { path, problems, file } = make("left");
+  await file.load();
+  file.saveSoon(() => 1);
+  await file.flush();
+  const old = new Date(Date.now() - 3_600_000);
+  const names = { mine: `${path}.4711-0a1b2c3d.tmp`, fresh: `${path}.4712-0a1b2c3d.tmp`, other: `${path}.backup` };
+  for (const name of Object.values(names)) await writeFile(name, "{");
+  for (const name of [names.mine, names.other]) await utimes(name, old, old);
+  assert.equal(await file.load(), 1);
+  const left = (await readdir(join(path, ".."))).sort();
+  assert.deepEqual(left, ["kept.json", "kept.json.4712-0a1b2c3d.tmp", "kept.json.backup"]);
+  assert.deepEqual(problems, []);
 });

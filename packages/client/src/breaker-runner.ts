@@ -108,7 +108,7 @@ export class BreakerRunner implements CallOwner {
   #follow<T>(call: Call, result: PromiseLike<T>): Promise<T> {
     const { signal, timeoutMs } = call.spec;
     if (timeoutMs === this.#timeoutMs) this.#firstList?.add(call);
-    else if (timeoutMs !== null) call.timer = setTimeout(() => this.#timeOut(call), timeoutMs);
+    else this.#timeByItself(call, timeoutMs);
     if (timeoutMs === null && signal === undefined) {
       // Nothing ends it before its function, so the function's own promise is all it needs.
       return (result instanceof Promise ? (result as Promise<T>) : Promise.resolve(result)).then(
@@ -161,6 +161,19 @@ export class BreakerRunner implements CallOwner {
     call.resolve?.(this.#cancelled(reason));
   }
 
+  /** A call with a time of its own has a timer of its own: once when it grows slow, then for the rest. */
+  #timeByItself(call: Call, timeoutMs: number | null): void {
+    const slowMs = this.#slowMs;
+    const rest = (ms: number): void => {
+      if (timeoutMs !== null) call.timer = setTimeout(() => this.#timeOut(call), ms);
+    };
+    if (slowMs === null || (timeoutMs !== null && timeoutMs <= slowMs)) return rest(timeoutMs ?? 0);
+    call.timer = setTimeout(() => {
+      this.#grewSlow(call);
+      rest((timeoutMs ?? 0) - slowMs);
+    }, slowMs);
+  }
+
   #timeOut(call: Call): void {
     call.ended = true;
     this.#unwatch(call);
@@ -174,7 +187,7 @@ export class BreakerRunner implements CallOwner {
 
   #grewSlow(call: Call): void {
     call.late = true;
-    this.#secondList?.add(call);
+    if (call.spec.timeoutMs === this.#timeoutMs) this.#secondList?.add(call);
     const nowMs = this.#nowMs();
     const { core } = this;
     const { generation, status } = core;

@@ -182,6 +182,19 @@ test("calls that take too long open the breaker while they are still out", async
   assert.equal(breaker.stats().cancelled, 10);
 });
 
+for (const timeoutMs of [30_000, null]) {
+  test(`slow calls in flight are judged too where each has a time of its own (${timeoutMs})`, async () => {
+    const breaker = createBreaker({ timeoutMs: 60_000, slowMs: 20, slowRatio: 0.5, minimumCalls: 5 });
+    const gate = Promise.withResolvers<void>();
+    const calls = Array.from({ length: 6 }, () => breaker.execute(() => gate.promise, { timeoutMs }));
+    for (const endMs = performance.now() + 5000; breaker.state !== "open" && performance.now() < endMs; ) await sleep(5);
+    assert.equal(breaker.state, "open");
+    assert.match(breaker.stats().reason, /calls were slow/);
+    gate.resolve();
+    await Promise.all(calls);
+  });
+}
+
 test("calls that are slow and then time out, one after the other, open it as failures in a row, and each is one call of the ratios", async () => {
   const timeouts = { timeoutMs: 12, slowMs: 3 };
   const breaker = createBreaker(timeouts);
