@@ -183,6 +183,11 @@ function addCommands(program: Command, action: Action): void {
     .option("-f, --follow", "go on with what happens")
     .action(action(async (context, filter: string | undefined, options: object) => (await log()).tail(context, filter, options)));
   events
+    .command("find <text>")
+    .description("what the log says of an operation id (of an error, or the header mcpf-operation-id), or of any other text")
+    .option("--since <duration>", "how far back", "1h")
+    .action(action(async (context, text: string, options: object) => (await import("./commands/find.ts")).find(context, text, options)));
+  events
     .command("replay")
     .description("fold the log again and compare with the read model")
     .option("--to <seq>", "up to this event only")

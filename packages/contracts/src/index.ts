@@ -1,4 +1,5 @@
 export type { AgentConfig, RouterAuth } from "./agent-config.ts";
+export { ambiguousWith, separatorDefault } from "./aggregate-names.ts";
 export { type BreakerChanged, type BreakerState, breakerChanged, breakerState, type Permit, permit } from "./breaker.ts";
 export type { AgentRate } from "./call-limits.ts";
 export { canonicalJson, hashOf, sha256 } from "./canonical.ts";
@@ -50,7 +51,6 @@ export {
   rollbackCommand,
 } from "./command.ts";
 export type { EndpointTls } from "./endpoint-tls.ts";
-export { ambiguousWith, separatorDefault } from "./aggregate-names.ts";
 export { isStdioUrl, type StdioConfig } from "./endpoint-transport.ts";
 export { contentType, type Envelope, envelope, integrityHeader } from "./envelope.ts";
 export {
@@ -208,6 +208,7 @@ export {
   type TrafficEndpoint,
   type TrafficObserved,
   type TrafficTool,
+  type TrafficUnknown,
   trafficEndpoint,
   trafficObserved,
   trafficTool,

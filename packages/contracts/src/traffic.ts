@@ -54,6 +54,22 @@ export const trafficTool = z.looseObject({
 });
 export type TrafficTool = z.infer<typeof trafficTool>;
 
+/** A call that may have run, and of which its caller was told nothing better (`outcome_unknown`). */
+export const trafficUnknown = z.looseObject({
+  /** As in the error and in the header `mcpf-operation-id`. */
+  operationId: z.string().max(128),
+  upstream: z.string(),
+  /** Where it was sent last; null: to the legacy API. */
+  endpoint: z.string().nullable(),
+  method: z.string(),
+  tool: z.string().nullable(),
+  agent: z.string().nullable(),
+  /** Null: the caller went away first. */
+  code: failureCode.nullable(),
+  atMs,
+});
+export type TrafficUnknown = z.infer<typeof trafficUnknown>;
+
 /** The route that a router holds for an upstream: which decision it has applied. */
 export const routeHeld = z.looseObject({
   generation: count,
@@ -73,6 +89,9 @@ export const trafficObserved = z.looseObject({
   toMs: atMs,
   endpoints: z.array(trafficEndpoint).max(5000),
   tools: z.array(trafficTool).max(5000),
+  /** Those of this window; when there are very many, the first ones and how many more. */
+  unknown: z.array(trafficUnknown).max(1000).optional(),
+  unknownMore: count.optional(),
   routes: z.record(z.string(), routeHeld),
   /** `scope/name` to the epoch of the rollback decision that this router has applied. */
   rollbacks: z.record(z.string(), count),

@@ -1,3 +1,4 @@
+import type { FailureCode } from "@mcp-failover/contracts";
 import { chargeRetry, mayRetry, planRoute, type RoutePlan, type Safety, whyNot } from "@mcp-failover/domain";
 import { CallAttempt } from "./attempt.ts";
 import { CallEntry } from "./call-entry.ts";
@@ -34,6 +35,7 @@ export class Call implements CallControl {
   #mayHaveRun = false;
   #legacyUsed = false;
   #ended = false;
+  #lastCode: FailureCode | null = null;
   /** Set once no further attempt is made; null also after an answer. */
   #problem: CallProblem | null = null;
   #answered = false;
@@ -115,9 +117,19 @@ export class Call implements CallControl {
   end(_outcome: "ok" | "error"): void {
     if (this.#ended) return;
     this.#open?.done({ outcome: "aborted" });
+    this.#noteUnknown();
     this.#ended = true;
     this.#wake?.();
     this.#entry?.leave();
+  }
+
+  /** So that the operation id that the client got is found in the log. */
+  #noteUnknown(): void {
+    const { operationId, method, tool, agent } = this.#call;
+    if (operationId === undefined || this.#problem?.code !== "outcome_unknown" || this.safety === "read_only") return;
+    const endpoint = this.#legacyUsed ? null : (this.#tried.at(-1) ?? null);
+    const place = { operationId, upstream: this.#upstream.name, endpoint, method, tool, agent };
+    this.#world.report.unknown({ ...place, code: this.#lastCode, atMs: this.#world.nowMs() });
   }
 
   /** How an attempt of this call ended. Called by the attempt, once. */
@@ -144,6 +156,7 @@ export class Call implements CallControl {
       case "hard":
         if (this.#executed(result) === "unknown") this.#mayHaveRun = true;
         this.#again = true;
+        this.#lastCode = result.code;
         this.#failures.push(`${endpoint.name}: ${result.code}`);
         return this.#retryWhere({ executed: this.#executed(result), message: `${endpoint.name}: ${result.code}` });
     }

@@ -1,5 +1,5 @@
 import { type Bus, BusError } from "@mcp-failover/bus";
-import type { Event, RouteHeld, TrafficObserved } from "@mcp-failover/contracts";
+import type { Event, RouteHeld, TrafficObserved, TrafficUnknown } from "@mcp-failover/contracts";
 import {
   type ClosedWindow,
   countCall,
@@ -11,6 +11,7 @@ import {
   type InFlight,
   InFlightCalls,
   mergeWindows,
+  noteUnknown,
   type Remarks,
 } from "./traffic-window.ts";
 
@@ -85,6 +86,12 @@ export class TrafficReport {
     this.#wake();
   }
 
+  /** Nobody knows whether a call ran: said, so that its operation id is found in the log. */
+  unknown(call: TrafficUnknown): void {
+    noteUnknown(this.#open, call);
+    this.#wake();
+  }
+
   /** A route was applied or an endpoint ejected: said at once, not at the next tick. */
   hurry(): void {
     if (this.#stopped) return;
@@ -115,7 +122,8 @@ export class TrafficReport {
     const sinceMs = nowMs() - this.#lastSentMs;
     // A clock that was set back must not silence this router.
     const idleOver = sinceMs >= idleMs - windowMs / 2 || sinceMs < 0;
-    if (this.#open.endpoints.size > 0 || this.#open.tools.size > 0 || this.#hasMore() || idleOver) this.#send();
+    const { endpoints, tools, unknown } = this.#open;
+    if (endpoints.size > 0 || tools.size > 0 || unknown.length > 0 || this.#hasMore() || idleOver) this.#send();
     this.#resting = !this.#hasMore();
     this.#timer = this.#tickIn(this.#resting ? Math.max(windowMs, idleMs - Math.max(0, nowMs() - this.#lastSentMs)) : windowMs);
   }
@@ -204,6 +212,8 @@ export class TrafficReport {
         toMs: window.toMs,
         endpoints: endpoints.slice(from, to),
         tools: tools.slice(from, to),
+        ...(part === 0 && window.unknown.length > 0 ? { unknown: window.unknown } : {}),
+        ...(part === 0 && window.unknownMore > 0 ? { unknownMore: window.unknownMore } : {}),
         routes,
         rollbacks,
       });

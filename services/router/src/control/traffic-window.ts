@@ -6,6 +6,7 @@ import {
   type OutcomeClass,
   type TrafficEndpoint,
   type TrafficTool,
+  type TrafficUnknown,
 } from "@mcp-failover/contracts";
 import { defaultPolicy } from "@mcp-failover/domain";
 
@@ -43,6 +44,9 @@ export interface ClosedWindow {
   toMs: number;
   readonly endpoints: Map<string, EndpointCounts>;
   readonly tools: Map<string, TrafficTool>;
+  readonly unknown: TrafficUnknown[];
+  /** Beyond {@link unknownMax}. */
+  unknownMore: number;
   leftOut: number;
 }
 
@@ -64,6 +68,8 @@ export interface EndedTool {
 
 /** As many as `traffic.observed` takes. */
 export const entriesMax = 5000;
+/** Under 100 KB, so that they fit beside everything else in a message. */
+export const unknownMax = 200;
 
 const emptyLatency = (): number[] => new Array<number>(latencyBucketsMs.length + 1).fill(0);
 
@@ -73,7 +79,7 @@ function bucketOf(latencyMs: number): number {
 }
 
 export function emptyWindow(fromMs: number): ClosedWindow {
-  return { fromMs, toMs: fromMs, endpoints: new Map(), tools: new Map(), leftOut: 0 };
+  return { fromMs, toMs: fromMs, endpoints: new Map(), tools: new Map(), unknown: [], unknownMore: 0, leftOut: 0 };
 }
 
 /** Whose calls: counts are kept apart by it. */
@@ -129,10 +135,23 @@ export function countTool(window: ClosedWindow, call: EndedTool): void {
   tool.latency[bucket] = (tool.latency[bucket] ?? 0) + 1;
 }
 
+export function noteUnknown(window: ClosedWindow, call: TrafficUnknown): void {
+  if (window.unknown.length < unknownMax) window.unknown.push(call);
+  else window.unknownMore += 1;
+}
+
 /** Adds a later window to an earlier one (W2). */
 export function mergeWindows(earlier: ClosedWindow, later: ClosedWindow): ClosedWindow {
-  const merged: ClosedWindow = { ...earlier, endpoints: new Map(earlier.endpoints), tools: new Map(earlier.tools), toMs: later.toMs };
+  const merged: ClosedWindow = {
+    ...earlier,
+    endpoints: new Map(earlier.endpoints),
+    tools: new Map(earlier.tools),
+    unknown: [...earlier.unknown],
+    toMs: later.toMs,
+  };
   merged.leftOut += later.leftOut;
+  merged.unknownMore += later.unknownMore;
+  for (const call of later.unknown) noteUnknown(merged, call);
   for (const [key, counts] of later.endpoints) {
     const before = merged.endpoints.get(key);
     if (before === undefined && merged.endpoints.size >= entriesMax) merged.leftOut += endedOf(counts);
