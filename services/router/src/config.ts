@@ -31,6 +31,8 @@ export const routerConfig = z.object({
   MCPF_ROUTER_HOST: z.string().min(1).default("127.0.0.1"),
   /** 0: any free port. */
   MCPF_ROUTER_PORT: z.coerce.number().int().min(0).max(65_535).default(7300),
+  /** Processes behind the port; more than one are started and kept by a parent (`workers.ts`). */
+  MCPF_ROUTER_WORKERS: z.coerce.number().int().min(1).max(64).default(1),
   /** Seals session ids; the same for every router process. Without it, a file in the data directory, made at the first start. */
   MCPF_SESSION_KEY: z.string().min(16, "give at least 16 characters, the same to every router process").optional(),
   /** TLS of the port: PEM files, read again when they change. With an authority, clients have to show a certificate of it. */

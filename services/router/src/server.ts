@@ -1,3 +1,4 @@
+import cluster from "node:cluster";
 import { randomBytes } from "node:crypto";
 import { createServer, type IncomingMessage, type Server, type ServerOptions, type ServerResponse } from "node:http";
 import { createServer as createTlsServer } from "node:https";
@@ -146,7 +147,8 @@ async function listen(server: Server, host: string, port: number): Promise<void>
       });
     });
   try {
-    await once(true);
+    // A worker's port is its parent's (workers.ts).
+    await once(cluster.isPrimary);
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code !== "ENOTSUP") throw error;
     await once(false);

@@ -1,0 +1,152 @@
+import cluster, { type Worker } from "node:cluster";
+import { randomUUID } from "node:crypto";
+import { createServer } from "node:net";
+import { setTimeout as sleep } from "node:timers/promises";
+
+/**
+ * Several router processes behind one port. Guarantees:
+ * K1  The port is this process's: it takes the connections and hands them out by turns, so that none is refused while a worker dies or is
+ *     replaced, and none is reset by a replacement. A worker that is killed takes with it what it had, also what was just being handed to it.
+ * K2  A worker that ends is started again, after a time that doubles from 250 ms to 30 s while it keeps ending within that time.
+ * K3  SIGTERM and SIGINT are passed on: what is in flight ends within the workers' own grace.
+ * K4  SIGHUP replaces the workers one after the other, by the code that is on disk then: the new one listens before the old one is stopped.
+ */
+export async function runWorkers(count: number): Promise<void> {
+  cluster.schedulingPolicy = cluster.SCHED_RR;
+  cluster.setupPrimary({ stdio: ["ignore", "inherit", "inherit", "ipc"] });
+  const base = process.env["MCPF_INSTANCE"] ?? `router-${randomUUID().slice(0, 8)}`;
+  const healthPort = Number(process.env["MCPF_HEALTH_PORT"] ?? 0);
+  const slots: Slot[] = [];
+  for (let index = 1; index <= count; index += 1) {
+    slots.push(new Slot(`${base}-${index}`, healthPort === 0 ? await freePort() : healthPort + index - 1));
+  }
+  for (const slot of slots) slot.start();
+
+  let stopping = false;
+  const stop = async (): Promise<void> => {
+    if (stopping) return;
+    stopping = true;
+    await Promise.all(slots.map((slot) => slot.stop()));
+    process.exit(0);
+  };
+  const stopFor = (): void => void stop();
+  process.on("SIGTERM", stopFor);
+  process.on("SIGINT", stopFor);
+  if (process.env["MCPF_PARENT_PIPE"] === "1") process.stdin.on("end", stopFor).on("error", stopFor).resume();
+  let replacing = Promise.resolve();
+  process.on("SIGHUP", () => {
+    replacing = replacing.then(async () => {
+      for (const slot of slots) if (!stopping && !(await slot.replace())) return;
+    });
+  });
+}
+
+const restartMsMin = 250;
+const restartMsMax = 30_000;
+const readyMsMax = 30_000;
+/** Longer than a service takes to stop in good order. */
+const stopMsMax = 10_000;
+/** A wrong environment is not cured by another start. */
+const environmentIsWrong = 2;
+
+/** One place for a worker: its name and its health port stay with it. */
+class Slot {
+  readonly #name: string;
+  readonly #healthPort: number;
+  #generation = 0;
+  #worker: Worker | null = null;
+  #restartMs = restartMsMin;
+  #stopping = false;
+
+  constructor(name: string, healthPort: number) {
+    this.#name = name;
+    this.#healthPort = healthPort;
+  }
+
+  start(): void {
+    this.#worker = this.#fork();
+  }
+
+  async stop(): Promise<void> {
+    this.#stopping = true;
+    if (this.#worker !== null) await end(this.#worker);
+  }
+
+  /** Returns whether the new worker came up; if not, the old one stays. */
+  async replace(): Promise<boolean> {
+    const old = this.#worker;
+    const next = this.#fork();
+    if (!(await listening(next))) {
+      say("error", `the new worker ${this.#nameNow} did not come up; the old one stays`);
+      await end(next);
+      return false;
+    }
+    this.#worker = next;
+    if (old !== null) await end(old);
+    return true;
+  }
+
+  get #nameNow(): string {
+    // The old and the new one live side by side for a while, and must not speak with one name.
+    return `${this.#name}${this.#generation % 2 === 0 ? "a" : "b"}`;
+  }
+
+  #fork(): Worker {
+    this.#generation += 1;
+    const worker = cluster.fork({
+      MCPF_INSTANCE: this.#nameNow,
+      MCPF_HEALTH_PORT: String(this.#healthPort),
+      MCPF_PARENT_PIPE: "0",
+    });
+    const startedAtMs = performance.now();
+    worker.on("error", (error) => say("error", `worker ${this.#name}: ${error.message}`));
+    worker.once("exit", (code, signal) => {
+      if (code === environmentIsWrong) process.exit(environmentIsWrong);
+      if (this.#stopping || this.#worker !== worker) return;
+      this.#worker = null;
+      if (performance.now() - startedAtMs > restartMsMax) this.#restartMs = restartMsMin;
+      say("warn", `worker ${this.#name} ended (${signal ?? code}); the next one starts in ${this.#restartMs} ms`);
+      setTimeout(() => {
+        if (!this.#stopping && this.#worker === null) this.start();
+      }, this.#restartMs);
+      this.#restartMs = Math.min(restartMsMax, this.#restartMs * 2);
+    });
+    return worker;
+  }
+}
+
+/** Whether it takes connections on the router's port within a time; it does so once it has routes. */
+async function listening(worker: Worker): Promise<boolean> {
+  const port = Number(process.env["MCPF_ROUTER_PORT"] ?? 7300);
+  const { promise, resolve } = Promise.withResolvers<boolean>();
+  worker.on("listening", (address) => address.port === port && resolve(true));
+  worker.once("exit", () => resolve(false));
+  const late = setTimeout(() => resolve(false), readyMsMax);
+  try {
+    return await promise;
+  } finally {
+    clearTimeout(late);
+  }
+}
+
+async function end(worker: Worker): Promise<void> {
+  if (worker.isDead()) return;
+  const ended = new Promise((resolve) => worker.once("exit", resolve));
+  worker.process.kill("SIGTERM");
+  const late = new AbortController();
+  await Promise.race([ended, sleep(stopMsMax, null, { signal: late.signal }).catch(() => null)]);
+  late.abort();
+  if (!worker.isDead()) worker.process.kill("SIGKILL");
+}
+
+async function freePort(): Promise<number> {
+  const server = createServer();
+  await new Promise<void>((resolve, reject) => server.once("error", reject).listen(0, "127.0.0.1", resolve));
+  const address = server.address();
+  await new Promise((resolve) => server.close(resolve));
+  return typeof address === "object" && address !== null ? address.port : 0;
+}
+
+function say(level: "warn" | "error", msg: string): void {
+  process.stdout.write(`${JSON.stringify({ level, time: new Date().toISOString(), service: "router", msg })}\n`);
+}
