@@ -136,7 +136,7 @@ export function createTokenGuard(options: TokenGuardOptions): Guard & { required
       const prefix = new URL(base).pathname.replace(/\/$/, "");
       let rest = path.slice(wellKnown.length);
       if (prefix !== "" && rest.startsWith(prefix)) rest = rest.slice(prefix.length);
-      if (rest !== "" && !/^\/(?:mcp|http)\/[\w.-]{1,128}$/.test(rest)) return null;
+      if (rest !== "" && rest !== "/mcp" && !/^\/(?:mcp|http)\/[\w.-]{1,128}$/.test(rest)) return null;
       const scopes = [...new Set(now.issuers.flatMap(({ scopes: wanted = [] }) => wanted))];
       return {
         resource: rest === "" ? base : `${base.replace(/\/$/, "")}${rest}`,
@@ -152,6 +152,11 @@ export function createTokenGuard(options: TokenGuardOptions): Guard & { required
 interface Place {
   readonly face: "mcp" | "http";
   readonly upstream: string;
+}
+
+/** `/mcp` alone is all upstreams as one server. */
+function pathOf({ face, upstream }: Place): string {
+  return upstream === "" ? `/${face}` : `/${face}/${upstream}`;
 }
 
 function rulesOf(topology: Topology, options: TokenGuardOptions): Rules {
@@ -176,7 +181,7 @@ function rulesOf(topology: Topology, options: TokenGuardOptions): Rules {
 }
 
 function checkAudience(audience: unknown, issuer: Issuer, rules: Rules, place: Place): void {
-  const own = rules.publicUrls.flatMap((url) => [url, `${url.replace(/\/$/, "")}/${place.face}/${place.upstream}`]);
+  const own = rules.publicUrls.flatMap((url) => [url, `${url.replace(/\/$/, "")}${pathOf(place)}`]);
   if (!audienceMatches(audience, [...own, ...(issuer.audiences ?? [])]))
     throw unauthorized(rules, place, "the token was made for another resource");
 }
@@ -208,9 +213,9 @@ function unauthorized(rules: Rules, place: Place, why: string | null, scopes: re
   const parts = [`realm="mcp-failover"`];
   if (why !== null) parts.push(`error="${scopes.length > 0 ? "insufficient_scope" : "invalid_token"}"`, `error_description="${why}"`);
   if (scopes.length > 0) parts.push(`scope="${scopes.join(" ")}"`);
-  if (rules.issuers.length > 0 && base !== undefined && /^[\w.-]{1,128}$/.test(place.upstream)) {
+  if (rules.issuers.length > 0 && base !== undefined && /^[\w.-]{0,128}$/.test(place.upstream)) {
     const { origin, pathname } = new URL(base);
-    parts.push(`resource_metadata="${origin}${wellKnown}${pathname.replace(/\/$/, "")}/${place.face}/${place.upstream}"`);
+    parts.push(`resource_metadata="${origin}${wellKnown}${pathname.replace(/\/$/, "")}${pathOf(place)}"`);
   }
   const message = why === null ? "send a bearer token: Authorization: Bearer ..." : `the token is refused: ${why}`;
   return new RefusedRequest(scopes.length > 0 ? 403 : 401, -32000, message, { "www-authenticate": `Bearer ${parts.join(", ")}` });

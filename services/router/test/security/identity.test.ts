@@ -322,6 +322,7 @@ describe("agents by OAuth 2.1 bearer token", () => {
       scopes_supported: ["mcp"],
     });
     assert.equal(((await metadata(""))[1] as { resource: string }).resource, "https://router.example");
+    assert.equal(((await metadata("/mcp"))[1] as { resource: string }).resource, "https://router.example/mcp");
     assert.equal((await metadata("/mcp/fake/../../x"))[0], 404);
   });
 
