@@ -239,6 +239,7 @@ class Connection {
   readonly #socket: Socket;
   readonly #onFree: (connection: Connection) => void;
   #exchange: Exchange | null = null;
+  #isOpen = false;
 
   constructor({ host, port, serverName }: Address, onFree: (connection: Connection) => void) {
     this.#onFree = onFree;
@@ -256,6 +257,11 @@ class Connection {
       const options: ConnectionOptions & { onread: typeof onread } = { host, port, onread, ALPNProtocols: ["http/1.1"], ...name };
       this.#socket = connectTls(options);
     }
+    // What is written before a socket is open costs it more than to wait.
+    this.#socket.on(serverName === null ? "connect" : "secureConnect", () => {
+      this.#isOpen = true;
+      if (this.#exchange !== null) this.#send(this.#exchange);
+    });
     this.#socket.on("error", (error) => this.drop(error));
     this.#socket.on("end", () => this.#end());
     this.#socket.on("close", () => this.#end());
@@ -264,8 +270,10 @@ class Connection {
   carry(exchange: Exchange): void {
     this.#exchange = exchange;
     exchange.leave = () => this.drop();
-    const { text } = exchange;
-    const { body } = exchange.request;
+    if (this.#isOpen) this.#send(exchange);
+  }
+
+  #send({ text, request: { body } }: Exchange): void {
     if (body === undefined) this.#socket.write(text, "latin1");
     else {
       // Its last packet would wait for the other side's delayed acknowledgement.
