@@ -1,0 +1,77 @@
+import assert from "node:assert/strict";
+import { describe, test } from "node:test";
+import { probeAnswer } from "../src/stdio/probe-answer.ts";
+import { openSession, post, toolCall, until } from "./support/clients.ts";
+import { dead, StdioWorld, stdio } from "./support/stdio-world.ts";
+
+describe("processes of stdio servers", () => {
+  const world = new StdioWorld();
+
+  test("standard error and what is no protocol goes to the log, and disturbs nothing", async () => {
+    await world.start([stdio("one")]);
+    await openSession(world.url);
+    const said = world.lines.map(({ details }) => details["stderr"]);
+    assert.ok(said.includes("a line on standard error") && said.includes("(on standard output) starting"));
+  });
+
+  test("a process that ends at its start rests longer each time, and calls are refused with proof meanwhile", async () => {
+    await world.start([stdio("one", { args: ["crash"] })], { restMsMin: 40, spareAfterMs: 1 });
+    await until(() => world.lines.filter(({ message }) => /ended by itself/.test(message)).length >= 3);
+    const refused = await post(world.url, { jsonrpc: "2.0", id: 1, method: "initialize", params: {} });
+    assert.equal(refused.body.error?.data?.["code"], "no_endpoint");
+    const { body, status } = (await probeAnswer("/probe/fake/one", world.control, world.bridge)) ?? { body: "", status: 0 };
+    assert.equal(status, 503);
+    assert.match(body, /rests before|does not answer|ended/);
+  });
+
+  test("probes are answered by a process itself, and by nothing that is none of this router", async () => {
+    await world.start([stdio("one")]);
+    assert.equal((await probeAnswer("/probe/fake/one", world.control, world.bridge))?.status, 200);
+    for (const path of ["/probe/fake/two", "/probe/nobody/one", "/probe/fake", "/probe/fake/one/more", "/healthz"]) {
+      assert.equal(await probeAnswer(path, world.control, world.bridge), null, path);
+    }
+    const [pid] = world.bridge.pids();
+    process.kill(-(pid as number), "SIGSTOP");
+    try {
+      assert.equal((await world.bridge.probe("stdio://one/server", 200))?.ok, false);
+    } finally {
+      process.kill(-(pid as number), "SIGCONT");
+    }
+  });
+
+  test("a hung process is told from one that thinks: a look answers only while the process reads", async () => {
+    await world.start([stdio("one")]);
+    const session = await openSession(world.url);
+    assert.equal(await world.bridge.look("stdio://one/server", 500), "unclear");
+    const slow = post(world.url, toolCall(2, "slow", { steps: 20 }), { "mcp-session-id": session });
+    await until(() => world.control.calls.some(({ tool }) => tool === "slow"));
+    assert.equal(await world.bridge.look("stdio://one/server", 2000), "answers");
+    await slow;
+    const muted = post(world.url, toolCall(3, "mute"), { "mcp-session-id": session, "mcpf-timeout-ms": "1500" });
+    await new Promise((resolve) => setTimeout(resolve, 200));
+    assert.equal(await world.bridge.look("stdio://one/server", 300), "silent");
+    assert.equal((await muted).body.error?.data?.["code"], "outcome_unknown");
+  });
+
+  test("a session that rests gives its process to a new one, and comes back by itself", async () => {
+    await world.start([stdio("one", { sessionsMax: 1 })], { roomIdleMs: 0 });
+    const first = await openSession(world.url);
+    await new Promise((resolve) => setTimeout(resolve, 1700)); // its stream, opened ahead, is given up when no client comes for it
+    const second = await openSession(world.url);
+    const answer = await post(world.url, toolCall(2, "whoami"), { "mcp-session-id": second });
+    assert.ok(answer.body.result);
+    await new Promise((resolve) => setTimeout(resolve, 1700));
+    assert.ok((await post(world.url, toolCall(2, "whoami"), { "mcp-session-id": first })).body.result);
+  });
+
+  test("a process that ignores the end of its input and SIGTERM is killed, and a new configuration drops no call", async () => {
+    await world.start([stdio("one", { args: ["stubborn"] })]);
+    const session = await openSession(world.url);
+    const slow = post(world.url, toolCall(2, "slow", { steps: 20 }), { "mcp-session-id": session });
+    await until(() => world.control.calls.some(({ tool }) => tool === "slow"));
+    const old = world.bridge.pids();
+    world.bridge.configure([]);
+    assert.equal((await slow).body.result?.content?.[0]?.text, "done");
+    await until(() => old.every(dead));
+  });
+});
