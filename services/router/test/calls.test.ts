@@ -32,7 +32,7 @@ describe("a call", () => {
       .filter((entry) => entry.tool === tool)
       .map(({ endpoint, result }) => [endpoint, result.outcome, "executed" in result ? result.executed : null]);
 
-  test("that writes is never run twice: a reset after it was sent is answered with outcome unknown", async () => {
+  test("R19: that writes is never run twice: a reset after it was sent is answered with outcome unknown", async () => {
     const id = await openSession(router.mcpUrl);
     a.resetAfterWrite = true;
     const answer = await post(router.mcpUrl, toolCall("w1", "write", { key: "k" }), { "mcp-session-id": id });
@@ -93,7 +93,7 @@ describe("a call", () => {
     );
   });
 
-  test("that writes moves when the connection is refused, which proves that it did not run", async () => {
+  test("R19: that writes moves when the connection is refused, which proves that it did not run", async () => {
     const { client } = await connectV1(router.mcpUrl);
     await client.callTool({ name: "whoami" });
     await a.kill();
@@ -129,7 +129,7 @@ describe("a call", () => {
     await client.close();
   });
 
-  test("whose stream dies midway and may not be repeated gets its one answer in the stream", async () => {
+  test("R10: whose stream dies midway and may not be repeated gets its one answer in the stream", async () => {
     control.readOnly.delete("slow");
     const id = await openSession(router.mcpUrl);
     const call = { ...toolCall(5, "slow", { steps: 50, ms: 20 }) } as { params: Record<string, unknown> };
@@ -148,7 +148,7 @@ describe("a call", () => {
     assert.equal(messages.at(-1), answers[0]);
   });
 
-  test("with every endpoint dead gets a typed error in under a second", async () => {
+  test("R10, R22: with every endpoint dead gets a typed error in under a second", async () => {
     const id = await openSession(router.mcpUrl);
     await Promise.all([a.kill(), b.kill()]);
     for (const tool of ["whoami", "write"]) {
@@ -168,7 +168,7 @@ describe("a call", () => {
     assert.equal(init.body.error?.code, 1002);
   });
 
-  test("that outlives its deadline is answered then", async () => {
+  test("R10: that outlives its deadline is answered then", async () => {
     const id = await openSession(router.mcpUrl);
     const startedAtMs = Date.now();
     const answer = await post(router.mcpUrl, toolCall(1, "ask"), { "mcp-session-id": id, "mcpf-timeout-ms": "300" });
@@ -177,7 +177,7 @@ describe("a call", () => {
     assert.deepEqual(told("ask"), [["a", "hard", "unknown"]]);
   });
 
-  test("is not moved by what the upstream merely refuses, and the refusal is told apart", async () => {
+  test("R21: is not moved by what the upstream merely refuses, and the refusal is told apart", async () => {
     const id = await openSession(router.mcpUrl);
     const send = () => post(router.mcpUrl, toolCall(1, "write", { key: "k" }), { "mcp-session-id": id });
     a.answerWith = { status: 429, body: "{}", headers: { "retry-after": "2" } };
@@ -214,7 +214,7 @@ describe("a call", () => {
     );
   });
 
-  test("tells the control of tool errors, and of each attempt once", async () => {
+  test("R21: tells the control of tool errors, and of each attempt once", async () => {
     const { client } = await connectV1(router.mcpUrl);
     await client.callTool({ name: "fail" });
     await client.callTool({ name: "whoami" });
@@ -234,7 +234,7 @@ describe("a call", () => {
     await client.close();
   });
 
-  test("of a rolled-back tool is answered by the legacy implementation in the same shape", async () => {
+  test("R20: of a rolled-back tool is answered by the legacy implementation in the same shape", async () => {
     const { client } = await connectV1(router.mcpUrl);
     control.implementation = "legacy";
     const seen: unknown[] = [];
@@ -265,7 +265,7 @@ describe("a call", () => {
     assert.equal((await post(router.mcpUrl, toolCall(3, "write", { key: "k" }), { "mcp-session-id": id })).body.error?.code, 1002);
   });
 
-  test("goes on when a client of the session protocol hangs up", async () => {
+  test("R13: goes on when a client of the session protocol hangs up", async () => {
     const id = await openSession(router.mcpUrl);
     const hangUp = new AbortController();
     const sent = fetch(router.mcpUrl, {
@@ -281,7 +281,7 @@ describe("a call", () => {
     assert.deepEqual(told("slow"), [["a", "ok", null]]);
   });
 
-  test("is cancelled where it runs when the client says so", async () => {
+  test("R13: is cancelled where it runs when the client says so", async () => {
     const { client } = await connectV1(router.mcpUrl);
     let asked = false;
     client.setRequestHandler(CreateMessageRequestSchema, () => {

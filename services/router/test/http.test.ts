@@ -57,7 +57,7 @@ describe("the router's HTTP face for MCP", () => {
     assert.equal(a.seen.headers.length, before);
   });
 
-  test("refuses a body over the limit without reading it, announced or not", async () => {
+  test("R25: refuses a body over the limit without reading it, announced or not", async () => {
     const limit = control.view.bodyBytesMax;
     const announced = await post(router.mcpUrl, JSON.stringify({ ...toolCall(1, "write"), pad: "x".repeat(limit) }));
     assert.equal(announced.status, 413);
@@ -93,7 +93,7 @@ describe("the router's HTTP face for MCP", () => {
     assert.equal((await fetch(router.mcpUrl, { method: "PUT" })).status, 405);
   });
 
-  test("refuses foreign Hosts and Origins, as a rebound name of a web page would send them", async () => {
+  test("R23: refuses foreign Hosts and Origins, as a rebound name of a web page would send them", async () => {
     const ask = (headers: Record<string, string>): Promise<number> =>
       new Promise((resolve, reject) => {
         const request = httpRequest(router.mcpUrl, {
@@ -116,7 +116,7 @@ describe("the router's HTTP face for MCP", () => {
     assert.equal(await ask({ host: "[::1]:80" }), 200);
   });
 
-  test("keeps clients' credentials to itself, and gives an endpoint its own alone", async () => {
+  test("R24: keeps clients' credentials to itself, and gives an endpoint its own alone", async () => {
     const foreign = await listen((request, response) => {
       seen.push(request.headers);
       response.writeHead(200, { "content-type": "application/json" }).end("{}");

@@ -12,7 +12,7 @@ import { eventIdOf, newLogBudget, readEventId, requestIdOf, StreamLogs } from ".
 
 const hold = newHold("a", "upstream-session", 0);
 
-test("an id of a server's request comes back from the client as it was, text as text and number as number", () => {
+test("R11: an id of a server's request comes back from the client as it was, text as text and number as number", () => {
   fc.assert(
     fc.property(fc.oneof(fc.string(), fc.integer(), fc.double({ noNaN: true, noDefaultInfinity: true })), (id) => {
       const split = splitRequestId(tagRequestId(id, hold));
@@ -21,7 +21,7 @@ test("an id of a server's request comes back from the client as it was, text as 
   );
 });
 
-test("an id that is not ours is not taken for one, whatever a client sends", () => {
+test("R11: an id that is not ours is not taken for one, whatever a client sends", () => {
   fc.assert(fc.property(fc.oneof(fc.string(), fc.integer(), fc.constant(null)), (id) => assert.equal(splitRequestId(id), null)));
   for (const id of ["mcpf.", "mcpf.short.1", "mcpf.AAAAAAAA.{", 'mcpf.AAAAAAAA.{"a":1}', "mcpf.AAAAAAAA.null"]) {
     assert.equal(splitRequestId(id), null, id);
@@ -76,7 +76,7 @@ test("R11: the name of an upstream session is shared by no other, and the same i
   assert.equal(newHold("a", "1", 0).tag, newHold("a", "1", 99).tag, "the same in every process");
 });
 
-test("only ids are rewritten: what the server says stays", () => {
+test("R11: only ids are rewritten: what the server says stays", () => {
   const request = { jsonrpc: "2.0", id: 3, method: "sampling/createMessage", params: { x: [1, { y: null }] } };
   const rewritten = rewriteEvent(
     { id: "e1", event: "message", data: JSON.stringify(request) },
@@ -125,7 +125,7 @@ test("no body breaks the reading of an envelope: it is an envelope or refused", 
   );
 });
 
-test("the era is read from the request itself", () => {
+test("R1: the era is read from the request itself", () => {
   const body = (params: object): Buffer => Buffer.from(JSON.stringify({ jsonrpc: "2.0", id: 1, method: "tools/call", params }));
   const modern = readEnvelope(body({ name: "t", _meta: { "io.modelcontextprotocol/protocolVersion": "2026-07-28" } }));
   assert.deepEqual([modern.kind === "request" && modern.era, modern.kind === "request" && modern.tool], ["modern", "t"]);
@@ -133,7 +133,7 @@ test("the era is read from the request itself", () => {
   assert.deepEqual([legacy.kind === "request" && legacy.era, legacy.kind === "request" && legacy.tool], ["legacy", null]);
 });
 
-test("a lost session is recognised by its status and words, and nothing else is taken for one", () => {
+test("R4: a lost session is recognised by its status and words, and nothing else is taken for one", () => {
   const rpc = (code: number, message: string): Buffer =>
     Buffer.from(JSON.stringify({ jsonrpc: "2.0", id: null, error: { code, message } }));
   assert.equal(isSessionUnknown(404, Buffer.from("")), true);
@@ -145,7 +145,7 @@ test("a lost session is recognised by its status and words, and nothing else is 
   assert.equal(isSessionUnknown(500, rpc(-32000, "session")), false);
 });
 
-test("only named hosts and origins pass, whatever else a page makes up", () => {
+test("R23: only named hosts and origins pass, whatever else a page makes up", () => {
   const rules = { hosts: ["router.example.com"], origins: ["https://console.example.com"] };
   for (const [host, origin] of [
     ["localhost:7300", undefined],

@@ -108,7 +108,7 @@ describe("a client of the modern era", () => {
     await client.close();
   });
 
-  test("cancels its call by hanging up, and the upstream is told", async () => {
+  test("R13: cancels its call by hanging up, and the upstream is told", async () => {
     const client = await connectV2(router.mcpUrl, "auto");
     const cancel = new AbortController();
     const running = client.callTool({ name: "slow", arguments: { ms: 5000 } }, { signal: cancel.signal }).catch(() => undefined);
@@ -121,7 +121,7 @@ describe("a client of the modern era", () => {
     await client.close();
   });
 
-  test("is never sent to a server that knows only sessions, which might run the call under the old meaning", async () => {
+  test("R1: is never sent to a server that knows only sessions, which might run the call under the old meaning", async () => {
     const old = await startMcpServer("old");
     others.push(() => old.kill());
     control = fakeControl([a, old, b]);
@@ -157,7 +157,7 @@ describe("a client of the modern era", () => {
     await client.close();
   });
 
-  test("keeps listening when its server dies, and is acknowledged once", async () => {
+  test("R16: keeps listening when its server dies, and is acknowledged once", async () => {
     const client = await connectV2(router.mcpUrl, "auto");
     const heard: string[] = [];
     client.setNotificationHandler("notifications/tools/list_changed", () => {
@@ -179,7 +179,7 @@ describe("a client of the modern era", () => {
     await client.close();
   });
 
-  test("shares the URL with clients of the session protocol", async () => {
+  test("R1: shares the URL with clients of the session protocol", async () => {
     const modern = await connectV2(router.mcpUrl, "auto");
     const legacy = await connectV1(router.mcpUrl);
     assert.equal(textOf(await modern.callTool({ name: "whoami" })), "a");
@@ -188,7 +188,7 @@ describe("a client of the modern era", () => {
     await legacy.client.close();
   });
 
-  test("falls back to sessions where the upstream knows only those", async () => {
+  test("R1: falls back to sessions where the upstream knows only those", async () => {
     const old = await startMcpServer("old");
     others.push(() => old.kill());
     const second = await startTestRouter(fakeControl([old]));
@@ -199,7 +199,7 @@ describe("a client of the modern era", () => {
     await client.close();
   });
 
-  test("gets a rolled-back tool's legacy answer as a complete result, and typed errors in-band", async () => {
+  test("R20, R22: gets a rolled-back tool's legacy answer as a complete result, and typed errors in-band", async () => {
     const client = await connectV2(router.mcpUrl, "auto");
     control.implementation = "legacy";
     control.legacy = async () => ({ content: [{ type: "text", text: "from legacy" }] });

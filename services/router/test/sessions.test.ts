@@ -49,7 +49,7 @@ describe("a session", () => {
     await direct.close();
   });
 
-  test("has an id of the router, in visible ASCII, that hides the upstream's", async () => {
+  test("R2: has an id of the router, in visible ASCII, that hides the upstream's", async () => {
     const { client, transport } = await connectV1(router.mcpUrl);
     assert.match(transport.sessionId ?? "", /^mcpf1\.[A-Za-z0-9_-]+$/);
     const upstream = [...a.sessions.keys()][0] ?? "";
@@ -61,7 +61,7 @@ describe("a session", () => {
     await client.close();
   });
 
-  test("goes on when its endpoint is killed, and keeps its id", async () => {
+  test("R3: goes on when its endpoint is killed, and keeps its id", async () => {
     const { client, transport } = await connectV1(router.mcpUrl);
     const before = transport.sessionId;
     assert.equal(textOf(await client.callTool({ name: "whoami" })), "a");
@@ -71,7 +71,7 @@ describe("a session", () => {
     await client.close();
   });
 
-  test("is introduced to the new endpoint as the client introduced itself, once, however many calls wait", async () => {
+  test("R3: is introduced to the new endpoint as the client introduced itself, once, however many calls wait", async () => {
     const { client } = await connectV1(router.mcpUrl);
     await a.kill();
     control.move("b");
@@ -93,7 +93,7 @@ describe("a session", () => {
     await client.close();
   });
 
-  test("heals when the server forgot it, and the call that found out runs once", async () => {
+  test("R4: heals when the server forgot it, and the call that found out runs once", async () => {
     const { client } = await connectV1(router.mcpUrl);
     a.forget();
     assert.match(textOf(await client.callTool({ name: "write", arguments: { key: "once" } })), /a wrote once/);
@@ -102,7 +102,7 @@ describe("a session", () => {
     await client.close();
   });
 
-  test("heals after a restart that answers 400 instead of 404", async () => {
+  test("R4: heals after a restart that answers 400 instead of 404", async () => {
     const { client } = await connectV1(router.mcpUrl);
     a.forget();
     a.unknownStatus = 400;
@@ -111,7 +111,7 @@ describe("a session", () => {
     await client.close();
   });
 
-  test("takes its log level and subscriptions along", async () => {
+  test("R3: takes its log level and subscriptions along", async () => {
     const { client } = await connectV1(router.mcpUrl);
     await client.setLoggingLevel("warning");
     await client.subscribeResource({ uri: "file:///one" });
@@ -124,7 +124,7 @@ describe("a session", () => {
     await client.close();
   });
 
-  test("never moves to an endpoint that offers less than the client was promised", async () => {
+  test("R3: never moves to an endpoint that offers less than the client was promised", async () => {
     const less = await startMcpServer("less", { capabilities: "fewer" });
     others.push(() => less.kill());
     control = fakeControl([a, less, b]);
@@ -144,7 +144,7 @@ describe("a session", () => {
     await client.close();
   });
 
-  test("ends by DELETE: the upstream is told, and later requests get 404", async () => {
+  test("R5: ends by DELETE: the upstream is told, and later requests get 404", async () => {
     const { client, transport } = await connectV1(router.mcpUrl);
     const id = transport.sessionId ?? "";
     await transport.terminateSession();
@@ -155,7 +155,7 @@ describe("a session", () => {
     await client.close();
   });
 
-  test("with a foreign, damaged or borrowed id gets 404", async () => {
+  test("R2, R4: with a foreign, damaged or borrowed id gets 404", async () => {
     const id = await openSession(router.mcpUrl);
     const damaged = `${id.slice(0, -3)}AAA`;
     for (const bad of ["nonsense", "", damaged, "mcpf1.AAAA"]) {
@@ -167,7 +167,7 @@ describe("a session", () => {
     assert.equal((await post(other.mcpUrl, toolCall(1, "whoami"), { "mcp-session-id": id })).status, 404);
   });
 
-  test("that is sticky says so when its endpoint is gone, and is over then", async () => {
+  test("R3: that is sticky says so when its endpoint is gone, and is over then", async () => {
     control.view = { ...control.view, sessions: "sticky" };
     const id = await openSession(router.mcpUrl);
     await a.kill();
@@ -177,7 +177,7 @@ describe("a session", () => {
     assert.equal((await post(router.mcpUrl, toolCall(2, "whoami"), { "mcp-session-id": id })).status, 404);
   });
 
-  test("is served by two router processes with one key, in turn, before and after a failover", async () => {
+  test("R2: is served by two router processes with one key, in turn, before and after a failover", async () => {
     const directory = createMemoryDirectory();
     const one = await startTestRouter(control, { directory });
     const two = await startTestRouter(control, { directory });
@@ -230,7 +230,7 @@ describe("a session", () => {
     await client.close();
   });
 
-  test("with an upstream that has no sessions gets an id, so that it can move to one that has", async () => {
+  test("R2: with an upstream that has no sessions gets an id, so that it can move to one that has", async () => {
     const stateless = await startMcpServer("stateless", { sessions: false });
     others.push(() => stateless.kill());
     const mixed = fakeControl([stateless, b]);
@@ -263,7 +263,7 @@ describe("a session", () => {
     assert.equal(answer.headers.get("mcp-session-id"), null);
   });
 
-  test("that idles leaves the memory and comes back by its id", async () => {
+  test("R5: that idles leaves the memory and comes back by its id", async () => {
     const small = await startTestRouter(control, { limits: { sessionsMax: 2 } });
     others.push(() => small.close(0));
     const ids = [await openSession(small.mcpUrl), await openSession(small.mcpUrl), await openSession(small.mcpUrl)];
@@ -274,7 +274,21 @@ describe("a session", () => {
     }
   });
 
-  test("answers a ping itself, and not when it is over", async () => {
+  test("R6: sends the protocol version on as the client said it, else the negotiated one, and headers of the protocol that it does not know", async () => {
+    const id = await openSession(router.mcpUrl);
+    const versions = (): unknown[] => a.seen.headers.slice(-1).map((headers) => headers["mcp-protocol-version"]);
+    await post(router.mcpUrl, toolCall(1, "whoami"), { "mcp-session-id": id });
+    assert.deepEqual(versions(), ["2025-11-25"]);
+    const said = { "mcp-session-id": id, "mcp-protocol-version": "2025-06-18", "mcp-param-greeting": "=?base64?SGVsbG8=?=" };
+    await post(router.mcpUrl, toolCall(2, "whoami"), said);
+    assert.deepEqual(versions(), ["2025-06-18"]);
+    assert.equal(a.seen.headers.at(-1)?.["mcp-param-greeting"], "=?base64?SGVsbG8=?=");
+    const invalid = await post(router.mcpUrl, toolCall(3, "whoami"), { "mcp-session-id": id, "mcp-protocol-version": "1999-01-01" });
+    assert.equal(invalid.status, 400);
+    assert.match(invalid.text, /[Uu]nsupported protocol version/);
+  });
+
+  test("R15: answers a ping itself, and not when it is over", async () => {
     const id = await openSession(router.mcpUrl);
     await a.kill();
     const ping = { jsonrpc: "2.0", id: 7, method: "ping" };

@@ -66,7 +66,7 @@ describe("a stream", () => {
     return stream;
   };
 
-  test("carries a sampling request on the call's own stream, and the answer back", async () => {
+  test("R14: carries a sampling request on the call's own stream, and the answer back", async () => {
     const { client } = await connectV1(router.mcpUrl);
     client.setRequestHandler(CreateMessageRequestSchema, async () => ({
       model: "m",
@@ -77,7 +77,7 @@ describe("a stream", () => {
     await client.close();
   });
 
-  test("carries an elicitation, also when the answer comes through another router process", async () => {
+  test("R11, R14: carries an elicitation, also when the answer comes through another router process", async () => {
     const directory = createMemoryDirectory();
     const one = await startTestRouter(control, { directory });
     const two = await startTestRouter(control, { directory });
@@ -117,7 +117,7 @@ describe("a stream", () => {
     assert.match(text, /a heard decline/);
   });
 
-  test("withdraws what a dead server asked, and does not ask the user again", async () => {
+  test("R14: withdraws what a dead server asked, and does not ask the user again", async () => {
     control.readOnly.add("ask");
     const { client } = await connectV1(router.mcpUrl);
     let asked = 0;
@@ -137,7 +137,7 @@ describe("a stream", () => {
     await client.close();
   });
 
-  test("drops an answer to a server that is gone, and says 202", async () => {
+  test("R14: drops an answer to a server that is gone, and says 202", async () => {
     const id = await openSession(router.mcpUrl);
     const answer = await post(router.mcpUrl, { jsonrpc: "2.0", id: "mcpf.AAAAAAAA.0", result: {} }, { "mcp-session-id": id });
     assert.equal(answer.status, 202);
@@ -157,7 +157,7 @@ describe("a stream", () => {
     await client.close();
   });
 
-  test("of the session is open before the client hears that it is initialized: nothing said early is lost", async () => {
+  test("R7: of the session is open before the client hears that it is initialized: nothing said early is lost", async () => {
     const id = await openSession(router.mcpUrl);
     await a.shout("early");
     const stream = await openStream(router.mcpUrl, id);
@@ -166,7 +166,7 @@ describe("a stream", () => {
     await until(() => stream.text.includes("later"));
   });
 
-  test("of the session outlives the death of its server, and moves with the routes", async () => {
+  test("R7: of the session outlives the death of its server, and moves with the routes", async () => {
     const id = await openSession(router.mcpUrl);
     const stream = await openStream(router.mcpUrl, id);
     await a.kill();
@@ -178,7 +178,7 @@ describe("a stream", () => {
     assert.equal(stream.ended, false);
   });
 
-  test("of the session is open on the new upstream session before a call is sent there", async () => {
+  test("R3: of the session is open on the new upstream session before a call is sent there", async () => {
     const id = await openSession(router.mcpUrl);
     const stream = await openStream(router.mcpUrl, id);
     await new Promise((resolve) => setTimeout(resolve, 20));
@@ -192,7 +192,7 @@ describe("a stream", () => {
     await until(() => stream.text.includes("heard at once"));
   });
 
-  test("of the session is one: a second gets 409, and a new one after the first left", async () => {
+  test("R7: of the session is one: a second gets 409, and a new one after the first left", async () => {
     const id = await openSession(router.mcpUrl);
     const first = await openStream(router.mcpUrl, id);
     assert.equal(first.status, 200);
@@ -202,13 +202,13 @@ describe("a stream", () => {
     assert.equal((await openStream(router.mcpUrl, id)).status, 200);
   });
 
-  test("that is quiet carries heartbeats", async () => {
+  test("R8: that is quiet carries heartbeats", async () => {
     const id = await openSession(router.mcpUrl);
     const stream = await openStream(router.mcpUrl, id);
     await until(() => stream.text.includes(": alive"), 3000);
   });
 
-  test("is refused as the upstream refuses it: 405 where there is none, 406 without the right Accept", async () => {
+  test("R7: is refused as the upstream refuses it: 405 where there is none, 406 without the right Accept", async () => {
     const stateless = await startMcpServer("s", { sessions: false });
     others.push(() => stateless.kill());
     const id = await openSession(router.mcpUrl);
@@ -217,7 +217,7 @@ describe("a stream", () => {
   });
 
   for (const nats of [true, false]) {
-    test(`that was opened ahead in one router process is given to the one where the client comes, ${nats ? "with what waited" : "also without NATS"}`, async () => {
+    test(`R7: that was opened ahead in one router process is given to the one where the client comes, ${nats ? "with what waited" : "also without NATS"}`, async () => {
       const broker = memoryBroker();
       const directory = createMemoryDirectory();
       const sealer = createSealer(secret);
@@ -246,7 +246,7 @@ describe("a stream", () => {
     });
   }
 
-  test("that the server closes for polling is resumed on the same server, and gives its answer once", async () => {
+  test("R9: that the server closes for polling is resumed on the same server, and gives its answer once", async () => {
     const polling = await startMcpServer("polling", { polling: true });
     others.push(() => polling.kill());
     const second = await startTestRouter(fakeControl([polling, b]));
@@ -258,7 +258,7 @@ describe("a stream", () => {
     await client.close();
   });
 
-  test("that was left for polling on a server that died then gives the client its error", async () => {
+  test("R10: that was left for polling on a server that died then gives the client its error", async () => {
     const polling = await startMcpServer("polling", { polling: true });
     others.push(() => polling.kill());
     const second = await startTestRouter(fakeControl([polling, b]));
@@ -271,7 +271,7 @@ describe("a stream", () => {
     await client.close();
   });
 
-  test("whose line breaks is gone on with by its event id: the call is not repeated, and the client sees nothing of it", async () => {
+  test("R9: whose line breaks is gone on with by its event id: the call is not repeated, and the client sees nothing of it", async () => {
     const stored = await startMcpServer("stored", { eventStore: true });
     others.push(() => stored.kill());
     const unsafe = fakeControl([stored, b]);
@@ -291,7 +291,7 @@ describe("a stream", () => {
     await client.close();
   });
 
-  test("with an event store is relayed with ids that name their server, and a failover midway still answers", async () => {
+  test("R9: with an event store is relayed with ids that name their server, and a failover midway still answers", async () => {
     const stored = await startMcpServer("stored", { eventStore: true });
     others.push(() => stored.kill());
     const second = await startTestRouter(fakeControl([stored, b]));

@@ -18,7 +18,7 @@ const sealed = {
 };
 const sealer = createSealer("a key of at least sixteen characters");
 
-test("a server that a session has left is told, once it is surely idle and not before", async () => {
+test("R5: a server that a session has left is told, once it is surely idle and not before", async () => {
   let nowMs = 0;
   const control = fakeControl([
     { name: "a", url: "http://127.0.0.1:1" },
