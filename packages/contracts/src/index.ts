@@ -124,6 +124,7 @@ export {
   secretsIn,
   withoutVariables,
 } from "./parse-topology.ts";
+export { patternFinds } from "./pattern.ts";
 export {
   type Actor,
   actor,

@@ -1,5 +1,6 @@
 import { z } from "zod";
 import { jsonPathProblem } from "./json-path.ts";
+import { patternProblem } from "./pattern.ts";
 import { probePresetNames } from "./probe-presets.ts";
 import { headers, milliseconds, secretRef } from "./secret-ref.ts";
 
@@ -44,7 +45,7 @@ const expectationBase = z.strictObject({
     .optional(),
   contains: z.string().min(1).max(1000).optional(),
   not_contains: z.string().min(1).max(1000).optional(),
-  /** A regular expression, for short texts. */
+  /** A regular expression of RE2, found anywhere in the first 64 Ki characters. */
   matches: z.string().min(1).max(500).optional(),
   min: z.number().optional(),
   max: z.number().optional(),
@@ -75,20 +76,17 @@ export const expectation = expectationBase.superRefine((given, context) => {
   for (const operator of textOperators) {
     if (numeric.has(given.of) && given[operator] !== undefined) wrong(operator, `${given.of} is a number: use equals, in, min or max`);
   }
-  if (given.matches !== undefined && !isRegExp(given.matches)) wrong("matches", "no regular expression; correct it, or use contains");
+  const problem = given.matches === undefined ? null : patternProblem(given.matches);
+  if (problem !== null) {
+    wrong(
+      "matches",
+      `no regular expression that takes a bounded time (RE2: no look-around, no back-references): ${problem}; correct it, or use contains`,
+    );
+  }
   if (given.min !== undefined && given.max !== undefined && given.min > given.max)
     wrong("min", "over max, so that nothing could fulfil both");
 });
 export type Expectation = z.infer<typeof expectation>;
-
-function isRegExp(text: string): boolean {
-  try {
-    new RegExp(text, "u");
-    return true;
-  } catch {
-    return false;
-  }
-}
 
 const loopbackOrHost = z
   .string()

@@ -78,6 +78,8 @@ test("what is wrong with a probe is said with its path, its value and what to do
       "{ expect: [{ of: latency_ms, contains: '1' }] }",
       /^upstreams\.api\.probe\.expect\.0\.contains: latency_ms is a number: use equals, in, min or max/,
     ],
+    ["{ expect: [{ of: body, matches: '(?=a)b' }] }", /no look-around, no back-references/],
+    ["{ expect: [{ of: body, matches: '(a)\\1' }] }", /no look-around, no back-references/],
     ["{ expect: [{ of: body, matches: '(' }] }", /^upstreams\.api\.probe\.expect\.0\.matches: no regular expression/],
     ["{ expect: [{ of: status, min: 5, max: 4 }] }", /^upstreams\.api\.probe\.expect\.0\.min: over max/],
     [

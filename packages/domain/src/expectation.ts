@@ -1,4 +1,4 @@
-import { type Expectation, findJson } from "@mcp-failover/contracts";
+import { type Expectation, findJson, patternFinds } from "@mcp-failover/contracts";
 
 /**
  * Whether what a probe saw is what the configuration expects of it.
@@ -7,6 +7,7 @@ import { type Expectation, findJson } from "@mcp-failover/contracts";
  * X2  What could not be seen fulfils nothing but `exists: false`.
  * X3  A failed expectation says what was expected and what was seen, in at most 300 characters; nothing of a body but single values.
  * X4  Nothing throws, whatever a server sent.
+ * X5  It takes a time in proportion to what the server sent: `matches` is no backtracking expression.
  */
 export interface Seen {
   readonly status: number | null;
@@ -92,7 +93,7 @@ function fulfils(expectation: Expectation, value: unknown): boolean {
   const text = textOf(value);
   if (contains !== undefined && !(text?.includes(contains) ?? false)) return false;
   if (not_contains !== undefined && (text?.includes(not_contains) ?? true)) return false;
-  if (matches !== undefined && !(text !== null && new RegExp(matches, "u").test(text))) return false;
+  if (matches !== undefined && !(text !== null && patternFinds(matches, text))) return false;
   return true;
 }
 

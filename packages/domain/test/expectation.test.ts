@@ -109,3 +109,11 @@ test("X3, X4: whatever a server sent, judging ends with null or a short sentence
     "JSON $..a: expected that it is there; saw a document that is nested too deeply",
   );
 });
+
+test("X5: whatever a server answers, a regular expression takes a time in proportion to it: (a+)+$ does not hold up the prober", () => {
+  const expectation = { of: "body", matches: "(a+)+$", severity: "hard" } as const;
+  // A backtracking engine takes years for this one.
+  const body = `${"a".repeat(60)}!`;
+  assert.match(failedExpectation(expectation, { ...nothingSeen, body }) ?? "", /^body: expected/);
+  assert.equal(failedExpectation(expectation, { ...nothingSeen, body: "!aaa" }), null);
+});
