@@ -1,7 +1,7 @@
 import { connect } from "node:net";
 import type { FuzzRequest } from "./request.ts";
 
-export interface Answer {
+interface Answer {
   readonly status: number;
   readonly headers: ReadonlyMap<string, string>;
   readonly body: string;
@@ -17,7 +17,7 @@ export interface Exchanged {
 
 /** What a router has to be silent for, until a client that sent only a part of a request leaves. */
 const patienceMs = 60;
-export const answerMsMax = 8000;
+const answerMsMax = 8000;
 
 /** Does one request on a connection of its own, and reads what comes as strictly as the standard allows. */
 export function exchange(port: number, request: FuzzRequest): Promise<Exchanged> {

@@ -14,7 +14,7 @@ function postTo(path: string, body: Buffer, headers: readonly string[] = accepts
 function json(value: unknown): Buffer {
   return Buffer.from(JSON.stringify(value));
 }
-export function call(mark: number, more: object = {}): object {
+function call(mark: number, more: object = {}): object {
   return { jsonrpc: "2.0", id: mark, method: "tools/call", params: { name: "echo", arguments: { mark } }, ...more };
 }
 const sessionOf = (random: Random, world: KindWorld): string[] => {
@@ -228,7 +228,7 @@ const oddHttp: Kind = {
 const lasting: ReadonlySet<string> = new Set(["sse answer", "sse no end", "switching"]);
 
 /** What the odd upstream can be asked for, by the header `mcp-odd`. */
-export const oddities = [
+const oddities = [
   "garbage",
   "close",
   "reset",

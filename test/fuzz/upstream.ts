@@ -4,7 +4,7 @@ import { answerOddly } from "./odd-answers.ts";
 import { hidden } from "./request.ts";
 
 /** What an upstream received, read as strictly as the standard allows: a router has no excuse for anything else. */
-export interface Received {
+interface Received {
   readonly method: string;
   readonly path: string;
   readonly headers: ReadonlyMap<string, string>;
