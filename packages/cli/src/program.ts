@@ -55,7 +55,7 @@ export async function runCli(argv: readonly string[], environment: CliEnvironmen
   } catch (error) {
     if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : 2;
     const failed = asCliError(error);
-    const wanted = argv.includes("json") || argv.includes("ndjson") ? "json" : format;
+    const wanted = asksForJson(argv) ? "json" : format;
     environment.writeError(
       wanted === "table"
         ? `mcpf: ${failed.message}\n`
@@ -63,6 +63,13 @@ export async function runCli(argv: readonly string[], environment: CliEnvironmen
     );
     return failed.exitCode;
   }
+}
+
+/** Also where the command line could not be read: `-o json`, `-ojson`, `--output=json`. Behind `--` stand the words of another program. */
+function asksForJson(argv: readonly string[]): boolean {
+  const end = argv.indexOf("--");
+  const own = end === -1 ? argv : argv.slice(0, end);
+  return /(^| )(-o|--output)[ =]?(nd)?json( |$)/.test(own.join(" "));
 }
 
 /** Whatever ends a command is told in one sentence, and in JSON where that was asked for; a defect with its stack, to be reported. */

@@ -163,6 +163,10 @@ test("wrong words, unknown upstreams and missing secrets end with a sentence and
     [["env", "pinecone"], 1, /secret PINECONE_API_KEY is missing/, { PINECONE_API_KEY: "" }],
     [["exec", "pinecone", "--", "true"], 2, /holds a NUL, which no variable can: correct its secret\n$/, { PINECONE_API_KEY: "a\0b" }],
     [["exec", "pinecone"], 2, /what shall run/, {}],
+    // What stands behind "--" are the words of another program.
+    [["exec", "pinecoon", "--", "jq", "json"], 2, /^mcpf: .*pinecoon/, {}],
+    [["exec", "pinecoon", "-o", "json", "--", "jq"], 2, /^\{"error":/, {}],
+    [["exec", "pinecoon", "--output=json", "--", "jq"], 2, /^\{"error":/, {}],
     [["exec", "pinecone", "--on-change", "signal:SIGNOPE", "--", "true"], 2, /restart, none or signal/, {}],
     [["exec", "pinecone", "--stop-ms", "soon", "--", "true"], 2, /whole number/, {}],
     [["env", "pinecone", "--file", "/no-such-folder/x"], 1, /cannot be written/, {}],

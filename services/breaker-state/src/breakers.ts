@@ -27,6 +27,7 @@ export interface Known {
   readonly eventId: string | null;
 }
 
+const straysMax = 1000;
 const unknown: Known = { state: initialBreakerState, signalsSeq: 0, eventId: null };
 
 /** Both streams folded, each by itself: AUDIT into configuration and states, SIGNALS into windows. {@link inputFor} alone joins them. */
@@ -61,10 +62,13 @@ export class Breakers {
     if (event.type === "config.applied") {
       const applied = readTopology({ seq: at.seq, content: { kind: "event", event } }, this.#log);
       if (applied) this.#configured = breakersOf(applied);
+      this.#forgetStrays();
     }
     if (event.type !== "breaker.changed") return;
     const { service, endpoint, state, certificate } = event.data;
     const key = endpointKey(service, endpoint);
+    // To the end: what was heard of longest ago is forgotten first.
+    this.#known.delete(key);
     this.#known.set(key, {
       state,
       signalsSeq: certificate.folded.SIGNALS?.last ?? 0,
@@ -72,6 +76,20 @@ export class Breakers {
     });
     if (state.status === "open" || state.status === "half_open") this.#timed.add(key);
     else this.#timed.delete(key);
+    if (!this.#configured.has(key)) this.#forgetStrays();
+  }
+
+  /** Of endpoints that no configuration names the newest are kept, because they may come back; without a configuration nothing is known to be one. */
+  #forgetStrays(): void {
+    let surplus = this.#configured.size === 0 ? 0 : this.#known.size - this.#configured.size - straysMax;
+    if (surplus <= 0) return;
+    for (const key of this.#known.keys()) {
+      if (this.#configured.has(key)) continue;
+      this.#known.delete(key);
+      this.#timed.delete(key);
+      surplus -= 1;
+      if (surplus <= 0) return;
+    }
   }
 
   /** `freshAfterSeq`: up to there is no evidence, as far as is known now. */
