@@ -40,7 +40,7 @@ export function isStdioUrl(url: string): boolean {
 }
 
 /** What stands for the address of a process of the router: another command, argument or variable is another address. */
-export function stdioUrl(endpointName: string, stdio: StdioConfig): string {
+function stdioUrl(endpointName: string, stdio: StdioConfig): string {
   return `${stdioScheme}//${endpointName.toLowerCase()}/${hashOf({ endpointName, ...stdio }).slice(0, 16)}`;
 }
 

@@ -10,7 +10,7 @@ import { serveMcp } from "../mcp/serve-mcp.ts";
 import { UpstreamError, type UpstreamResponse } from "../upstream-client.ts";
 
 /** A request to `/mcp/<upstream>` made inside the router: all that holds for one from outside holds for it, but no socket lies between. */
-export interface LocalRequest {
+interface LocalRequest {
   readonly upstream: string;
   readonly method: "POST" | "GET" | "DELETE";
   /** Names in lower case. */
