@@ -7,7 +7,7 @@ import { table } from "./table.ts";
 /** Issue "The router": back to normal. */
 const recoverMsMax: Readonly<Record<FaultName, number>> = { kill: 1000, "503": 1000, reset: 1000, hang: 2000, slow: 4000 };
 /** CI's machine does much else meanwhile. */
-const quickFactor = 4;
+const quickFactor = 6;
 /** What CI looks at: a write that ran and was not answered, and a server that is gone. */
 const quickCases: readonly (readonly [FaultName, ToolName])[] = [
   ["reset", "write"],
