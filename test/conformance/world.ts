@@ -11,6 +11,8 @@ export interface ConformanceWorld {
   /** Of the endpoint that is active. */
   directUrl(sdk: Sdk): string;
   routedUrl(sdk: Sdk): string;
+  /** The first fixture as an upstream whose URL ends with `/mcp`: the inspector's command line takes no other (it would go to `/mcp` itself). */
+  readonly inspectorUrl: string;
   /** SIGKILL to the active endpoint, the route moves to the other one as a controller moves it, and the dead one is started again. */
   killAndSwitch(sdk: Sdk): Promise<void>;
   stop(): Promise<void>;
@@ -68,12 +70,13 @@ export async function startConformanceWorld(sdks: readonly Sdk[] = ["v1", "v2"])
         ],
       },
     ]);
-    await world.configure({ upstreams: Object.fromEntries(upstreams) });
+    await world.configure({ upstreams: { ...Object.fromEntries(upstreams), mcp: upstreams[0]?.[1] } });
     await world.startRouter("router-1");
     await until(async () => (await fetch(`${world.url}/mcp/${sdks[0]}`, { method: "POST", body: "{}" })).status === 406, 10_000);
     return {
       directUrl: (sdk) => urlOf(pairOf(sdk).active),
       routedUrl: (sdk) => `${world.url}/mcp/${sdk}`,
+      inspectorUrl: `${world.url}/mcp/mcp`,
       async killAndSwitch(sdk) {
         const { active, standby } = pairOf(sdk);
         await isUp(standby);

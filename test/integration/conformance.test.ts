@@ -1,5 +1,9 @@
 import assert from "node:assert/strict";
+import { execFile } from "node:child_process";
+import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
+import { promisify } from "node:util";
+import { ROOT } from "../../scripts/lib/repo.mjs";
 import { type ConformanceOptions, compareConformance } from "../conformance/conformance.ts";
 import { type ConformanceWorld, startConformanceWorld } from "../conformance/world.ts";
 
@@ -32,5 +36,24 @@ describe("the official conformance suites", () => {
       reports.map(({ scenarios, differences }) => [scenarios, differences]),
       [[32, []]],
     );
+  });
+
+  test("have company: the inspector's command line lists, calls and reads through the router what it does directly", async () => {
+    // What `mcp-inspector --cli` runs; the rest of that package is a web page.
+    const inspector = join(ROOT, "node_modules", "@modelcontextprotocol", "inspector-cli", "build", "index.js");
+    const run = async (url: string, method: string, ...more: readonly string[]): Promise<unknown> => {
+      const args = [inspector, url, "--transport", "http", "--method", method, ...more];
+      const { stdout } = await promisify(execFile)(process.execPath, args, { timeout: 30_000 });
+      return JSON.parse(stdout);
+    };
+    for (const args of [
+      ["tools/list"],
+      ["tools/call", "--tool-name", "test_multiple_content_types"],
+      ["resources/read", "--uri", "test://static-text"],
+      ["prompts/get", "--prompt-name", "test_prompt_with_arguments", "--prompt-args", "arg1=hello", "arg2=world"],
+    ] as const) {
+      const [method, ...more] = args;
+      assert.deepEqual(await run(world.inspectorUrl, method, ...more), await run(world.directUrl("v1"), method, ...more));
+    }
   });
 });
