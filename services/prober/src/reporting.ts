@@ -13,6 +13,21 @@ export interface Reporting {
   stop(): Promise<void>;
 }
 
+/** The address for heartbeats cannot be had, whoever waits for it. */
+export class ReportAddressError extends Error {
+  override readonly name = "ReportAddressError";
+  readonly code = "report_address";
+  readonly retriable = false;
+  constructor(host: string, port: number, cause: NodeJS.ErrnoException) {
+    const fix =
+      cause.code === "EACCES"
+        ? "ports under 1024 take a privilege (CAP_NET_BIND_SERVICE): give a higher one in MCPF_REPORT_PORT"
+        : "give an address of this machine in MCPF_REPORT_HOST, and a free port in MCPF_REPORT_PORT";
+    super(`heartbeats cannot be taken in on ${host}:${port} (${cause.code ?? cause.message}): ${fix}`, { cause });
+  }
+}
+
+/** Throws {@link ReportAddressError}. */
 export async function openReporting(kit: Kit<ProberEnvironment>, targets: () => ReadonlyMap<string, Target>): Promise<Reporting> {
   const { bus, log, config, secrets } = kit;
   const reports = openReports();
@@ -66,7 +81,8 @@ export async function openReporting(kit: Kit<ProberEnvironment>, targets: () => 
     try {
       await listen(port);
     } catch (error) {
-      if ((error as NodeJS.ErrnoException).code !== "EADDRINUSE") throw error;
+      const cause = error as NodeJS.ErrnoException;
+      if (cause.code !== "EADDRINUSE") throw new ReportAddressError(config.MCPF_REPORT_HOST ?? "127.0.0.1", port, cause);
       log.debug({ port }, "the address for heartbeats of endpoints is taken; it is tried again");
       if (!stopped)
         retry = setTimeout(

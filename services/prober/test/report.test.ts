@@ -5,7 +5,7 @@ import { streams } from "@mcp-failover/contracts";
 import { testKit } from "@mcp-failover/service-kit/testing";
 import { freePort } from "@mcp-failover/testkit";
 import type { ProberEnvironment } from "../src/config.ts";
-import { openReporting } from "../src/reporting.ts";
+import { openReporting, ReportAddressError } from "../src/reporting.ts";
 import { targetOf } from "./probe-kit.ts";
 
 async function world(t: TestContext) {
@@ -116,4 +116,15 @@ test("probers of one machine share the address: one takes reports in, and anothe
     headers: { authorization: "Bearer token-value" },
   });
   assert.deepEqual([answer.status, second.reports.last("up/one")?.status], [204, "ok"]);
+});
+
+test("an address that cannot be had is told with what to change, also where only a privilege is missing", async () => {
+  const config = { MCPF_REPORT_PORT: 80, MCPF_REPORT_HOST: "192.0.2.1" };
+  const kit = testKit<ProberEnvironment>({ service: "prober", bus: memoryBroker().connect(), config });
+  await assert.rejects(
+    openReporting(kit, () => new Map()),
+    /^ReportAddressError: heartbeats .* 192\.0\.2\.1:80 \(EADDRNOTAVAIL\): give an address of this machine/,
+  );
+  const denied = new ReportAddressError("127.0.0.1", 80, Object.assign(new Error("listen EACCES"), { code: "EACCES" }));
+  assert.match(denied.message, /\(EACCES\): ports under 1024 .* MCPF_REPORT_PORT/);
 });
