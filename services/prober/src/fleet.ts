@@ -44,13 +44,14 @@ const answerMs = 100;
 export function joinFleet(options: FleetOptions): Fleet {
   const { self, policy, clockMs } = options;
   const others = new Map<string, { heardAtMs: number; ready: boolean; isolated: boolean; zone: string | null }>();
-  /** Who said something this short a time ago need not say it again. */
+  /** Timers are this far off at most: who said something so short a time before it was due need not say it again. */
   const earlyMs = policy.heartbeatMs / 4;
   let settled = false;
   let isolated = false;
   let connected = true;
   let lastTickMs = clockMs();
   let dueMs = lastTickMs;
+  let waited = false;
   let timer: NodeJS.Timeout;
   let lastSentMs = Number.NEGATIVE_INFINITY;
   let connectedMs = 0;
@@ -69,8 +70,11 @@ export function joinFleet(options: FleetOptions): Fleet {
       for (const other of others.values()) other.heardAtMs = nowMs;
     }
     let changed = false;
+    // This process was late itself: what others have said meanwhile is heard before anybody is taken for dead, once.
+    const waits = !waited && nowMs - dueMs > earlyMs;
+    waited = waits;
     for (const [name, { heardAtMs }] of others) {
-      if (nowMs - heardAtMs < policy.deadAfterMs) continue;
+      if (waits || nowMs - heardAtMs < policy.deadAfterMs) continue;
       others.delete(name);
       changed = true;
     }
@@ -88,10 +92,11 @@ export function joinFleet(options: FleetOptions): Fleet {
     dueMs = Math.min(nowMs, lastSentMs) + policy.heartbeatMs;
     if (!connected || dueMs <= nowMs) dueMs = nowMs + policy.heartbeatMs;
     else {
-      for (const { heardAtMs } of others.values()) dueMs = Math.min(dueMs, heardAtMs + policy.deadAfterMs);
+      for (const { heardAtMs } of others.values()) dueMs = Math.min(dueMs, heardAtMs + policy.deadAfterMs + earlyMs);
       if (!settled) dueMs = Math.min(dueMs, nowMs + policy.settleMs - connectedMs);
     }
-    timer = setTimeout(tick, Math.max(1, Math.ceil(dueMs - nowMs)));
+    dueMs = Math.max(dueMs, nowMs + 1);
+    timer = setTimeout(tick, Math.ceil(dueMs - nowMs));
   }
 
   const peers = (): string[] => [...others].filter(([, other]) => other.ready && !other.isolated).map(([name]) => name);
