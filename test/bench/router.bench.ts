@@ -1,0 +1,221 @@
+// What a call through the router costs, beside the proxies that one would take otherwise.
+import { tempDir } from "@mcp-failover/testkit";
+import { atLeast, atMost, type Benchmark, type Bound, type Measured, quantile, wholeNumber } from "./benchmark.ts";
+import { stepAside, usageOf } from "./prober/machine.ts";
+import { Helper } from "./router/children.ts";
+import { type MeasuredProxy, startProxy } from "./router/proxies.ts";
+import { startRealRouters } from "./router/real-router.ts";
+import { sessionRequests } from "./router/requests.ts";
+import { table } from "./table.ts";
+
+type BenchmarkContext = Parameters<Benchmark["run"]>[0];
+
+const connections = 32;
+const others = ["bare pipe", "http-proxy", "nginx", "haproxy"];
+
+interface Round {
+  readonly name: string;
+  readonly perSecond: number;
+  /** Calls for each second of processor time of the proxy: what it would do with the whole core. */
+  readonly perCpuSecond: number;
+  readonly cpuUsPerCall: number;
+  /** Of the core that is measured; near 1 when the proxy is the bottleneck. */
+  readonly busy: number;
+  readonly failed: number;
+}
+
+export const bench: Benchmark = {
+  what: "small tools/call with a session over 32 connections through one router process on one core, beside a bare node:http to undici pipe, http-proxy, nginx and HAProxy with one thread",
+  notMeasured:
+    "absolute figures: load and server share the other core, and other work on this machine takes from both. TLS, large bodies and slow servers are not in it.",
+  options: {
+    rounds: "how often each proxy has its turn (default 8)",
+    ms: "how long a turn is (default 1500)",
+    profile: "a directory for a CPU profile of the router",
+    only: "names of proxies, separated by commas, or none: these beside the router, and only the calls at saturation",
+  },
+  async run(context) {
+    stepAside();
+    const upstream = new Helper("upstream.ts");
+    const { port: upstreamPort } = await upstream.heard<{ kind: "listening"; port: number }>("listening");
+    const loader = new Helper("loader.ts");
+    await loader.heard("ready");
+    const dir = await tempDir("mcpf-bench-router-");
+    const proxies: MeasuredProxy[] = [];
+    try {
+      const profileDir = context.args["profile"];
+      const router = await startRealRouters({ upstreamPort, processes: 1, ...(profileDir === undefined ? {} : { profileDir }) });
+      proxies.push({ name: "router", port: router.port, path: "/mcp/bench", pid: router.pids[0] as number, stop: router.stop });
+      const { only } = context.args;
+      for (const name of only === undefined ? others : others.filter((one) => only.split(",").includes(one))) {
+        const proxy = await startProxy(name, upstreamPort, dir.path);
+        if (proxy === null) context.say(`${name} is not installed: no ratio to it`);
+        else proxies.push(proxy);
+      }
+      const rounds = await saturate(context, proxies, loader);
+      if (only !== undefined) return judge(context, rounds, null, null);
+      const latency = await addedLatency(context, proxies[0] as MeasuredProxy, { upstreamPort, loader, rounds });
+      await proxies[0]?.stop();
+      const workers = await compareWorkers(context, upstreamPort, loader);
+      return judge(context, rounds, latency, workers);
+    } finally {
+      for (const proxy of proxies) await proxy.stop();
+      await loader.stop();
+      await upstream.stop();
+      await dir.remove();
+    }
+  },
+};
+
+async function saturate(context: BenchmarkContext, proxies: readonly MeasuredProxy[], loader: Helper): Promise<Round[]> {
+  const turns = wholeNumber(context.args, "rounds", context.quick ? 3 : 8);
+  const ms = wholeNumber(context.args, "ms", context.quick ? 800 : 1500);
+  const requests = new Map<string, readonly string[]>();
+  for (const proxy of proxies) {
+    requests.set(proxy.name, await sessionRequests(proxy.port, proxy.path, connections));
+    // Its code is compiled by the time it counts, however little of the core it gets.
+    let calls = 0;
+    for (let tries = 0; calls < (context.quick ? 4000 : 20_000) && tries < 20; tries += 1) {
+      calls += (await loader.load({ port: proxy.port, requests: requests.get(proxy.name) ?? [], ms: 800, rate: null })).calls;
+    }
+  }
+  const rounds: Round[] = [];
+  for (let turn = 0; turn < turns; turn += 1) {
+    for (const proxy of proxies) {
+      const before = usageOf(proxy.pid);
+      const loaded = await loader.load({ port: proxy.port, requests: requests.get(proxy.name) ?? [], ms, rate: null });
+      const cpuS = usageOf(proxy.pid).cpuS - before.cpuS;
+      rounds.push({
+        name: proxy.name,
+        perSecond: (loaded.calls / loaded.tookMs) * 1000,
+        perCpuSecond: loaded.calls / cpuS,
+        cpuUsPerCall: (cpuS * 1e6) / loaded.calls,
+        busy: cpuS / (loaded.tookMs / 1000),
+        failed: loaded.failed,
+      });
+    }
+  }
+  const rows = proxies.map(({ name }) => {
+    const own = rounds.filter((round) => round.name === name);
+    const median = (pick: (round: Round) => number): number => quantile(own.map(pick), 0.5);
+    const calls = [median((one) => one.perSecond), median((one) => one.perCpuSecond), median((one) => one.cpuUsPerCall)];
+    return [name, ...calls.map((value) => value.toFixed(0)), median((one) => one.busy).toFixed(2)];
+  });
+  context.say(`\n${table(["proxy", "calls/s", "calls/cpu-s", "cpu us/call", "core busy"], rows)}`);
+  return rounds;
+}
+
+interface Latency {
+  readonly addedP50Ms: number;
+  readonly addedP99Ms: number;
+}
+
+/** The same rate, half of what the router takes, with the router and without it, by turns. */
+async function addedLatency(
+  context: BenchmarkContext,
+  router: MeasuredProxy,
+  { upstreamPort, loader, rounds }: { upstreamPort: number; loader: Helper; rounds: readonly Round[] },
+): Promise<Latency> {
+  const own = rounds.filter(({ name }) => name === "router").map(({ perSecond }) => perSecond);
+  const rate = Math.round(quantile(own, 0.5) / 2);
+  const through = { port: router.port, requests: await sessionRequests(router.port, router.path, connections) };
+  const direct = { port: upstreamPort, requests: await sessionRequests(upstreamPort, "/mcp", connections) };
+  const added: Latency[] = [];
+  for (let turn = 0; turn < (context.quick ? 2 : 7); turn += 1) {
+    const ms = context.quick ? 800 : 1500;
+    const without = await loader.load({ ...direct, ms, rate });
+    const withIt = await loader.load({ ...through, ms, rate });
+    const at = (share: number): number => quantile(withIt.latenciesMs, share) - quantile(without.latenciesMs, share);
+    added.push({ addedP50Ms: at(0.5), addedP99Ms: at(0.99) });
+  }
+  const latency = {
+    addedP50Ms: quantile(
+      added.map(({ addedP50Ms }) => addedP50Ms),
+      0.5,
+    ),
+    addedP99Ms: quantile(
+      added.map(({ addedP99Ms }) => addedP99Ms),
+      0.5,
+    ),
+  };
+  context.say(
+    `\nat ${rate} calls/s the router adds ${latency.addedP50Ms.toFixed(3)} ms (p50) and ${latency.addedP99Ms.toFixed(3)} ms (p99), median of ${added.length} turns`,
+  );
+  return latency;
+}
+
+/** Processor time a call of two processes on one port, over that of one; side by side. */
+async function compareWorkers(context: BenchmarkContext, upstreamPort: number, loader: Helper): Promise<number> {
+  const one = await startRealRouters({ upstreamPort, processes: 1 });
+  try {
+    const two = await startRealRouters({ upstreamPort, processes: 2 });
+    try {
+      const costs: number[][] = [[], []];
+      const requests = [
+        await sessionRequests(one.port, "/mcp/bench", connections),
+        await sessionRequests(two.port, "/mcp/bench", connections),
+      ];
+      for (let turn = -1; turn < (context.quick ? 2 : 5); turn += 1) {
+        for (const [index, { port, pids }] of [one, two].entries()) {
+          const used = (): number => pids.reduce((sum, pid) => sum + usageOf(pid).cpuS, 0);
+          const before = used();
+          const loaded = await loader.load({ port, requests: requests[index] ?? [], ms: context.quick ? 1000 : 2000, rate: null });
+          if (turn >= 0) costs[index]?.push(((used() - before) * 1e6) / loaded.calls);
+        }
+      }
+      const [alone, shared] = costs.map((values) => quantile(values, 0.5)) as [number, number];
+      context.say(`one process: ${alone.toFixed(0)} us of processor time a call; two: ${shared.toFixed(0)} us`);
+      return shared / alone;
+    } finally {
+      await two.stop();
+    }
+  } finally {
+    await one.stop();
+  }
+}
+
+function judge(context: BenchmarkContext, rounds: readonly Round[], latency: Latency | null, workers: number | null): Measured {
+  const names = [...new Set(rounds.map(({ name }) => name))];
+  // Each round of the router beside the same round of the other, so that what the machine did meanwhile met both.
+  const ratioTo = (name: string, pick: (round: Round) => number): number => {
+    const [ours, theirs] = ["router", name].map((one) => rounds.filter((round) => round.name === one).map(pick)) as [number[], number[]];
+    return quantile(
+      ours.map((value, index) => value / (theirs[index] ?? Number.NaN)),
+      0.5,
+    );
+  };
+  const ratios: Record<string, number> = {};
+  for (const name of names.filter((one) => one !== "router")) {
+    ratios[`calls/s, router / ${name}`] = ratioTo(name, (round) => round.perSecond);
+    ratios[`calls a second of processor time, router / ${name}`] = ratioTo(name, (round) => round.perCpuSecond);
+  }
+  if (workers !== null) ratios["processor time a call, two processes / one"] = workers;
+  // A busy machine takes far more from what has much code and many objects than from HAProxy: the short version only tells when something broke.
+  const slack = context.quick ? 0.1 : 1;
+  const bounds: Bound[] = [
+    atMost(
+      "calls that failed",
+      rounds.reduce((sum, { failed }) => sum + failed, 0),
+      0,
+      "calls",
+    ),
+  ];
+  const atLeastOf = (name: string, limit: number): void => {
+    if (!names.includes(name)) return;
+    // A proxy that does not fill its core is held back by the load: what it would do with the whole core is the stricter measure.
+    const measures = context.quick ? ["calls a second of processor time"] : ["calls/s", "calls a second of processor time"];
+    for (const measure of measures) {
+      const key = `${measure}, router / ${name}`;
+      bounds.push(atLeast(key, ratios[key] ?? Number.NaN, limit * slack, "times"));
+    }
+  };
+  atLeastOf("bare pipe", 1.1);
+  atLeastOf("http-proxy", 3);
+  atLeastOf("haproxy", 0.4);
+  if (latency !== null) {
+    bounds.push(atMost("added latency at half load, p50", latency.addedP50Ms, context.quick ? 50 : 0.3, "ms"));
+    bounds.push(atMost("added latency at half load, p99", latency.addedP99Ms, context.quick ? 1000 : 2, "ms"));
+  }
+  if (workers !== null) bounds.push(atMost("processor time a call, two processes / one", workers, context.quick ? 2.5 : 1.15, "times"));
+  return { ratios, runs: rounds, bounds };
+}
