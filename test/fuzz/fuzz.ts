@@ -25,6 +25,8 @@ export interface FuzzOptions {
   /** Only this one. */
   readonly only?: number;
   readonly say?: (line: string) => void;
+  /** Ends the run early, with its report. */
+  readonly signal?: AbortSignal;
 }
 export interface FuzzReport {
   readonly requests: number;
@@ -83,7 +85,7 @@ export async function fuzz(options: FuzzOptions): Promise<FuzzReport> {
     let next = options.only ?? 1;
     const last = options.only ?? options.requests;
     const worker = async (): Promise<void> => {
-      while (next <= last && violations.length < violationsMax) {
+      while (next <= last && violations.length < violationsMax && options.signal?.aborted !== true) {
         const mark = next++;
         const request = requestOf(seed, mark, { sessions });
         kindCounts.set(request.kind, (kindCounts.get(request.kind) ?? 0) + 1);
@@ -112,7 +114,7 @@ export async function fuzz(options: FuzzOptions): Promise<FuzzReport> {
     for (const socket of slow) socket.destroy();
     await checkProcess(world.url, router, descriptors, violations);
     return {
-      requests: options.only === undefined ? options.requests : 1,
+      requests: next - (options.only ?? 1),
       forwarded: good.requests + odd.requests,
       kinds: kindCounts,
       statuses,

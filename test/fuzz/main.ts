@@ -11,10 +11,13 @@ try {
   });
   const seed = wholeNumber("--seed", values.seed ?? String(Date.now() % 1_000_000));
   say(`seed ${seed}`);
+  const stop = new AbortController();
+  for (const signal of ["SIGINT", "SIGTERM"] as const) process.once(signal, () => stop.abort());
   const report = await fuzz({
     requests: wholeNumber("--requests", values.requests),
     seed,
     say,
+    signal: stop.signal,
     ...(values.only === undefined ? {} : { only: wholeNumber("--only", values.only) }),
   });
   for (const [kind, count] of [...report.kinds].sort()) say(`${String(count).padStart(7)}  ${kind}`);

@@ -173,14 +173,16 @@ upstreams:
     endpoints: [{ name: a, tier: 0, url: "http://a", headers: { k: { secret: ENDPOINT_KEY } }, auth: { username: x, password: { secret: MCPF_PASSWORD } }, probe: { headers: { k: { secret: PROBE_KEY } } } }]
     probe: { type: heartbeat, heartbeat: { max_age_ms: 1000, token: { secret: BEAT } } }
     tools: { t: { legacy: { url: "http://l", headers: { k: { secret: LEGACY_KEY } } } } }
+agents: { a: { tokens: [{ secret: AGENT_TOKEN }] } }
 notifications: { channels: [{ name: w, type: webhook, url: "http://w", headers: { k: { secret: HOOK_KEY } } }] }
 `,
     { file: "f", env: {} },
   );
   assert.deepEqual(secretsOf("prober", topology), ["ENDPOINT_KEY", "MCPF_PASSWORD", "PROBE_KEY", "BEAT"]);
-  assert.deepEqual(secretsOf("router", topology), ["ENDPOINT_KEY", "MCPF_PASSWORD", "LEGACY_KEY"]);
+  assert.deepEqual(secretsOf("router", topology), ["ENDPOINT_KEY", "MCPF_PASSWORD", "LEGACY_KEY", "AGENT_TOKEN"]);
   assert.deepEqual(secretsOf("notifier", topology), ["HOOK_KEY"]);
   assert.deepEqual(secretsOf("bootstrap", topology).sort(), [
+    "AGENT_TOKEN",
     "BEAT",
     "ENDPOINT_KEY",
     "HOOK_KEY",
@@ -197,9 +199,14 @@ notifications: { channels: [{ name: w, type: webhook, url: "http://w", headers: 
     MCPF_SESSION_KEY: "k",
     AWS_SECRET_ACCESS_KEY: "s",
     ENDPOINT_KEY: "e",
+    OTEL_EXPORTER_OTLP_HEADERS: "key=of-the-collector",
     MCPF_EXEC_ALLOW: "{}",
   };
-  assert.deepEqual(serviceEnvironment(env, topology, "router"), { PATH: "/bin", MCPF_LOG_LEVEL: "debug" });
+  assert.deepEqual(serviceEnvironment(env, topology, "router"), {
+    PATH: "/bin",
+    MCPF_LOG_LEVEL: "debug",
+    OTEL_EXPORTER_OTLP_HEADERS: "key=of-the-collector",
+  });
   assert.deepEqual(serviceEnvironment(env, topology, "prober"), { PATH: "/bin", MCPF_LOG_LEVEL: "debug", MCPF_EXEC_ALLOW: "{}" });
   // biome-ignore lint/suspicious/noTemplateCurlyInString: it is the configuration's own syntax
   assert.deepEqual(variablesIn("url: ${HOST:-x}/${PATH}/$PATH/${UNSET}", { HOST: "h", PATH: "p", OTHER: "o" }), { HOST: "h", PATH: "p" });
