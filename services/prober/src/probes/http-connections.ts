@@ -257,7 +257,7 @@ class Connection {
       const options: ConnectionOptions & { onread: typeof onread } = { host, port, onread, ALPNProtocols: ["http/1.1"], ...name };
       this.#socket = connectTls(options);
     }
-    // What is written before a socket is open costs it more than to wait.
+    // What is written before costs the socket more, and could reach a server whose certificate does not verify.
     this.#socket.on(serverName === null ? "connect" : "secureConnect", () => {
       this.#isOpen = true;
       if (this.#exchange !== null) this.#send(this.#exchange);
