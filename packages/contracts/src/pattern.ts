@@ -3,7 +3,7 @@ import { RE2JS } from "re2js";
 /** Compiled once; a configuration has far fewer. */
 const keptMax = 1000;
 /** Of a longer text so many characters are looked at: matching takes a time in proportion, and a probe's answer may be large. */
-export const patternCharsMax = 64 * 1024;
+const patternCharsMax = 64 * 1024;
 const kept = new Map<string, RE2JS>();
 
 /** Throws what is wrong with the pattern. */

@@ -1,5 +1,6 @@
-import { BusError } from "@mcp-failover/bus";
-import { type StreamName, streams } from "@mcp-failover/contracts";
+import { setTimeout as sleep } from "node:timers/promises";
+import { type Bus, BusError } from "@mcp-failover/bus";
+import { type ProberHeartbeat, type StreamName, streams } from "@mcp-failover/contracts";
 import type { Context } from "../context.ts";
 import { CliError, type ExitCode } from "../errors.ts";
 import { table } from "../output.ts";
@@ -27,6 +28,21 @@ const expected = [
   "console",
 ];
 
+/** Two heartbeats of each prober come in this time. */
+const listenMs = 1200;
+const probersMax = 1000;
+
+/** The last word of each prober that is heard now. */
+async function heartbeats(bus: Bus): Promise<readonly ProberHeartbeat[]> {
+  const last = new Map<string, ProberHeartbeat>();
+  const heard = bus.subscribe("prober.heartbeat", ({ data }) => {
+    if (last.has(data.prober) || last.size < probersMax) last.set(data.prober, data);
+  });
+  await sleep(listenMs);
+  heard.stop();
+  return [...last.values()].sort((a, b) => a.prober.localeCompare(b.prober));
+}
+
 /** `mcpf doctor`: looks at every part and says what to do; 3 when something is wrong. */
 export async function doctor(context: Context): Promise<ExitCode> {
   const findings: Finding[] = [];
@@ -52,10 +68,18 @@ export async function doctor(context: Context): Promise<ExitCode> {
       upstreams.length > 0 ? `upstreams: ${upstreams.join(", ")}` : (unusable ?? "none is applied"),
       "apply one: mcpf config apply FILE --reason TEXT",
     );
-    const services = await bus.services({ timeoutMs: 1000 });
+    const [services, beats] = await Promise.all([bus.services({ timeoutMs: 1000 }), heartbeats(bus)]);
     for (const name of expected) {
       const instances = services.filter((one) => one.name === name).length;
       add(`service ${name}`, instances > 0, `${instances} running`, `start it; its log says why it ended (${context.dataDir}/logs)`);
+    }
+    for (const { prober, isolated = false, overloaded = false } of beats) {
+      const said = [
+        ...(isolated ? ["isolated: it reaches none of its references"] : []),
+        ...(overloaded ? ["overloaded: it runs late"] : []),
+      ];
+      const fix = isolated ? "look at the network of its machine" : "give it more processor time, or start more probers";
+      add(`prober ${prober}`, said.length === 0, said.join("; ") || "probes as it should", fix);
     }
     await checkReadiness(services, add);
   } catch (error) {
