@@ -144,4 +144,52 @@ describe("the upstream client", () => {
     const { url } = await start((socket) => socket.once("data", () => socket.end("hello\r\n\r\n")));
     assert.equal((await failure(client.send(request(url)))).code, "malformed");
   });
+
+  test("N1, N2: a connection is used again after a whole answer, and closed where bytes came that nobody asked for", async () => {
+    const answer = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}";
+    const { url, received } = await start((socket, number) =>
+      socket.on("data", () => socket.write(number === 0 ? answer : answer + answer)),
+    );
+    for (let call = 0; call < 3; call += 1) assert.equal((await (await client.send(request(url))).collect(10)).toString(), "{}");
+    assert.equal(received.length, 1, "three calls, one connection");
+    const other = await start((socket) =>
+      socket.on("data", () => socket.write(`${answer}HTTP/1.1 500 Smuggled\r\ncontent-length: 0\r\n\r\n`)),
+    );
+    for (let call = 0; call < 3; call += 1) assert.equal((await client.send(request(other.url))).status, 200);
+    assert.equal(other.received.length, 3, "each on a connection of its own");
+  });
+
+  test("O3: a connection is not used again when the server says that it keeps it for a moment only, nor after an answer that came before the request was written", async () => {
+    const { url, received } = await start((socket) =>
+      socket.on("data", () => socket.write("HTTP/1.1 200 OK\r\nkeep-alive: timeout=1\r\ncontent-length: 2\r\n\r\n{}")),
+    );
+    for (let call = 0; call < 2; call += 1) await (await client.send(request(url))).collect(10);
+    assert.equal(received.length, 2);
+    const early = await start((socket) => {
+      socket.pause();
+      socket.write("HTTP/1.1 413 Too Large\r\ncontent-length: 0\r\n\r\n");
+    });
+    const large = Buffer.alloc(16 * 1024 * 1024);
+    for (let call = 0; call < 2; call += 1)
+      assert.equal((await client.send(request(early.url, { body: large, lane: "stream" }))).status, 413);
+    assert.equal(early.received.length, 2);
+  });
+
+  test("writes no request that could be read as two: line breaks in paths and headers, framing headers, CONNECT", async () => {
+    const { url, received } = await start(() => undefined);
+    for (const more of [
+      { suffix: "/a b" },
+      { suffix: "/a\r\nx: y" },
+      { headers: { x: "a\r\nb: c" } },
+      { headers: { "x\r\ny": "a" } },
+      { headers: { "transfer-encoding": "chunked" } },
+      { headers: { "content-length": "5" } },
+      { method: "CONNECT" },
+      { method: "GET / HTTP/1.1\r\nx:" },
+    ]) {
+      const error = await failure(client.send(request(url, more)));
+      assert.equal(error.written, false, JSON.stringify(more));
+    }
+    assert.equal(received.length, 0);
+  });
 });

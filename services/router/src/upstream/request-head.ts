@@ -3,7 +3,7 @@ import { tlsKey } from "../tls/client-tls.ts";
 import type { Origin } from "./connection.ts";
 
 /** Where requests to one endpoint go, and what they all begin with. */
-export interface EndpointOrigin extends Origin {
+interface EndpointOrigin extends Origin {
   /** Names of the pools of calls and of streams. */
   readonly callKey: string;
   readonly streamKey: string;
@@ -19,7 +19,7 @@ interface Prepared {
 }
 
 /** What of a request its head is made of. */
-export interface HeadParts {
+interface HeadParts {
   readonly endpoint: EndpointView;
   readonly method: string;
   readonly suffix?: string;
@@ -37,7 +37,7 @@ export interface RequestHeads {
 }
 
 /** A request that cannot be written as HTTP/1.1. The message holds no value, because values may be secrets. */
-export class UnsendableRequest extends Error {
+class UnsendableRequest extends Error {
   override readonly name = "UnsendableRequest";
   readonly code = "unsendable_request";
   readonly retriable = false;
