@@ -19,7 +19,7 @@ export interface Wire {
   close(): Promise<void>;
 }
 
-export type WireRequest = HttpRequest;
+type WireRequest = HttpRequest;
 
 export interface WireLook {
   readonly status: number;
