@@ -29,7 +29,7 @@ export const admissionConfig = z.strictObject({
   critical_agents: z.array(z.string().min(1).max(128)).max(1000).default([]),
 });
 
-export const agentRate = z.strictObject({
+const agentRate = z.strictObject({
   /** Lasting rate. */
   calls_per_second: z.number().positive().max(1_000_000),
   /** Calls that may come at once after a pause; default twice the rate, at least one. */

@@ -55,7 +55,7 @@ export const trafficTool = z.looseObject({
 export type TrafficTool = z.infer<typeof trafficTool>;
 
 /** A call that may have run, and of which its caller was told nothing better (`outcome_unknown`). */
-export const trafficUnknown = z.looseObject({
+const trafficUnknown = z.looseObject({
   /** As in the error and in the header `mcpf-operation-id`. */
   operationId: z.string().max(128),
   upstream: z.string(),

@@ -17,7 +17,7 @@ export interface AdmissionPolicy {
   readonly queueMsMax: number;
 }
 
-export interface WaitingCall {
+interface WaitingCall {
   readonly id: number;
   readonly critical: boolean;
   readonly untilMs: number;

@@ -2,7 +2,7 @@ import { Agent, request } from "node:http";
 import { setTimeout as sleep } from "node:timers/promises";
 
 /** Reads may be sent anywhere, idempotent writes again, unsafe ones never after they may have run. */
-export type CallKind = "read" | "idempotent" | "unsafe";
+type CallKind = "read" | "idempotent" | "unsafe";
 export interface CallRecord {
   readonly n: number;
   readonly kind: CallKind;

@@ -33,7 +33,7 @@ export interface FailoverRun {
 }
 
 export const faultScopes = ["all", "calls"] as const;
-export type FaultScope = (typeof faultScopes)[number];
+type FaultScope = (typeof faultScopes)[number];
 
 export interface FailoverOptions {
   readonly callsPerSecond: number;

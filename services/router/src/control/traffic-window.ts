@@ -69,7 +69,7 @@ export interface EndedTool {
 /** As many as `traffic.observed` takes. */
 export const entriesMax = 5000;
 /** Under 100 KB, so that they fit beside everything else in a message. */
-export const unknownMax = 200;
+const unknownMax = 200;
 
 const emptyLatency = (): number[] => new Array<number>(latencyBucketsMs.length + 1).fill(0);
 
