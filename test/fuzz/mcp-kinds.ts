@@ -270,6 +270,7 @@ const oddities = [
   "notification",
   "proto",
   "deep",
+  "sse deep",
   "sse empty",
   "sse answer",
   "sse junk",

@@ -70,6 +70,8 @@ export function answerOddly(socket: Socket, odd: string, mark: number, id: unkno
     notification: () => write(whole(JSON.stringify({ jsonrpc: "2.0", method: "notifications/message" }))),
     proto: () => write(whole(`{"jsonrpc":"2.0","id":${JSON.stringify(id)},"result":{"__proto__":{"x":1},"constructor":1,"content":[]}}`)),
     deep: () => write(whole(`{"jsonrpc":"2.0","id":${JSON.stringify(id)},"result":{"d":${"[".repeat(3000)}${"]".repeat(3000)}}}`)),
+    "sse deep": () =>
+      events(`data: {"jsonrpc":"2.0","id":0,"method":"x","params":{"d":${"[".repeat(20_000)}${"]".repeat(20_000)}}}\n\n${event(answer)}`),
     "sse empty": () => events(""),
     "sse answer": () => events(event(answer), false),
     "sse junk": () => events(`\0\xff:::\n\n\r\r\ndata\ndata:\nid\nretry: x\n\n${event(answer)}`),

@@ -1,16 +1,4 @@
 export {
-  type AgentGrant,
-  allowedTools,
-  audienceMatches,
-  grantOf,
-  identityRequired,
-  matchesPattern,
-  mayCallAllTools,
-  mayCallTool,
-  mayUseUpstream,
-  openGrant,
-} from "./agent-access.ts";
-export {
   type Admission,
   type AdmissionPolicy,
   admitCall,
@@ -22,6 +10,18 @@ export {
   type TokenBucket,
   takeToken,
 } from "./admission.ts";
+export {
+  type AgentGrant,
+  allowedTools,
+  audienceMatches,
+  grantOf,
+  identityRequired,
+  matchesPattern,
+  mayCallAllTools,
+  mayCallTool,
+  mayUseUpstream,
+  openGrant,
+} from "./agent-access.ts";
 export {
   type BalancingCandidate,
   type BalancingQuestion,
@@ -130,7 +130,7 @@ export {
   settleIncident,
   tellIncident,
 } from "./incidents.ts";
-export { hasAmbiguousKeys } from "./json-keys.ts";
+export { hasAmbiguousKeys, isDeeperThan } from "./json-keys.ts";
 export {
   initialLocalBreaker,
   type LocalBreaker,

@@ -7,6 +7,7 @@ import {
   grantOf,
   hasAmbiguousKeys,
   identityRequired,
+  isDeeperThan,
   matchesPattern,
   mayCallAllTools,
   mayCallTool,
@@ -136,6 +137,12 @@ describe("a message that two readers could read in two ways", () => {
       "null",
     ])
       assert.equal(hasAmbiguousKeys(text, keys), false, text);
+  });
+
+  test("J2: depth is that of arrays and objects, whatever texts hold", () => {
+    assert.deepEqual([isDeeperThan("[[[]]]", 2), isDeeperThan("[[[]]]", 3), isDeeperThan('["[[[[\\"[[["]', 2)], [true, false, false]);
+    assert.equal(isDeeperThan("[".repeat(100_000), 1000), true);
+    assert.equal(isDeeperThan("[]".repeat(100_000), 1), false);
   });
 
   test("J1: is nothing that JSON.stringify makes of an object with distinct keys, and everything with a key added again", () => {

@@ -1,3 +1,4 @@
+import { isDeeperThan } from "@mcp-failover/domain";
 import { RefusedRequest } from "../errors.ts";
 
 /** What the router reads of a client's message; everything else is passed on as the bytes that came. */
@@ -62,6 +63,16 @@ export function clientNameOf(info: unknown): string | null {
   return typeof name === "string" && name.length <= 128 ? name : null;
 }
 
+/** No message means anything so deep, and to write it as text again would end the stack. */
+const depthMax = 1000;
+
+/** Throws {@link RefusedRequest} with 400 for a body that is nested too deeply. Short ones cannot be, and are not looked at. */
+export function checkDepth(body: Buffer): void {
+  if (body.length > 2 * depthMax && isDeeperThan(body.toString("utf8"), depthMax)) {
+    throw new RefusedRequest(400, -32700, `Parse error: nested deeper than ${depthMax}`);
+  }
+}
+
 /** A message of the server, as far as the relay needs it. */
 export type ServerMessage =
   | {
@@ -77,6 +88,7 @@ export type ServerMessage =
 
 /** Reads a message of the server; `other` when it is not JSON-RPC. */
 export function readServerMessage(text: string): ServerMessage {
+  if (text.length > 2 * depthMax && isDeeperThan(text, depthMax)) return { kind: "other" };
   let value: unknown;
   try {
     value = JSON.parse(text);

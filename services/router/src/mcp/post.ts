@@ -2,7 +2,7 @@ import { RefusedRequest, rpcCodes, rpcErrorMessage, sendJson } from "../errors.t
 import { forbiddenTool } from "../identity/tool-access.ts";
 import { readBatch, serveBatch } from "./batch.ts";
 import { serveCall } from "./call.ts";
-import { type Envelope, readEnvelope } from "./envelope.ts";
+import { checkDepth, type Envelope, readEnvelope } from "./envelope.ts";
 import { checkPostHeaders, type Inbound, type McpContext, operationHeader, sessionNotFound } from "./inbound.ts";
 import { serveInitialize } from "./initialize.ts";
 import { serveListen } from "./listen.ts";
@@ -13,6 +13,7 @@ import { type Session, subscriptionsMax } from "./session.ts";
 export async function servePost(context: McpContext, inbound: Inbound, body: Buffer): Promise<void> {
   const { request } = inbound;
   checkPostHeaders(request.headers);
+  checkDepth(body);
   const batch = readBatch(body, () => versionOf(context, inbound));
   if (batch === null) return serveOne(context, inbound, body);
   const id = request.headers["mcp-session-id"];
