@@ -167,7 +167,10 @@ export class BreakerRunner implements CallOwner {
     const rest = (ms: number): void => {
       if (timeoutMs !== null) call.timer = setTimeout(() => this.#timeOut(call), ms);
     };
-    if (slowMs === null || (timeoutMs !== null && timeoutMs <= slowMs)) return rest(timeoutMs ?? 0);
+    if (slowMs === null || (timeoutMs !== null && timeoutMs <= slowMs)) {
+      rest(timeoutMs ?? 0);
+      return;
+    }
     call.timer = setTimeout(() => {
       this.#grewSlow(call);
       rest((timeoutMs ?? 0) - slowMs);

@@ -1,8 +1,8 @@
 import { z } from "zod";
 import { agentConfig, routerAuth } from "./agent-config.ts";
 import { admissionConfig, agentRates, retryConfig } from "./call-limits.ts";
-import { checkReached, endpointTransport, isStdioUrl, stdioConfig, withAddress } from "./endpoint-transport.ts";
 import { endpointTls } from "./endpoint-tls.ts";
+import { checkReached, endpointTransport, isStdioUrl, stdioConfig, withAddress } from "./endpoint-transport.ts";
 import { endpointVariables, upstreamVariables } from "./environment.ts";
 import { maintenanceWindow } from "./maintenance.ts";
 import { name } from "./primitives.ts";
