@@ -28,6 +28,8 @@ start() {
 }
 try_start() {
   began=$(date +%s)
+  # Emptied here: the program in the background does so a moment later, and until then the last start's `ready` would be read.
+  : >"$work/output"
   # What `npm start` runs, without npm around it, so that the signal below reaches it.
   node scripts/start.mjs --port-base "$base" >"$work/output" 2>&1 &
   pid=$!
