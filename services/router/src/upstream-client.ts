@@ -210,6 +210,7 @@ class Exchange implements Waiting, UpstreamResponse {
     this.fail(new UpstreamError(late ? "timeout" : "other", late ? "no answer in time" : "the exchange was ended", this.#written, reason));
   };
   #connectionLate(ms: number): void {
+    this.#pool?.late(this, ms);
     this.fail(new UpstreamError("timeout", `no connection to ${this.#where} within ${ms} ms`, this.#written));
   }
 
@@ -327,15 +328,14 @@ function messageOf(cause: unknown): string {
   return cause instanceof Error ? cause.message : String(cause);
 }
 
-/** Says what kind of failure an error of undici or of a socket is. */
+/** Says what kind of failure an error of a socket or of the reader is. */
 function failureOf(cause: Error, where: string, written: boolean): UpstreamError {
   const own = (cause as { code?: unknown }).code;
   const inner = (cause as { cause?: { code?: unknown } }).cause?.code;
   const errorCode = typeof own === "string" ? own : typeof inner === "string" ? inner : undefined;
-  const judged = classifyTransportError(errorCode, written ? "written" : "connecting");
-  const { executed } = judged;
-  const code = cause instanceof MalformedAnswer ? "malformed" : judged.code;
-  return new UpstreamError(code, `${where}: ${sayFailure[code]}`, executed !== "no", cause);
+  // Whether it was written is known here for sure; a system may say "refused" of a connection that stood.
+  const code = cause instanceof MalformedAnswer ? "malformed" : classifyTransportError(errorCode, written ? "written" : "connecting").code;
+  return new UpstreamError(code, `${where}: ${sayFailure[code]}`, written, cause);
 }
 
 const sayFailure: Readonly<Record<FailureCode, string>> = {

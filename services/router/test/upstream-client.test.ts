@@ -1,7 +1,11 @@
 import assert from "node:assert/strict";
+import { writeFile } from "node:fs/promises";
 import type { AddressInfo } from "node:net";
 import { createServer, type Server, type Socket } from "node:net";
-import { afterEach, beforeEach, describe, test } from "node:test";
+import { join } from "node:path";
+import { after, afterEach, beforeEach, describe, test } from "node:test";
+import { createServer as createTlsServer } from "node:tls";
+import { selfSigned, tempDir } from "@mcp-failover/testkit";
 import { createUpstreamClient, type UpstreamClient, UpstreamError, type UpstreamRequest } from "../src/upstream-client.ts";
 
 /** A TCP server that a test tells, connection by connection, what to do. */
@@ -191,5 +195,63 @@ describe("the upstream client", () => {
       assert.equal(error.written, false, JSON.stringify(more));
     }
     assert.equal(received.length, 0);
+  });
+
+  /** An endpoint over TLS; `meet` gets each TCP connection, before TLS, and says whether it is served. */
+  const secure = async (meet: (number: number) => boolean, answer: (socket: Socket) => void) => {
+    const made = selfSigned({ untilMs: Date.now() + 86_400_000 });
+    const dir = await tempDir();
+    await writeFile(join(dir.path, "ca.pem"), made.cert);
+    after(() => dir.remove());
+    const tls = createTlsServer(made, (socket) => {
+      socket.on("error", () => undefined);
+      socket.on("data", () => answer(socket));
+    });
+    const { url } = await start((socket, number) => {
+      if (!meet(number)) return;
+      socket.removeAllListeners("data");
+      tls.emit("connection", socket);
+    });
+    const endpoint = {
+      name: "e",
+      url: url.replace("http:", "https:"),
+      role: "write" as const,
+      headers: {},
+      tls: { ca_file: join(dir.path, "ca.pem") },
+    };
+    return (more: Partial<UpstreamRequest> = {}) => request(url, { endpoint, signal: AbortSignal.timeout(10_000), ...more });
+  };
+
+  test("U4: an answer over TLS whose end comes while its reader is slow leaves a connection that can be read", async () => {
+    let connections = 0;
+    const size = 40_000;
+    const asked = await secure(
+      () => ++connections > 0,
+      (socket) => socket.write(`HTTP/1.1 200 OK\r\ncontent-length: ${size}\r\n\r\n${"x".repeat(size)}`),
+    );
+    for (let call = 0; call < 4; call += 1) {
+      const response = await client.send(asked());
+      let read = 0;
+      await new Promise<void>((resolve, reject) => {
+        const data = (chunk: Buffer): boolean => {
+          read += chunk.length;
+          setTimeout(() => response.resume(), 5);
+          return false;
+        };
+        response.read({ data, end: resolve, error: reject });
+      });
+      assert.equal(read, size);
+    }
+    assert.equal(connections, 1);
+  });
+
+  test("O4: a connection that never comes about holds up those who waited for it, and not who comes after them", async () => {
+    const asked = await secure(
+      (number) => number > 0,
+      (socket) => socket.write("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"),
+    );
+    const first = await failure(client.send(asked({ connectMs: 1100 })));
+    assert.deepEqual([first.code, first.written], ["timeout", false]);
+    assert.equal((await (await client.send(asked({ connectMs: 5000 }))).collect(10)).toString(), "{}");
   });
 });

@@ -141,6 +141,11 @@ export class Connection implements AnswerTarget {
       return false;
     }
     if (this.#carried === null) {
+      // What TLS had read already came all the same: the next exchange must not find the reading stopped.
+      if (this.#paused) {
+        this.#paused = false;
+        this.#socket.resume();
+      }
       if (this.#socket.destroyed || !this.#parser.reusable) this.#socket.destroy();
       else this.#owner.free(this);
       return true;

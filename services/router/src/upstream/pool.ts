@@ -14,6 +14,8 @@ export interface PoolOptions {
 
 /** Longer than any attempt's own limit; frees the socket that nobody waits for any more. */
 const connectMsMax = 10_000;
+/** A first packet that was lost is sent again after a second: what is older may stand still for several. */
+const connectMsUsual = 1000;
 /** A server that says how long it keeps a connection is believed up to this many idle times. */
 const idleTimesMax = 10;
 /** The server's time runs from before ours; undici's margin. */
@@ -24,6 +26,7 @@ const marginMs = 2000;
  * O1  At most `connectionsMax` connections, and one request on each at a time (N1).
  * O2  The request that waits longest gets the next connection; one that fails to come about is told to that one, so that each failure is told once.
  * O3  A connection waits for another request for a limited time, shorter than the server says it keeps it.
+ * O4  A connection that does not come about is given up when a request has waited for it in vain, so that the next one is made anew.
  */
 export class Pool implements ConnectionOwner {
   readonly headerBytesMax: number;
@@ -34,6 +37,8 @@ export class Pool implements ConnectionOwner {
   readonly #idle: Connection[] = [];
   readonly #waiting = new Set<Waiting>();
   #connecting = 0;
+  /** Connections that were given up before they stood: no request has failed by that. */
+  readonly #givenUp = new Set<Connection>();
   #retired = false;
 
   constructor(origin: Origin, options: PoolOptions) {
@@ -62,6 +67,12 @@ export class Pool implements ConnectionOwner {
     this.#waiting.delete(waiting);
   }
 
+  /** A request waited in vain: connections that had their time are given up (O4). */
+  late(waiting: Waiting, connectMs: number): void {
+    this.#waiting.delete(waiting);
+    this.#giveUpOlder(Math.max(connectMs, connectMsUsual));
+  }
+
   /** Nothing new comes: what is under way ends, then the connections. */
   retire(): void {
     this.#retired = true;
@@ -83,8 +94,7 @@ export class Pool implements ConnectionOwner {
       else connection.destroy();
     }
     this.#idle.length = kept;
-    if (this.#connecting === 0) return;
-    for (const connection of this.#all) if (!connection.standing && nowMs - connection.madeAtMs > connectMsMax) connection.destroy();
+    this.#giveUpOlder(connectMsMax);
   }
 
   connected(connection: Connection): void {
@@ -110,13 +120,23 @@ export class Pool implements ConnectionOwner {
     if (at !== -1) this.#idle.splice(at, 1);
     if (cause !== null) {
       this.#connecting -= 1;
-      const [first] = this.#waiting;
+      const [first] = this.#givenUp.delete(connection) ? [] : this.#waiting;
       if (first !== undefined) {
         this.#waiting.delete(first);
         first.onLost(cause);
       }
     }
     this.#connect();
+  }
+
+  #giveUpOlder(ms: number): void {
+    if (this.#connecting === 0) return;
+    const beforeMs = performance.now() - ms;
+    for (const connection of this.#all) {
+      if (connection.standing || connection.madeAtMs > beforeMs) continue;
+      this.#givenUp.add(connection);
+      connection.destroy();
+    }
   }
 
   #offer(connection: Connection): void {
