@@ -11,16 +11,25 @@ export class StoreClock {
   /** The greatest difference within this window and the one before: a message may come late, but never early. */
   #window = { fromMs: 0, offsetMs: Number.NEGATIVE_INFINITY };
   #beforeMs = Number.NEGATIVE_INFINITY;
+  #heedFromMs = Number.NEGATIVE_INFINITY;
 
   constructor(monotonicMs: () => number) {
     this.#monotonicMs = monotonicMs;
   }
 
+  /** The connection is back: what comes at first may have been stored long ago. For who hears too little to be put right by what follows. */
+  reconnected(): void {
+    this.#heedFromMs = this.#monotonicMs() + windowMs;
+  }
+
   /** A message that was stored just now came in. */
   hear(timeMs: number): void {
     const nowMs = this.#monotonicMs();
+    const known = this.#offsetMs();
+    if (nowMs < this.#heedFromMs && (known === null || timeMs - nowMs <= known)) return;
     if (nowMs - this.#window.fromMs >= windowMs) {
-      this.#beforeMs = nowMs - this.#window.fromMs >= 2 * windowMs ? Number.NEGATIVE_INFINITY : this.#window.offsetMs;
+      // Also after a long silence: the first message of a new window may be one that comes late.
+      this.#beforeMs = this.#window.offsetMs;
       this.#window = { fromMs: nowMs, offsetMs: Number.NEGATIVE_INFINITY };
     }
     this.#window.offsetMs = Math.max(this.#window.offsetMs, timeMs - nowMs);
@@ -28,7 +37,12 @@ export class StoreClock {
 
   /** Null: nothing was heard yet. */
   nowMs(): number | null {
+    const offsetMs = this.#offsetMs();
+    return offsetMs === null ? null : this.#monotonicMs() + offsetMs;
+  }
+
+  #offsetMs(): number | null {
     const offsetMs = Math.max(this.#window.offsetMs, this.#beforeMs);
-    return offsetMs === Number.NEGATIVE_INFINITY ? null : this.#monotonicMs() + offsetMs;
+    return offsetMs === Number.NEGATIVE_INFINITY ? null : offsetMs;
   }
 }

@@ -40,3 +40,32 @@ test("the store's clock is followed within ten seconds when it was set, and when
   live(60, 1.05);
   assert.ok(Math.abs((clock.nowMs() ?? 0) - storeMs) <= 600);
 });
+
+test("a message that comes late after a long silence does not put the store's clock back", () => {
+  let monotonicMs = 1000;
+  const clock = new StoreClock(() => monotonicMs);
+  clock.hear(5_000_000);
+  monotonicMs += 3_600_000;
+  // This process stood still for 30 s meanwhile.
+  clock.hear(8_570_000);
+  assert.equal(clock.nowMs(), 8_600_000);
+});
+
+test("what was stored while the connection was gone says nothing of the store's clock when it comes", () => {
+  let monotonicMs = 1000;
+  const clock = new StoreClock(() => monotonicMs);
+  for (const knownMs of [null, 5_600_000]) {
+    clock.reconnected();
+    clock.hear(5_060_000);
+    assert.equal(clock.nowMs(), knownMs);
+    monotonicMs += 100;
+    clock.hear(5_070_000);
+    assert.equal(clock.nowMs(), knownMs === null ? null : knownMs + 100);
+    monotonicMs = 601_000;
+    if (knownMs === null) clock.hear(5_600_000);
+  }
+  // This machine slept: its clock that nobody sets stood still, and nothing comes early.
+  clock.reconnected();
+  clock.hear(9_000_000);
+  assert.equal(clock.nowMs(), 9_000_000);
+});

@@ -185,6 +185,7 @@ export function connect(options: ConnectOptions): Client {
     take,
   );
   const unlisten = bus.onStatus(() => {
+    if (logReachable()) storeClock.reconnected();
     for (const one of calls.values()) one.wake();
   });
   const restored = restore();

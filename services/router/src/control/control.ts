@@ -330,7 +330,9 @@ class Control implements RunningControl {
   }
 
   #onStatus(sinceMs: number): void {
-    if (this.#kit.bus.status.kind !== "connected" && this.#caughtUp) this.#confirmedAtMs = Math.max(this.#confirmedAtMs, sinceMs);
+    const { kind } = this.#kit.bus.status;
+    if (kind === "connected") this.#storeClock.reconnected();
+    else if (this.#caughtUp) this.#confirmedAtMs = Math.max(this.#confirmedAtMs, sinceMs);
     for (const upstream of this.#upstreams.values()) upstream.waiters.wakeAll();
     this.#sayReady();
   }
