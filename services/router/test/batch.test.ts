@@ -50,6 +50,8 @@ describe("a batch", () => {
     assert.deepEqual(answers.get("ping")?.result, {});
     assert.equal(answers.get("none")?.error?.code, -32601);
     assert.deepEqual(a.writes, ["k"]);
+    const operations = control.calls.filter(({ tool }) => tool !== null).map(({ operationId }) => operationId);
+    assert.equal(new Set(operations).size, 2, "each call has an operation id of its own: legacy APIs get it as idempotency key");
     const notifications = await send(session, [{ jsonrpc: "2.0", method: "notifications/roots/list_changed" }]);
     assert.equal(notifications.status, 202);
   });

@@ -8,6 +8,7 @@ import { formatEvent, SseWriter } from "./sse.ts";
 /**
  * Several messages in one body, which protocol 2025-03-26 alone has (requirement R18). Guarantees:
  * B1  The upstream gets single messages: each is routed, retried, refused and accounted by itself, and one that fails leaves the others alone.
+ *     Each is an operation of its own: two writes under one id would be one to a server that tells repetitions by it.
  * B2  Every request in it gets its one answer, as it comes, on one event stream; without requests there is 202.
  */
 const messagesMax = 100;
@@ -52,7 +53,7 @@ export async function serveBatch(
     writer.flushHeaders();
   }
   await Promise.all(
-    messages.map(async (message) => {
+    messages.map(async (message, index) => {
       const part = new PartResponse(response);
       const id = isObject(message) && (typeof message["id"] === "string" || typeof message["id"] === "number") ? message["id"] : null;
       const refuse = (code: number, text: string): void => {
@@ -60,7 +61,8 @@ export async function serveBatch(
         if (hasRequests && id !== null) writer.write({ event: "message", data: JSON.stringify(answer) }, context.nowMs());
       };
       try {
-        await serveOne({ ...inbound, response: part as unknown as ServerResponse }, Buffer.from(JSON.stringify(message)));
+        const own = { ...inbound, response: part as unknown as ServerResponse, operationId: `${inbound.operationId}-${index}` };
+        await serveOne(own, Buffer.from(JSON.stringify(message)));
       } catch (error) {
         if (error instanceof RefusedRequest) refuse(error.rpcCode, error.message);
         else {
