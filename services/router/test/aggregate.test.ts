@@ -1,6 +1,8 @@
 import assert from "node:assert/strict";
+import { EventEmitter } from "node:events";
 import { afterEach, beforeEach, describe, test } from "node:test";
 import { ambiguousWith } from "@mcp-failover/contracts";
+import { grantOf } from "@mcp-failover/domain";
 import {
   CreateMessageRequestSchema,
   LoggingMessageNotificationSchema,
@@ -8,8 +10,11 @@ import {
 } from "@modelcontextprotocol/sdk/types.js";
 import * as fc from "fast-check";
 import { prefixed, prefixedUri, splitId, splitName, splitUri, taggedId } from "../src/aggregate/names.ts";
+import { AggregateSession } from "../src/aggregate/session.ts";
 import type { RouterControl } from "../src/control/port.ts";
+import { anybody, principalOf } from "../src/identity/principal.ts";
 import { createMemoryDirectory } from "../src/mcp/directory.ts";
+import { SseWriter } from "../src/mcp/sse.ts";
 import { connectV1, connectV2, openSession, post, textOf, toolCall, until } from "./support/clients.ts";
 import { type FakeControl, fakeControl } from "./support/fake-control.ts";
 import { startMcpServer, type TestMcpServer } from "./support/mcp-server.ts";
@@ -151,6 +156,57 @@ describe("several upstreams as one server", () => {
     assert.equal((await post(url, list, { "mcp-session-id": all })).body.error?.code, -32602);
     const unknown = { jsonrpc: "2.0", id: 6, method: "tasks/get", params: {} };
     assert.equal((await post(url, unknown, { "mcp-session-id": all })).body.error?.code, -32601);
+  });
+
+  test("a tool that is taken from an agent is refused in the sessions that it has already", async () => {
+    const may = (tools: string) => principalOf("agent:x", "x", grantOf({ allow: { upstreams: ["a"], tools: [tools] } } as never));
+    let principal = may("*");
+    await router.close(0);
+    router = await startTestRouter(controlOf(upstreams), { guard: { identify: () => principal, metadata: () => null } });
+    url = `${router.url}/mcp`;
+    const session = { "mcp-session-id": await openSession(url) };
+    assert.match((await post(url, toolCall(2, "a__write", { key: "one" }), session)).text, /wrote one/);
+    principal = may("whoami");
+    assert.equal((await post(url, toolCall(3, "a__write", { key: "two" }), session)).body.error?.code, 1010);
+    assert.match((await post(url, toolCall(4, "a__whoami"), session)).text, /"A"/);
+    assert.deepEqual(a.writes, ["one"]);
+  });
+
+  test("G2: what waits for a client is told on a stream that says it is one; a client that does not read costs no more than what may wait", () => {
+    const sent: string[] = [];
+    let heads = 0;
+    let isSlow = false;
+    const response = Object.assign(new EventEmitter(), {
+      headersSent: false,
+      destroyed: false,
+      writableEnded: false,
+      writeHead: () => {
+        heads += 1;
+      },
+      flushHeaders: () => undefined,
+      write: (text: string) => {
+        assert.equal(heads, 1);
+        sent.push(text);
+        return !isSlow;
+      },
+    });
+    const session = new AggregateSession({ nowMs: () => 0 } as never, null as never, {} as never, anybody);
+    session.push({ number: -1 });
+    assert.ok(session.attach(new SseWriter(response as never), {}));
+    isSlow = true;
+    for (let number = 0; number < 2000; number += 1) session.push({ number });
+    assert.equal(sent.length, 2);
+    isSlow = false;
+    response.emit("drain");
+    assert.equal(sent.length, 502);
+    assert.match(sent.at(-1) ?? "", /1999/);
+    session.push({ number: 2000 });
+    assert.equal(sent.length, 503);
+  });
+
+  test("a body that is nested too deeply is refused before it is walked through", async () => {
+    const deep = `${"[".repeat(20_000)}${"]".repeat(20_000)}`;
+    assert.equal((await post(url, `{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"x":${deep}}}`)).status, 400);
   });
 
   test("N2: names, URIs and ids come back to the upstream that they came from, whatever they look like", () => {

@@ -19,7 +19,7 @@ export class InnerError extends Error {
 
 export interface InnerDeps {
   readonly call: LocalCall;
-  readonly principal: Principal;
+  readonly principal: () => Principal;
   /** The client's own `initialize` params. */
   readonly clientParams: Readonly<Record<string, unknown>>;
   /** Headers of the client that every request carries: name of the agent, trace. */
@@ -35,8 +35,8 @@ export interface InnerDeps {
   readonly subscriptions: (upstream: string) => readonly string[];
 }
 
-/** Hears every message of an answer, the last being the answer itself. */
-export type Listener = (message: ServerMessage, value: Record<string, unknown>) => void;
+/** Hears every message of an answer, the last being the answer itself. Returns false to hear no more until `goOn` is called. */
+export type Listener = (message: ServerMessage, value: Record<string, unknown>, goOn: () => void) => boolean | undefined;
 
 const answerBytesMax = 16 * 1024 * 1024;
 const resumesMax = 3;
@@ -129,6 +129,7 @@ export class InnerSession {
       );
       await this.#listen(response, "mcpa-initialize", (message, value) => {
         if (message.kind === "answer" && message.error !== null) throw new InnerError(errorOf(value));
+        return true;
       });
       const id = response.headers["mcp-session-id"];
       this.#id = typeof id === "string" ? id : null;
@@ -166,7 +167,7 @@ export class InnerSession {
         ...(this.#id === null ? {} : { "mcp-session-id": this.#id }),
       },
       body: message === null ? null : Buffer.from(JSON.stringify(message)),
-      principal,
+      principal: principal(),
     });
   }
 
@@ -189,7 +190,7 @@ export class InnerSession {
     if (message.kind !== "answer") {
       throw new InnerError({ code: -32603, message: `${this.upstream} answered with status ${response.status} and no JSON-RPC answer` });
     }
-    listen(message, { ...message.value, id });
+    listen(message, { ...message.value, id }, () => undefined);
   }
 
   /** The upstream's own stream, as long as the client has its own here. */
@@ -200,7 +201,10 @@ export class InnerSession {
       if (response?.status === 200 && !this.#closed && this.#deps.wanted()) {
         this.#stream = response;
         waitMs = reopenMsMin;
-        await events(response, null, (message, value) => this.#deps.heard(this.upstream, message, value));
+        await events(response, null, (message, value) => {
+          this.#deps.heard(this.upstream, message, value);
+          return true;
+        });
         this.#stream = null;
       } else response?.discard(100);
       await new Promise((resolve) => setTimeout(resolve, waitMs * (0.5 + Math.random())).unref());
@@ -224,14 +228,15 @@ function events(
         if (event.data === "" || answered) return true;
         const message = readServerMessage(event.data);
         if (message.kind === "other") return true;
+        let more = true;
         try {
-          listen(message, message.value);
+          more = listen(message, message.value, () => response.resume()) !== false;
         } catch (error) {
           reject(error instanceof Error ? error : new Error(String(error)));
         }
         answered = id !== null && message.kind === "answer" && message.id === id;
         if (answered) over();
-        return true;
+        return more || answered;
       },
       end: over,
       error: over,

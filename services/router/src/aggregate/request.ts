@@ -24,7 +24,7 @@ export async function serveRequest(context: AggregateContext, response: ServerRe
   if (method === "logging/setLevel") {
     context.session.session.level = params;
     await Promise.allSettled(
-      [...context.session.inner].map((inner) => inner.begun && inner.request({ ...message, id: "mcpa-level" }, {}, () => undefined)),
+      [...context.session.inner].map((inner) => inner.begun && inner.request({ ...message, id: `mcpa-level-${id}` }, {}, () => undefined)),
     );
     return answer({});
   }
@@ -119,10 +119,15 @@ async function relay(
   };
   if (session.running.size < runningMax) session.running.set(id, upstream);
   try {
-    await session.with(upstream, passed).request(message, passed, (heard, value) => {
-      if (heard.kind === "answer") return finish(fromUpstream(upstream, heard, value));
+    await session.with(upstream, passed).request(message, passed, (heard, value, goOn) => {
+      if (heard.kind === "answer") {
+        finish(fromUpstream(upstream, heard, value));
+        return true;
+      }
       writer.begin(headers);
-      writer.write({ event: "message", data: JSON.stringify(fromUpstream(upstream, heard, value)) }, mcp.nowMs());
+      const more = writer.write({ event: "message", data: JSON.stringify(fromUpstream(upstream, heard, value)) }, mcp.nowMs());
+      if (!more) writer.whenDrained(goOn);
+      return more;
     });
     // An answer always came, or what kept it away was thrown.
     finish({ jsonrpc: "2.0", id, error: { code: -32603, message: `${upstream} gave no answer` } });

@@ -1,7 +1,7 @@
 import type { IncomingMessage, ServerResponse } from "node:http";
 import { RefusedRequest, sendJson } from "../errors.ts";
 import type { Principal } from "../identity/principal.ts";
-import { type Envelope, readEnvelope } from "../mcp/envelope.ts";
+import { checkDepth, type Envelope, readEnvelope } from "../mcp/envelope.ts";
 import { checkGetHeaders, checkPostHeaders, type McpContext, sessionNotFound } from "../mcp/inbound.ts";
 import { newSessionKey, nowhere, SessionTooLargeError } from "../mcp/seal.ts";
 import { SseWriter } from "../mcp/sse.ts";
@@ -88,6 +88,7 @@ export function createAggregate(mcp: McpContext): Aggregate {
       if (sessions.size > sessionsMax) dropOldest();
     }
     known.usedAtMs = mcp.nowMs();
+    known.principal = principal;
     return known;
   };
   const dropOldest = (): void => {
@@ -123,6 +124,7 @@ export function createAggregate(mcp: McpContext): Aggregate {
     body: Buffer,
   ) => {
     checkPostHeaders(request.headers);
+    checkDepth(body);
     const envelope = readEnvelope(body);
     if (envelope.kind !== "response" && envelope.era === "modern") {
       // Clients of both eras begin a session then.
@@ -146,9 +148,8 @@ export function createAggregate(mcp: McpContext): Aggregate {
 
   const get = (response: ServerResponse, session: AggregateSession, settings: AggregateSettings): void => {
     const writer = new SseWriter(response);
-    if (!session.attach(writer)) throw new RefusedRequest(409, -32000, "Conflict: Only one SSE stream is allowed per session");
-    writer.begin({ "mcp-session-id": session.session.id });
-    writer.flushHeaders();
+    if (!session.attach(writer, { "mcp-session-id": session.session.id }))
+      throw new RefusedRequest(409, -32000, "Conflict: Only one SSE stream is allowed per session");
     const stop = (): void => writer.end();
     const heartbeat = setInterval(() => writer.comment("alive", mcp.nowMs()), mcp.heartbeatMs);
     mcp.openEnded.add(stop);
@@ -193,16 +194,17 @@ export function createAggregate(mcp: McpContext): Aggregate {
 }
 
 /** A notification of the client, or its answer to a server: to the upstream that it belongs to. */
-async function tell({ session, passed }: AggregateContext, envelope: Exclude<Envelope, { kind: "request" }>): Promise<void> {
+async function tell({ session }: AggregateContext, envelope: Exclude<Envelope, { kind: "request" }>): Promise<void> {
   if (envelope.kind === "response") {
     const named = splitId(envelope.id);
-    if (named !== null) await session.with(named.upstream, passed).tell({ ...envelope.message, id: named.id });
+    // A server that has asked something has a session.
+    if (named !== null) await session.known(named.upstream)?.tell({ ...envelope.message, id: named.id });
     return;
   }
   const message = { jsonrpc: "2.0", method: envelope.method, params: envelope.params };
   if (envelope.method === "notifications/cancelled") {
     const upstream = session.running.get(envelope.params["requestId"] as string | number);
-    if (upstream !== undefined) await session.with(upstream, passed).tell(message);
+    if (upstream !== undefined) await session.known(upstream)?.tell(message);
     return;
   }
   // Each upstream was told `initialized` when its session was begun.

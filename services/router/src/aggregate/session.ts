@@ -11,6 +11,7 @@ import { fromUpstream, type ListMethod, lists } from "./translate.ts";
 type Value = Record<string, unknown>;
 
 const waitingMax = 500;
+const waitingCharsMax = 1024 * 1024;
 /** Of a client's headers, what is the same for all that its session says; a deadline or a trace belongs to one request. */
 const lasting = new Set(["mcpf-agent", "user-agent", "accept-language"]);
 
@@ -18,12 +19,14 @@ const lasting = new Set(["mcpf-agent", "user-agent", "accept-language"]);
  * One client's session with all upstreams. Its id is sealed like every other; the ids of its sessions with the upstreams are in the directory, so
  * that another router process goes on with them. Guarantees:
  * G1  It begins without asking any upstream; a session with one is begun when it is first needed.
- * G2  What upstreams say by themselves reaches the client's stream, or waits for it, at most `waitingMax` messages.
+ * G2  What upstreams say by themselves reaches the client's stream, or waits for it, at most `waitingMax` messages and
+ *     `waitingCharsMax` characters; then the oldest are dropped.
  * G3  The client is told `list_changed` when a list is another than the one it was given: an upstream came back, or its grace is over.
  */
 export class AggregateSession {
   readonly session: Session;
-  readonly principal: Principal;
+  /** As the last request had it: what the agent may do can have changed since the session began. */
+  principal: Principal;
   /** Requests that run, with the upstream that a `cancelled` has to go to. */
   readonly running = new Map<string | number, string>();
   readonly #context: McpContext;
@@ -35,7 +38,10 @@ export class AggregateSession {
   readonly #stale = new Map<ListMethod, Set<string>>();
   #upstreams = "";
   #writer: SseWriter | null = null;
-  #waiting: Value[] = [];
+  /** The client reads more slowly than it is told: what comes waits. */
+  #isSlow = false;
+  #waiting: string[] = [];
+  #waitingChars = 0;
   #looking = false;
   usedAtMs: number;
 
@@ -62,14 +68,16 @@ export class AggregateSession {
       const { key, clientParams, version } = this.session.sealed;
       inner = new InnerSession(upstream, {
         call: this.#call,
-        principal: this.principal,
+        principal: () => this.principal,
         clientParams: { ...clientParams, protocolVersion: version },
         passed: Object.fromEntries(Object.entries(passed).filter(([name]) => lasting.has(name))),
         known: async (name) => (await directory.read(key))?.holds[name] ?? null,
         learned: async (name, id) => {
           await directory.change(key, (record) => ({ ...record, holds: { ...record.holds, [name]: id } }));
         },
-        heard: (name, message, value) => this.push(fromUpstream(name, message, value)),
+        heard: (name, message, value) => {
+          if (this.principal.mayUse(name)) this.push(fromUpstream(name, message, value));
+        },
         wanted: () => this.#writer !== null,
         level: () => this.session.level,
         subscriptions: (name) =>
@@ -139,13 +147,18 @@ export class AggregateSession {
     return false;
   }
 
+  /** A session with an upstream that has been used here; null: there is nobody to tell. */
+  known(upstream: string): InnerSession | null {
+    return this.#inner.get(upstream) ?? null;
+  }
+
   /** False: another has the stream already. */
-  attach(writer: SseWriter): boolean {
+  attach(writer: SseWriter, headers: Readonly<Record<string, string>>): boolean {
     if (this.#writer !== null && !this.#writer.gone) return false;
     this.#writer = writer;
-    const waiting = this.#waiting;
-    this.#waiting = [];
-    for (const value of waiting) this.push(value);
+    writer.begin(headers);
+    writer.flushHeaders();
+    this.#flush(writer);
     return true;
   }
   detach(writer: SseWriter): void {
@@ -163,12 +176,27 @@ export class AggregateSession {
   }
 
   push(value: Value): void {
-    if (this.#writer !== null && !this.#writer.gone) {
-      this.#writer.write({ event: "message", data: JSON.stringify(value) }, this.#context.nowMs());
-      return;
+    const text = JSON.stringify(value);
+    this.#waiting.push(text);
+    this.#waitingChars += text.length;
+    if (this.#writer !== null && !this.#writer.gone && !this.#isSlow) this.#flush(this.#writer);
+    while (this.#waiting.length > waitingMax || this.#waitingChars > waitingCharsMax) this.#shift();
+  }
+
+  #flush(writer: SseWriter): void {
+    this.#isSlow = false;
+    while (this.#waiting.length > 0 && !this.#isSlow && !writer.gone) {
+      this.#isSlow = !writer.write({ event: "message", data: this.#shift() }, this.#context.nowMs());
     }
-    this.#waiting.push(value);
-    if (this.#waiting.length > waitingMax) this.#waiting.shift();
+    if (!this.#isSlow) return;
+    writer.whenDrained(() => {
+      if (this.#writer === writer && !writer.gone) this.#flush(writer);
+    });
+  }
+  #shift(): string {
+    const text = this.#waiting.shift() ?? "";
+    this.#waitingChars -= text.length;
+    return text;
   }
 
   close(): void {

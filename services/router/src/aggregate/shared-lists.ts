@@ -1,5 +1,6 @@
 import { createHash } from "node:crypto";
 import { isObject } from "../mcp/envelope.ts";
+import { UpstreamError } from "../upstream-client.ts";
 import { InnerError, type InnerSession } from "./inner-session.ts";
 import type { AggregateSettings } from "./settings.ts";
 import { itemOf, type ListMethod, lists } from "./translate.ts";
@@ -29,6 +30,8 @@ const askMs = 5000;
 export class SharedLists {
   readonly #remembered = new Map<string, { readonly items: readonly Item[]; readonly hash: string; readonly atMs: number }>();
   readonly #nowMs: () => number;
+  /** A client may list while its lists are looked at: servers take two requests with one id for one. */
+  #asked = 0;
   constructor(nowMs: () => number) {
     this.#nowMs = nowMs;
   }
@@ -56,17 +59,18 @@ export class SharedLists {
     const items: Item[] = [];
     let cursor: unknown;
     for (let page = 0; page < pagesMax && items.length < itemsMax; page++) {
-      const message = { jsonrpc: "2.0", id: `mcpa-${method}`, method, params: cursor === undefined ? {} : { cursor } };
+      const message = { jsonrpc: "2.0", id: `mcpa-${method}-${++this.#asked}`, method, params: cursor === undefined ? {} : { cursor } };
       let result: Record<string, unknown> | null = null;
       let error: unknown = null;
       try {
         await inner.request(message, { "mcpf-timeout-ms": String(askMs) }, (heard, value) => {
-          if (heard.kind !== "answer") return;
+          if (heard.kind !== "answer") return true;
           if (isObject(value["result"])) result = value["result"];
           else error = isObject(value["error"]) ? value["error"]["code"] : -32603;
+          return true;
         });
       } catch (failure) {
-        if (failure instanceof InnerError) return null;
+        if (failure instanceof InnerError || failure instanceof UpstreamError) return null;
         throw failure;
       }
       if (error === methodNotFound) return items;
