@@ -51,7 +51,7 @@ export async function serveHttp(context: HttpContext, inbound: HttpInbound, body
     kind: "http",
     method: request.method ?? "GET",
     tool: null,
-    agent: inbound.principal.agent ?? (typeof request.headers["mcpf-agent"] === "string" ? request.headers["mcpf-agent"] : null),
+    agent: inbound.principal.agent ?? agentOf(request.headers["mcpf-agent"]),
     sessionEndpoint: null,
     deadlineMs: clientDeadlineMs(request.headers, inbound.startedAtMs),
     startedAtMs: inbound.startedAtMs,
@@ -137,9 +137,18 @@ export async function serveHttp(context: HttpContext, inbound: HttpInbound, body
     }
     fail(inbound, routerErrorOf(call.problem()));
     call.end("error");
+  } catch (error) {
+    // Our own fault: its place among the calls of the upstream is free again.
+    call.end("error");
+    throw error;
   } finally {
     clearTimeout(deadline);
   }
+}
+
+/** As long as the name of an agent may be in MCP. */
+function agentOf(header: string | string[] | undefined): string | null {
+  return typeof header === "string" && header.length <= 128 ? header : null;
 }
 
 function fail(inbound: HttpInbound, error: RouterError): void {

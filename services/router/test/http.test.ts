@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { createServer, request as httpRequest, type IncomingMessage, type Server, type ServerResponse } from "node:http";
 import { type AddressInfo, connect } from "node:net";
 import { afterEach, beforeEach, describe, test } from "node:test";
+import type { Attempt } from "../src/control/port.ts";
 import { initializeBody, openSession, post, toolCall, until } from "./support/clients.ts";
 import { type FakeControl, fakeControl } from "./support/fake-control.ts";
 import { startMcpServer, type TestMcpServer } from "./support/mcp-server.ts";
@@ -203,6 +204,21 @@ describe("the router's HTTP face for any API", () => {
   afterEach(async () => {
     for (const { close } of opened.splice(0)) await close();
     assert.deepEqual(router.problems, []);
+  });
+
+  test("a call that fails by a fault of our own is ended, so that it takes no place of the upstream for ever", async () => {
+    const { begin } = control;
+    control.begin = (call) => {
+      const begun = begin(call);
+      const next = () => {
+        const attempt = begun.next() as Attempt;
+        return { ...attempt, answering: () => assert.fail("a fault of our own") };
+      };
+      return { ...begun, next };
+    };
+    assert.equal((await fetch(`${router.url}/http/fake/x`)).status, 500);
+    assert.deepEqual(control.ended, ["error"]);
+    assert.equal(router.problems.splice(0).length, 1);
   });
 
   test("keeps to the path of the endpoint, for which its credential is meant, and refuses a second Host", async () => {

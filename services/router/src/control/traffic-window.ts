@@ -68,8 +68,14 @@ export interface EndedTool {
 
 /** As many as `traffic.observed` takes. */
 export const entriesMax = 5000;
-/** Under 100 KB, so that they fit beside everything else in a message. */
+/** Some 100 KB, so that they fit beside everything else in a message. */
 const unknownMax = 200;
+/** Names that clients give; what is longer would keep a whole window out of the log, because no message takes it. */
+const nameCharsMax = 128;
+// biome-ignore lint/suspicious/noControlCharactersInRegex: each of them takes six bytes in JSON.
+const controls = /[\u0000-\u001f]/g;
+const shortened = <N extends string | null>(name: N): N =>
+  (name === null ? null : name.slice(0, nameCharsMax).replaceAll(controls, "?")) as N;
 
 const emptyLatency = (): number[] => new Array<number>(latencyBucketsMs.length + 1).fill(0);
 
@@ -118,15 +124,17 @@ export function countCall(window: ClosedWindow, place: CallPlace, call: EndedCal
 }
 
 export function countTool(window: ClosedWindow, call: EndedTool): void {
-  const key = JSON.stringify([call.upstream, call.tool, call.agent, call.implementation]);
+  const name = shortened(call.tool);
+  const agent = shortened(call.agent);
+  const key = JSON.stringify([call.upstream, name, agent, call.implementation]);
   let tool = window.tools.get(key);
   if (tool === undefined) {
     if (window.tools.size >= entriesMax) {
       window.leftOut += 1;
       return;
     }
-    const { upstream, agent, implementation } = call;
-    tool = { upstream, tool: call.tool, agent, implementation, calls: 0, errors: 0, latency: emptyLatency() };
+    const { upstream, implementation } = call;
+    tool = { upstream, tool: name, agent, implementation, calls: 0, errors: 0, latency: emptyLatency() };
     window.tools.set(key, tool);
   }
   tool.calls += 1;
@@ -136,8 +144,12 @@ export function countTool(window: ClosedWindow, call: EndedTool): void {
 }
 
 export function noteUnknown(window: ClosedWindow, call: TrafficUnknown): void {
-  if (window.unknown.length < unknownMax) window.unknown.push(call);
-  else window.unknownMore += 1;
+  if (window.unknown.length >= unknownMax) {
+    window.unknownMore += 1;
+    return;
+  }
+  const { method, tool, agent } = call;
+  window.unknown.push({ ...call, method: shortened(method), tool: shortened(tool), agent: shortened(agent) });
 }
 
 /** Adds a later window to an earlier one (W2). */

@@ -94,6 +94,10 @@ export async function serveCall(
   });
   try {
     return await run.serve();
+  } catch (error) {
+    // Our own fault: its place among the calls of the upstream is free again.
+    call.end("error");
+    throw error;
   } finally {
     clock.stop();
     response.off("close", onClose);

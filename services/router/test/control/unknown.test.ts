@@ -52,6 +52,19 @@ test("C3: of very many the first are named and the others counted", async (t) =>
   );
 });
 
+test("C3: names that a client made very long do not keep what this router saw out of the log", async (t) => {
+  const fixture = await start(t);
+  const long = "x".repeat(2 * 1024 * 1024);
+  for (const given of [{ tool: long }, { tool: "ship_order", agent: long }, { method: long, tool: null }]) {
+    const call = fixture.control.begin(describe(fixture, { operationId: "op-long", ...given }));
+    await play(call, () => reset);
+    call.end("error");
+  }
+  const hard = () => fixture.traffic.flatMap(({ endpoints }) => endpoints).reduce((sum, endpoint) => sum + endpoint.hard, 0);
+  await until("the failures are in the log", () => hard() >= 3, 3000);
+  assert.equal(noted(fixture).length, 3);
+});
+
 test("R19: the operation id of the error that an agent got is the one in the log", async (t) => {
   const server = createServer((request) => request.resume().on("end", () => request.socket.resetAndDestroy()));
   await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
