@@ -148,9 +148,12 @@ export function joinFleet(options: FleetOptions): Fleet {
     },
     setConnected(now) {
       if (now === connected) return;
+      const nowMs = clockMs();
+      // Only the time in which others could be heard counts (G2).
+      if (connected && nowMs - dueMs <= policy.heartbeatMs) connectedMs += nowMs - lastTickMs;
+      lastTickMs = nowMs;
       connected = now;
       if (now) {
-        const nowMs = clockMs();
         for (const other of others.values()) other.heardAtMs = nowMs;
         send();
       }
