@@ -7,6 +7,31 @@ import { dead, StdioWorld, stdio } from "./support/stdio-world.ts";
 describe("processes of stdio servers", () => {
   const world = new StdioWorld();
 
+  test("an answer that is nested without end harms its call alone, of either era", async () => {
+    await world.start([stdio("one", { command: "hostile" })]);
+    const session = { "mcp-session-id": await openSession(world.url), "mcpf-timeout-ms": "700" };
+    assert.ok((await post(world.url, toolCall(2, "deep"), session)).body.error);
+    assert.match((await post(world.url, toolCall(3, "whoami"), session)).text, /hostile/);
+    const call = (name: string): object => ({
+      jsonrpc: "2.0",
+      id: 1,
+      method: "tools/call",
+      params: { name, _meta: { "io.modelcontextprotocol/protocolVersion": "2026-07-28" } },
+    });
+    const headers = (name: string) => ({ "mcp-method": "tools/call", "mcp-name": name, "mcpf-timeout-ms": "700" });
+    assert.ok((await post(world.url, call("deep"), headers("deep"))).body.error);
+    assert.match((await post(world.url, call("whoami"), headers("whoami"))).text, /hostile/);
+  });
+
+  test("a process that ends and leaves another one behind, which has its standard error, has ended", async () => {
+    await world.start([stdio("one", { command: "hostile", env: { WRITES: world.writesFile } })]);
+    const session = { "mcp-session-id": await openSession(world.url), "mcpf-timeout-ms": "6000" };
+    await post(world.url, toolCall(2, "leave"), session);
+    process.kill(Number(world.writes), "SIGKILL");
+    const told = world.control.told.find(({ tool }) => tool === "leave")?.result;
+    assert.ok(told?.outcome === "hard" && /exited with 1/.test(told.message), JSON.stringify(told));
+  });
+
   test("standard error and what is no protocol goes to the log, and disturbs nothing", async () => {
     await world.start([stdio("one")]);
     await openSession(world.url);

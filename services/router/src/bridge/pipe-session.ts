@@ -129,7 +129,11 @@ export class PipeSession implements PipeListener {
     const key = idKey(message.id);
     if (this.#pending.has(key)) return refusal(400, -32600, "Invalid Request: a request with this id is under way");
     if (this.#pending.size >= this.#limits.pendingMax) return tooMany("requests wait for an answer of this session");
-    const exchange = new LocalExchange(request.signal, () => this.#pending.delete(key));
+    const exchange = new LocalExchange(request.signal, () => {
+      this.#pending.delete(key);
+      // A reader that was too slow may never ask for more: the line is not its own.
+      pipe.resume();
+    });
     const headers = message.method === "initialize" ? { "mcp-session-id": this.id } : {};
     this.#pending.set(key, { exchange, headers, token: askedTokenOf(message.value) });
     try {

@@ -1,6 +1,6 @@
 import { type MessagePipe, MessageRefused, type PipeListener } from "../bridge/message-pipe.ts";
 import type { EndpointView } from "../control/port.ts";
-import { isObject } from "../mcp/envelope.ts";
+import { isObject, isTooDeep } from "../mcp/envelope.ts";
 import { readEvents } from "../mcp/sse.ts";
 import { AbortedByRouter, type UpstreamClient, UpstreamError, type UpstreamResponse } from "../upstream-client.ts";
 
@@ -127,9 +127,12 @@ export class SseConnection implements MessagePipe {
   #hear(text: string): void {
     let value: unknown;
     try {
-      value = JSON.parse(text);
+      value = isTooDeep(text) ? undefined : JSON.parse(text);
     } catch {
-      this.#end(new UpstreamError("malformed", `${this.#endpoint.name} sent an event that is not JSON`, true));
+      value = undefined;
+    }
+    if (value === undefined) {
+      this.#end(new UpstreamError("malformed", `${this.#endpoint.name} sent an event that is not JSON, or nested too deeply`, true));
       return;
     }
     if (isObject(value)) this.#listener?.message(value, /[\r\n]/.test(text) ? JSON.stringify(value) : text);

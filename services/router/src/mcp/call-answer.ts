@@ -4,7 +4,7 @@ import { classifyMcpAnswer } from "@mcp-failover/domain";
 import type { AttemptResult } from "../control/port.ts";
 import { type RefusedRequest, type RouterError, rpcErrorBody, rpcErrorMessage, sendJson, sendRefusal } from "../errors.ts";
 import { UpstreamError, type UpstreamResponse } from "../upstream-client.ts";
-import { isObject, readServerMessage, type ServerMessage, serverMessageOf } from "./envelope.ts";
+import { isObject, isTooDeep, readServerMessage, type ServerMessage, serverMessageOf } from "./envelope.ts";
 import { rewriteEvent, tagRequestId } from "./rewrite.ts";
 import type { Hold } from "./session.ts";
 import { readEvents, type SseEvent, SseWriter } from "./sse.ts";
@@ -115,9 +115,11 @@ export class CallAnswer {
     } catch (error) {
       return failedBy(error, where);
     }
+    const text = bytes.toString("utf8");
+    if (isTooDeep(text)) return failed("malformed", `${where} answered with something that is nested too deeply`);
     let message: ServerMessage;
     try {
-      message = serverMessageOf(JSON.parse(bytes.toString("utf8")));
+      message = serverMessageOf(JSON.parse(text));
     } catch {
       return failed("malformed", `${where} answered with something that is not JSON`);
     }

@@ -68,9 +68,14 @@ const depthMax = 1000;
 
 /** Throws {@link RefusedRequest} with 400 for a body that is nested too deeply. Short ones cannot be, and are not looked at. */
 export function checkDepth(body: Buffer): void {
-  if (body.length > 2 * depthMax && isDeeperThan(body.toString("utf8"), depthMax)) {
+  if (body.length > 2 * depthMax && isTooDeep(body.toString("utf8"))) {
     throw new RefusedRequest(400, -32700, `Parse error: nested deeper than ${depthMax}`);
   }
+}
+
+/** Whether a text is nested more deeply than any message is. */
+export function isTooDeep(text: string): boolean {
+  return text.length > 2 * depthMax && isDeeperThan(text, depthMax);
 }
 
 /** A message of the server, as far as the relay needs it. */
@@ -88,7 +93,7 @@ export type ServerMessage =
 
 /** Reads a message of the server; `other` when it is not JSON-RPC. */
 export function readServerMessage(text: string): ServerMessage {
-  if (text.length > 2 * depthMax && isDeeperThan(text, depthMax)) return { kind: "other" };
+  if (isTooDeep(text)) return { kind: "other" };
   let value: unknown;
   try {
     value = JSON.parse(text);

@@ -1,7 +1,7 @@
 import type { EndpointView, UpstreamView } from "../control/port.ts";
 import { type UpstreamClient, UpstreamError, type UpstreamResponse } from "../upstream-client.ts";
 import type { SessionDirectory, SessionRecord } from "./directory.ts";
-import { isObject, type ServerMessage, serverMessageOf } from "./envelope.ts";
+import { isObject, readServerMessage, type ServerMessage } from "./envelope.ts";
 import type { DataPlaneLog } from "./inbound.ts";
 import { capabilityPaths } from "./seal.ts";
 import { type Hold, newHold, type Session, subscriptionsMax } from "./session.ts";
@@ -272,12 +272,6 @@ export async function firstAnswer(response: UpstreamResponse): Promise<Answered 
 }
 
 function answeredOf(text: string): Answered | null {
-  let value: unknown;
-  try {
-    value = JSON.parse(text);
-  } catch {
-    return null;
-  }
-  const message = serverMessageOf(value);
+  const message = readServerMessage(text);
   return message.kind === "answer" ? { ...message, text } : null;
 }

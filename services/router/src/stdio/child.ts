@@ -1,6 +1,6 @@
 import { type ChildProcessWithoutNullStreams, spawn } from "node:child_process";
 import type { MessagePipe, PipeListener } from "../bridge/message-pipe.ts";
-import { clientInfoKey, firstModernVersion, isObject, versionKey } from "../mcp/envelope.ts";
+import { clientInfoKey, firstModernVersion, isObject, isTooDeep, versionKey } from "../mcp/envelope.ts";
 import type { DataPlaneLog } from "../mcp/inbound.ts";
 import { UpstreamError } from "../upstream-client.ts";
 import type { Guard } from "./guard.ts";
@@ -75,7 +75,10 @@ export class StdioChild implements MessagePipe {
       // What it started itself must not outlive it, and may hold its output open.
       this.#signal("SIGKILL");
       if (started.pid !== undefined) guard.remove(started.pid);
-      setTimeout(() => started.stdout.destroy(), outputRestMs).unref();
+      setTimeout(() => {
+        started.stdout.destroy();
+        started.stderr.destroy();
+      }, outputRestMs).unref();
     });
     started.once("close", (code, signal) => {
       const how = signal === null ? `exited with ${code}` : `was ended by ${signal}`;
@@ -176,7 +179,7 @@ export class StdioChild implements MessagePipe {
   #hear(line: string): void {
     let value: unknown;
     try {
-      value = JSON.parse(line);
+      value = isTooDeep(line) ? null : JSON.parse(line);
     } catch {
       // Some servers print to the wrong stream; the protocol's own clients pass over it too.
       this.#sayError(`(on standard output) ${line}`);

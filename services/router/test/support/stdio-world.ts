@@ -13,6 +13,7 @@ import { startTestRouter, type TestRouter } from "./router.ts";
 const script = (name: string): string => join(import.meta.dirname, name);
 const allow = new Map<string, readonly [string, ...string[]]>([
   ["server", [process.execPath, script("stdio-server.ts")]],
+  ["hostile", [process.execPath, script("stdio-hostile.ts")]],
   ["modern", [process.execPath, script("stdio-modern.ts")]],
 ]);
 export const dead = (pid: number): boolean => startOf(pid) === null;
