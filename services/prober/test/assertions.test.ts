@@ -36,6 +36,7 @@ test("http: a failed assertion is down or degraded as it says, and a hard one is
   ];
   const well = await probe(all);
   assert.deepEqual([well.outcome, well.error, well.degraded], ["ok", null, undefined]);
+  server.handler = (_request, response) => void setTimeout(() => response.writeHead(200).end("{}"), 20);
   const slow = await probe([{ of: "latency_ms", max: 0, severity: "degraded" }]);
   assert.match(slow.degraded?.detail ?? "", /^latency ms: expected at most 0; saw \d+$/);
 });
