@@ -4,6 +4,8 @@ import { RE2JS } from "re2js";
 const keptMax = 1000;
 /** Of a longer text so many characters are looked at: matching takes a time in proportion, and a probe's answer may be large. */
 const patternCharsMax = 64 * 1024;
+/** Steps that a pattern has: each costs its time for each character, half a second for so many and the longest text. Counted repetitions make them. */
+const stepsMax = 200;
 const kept = new Map<string, RE2JS>();
 
 /** Throws what is wrong with the pattern. */
@@ -11,6 +13,8 @@ function compiled(pattern: string): RE2JS {
   const known = kept.get(pattern);
   if (known !== undefined) return known;
   const made = RE2JS.compile(RE2JS.translateRegExp(pattern));
+  const steps = made.programSize();
+  if (steps > stepsMax) throw new RangeError(`it has ${steps} steps, and at most ${stepsMax} may be: repeat less often, or use contains`);
   if (kept.size >= keptMax) kept.clear();
   kept.set(pattern, made);
   return made;

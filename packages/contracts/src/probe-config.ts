@@ -45,7 +45,7 @@ const expectationBase = z.strictObject({
     .optional(),
   contains: z.string().min(1).max(1000).optional(),
   not_contains: z.string().min(1).max(1000).optional(),
-  /** A regular expression of RE2, found anywhere in the first 64 Ki characters. */
+  /** A regular expression of RE2 with few repetitions that are counted, found anywhere in the first 64 Ki characters. */
   matches: z.string().min(1).max(500).optional(),
   min: z.number().optional(),
   max: z.number().optional(),

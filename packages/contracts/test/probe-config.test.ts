@@ -80,6 +80,7 @@ test("what is wrong with a probe is said with its path, its value and what to do
     ],
     ["{ expect: [{ of: body, matches: '(?=a)b' }] }", /no look-around, no back-references/],
     ["{ expect: [{ of: body, matches: '(a)\\1' }] }", /no look-around, no back-references/],
+    ["{ expect: [{ of: body, matches: '.{0,400}[yz]' }] }", /it has 803 steps, and at most 200 may be: repeat less often, or use contains/],
     ["{ expect: [{ of: body, matches: '(' }] }", /^upstreams\.api\.probe\.expect\.0\.matches: no regular expression/],
     ["{ expect: [{ of: status, min: 5, max: 4 }] }", /^upstreams\.api\.probe\.expect\.0\.min: over max/],
     [
