@@ -4,8 +4,8 @@
  *
  * J2  Text that is nested deeper than a limit is known as such before anything walks through what it means: to write such a value as text again
  *     would end the stack.
- * J1  True for every valid JSON text in which one of `keys` stands more than once, in any case of letters or escaped, in the top object or in
- *     the object of its key `params`; false for every other one.
+ * J1  True for every valid JSON text in which one of `keys` stands more than once, in any case of letters or escaped, or once in letters of
+ *     another case, in the top object or in the object of its key `params`; false for every other one.
  */
 export function hasAmbiguousKeys(text: string, keys: ReadonlySet<string>): boolean {
   let depth = 0;
@@ -21,9 +21,11 @@ export function hasAmbiguousKeys(text: string, keys: ReadonlySet<string>): boole
       const inside = seen[depth];
       if (!expectsKey || inside === undefined || inside === null) continue;
       expectsKey = false;
-      key = nameOf(text.slice(from, at + 1));
+      const name = nameOf(text.slice(from, at + 1));
+      // Upper case first: some letters that are no ASCII become one so ('ſ' an S), and readers that take `Name` for `name` know that.
+      key = name.toUpperCase().toLowerCase();
       if (!keys.has(key)) continue;
-      if (inside.has(key)) return true;
+      if (name !== key || inside.has(key)) return true;
       inside.add(key);
     } else if (char === "{" || char === "[") {
       depth++;
@@ -44,7 +46,7 @@ export function hasAmbiguousKeys(text: string, keys: ReadonlySet<string>): boole
 
 function nameOf(literal: string): string {
   try {
-    return (JSON.parse(literal) as string).toLowerCase();
+    return JSON.parse(literal) as string;
   } catch {
     // No JSON: whoever reads the whole text says so.
     return "";

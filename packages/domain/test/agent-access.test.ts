@@ -124,6 +124,10 @@ describe("a message that two readers could read in two ways", () => {
       '{"params":{"a":"\\"}","name":1,"name":2}}',
       '{"params":{},"params":{}}',
       '{ "method" : "a" , "x":[{}], "method" : "b" }',
+      // Written once, for a reader that this one is not.
+      '{"Method":"tools/call","params":{"name":"b"},"result":{}}',
+      '{"method":"a","params":{"name":"b"},"param\u017f":{"name":"c"}}',
+      '{"method":"a","params":{"Name":"b"}}',
     ])
       assert.equal(hasAmbiguousKeys(text, keys), true, text);
     for (const text of [

@@ -25,7 +25,8 @@ export function forbiddenTool(
 ): RouterError | null {
   if (principal.mayCallAll(upstream)) return null;
   const refuse = (why: string): RouterError => ({ code: "forbidden", message: `${principal.agent} ${why}`, retriable: false });
-  if (hasAmbiguousKeys(body.toString("utf8"), decisive)) return refuse("sent a message with a key that stands twice: send each key once");
+  if (hasAmbiguousKeys(body.toString("utf8"), decisive))
+    return refuse("sent a message with a key that stands twice, or in another case: send each key once, in small letters");
   if (message.kind === "response") return null;
   // Servers of protocol 2026-07-28 may go by the headers.
   const [method, name] = [headers["mcp-method"], headers["mcp-name"]];
