@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { afterEach, beforeEach, describe, test } from "node:test";
+import { endpointTag } from "../src/mcp/cursor.ts";
 import { openSession, post, toolCall, until } from "./support/clients.ts";
 import { type FakeControl, fakeControl } from "./support/fake-control.ts";
 import { type ListServer, startListServer } from "./support/list-server.ts";
@@ -49,6 +50,29 @@ describe("lists of several endpoints", () => {
     );
     const last = await ask(session, "resources/list", { cursor: second.body.result?.["nextCursor"] });
     assert.equal(last.body.result?.["nextCursor"], undefined);
+  });
+
+  test("R16: a cursor chooses the endpoint of a list alone, whatever else carries one", async () => {
+    const session = await begin({ same: plain });
+    const params = { name: "same", arguments: {}, cursor: `mcpf.${endpointTag("b")}.1` };
+    await ask(session, "tools/call", params);
+    assert.equal(control.calls.find(({ tool }) => tool === "same")?.sessionEndpoint, "a");
+    assert.deepEqual(
+      control.told.filter(({ tool }) => tool === "same").map(({ endpoint }) => endpoint),
+      ["a"],
+    );
+  });
+
+  test("C1: an error of the router's own gives back what the control keeps for a call", async () => {
+    const session = await begin({ same: plain });
+    control.learnTools = () => {
+      throw new Error("of a test");
+    };
+    await ask(session, "tools/list").catch(() => undefined);
+    await until(() => router.problems.length === 1);
+    router.problems.pop();
+    assert.deepEqual(control.told.find(({ method }) => method === "tools/list")?.result, { outcome: "aborted" });
+    assert.ok(control.ended.includes("error"));
   });
 
   test("R16: a cursor of an endpoint that is gone is refused with -32602, and never given to another one", async () => {

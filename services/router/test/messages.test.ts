@@ -64,6 +64,8 @@ test("R9: a log keeps the newest events of a stream, and no more of all streams 
   assert.deepEqual(log.after(0), [], "larger than the log by itself");
   for (let stream = 0; stream < 100; stream++) logs.open(stream).add({ data: "x".repeat(100_000) }, hold);
   assert.ok(budget.chars < 33 * 101_000, `${budget.chars} characters are kept`);
+  for (let n = 1; n <= 100; n++) logs.open("ids").add({ data: "", id: `${n}${"x".repeat(400_000)}` }, hold);
+  assert.ok(budget.chars > 400_000 && budget.chars < 33 * 500_000, "ids of an upstream count too");
   logs.clear();
   assert.equal(budget.chars, 0);
   log.add({ data: "late" }, hold);

@@ -2,7 +2,7 @@ import type { Attempt, AttemptResult, CallControl, CallProblem } from "../contro
 import { routerErrorOf } from "../errors.ts";
 import { visibleAnswer } from "../identity/tool-access.ts";
 import { AbortedByRouter } from "../upstream-client.ts";
-import { AttemptRun, type CallParts, type RelayAnswer } from "./attempt.ts";
+import { AttemptRun, type CallParts, type RelayAnswer, type Tried } from "./attempt.ts";
 import { CallAnswer } from "./call-answer.ts";
 import { watchCall } from "./call-clock.ts";
 import { endpointTag, readCursor, tagNextCursor } from "./cursor.ts";
@@ -29,7 +29,8 @@ export async function serveCall(
 ): Promise<AttemptResult["outcome"]> {
   const { control, nowMs } = context;
   const { view, request, response } = inbound;
-  const cursor = readCursor(envelope.params["cursor"]);
+  // Only a list has one; elsewhere it would choose the endpoint of a call.
+  const cursor = envelope.method.endsWith("/list") ? readCursor(envelope.params["cursor"]) : null;
   const listing = cursor === null ? null : (view.endpoints.find(({ name }) => endpointTag(name) === cursor.tag)?.name ?? null);
   const runsOn = context.tasks.endpointOf(view.name, inbound.principal.id, envelope.method, envelope.params);
   const call = control.begin({
@@ -124,7 +125,7 @@ class CallRun {
     for (let attempt = await call.next(); ; attempt = await call.next()) {
       if (attempt === null) return this.#giveUp(unserved);
       const startedAtMs = this.#parts.context.nowMs();
-      const tried = await new AttemptRun(this.#parts, attempt).run();
+      const tried = await this.#try(attempt);
       const { retry } = attempt.done(tried.told);
       this.#measure(attempt, tried.told, startedAtMs);
       if (tried.kind === "answered") {
@@ -140,6 +141,17 @@ class CallRun {
       if (tried.told.outcome === "ineligible") unserved = tried.giveUp;
       else if (!this.#isPinned) unserved = null;
       if (!retry) return this.#giveUp(tried.giveUp ?? unserved);
+    }
+  }
+
+  /** An error of the router's own ends the call; what the control keeps for it is given back all the same (C1). */
+  async #try(attempt: Attempt): Promise<Tried> {
+    try {
+      return await new AttemptRun(this.#parts, attempt).run();
+    } catch (error) {
+      attempt.done({ outcome: "aborted" });
+      this.#parts.call.end("error");
+      throw error;
     }
   }
 

@@ -131,13 +131,13 @@ export class StreamLog {
 
   #keep(event: SseEvent): void {
     if (this.#isForgotten) return;
-    const chars = event.data.length + 128;
+    const chars = charsOf(event);
     this.#events.push({ seq: this.#seq, event });
     this.#chars += chars;
     this.#budget.chars += chars;
     while (this.#events.length > eventsMax || this.#chars > charsMax || (this.#budget.chars > budgetCharsMax && this.#events.length > 0)) {
       const oldest = this.#events.shift();
-      const freed = (oldest?.event.data.length ?? 0) + 128;
+      const freed = oldest === undefined ? 0 : charsOf(oldest.event);
       this.#chars -= freed;
       this.#budget.chars -= freed;
     }
@@ -190,6 +190,11 @@ export class StreamLogs {
     log.forget();
     this.#logs.delete(log.name);
   }
+}
+
+/** An upstream's ids may be long too, and each event has one. */
+function charsOf({ data, id = "" }: SseEvent): number {
+  return data.length + id.length + 128;
 }
 
 const eventIdPattern = /^([\w-]{8}|)\.([\w-]{5,128})\.([0-9a-z]{1,8})\.([^\n\r\0]*)$/;

@@ -191,7 +191,8 @@ export class StdioChild implements MessagePipe {
       const id = message["id"];
       const asked = typeof id === "string" && message["method"] === undefined ? this.#asked.get(id) : undefined;
       if (asked !== undefined) asked(message);
-      else this.#listener?.message(message, Array.isArray(value) ? JSON.stringify(message) : line);
+      // A line may hold a carriage return between its values, which would end a line of an event stream.
+      else this.#listener?.message(message, Array.isArray(value) || line.includes("\r") ? JSON.stringify(message) : line);
     }
   }
 
