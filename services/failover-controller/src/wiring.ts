@@ -30,6 +30,8 @@ export async function startFailoverController(kit: Kit<unknown>): Promise<Runnin
     tiltMs,
     foldAudit(event, at) {
       knowledge.foldAudit(event, at);
+      // Nobody is asked about what comes now: it is all looked at as soon as anything may be decided.
+      if (!decider.settled) attention.reset();
       notices.fold(event, at);
       desk.fold(event, at);
       if (event.type === "config.applied") {

@@ -302,6 +302,24 @@ test("while the bus is away nothing is decided; when it is back, only what is sa
   assert.ok(Date.now() - atMs < 1500, `took ${Date.now() - atMs} ms`);
 });
 
+test("what was decided about an endpoint while a controller was cut off is looked at as soon as it hears of it", async () => {
+  const { fleet, controllers } = await stack();
+  const [{ kit }] = controllers as [(typeof controllers)[0]];
+  // By then the upstream is at rest, and is not looked at each second.
+  await fleet.probe("p1", [{ upstream: "shop", endpoint: "primary" }]);
+  await new Promise((resolve) => setTimeout(resolve, 1100));
+  memorySeams(kit.bus).cut();
+  await fleet.breaker("shop", "primary", "forced_open");
+  memorySeams(kit.bus).restore();
+  const atMs = Date.now();
+  await until(
+    () => fleet.said("failover.decided"),
+    (events) => events.length > 0,
+    15_000,
+  );
+  assert.ok(Date.now() - atMs < 3000, `took ${Date.now() - atMs} ms`);
+});
+
 test("with answers of the log lost on the way, decisions and notices still come once each", async () => {
   const { fleet, controllers, move } = await stack({ controllers: 2 });
   for (let epoch = 1; epoch <= 2; epoch += 1) {
