@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { randomBytes } from "node:crypto";
 import { afterEach, beforeEach, describe, test } from "node:test";
 import { memoryBroker } from "@mcp-failover/bus";
 import { testKit } from "@mcp-failover/service-kit/testing";
@@ -245,6 +246,39 @@ describe("a stream", () => {
       assert.equal((await openStream(one.mcpUrl, id)).status, 409, "a client reads it in the other process");
     });
   }
+
+  test("R7: what is too large to travel between processes is left out when a stream is given to another one, and nothing else", async () => {
+    const sealer = createSealer(secret);
+    const kit = testKit({ service: "router", instance: "router-1", bus: await memoryBroker().connect() });
+    let claim: (respond: (event: { data: { sealed: string | null; open: boolean } }) => void) => void = () => undefined;
+    const bus = {
+      subscribe: (_type: string, handler: (event: object, respond: unknown) => void) => {
+        claim = (respond) => handler({ data: { router: "router-2", session: "s" } }, respond);
+        return { stop: () => undefined };
+      },
+    };
+    const event = (number: number, chars = 0) => ({ data: `${number}${randomBytes(chars).toString("hex")}` });
+    const stream = {
+      handOver: (send: (events: object[], open: boolean) => void) => {
+        send([event(1), event(2, 500_000), event(3)], true);
+        send([event(4, 500_000)], true);
+        send([event(5)], true);
+        send([], false);
+        return true;
+      },
+    };
+    serveStreamClaims({ ...kit, bus } as never, sealer, () => ({ stream }) as never);
+    const heard: string[] = [];
+    let isOpen = true;
+    claim(({ data }) => {
+      if ((data.sealed?.length ?? 0) > 100_000) throw new Error("too large");
+      assert.ok(isOpen);
+      isOpen = data.open;
+      if (data.sealed !== null) for (const one of JSON.parse(sealer.unwrap(data.sealed) ?? "") as { data: string }[]) heard.push(one.data);
+    });
+    assert.deepEqual([heard, isOpen], [["1", "3", "5"], false]);
+    await kit.bus.close();
+  });
 
   test("R9: that the server closes for polling is resumed on the same server, and gives its answer once", async () => {
     const polling = await startMcpServer("polling", { polling: true });

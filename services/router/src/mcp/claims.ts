@@ -72,7 +72,7 @@ async function within<T>(ms: number, work: Promise<T>): Promise<T | null> {
 
 /** Answers the claims of the other router processes. */
 export function serveStreamClaims(
-  kit: Pick<Kit, "instance" | "event"> & { bus: Bus },
+  kit: Pick<Kit, "instance" | "event" | "log"> & { bus: Bus },
   sealer: Sealer,
   sessionByKey: (key: string) => Session | null,
 ): { stop(): void } {
@@ -83,7 +83,15 @@ export function serveStreamClaims(
     if (stream === null || stream === undefined) return;
     const say = (inUse: boolean, events: readonly ClaimedEvent[], open: boolean): void => {
       const sealed = events.length === 0 ? null : sealer.wrap(JSON.stringify(events));
-      respond(kit.event("session.released", [], { router: kit.instance, session: key, inUse, sealed, open }));
+      try {
+        respond(kit.event("session.released", [], { router: kit.instance, session: key, inUse, sealed, open }));
+      } catch (error) {
+        // An event may be larger than what the bus carries; whoever reads the upstream here must not fail by that.
+        const half = Math.ceil(events.length / 2);
+        if (events.length > 1) say(inUse, events.slice(0, half), true);
+        else kit.log.warn({ err: error }, "a message of a server could not be handed over to the router that has its client now");
+        if (events.length > 0) say(inUse, events.slice(half), open);
+      }
     };
     if (!stream.handOver((events, open) => say(false, events, open))) say(true, [], false);
   });
