@@ -1,5 +1,5 @@
 import { type ConfigApplied, configurationLimits, type Event, sha256, type TopologyObject } from "@mcp-failover/contracts";
-import type { Stored } from "./bus.ts";
+import { BusError, type Stored } from "./bus.ts";
 import { type EventLike, refuseTooLarge } from "./message.ts";
 
 /** Where what is too large for a message lies, by name. Both adapters give it. */
@@ -18,6 +18,8 @@ export const objectBucketBytesMax = 512 * 1024 * 1024;
 
 /** An object that is not there, or not what it was, may be so on one lagging replica only. */
 const triesMax = 5;
+/** Each takes long: where pieces of an object are gone, NATS is asked for it in vain. */
+const timeoutsMax = 2;
 const pauseMsMin = 50;
 const pauseMsMax = 2000;
 /** Configurations kept by their hash: several readers of one process read the same one. */
@@ -29,7 +31,7 @@ const keptMax = 2;
  *
  * O1  What the event names is what was applied: the hash is checked at each fetch, and the object is stored whole before the event is.
  * O2  An object is never overwritten by other bytes: its name is its hash. A damaged one is mended by applying the same configuration again.
- * O3  Without the object the event is `malformed`: who follows keeps the last good configuration, and QUARANTINE says why.
+ * O3  Without the object, or where it cannot be read whole, the event is `malformed`: who follows keeps the last good configuration, and QUARANTINE says why.
  */
 export interface ClaimCheck {
   /** The event as it goes onto the wire; what is too large for that is stored first. Throws `BusError` `too_large`. */
@@ -50,10 +52,14 @@ export function claimCheck(objects: ObjectPort, refuse: (stored: Stored, reason:
   async function fetched(at: TopologyObject): Promise<{ topology: unknown } | { missing: string }> {
     if (kept.has(at.sha256)) return { topology: kept.get(at.sha256) };
     let missing = "";
-    for (let tried = 0; tried < triesMax; tried += 1) {
+    let timeouts = 0;
+    for (let tried = 0; tried < triesMax && timeouts < timeoutsMax; tried += 1) {
       if (tried > 0) await objects.sleep(Math.min(pauseMsMin * 2 ** tried, pauseMsMax));
-      const bytes = await objects.get(at.name);
-      if (bytes === null) missing = "it is not there";
+      const bytes = await objects.get(at.name).catch((error: unknown) => unreadable(error));
+      if (bytes instanceof BusError) {
+        missing = `it cannot be read (${bytes.message})`;
+        if (bytes.code === "timeout") timeouts += 1;
+      } else if (bytes === null) missing = "it is not there";
       else if (sha256(bytes) !== at.sha256) missing = `it has ${bytes.length} bytes that are not those which were applied`;
       else {
         const topology: unknown = JSON.parse(new TextDecoder().decode(bytes));
@@ -93,6 +99,12 @@ export function claimCheck(objects: ObjectPort, refuse: (stored: Stored, reason:
       );
     },
   };
+}
+
+/** What a later try may not help with either: whoever follows the log must not stand still over it for ever (O3). Throws what it can. */
+function unreadable(error: unknown): BusError {
+  if (error instanceof BusError && (!error.retriable || error.code === "timeout")) return error;
+  throw error;
 }
 
 function isConfiguration(event: EventLike): event is EventLike & Event<"config.applied"> & { readonly data: ConfigApplied } {

@@ -76,5 +76,7 @@ function explained(error: unknown, what: string): BusError {
       cause: error,
     });
   }
-  return toBusError(error, `use ${what}`);
+  const told = toBusError(error, `use ${what}`);
+  // A time-out says that the object does not come whole; who is not answered at all has not asked for it yet.
+  return told.code === "timeout" ? new BusError("unreachable", told.message, { retriable: true, cause: error }) : told;
 }
