@@ -197,6 +197,26 @@ describe("the upstream client", () => {
     assert.equal(received.length, 0);
   });
 
+  test("an error of whoever reads an answer ends that exchange alone, and a client that was closed opens no connection", async () => {
+    const { url, received } = await start((socket) =>
+      socket.on("data", () => {
+        socket.write("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n");
+        setTimeout(() => socket.write("{}"), 30);
+      }),
+    );
+    const response = await client.send(request(url));
+    const error = await new Promise<unknown>((resolve, reject) => {
+      const data = (): boolean => {
+        throw new Error("of a reader");
+      };
+      response.read({ data, end: () => reject(new Error("it has no end")), error: resolve });
+    });
+    assert.ok(error instanceof UpstreamError && /of a reader/.test(String(error.cause)));
+    await client.close();
+    assert.equal((await failure(client.send(request(url)))).written, false);
+    assert.equal(received.length, 1);
+  });
+
   /** An endpoint over TLS; `meet` gets each TCP connection, before TLS, and says whether it is served. */
   const secure = async (meet: (number: number) => boolean, answer: (socket: Socket) => void) => {
     const made = selfSigned({ untilMs: Date.now() + 86_400_000 });

@@ -2,7 +2,7 @@ import { connect as connectTcp, isIP, Socket, type TcpNetConnectOpts } from "nod
 import { type ConnectionOptions, connect as connectTls } from "node:tls";
 import type { EndpointTls } from "@mcp-failover/contracts";
 import { clientContext } from "../tls/client-tls.ts";
-import { type AnswerHeaders, type AnswerTarget, MalformedAnswer, ResponseParser } from "./response-parser.ts";
+import { type AnswerHeaders, type AnswerTarget, ResponseParser } from "./response-parser.ts";
 
 /** Where connections of one kind go. */
 export interface Origin {
@@ -136,8 +136,8 @@ export class Connection implements AnswerTarget {
     try {
       this.#parser.feed(bytes);
     } catch (error) {
-      if (!(error instanceof MalformedAnswer)) throw error;
-      this.#lose(error);
+      // Also an error of whoever reads the answer ends this exchange alone, and not the process with all others.
+      this.#lose(error instanceof Error ? error : new Error(String(error)));
       return false;
     }
     if (this.#carried === null) {
