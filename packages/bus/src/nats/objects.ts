@@ -11,6 +11,8 @@ const reachMs = 5000;
 const apiMs = 5000;
 /** One object; nats.js waits for ever where chunks are gone. */
 const objectMs = 20_000;
+/** Whether what is there is whole: one that does not come in this time is written again. */
+const wholeMs = 5000;
 export const objectStream = `OBJ_${objectBucket}`;
 
 /** NATS's object store, in the format of `nats object`. The bucket is made with the first object, as replicated as AUDIT is. */
@@ -37,9 +39,18 @@ export function natsObjects(link: NatsLink, log: NatsLog): ObjectPort {
   async function put(name: string, bytes: Uint8Array): Promise<void> {
     const { config } = await log.streamInfo("AUDIT", apiMs);
     const store = await open(config.num_replicas);
-    const before = (await store.info(name)) === null ? null : await get(name).catch(() => null);
+    const before = (await store.info(name)) === null ? null : await shortly(get(name));
     // Written again only where it is not whole: others may be reading it.
     if (before === null || sha256(before) !== name) await store.putBlob({ name, description: "a configuration" }, bytes);
+  }
+
+  /** Null: it failed, or did not come. */
+  async function shortly(reading: Promise<Uint8Array | null>): Promise<Uint8Array | null> {
+    let timer: NodeJS.Timeout | undefined;
+    const late = new Promise<null>((resolve) => {
+      timer = setTimeout(resolve, wholeMs, null);
+    });
+    return Promise.race([reading.catch(() => null), late]).finally(() => clearTimeout(timer));
   }
 
   async function bounded<T>(what: string, act: () => Promise<T>): Promise<T> {
