@@ -141,6 +141,7 @@ describe("a session", () => {
         ["b", "ok"],
       ],
     );
+    await until(() => less.seen.deleted.length === 1);
     await client.close();
   });
 

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import { probeAnswer } from "../src/stdio/probe-answer.ts";
-import { openSession, post, toolCall, until } from "./support/clients.ts";
+import { initializeBody, openSession, post, toolCall, until } from "./support/clients.ts";
 import { dead, StdioWorld, stdio } from "./support/stdio-world.ts";
 
 describe("processes of stdio servers", () => {
@@ -30,6 +30,16 @@ describe("processes of stdio servers", () => {
     process.kill(Number(world.writes), "SIGKILL");
     const told = world.control.told.find(({ tool }) => tool === "leave")?.result;
     assert.ok(told?.outcome === "hard" && /exited with 1/.test(told.message), JSON.stringify(told));
+  });
+
+  test("a session whose beginning is not answered leaves no process behind", async () => {
+    await world.start([stdio("one", { command: "hostile", env: { MUTE: "1" } })]);
+    const answer = await post(world.url, initializeBody, { "mcpf-timeout-ms": "500" });
+    assert.ok(answer.body.error);
+    // The one that stands by is there, or will be.
+    await until(() => world.bridge.pids().length <= 1);
+    await new Promise((resolve) => setTimeout(resolve, 500));
+    assert.equal(world.bridge.pids().length, 1);
   });
 
   test("standard error and what is no protocol goes to the log, and disturbs nothing", async () => {

@@ -68,6 +68,16 @@ export class PipeSession implements PipeListener {
     this.#pipe = pipe;
   }
 
+  /** The `initialize` of the session. Without an answer nobody learns of the session, so it ends with its line. */
+  async begin(request: UpstreamRequest): Promise<UpstreamResponse> {
+    try {
+      return await this.handle(request);
+    } catch (error) {
+      this.end();
+      throw error;
+    }
+  }
+
   async handle(request: UpstreamRequest): Promise<UpstreamResponse> {
     const pipe = this.#pipe;
     if (this.#closed || pipe === null) return unknownSession();

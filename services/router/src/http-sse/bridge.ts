@@ -64,7 +64,7 @@ export function createSseBridge(
       throw error;
     }
     session.attach(connection);
-    return session.handle(request);
+    return session.begin(request);
   };
 
   return {

@@ -141,6 +141,26 @@ export function createReplay(deps: ReplayDeps): Replay {
       });
 
     const answer = await say("initialize", { ...sealed.clientParams, protocolVersion: sealed.version }, "mcpf-initialize", null);
+    const header = answer.headers["mcp-session-id"];
+    const upstreamSession = typeof header === "string" ? header : null;
+    try {
+      await complete(session, endpoint, how, answer, (method, params, id) => say(method, params, id, upstreamSession));
+    } catch (error) {
+      // Nobody will use what was begun, and each further call would begin another one.
+      forget(session, endpoint, newHold(endpoint.name, upstreamSession, nowMs()));
+      throw error;
+    }
+    return upstreamSession;
+  };
+
+  const complete = async (
+    session: Session,
+    endpoint: EndpointView,
+    how: ReplayOptions,
+    answer: UpstreamResponse,
+    say: (method: string, params: unknown, id: string | null) => Promise<UpstreamResponse>,
+  ): Promise<void> => {
+    const { sealed } = session;
     const { result } = await readAnswer(answer, endpoint);
     if (result["protocolVersion"] !== sealed.version) {
       throw new ReplayError("ineligible", `${endpoint.name} speaks ${String(result["protocolVersion"])}, the session ${sealed.version}`);
@@ -149,20 +169,15 @@ export function createReplay(deps: ReplayDeps): Replay {
     const missing = sealed.capabilities.filter((path) => !offers.has(path));
     if (missing.length > 0)
       throw new ReplayError("ineligible", `${endpoint.name} lacks what the client was promised: ${missing.join(", ")}`);
-    const header = answer.headers["mcp-session-id"];
-    const upstreamSession = typeof header === "string" ? header : null;
-
     if (how.initialized) {
-      const accepted = await say("notifications/initialized", undefined, null, upstreamSession);
+      const accepted = await say("notifications/initialized", undefined, null);
       accepted.discard(1000);
       if (accepted.status >= 400) throw new ReplayError("refused", `${endpoint.name} refused notifications/initialized`, accepted.status);
     }
-    if (session.level !== undefined)
-      await readAnswer(await say("logging/setLevel", session.level, "mcpf-level", upstreamSession), endpoint);
+    if (session.level !== undefined) await readAnswer(await say("logging/setLevel", session.level, "mcpf-level"), endpoint);
     for (const uri of session.subscriptions) {
-      await readAnswer(await say("resources/subscribe", { uri }, `mcpf-subscribe`, upstreamSession), endpoint);
+      await readAnswer(await say("resources/subscribe", { uri }, "mcpf-subscribe"), endpoint);
     }
-    return upstreamSession;
   };
 
   /** What the client takes for the tools of this endpoint may be another one's (requirement R16). Without an answer nothing is known. */

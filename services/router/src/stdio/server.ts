@@ -141,7 +141,7 @@ export class StdioServer {
     this.#sessions.set(id, { session, child });
     session.attach(child);
     child.attach(session);
-    return session.handle(request);
+    return session.begin(request);
   }
 
   /** A session that has rested longest gives its place to a new one; it is introduced again when its client comes back. */

@@ -4,7 +4,8 @@ import { createInterface } from "node:readline";
 
 /**
  * A stdio server as none should be, without an SDK. Its tools: `deep` answers with what is nested without end, `leave` ends and leaves a process
- * behind that has its standard error and whose pid it writes to the file WRITES; `whoami` answers.
+ * behind that has its standard error and whose pid it writes to the file WRITES; `whoami` answers. With MUTE in its
+ * environment it never answers `initialize`.
  */
 const say = (id: unknown, result: string): void =>
   void process.stdout.write(`{"jsonrpc":"2.0","id":${JSON.stringify(id)},"result":${result}}\n`);
@@ -13,6 +14,7 @@ const server = { capabilities: { tools: {} }, serverInfo: { name: "hostile", ver
 createInterface(process.stdin).on("line", (line) => {
   const { id, method, params } = JSON.parse(line) as { id?: unknown; method?: string; params?: { name?: string } };
   if (id === undefined) return;
+  if (method === "initialize" && process.env["MUTE"] !== undefined) return;
   if (method === "initialize") say(id, JSON.stringify({ protocolVersion: "2025-11-25", ...server }));
   else if (method === "server/discover") say(id, JSON.stringify({ resultType: "complete", supportedVersions: ["2026-07-28"], ...server }));
   else if (params?.name === "deep") say(id, `{"content":[],"x":${"[".repeat(100_000)}${"]".repeat(100_000)}}`);
