@@ -61,6 +61,15 @@ export class UpstreamAdmission {
     };
   }
 
+  /** The limit is another one: who waits and may run now does (Q1). */
+  reconfigure(policy: AdmissionPolicy | null, nowMs: number): void {
+    for (let left = this.waiting; left > 0; left = this.waiting) {
+      this.#state = { ...this.#state, running: this.running + 1 };
+      this.leave(policy, nowMs);
+      if (this.waiting === left) return;
+    }
+  }
+
   leave(policy: AdmissionPolicy | null, nowMs: number): void {
     const { state, next } = leaveCall(this.#state, policy ?? unlimited, nowMs);
     this.#state = state;

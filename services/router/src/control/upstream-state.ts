@@ -79,6 +79,7 @@ export class UpstreamState {
     this.budget = { ...this.budget, perSecondMin: parts.policy.router.retriesPerSecondMin, ratio: parts.policy.router.retryBudget };
     this.endpoints = endpointsOf(parts, new Map(this.endpoints.map((endpoint) => [endpoint.name, endpoint])));
     this.#tools = toolsOf(parts);
+    this.admission.reconfigure(parts.policy.router.admission, parts.monotonicMs);
     if (!parts.config.trusted) this.#annotations.clear();
   }
 

@@ -52,6 +52,23 @@ test("R26: a full queue refuses with a typed error and a time; a critical call t
   for (const call of [waits, refused, critical]) call.end("error");
 });
 
+test("R26: calls that wait run at once when the limit is raised or taken away, and no more of them than the new one allows", async (t) => {
+  const fixture = await start(t, { yaml: limited("{ concurrency_max: 1, queue_max: 5, queue_ms_max: 60000 }") });
+  const calls = Array.from({ length: 5 }, () => fixture.control.begin(describe(fixture)));
+  let begun = 0;
+  const turns = calls.map(async (call) => {
+    if ((await call.next()) !== null) begun += 1;
+  });
+  await settled();
+  assert.equal(begun, 1);
+  await fixture.configure(limited("{ concurrency_max: 3, queue_max: 5, queue_ms_max: 60000 }"));
+  assert.equal(begun, 3);
+  await fixture.configure(warehouse);
+  await Promise.all(turns);
+  assert.equal(begun, 5);
+  for (const call of calls) call.end("ok");
+});
+
 test("R26: a call waits no longer than its own deadline or the queue's, and a client that goes away leaves the queue", async (t) => {
   const fixture = await start(t, { yaml: limited("{ concurrency_max: 1, queue_max: 1, queue_ms_max: 30 }") });
   const running = fixture.control.begin(describe(fixture));
