@@ -119,9 +119,15 @@ export function sendJson(
 ): void {
   if (response.headersSent || response.destroyed) return;
   const bytes = Buffer.isBuffer(body) ? body : Buffer.from(JSON.stringify(body));
-  response.writeHead(status, { "content-type": "application/json", "content-length": bytes.length, ...headers });
-  response.end(bytes);
+  const all: Record<string, string | number> = { "content-type": "application/json", "content-length": bytes.length };
+  for (const name in headers) all[name] = headers[name] as string;
+  response.writeHead(status, all);
+  // As text of single bytes the head and a short body are one string, and one write.
+  if (bytes.length <= joinedBytesMax) response.end(bytes.toString("latin1"), "latin1");
+  else response.end(bytes);
 }
+
+const joinedBytesMax = 64 * 1024;
 
 export function sendRefusal(response: ServerResponse, refusal: RefusedRequest): void {
   sendJson(response, refusal.status, rpcErrorBody(null, refusal.rpcCode, refusal.message), refusal.headers);

@@ -1,5 +1,6 @@
 import { isStdioUrl } from "@mcp-failover/contracts";
 import { healthAnswer, type Kit, type Running } from "@mcp-failover/service-kit";
+import type { AccessRules } from "./access.ts";
 import type { RouterConfig } from "./config.ts";
 import { createRouterControl } from "./control/control.ts";
 import { answers, reaches } from "./control/reach.ts";
@@ -44,6 +45,8 @@ export async function startRouter(kit: Kit<RouterConfig>): Promise<Running> {
   const guard = startTokenGuard(kit, control);
   const tls = await startServerTls(config, log);
   let sessions = (): number => 0;
+  let accessGiven: object | undefined;
+  let access: AccessRules = { hosts: config.MCPF_ROUTER_ALLOWED_HOSTS, origins: config.MCPF_ROUTER_ALLOWED_ORIGINS };
   const plane = await startDataPlane({
     host: config.MCPF_ROUTER_HOST,
     port: config.MCPF_ROUTER_PORT,
@@ -57,11 +60,15 @@ export async function startRouter(kit: Kit<RouterConfig>): Promise<Running> {
     }),
     claims: createStreamClaims(kit, sealer),
     access: () => {
-      const { hosts = [], origins = [] } = control.access?.() ?? {};
-      return {
-        hosts: [...config.MCPF_ROUTER_ALLOWED_HOSTS, ...hosts],
-        origins: [...config.MCPF_ROUTER_ALLOWED_ORIGINS, ...origins],
-      };
+      const given = control.access?.();
+      if (given !== accessGiven) {
+        accessGiven = given;
+        access = {
+          hosts: [...config.MCPF_ROUTER_ALLOWED_HOSTS, ...(given?.hosts ?? [])],
+          origins: [...config.MCPF_ROUTER_ALLOWED_ORIGINS, ...(given?.origins ?? [])],
+        };
+      }
+      return access;
     },
     guard,
     tls,

@@ -1,3 +1,4 @@
+import type { EndSignal } from "../ending.ts";
 import { AbortedByRouter, type BodySink, type ResponseHeaders, UpstreamError, type UpstreamResponse } from "../upstream-client.ts";
 
 /**
@@ -123,11 +124,11 @@ export class LocalExchange {
   #settle!: { resolve(response: UpstreamResponse): void; reject(error: UpstreamError): void };
   #begun: LocalResponse | null = null;
   #over = false;
-  readonly #signal: AbortSignal | undefined;
+  readonly #signal: EndSignal | undefined;
   readonly #onOver: (aborted: boolean) => void;
 
   /** `onOver` is called once, when nothing is waited for any more. */
-  constructor(signal: AbortSignal | undefined, onOver: (aborted: boolean) => void) {
+  constructor(signal: EndSignal | undefined, onOver: (aborted: boolean) => void) {
     this.response = new Promise((resolve, reject) => {
       this.#settle = { resolve, reject };
     });

@@ -74,14 +74,17 @@ const unknownMax = 200;
 const nameCharsMax = 128;
 // biome-ignore lint/suspicious/noControlCharactersInRegex: each of them takes six bytes in JSON.
 const controls = /[\u0000-\u001f]/g;
-const shortened = <N extends string | null>(name: N): N =>
-  (name === null ? null : name.slice(0, nameCharsMax).replaceAll(controls, "?")) as N;
+const shortened = <N extends string | null>(name: N): N => {
+  if (name === null || (name.length <= nameCharsMax && name.search(controls) === -1)) return name;
+  return name.slice(0, nameCharsMax).replaceAll(controls, "?") as N;
+};
 
 const emptyLatency = (): number[] => new Array<number>(latencyBucketsMs.length + 1).fill(0);
 
 function bucketOf(latencyMs: number): number {
-  const index = latencyBucketsMs.findIndex((bound) => latencyMs <= bound);
-  return index === -1 ? latencyBucketsMs.length : index;
+  let index = 0;
+  while (index < latencyBucketsMs.length && latencyMs > (latencyBucketsMs[index] as number)) index += 1;
+  return index;
 }
 
 export function emptyWindow(fromMs: number): ClosedWindow {
@@ -91,8 +94,23 @@ export function emptyWindow(fromMs: number): ClosedWindow {
 /** Whose calls: counts are kept apart by it. */
 export type CallPlace = Pick<InFlight, "upstream" | "endpoint" | "generation">;
 
+/** The calls of a moment are at few places: a key that is made anew for each has to be hashed anew, too. */
+const placeKeys = new Map<string, Map<string, { readonly generation: number; readonly key: string }>>();
+let placeKeysKept = 0;
+const placeKeysMax = 10_000;
+
 function placeKey({ upstream, endpoint, generation }: CallPlace): string {
-  return `${endpointKey(upstream, endpoint)} ${generation}`;
+  const known = placeKeys.get(upstream)?.get(endpoint);
+  if (known?.generation === generation) return known.key;
+  const key = `${endpointKey(upstream, endpoint)} ${generation}`;
+  if (known === undefined && ++placeKeysKept > placeKeysMax) {
+    placeKeys.clear();
+    placeKeysKept = 1;
+  }
+  const ofUpstream = placeKeys.get(upstream) ?? new Map<string, { readonly generation: number; readonly key: string }>();
+  ofUpstream.set(endpoint, { generation, key });
+  placeKeys.set(upstream, ofUpstream);
+  return key;
 }
 
 export function countCall(window: ClosedWindow, place: CallPlace, call: EndedCall): void {
@@ -126,7 +144,8 @@ export function countCall(window: ClosedWindow, place: CallPlace, call: EndedCal
 export function countTool(window: ClosedWindow, call: EndedTool): void {
   const name = shortened(call.tool);
   const agent = shortened(call.agent);
-  const key = JSON.stringify([call.upstream, name, agent, call.implementation]);
+  // What is shortened has no line breaks.
+  const key = `${call.implementation}\n${call.upstream}\n${agent === null ? "" : `=${agent}`}\n${name}`;
   let tool = window.tools.get(key);
   if (tool === undefined) {
     if (window.tools.size >= entriesMax) {

@@ -1,5 +1,6 @@
 import { type MessagePipe, MessageRefused, type PipeListener } from "../bridge/message-pipe.ts";
 import type { EndpointView } from "../control/port.ts";
+import type { EndSignal } from "../ending.ts";
 import { isObject, isTooDeep } from "../mcp/envelope.ts";
 import { readEvents } from "../mcp/sse.ts";
 import { AbortedByRouter, type UpstreamClient, UpstreamError, type UpstreamResponse } from "../upstream-client.ts";
@@ -31,7 +32,7 @@ export class SseConnection implements MessagePipe {
   }
 
   /** Opens the stream. Throws {@link MessageRefused} with what the server answered instead, or an {@link UpstreamError} (H2). */
-  async open(how: { readonly connectMs: number; readonly withinMs: number; readonly signal: AbortSignal | undefined }): Promise<void> {
+  async open(how: { readonly connectMs: number; readonly withinMs: number; readonly signal: EndSignal | undefined }): Promise<void> {
     const late = setTimeout(() => this.#abort.abort(new AbortedByRouter("deadline")), how.withinMs);
     const onAbort = (): void => this.#abort.abort(how.signal?.reason);
     if (how.signal?.aborted) onAbort();

@@ -1,4 +1,5 @@
 import type { Attempt, AttemptResult, CallControl, EndpointView, LearnedTool } from "../control/port.ts";
+import { type Ending, type EndSignal, eitherOf } from "../ending.ts";
 import { type RouterError, rpcErrorBody, rpcErrorMessage } from "../errors.ts";
 import { retryAfterMsOf, UpstreamError, type UpstreamResponse } from "../upstream-client.ts";
 import type { CallAnswer, Failed, Relayed } from "./call-answer.ts";
@@ -28,9 +29,9 @@ export interface CallParts {
   /** The endpoint of the task that is asked for. */
   readonly runsOn: string | null;
   /** Ends attempts: at the deadline, or when the client is gone. */
-  readonly signal: AbortSignal;
+  readonly signal: Ending;
   /** Ends the fallback too, which may take longer than the attempts. */
-  readonly gone: AbortSignal;
+  readonly gone: Ending;
 }
 
 const resumesMax = 3;
@@ -46,11 +47,11 @@ export class AttemptRun {
   readonly #parts: CallParts;
   readonly #attempt: Attempt;
   /** Ends this attempt: with the call, or because its endpoint hangs and another one can take the call. */
-  readonly #signal: AbortSignal;
+  readonly #signal: EndSignal;
   constructor(parts: CallParts, attempt: Attempt) {
     this.#parts = parts;
     this.#attempt = attempt;
-    this.#signal = attempt.givenUp === null ? parts.signal : AbortSignal.any([parts.signal, attempt.givenUp]);
+    this.#signal = attempt.givenUp === null ? parts.signal : eitherOf(parts.signal, attempt.givenUp);
   }
 
   async run(): Promise<Tried> {
@@ -326,7 +327,7 @@ function bodyWithCursor(body: Buffer, { cursor }: Cursor): Buffer {
 }
 
 /** The session is shared by many calls: one that is given up leaves the others their replay. Nothing of the call was sent. */
-function beforeAbort(hold: Promise<Hold>, signal: AbortSignal): Promise<Hold> {
+function beforeAbort(hold: Promise<Hold>, signal: EndSignal): Promise<Hold> {
   return new Promise((resolve, reject) => {
     const onAbort = (): void => reject(new UpstreamError("timeout", "the session could not be introduced in time", false));
     if (signal.aborted) onAbort();

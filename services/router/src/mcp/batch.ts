@@ -115,10 +115,10 @@ class PartResponse extends EventEmitter {
   write(text: string): boolean {
     return this.#isStream ? this.#whole.write(text) : true;
   }
-  end(body?: Buffer | string): this {
+  end(body?: Buffer | string, encoding: BufferEncoding = "utf8"): this {
     if (this.writableEnded) return this;
     this.writableEnded = true;
-    const text = body === undefined ? "" : body.toString();
+    const text = body === undefined ? "" : typeof body === "string" ? Buffer.from(body, encoding).toString() : body.toString();
     if (this.#isStream) this.#whole.write(text);
     else if (text !== "") this.#whole.write(formatEvent({ event: "message", data: text }));
     return this;

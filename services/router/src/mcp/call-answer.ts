@@ -187,7 +187,14 @@ export class CallAnswer {
       this.#end();
       return;
     }
-    sendJson(this.#response, status, body, { ...this.#headers, ...(response === null ? {} : passedHeaders(response)) });
+    sendJson(this.#response, status, body, this.#headersWith(response));
+  }
+
+  #headersWith(response: UpstreamResponse | null): Record<string, string> {
+    const headers: Record<string, string> = {};
+    for (const name in this.#headers) headers[name] = this.#headers[name] as string;
+    if (response !== null) addPassedHeaders(response, headers);
+    return headers;
   }
 
   #relayStream(response: UpstreamResponse, hold: Hold | null, where: string): Promise<Relayed> {
@@ -195,7 +202,7 @@ export class CallAnswer {
     return new Promise((resolve) => {
       let lastEventId: string | null = null;
       let answered = false;
-      const headers = { ...this.#headers, ...passedHeaders(response) };
+      const headers = this.#headersWith(response);
       const isToBePrimed = this.#resumable !== null && this.#resumable.version >= firstPrimedVersion && !this.#writer.open;
       const silent = isToBePrimed ? setTimeout(() => this.#prime(headers), primeAfterMs) : undefined;
       readEvents(response, {
@@ -298,15 +305,14 @@ export class CallAnswer {
 }
 
 /** What may travel from an upstream to the client besides the body. No cookies, no credentials (requirement R24). */
-function passedHeaders(response: UpstreamResponse): Record<string, string> {
-  const passed: Record<string, string> = {};
-  for (const [name, value] of Object.entries(response.headers)) {
+function addPassedHeaders({ headers }: UpstreamResponse, passed: Record<string, string>): void {
+  for (const name in headers) {
+    const value = headers[name];
     if (typeof value !== "string" || name === "mcp-session-id") continue;
     if (name === "content-type" || name === "cache-control" || name === "retry-after" || name === "allow" || name.startsWith("mcp-")) {
       passed[name] = value;
     }
   }
-  return passed;
 }
 
 export function toldOf(message: Answer, httpStatus: number): AttemptResult {

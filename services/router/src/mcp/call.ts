@@ -1,4 +1,5 @@
 import type { Attempt, AttemptResult, CallControl, CallProblem } from "../control/port.ts";
+import { Ending } from "../ending.ts";
 import { routerErrorOf } from "../errors.ts";
 import { visibleAnswer } from "../identity/tool-access.ts";
 import { AbortedByRouter } from "../upstream-client.ts";
@@ -64,8 +65,8 @@ export async function serveCall(
     },
     session === null ? null : { logs: session.logs, version: String(request.headers["mcp-protocol-version"] ?? session.sealed.version) },
   );
-  const abort = new AbortController();
-  const gone = new AbortController();
+  const abort = new Ending();
+  const gone = new Ending();
   const clock = watchCall({
     nowMs,
     deadlineMs: call.deadlineMs,
@@ -76,7 +77,7 @@ export async function serveCall(
   const onClose = (): void => {
     if (answer.done || envelope.era !== "modern") return;
     gone.abort(new AbortedByRouter("client_gone"));
-    abort.abort(gone.signal.reason);
+    abort.abort(gone.reason);
   };
   response.once("close", onClose);
   const run = new CallRun({
@@ -90,8 +91,8 @@ export async function serveCall(
     cursor,
     runsOn,
     relay,
-    signal: abort.signal,
-    gone: gone.signal,
+    signal: abort,
+    gone,
   });
   try {
     return await run.serve();
@@ -192,7 +193,7 @@ class CallRun {
   async #serveLegacy(legacy: NonNullable<CallControl["legacy"]>): Promise<boolean> {
     const { answer, envelope, inbound, gone, context } = this.#parts;
     try {
-      const result = await legacy(envelope.params["arguments"] ?? {}, gone, inbound.operationId);
+      const result = await legacy(envelope.params["arguments"] ?? {}, gone.toSignal(), inbound.operationId);
       // Results of the modern era say whether they are complete (requirement R20).
       answer.result(envelope.era === "modern" ? { resultType: "complete", ...result } : result);
       return true;

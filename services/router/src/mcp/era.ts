@@ -1,4 +1,5 @@
 import type { EndpointView } from "../control/port.ts";
+import type { EndSignal } from "../ending.ts";
 import type { UpstreamClient } from "../upstream-client.ts";
 import { clientInfoKey, type Era, firstModernVersion, versionKey } from "./envelope.ts";
 import { firstAnswer } from "./replay.ts";
@@ -11,7 +12,7 @@ export interface EraBook {
   known(endpoint: EndpointView): Era | null;
   learn(endpoint: EndpointView, era: Era): void;
   /** Asks the endpoint when nothing is known. Throws UpstreamError when it cannot be reached. */
-  ask(endpoint: EndpointView, connectMs: number, signal: AbortSignal): Promise<Era>;
+  ask(endpoint: EndpointView, connectMs: number, signal: EndSignal): Promise<Era>;
 }
 
 const keptMs = 5 * 60_000;

@@ -104,6 +104,7 @@ export function checkPostHeaders(headers: IncomingHttpHeaders): void {
   if (!accept.includes("application/json") || !accept.includes("text/event-stream")) {
     throw new RefusedRequest(406, -32000, "Not Acceptable: Client must accept both application/json and text/event-stream");
   }
+  if (headers["content-type"] === "application/json") return;
   const type = (headers["content-type"] ?? "").split(";")[0]?.trim().toLowerCase();
   if (type !== "application/json") throw new RefusedRequest(415, -32000, "Unsupported Media Type: Content-Type must be application/json");
 }

@@ -31,6 +31,8 @@ export class Session {
   lost = false;
   stream: SessionStream | null = null;
   lastUsedAtMs: number;
+  /** When it was put at the end of the table. */
+  orderedAtMs: number;
 
   constructor(id: string, sealed: SealedSession, nowMs: number, budget: LogBudget = newLogBudget()) {
     this.logs = new StreamLogs(budget);
@@ -38,6 +40,7 @@ export class Session {
     this.sealed = sealed;
     this.home = sealed.endpoint;
     this.lastUsedAtMs = nowMs;
+    this.orderedAtMs = nowMs;
     if (sealed.endpoint !== nowhere) this.holds.set(sealed.endpoint, newHold(sealed.endpoint, sealed.upstreamSession, nowMs));
   }
 
@@ -66,6 +69,7 @@ export function newHold(endpoint: string, upstreamSession: string | null, nowMs:
   return { endpoint, upstreamSession, tag, usedAtMs: nowMs, inFlight: 0 };
 }
 
+const orderMs = 1000;
 export const subscriptionsMax = 256;
 export const runningMax = 1024;
 export const parkedMax = 256;
@@ -125,9 +129,14 @@ export function createSessionTable(options: SessionTableOptions): SessionTable {
       const known = sessions.get(id);
       if (known !== undefined) {
         if (known.sealed.upstream !== upstream || (known.sealed.principal ?? "") !== principal || known.ended) return null;
-        known.lastUsedAtMs = nowMs();
-        sessions.delete(id);
-        sessions.set(id, known);
+        const atMs = nowMs();
+        // In order of last use to within a second: each move costs more than finding it.
+        if (atMs - known.orderedAtMs >= orderMs || atMs < known.orderedAtMs) {
+          known.orderedAtMs = atMs;
+          sessions.delete(id);
+          sessions.set(id, known);
+        }
+        known.lastUsedAtMs = atMs;
         return known;
       }
       if (endedIds.has(id)) return null;

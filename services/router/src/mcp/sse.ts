@@ -93,17 +93,10 @@ export class SseWriter {
   #open = false;
   #lastWriteAtMs = 0;
   #drained: (() => void) | null = null;
+  #listening = false;
 
   constructor(response: ServerResponse) {
     this.#response = response;
-    const drained = (): void => {
-      const go = this.#drained;
-      this.#drained = null;
-      go?.();
-    };
-    response.on("drain", drained);
-    // What comes for a client that is gone is not held back for it.
-    response.on("close", drained);
   }
   get open(): boolean {
     return this.#open;
@@ -137,6 +130,17 @@ export class SseWriter {
   }
   whenDrained(go: () => void): void {
     this.#drained = go;
+    // Most calls have no stream, and most streams a client that keeps up.
+    if (this.#listening) return;
+    this.#listening = true;
+    const drained = (): void => {
+      const next = this.#drained;
+      this.#drained = null;
+      next?.();
+    };
+    this.#response.on("drain", drained);
+    // What comes for a client that is gone is not held back for it.
+    this.#response.on("close", drained);
   }
   end(): void {
     if (!this.gone) this.#response.end();
