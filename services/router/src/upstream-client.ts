@@ -1,6 +1,7 @@
 import type { FailureCode } from "@mcp-failover/contracts";
 import { classifyTransportError } from "@mcp-failover/domain";
 import type { EndpointView } from "./control/port.ts";
+import type { EndSignal } from "./ending.ts";
 import type { Connection } from "./upstream/connection.ts";
 import { Pool, type Waiting } from "./upstream/pool.ts";
 import { requestHeads } from "./upstream/request-head.ts";
@@ -31,7 +32,7 @@ export interface UpstreamRequest {
   readonly body: Buffer | null;
   /** The connection must stand and be free within this time. */
   readonly connectMs: number;
-  readonly signal?: AbortSignal;
+  readonly signal?: EndSignal;
   /** Long streams have connections of their own, so that they cannot take those of calls. */
   readonly lane: "call" | "stream";
 }
@@ -188,7 +189,7 @@ class Exchange implements Waiting, UpstreamResponse {
   /** False while the sink, or that there is none yet, keeps the socket from being read. */
   wanted = true;
   #timer: NodeJS.Timeout | undefined;
-  readonly #signal: AbortSignal | undefined;
+  readonly #signal: EndSignal | undefined;
   readonly #where: string;
 
   constructor(request: UpstreamRequest) {
