@@ -1,9 +1,10 @@
-import { Counter, Gauge, Histogram, type Registry } from "prom-client";
+import { Counter, Gauge, type Registry } from "prom-client";
 import type { DataPlaneMetrics } from "./mcp/inbound.ts";
+import { CallHistogram, type CallSeries } from "./observe/call-histogram.ts";
 
 /** Prometheus metrics of the data plane. Names are pinned: dashboards depend on them. */
 export function dataPlaneMetrics(registry: Registry, gauges: { sessions(): number }): DataPlaneMetrics {
-  const attempts = new Histogram({
+  const attempts = new CallHistogram({
     name: "mcpf_router_attempt_seconds",
     help: "Time of one attempt at an endpoint, until its answer was complete",
     labelNames: ["upstream", "endpoint", "outcome"],
@@ -30,8 +31,18 @@ export function dataPlaneMetrics(registry: Registry, gauges: { sessions(): numbe
       this.set(gauges.sessions());
     },
   });
+  // Names of the configuration, and a fixed list of outcomes.
+  const series = new Map<string, CallSeries>();
   return {
-    call: (labels, tookMs) => attempts.observe(labels, tookMs / 1000),
+    call(labels, tookMs) {
+      const key = `${labels.upstream}\n${labels.endpoint}\n${labels.outcome}`;
+      let one = series.get(key);
+      if (one === undefined) {
+        one = attempts.series(labels);
+        series.set(key, one);
+      }
+      one.observe(tookMs / 1000);
+    },
     replay: (upstream, outcome) => replays.inc({ upstream, outcome }),
     toolsDiffer: (upstream, endpoint) => toolsDiffer.inc({ upstream, endpoint }),
   };

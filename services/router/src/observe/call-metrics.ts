@@ -1,4 +1,5 @@
-import { Counter, Histogram, type Registry } from "prom-client";
+import { Counter, type Registry } from "prom-client";
+import { CallHistogram, type CallSeries } from "./call-histogram.ts";
 import type { CallRecord } from "./observed-control.ts";
 
 /**
@@ -9,10 +10,8 @@ const toolsMax = 200;
 const seriesMax = 5000;
 const buckets = [0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30];
 
-type Series = ReturnType<Histogram<"upstream" | "tool" | "endpoint" | "outcome">["labels"]>;
-
 export function callMetrics(registry: Registry): (record: CallRecord) => void {
-  const calls = new Histogram({
+  const calls = new CallHistogram({
     name: "mcpf_router_call_seconds",
     help: "Time of one call with all its attempts",
     labelNames: ["upstream", "tool", "endpoint", "outcome"],
@@ -26,7 +25,7 @@ export function callMetrics(registry: Registry): (record: CallRecord) => void {
     registers: [registry],
   });
   const tools = new Map<string, Set<string>>();
-  const series = new Map<string, Series>();
+  const series = new Map<string, CallSeries>();
 
   const toolOf = ({ upstream, tool, method, outcome }: CallRecord): string => {
     const name = tool ?? method;
@@ -42,16 +41,18 @@ export function callMetrics(registry: Registry): (record: CallRecord) => void {
     return name;
   };
 
+  const newSeries = ({ upstream, outcome }: CallRecord, name: string, endpoint: string): CallSeries => {
+    const tool = series.size < seriesMax ? name : "other";
+    const key = `${upstream}\n${tool}\n${endpoint}\n${outcome}`;
+    const one = series.get(key) ?? calls.series({ upstream, tool, endpoint, outcome });
+    series.set(key, one);
+    return one;
+  };
+
   return (record) => {
     const tool = toolOf(record);
     const endpoint = record.endpoint ?? "none";
-    const key = `${record.upstream}\n${tool}\n${endpoint}\n${record.outcome}`;
-    let one = series.get(key);
-    if (one === undefined) {
-      const label = series.size < seriesMax ? tool : "other";
-      one = calls.labels({ upstream: record.upstream, tool: label, endpoint, outcome: record.outcome });
-      if (series.size < seriesMax) series.set(key, one);
-    }
+    const one = series.get(`${record.upstream}\n${tool}\n${endpoint}\n${record.outcome}`) ?? newSeries(record, tool, endpoint);
     one.observe(record.tookMs / 1000);
     if (record.attempts > 1) again.inc({ upstream: record.upstream }, record.attempts - 1);
   };
