@@ -46,7 +46,7 @@ const restartMsMax = 30_000;
 const readyMsMax = 30_000;
 /** Longer than a service takes to stop in good order. */
 const stopMsMax = 10_000;
-/** A wrong environment is not cured by another start. */
+/** A wrong environment is not cured by another start; but new code on disk may want more of it than the one that runs. */
 const environmentIsWrong = 2;
 
 /** One place for a worker: its name and its health port stay with it. */
@@ -57,6 +57,9 @@ class Slot {
   #worker: Worker | null = null;
   #restartMs = restartMsMin;
   #stopping = false;
+  #replacing = false;
+  /** A worker of this place has served: what a later one lacks is no reason to end those that serve. */
+  #hasServed = false;
 
   constructor(name: string, healthPort: number) {
     this.#name = name;
@@ -74,13 +77,17 @@ class Slot {
 
   /** Returns whether the new worker came up; if not, the old one stays. */
   async replace(): Promise<boolean> {
-    const old = this.#worker;
+    this.#replacing = true;
     const next = this.#fork();
-    if (!(await listening(next))) {
+    const isUp = await listening(next);
+    this.#replacing = false;
+    if (!isUp) {
       say("error", `the new worker ${this.#nameNow} did not come up; the old one stays`);
       await end(next);
+      if (this.#worker === null && !this.#stopping) this.start();
       return false;
     }
+    const old = this.#worker;
     this.#worker = next;
     if (old !== null) await end(old);
     return true;
@@ -100,14 +107,17 @@ class Slot {
     });
     const startedAtMs = performance.now();
     worker.on("error", (error) => say("error", `worker ${this.#name}: ${error.message}`));
+    worker.once("listening", () => {
+      this.#hasServed = true;
+    });
     worker.once("exit", (code, signal) => {
-      if (code === environmentIsWrong) process.exit(environmentIsWrong);
       if (this.#stopping || this.#worker !== worker) return;
+      if (code === environmentIsWrong && !this.#hasServed) process.exit(environmentIsWrong);
       this.#worker = null;
       if (performance.now() - startedAtMs > restartMsMax) this.#restartMs = restartMsMin;
       say("warn", `worker ${this.#name} ended (${signal ?? code}); the next one starts in ${this.#restartMs} ms`);
       setTimeout(() => {
-        if (!this.#stopping && this.#worker === null) this.start();
+        if (!this.#stopping && !this.#replacing && this.#worker === null) this.start();
       }, this.#restartMs);
       this.#restartMs = Math.min(restartMsMax, this.#restartMs * 2);
     });
