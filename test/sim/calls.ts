@@ -99,6 +99,8 @@ export async function serveCall(
       } catch (error) {
         if (!(error instanceof LegacyError)) throw error;
         record.legacyClaimed = error.executed;
+        // The call was broken off because its client left: nobody is there to be told a problem.
+        if (gone.signal.aborted) return end("error", "client_gone");
       }
     }
     end("error", call.problem().code);

@@ -49,16 +49,27 @@ export const freshProof: Check = {
   },
 };
 
+/**
+ * Planned work is no reason to move, and a pool's tier is judged by its other members (F15). Of windows it knows those that schedules have:
+ * one time, for named endpoints; one of another kind excuses nothing here.
+ */
+function isMaintained(world: World, key: string, atMs: number): boolean {
+  return (world.topology.maintenance ?? []).some(({ endpoints, from, until }) => {
+    if (from === undefined || until === undefined) return false;
+    return endpoints?.includes(key) === true && Date.parse(from) <= atMs && atMs < Date.parse(until);
+  });
+}
+
 const judgedByObservers = new Set(["majority_unhealthy", "lone_observer_confirmed"]);
 
 export const noSingleWord: Check = {
   guarantee: "no_move_on_one_word",
-  says: "where an endpoint has more than one observer, no automatic move is made on the word of one, nor of a minority",
+  says: "where an endpoint has more than one observer, no automatic move is made on the word of one, nor of a minority, and none because of an endpoint in maintenance",
   start(world) {
     return {
       onAudit({ seq, event }) {
         if (!isAutomaticMove(event) || !judgedByObservers.has(event.data.certificate.rule)) return;
-        const { service, previousEndpoint } = event.data;
+        const { service, previousEndpoint, certificate } = event.data;
         const { evidenceFreshMs, observerWindowMs, routerLiveMs } = policyOf(world, service);
         const { mode, endpoints } = world.topology.upstreams[service] ?? { mode: "active_standby", endpoints: [] };
         const tier = endpoints.find(({ name }) => name === previousEndpoint)?.tier;
@@ -66,6 +77,10 @@ export const noSingleWord: Check = {
           mode === "pool"
             ? endpoints.filter((one) => one.tier === tier && one.role === "write").map(({ name }) => name)
             : [previousEndpoint];
+        const working = group.filter((name) => !isMaintained(world, `${service}/${name}`, certificate.nowMs));
+        if (working.length === 0) {
+          world.fail("no_move_on_one_word", `${service} was moved off ${previousEndpoint}, which was in maintenance`, { seq, group });
+        }
         const last = evidenceSeq(event.data);
         // Observers at the very edge of the window may have been forgotten already.
         const heard = wordsBefore(world, last, observerWindowMs * 0.95);
@@ -79,7 +94,7 @@ export const noSingleWord: Check = {
           if (endpoint !== key) return false;
           return atMs >= lastAtMs - evidenceFreshMs + roundingMs || (routers.get(observer) ?? 0) < lastAtMs - routerLiveMs - roundingMs;
         };
-        for (const name of group) {
+        for (const name of working) {
           const key = `${service}/${name}`;
           const observers = new Set(heard.filter((word) => counts(word, key)).map(({ observer }) => observer));
           const accusers = new Set(fresh.filter(({ endpoint, fails }) => endpoint === key && fails).map(({ observer }) => observer));

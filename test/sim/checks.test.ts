@@ -1,0 +1,109 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { topology as topologySchema } from "@mcp-failover/contracts";
+import { LegacyError } from "../../services/router/src/control/legacy.ts";
+import type { CallControl, RouterControl } from "../../services/router/src/control/port.ts";
+import { type CallHooks, serveCall } from "./calls.ts";
+import { noSingleWord } from "./checks/moves.ts";
+import type { SimProcess } from "./clock.ts";
+import type { Upstreams } from "./upstreams.ts";
+import { type CallRecord, type Entry, Violation, type World } from "./world-types.ts";
+
+const nowMs = Date.UTC(2026, 6, 1, 12);
+const isoAt = (atMs: number): string => new Date(atMs).toISOString();
+
+/** What the check says of a move off `gamma/a` on the words of three probers that `failing` are dead; null: nothing. */
+function judgeMove(
+  mode: "pool" | "active_standby",
+  failing: readonly string[],
+  maintained: readonly string[],
+  untilMs: number,
+): string | null {
+  const endpoints = ["a", "b", "c"].map((name) => ({
+    name,
+    tier: mode === "pool" || name === "a" ? 0 : 1,
+    url: `http://${name}.test/mcp`,
+  }));
+  const window = { name: "patches", reason: "planned", from: isoAt(nowMs - 60_000), until: isoAt(untilMs), endpoints: [...maintained] };
+  const topology = topologySchema.parse({
+    version: 1,
+    upstreams: { gamma: { kind: "mcp", mode, endpoints: [...endpoints, { name: "d", tier: 1, url: "http://d.test/mcp" }] } },
+    maintenance: [window],
+  });
+  const signals = ["one", "two", "three"].map((observer, index) => {
+    const observations = failing.map((endpoint) => ({ upstream: "gamma", endpoint, observer, outcome: "hard", purpose: "confirm" }));
+    return { seq: index + 1, atMs: index, event: { type: "probe.observed", data: { observer, observations } } };
+  });
+  const world = {
+    topology,
+    environment: "production",
+    signal: (seq: number) => signals[seq - 1] ?? null,
+    fail(guarantee: string, message: string): never {
+      throw new Violation(guarantee, 0, message);
+    },
+  };
+  const certificate = { rule: "majority_unhealthy", nowMs, folded: { SIGNALS: { first: 1, last: 3 } } };
+  const data = { action: "moved", automatic: true, service: "gamma", previousEndpoint: "a", currentEndpoint: "d", certificate };
+  const { onAudit } = noSingleWord.start(world as unknown as World);
+  assert.ok(onAudit);
+  try {
+    onAudit({ seq: 1, atMs: 5, event: { type: "failover.decided", data } } as unknown as Entry);
+    return null;
+  } catch (error) {
+    if (error instanceof Violation) return error.message;
+    throw error;
+  }
+}
+
+test("no_move_on_one_word: a pool's tier is judged by its members that are not in maintenance, and by each of those", () => {
+  const later = nowMs + 1;
+  assert.equal(judgeMove("pool", ["b", "c"], ["gamma/a"], later), null);
+  assert.match(judgeMove("pool", ["b"], ["gamma/a"], later) ?? "", /moved off c by 0 of 3/);
+  assert.match(judgeMove("pool", ["b", "c"], ["gamma/a"], nowMs) ?? "", /moved off a by 0 of 3/, "the window is over");
+  assert.match(judgeMove("pool", ["b", "c"], ["other/a"], later) ?? "", /moved off a by 0 of 3/, "the window is another's");
+});
+
+test("no_move_on_one_word: what is in maintenance is moved off on no observer's word", () => {
+  assert.equal(judgeMove("active_standby", ["a"], ["gamma/b"], nowMs + 1), null);
+  assert.match(judgeMove("active_standby", ["a"], ["gamma/a"], nowMs + 1) ?? "", /which was in maintenance/);
+  assert.match(judgeMove("pool", ["a", "b", "c"], ["gamma/a", "gamma/b", "gamma/c"], nowMs + 1) ?? "", /which was in maintenance/);
+});
+
+/** How a call of a tool ends whose rolled-back implementation fails after `failsAfterMs`, and whose client leaves after `leavesAfterMs`. */
+async function problemOf(failsAfterMs: number, leavesAfterMs: number | null): Promise<CallRecord["problem"]> {
+  let problem: CallRecord["problem"] = null;
+  const control: Partial<CallControl> = {
+    deadlineMs: Date.now() + 10_000,
+    implementation: "legacy",
+    safety: "read_only",
+    legacy: async () => {
+      await new Promise((resolve) => setTimeout(resolve, failsAfterMs));
+      throw new LegacyError("it failed", { executed: "unknown" });
+    },
+    problem: () => ({ code: "no_endpoint", message: "no attempt was made", retriable: true }),
+    end: () => undefined,
+  };
+  const router = { upstream: () => null, begin: () => control } as unknown as RouterControl;
+  const process = { name: "router-1", host: { rate: 1 } } as unknown as SimProcess;
+  const nothing = () => undefined;
+  const hooks: CallHooks = {
+    nowAtMs: () => 0,
+    nextId: () => 1,
+    onBegin: nothing,
+    onAttempt: nothing,
+    onAttemptEnd: nothing,
+    onExecuted: nothing,
+    onEnd: (call) => {
+      problem = call.problem;
+    },
+  };
+  const planned = { atMs: 0, upstream: "alpha", kind: "mcp", method: "tools/call", tool: "look", agent: null } as const;
+  await serveCall(process, router, {} as Upstreams, { ...planned, deadlineMs: Number.POSITIVE_INFINITY, leavesAfterMs }, hooks);
+  return problem;
+}
+
+test("a call of the legacy API that its client left is told as that, and one that failed for its client is not", async () => {
+  assert.equal(await problemOf(30, 5), "client_gone");
+  assert.equal(await problemOf(5, null), "no_endpoint");
+  assert.equal(await problemOf(5, 10_000), "no_endpoint");
+});
