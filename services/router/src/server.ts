@@ -71,7 +71,7 @@ export async function startServer(options: RouterServerOptions): Promise<RouterS
     (request, response) => {
       inFlight++;
       const over = idle.begin(request.socket);
-      response.once("close", () => {
+      response.on("close", () => {
         inFlight--;
         over();
       });
@@ -192,7 +192,8 @@ async function serve(options: RouterServerOptions, request: IncomingMessage, res
   const inbound = { request, response, view, principal, operationId, startedAtMs: mcp.nowMs(), trace: options.trace?.(request.headers) };
   if (face === "mcp") {
     if (path.length > "/mcp/".length + name.length + 1) throw new RefusedRequest(404, -32000, `not found: use /mcp/${view.name}`);
-    return serveMcp(mcp, inbound, () => readBody(request, view.bodyBytesMax));
+    await serveMcp(mcp, inbound, () => readBody(request, view.bodyBytesMax));
+    return;
   }
   const suffix = url.slice("/http/".length + name.length);
   checkPath(suffix);
@@ -230,8 +231,9 @@ function readBody(request: IncomingMessage, bytesMax: number): Promise<Buffer> {
       chunks.push(chunk);
     };
     request.on("data", onData);
-    request.once("end", () => resolve(chunks.length === 1 ? (chunks[0] as Buffer) : Buffer.concat(chunks, size)));
-    request.once("error", () => reject(new RefusedRequest(400, -32700, "the body of the request broke off")));
+    // Each comes once, or a second time in vain.
+    request.on("end", () => resolve(chunks.length === 1 ? (chunks[0] as Buffer) : Buffer.concat(chunks, size)));
+    request.on("error", () => reject(new RefusedRequest(400, -32700, "the body of the request broke off")));
   });
 }
 

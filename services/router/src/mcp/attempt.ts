@@ -54,10 +54,14 @@ export class AttemptRun {
     this.#signal = attempt.givenUp === null ? parts.signal : eitherOf(parts.signal, attempt.givenUp);
   }
 
-  async run(): Promise<Tried> {
+  run(): Promise<Tried> {
+    return this.#attempt.givenUp === null ? this.#run() : this.#runUntilGivenUp(this.#attempt.givenUp);
+  }
+
+  async #runUntilGivenUp(givenUp: EndSignal): Promise<Tried> {
     const tried = await this.#run();
-    const { endpoint, givenUp } = this.#attempt;
-    if (!givenUp?.aborted || tried.kind === "answered" || tried.told.outcome !== "hard") return tried;
+    const { endpoint } = this.#attempt;
+    if (!givenUp.aborted || tried.kind === "answered" || tried.told.outcome !== "hard") return tried;
     return notAnswered(hard("timeout", tried.told.executed, `${endpoint.name} hangs: it does not answer at all`));
   }
 

@@ -20,7 +20,7 @@ import type { Session } from "./session.ts";
  * C3  Every request gets one answer, at the latest at its deadline.
  * C4  A client of the legacy era that hangs up does not cancel its call; one of the modern era does (requirement R13).
  */
-export async function serveCall(
+export function serveCall(
   context: McpContext,
   inbound: Inbound,
   envelope: Extract<Envelope, { kind: "request" }>,
@@ -75,12 +75,13 @@ export async function serveCall(
     onHeartbeat: () => answer.heartbeat(context.heartbeatMs),
   });
   const onClose = (): void => {
-    if (answer.done || envelope.era !== "modern") return;
+    if (answer.done) return;
     gone.abort(new AbortedByRouter("client_gone"));
     abort.abort(gone.reason);
   };
-  response.once("close", onClose);
-  const run = new CallRun({
+  const endsWithClient = envelope.era === "modern";
+  if (endsWithClient) response.once("close", onClose);
+  const parts: CallParts = {
     context,
     inbound,
     envelope,
@@ -93,67 +94,72 @@ export async function serveCall(
     relay,
     signal: abort,
     gone,
-  });
-  try {
-    return await run.serve();
-  } catch (error) {
-    // Our own fault: its place among the calls of the upstream is free again.
-    call.end("error");
-    throw error;
-  } finally {
+  };
+  return new CallRun(parts, () => {
     clock.stop();
-    response.off("close", onClose);
-  }
+    if (endsWithClient) response.off("close", onClose);
+  }).serve();
 }
 
 class CallRun {
   readonly #parts: CallParts;
-  constructor(parts: CallParts) {
+  readonly #over: () => void;
+  constructor(parts: CallParts, over: () => void) {
     this.#parts = parts;
+    this.#over = over;
   }
 
-  /** Returns how the call ended for the client. */
+  /**
+   * Returns how the call ended for the client. One function waits for all that may have to be waited for: each promise between would cost
+   * every call. An error of the router's own ends the call; what the control keeps for it is given back all the same (C1).
+   */
   async serve(): Promise<AttemptResult["outcome"]> {
-    const { call, answer } = this.#parts;
-    if (call.implementation === "legacy") {
-      const served = call.legacy !== null && (await this.#serveLegacy(call.legacy));
-      if (!served) this.#fail(call.problem());
-      call.end(served ? "ok" : "error");
-      return served ? "ok" : "hard";
-    }
-    // What no endpoint could serve is said as the last of them said it.
-    let unserved: ((answer: CallAnswer) => void) | null = null;
-    for (let attempt = await call.next(); ; attempt = await call.next()) {
-      if (attempt === null) return this.#giveUp(unserved);
-      const startedAtMs = this.#parts.context.nowMs();
-      const tried = await this.#try(attempt);
-      const { retry } = attempt.done(tried.told);
-      this.#measure(attempt, tried.told, startedAtMs);
-      if (tried.kind === "answered") {
-        call.end(tried.told.outcome === "hard" ? "error" : "ok");
-        return tried.told.outcome;
+    const { call, answer, context } = this.#parts;
+    let open: Attempt | null = null;
+    try {
+      if (call.implementation === "legacy") return await this.#serveLegacyAlone();
+      // What no endpoint could serve is said as the last of them said it.
+      let unserved: ((answer: CallAnswer) => void) | null = null;
+      for (;;) {
+        const next = call.next();
+        const attempt: Attempt | null = next instanceof Promise ? await next : next;
+        if (attempt === null) return await this.#giveUp(unserved);
+        open = attempt;
+        const startedAtMs = context.nowMs();
+        const tried: Tried = await new AttemptRun(this.#parts, attempt).run();
+        const { retry } = attempt.done(tried.told);
+        open = null;
+        this.#measure(attempt, tried.told, startedAtMs);
+        if (tried.kind === "answered") {
+          call.end(tried.told.outcome === "hard" ? "error" : "ok");
+          return tried.told.outcome;
+        }
+        if (answer.prompted) {
+          answer.withdraw();
+          return await this.#giveUp(() =>
+            this.#fail({ code: "outcome_unknown", message: "the server was lost while it waited for the client", retriable: false }),
+          );
+        }
+        if (tried.told.outcome === "ineligible") unserved = tried.giveUp;
+        else if (!this.#isPinned) unserved = null;
+        if (!retry) return await this.#giveUp(tried.giveUp ?? unserved);
       }
-      if (answer.prompted) {
-        answer.withdraw();
-        return this.#giveUp(() =>
-          this.#fail({ code: "outcome_unknown", message: "the server was lost while it waited for the client", retriable: false }),
-        );
-      }
-      if (tried.told.outcome === "ineligible") unserved = tried.giveUp;
-      else if (!this.#isPinned) unserved = null;
-      if (!retry) return this.#giveUp(tried.giveUp ?? unserved);
+    } catch (error) {
+      open?.done({ outcome: "aborted" });
+      // Its place among the calls of the upstream is free again.
+      call.end("error");
+      throw error;
+    } finally {
+      this.#over();
     }
   }
 
-  /** An error of the router's own ends the call; what the control keeps for it is given back all the same (C1). */
-  async #try(attempt: Attempt): Promise<Tried> {
-    try {
-      return await new AttemptRun(this.#parts, attempt).run();
-    } catch (error) {
-      attempt.done({ outcome: "aborted" });
-      this.#parts.call.end("error");
-      throw error;
-    }
+  async #serveLegacyAlone(): Promise<AttemptResult["outcome"]> {
+    const { call } = this.#parts;
+    const served = call.legacy !== null && (await this.#serveLegacy(call.legacy));
+    if (!served) this.#fail(call.problem());
+    call.end(served ? "ok" : "error");
+    return served ? "ok" : "hard";
   }
 
   /** One endpoint alone can serve it. */

@@ -9,15 +9,17 @@ import { serveListen } from "./listen.ts";
 import { serveNotification, serveResponse } from "./notify.ts";
 import { type Session, subscriptionsMax } from "./session.ts";
 
-/** One message of a client, or several in protocol 2025-03-26. */
-export async function servePost(context: McpContext, inbound: Inbound, body: Buffer): Promise<void> {
+/** One message of a client, or several in protocol 2025-03-26. Throws {@link RefusedRequest} at once, or later by its promise. */
+export function servePost(context: McpContext, inbound: Inbound, body: Buffer): Promise<unknown> | undefined {
   const { request } = inbound;
   checkPostHeaders(request.headers);
   checkDepth(body);
   const batch = readBatch(body, () => versionOf(context, inbound));
   if (batch === null) return serveOne(context, inbound, body);
   const id = request.headers["mcp-session-id"];
-  return serveBatch(context, inbound, batch, typeof id === "string" ? id : null, (part, one) => serveOne(context, part, one));
+  return serveBatch(context, inbound, batch, typeof id === "string" ? id : null, async (part, one) => {
+    await serveOne(context, part, one);
+  });
 }
 
 /** The negotiated protocol version, or what the client says where there is no session (requirement R6). */
@@ -28,7 +30,8 @@ function versionOf({ sessions }: McpContext, { request, view, principal }: Inbou
   return sessions.open(id, view.name, principal.id)?.sealed.version;
 }
 
-async function serveOne(context: McpContext, inbound: Inbound, given: Buffer): Promise<void> {
+/** No promise of its own: most of what is done for a call waits for nothing. */
+function serveOne(context: McpContext, inbound: Inbound, given: Buffer): Promise<unknown> | undefined {
   const { request, view } = inbound;
   const envelope = readEnvelope(given);
   const body =
@@ -37,13 +40,13 @@ async function serveOne(context: McpContext, inbound: Inbound, given: Buffer): P
   if (forbidden !== null) {
     if (envelope.kind !== "request") throw new RefusedRequest(403, rpcCodes.forbidden, forbidden.message);
     const place = { upstream: view.name, operationId: inbound.operationId };
-    return sendJson(inbound.response, 200, rpcErrorMessage(envelope.id, forbidden, place), { [operationHeader]: inbound.operationId });
+    sendJson(inbound.response, 200, rpcErrorMessage(envelope.id, forbidden, place), { [operationHeader]: inbound.operationId });
+    return undefined;
   }
   if (envelope.kind !== "response" && envelope.era === "modern") {
-    if (envelope.kind === "request" && envelope.method === "subscriptions/listen") await serveListen(context, inbound, envelope, body);
-    else if (envelope.kind === "request") await serveCall(context, inbound, envelope, body, null);
-    else await serveNotification(context, inbound, envelope, body, null);
-    return;
+    if (envelope.kind === "request" && envelope.method === "subscriptions/listen") return serveListen(context, inbound, envelope, body);
+    if (envelope.kind === "request") return serveCall(context, inbound, envelope, body, null);
+    return serveNotification(context, inbound, envelope, body, null);
   }
   if (envelope.kind === "request" && envelope.method === "initialize") return serveInitialize(context, inbound, envelope, body);
   const sessionId = request.headers["mcp-session-id"];
@@ -59,18 +62,26 @@ async function serveOne(context: McpContext, inbound: Inbound, given: Buffer): P
   }
 }
 
-async function serveRequest(
+function serveRequest(
   context: McpContext,
   inbound: Inbound,
   envelope: Extract<Envelope, { kind: "request" }>,
   body: Buffer,
   session: Session | null,
-): Promise<void> {
+): Promise<unknown> | undefined {
   // A ping asks whether this end of the line lives, and that is the router (requirement R15).
-  if (envelope.method === "ping") return sendJson(inbound.response, 200, { jsonrpc: "2.0", id: envelope.id, result: {} });
-  const outcome = await serveCall(context, inbound, envelope, body, session);
-  if (session !== null && outcome === "ok") remember(context, session, envelope);
+  if (envelope.method === "ping") {
+    sendJson(inbound.response, 200, { jsonrpc: "2.0", id: envelope.id, result: {} });
+    return undefined;
+  }
+  const served = serveCall(context, inbound, envelope, body, session);
+  if (session === null || !remembered.has(envelope.method)) return served;
+  return served.then((outcome) => {
+    if (outcome === "ok") remember(context, session, envelope);
+  });
 }
+
+const remembered: ReadonlySet<string> = new Set(["logging/setLevel", "resources/subscribe", "resources/unsubscribe"]);
 
 /** Keeps what a replay has to say again; in the directory too, for the other router processes. */
 function remember(context: McpContext, session: Session, envelope: Extract<Envelope, { kind: "request" }>): void {

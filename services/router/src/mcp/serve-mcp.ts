@@ -4,16 +4,16 @@ import { serveGet } from "./get.ts";
 import type { Inbound, McpContext } from "./inbound.ts";
 import { servePost } from "./post.ts";
 
-/** `/mcp/<upstream>`: Streamable HTTP of both protocol eras on one URL (requirement R1). Throws {@link RefusedRequest}. */
-export async function serveMcp(context: McpContext, inbound: Inbound, readBody: () => Promise<Buffer>): Promise<void> {
+/** `/mcp/<upstream>`: Streamable HTTP of both protocol eras on one URL (requirement R1). Fails with {@link RefusedRequest}. */
+export function serveMcp(context: McpContext, inbound: Inbound, readBody: () => Promise<Buffer>): Promise<unknown> {
   switch (inbound.request.method) {
     case "POST":
-      return servePost(context, inbound, await readBody());
+      return readBody().then((body) => servePost(context, inbound, body));
     case "GET":
       return serveGet(context, inbound);
     case "DELETE":
       return serveDelete(context, inbound);
     default:
-      throw new RefusedRequest(405, -32000, "Method not allowed.", { allow: "GET, POST, DELETE" });
+      return Promise.reject(new RefusedRequest(405, -32000, "Method not allowed.", { allow: "GET, POST, DELETE" }));
   }
 }
