@@ -1,6 +1,7 @@
 import type { IncomingHttpHeaders, IncomingMessage, ServerResponse } from "node:http";
 import { classifyHttpStatus } from "@mcp-failover/domain";
 import type { AttemptResult, RouterControl, UpstreamView } from "./control/port.ts";
+import { eitherOf } from "./ending.ts";
 import { httpStatusOf, type RouterError, routerErrorOf, sendJson } from "./errors.ts";
 import type { Principal } from "./identity/principal.ts";
 import { clientDeadlineMs, type DataPlaneLog, type DataPlaneMetrics, operationHeader } from "./mcp/inbound.ts";
@@ -77,7 +78,7 @@ export async function serveHttp(context: HttpContext, inbound: HttpInbound, body
           headers: requestHeaders(request.headers),
           body: body.length === 0 ? null : body,
           connectMs: attempt.connectMs,
-          signal: givenUp === null ? abort.signal : AbortSignal.any([abort.signal, givenUp]),
+          signal: givenUp === null ? abort.signal : eitherOf(abort.signal, givenUp),
           lane: "call",
         });
         // What streams to the client is not given up any more.

@@ -1,4 +1,5 @@
 import type { FailureCode } from "@mcp-failover/contracts";
+import { Ending, type EndSignal } from "../ending.ts";
 import type { CallWorld } from "./call-world.ts";
 import type { EndpointPermit, EndpointState } from "./endpoint-state.ts";
 import type { Attempt, AttemptResult, EndpointView } from "./port.ts";
@@ -27,8 +28,8 @@ export interface AttemptParts {
 export class CallAttempt implements Attempt {
   readonly endpoint: EndpointView;
   readonly connectMs: number;
-  readonly givenUp: AbortSignal | null;
-  readonly #giveUp: AbortController | null;
+  readonly givenUp: EndSignal | null;
+  readonly #giveUp: Ending | null;
   readonly #owner: AttemptOwner;
   readonly #world: CallWorld;
   readonly #upstream: UpstreamState;
@@ -42,8 +43,8 @@ export class CallAttempt implements Attempt {
     this.#parts = parts;
     this.endpoint = parts.endpoint;
     this.connectMs = parts.connectMs;
-    this.#giveUp = parts.leavable ? new AbortController() : null;
-    this.givenUp = this.#giveUp?.signal ?? null;
+    this.#giveUp = parts.leavable ? new Ending() : null;
+    this.givenUp = this.#giveUp;
     world.watch.begin(this);
   }
 
@@ -65,8 +66,8 @@ export class CallAttempt implements Attempt {
 
   /** Its endpoint hangs: ends it where the call may go elsewhere. What is told of it afterwards counts as of any other attempt. */
   leave(): void {
-    if (this.#told || this.#giveUp === null || this.#giveUp.signal.aborted || !this.#owner.mayLeave()) return;
-    this.#giveUp.abort();
+    if (this.#told || this.#giveUp === null || this.#giveUp.aborted || !this.#owner.mayLeave()) return;
+    this.#giveUp.abort(undefined);
   }
 
   done(result: AttemptResult): { readonly retry: boolean } {

@@ -1,4 +1,5 @@
 import type { EndpointTls, FailureCode, Topology } from "@mcp-failover/contracts";
+import type { EndSignal } from "../ending.ts";
 import type { CallTrace } from "../observe/observed-control.ts";
 
 /**
@@ -134,7 +135,7 @@ export interface Attempt {
    * Aborted when the endpoint hangs and the call may be made at another one: end the attempt and tell a time-out. Null: whatever happens,
    * the attempt is waited for, because what it does must not be done twice.
    */
-  readonly givenUp: AbortSignal | null;
+  readonly givenUp: EndSignal | null;
   /** The answer has begun and goes to the client as it comes: the attempt is not given up any more. */
   answering(): void;
   /**

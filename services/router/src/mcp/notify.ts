@@ -1,4 +1,5 @@
 import type { AttemptResult } from "../control/port.ts";
+import { eitherOf } from "../ending.ts";
 import { httpStatusOf, RefusedRequest, routerErrorOf } from "../errors.ts";
 import { statusTold } from "../http-proxy.ts";
 import { UpstreamError, type UpstreamResponse } from "../upstream-client.ts";
@@ -124,7 +125,7 @@ async function deliver(
   const late = AbortSignal.timeout(Math.max(1, Math.min(call.deadlineMs - nowMs(), 60_000)));
   for (let attempt = await call.next(); attempt !== null; attempt = await call.next()) {
     const { endpoint, connectMs, givenUp } = attempt;
-    const signal = givenUp === null ? late : AbortSignal.any([late, givenUp]);
+    const signal = givenUp === null ? late : eitherOf(late, givenUp);
     let told: AttemptResult;
     try {
       let hold: Hold | null = null;
