@@ -145,9 +145,7 @@ class SimWorld implements World {
     this.#bootstrap();
     for (const node of this.nodes.values()) queue.after(this.#random.next() * 1000, null, () => node.start());
     for (const fault of schedule.faults) queue.at(fault.atMs, null, () => this.#plan.begin(fault));
-    for (const planned of planCalls(schedule, this.topology, new Random(seedOf(schedule.seed, "calls")))) {
-      queue.at(planned.atMs, null, () => this.#call(planned));
-    }
+    this.#queueCalls(planCalls(schedule, this.topology, new Random(seedOf(schedule.seed, "calls"))), 0);
     const tick = (): void => {
       this.#pollRoutes();
       for (const hooks of this.#hooks) hooks.onSecond?.();
@@ -341,6 +339,16 @@ class SimWorld implements World {
     this.routes.push(route);
     this.say(`route ${router} ${upstream} ${active} epoch ${epoch} generation ${generation}`);
     for (const hooks of this.#hooks) hooks.onRoute?.(route);
+  }
+
+  /** One at a time: thousands of calls that come later would make every look at the queue a longer one. */
+  #queueCalls(planned: readonly PlannedCall[], index: number): void {
+    const next = planned[index];
+    if (next === undefined) return;
+    this.queue.at(next.atMs, null, () => {
+      this.#queueCalls(planned, index + 1);
+      this.#call(next);
+    });
   }
 
   #call(planned: PlannedCall): void {

@@ -34,11 +34,11 @@ export interface ObserverEvidence {
 /** The part of a breaker's state that says which evidence counts. */
 export type EvidenceCut = Pick<BreakerState, "generation" | "sinceMs" | "renewed">;
 
-/** A bucket, or a slot where the window reaches back behind the buckets. */
-interface Cell {
-  readonly of: WindowBucket;
-  readonly endMs: number;
-  readonly calls: number;
+/** What counts, oldest first: buckets, and before them slots where the window reaches back behind the buckets. */
+interface Cells {
+  readonly all: readonly WindowBucket[];
+  /** So many of them, the first, are slots. */
+  readonly slots: number;
 }
 
 /**
@@ -57,8 +57,8 @@ export function evidenceOf(window: EndpointWindow, cut: EvidenceCut, policy: Bre
 function evidenceOfObserver(one: ObserverWindow, cut: EvidenceCut, policy: BreakerPolicy, nowMs: number): ObserverEvidence | null {
   const cells = countingCells(one, cut, policy, nowMs);
   const first = firstInWindow(cells, policy, nowMs);
-  const last = cells.at(-1)?.of;
-  if (last === undefined || first >= cells.length) return null;
+  const last = cells.all.at(-1);
+  if (last === undefined || first >= cells.all.length) return null;
   const slowMs = slowMsOf(one, policy, nowMs);
   let answered = 0;
   let hardRun = 0;
@@ -66,10 +66,10 @@ function evidenceOfObserver(one: ObserverWindow, cut: EvidenceCut, policy: Break
   let lastNotHardAtMs: number | null = null;
   let hungSinceMs: number | null = null;
   let restUntilMs: number | null = null;
-  for (let index = first; index < cells.length; index += 1) {
-    const { of: bucket, calls } = cells[index] as Cell;
+  for (let index = first; index < cells.all.length; index += 1) {
+    const bucket = cells.all[index] as WindowBucket;
     answered += bucket.ok + bucket.auth + bucket.caller;
-    const allHard = calls === bucket.hard;
+    const allHard = callsOf(bucket) === bucket.hard;
     hardRun = allHard ? hardRun + bucket.hard : bucket.hardRunTail;
     runSinceMs = hardRun === 0 ? null : allHard ? (runSinceMs ?? bucket.tailSinceMs) : bucket.tailSinceMs;
     lastNotHardAtMs = bucket.lastNotHardAtMs ?? lastNotHardAtMs;
@@ -91,16 +91,16 @@ function evidenceOfObserver(one: ObserverWindow, cut: EvidenceCut, policy: Break
   };
 }
 
-/** What counts, oldest first: the buckets and, for a window in calls, the slots before them. */
-function countingCells(one: ObserverWindow, cut: EvidenceCut, policy: BreakerPolicy, nowMs: number): readonly Cell[] {
-  const cells: Cell[] = [];
-  const take = (bucket: WindowBucket, widthMs: number): void => {
-    if (bucket.lastAtMs <= nowMs && counts(bucket, cut)) cells.push({ of: bucket, endMs: bucket.atMs + widthMs, calls: callsOf(bucket) });
+function countingCells(one: ObserverWindow, cut: EvidenceCut, policy: BreakerPolicy, nowMs: number): Cells {
+  const all: WindowBucket[] = [];
+  const take = (bucket: WindowBucket): void => {
+    if (bucket.lastAtMs <= nowMs && counts(bucket, cut)) all.push(bucket);
   };
   if (policy.windowCalls !== null) {
     const bucketsFromMs = Math.floor((one.buckets[0]?.atMs ?? Number.POSITIVE_INFINITY) / slotMs) * slotMs;
-    for (const slot of one.slots) if (slot.atMs < bucketsFromMs && slot.atMs > nowMs - policy.baselineMs) take(slot, slotMs);
+    for (const slot of one.slots) if (slot.atMs < bucketsFromMs && slot.atMs > nowMs - policy.baselineMs) take(slot);
   }
+  const slots = all.length;
   let first = 0;
   if (policy.windowCalls === null) {
     // The oldest evaluation in the window looks back over a whole one; nothing reads what lies before.
@@ -108,21 +108,25 @@ function countingCells(one: ObserverWindow, cut: EvidenceCut, policy: BreakerPol
     first = one.buckets.length;
     while (first > 0 && (one.buckets[first - 1] as WindowBucket).atMs >= fromMs) first -= 1;
   }
-  for (let index = first; index < one.buckets.length; index += 1) take(one.buckets[index] as WindowBucket, policy.bucketMs);
-  return cells;
+  for (let index = first; index < one.buckets.length; index += 1) take(one.buckets[index] as WindowBucket);
+  return { all, slots };
+}
+
+function endMsOf(cells: Cells, index: number, policy: BreakerPolicy): number {
+  return (cells.all[index] as WindowBucket).atMs + (index < cells.slots ? slotMs : policy.bucketMs);
 }
 
 /** Index of the first cell of the window that ends now. */
-function firstInWindow(cells: readonly Cell[], policy: BreakerPolicy, nowMs: number): number {
-  if (policy.windowCalls !== null) return firstOfCalls(cells, cells.length, policy.windowCalls);
-  const first = cells.findIndex(({ of: bucket }) => bucket.atMs > nowMs - policy.windowMs - policy.bucketMs);
-  return first === -1 ? cells.length : first;
+function firstInWindow(cells: Cells, policy: BreakerPolicy, nowMs: number): number {
+  if (policy.windowCalls !== null) return firstOfCalls(cells, cells.all.length, policy.windowCalls);
+  const first = cells.all.findIndex((bucket) => bucket.atMs > nowMs - policy.windowMs - policy.bucketMs);
+  return first === -1 ? cells.all.length : first;
 }
 
 /** Index of the oldest of the newest cells before `end` that hold so many calls together; 0 where they do not. */
-function firstOfCalls(cells: readonly Cell[], end: number, windowCalls: number): number {
+function firstOfCalls(cells: Cells, end: number, windowCalls: number): number {
   let index = end;
-  for (let calls = 0; index > 0 && calls < windowCalls; index -= 1) calls += (cells[index - 1] as Cell).calls;
+  for (let calls = 0; index > 0 && calls < windowCalls; index -= 1) calls += callsOf(cells.all[index - 1] as WindowBucket);
   return index;
 }
 
@@ -137,24 +141,19 @@ function counts(bucket: WindowBucket, cut: EvidenceCut): boolean {
  * The last evaluations: one at the end of each whole second that had calls. Seconds without anything new are none, because looking at the
  * same calls again would not be a second look.
  */
-function evaluate(
-  cells: readonly Cell[],
-  first: number,
-  slowMs: number | null,
-  policy: BreakerPolicy,
-  nowMs: number,
-): readonly Evaluation[] {
+function evaluate(cells: Cells, first: number, slowMs: number | null, policy: BreakerPolicy, nowMs: number): readonly Evaluation[] {
   const evaluations: Evaluation[] = [];
-  for (let index = cells.length - 1; index >= first && evaluations.length < policy.evaluations; index -= 1) {
-    const { of: bucket, endMs, calls } = cells[index] as Cell;
-    if (endMs > nowMs || (calls === 0 && bucket.inFlight === 0) || evaluations[0]?.atMs === endMs) continue;
+  for (let index = cells.all.length - 1; index >= first && evaluations.length < policy.evaluations; index -= 1) {
+    const bucket = cells.all[index] as WindowBucket;
+    const endMs = endMsOf(cells, index, policy);
+    if (endMs > nowMs || (bucket.inFlight === 0 && callsOf(bucket) === 0) || evaluations[0]?.atMs === endMs) continue;
     evaluations.unshift(evaluateAt(cells, index, endMs, slowMs, policy));
   }
   return evaluations;
 }
 
 /** The window that ends with the cell at `last`. */
-function evaluateAt(cells: readonly Cell[], last: number, endMs: number, slowMs: number | null, policy: BreakerPolicy): Evaluation {
+function evaluateAt(cells: Cells, last: number, endMs: number, slowMs: number | null, policy: BreakerPolicy): Evaluation {
   const from = policy.windowCalls === null ? 0 : firstOfCalls(cells, last + 1, policy.windowCalls);
   const fromMs = policy.windowCalls === null ? endMs - policy.windowMs : Number.NEGATIVE_INFINITY;
   const slowIndex = slowMs === null ? latencyBucketsMs.length + 1 : firstSlowIndex(slowMs);
@@ -163,13 +162,13 @@ function evaluateAt(cells: readonly Cell[], last: number, endMs: number, slowMs:
   let slow = 0;
   let index = last;
   for (; index >= from; index -= 1) {
-    const cell = cells[index] as Cell;
-    if (cell.of.atMs < fromMs) break;
-    calls += cell.calls;
-    hard += cell.of.hard;
-    for (let at = slowIndex; at < cell.of.latency.length; at += 1) slow += cell.of.latency[at] ?? 0;
+    const bucket = cells.all[index] as WindowBucket;
+    if (bucket.atMs < fromMs) break;
+    calls += callsOf(bucket);
+    hard += bucket.hard;
+    for (let at = slowIndex; at < bucket.latency.length; at += 1) slow += bucket.latency[at] ?? 0;
   }
-  const pending = slowMs === null ? 0 : slowInFlight(cells, index + 1, last, slowMs, endMs);
+  const pending = slowMs === null ? 0 : slowInFlight(cells, index + 1, last, { slowMs, endMs, policy });
   return { atMs: endMs, calls: calls + pending, hard, slow: slow + pending };
 }
 
@@ -177,18 +176,23 @@ function evaluateAt(cells: readonly Cell[], last: number, endMs: number, slowMs:
  * How many calls have certainly been in flight for longer than slow: those that were in flight that long ago less all that have ended
  * since, and the oldest one that the observer tells of.
  */
-function slowInFlight(cells: readonly Cell[], first: number, last: number, slowMs: number, endMs: number): number {
-  const latest = (cells[last] as Cell).of;
+function slowInFlight(
+  cells: Cells,
+  first: number,
+  last: number,
+  { slowMs, endMs, policy }: { readonly slowMs: number; readonly endMs: number; readonly policy: BreakerPolicy },
+): number {
+  const latest = cells.all[last] as WindowBucket;
   if (latest.inFlight === 0) return 0;
   let ended = 0;
   let then = 0;
   for (let index = last; index >= first; index -= 1) {
-    const cell = cells[index] as Cell;
-    if (cell.endMs <= endMs - slowMs) {
-      then = cell.of.inFlight;
+    const bucket = cells.all[index] as WindowBucket;
+    if (endMsOf(cells, index, policy) <= endMs - slowMs) {
+      then = bucket.inFlight;
       break;
     }
-    ended += cell.calls;
+    ended += callsOf(bucket);
   }
   return Math.min(latest.inFlight, Math.max(latest.oldestInFlightMs > slowMs ? 1 : 0, then - ended));
 }

@@ -270,10 +270,11 @@ const nobodysWords: ReadonlyMap<string, Word> = new Map();
 /** Who observes an endpoint now (E4), and what each says (E2, E3), in the order of the observers' names. */
 export function testimonyOn(evidence: Evidence, upstream: string, endpoint: string, times: EvidenceTimes, nowMs: number): Testimony {
   const words = evidence.words.get(endpointKey(upstream, endpoint)) ?? nobodysWords;
-  const observers: string[] = [];
-  for (const [id, heardAtMs] of evidence.probers) if (nowMs - heardAtMs <= times.observerWindowMs) observers.push(`prober:${id}`);
-  for (const [key, word] of words) if (word.kind === "router" && routerObserves(evidence, word, times, nowMs)) observers.push(key);
-  observers.sort();
+  const routers: string[] = [];
+  for (const [key, word] of words) if (word.kind === "router" && routerObserves(evidence, word, times, nowMs)) routers.push(key);
+  if (routers.length > 1) routers.sort();
+  // In the order of their names, because the kind comes first in these.
+  const observers = [...livingProbers(evidence, times.observerWindowMs, nowMs), ...routers];
   const votes: WeighedVote[] = [];
   for (const observer of observers) {
     const word = words.get(observer);
@@ -281,6 +282,26 @@ export function testimonyOn(evidence: Evidence, upstream: string, endpoint: stri
     if (vote !== null) votes.push(vote);
   }
   return { observers, votes };
+}
+
+interface KnownProbers {
+  readonly seq: number;
+  readonly windowMs: number;
+  readonly nowMs: number;
+  readonly keys: readonly string[];
+}
+/** One answer for all endpoints that are looked at at one moment. */
+const probersOf = new WeakMap<Evidence, KnownProbers>();
+
+/** The keys of the probers heard within the window, sorted. */
+function livingProbers(evidence: Evidence, windowMs: number, nowMs: number): readonly string[] {
+  const known = probersOf.get(evidence);
+  if (known?.nowMs === nowMs && known.seq === evidence.lastSeq && known.windowMs === windowMs) return known.keys;
+  const keys: string[] = [];
+  for (const [id, heardAtMs] of evidence.probers) if (nowMs - heardAtMs <= windowMs) keys.push(`prober:${id}`);
+  keys.sort();
+  probersOf.set(evidence, { seq: evidence.lastSeq, windowMs, nowMs, keys });
+  return keys;
 }
 
 function routerObserves(evidence: Evidence, word: Word, times: EvidenceTimes, nowMs: number): boolean {
@@ -293,15 +314,14 @@ function routerObserves(evidence: Evidence, word: Word, times: EvidenceTimes, no
 /** A word as a vote; null where nothing was said yet. */
 function voteOf(word: Word, times: EvidenceTimes, nowMs: number): WeighedVote | null {
   const stuck = isStuck(word, times, nowMs);
-  if (word.outcome === null && !stuck) return null;
-  const atMs = stuck ? (word.trafficAtMs ?? word.atMs) : word.atMs;
-  const outcome = stuck ? "hard" : (word.outcome ?? "hard");
-  const fresh = nowMs - atMs <= times.evidenceFreshMs;
+  const verdict = verdictOf(word, stuck, times, nowMs);
+  if (verdict === null) return null;
+  const atMs = saidAtMs(word, stuck);
   return {
     observer: word.observer,
     kind: word.kind,
-    verdict: !fresh ? "unknown" : outcome === "ok" ? "healthy" : outcome === "hard" ? "unhealthy" : "unknown",
-    outcome,
+    verdict,
+    outcome: stuck ? "hard" : (word.outcome ?? "hard"),
     code: stuck ? "timeout" : word.code,
     atMs,
     responseTimeMs: word.responseTimeMs,
@@ -313,58 +333,25 @@ function voteOf(word: Word, times: EvidenceTimes, nowMs: number): WeighedVote | 
   };
 }
 
+export function saidAtMs(word: Word, stuck: boolean): number {
+  return stuck ? (word.trafficAtMs ?? word.atMs) : word.atMs;
+}
+
+/** What a word says now; null where nothing was said yet. */
+export function verdictOf(word: Word, stuck: boolean, times: EvidenceTimes, nowMs: number): WeighedVote["verdict"] | null {
+  if (word.outcome === null && !stuck) return null;
+  if (nowMs - saidAtMs(word, stuck) > times.evidenceFreshMs) return "unknown";
+  const outcome = stuck ? "hard" : word.outcome;
+  return outcome === "ok" ? "healthy" : outcome === "hard" ? "unhealthy" : "unknown";
+}
+
 /** Calls have been in flight for too long, and nothing has come back since the oldest of them began (E9). */
-function isStuck(word: Word, times: EvidenceTimes, nowMs: number): boolean {
+export function isStuck(word: Word, times: EvidenceTimes, nowMs: number): boolean {
   if (word.trafficAtMs === null || nowMs - word.trafficAtMs > times.evidenceFreshMs) return false;
   // The router has looked since it heard anything, so a call that had overlapped with the last answer says nothing against that.
   if (word.hung) return true;
   if (word.stuckCalls < stuckCallsMin || word.oldestInFlightMs <= times.slowInFlightMs) return false;
   return word.lastOkAtMs === null || word.lastOkAtMs < word.trafficAtMs - word.oldestInFlightMs;
-}
-
-interface KnownSuspects {
-  readonly seq: number;
-  readonly times: EvidenceTimes;
-  readonly nowMs: number;
-  readonly suspects: readonly string[];
-}
-/** One answer for all upstreams that are decided on at one moment: it looks at every word. */
-const suspectsOf = new WeakMap<Evidence, KnownSuspects>();
-
-/** Observers that can reach nothing while others can (E5), by their keys, sorted. */
-export function suspectObservers(evidence: Evidence, times: EvidenceTimes, nowMs: number): readonly string[] {
-  const known = suspectsOf.get(evidence);
-  const same = known?.nowMs === nowMs && known.seq === evidence.lastSeq && known.times.evidenceFreshMs === times.evidenceFreshMs;
-  if (same && known.times.slowInFlightMs === times.slowInFlightMs) return known.suspects;
-  const suspects = findSuspects(evidence, times, nowMs);
-  suspectsOf.set(evidence, { seq: evidence.lastSeq, times, nowMs, suspects });
-  return suspects;
-}
-
-function findSuspects(evidence: Evidence, times: EvidenceTimes, nowMs: number): readonly string[] {
-  const reaching = new Set<string>();
-  const reachedAtMs = new Map<string, number>();
-  const against = new Map<string, { endpoint: string; sinceMs: number }[]>();
-  for (const [endpoint, words] of evidence.words) {
-    for (const [observer, word] of words) {
-      const vote = voteOf(word, times, nowMs);
-      if (vote?.verdict === "healthy") {
-        reaching.add(observer);
-        reachedAtMs.set(endpoint, Math.max(reachedAtMs.get(endpoint) ?? 0, vote.atMs));
-      }
-      if (vote?.verdict === "unhealthy") {
-        const failing = against.get(observer) ?? [];
-        failing.push({ endpoint, sinceMs: vote.hardSinceMs ?? vote.atMs });
-        against.set(observer, failing);
-      }
-    }
-  }
-  const contradicted = ({ endpoint, sinceMs }: { endpoint: string; sinceMs: number }): boolean =>
-    (reachedAtMs.get(endpoint) ?? 0) > sinceMs;
-  return [...against]
-    .filter(([observer, failing]) => !reaching.has(observer) && failing.length >= 2 && failing.some(contradicted))
-    .map(([observer]) => observer)
-    .sort();
 }
 
 /** Drops the entries heard longest ago until the map is within its limit. Alters and returns the map that it is given. */

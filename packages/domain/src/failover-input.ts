@@ -1,6 +1,7 @@
 import { type BreakerStatus, type Event, endpointKey, type FailoverState, type Topology, topology } from "@mcp-failover/contracts";
-import { type Evidence, suspectObservers, type Testimony, testimonyOn } from "./evidence.ts";
+import { type Evidence, type Testimony, testimonyOn } from "./evidence.ts";
 import { seenEpoch } from "./evidence-routers.ts";
+import { suspectObservers } from "./evidence-suspects.ts";
 import { trafficOn } from "./evidence-traffic.ts";
 import { initialFailoverState } from "./failover.ts";
 import type { FailoverInput } from "./failover-outcome.ts";

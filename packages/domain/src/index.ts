@@ -52,13 +52,13 @@ export {
   noEvidence,
   openEvidence,
   type Signal,
-  suspectObservers,
   type Testimony,
   takeSignal,
   testimonyOn,
   type WeighedVote,
 } from "./evidence.ts";
 export { routersApplying, routersHolding, seenEpoch } from "./evidence-routers.ts";
+export { suspectObservers } from "./evidence-suspects.ts";
 export { trafficOn } from "./evidence-traffic.ts";
 export { failedExpectation, nothingSeen, type Seen } from "./expectation.ts";
 export {

@@ -38,9 +38,11 @@ export class UsualLatency {
     const slot = Math.floor(nowMs / slotMs);
     const sums = new Array<number>(buckets).fill(0);
     let calls = 0;
-    for (const [index, counts] of this.#counts.entries()) {
+    for (let index = 0; index < slots; index += 1) {
       if (slot - (this.#slotOf[index] ?? Number.NEGATIVE_INFINITY) >= slots) continue;
-      for (const [bucket, count] of counts.entries()) {
+      const counts = this.#counts[index] ?? [];
+      for (let bucket = 0; bucket < buckets; bucket += 1) {
+        const count = counts[bucket] ?? 0;
         sums[bucket] = (sums[bucket] ?? 0) + count;
         calls += count;
       }
