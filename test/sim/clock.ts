@@ -98,6 +98,9 @@ export class EventQueue {
   ran = 0;
   #order = 0;
   #heap: QueuedEvent[] = [];
+  /** Times and orders of what is in the heap, place by place: to look them up in the events themselves took most of the queue's time. */
+  #times = new Float64Array(1024);
+  #orders = new Float64Array(1024);
   #stopped = false;
   readonly #onError: OnError;
 
@@ -172,14 +175,34 @@ export class EventQueue {
     const heap = this.#heap;
     let index = heap.length;
     heap.push(event);
+    if (index >= this.#times.length) this.#grow();
+    const times = this.#times;
+    const orders = this.#orders;
+    const { atMs, order } = event;
     while (index > 0) {
       const parentIndex = (index - 1) >> 1;
-      const parent = heap[parentIndex] as QueuedEvent;
-      if (parent.atMs < event.atMs || (parent.atMs === event.atMs && parent.order < event.order)) break;
-      heap[index] = parent;
+      const parentMs = times[parentIndex] as number;
+      if (parentMs < atMs || (parentMs === atMs && (orders[parentIndex] as number) < order)) break;
+      this.#move(parentIndex, index);
       index = parentIndex;
     }
     heap[index] = event;
+    times[index] = atMs;
+    orders[index] = order;
+  }
+
+  #move(from: number, to: number): void {
+    this.#heap[to] = this.#heap[from] as QueuedEvent;
+    this.#times[to] = this.#times[from] as number;
+    this.#orders[to] = this.#orders[from] as number;
+  }
+
+  #grow(): void {
+    const [times, orders] = [this.#times, this.#orders];
+    this.#times = new Float64Array(2 * times.length);
+    this.#times.set(times);
+    this.#orders = new Float64Array(2 * orders.length);
+    this.#orders.set(orders);
   }
 
   #pop(): void {
@@ -187,21 +210,29 @@ export class EventQueue {
     const last = heap.pop();
     const { length } = heap;
     if (last === undefined || length === 0) return;
+    const times = this.#times;
+    const orders = this.#orders;
+    const atMs = times[length] as number;
+    const order = orders[length] as number;
     let index = 0;
     for (;;) {
       let childIndex = 2 * index + 1;
       if (childIndex >= length) break;
-      let child = heap[childIndex] as QueuedEvent;
-      const other = heap[childIndex + 1];
-      if (other !== undefined && (other.atMs < child.atMs || (other.atMs === child.atMs && other.order < child.order))) {
-        child = other;
-        childIndex += 1;
-      }
-      if (last.atMs < child.atMs || (last.atMs === child.atMs && last.order < child.order)) break;
-      heap[index] = child;
+      const otherIndex = childIndex + 1;
+      if (otherIndex < length && this.#isBefore(otherIndex, childIndex)) childIndex = otherIndex;
+      const childMs = times[childIndex] as number;
+      if (atMs < childMs || (atMs === childMs && order < (orders[childIndex] as number))) break;
+      this.#move(childIndex, index);
       index = childIndex;
     }
     heap[index] = last;
+    times[index] = atMs;
+    orders[index] = order;
+  }
+
+  #isBefore(a: number, b: number): boolean {
+    const [aMs, bMs] = [this.#times[a] as number, this.#times[b] as number];
+    return aMs < bMs || (aMs === bMs && (this.#orders[a] as number) < (this.#orders[b] as number));
   }
 }
 

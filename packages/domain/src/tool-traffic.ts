@@ -82,7 +82,9 @@ export function takeToolTraffic(into: ToolTraffic, { seq, timeMs, event }: ToolW
       const before = scopes.get(key) ?? { mcp: noBuckets, legacy: noBuckets, badMs: 0 };
       scopes.delete(key);
       const badMs = isBad(row) ? timeMs : before.badMs;
-      scopes.set(key, { ...before, [row.implementation]: addTo(before[row.implementation], row, timeMs), badMs });
+      const { implementation } = row;
+      const after = addTo(before[implementation], row, timeMs);
+      scopes.set(key, implementation === "mcp" ? { mcp: after, legacy: before.legacy, badMs } : { mcp: before.mcp, legacy: after, badMs });
     }
   }
   while (scopes.size > scopesMax) scopes.delete(scopes.keys().next().value as string);

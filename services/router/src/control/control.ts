@@ -358,14 +358,14 @@ class Control implements RunningControl {
   }
 
   #routesHeld(): Record<string, RouteHeld> {
-    return Object.fromEntries(
-      [...this.#upstreams.keys()].flatMap((name): [string, RouteHeld][] => {
-        const route = this.#table.route(name);
-        if (route === null) return [];
-        const { generation, epoch, active } = route.state;
-        return [[name, { generation, epoch, eventId: route.eventId, active }]];
-      }),
-    );
+    const held: Record<string, RouteHeld> = {};
+    for (const name of this.#upstreams.keys()) {
+      const route = this.#table.route(name);
+      if (route === null) continue;
+      const { generation, epoch, active } = route.state;
+      held[name] = { generation, epoch, eventId: route.eventId, active };
+    }
+    return held;
   }
 
   #makeWorld(): CallWorld {
