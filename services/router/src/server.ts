@@ -157,7 +157,8 @@ async function listen(server: Server, host: string, port: number): Promise<void>
 
 async function serve(options: RouterServerOptions, request: IncomingMessage, response: ServerResponse): Promise<void> {
   const url = request.url ?? "/";
-  const [path = "/"] = url.split("?", 1);
+  const query = url.indexOf("?");
+  const path = query === -1 ? url : url.slice(0, query);
   const [, face, name] = path.split("/", 3);
   if (path === "/mcp" && options.aggregate !== undefined) {
     checkOneHost(request.rawHeaders);

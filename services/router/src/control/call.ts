@@ -305,18 +305,18 @@ export class Call implements CallControl {
     const endpoint = plan.endpoint === null ? undefined : upstream.endpoints.find(({ name }) => name === plan.endpoint);
     if (endpoint === undefined) return this.#giveUp(plan.rule === "session_lost" ? sessionLostProblem : this.#noEndpoint());
     const remembered = plan.rule === "panic" || endpoint.ejected;
-    const connectMs = remembered
-      ? Math.min(upstream.policy.router.panicConnectMs, upstream.policy.router.connectMs)
-      : upstream.policy.router.connectMs;
+    const { connectMs: usualMs, panicConnectMs } = upstream.policy.router;
+    const connectMs = remembered ? Math.min(panicConnectMs, usualMs) : usualMs;
     if (plan.rule === "panic") this.#world.panicked(upstream.name);
     this.#tried.push(endpoint.name);
+    const begunMs = this.#world.monotonicMs();
     this.#open = new CallAttempt(this, this.#world, upstream, {
       endpoint: endpoint.view,
       state: endpoint,
       connectMs: Math.max(1, Math.min(connectMs, this.#leftMs())),
-      permit: endpoint.acquire(this.#world.monotonicMs()),
+      permit: endpoint.acquire(begunMs),
       inFlight: this.#world.report.begin(upstream.name, endpoint.name, endpoint.breakerGeneration),
-      begunMs: this.#world.monotonicMs(),
+      begunMs,
       leavable: this.safety !== "unsafe",
     });
     return this.#open;

@@ -80,11 +80,8 @@ export class Connection implements AnswerTarget {
     this.#parser.begin(carried.method);
     if (body === null) this.#socket.write(head, "latin1");
     else if (body.length <= joinedBytesMax) {
-      // One segment and one system call.
-      const bytes = Buffer.allocUnsafe(head.length + body.length);
-      bytes.write(head, 0, "latin1");
-      body.copy(bytes, head.length);
-      this.#socket.write(bytes);
+      // One segment and one system call; text of single bytes is written from the stack, where a buffer would have to be made.
+      this.#socket.write(head + body.toString("latin1"), "latin1");
     } else {
       this.#socket.cork();
       this.#socket.write(head, "latin1");
@@ -175,7 +172,7 @@ export class Connection implements AnswerTarget {
 }
 
 /** Larger bodies are not copied to save a system call. */
-const joinedBytesMax = 64 * 1024;
+const joinedBytesMax = 16 * 1024;
 
 /** Node and many others say the same with every answer. */
 let lastHint = "";
