@@ -213,8 +213,8 @@ function judge(context: BenchmarkContext, rounds: readonly Round[], latency: Lat
   atLeastOf("http-proxy", 3);
   atLeastOf("haproxy", 0.4);
   if (latency !== null) {
-    bounds.push(atMost("added latency at half load, p50", latency.addedP50Ms, context.quick ? 50 : 0.3, "ms"));
-    bounds.push(atMost("added latency at half load, p99", latency.addedP99Ms, context.quick ? 1000 : 2, "ms"));
+    bounds.push(atMost("added latency at half load, p50", latency.addedP50Ms, context.quick ? 1000 : 0.3, "ms"));
+    bounds.push(atMost("added latency at half load, p99", latency.addedP99Ms, context.quick ? 3000 : 2, "ms"));
   }
   if (workers !== null) bounds.push(atMost("processor time a call, two processes / one", workers, context.quick ? 2.5 : 1.15, "times"));
   return { ratios, runs: rounds, bounds };
