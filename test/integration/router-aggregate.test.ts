@@ -88,6 +88,9 @@ describe("real servers of several upstreams as one, by two router processes", ()
   });
 
   test("one upstream killed and back: nothing of the others breaks, its tools stay, and the client of SDK 2.x goes on without a new session", async () => {
+    // Each process keeps the lists that it was given itself, and the kernel chooses the process of each connection.
+    world.routers[1]?.kill("SIGKILL");
+    await world.routers[1]?.stop();
     const client = await connectClient(url());
     const v2 = new ClientV2({ name: "v2", version: "1" }, { versionNegotiation: { mode: "auto" } });
     await v2.connect(new TransportV2(new URL(url())));
