@@ -1,4 +1,4 @@
-import type { ServerResponse } from "node:http";
+import type { ClientResponse } from "./client-exchange.ts";
 import type { CallProblem } from "./control/port.ts";
 
 /**
@@ -112,7 +112,7 @@ export class RefusedRequest extends Error {
 
 /** Writes a whole JSON answer, unless the client is gone or an answer has begun. */
 export function sendJson(
-  response: ServerResponse,
+  response: ClientResponse,
   status: number,
   body: object | Buffer,
   headers: Readonly<Record<string, string>> = {},
@@ -129,7 +129,7 @@ export function sendJson(
 
 const joinedBytesMax = 64 * 1024;
 
-export function sendRefusal(response: ServerResponse, refusal: RefusedRequest): void {
+export function sendRefusal(response: ClientResponse, refusal: RefusedRequest): void {
   sendJson(response, refusal.status, rpcErrorBody(null, refusal.rpcCode, refusal.message), refusal.headers);
 }
 

@@ -1,5 +1,6 @@
-import type { IncomingHttpHeaders, IncomingMessage, ServerResponse } from "node:http";
+import type { IncomingHttpHeaders } from "node:http";
 import { classifyHttpStatus } from "@mcp-failover/domain";
+import type { ClientRequest, ClientResponse } from "./client-exchange.ts";
 import type { AttemptResult, RouterControl, UpstreamView } from "./control/port.ts";
 import { eitherOf } from "./ending.ts";
 import { httpStatusOf, type RouterError, routerErrorOf, sendJson } from "./errors.ts";
@@ -30,8 +31,8 @@ export interface HttpContext {
   readonly nowMs: () => number;
 }
 export interface HttpInbound {
-  readonly request: IncomingMessage;
-  readonly response: ServerResponse;
+  readonly request: ClientRequest;
+  readonly response: ClientResponse;
   readonly view: UpstreamView;
   readonly principal: Principal;
   /** What follows the name of the upstream in the URL: path and query. */

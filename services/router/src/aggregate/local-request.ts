@@ -1,8 +1,8 @@
 import { randomBytes } from "node:crypto";
-import type { IncomingMessage, OutgoingHttpHeaders, ServerResponse } from "node:http";
 import { Writable } from "node:stream";
 import { LocalResponse } from "../bridge/local-exchange.ts";
 import { refusal } from "../bridge/message-pipe.ts";
+import type { ClientRequest, ClientResponse } from "../client-exchange.ts";
 import { RefusedRequest, sendJson, sendRefusal } from "../errors.ts";
 import type { Principal } from "../identity/principal.ts";
 import type { McpContext } from "../mcp/inbound.ts";
@@ -32,8 +32,8 @@ export function localCaller(context: McpContext): LocalCall {
     }
     const answer = new LocalServerResponse();
     // What serves `/mcp/<upstream>` reads no more of it.
-    const request = { method, headers, complete: true } as unknown as IncomingMessage;
-    const response = answer as unknown as ServerResponse;
+    const request: ClientRequest = { method, headers };
+    const response: ClientResponse = answer;
     const inbound = {
       request,
       response,
@@ -52,8 +52,8 @@ export function localCaller(context: McpContext): LocalCall {
   };
 }
 
-/** The part of a `ServerResponse` that the data plane uses, written into memory. */
-class LocalServerResponse extends Writable {
+/** An answer that is written into memory. */
+class LocalServerResponse extends Writable implements ClientResponse {
   readonly answered: Promise<UpstreamResponse>;
   headersSent = false;
   statusCode = 200;
@@ -84,7 +84,7 @@ class LocalServerResponse extends Writable {
   getHeader(name: string): string | undefined {
     return this.#headers[name.toLowerCase()];
   }
-  writeHead(status: number, headers: OutgoingHttpHeaders = {}): this {
+  writeHead(status: number, headers: Parameters<ClientResponse["writeHead"]>[1] = {}): this {
     if (this.headersSent) return this;
     this.headersSent = true;
     this.statusCode = status;

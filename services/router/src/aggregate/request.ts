@@ -1,5 +1,5 @@
 import { createHash } from "node:crypto";
-import type { ServerResponse } from "node:http";
+import type { ClientResponse } from "../client-exchange.ts";
 import { sendJson } from "../errors.ts";
 import { type Envelope, isObject } from "../mcp/envelope.ts";
 import { SseWriter } from "../mcp/sse.ts";
@@ -16,7 +16,7 @@ const pageSize = 500;
 const runningMax = 1024;
 
 /** One request of a client: answered here, or by the upstream that it names. */
-export async function serveRequest(context: AggregateContext, response: ServerResponse, envelope: Request, message: Value): Promise<void> {
+export async function serveRequest(context: AggregateContext, response: ClientResponse, envelope: Request, message: Value): Promise<void> {
   const { method, id, params } = envelope;
   const answer = (result: unknown): void => sendJson(response, 200, { jsonrpc: "2.0", id, result });
   const refuse = (code: number, text: string): void => sendJson(response, 200, { jsonrpc: "2.0", id, error: { code, message: text } });
@@ -97,7 +97,7 @@ function targetOf(context: AggregateContext, method: string, params: Value): { u
 /** Passes a request to its upstream, and all that it says back: as JSON where the answer is all, else as a stream. */
 async function relay(
   context: AggregateContext,
-  response: ServerResponse,
+  response: ClientResponse,
   id: string | number,
   upstream: string,
   message: Value,

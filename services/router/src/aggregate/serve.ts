@@ -1,4 +1,4 @@
-import type { IncomingMessage, ServerResponse } from "node:http";
+import type { ClientRequest, ClientResponse } from "../client-exchange.ts";
 import { RefusedRequest, sendJson } from "../errors.ts";
 import type { Principal } from "../identity/principal.ts";
 import { checkDepth, type Envelope, readEnvelope } from "../mcp/envelope.ts";
@@ -15,7 +15,7 @@ import { SharedLists } from "./shared-lists.ts";
 /** `/mcp`: the tools, prompts and resources of several upstreams as one MCP server, built on `/mcp/<upstream>`. */
 export interface Aggregate {
   /** Throws {@link RefusedRequest}. */
-  serve(request: IncomingMessage, response: ServerResponse, principal: Principal, readBody: () => Promise<Buffer>): Promise<void>;
+  serve(request: ClientRequest, response: ClientResponse, principal: Principal, readBody: () => Promise<Buffer>): Promise<void>;
   /** The largest body that any of its upstreams takes. */
   bodyBytesMax(): number;
   close(): void;
@@ -100,7 +100,7 @@ export function createAggregate(mcp: McpContext): Aggregate {
     }
   };
 
-  const begin = (response: ServerResponse, envelope: Extract<Envelope, { kind: "request" }>, principal: Principal): void => {
+  const begin = (response: ClientResponse, envelope: Extract<Envelope, { kind: "request" }>, principal: Principal): void => {
     const asked = envelope.params["protocolVersion"];
     const version = typeof asked === "string" && versions.includes(asked) ? asked : (versions[0] as string);
     const part = { key: newSessionKey(), upstream: ownName, version, capabilities: [], endpoint: nowhere, upstreamSession: null };
@@ -117,8 +117,8 @@ export function createAggregate(mcp: McpContext): Aggregate {
   };
 
   const post = async (
-    request: IncomingMessage,
-    response: ServerResponse,
+    request: ClientRequest,
+    response: ClientResponse,
     principal: Principal,
     settings: AggregateSettings,
     body: Buffer,
@@ -146,7 +146,7 @@ export function createAggregate(mcp: McpContext): Aggregate {
     response.writeHead(202, { "content-length": 0 }).end();
   };
 
-  const get = (response: ServerResponse, session: AggregateSession, settings: AggregateSettings): void => {
+  const get = (response: ClientResponse, session: AggregateSession, settings: AggregateSettings): void => {
     const writer = new SseWriter(response);
     if (!session.attach(writer, { "mcp-session-id": session.session.id }))
       throw new RefusedRequest(409, -32000, "Conflict: Only one SSE stream is allowed per session");
@@ -214,7 +214,7 @@ async function tell({ session }: AggregateContext, envelope: Exclude<Envelope, {
 
 const passedNames = ["mcpf-agent", "mcpf-timeout-ms", "traceparent", "tracestate", "baggage", "accept-language", "user-agent"];
 
-function passedOf(request: IncomingMessage): Record<string, string> {
+function passedOf(request: ClientRequest): Record<string, string> {
   return Object.fromEntries(
     passedNames.flatMap((name) => (typeof request.headers[name] === "string" ? [[name, request.headers[name]]] : [])),
   );

@@ -1,5 +1,5 @@
 import { EventEmitter } from "node:events";
-import type { ServerResponse } from "node:http";
+import type { ClientResponse } from "../client-exchange.ts";
 import { RefusedRequest } from "../errors.ts";
 import { isObject } from "./envelope.ts";
 import { type Inbound, type McpContext, operationHeader } from "./inbound.ts";
@@ -61,7 +61,7 @@ export async function serveBatch(
         if (hasRequests && id !== null) writer.write({ event: "message", data: JSON.stringify(answer) }, context.nowMs());
       };
       try {
-        const own = { ...inbound, response: part as unknown as ServerResponse, operationId: `${inbound.operationId}-${index}` };
+        const own = { ...inbound, response: part, operationId: `${inbound.operationId}-${index}` };
         await serveOne(own, Buffer.from(JSON.stringify(message)));
       } catch (error) {
         if (error instanceof RefusedRequest) refuse(error.rpcCode, error.message);
@@ -79,15 +79,15 @@ export async function serveBatch(
 }
 
 /** What the handlers of one message use of a response; events and JSON answers end up on the stream of the batch. */
-class PartResponse extends EventEmitter {
-  readonly #whole: ServerResponse;
+class PartResponse extends EventEmitter implements ClientResponse {
+  readonly #whole: ClientResponse;
   readonly #drain = (): void => void this.emit("drain");
   readonly #close = (): void => void this.emit("close");
   #isStream = false;
   headersSent = false;
   writableEnded = false;
 
-  constructor(whole: ServerResponse) {
+  constructor(whole: ClientResponse) {
     super();
     this.#whole = whole;
     whole.setMaxListeners(4 * messagesMax);
@@ -96,6 +96,9 @@ class PartResponse extends EventEmitter {
   }
   get destroyed(): boolean {
     return this.#whole.destroyed;
+  }
+  get writableFinished(): boolean {
+    return this.writableEnded;
   }
   leave(): void {
     this.#whole.off("drain", this.#drain);

@@ -1,6 +1,6 @@
-import type { ServerResponse } from "node:http";
 import type { FailureCode } from "@mcp-failover/contracts";
 import { classifyMcpAnswer } from "@mcp-failover/domain";
+import type { ClientResponse } from "../client-exchange.ts";
 import type { AttemptResult } from "../control/port.ts";
 import { type RefusedRequest, type RouterError, rpcErrorBody, rpcErrorMessage, sendJson, sendRefusal } from "../errors.ts";
 import { UpstreamError, type UpstreamResponse } from "../upstream-client.ts";
@@ -50,7 +50,7 @@ export type Relayed =
  * A5  The stream outlives the client's connection: in a session every event has an id, with which the client gets the rest (R9).
  */
 export class CallAnswer {
-  readonly #response: ServerResponse;
+  readonly #response: ClientResponse;
   readonly #writer: SseWriter;
   readonly #requestId: string | number;
   readonly #headers: Readonly<Record<string, string>>;
@@ -67,7 +67,7 @@ export class CallAnswer {
   readonly #visible: VisibleAnswer;
 
   constructor(
-    response: ServerResponse,
+    response: ClientResponse,
     requestId: string | number,
     headers: Readonly<Record<string, string>>,
     nowMs: () => number,

@@ -1,4 +1,5 @@
-import type { IncomingHttpHeaders, IncomingMessage, ServerResponse } from "node:http";
+import type { IncomingHttpHeaders } from "node:http";
+import type { ClientRequest, ClientResponse } from "../client-exchange.ts";
 import type { RouterControl, UpstreamView } from "../control/port.ts";
 import { RefusedRequest } from "../errors.ts";
 import type { Principal } from "../identity/principal.ts";
@@ -66,8 +67,8 @@ export interface ClaimedEvent {
 
 /** One HTTP request to `/mcp/<upstream>`. */
 export interface Inbound {
-  readonly request: IncomingMessage;
-  readonly response: ServerResponse;
+  readonly request: ClientRequest;
+  readonly response: ClientResponse;
   readonly view: UpstreamView;
   readonly principal: Principal;
   readonly operationId: string;

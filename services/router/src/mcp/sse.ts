@@ -1,5 +1,5 @@
-import type { ServerResponse } from "node:http";
 import { createParser, type EventSourceMessage } from "eventsource-parser";
+import type { ClientResponse } from "../client-exchange.ts";
 import type { BodySink, UpstreamError, UpstreamResponse } from "../upstream-client.ts";
 
 /** One event of a stream, ready to be written. */
@@ -89,13 +89,13 @@ export function readEvents(response: UpstreamResponse, listener: SseListener): v
 
 /** The client's side of a stream. Writes are dropped after the client went away. */
 export class SseWriter {
-  readonly #response: ServerResponse;
+  readonly #response: ClientResponse;
   #open = false;
   #lastWriteAtMs = 0;
   #drained: (() => void) | null = null;
   #listening = false;
 
-  constructor(response: ServerResponse) {
+  constructor(response: ClientResponse) {
     this.#response = response;
   }
   get open(): boolean {
