@@ -12,6 +12,8 @@ export interface Report {
   /** Checks that fail directly too. */
   readonly failedDirectly: number;
   readonly differences: readonly (Difference & { readonly run: number })[];
+  /** Moves that the failover-controller decided by itself, each after its active endpoint was killed. */
+  readonly moves: number;
   /** Scenarios that differ between direct runs. */
   readonly flaky: readonly string[];
 }
@@ -20,7 +22,8 @@ export interface ConformanceOptions {
   readonly times: number;
   /** The active endpoint is killed and the route moved before each scenario. */
   readonly isSwitched: boolean;
-  readonly scenario: string | null;
+  /** Null: all of them. */
+  readonly scenarios: readonly string[] | null;
   readonly sdks: readonly Sdk[];
   /** Part of a suite's name. */
   readonly suite: string | null;
@@ -43,12 +46,12 @@ export async function compareConformance(world: ConformanceWorld, options: Confo
 async function compareOne(world: ConformanceWorld, sdk: Sdk, suite: Suite, options: ConformanceOptions): Promise<Report> {
   const direct: Outcome[] = [];
   const differences: (Difference & { run: number })[] = [];
+  let moves = 0;
   for (let run = 1; run <= options.times; run++) {
-    direct.push(await runSuite(suite, world.directUrl(sdk), options.scenario));
-    const scenarios = [...(direct[0]?.keys() ?? [])];
-    const routed = options.isSwitched
-      ? await runSwitched(world, sdk, suite, scenarios)
-      : await runSuite(suite, world.routedUrl(sdk), options.scenario);
+    direct.push(await runSome(suite, world.directUrl(sdk), options.scenarios));
+    const switched = options.isSwitched ? await runSwitched(world, sdk, suite, [...(direct[0]?.keys() ?? [])]) : null;
+    moves += switched?.moves ?? 0;
+    const routed = switched?.outcome ?? (await runSome(suite, world.routedUrl(sdk), options.scenarios));
     const found = differencesOf(direct, routed);
     differences.push(...found.map((difference) => ({ ...difference, run })));
     options.say(
@@ -56,14 +59,39 @@ async function compareOne(world: ConformanceWorld, sdk: Sdk, suite: Suite, optio
     );
   }
   const { scenarios, checks, failed } = countsOf(direct[0] ?? new Map());
-  return { sdk, suite: suite.name, runs: options.times, scenarios, checks, failedDirectly: failed, differences, flaky: flakyOf(direct) };
+  return {
+    sdk,
+    suite: suite.name,
+    runs: options.times,
+    scenarios,
+    checks,
+    failedDirectly: failed,
+    differences,
+    moves,
+    flaky: flakyOf(direct),
+  };
 }
 
-async function runSwitched(world: ConformanceWorld, sdk: Sdk, suite: Suite, scenarios: readonly string[]): Promise<Outcome> {
+async function runSome(suite: Suite, url: string, scenarios: readonly string[] | null): Promise<Outcome> {
+  if (scenarios === null) return runSuite(suite, url);
   const outcome = new Map<string, readonly string[]>();
+  for (const scenario of scenarios) for (const [name, checks] of await runSuite(suite, url, scenario)) outcome.set(name, checks);
+  return outcome;
+}
+
+/** Before each scenario the active endpoint is killed, and the fleet moves to the other one. */
+async function runSwitched(
+  world: ConformanceWorld,
+  sdk: Sdk,
+  suite: Suite,
+  scenarios: readonly string[],
+): Promise<{ outcome: Outcome; moves: number }> {
+  const outcome = new Map<string, readonly string[]>();
+  let moves = 0;
   for (const scenario of scenarios) {
-    await world.killAndSwitch(sdk);
+    const { automatic } = await world.killAndSwitch(sdk);
+    if (automatic) moves += 1;
     for (const [name, checks] of await runSuite(suite, world.routedUrl(sdk), scenario)) outcome.set(name, checks);
   }
-  return outcome;
+  return { outcome, moves };
 }

@@ -28,14 +28,16 @@ try {
       sdks,
       say,
       isSwitched: values.switch,
-      scenario: values.scenario ?? null,
+      scenarios: values.scenario === undefined ? null : [values.scenario],
       suite: values.suite ?? null,
     });
     const rows = reports.map((report) => {
-      const { sdk, suite, runs, scenarios, checks, failedDirectly, differences, flaky } = report;
-      return [sdk, suite, ...[runs, scenarios, checks, failedDirectly, differences.length].map(String), flaky.join(" ") || "-"];
+      const { sdk, suite, runs, scenarios, checks, failedDirectly, differences, moves, flaky } = report;
+      return [sdk, suite, ...[runs, scenarios, checks, failedDirectly, differences.length, moves].map(String), flaky.join(" ") || "-"];
     });
-    say(`\n${table(["fixture", "suite", "runs", "scenarios", "checks", "fail directly too", "differences", "flaky directly"], rows)}`);
+    say(
+      `\n${table(["fixture", "suite", "runs", "scenarios", "checks", "fail directly too", "differences", "moves", "flaky directly"], rows)}`,
+    );
     for (const { sdk, suite, differences } of reports) {
       for (const { run, scenario, onlyDirect, onlyRouted } of differences) {
         say(`DIFFERS: ${sdk}, ${suite}, run ${run}, ${scenario}`);

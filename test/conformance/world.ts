@@ -3,6 +3,7 @@ import { freePort } from "@mcp-failover/testkit";
 import { until } from "../harness/wait.ts";
 import { startProcess } from "../integration/prober-world.ts";
 import { routerWorld } from "../integration/router-world.ts";
+import { type Controllers, type Decision, startControllers } from "./controllers.ts";
 
 export type Sdk = "v1" | "v2";
 
@@ -13,8 +14,11 @@ export interface ConformanceWorld {
   routedUrl(sdk: Sdk): string;
   /** The first fixture as an upstream whose URL ends with `/mcp`: the inspector's command line takes no other (it would go to `/mcp` itself). */
   readonly inspectorUrl: string;
-  /** SIGKILL to the active endpoint, the route moves to the other one as a controller moves it, and the dead one is started again. */
-  killAndSwitch(sdk: Sdk): Promise<void>;
+  /**
+   * SIGKILL to the active endpoint; the probers notice, the failover-controller decides by itself and the router applies it; then the dead one is
+   * started again. The first call starts these services. Returns the decision.
+   */
+  killAndSwitch(sdk: Sdk): Promise<Decision>;
   stop(): Promise<void>;
 }
 
@@ -23,6 +27,13 @@ interface Endpoint {
   readonly port: number;
   process: ReturnType<typeof startProcess>;
 }
+
+/** The endpoints die every few seconds, for minutes: what makes a fleet wait after that is switched off. Everything else is the default. */
+const restless = {
+  probes: { interval_ms: 500, timeout_ms: 2000 },
+  failover: { cooldown_ms: 0, moves_per_hour: 100_000, fleet_moves: 100_000, verify_ms: 0 },
+};
+const probe = { successes_up: 1, hold_down_ms: 0 };
 
 export async function startConformanceWorld(sdks: readonly Sdk[] = ["v1", "v2"]): Promise<ConformanceWorld> {
   const world = await routerWorld();
@@ -64,26 +75,35 @@ export async function startConformanceWorld(sdks: readonly Sdk[] = ["v1", "v2"])
       sdk,
       {
         kind: "mcp",
+        probe,
         endpoints: [
           { name: active.name, url: urlOf(active), tier: 0 },
           { name: standby.name, url: urlOf(standby), tier: 1 },
         ],
       },
     ]);
-    await world.configure({ upstreams: { ...Object.fromEntries(upstreams), mcp: upstreams[0]?.[1] } });
+    await world.configure({ ...restless, upstreams: { ...Object.fromEntries(upstreams), mcp: upstreams[0]?.[1] } });
     await world.startRouter("router-1");
     await until(async () => (await fetch(`${world.url}/mcp/${sdks[0]}`, { method: "POST", body: "{}" })).status === 406, 10_000);
+    let controllers: Promise<Controllers> | null = null;
     return {
       directUrl: (sdk) => urlOf(pairOf(sdk).active),
       routedUrl: (sdk) => `${world.url}/mcp/${sdk}`,
       inspectorUrl: `${world.url}/mcp/mcp`,
       async killAndSwitch(sdk) {
         const { active, standby } = pairOf(sdk);
-        await isUp(standby);
+        controllers ??= startControllers(world);
+        const { isHealthy, decisionAfter, epochOf } = await controllers;
+        for (const endpoint of [active, standby]) await isHealthy(sdk, endpoint.name);
+        const epoch = await epochOf(sdk);
         active.process.kill("SIGKILL");
-        await world.move(sdk, active.name, standby.name);
+        const decision = await decisionAfter(sdk, epoch);
+        if (decision.to !== standby.name) throw new Error(`${sdk} moved to ${decision.to}, and ${standby.name} was the one that lived`);
+        // Gone for sure before another one takes its port.
+        await active.process.stop();
         active.process = start(sdk, active.name, active.port);
         all.set(sdk, { active: standby, standby: active });
+        return decision;
       },
       stop,
     };

@@ -20,6 +20,8 @@ export interface RouterWorld {
   /** Says `failover.decided`, as a controller would. */
   move(upstream: string, from: string, to: string): Promise<void>;
   startRouter(instance: string, env?: Record<string, string>): Promise<Process>;
+  /** Another service of the fleet, for tests that leave the decisions to it. */
+  startService(service: string, instance: string, env?: Record<string, string>): Promise<Process>;
   /** A real server-everything; `port` to start one again where it was. */
   startEverything(port?: number): Promise<Process & { readonly url: string; readonly port: number }>;
   stop(): Promise<void>;
@@ -38,8 +40,26 @@ export async function routerWorld(): Promise<RouterWorld> {
   const by = { kind: "operator" as const, id: "test" };
   let version = 0;
   let epoch = 0;
+  const startService: RouterWorld["startService"] = async (service, instance, env = {}) => {
+    const healthPort = await freePort();
+    const started = startProcess(process.execPath, [join(root, "services", service, "src", "main.ts")], {
+      NATS_URL: nats.url,
+      MCPF_INSTANCE: instance,
+      MCPF_DATA_DIR: dir.path,
+      MCPF_HEALTH_PORT: String(healthPort),
+      ...env,
+    });
+    processes.push(started);
+    await until(
+      async () => (await fetch(`http://127.0.0.1:${healthPort}/readyz`)).ok,
+      30_000,
+      () => `${instance} did not get ready: ${started.output()}`,
+    );
+    return started;
+  };
 
   return {
+    startService,
     bus,
     nats,
     url,
@@ -111,22 +131,8 @@ export async function routerWorld(): Promise<RouterWorld> {
       );
     },
     async startRouter(instance, env = {}) {
-      const healthPort = await freePort();
-      const router = startProcess(process.execPath, [join(root, "services", "router", "src", "main.ts")], {
-        NATS_URL: nats.url,
-        MCPF_INSTANCE: instance,
-        MCPF_DATA_DIR: dir.path,
-        MCPF_HEALTH_PORT: String(healthPort),
-        MCPF_ROUTER_PORT: String(port),
-        ...env,
-      });
-      processes.push(router);
+      const router = await startService("router", instance, { MCPF_ROUTER_PORT: String(port), ...env });
       routers.push(router);
-      await until(
-        async () => (await fetch(`http://127.0.0.1:${healthPort}/readyz`)).ok,
-        15_000,
-        () => `${instance} did not get ready: ${router.output()}`,
-      );
       return router;
     },
     async startEverything(given) {
