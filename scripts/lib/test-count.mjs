@@ -3,6 +3,8 @@ import { relative } from "node:path";
 /**
  * @typedef {{ type: string, name?: string, nesting?: number, file?: string, kind?: string, skipped?: boolean, failureType?: string }} TestEvent
  * @typedef {{ passed: number, failed: number, skipped: number }} Counts
+ * @typedef {Counts & { silent: string[], failedFiles: string[], failedTests: string[], elsewhere: Counts }} FileCounts `silent`: the files
+ *   that failed without a failing test to show for it; `elsewhere`: the counts of the files in which nothing failed
  */
 
 /**
@@ -13,24 +15,50 @@ import { relative } from "node:path";
  * @param {readonly TestEvent[]} events of the JSON reporter
  * @param {readonly string[]} files that were to run, absolute
  * @param {string} cwd of the run: node:test names a file by its path from there
- * @returns {Counts & { silent: string[] }} `silent`: the files that failed without a failing test to show for it
+ * @returns {FileCounts}
  */
 export function countTests(events, files, cwd) {
-  const counts = { passed: 0, failed: 0, skipped: 0 };
-  const heardOf = new Set();
+  /** @type {Map<string | undefined, Counts>} */
+  const byFile = new Map();
+  /** @type {string[]} */
+  const failedTests = [];
   for (const { type, name, nesting, file, kind, skipped, failureType } of events) {
     if (type !== "test:pass" && type !== "test:fail") continue;
     const isFile = nesting === 0 && file !== undefined && (name === file || name === relative(cwd, file));
     if (isFile && type === "test:pass") continue;
-    heardOf.add(file);
+    const counts = byFile.get(file) ?? { passed: 0, failed: 0, skipped: 0 };
+    byFile.set(file, counts);
     // A suite that fails only because of its tests would count them twice; one whose hook failed has nothing else to show it.
-    if (kind === "suite") counts.failed += type === "test:fail" && failureType !== "subtestsFailed" ? 1 : 0;
+    const failed = type === "test:fail" && !skipped && (kind !== "suite" || failureType !== "subtestsFailed");
+    if (failed) {
+      counts.failed += 1;
+      failedTests.push(`${name} (${file === undefined ? "no file" : relative(cwd, file)})`);
+    } else if (kind === "suite") continue;
     else if (skipped) counts.skipped += 1;
     else if (type === "test:pass") counts.passed += 1;
-    else counts.failed += 1;
   }
-  const silent = files.filter((file) => !heardOf.has(file));
-  return { ...counts, failed: counts.failed + silent.length, silent };
+  const silent = files.filter((file) => !byFile.has(file));
+  const failedFiles = [...silent, ...files.filter((file) => (byFile.get(file)?.failed ?? 0) > 0)];
+  const all = sum([...byFile.values()]);
+  return {
+    ...all,
+    failed: all.failed + silent.length,
+    silent,
+    failedFiles,
+    failedTests: [...failedTests, ...silent.map((file) => relative(cwd, file))],
+    elsewhere: sum([...byFile.values()].filter(({ failed }) => failed === 0)),
+  };
+}
+
+/** @param {readonly Counts[]} some @returns {Counts} */
+function sum(some) {
+  const total = { passed: 0, failed: 0, skipped: 0 };
+  for (const { passed, failed, skipped } of some) {
+    total.passed += passed;
+    total.failed += failed;
+    total.skipped += skipped;
+  }
+  return total;
 }
 
 /** @param {Counts} counts @returns {string} the last line of every test command */

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { type Bus, connectBus } from "@mcp-failover/bus";
 import { type DataOf, type Event, type EventType, makeEvent, type NewEvent, streams, topology } from "@mcp-failover/contracts";
-import { freePort, type RunningServer, startNats } from "@mcp-failover/testkit";
+import { becomes, freePort, type RunningServer, startNats } from "@mcp-failover/testkit";
 
 const by = { kind: "service", id: "test" } as const;
 const root = join(import.meta.dirname, "../..");
@@ -135,15 +135,8 @@ async function said<T extends EventType>(type: T, subject: string): Promise<Even
   return found;
 }
 
-async function until<V>(read: () => Promise<V>, holds: (value: V) => boolean, timeoutMs: number, why: () => string): Promise<V> {
-  const endMs = Date.now() + timeoutMs;
-  for (;;) {
-    const value = await read();
-    if (holds(value)) return value;
-    if (Date.now() > endMs) assert.fail(why());
-    await new Promise((resolve) => setTimeout(resolve, 10));
-  }
-}
+const until = <V>(read: () => Promise<V>, holds: (value: V) => boolean, withinMs: number, what: () => string) =>
+  becomes(read, holds, { withinMs, what, everyMs: 10 });
 
 before(async () => {
   nats = await startNats();

@@ -11,6 +11,7 @@ import {
   type ServiceName,
   subjectFor,
 } from "@mcp-failover/contracts";
+import { eventually } from "@mcp-failover/testkit";
 
 const two = `
       - { name: primary, url: "http://127.0.0.1:1001", tier: 0 }
@@ -153,12 +154,8 @@ export class Fleet {
   }
 }
 
-export async function until(what: string, check: () => boolean, timeoutMs = 3000): Promise<void> {
-  const endMs = Date.now() + timeoutMs;
-  while (!check()) {
-    if (Date.now() > endMs) assert.fail(`not within ${timeoutMs} ms: ${what}`);
-    await new Promise((resolve) => setTimeout(resolve, 5));
-  }
+export async function until(what: string, check: () => boolean, withinMs = 3000): Promise<void> {
+  await eventually(check, { what, withinMs, everyMs: 5 });
 }
 
 /** An error as Node throws it. */

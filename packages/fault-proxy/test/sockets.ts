@@ -1,8 +1,7 @@
-import assert from "node:assert/strict";
 import { once } from "node:events";
 import { type AddressInfo, connect, createServer, type Server, type Socket } from "node:net";
 import type { TestContext } from "node:test";
-import { setTimeout as sleep } from "node:timers/promises";
+import { eventually } from "@mcp-failover/testkit";
 import { startProxy, type TcpProxy } from "../src/proxy.ts";
 
 export async function freePort(): Promise<number> {
@@ -42,11 +41,7 @@ export async function proxied(t: TestContext, targetPort: number): Promise<TcpPr
   return proxy;
 }
 export async function until(condition: () => boolean, withinMs = 3000): Promise<void> {
-  const endMs = performance.now() + withinMs;
-  while (!condition()) {
-    if (performance.now() > endMs) assert.fail(`not within ${withinMs} ms: ${condition}`);
-    await sleep(5);
-  }
+  await eventually(condition, { withinMs, everyMs: 5 });
 }
 export function dial(t: TestContext, proxy: TcpProxy): Socket {
   const socket = connect({ host: "127.0.0.1", port: proxy.listenPort, allowHalfOpen: true });

@@ -7,6 +7,7 @@ import { join } from "node:path";
 import type { TestContext } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
+import { eventually } from "@mcp-failover/testkit";
 import { startOf } from "../src/process-identity.ts";
 
 /** One upstream that a plain HTTP process of this test serves, behind a fault proxy. */
@@ -116,11 +117,7 @@ function readProc(pid: number, file: string): string {
 }
 
 export async function until(condition: () => boolean | Promise<boolean>, withinMs = 5000, say: () => string = () => ""): Promise<void> {
-  const endMs = performance.now() + withinMs;
-  while (!(await condition())) {
-    if (performance.now() > endMs) assert.fail(`not within ${withinMs} ms: ${condition}\n${say()}`);
-    await sleep(25);
-  }
+  await eventually(condition, { withinMs, what: say, everyMs: 25 });
 }
 
 /** A port base whose block is free. Whoever listens on the block's last port has it; the operating system lets go of it with this process. */

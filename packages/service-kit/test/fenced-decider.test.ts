@@ -3,6 +3,7 @@ import { after, test } from "node:test";
 import { type Bus, memoryBroker } from "@mcp-failover/bus";
 import { memorySeams } from "@mcp-failover/bus/internal";
 import { type DataOf, type Event, makeEvent, type NewEvent } from "@mcp-failover/contracts";
+import { eventually } from "@mcp-failover/testkit";
 import { compareClocks } from "../src/decider/clock-guard.ts";
 import { type FencedDeciderOptions, startFencedDecider } from "../src/decider/fenced-decider.ts";
 import { testKit } from "../src/testing.ts";
@@ -49,13 +50,7 @@ async function instance(bus: Bus, name: string, more: Partial<FencedDeciderOptio
   };
   return { kit, decider, generations, signals, evaluated, lost };
 }
-async function until(holds: () => boolean, timeoutMs = 3000): Promise<void> {
-  const endMs = Date.now() + timeoutMs;
-  while (!holds()) {
-    if (Date.now() > endMs) assert.fail(`still not so after ${timeoutMs} ms: ${holds}`);
-    await new Promise((resolve) => setTimeout(resolve, 10));
-  }
-}
+const until = (holds: () => boolean, withinMs = 3000) => eventually(holds, { withinMs, everyMs: 10 });
 
 test("D1, D2: of two that publish on what both have folded one wins, the other folds what won, and each event is folded once", async () => {
   const broker = memoryBroker();

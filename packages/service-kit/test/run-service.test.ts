@@ -4,7 +4,7 @@ import { type TestContext, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { connectBus } from "@mcp-failover/bus";
-import { freePort, startNats } from "@mcp-failover/testkit";
+import { eventually, freePort, startNats } from "@mcp-failover/testkit";
 import type { Readiness } from "../src/index.ts";
 
 interface Service {
@@ -17,13 +17,7 @@ interface Service {
   exit(withinMs?: number): Promise<number | string | null>;
 }
 
-async function until(what: string, holds: () => boolean | Promise<boolean>, timeoutMs = 15_000): Promise<void> {
-  const endMs = Date.now() + timeoutMs;
-  while (!(await holds())) {
-    if (Date.now() > endMs) assert.fail(`waited ${timeoutMs} ms in vain until ${what}`);
-    await sleep(20);
-  }
-}
+const until = (what: string, holds: () => boolean | Promise<boolean>, withinMs = 15_000) => eventually(holds, { what, withinMs });
 
 /** Runs the fixture as a process of its own. Without another NATS_URL nothing listens where it looks for one. */
 async function run(t: TestContext, env: Record<string, string> = {}): Promise<Service> {

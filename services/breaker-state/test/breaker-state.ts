@@ -4,7 +4,7 @@ import { type Bus, connectBus, memoryBroker } from "@mcp-failover/bus";
 import { canonicalJson, type Event, latencyBucketsMs, makeEvent, type OutcomeClass, parseTopology, streams } from "@mcp-failover/contracts";
 import { type BreakerInput, decideBreaker } from "@mcp-failover/domain";
 import { testKit } from "@mcp-failover/service-kit/testing";
-import { startNats } from "@mcp-failover/testkit";
+import { eventually, startNats } from "@mcp-failover/testkit";
 import { startBreakerState } from "../src/wiring.ts";
 
 const { topology, hash } = parseTopology(
@@ -104,15 +104,8 @@ export async function changesOf(bus: Bus, filter = "breaker.changed.>"): Promise
 }
 /** Of the endpoint that a test is about: old evidence may open another one meanwhile, once what contradicted it is not fresh any more. */
 const ofPrimary = (bus: Bus): Promise<Changed[]> => changesOf(bus, "breaker.changed.docs.primary");
-export async function until<T>(what: string, check: () => Promise<T | null | false>, timeoutMs = 8000): Promise<T> {
-  const endMs = Date.now() + timeoutMs;
-  for (;;) {
-    const found = await check();
-    if (found !== null && found !== false) return found;
-    if (Date.now() > endMs) assert.fail(`not within ${timeoutMs} ms: ${what}`);
-    await sleep(40);
-  }
-}
+export const until = <T>(what: string, check: () => Promise<T | null | false>, withinMs = 8000) =>
+  eventually(check, { what, withinMs, everyMs: 40 });
 export const sleep = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
 
 export async function startInstance(bus: Bus, instance: string) {

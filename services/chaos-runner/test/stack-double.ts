@@ -4,6 +4,7 @@ import type { AddressInfo } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
 import { type Bus, RefusedError, type ServiceDefinition } from "@mcp-failover/bus";
 import { type Event, type EventType, makeEvent, type NewEvent, type StatusView } from "@mcp-failover/contracts";
+import { becomes } from "@mcp-failover/testkit";
 import { McpServer } from "@modelcontextprotocol/sdk/server/mcp.js";
 import { StreamableHTTPServerTransport } from "@modelcontextprotocol/sdk/server/streamableHttp.js";
 import { z } from "zod";
@@ -277,12 +278,4 @@ function text(words: string) {
 }
 
 /** Waits until a question has the answer that is wanted. */
-export async function until<T>(ask: () => T | Promise<T>, wanted: (value: T) => boolean, ms = 8000): Promise<T> {
-  const endMs = Date.now() + ms;
-  for (;;) {
-    const value = await ask();
-    if (wanted(value)) return value;
-    if (Date.now() > endMs) throw new Error(`not within ${ms} ms; last: ${JSON.stringify(value)}`);
-    await sleep(20);
-  }
-}
+export const until = <T>(ask: () => T | Promise<T>, wanted: (value: T) => boolean, withinMs = 8000) => becomes(ask, wanted, { withinMs });

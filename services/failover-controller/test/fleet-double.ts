@@ -10,6 +10,7 @@ import {
   topology,
 } from "@mcp-failover/contracts";
 import { initialBreakerState } from "@mcp-failover/domain";
+import { becomes } from "@mcp-failover/testkit";
 
 const by = { kind: "service", id: "test" } as const;
 const certificate = {
@@ -223,12 +224,5 @@ export function upstreamOf(endpoints: readonly string[], more: object = {}): obj
 }
 
 /** Waits until a condition holds; throws with the last value seen when it takes too long. */
-export async function until<V>(read: () => V | Promise<V>, holds: (value: V) => boolean, timeoutMs = 5000, everyMs = 20): Promise<V> {
-  const endMs = Date.now() + timeoutMs;
-  for (;;) {
-    const value = await read();
-    if (holds(value)) return value;
-    if (Date.now() > endMs) throw new Error(`still not so after ${timeoutMs} ms: ${JSON.stringify(value)?.slice(0, 2000)}`);
-    await new Promise((resolve) => setTimeout(resolve, everyMs));
-  }
-}
+export const until = <V>(read: () => V | Promise<V>, holds: (value: V) => boolean, withinMs = 5000, everyMs = 20) =>
+  becomes(read, holds, { withinMs, everyMs });

@@ -2,11 +2,11 @@ import { randomUUID } from "node:crypto";
 import { createServer, type Server } from "node:http";
 import type { AddressInfo } from "node:net";
 import type { TestContext } from "node:test";
-import { setTimeout as sleep } from "node:timers/promises";
 import { type Bus, type MemoryBroker, memoryBroker } from "@mcp-failover/bus";
 import { type Event, type EventType, type HealthStatus, makeEvent, type NewEvent } from "@mcp-failover/contracts";
 import type { Kit } from "@mcp-failover/service-kit";
 import { testKit } from "@mcp-failover/service-kit/testing";
+import { becomes } from "@mcp-failover/testkit";
 import { startNotifier } from "../src/wiring.ts";
 
 export const token = "hunter2-planted-token";
@@ -186,12 +186,4 @@ export class World {
 
 const now = (): string => new Date().toISOString();
 
-export async function until<T>(ask: () => T | Promise<T>, wanted: (value: T) => boolean, ms = 10_000): Promise<T> {
-  const endMs = Date.now() + ms;
-  for (;;) {
-    const value = await ask();
-    if (wanted(value)) return value;
-    if (Date.now() > endMs) throw new Error(`not within ${ms} ms; last: ${JSON.stringify(value)}`);
-    await sleep(20);
-  }
-}
+export const until = <T>(ask: () => T | Promise<T>, wanted: (value: T) => boolean, withinMs = 10_000) => becomes(ask, wanted, { withinMs });

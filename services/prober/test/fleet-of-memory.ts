@@ -13,6 +13,7 @@ import {
 import { type ProberPolicy, proberPolicy } from "@mcp-failover/domain";
 import type { Kit, Running } from "@mcp-failover/service-kit";
 import { testKit } from "@mcp-failover/service-kit/testing";
+import { eventually } from "@mcp-failover/testkit";
 import type { ProberEnvironment } from "../src/config.ts";
 import { startProber } from "../src/wiring.ts";
 import { answers, type FakeServer, fakeServer } from "./servers.ts";
@@ -137,15 +138,7 @@ async function memoryFleet(): Promise<MemoryFleet> {
 }
 
 /** Waits until the check gives something other than null, undefined or false. */
-export async function until<T>(what: string, check: () => Promise<T> | T, ms = 5000): Promise<NonNullable<T>> {
-  const endMs = performance.now() + ms;
-  for (;;) {
-    const found = await check();
-    if (found !== null && found !== undefined && found !== false) return found as NonNullable<T>;
-    if (performance.now() > endMs) throw new Error(`${what}: not within ${ms} ms`);
-    await new Promise((resolve) => setTimeout(resolve, 15));
-  }
-}
+export const until = <T>(what: string, check: () => Promise<T> | T, withinMs = 5000) => eventually(check, { what, withinMs, everyMs: 15 });
 
 export async function fleetFor(t: TestContext): Promise<MemoryFleet> {
   const fleet = await memoryFleet();

@@ -5,6 +5,7 @@ import { type Bus, memoryBroker } from "@mcp-failover/bus";
 import { type DataOf, type Event, type EventType, makeEvent, type NewEvent, type Reply, topology } from "@mcp-failover/contracts";
 import { decideRollback, type RollbackInput } from "@mcp-failover/domain";
 import { testKit } from "@mcp-failover/service-kit/testing";
+import { becomes } from "@mcp-failover/testkit";
 import { startRollbackController } from "../src/wiring.ts";
 
 const operator = { kind: "operator", id: "ann" } as const;
@@ -91,15 +92,7 @@ async function traffic(
   );
 }
 
-async function until<V>(read: () => V | Promise<V>, holds: (value: V) => boolean, timeoutMs = 8000): Promise<V> {
-  const endMs = Date.now() + timeoutMs;
-  for (;;) {
-    const value = await read();
-    if (holds(value)) return value;
-    if (Date.now() > endMs) throw new Error(`still not so after ${timeoutMs} ms: ${JSON.stringify(value)?.slice(0, 2000)}`);
-    await new Promise((resolve) => setTimeout(resolve, 20));
-  }
-}
+const until = <V>(read: () => V | Promise<V>, holds: (value: V) => boolean, withinMs = 8000) => becomes(read, holds, { withinMs });
 const codeOf = (reply: Reply): string => (reply.ok ? "ok" : reply.error.code);
 const resultOf = (reply: Reply): Record<string, unknown> => {
   if (!reply.ok) assert.fail(`${reply.error.code}: ${reply.error.message}`);

@@ -1,10 +1,9 @@
 import { randomUUID } from "node:crypto";
 import { after, before } from "node:test";
-import { setTimeout as sleep } from "node:timers/promises";
 import type { Bus } from "@mcp-failover/bus";
 import { type Event, type EventType, type HealthStatus, makeEvent, type NewEvent, type Reply } from "@mcp-failover/contracts";
 import { testKit } from "@mcp-failover/service-kit/testing";
-import { type RunningServer, startRedis, tempDir } from "@mcp-failover/testkit";
+import { becomes, type RunningServer, startRedis, tempDir } from "@mcp-failover/testkit";
 import { Redis } from "ioredis";
 import { startStateStore } from "../src/wiring.ts";
 
@@ -146,12 +145,4 @@ export async function startStore(options: { bus: Bus; redisUrl: string; dataDir?
   };
 }
 
-export async function until<T>(ask: () => T | Promise<T>, wanted: (value: T) => boolean, ms = 8000): Promise<T> {
-  const endMs = Date.now() + ms;
-  for (;;) {
-    const value = await ask();
-    if (wanted(value)) return value;
-    if (Date.now() > endMs) throw new Error(`not within ${ms} ms; last: ${JSON.stringify(value)}`);
-    await sleep(20);
-  }
-}
+export const until = <T>(ask: () => T | Promise<T>, wanted: (value: T) => boolean, withinMs = 8000) => becomes(ask, wanted, { withinMs });

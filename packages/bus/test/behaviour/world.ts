@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
-import { setTimeout as sleep } from "node:timers/promises";
 import { type Event, makeEvent, type StreamDefinition } from "@mcp-failover/contracts";
+import { eventually } from "@mcp-failover/testkit";
 import type { Bus, Stored } from "../../src/index.ts";
 
 /** What the suite needs of an adapter: real connections, and ways to hurt them. */
@@ -145,12 +145,8 @@ export function probeRequest(requestedBy: string): Event<"probe.requested"> {
 export const holdBody = { commandId: "c-1", by, reason: "a test", upstream: "pinecone", forMs: null };
 
 /** Waits until `check` is true; says what it waited for when it never is. */
-export async function until(check: () => boolean | Promise<boolean>, what: string, timeoutMs = 10_000): Promise<void> {
-  const endMs = Date.now() + timeoutMs;
-  while (!(await check())) {
-    if (Date.now() > endMs) assert.fail(`waited ${timeoutMs} ms in vain until ${what}`);
-    await sleep(10);
-  }
+export async function until(check: () => boolean | Promise<boolean>, what: string, withinMs = 10_000): Promise<void> {
+  await eventually(check, { what, withinMs, everyMs: 10 });
 }
 
 export const connected = (bus: Bus): boolean => bus.status.kind === "connected";

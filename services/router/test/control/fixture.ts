@@ -14,7 +14,7 @@ import {
   type TrafficObserved,
 } from "@mcp-failover/contracts";
 import { testKit } from "@mcp-failover/service-kit/testing";
-import { tempDir } from "@mcp-failover/testkit";
+import { eventually, tempDir } from "@mcp-failover/testkit";
 import { type ControlOptions, createRouterControl, type RunningControl } from "../../src/control/control.ts";
 import type { Attempt, AttemptResult, CallControl, CallDescription } from "../../src/control/port.ts";
 
@@ -275,14 +275,7 @@ function bound(control: RunningControl): RunningControl {
 
 export const settled = (ms = 5): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
 
-/** Waits until it holds, at most a second. */
-export async function until(what: string, holds: () => boolean, timeoutMs = 1000): Promise<void> {
-  const endMs = Date.now() + timeoutMs;
-  while (!holds()) {
-    assert.ok(Date.now() < endMs, `not within ${timeoutMs} ms: ${what}`);
-    await settled();
-  }
-}
+export const until = (what: string, holds: () => boolean, withinMs = 1000) => eventually(holds, { what, withinMs, everyMs: 5 });
 
 export function describe(fixture: Pick<Fixture, "clock">, given: Partial<CallDescription> = {}): CallDescription {
   return {

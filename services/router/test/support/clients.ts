@@ -1,3 +1,4 @@
+import { eventually } from "@mcp-failover/testkit";
 import { Client as ClientV2, StreamableHTTPClientTransport as TransportV2 } from "@modelcontextprotocol/client";
 import { Client as ClientV1 } from "@modelcontextprotocol/sdk/client/index.js";
 import { StreamableHTTPClientTransport as TransportV1 } from "@modelcontextprotocol/sdk/client/streamableHttp.js";
@@ -69,9 +70,5 @@ export function toolCall(id: number | string, name: string, args: object = {}): 
 }
 
 export async function until(condition: () => boolean, withinMs = 8000): Promise<void> {
-  const endMs = Date.now() + withinMs;
-  while (!condition()) {
-    if (Date.now() > endMs) throw new Error(`not within ${withinMs} ms: ${condition.toString()}`);
-    await new Promise((resolve) => setTimeout(resolve, 10));
-  }
+  await eventually(condition, { withinMs, everyMs: 10 });
 }
