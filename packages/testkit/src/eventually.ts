@@ -48,7 +48,7 @@ async function look<T, F extends T>(
   { withinMs = 10_000, everyMs = 20, what }: Patience,
   seen: (last: T) => string,
 ): Promise<F> {
-  const limitMs = withinMs * factor();
+  const limitMs = patientMs(withinMs);
   const endMs = performance.now() + limitMs;
   for (;;) {
     const value = await read();
@@ -61,9 +61,10 @@ async function look<T, F extends T>(
   }
 }
 
-function factor(): number {
+/** A limit on how long something may take, in milliseconds, times MCPF_TEST_PATIENCE: for what has to be far from another length of time, not fast. */
+export function patientMs(ms: number): number {
   const text = process.env["MCPF_TEST_PATIENCE"] ?? "1";
-  const value = Number(text);
-  if (!(value >= 1 && value <= 20)) throw new RangeError(`MCPF_TEST_PATIENCE=${text}: it is a number from 1 to 20`);
-  return value;
+  const factor = Number(text);
+  if (!(factor >= 1 && factor <= 20)) throw new RangeError(`MCPF_TEST_PATIENCE=${text}: it is a number from 1 to 20`);
+  return ms * factor;
 }

@@ -1,5 +1,5 @@
 export { selfSigned } from "./certificate.ts";
-export { becomes, eventually, type Patience } from "./eventually.ts";
+export { becomes, eventually, type Patience, patientMs } from "./eventually.ts";
 export { type NatsOptions, startNats } from "./nats.ts";
 export { type RedisOptions, startRedis } from "./redis.ts";
 export { type RunningServer, ServerStartError } from "./server.ts";

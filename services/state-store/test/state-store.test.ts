@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { beforeEach, type TestContext, test } from "node:test";
 import { type MemoryBroker, memoryBroker } from "@mcp-failover/bus";
 import { memorySeams } from "@mcp-failover/bus/internal";
-import { tempDir } from "@mcp-failover/testkit";
+import { patientMs, tempDir } from "@mcp-failover/testkit";
 import type { Redis } from "ioredis";
 import { Log, redisForTests, type Store, startStore, until } from "./world.ts";
 
@@ -127,7 +127,7 @@ test("Redis that is killed and comes back empty is whole again in less than 5 s"
     ([keys, failovers]) => keys === 3 && failovers === 1,
     5000,
   );
-  assert.ok(Date.now() - startMs < 5000);
+  assert.ok(Date.now() - startMs < patientMs(5000));
   await until(
     () => store.readiness().conditions["redis"]?.ok,
     (ok) => ok === true,
