@@ -1,5 +1,6 @@
 import { NoResponderError } from "@mcp-failover/bus";
-import type { EventQueue, SimProcess } from "./clock.ts";
+import type { SimProcess } from "./clock.ts";
+import type { EventQueue } from "./event-queue.ts";
 import { simBus } from "./nats/bus.ts";
 import type { SimLink } from "./nats/link.ts";
 import type { Line } from "./nats/network.ts";

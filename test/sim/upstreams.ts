@@ -1,4 +1,5 @@
-import type { EventQueue, SimProcess } from "./clock.ts";
+import type { SimProcess } from "./clock.ts";
+import type { EventQueue } from "./event-queue.ts";
 import type { Random } from "./random.ts";
 import type { EndpointKey, EndpointMode, Fault, TruthRecord } from "./world-types.ts";
 

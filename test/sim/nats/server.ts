@@ -1,6 +1,7 @@
 import type { ServiceDefinition } from "@mcp-failover/bus";
 import { type Event, type StreamDefinition, type StreamName, streams } from "@mcp-failover/contracts";
-import type { EventQueue, Host, SimProcess } from "../clock.ts";
+import type { Host, SimProcess } from "../clock.ts";
+import type { EventQueue } from "../event-queue.ts";
 import type { Random } from "../random.ts";
 import type { SimLink } from "./link.ts";
 import { type Kept, type SimOutgoing, SimStream } from "./store.ts";
