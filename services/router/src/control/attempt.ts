@@ -1,5 +1,6 @@
 import type { FailureCode } from "@mcp-failover/contracts";
 import { Ending, type EndSignal } from "../ending.ts";
+import type { Linked } from "../in-order.ts";
 import type { CallWorld } from "./call-world.ts";
 import type { EndpointPermit, EndpointState } from "./endpoint-state.ts";
 import type { Attempt, AttemptResult, EndpointView } from "./port.ts";
@@ -25,7 +26,10 @@ export interface AttemptParts {
 }
 
 /** One attempt: gives back what it took, exactly once. */
-export class CallAttempt implements Attempt {
+export class CallAttempt implements Attempt, Linked<CallAttempt> {
+  before: CallAttempt | null = null;
+  after: CallAttempt | null = null;
+  within: object | null = null;
   readonly endpoint: EndpointView;
   readonly connectMs: number;
   readonly givenUp: EndSignal | null;

@@ -1,4 +1,5 @@
 import { judgeHung, lookMsFor, overdueMs } from "@mcp-failover/domain";
+import { InOrder } from "../in-order.ts";
 import type { CallAttempt } from "./attempt.ts";
 import type { EndpointState } from "./endpoint-state.ts";
 import type { Look } from "./reach.ts";
@@ -13,8 +14,8 @@ export interface HangWatchOptions {
 
 interface Watched {
   readonly upstream: UpstreamState;
-  /** The oldest first: a set keeps the order of insertion, and attempts are inserted as they begin. */
-  readonly attempts: Set<CallAttempt>;
+  /** The oldest first: they are put in as they begin. */
+  readonly attempts: InOrder<CallAttempt>;
   looking: boolean;
   silentLookAtMs: number | null;
   /** Looks in a row that were answered while no call ended: a slow tool, so that they come further apart. */
@@ -48,7 +49,14 @@ export class HangWatch {
     const { state, upstream } = attempt;
     let watched = this.#watched.get(state);
     if (watched === undefined) {
-      watched = { upstream, attempts: new Set(), looking: false, silentLookAtMs: null, answered: 0, lookedAtMs: Number.NEGATIVE_INFINITY };
+      watched = {
+        upstream,
+        attempts: new InOrder(),
+        looking: false,
+        silentLookAtMs: null,
+        answered: 0,
+        lookedAtMs: Number.NEGATIVE_INFINITY,
+      };
       this.#watched.set(state, watched);
     }
     watched.attempts.add(attempt);
@@ -90,8 +98,8 @@ export class HangWatch {
   #judge(endpoint: EndpointState, watched: Watched): void {
     const nowMs = this.#options.monotonicMs();
     const { policy, name } = watched.upstream;
-    const [oldest] = watched.attempts;
-    if (oldest === undefined) return;
+    const oldest = watched.attempts.first;
+    if (oldest === null) return;
     // Cheap for the usual tick: nothing is looked up before the oldest call has a certain age.
     const heardAtMs = Math.max(this.#awakeSinceMs, endpoint.heardAtMs ?? Number.NEGATIVE_INFINITY);
     const silentMs = nowMs - Math.max(oldest.begunMs, heardAtMs);
@@ -100,7 +108,7 @@ export class HangWatch {
     const p95Ms = endpoint.usualP95Ms(nowMs, policy.router.hungCallsMin);
     const limitMs = overdueMs(p95Ms, policy.router);
     if (dead) {
-      for (const attempt of [...watched.attempts]) if (nowMs - attempt.begunMs >= limitMs) attempt.leave();
+      for (const attempt of watched.attempts) if (nowMs - attempt.begunMs >= limitMs) attempt.leave();
     }
     const { hung } = endpoint;
     const verdict = judgeHung(
@@ -110,7 +118,7 @@ export class HangWatch {
     if (verdict === "hung") {
       endpoint.hang(nowMs, policy.localBreaker);
       if (!hung) this.#options.onHung(name, endpoint.name);
-      for (const attempt of [...watched.attempts]) attempt.leave();
+      for (const attempt of watched.attempts) attempt.leave();
       watched.upstream.waiters.wakeAll();
     }
     if (verdict !== "well") this.#look(endpoint, watched, lookMsFor(limitMs, policy.router), nowMs);

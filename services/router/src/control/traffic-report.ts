@@ -8,7 +8,7 @@ import {
   type EndedTool,
   emptyWindow,
   endpointsOf,
-  type InFlight,
+  InFlight,
   InFlightCalls,
   mergeWindows,
   noteUnknown,
@@ -68,7 +68,7 @@ export class TrafficReport {
 
   /** `generation`: of the fleet's breaker, under which the call is let through. */
   begin(upstream: string, endpoint: string, generation: number): InFlight {
-    const call = { upstream, endpoint, generation, startedAtMs: this.#options.nowMs() };
+    const call = new InFlight({ upstream, endpoint, generation }, this.#options.nowMs());
     this.#inFlight.begin(call);
     this.#wake();
     return call;

@@ -9,6 +9,7 @@ import {
   type TrafficUnknown,
 } from "@mcp-failover/contracts";
 import { defaultPolicy } from "@mcp-failover/domain";
+import { InOrder, type Linked } from "../in-order.ts";
 
 /**
  * Counts what this process saw of endpoints and tools, a window at a time.
@@ -92,7 +93,11 @@ export function emptyWindow(fromMs: number): ClosedWindow {
 }
 
 /** Whose calls: counts are kept apart by it. */
-export type CallPlace = Pick<InFlight, "upstream" | "endpoint" | "generation">;
+export interface CallPlace {
+  readonly upstream: string;
+  readonly endpoint: string;
+  readonly generation: number;
+}
 
 /** The calls of a moment are at few places: a key that is made anew for each has to be hashed anew, too. */
 const placeKeys = new Map<string, Map<string, { readonly generation: number; readonly key: string }>>();
@@ -252,11 +257,21 @@ function emptyCounts({ upstream, endpoint, generation }: CallPlace): EndpointCou
 }
 
 /** One call that is out now. Its identity is the object. */
-export interface InFlight {
+export class InFlight implements Linked<InFlight> {
+  before: InFlight | null = null;
+  after: InFlight | null = null;
+  within: object | null = null;
   readonly upstream: string;
   readonly endpoint: string;
   readonly generation: number;
   readonly startedAtMs: number;
+
+  constructor({ upstream, endpoint, generation }: CallPlace, startedAtMs: number) {
+    this.upstream = upstream;
+    this.endpoint = endpoint;
+    this.generation = generation;
+    this.startedAtMs = startedAtMs;
+  }
 }
 
 /** What is out now at one place. */
@@ -276,13 +291,16 @@ export interface Remarks {
 
 /** The calls that are out now, the oldest of each place first. */
 export class InFlightCalls {
-  readonly #byPlace = new Map<string, Set<InFlight>>();
+  readonly #byPlace = new Map<string, InOrder<InFlight>>();
 
   begin(call: InFlight): void {
     const key = placeKey(call);
-    const calls = this.#byPlace.get(key);
-    if (calls === undefined) this.#byPlace.set(key, new Set([call]));
-    else calls.add(call);
+    let calls = this.#byPlace.get(key);
+    if (calls === undefined) {
+      calls = new InOrder();
+      this.#byPlace.set(key, calls);
+    }
+    calls.add(call);
   }
 
   end(call: InFlight): void {
@@ -301,14 +319,11 @@ export class InFlightCalls {
     const seen = new Map<string, Flying>();
     const slowBeforeMs = nowMs - defaultPolicy.failover.slowInFlightMs;
     for (const [key, calls] of this.#byPlace) {
-      // A set keeps the order of insertion, and calls are inserted as they start.
-      const [oldest] = calls;
-      if (oldest === undefined) continue;
+      // They are put in as they start.
+      const oldest = calls.first;
+      if (oldest === null) continue;
       let slow = 0;
-      for (const { startedAtMs } of calls) {
-        if (startedAtMs >= slowBeforeMs) break;
-        slow += 1;
-      }
+      for (let call: InFlight | null = oldest; call !== null && call.startedAtMs < slowBeforeMs; call = call.after) slow += 1;
       seen.set(key, { place: oldest, count: calls.size, oldestMs: Math.max(0, nowMs - oldest.startedAtMs), slow });
     }
     return seen;

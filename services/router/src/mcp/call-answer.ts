@@ -55,7 +55,8 @@ export class CallAnswer {
   readonly #requestId: string | number;
   readonly #headers: Readonly<Record<string, string>>;
   readonly #nowMs: () => number;
-  readonly #asked = new Set<string>();
+  /** Null: nothing was asked. */
+  #asked: Set<string> | null = null;
   #progress = Number.NEGATIVE_INFINITY;
   /** What the client had seen when the current attempt began. */
   #progressFloor = Number.NEGATIVE_INFINITY;
@@ -88,7 +89,7 @@ export class CallAnswer {
   }
   /** The server has asked the client something (sampling, elicitation): such a call is not sent again. */
   get prompted(): boolean {
-    return this.#asked.size > 0;
+    return this.#asked !== null && this.#asked.size > 0;
   }
   get streaming(): boolean {
     return this.#writer.open;
@@ -172,11 +173,11 @@ export class CallAnswer {
 
   /** Tells the client that what the dead server asked is void (A4). */
   withdraw(): void {
-    for (const id of this.#asked) {
+    for (const id of this.#asked ?? []) {
       const message = { jsonrpc: "2.0", method: "notifications/cancelled", params: { requestId: id, reason: "the server is gone" } };
       if (this.#writer.open) this.#write({ event: "message", data: JSON.stringify(message) }, null);
     }
-    this.#asked.clear();
+    this.#asked = null;
   }
 
   #finish(body: Buffer, status: number, response: UpstreamResponse | null): void {
@@ -284,6 +285,7 @@ export class CallAnswer {
   /** Whether the client should see a message; remembers what A3 and A4 need. */
   #wanted(message: ServerMessage, hold: Hold | null): boolean {
     if (message.kind === "request") {
+      this.#asked ??= new Set();
       if (hold !== null && this.#asked.size < 1024) this.#asked.add(tagRequestId(message.id, hold));
       else this.#asked.add(String(message.id));
       return true;

@@ -1,3 +1,5 @@
+import { InOrder, type Linked } from "../in-order.ts";
+
 /** What happens to a call by time alone. */
 export interface TimedCall {
   readonly nowMs: () => number;
@@ -24,7 +26,10 @@ export function watchCall(call: TimedCall): { stop(): void } {
   return watched;
 }
 
-class Watched {
+class Watched implements Linked<Watched> {
+  before: Watched | null = null;
+  after: Watched | null = null;
+  within: object | null = null;
   readonly call: TimedCall;
   heartbeatAtMs: number;
   late = false;
@@ -59,7 +64,7 @@ class Watched {
 }
 
 /** As many as there are calls in flight. */
-const all = new Set<Watched>();
+const all = new InOrder<Watched>();
 /** Runs while there are calls. */
 let ticker: NodeJS.Timeout | null = null;
 

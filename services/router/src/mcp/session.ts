@@ -15,7 +15,7 @@ export class Session {
   /** Replays that are under way, by endpoint: concurrent requests share one. */
   readonly replays = new Map<string, Promise<Hold>>();
   /** Requests that a client's `cancelled` may name, with where they run. */
-  readonly running = new Map<string | number, Hold>();
+  readonly running = new RunningCalls();
   /** Requests whose stream the upstream closed before the answer, to be fetched with an event id; with the error for when it is lost. */
   readonly parked = new Map<string | number, { readonly tag: string; readonly error: object }>();
   readonly subscriptions = new Set<string>();
@@ -51,6 +51,36 @@ export class Session {
   }
   get busy(): boolean {
     return this.stream !== null || this.running.size > 0 || this.replays.size > 0;
+  }
+}
+
+/**
+ * Where the requests of a session run, by their ids: mostly one or two. A `Map` makes a new table with each that comes and goes, and keeps
+ * them alive for the collector (`in-order.ts` says how).
+ */
+export class RunningCalls {
+  readonly #ids: (string | number)[] = [];
+  readonly #holds: Hold[] = [];
+
+  get size(): number {
+    return this.#ids.length;
+  }
+  get(id: string | number): Hold | undefined {
+    return this.#holds[this.#ids.indexOf(id)];
+  }
+  set(id: string | number, hold: Hold): void {
+    const at = this.#ids.indexOf(id);
+    this.#ids[at === -1 ? this.#ids.length : at] = id;
+    this.#holds[at === -1 ? this.#holds.length : at] = hold;
+  }
+  delete(id: string | number): void {
+    const at = this.#ids.indexOf(id);
+    const [lastId, lastHold] = [this.#ids.at(-1), this.#holds.at(-1)];
+    if (at === -1 || lastId === undefined || lastHold === undefined) return;
+    this.#ids[at] = lastId;
+    this.#holds[at] = lastHold;
+    this.#ids.pop();
+    this.#holds.pop();
   }
 }
 

@@ -21,6 +21,7 @@ import {
   emptyWindow,
   endpointsOf,
   entriesMax,
+  InFlight,
   InFlightCalls,
   mergeWindows,
 } from "../../src/control/traffic-window.ts";
@@ -97,7 +98,7 @@ test("W3: a window holds a bounded number of endpoints and tools, also when merg
 
 test("in flight: the count and the age of the oldest, whatever ends first", () => {
   const calls = new InFlightCalls();
-  const started = [0, 10, 20].map((startedAtMs) => ({ upstream: "u", endpoint: "e", generation: 3, startedAtMs }));
+  const started = [0, 10, 20].map((startedAtMs) => new InFlight({ upstream: "u", endpoint: "e", generation: 3 }, startedAtMs));
   for (const call of started) calls.begin(call);
   const [first, second] = started;
   assert.ok(first && second);
@@ -116,7 +117,7 @@ test("calls of two generations of the breaker are told apart, the older first", 
   const ended = { outcome: "ok", code: null, latencyMs: 1, atMs: 0 } as const;
   for (const generation of [4, 3, 4]) countCall(window, place(generation), ended);
   const calls = new InFlightCalls();
-  calls.begin({ ...place(2), startedAtMs: 0 });
+  calls.begin(new InFlight(place(2), 0));
   const told = endpointsOf(window, calls.at(50), () => ({ hung: true, restMs: 700 }));
   assert.deepEqual(
     told.map((one) => [one.breakerGeneration, one.ok, one.inFlight, one.hung, one.retryAfterMs]),
