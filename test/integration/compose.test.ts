@@ -58,15 +58,15 @@ for (const [name, program, args] of tools) {
       "JetStream is on a volume",
     );
     const holders = Object.keys(services).filter((name) => services[name]?.environment?.["MCPF_SECRETS_DIR"] !== undefined);
-    assert.deepEqual(holders.sort(), ["bootstrap", "notifier", "prober-1", "prober-2", "prober-3", "router"]);
+    assert.deepEqual(holders.sort(), ["bootstrap", "notifier", "prober", "router"]);
   });
 }
 
 test("docker-compose.yml uses nothing that one of its two readers does not know", () => {
   const text = readFileSync(join(ROOT, "docker-compose.yml"), "utf8");
   assert.doesNotMatch(text, /!override|!reset/);
-  const top = Object.keys(parse(text, { merge: true }) as object).filter((key) => !key.startsWith("x-"));
-  assert.deepEqual(top.sort(), ["services", "volumes"], "no name, no include, no version");
+  const top = Object.keys(parse(text, { merge: true, maxAliasCount: -1 }) as object).filter((key) => !key.startsWith("x-"));
+  assert.deepEqual(top.sort(), ["networks", "services", "volumes"], "no name, no include, no version");
 });
 
 test("the demo's configuration is the local one, with the containers' addresses", () => {
@@ -75,7 +75,38 @@ test("the demo's configuration is the local one, with the containers' addresses"
   const local = load("examples/local/failover.yaml");
   const withoutUrls = (value: unknown): unknown => JSON.parse(JSON.stringify(value, (key, inner) => (key === "url" ? "" : inner)));
   assert.deepEqual(withoutUrls(compose.upstreams), withoutUrls(local.upstreams));
-  const { services } = parse(readFileSync(join(ROOT, "docker-compose.yml"), "utf8"), { merge: true }) as { services: object };
+  const { services } = parse(readFileSync(join(ROOT, "docker-compose.yml"), "utf8"), { merge: true, maxAliasCount: -1 }) as {
+    services: object;
+  };
   for (const host of JSON.stringify(compose.upstreams).matchAll(/http:\/\/([a-z-]+):3000/g))
     assert.ok(host[1] && host[1] in services, host[1]);
+});
+
+interface Limited extends ComposeService {
+  readonly [limit: string]: unknown;
+  readonly ports?: readonly string[];
+  readonly networks?: readonly string[];
+}
+test("every container of docker-compose.yml is limited and may do as little as it needs", () => {
+  const { services } = parse(readFileSync(join(ROOT, "docker-compose.yml"), "utf8"), { merge: true, maxAliasCount: -1 }) as {
+    services: Record<string, Limited>;
+  };
+  for (const [name, service] of Object.entries(services)) {
+    assert.equal(service["read_only"], true, `${name}: its root is read-only`);
+    assert.equal(service["init"], true, `${name}: signals reach it, and nobody is left a zombie`);
+    assert.deepEqual(service["cap_drop"], ["ALL"], name);
+    assert.deepEqual(service["security_opt"], ["no-new-privileges:true"], name);
+    for (const limit of ["mem_limit", "cpus", "pids_limit", "restart"]) assert.ok(service[limit] !== undefined, `${name} has ${limit}`);
+    assert.equal(service["container_name"], undefined, `${name} can be scaled`);
+    for (const port of service.ports ?? []) assert.match(port, /^127\.0\.0\.1:/, `${name} is published on loopback only`);
+    const both = ["router", "prober", "chaos-runner"].includes(name);
+    const data = both || name === "front" || service.profiles !== undefined;
+    assert.deepEqual(
+      service.networks,
+      both ? ["control", "data"] : [data ? "data" : "control"],
+      `${name} is in the networks that it needs`,
+    );
+  }
+  const published = Object.keys(services).filter((name) => services[name]?.ports !== undefined);
+  assert.deepEqual(published.sort(), ["console", "front", "nats"], "what may be more than one publishes nothing");
 });
