@@ -8,12 +8,26 @@ const retriableStatus = z
   .int()
   .refine((status) => status === 429 || (status >= 500 && status <= 599), "give 429 or a status from 500 to 599");
 
+const hedgeConfig = z.strictObject({
+  /** Turn it off where a standby's answers may be older than the active endpoint's, and readers have to see their own writes. */
+  enabled: z.boolean().optional(),
+  /** At most this share of the calls. */
+  budget: z.number().min(0).max(0.2).optional(),
+  /** Never before, however fast such calls usually are. */
+  after_ms_min: milliseconds(10, 60_000).optional(),
+  /** Calls of the last 10 minutes from which the usual time is known. */
+  minimum_calls: z.number().int().min(5).max(10_000).optional(),
+});
+export type HedgeConfig = z.infer<typeof hedgeConfig>;
+
 export const retryConfig = z.strictObject({
   /**
    * Statuses with which this upstream says that the call did not run, so that writes may be sent again. Only the operator can know that: a 503 of a
    * server that stops may come after its work was done.
    */
   not_executed_statuses: z.array(retriableStatus).max(20).default([]),
+  /** A read that takes longer than usual is made at a second endpoint too, and the first answer counts. */
+  hedge: hedgeConfig.optional(),
 });
 
 /** Limits of each router process. */

@@ -1,7 +1,7 @@
 export type { AgentConfig, RouterAuth } from "./agent-config.ts";
 export { ambiguousWith, separatorDefault } from "./aggregate-names.ts";
 export { type BreakerChanged, type BreakerState, breakerChanged, breakerState, type Permit, permit } from "./breaker.ts";
-export type { AgentRate } from "./call-limits.ts";
+export type { AgentRate, HedgeConfig } from "./call-limits.ts";
 export { canonicalJson, hashOf, sha256 } from "./canonical.ts";
 export {
   type ChaosCheck,

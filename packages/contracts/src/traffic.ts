@@ -29,6 +29,9 @@ export const trafficEndpoint = z.looseObject({
   hung: z.boolean().optional(),
   /** How much longer the endpoint has asked to be left alone (`Retry-After` of a 429 or 503). */
   retryAfterMs: z.number().nonnegative().optional(),
+  /** Reads that waited here for longer than usual and were made at another endpoint too; and how many of them the other one answered. */
+  hedged: count.optional(),
+  hedgeWon: count.optional(),
   /** Hard failures before the first call that was not one, and after the last: so that runs are carried over windows. */
   hardRunHead: count,
   hardRunTail: count,

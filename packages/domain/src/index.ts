@@ -111,6 +111,16 @@ export {
   isAlive,
 } from "./health.ts";
 export { healthReport } from "./health-report.ts";
+export {
+  chargeHedge,
+  type HedgeBudget,
+  hedgeKeyOf,
+  hedgeTarget,
+  hedgeTokens,
+  initialHedgeBudget,
+  lateAfterMs,
+  mayHedge,
+} from "./hedge.ts";
 export { type HungPolicy, type HungQuestion, judgeHung, lookMsFor, overdueMs } from "./hung.ts";
 export {
   acknowledgeIncident,

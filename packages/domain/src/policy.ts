@@ -1,4 +1,4 @@
-import { hashOf, type Topology } from "@mcp-failover/contracts";
+import { type HedgeConfig, hashOf, type Topology } from "@mcp-failover/contracts";
 import type { AdmissionPolicy } from "./admission.ts";
 
 /**
@@ -173,6 +173,19 @@ export interface RollbackPolicy {
   readonly rampStepMs: number;
 }
 
+/** When a read that takes longer than usual is made at a second endpoint too. */
+export interface HedgePolicy {
+  readonly enabled: boolean;
+  /** Dean and Barroso, "The Tail at Scale": hedging after the p95 adds some 5 %. Finagle's backup requests are bounded by the same share. */
+  readonly ratio: number;
+  /** gRPC A6: a bucket of 10 throttles hedges. */
+  readonly burst: number;
+  /** Ours: nobody notices less, and a busy machine is late by as much for no reason of the endpoint's. */
+  readonly afterMsMin: number;
+  /** Hystrix: 20 calls before a ratio is believed. */
+  readonly callsMin: number;
+}
+
 export interface RouterPolicy {
   /** Deadline of one call with all its attempts; below the 60 s after which SDK clients give up. */
   readonly callMs: number;
@@ -208,6 +221,7 @@ export interface RouterPolicy {
   readonly hungCallsMin: number;
   /** Design, "Probes": confirming probes time out after 500 ms. */
   readonly lookMs: number;
+  readonly hedge: HedgePolicy;
   /** Statuses that the operator says to be proof that a call did not run. */
   readonly notExecutedStatuses: readonly number[];
   /** Null: as many calls as come. */
@@ -350,6 +364,7 @@ export const defaultPolicy: Policy = {
     hungUnknownMs: 5 * secondMs,
     hungCallsMin: 20,
     lookMs: 500,
+    hedge: { enabled: true, ratio: 0.05, burst: 10, afterMsMin: 100, callsMin: 20 },
     notExecutedStatuses: [],
     admission: null,
     fallback: { tool: true, agent: true, system: true },
@@ -433,6 +448,7 @@ export function policyFor(topology: Topology, upstreamName: string, environment:
     },
     router: {
       ...router,
+      hedge: hedgeOf(upstream.retry?.hedge),
       notExecutedStatuses: upstream.retry?.not_executed_statuses ?? router.notExecutedStatuses,
       admission: admissionOf(upstream.admission),
       callMs: upstream.call_timeout_ms ?? upstream.breaker.timeout_ms ?? router.callMs,
@@ -444,6 +460,19 @@ export function policyFor(topology: Topology, upstreamName: string, environment:
       },
       legacyMode: topology.fallback.legacy_mode || (block?.legacy_mode ?? false) || block?.mcp_enabled === false,
     },
+  };
+}
+
+function hedgeOf(config: HedgeConfig | undefined): HedgePolicy {
+  const { hedge } = defaultPolicy.router;
+  if (config === undefined) return hedge;
+  const { enabled, budget, after_ms_min, minimum_calls } = config;
+  return {
+    enabled: enabled ?? hedge.enabled,
+    ratio: budget ?? hedge.ratio,
+    burst: hedge.burst,
+    afterMsMin: after_ms_min ?? hedge.afterMsMin,
+    callsMin: minimum_calls ?? hedge.callsMin,
   };
 }
 

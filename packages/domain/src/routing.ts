@@ -95,13 +95,13 @@ export interface RoutePlan {
   readonly rule: RouteRule;
 }
 
-type RoutingPolicy = Pick<RouterPolicy, "scoreMin" | "slowStartMs" | "panicRatio">;
+export type RoutePolicy = Pick<RouterPolicy, "scoreMin" | "slowStartMs" | "panicRatio">;
 
 /** Envoy: a tier that is 72 % healthy still takes all calls. */
 const overprovisioning = 1.4;
 
 /** The next endpoint for a call, or none and why. */
-export function planRoute(question: RouteQuestion, policy: RoutingPolicy = defaultPolicy.router): RoutePlan {
+export function planRoute(question: RouteQuestion, policy: RoutePolicy = defaultPolicy.router): RoutePlan {
   if (question.sessions === "sticky" && question.sessionEndpoint !== null) return planSticky(question, question.sessionEndpoint);
   if (question.mode === "pool") return planPool(question, policy);
   return question.safety === "read_only" ? planRead(question, policy) : planWrite(question);
@@ -126,7 +126,7 @@ function isEjected({ localAllows, breaker }: RouteEndpoint): boolean {
 }
 
 /** One sentence on why an endpoint gets no calls, or null where it may get some. For error messages and `mcpf why`. */
-export function whyNot(endpoint: RouteEndpoint, policy: RoutingPolicy = defaultPolicy.router): string | null {
+export function whyNot(endpoint: RouteEndpoint, policy: RoutePolicy = defaultPolicy.router): string | null {
   if (!endpoint.usable) return "cannot be used: a secret that it needs is missing";
   if (endpoint.breaker === "forced_open") return "its breaker is forced open";
   if (endpoint.health === "unhealthy") return "unhealthy";
@@ -181,7 +181,7 @@ function planWrite(question: RouteQuestion): RoutePlan {
   return plan(active.name, "panic");
 }
 
-function planRead(question: RouteQuestion, policy: RoutingPolicy): RoutePlan {
+function planRead(question: RouteQuestion, policy: RoutePolicy): RoutePlan {
   let good: RouteEndpoint | null = null;
   let unproven: RouteEndpoint | null = null;
   for (const endpoint of question.endpoints) {
@@ -205,7 +205,7 @@ function isBefore(one: RouteEndpoint, other: RouteEndpoint | null, question: Rou
 
 const isNear = ({ zone }: RouteEndpoint, question: RouteQuestion): boolean => zone != null && zone === question.zone;
 
-function planPool(question: RouteQuestion, policy: RoutingPolicy): RoutePlan {
+function planPool(question: RouteQuestion, policy: RoutePolicy): RoutePlan {
   const allowed = question.endpoints.filter(
     (endpoint) => (question.safety === "read_only" || endpoint.role === "write") && availabilityOf(endpoint, null) !== "barred",
   );
@@ -268,7 +268,7 @@ function awaitVerdict(question: RouteQuestion): RoutePlan {
 }
 
 /** The last resorts: once more where calls still get through, then whatever is out, the oldest failure first. */
-function planLast(question: RouteQuestion, allowed: readonly RouteEndpoint[], policy: RoutingPolicy): RoutePlan {
+function planLast(question: RouteQuestion, allowed: readonly RouteEndpoint[], policy: RoutePolicy): RoutePlan {
   let again: RouteEndpoint | null = null;
   let out: RouteEndpoint | null = null;
   let awaited = false;
@@ -288,7 +288,7 @@ function planLast(question: RouteQuestion, allowed: readonly RouteEndpoint[], po
   return out === null ? plan(null, "none_left") : plan(out.name, "panic");
 }
 
-function pickFrom(able: readonly RouteEndpoint[], question: RouteQuestion, panic: boolean, policy: RoutingPolicy): RouteEndpoint | null {
+function pickFrom(able: readonly RouteEndpoint[], question: RouteQuestion, panic: boolean, policy: RoutePolicy): RouteEndpoint | null {
   // The tier was drawn from the first digits.
   const random = (question.random * 1_048_576) % 1;
   const { strategy, turn, nowMs } = question;

@@ -1,9 +1,10 @@
 import type { IncomingHttpHeaders } from "node:http";
 import { classifyHttpStatus } from "@mcp-failover/domain";
 import type { ClientRequest, ClientResponse } from "./client-exchange.ts";
-import type { AttemptResult, RouterControl, UpstreamView } from "./control/port.ts";
+import type { Attempt, AttemptResult, CallControl, RouterControl, UpstreamView } from "./control/port.ts";
 import { eitherOf } from "./ending.ts";
 import { httpStatusOf, type RouterError, routerErrorOf, sendJson } from "./errors.ts";
+import { type AnyLane, alone, runHedged } from "./hedge.ts";
 import type { Principal } from "./identity/principal.ts";
 import { clientDeadlineMs, type DataPlaneLog, type DataPlaneMetrics, operationHeader } from "./mcp/inbound.ts";
 import type { RequestTrace } from "./observe/trace.ts";
@@ -66,36 +67,12 @@ export async function serveHttp(context: HttpContext, inbound: HttpInbound, body
     if (!response.writableFinished) abort.abort(new AbortedByRouter("client_gone"));
   });
   try {
-    for (let attempt = await call.next(); attempt !== null; attempt = await call.next()) {
+    for (let next = await call.next(); next !== null; next = await call.next()) {
       const startedAtMs = nowMs();
-      const { endpoint, givenUp } = attempt;
-      let upstream: UpstreamResponse | null = null;
-      let told: AttemptResult;
-      try {
-        upstream = await context.client.send({
-          endpoint,
-          method: request.method ?? "GET",
-          suffix: inbound.suffix,
-          headers: requestHeaders(request.headers),
-          body: body.length === 0 ? null : body,
-          connectMs: attempt.connectMs,
-          signal: givenUp === null ? abort.signal : eitherOf(abort.signal, givenUp),
-          lane: "call",
-        });
-        // What streams to the client is not given up any more.
-        attempt.answering();
-        told = statusTold(upstream, endpoint.name, nowMs());
-      } catch (error) {
-        if (!(error instanceof UpstreamError)) throw error;
-        told = isGone(abort.signal)
-          ? { outcome: "aborted" }
-          : {
-              outcome: "hard",
-              code: givenUp?.aborted ? "timeout" : error.code,
-              executed: error.written ? "unknown" : "no",
-              message: error.message,
-            };
-      }
+      const { attempt, ran } = await sendHedged(context, inbound, body, call, next, abort.signal);
+      const { endpoint } = attempt;
+      const { upstream } = ran;
+      let { told } = ran;
       if (upstream !== null) clearTimeout(deadline);
       const measure = (): void => {
         context.metrics.call({ upstream: view.name, endpoint: endpoint.name, outcome: told.outcome }, nowMs() - startedAtMs);
@@ -145,6 +122,81 @@ export async function serveHttp(context: HttpContext, inbound: HttpInbound, body
     throw error;
   } finally {
     clearTimeout(deadline);
+  }
+}
+
+/** An exchange as far as its headers. */
+interface Sent {
+  readonly upstream: UpstreamResponse | null;
+  readonly told: AttemptResult;
+}
+
+/** A read that is late is sent to a second endpoint too; the answer whose headers come first is the client's, the second one's only if it is no error. */
+async function sendHedged(
+  context: HttpContext,
+  inbound: HttpInbound,
+  body: Buffer,
+  call: CallControl,
+  first: Attempt,
+  signal: AbortSignal,
+): Promise<{ readonly attempt: Attempt; readonly ran: Sent }> {
+  if (first.whenLate == null) return { attempt: first, ran: await send(context, inbound, body, first, signal, alone) };
+  const { view, operationId } = inbound;
+  return runHedged<Sent>(first, {
+    call,
+    run: (attempt, lane) => send(context, inbound, body, attempt, signal, lane),
+    toldOf: ({ told }) => told,
+    isFinal: ({ told: { outcome } }) => outcome === "ok" || outcome === "caller" || outcome === "aborted",
+    onOver: (attempt, told, ran) => {
+      ran?.upstream?.discard(250);
+      const { name } = attempt.endpoint;
+      context.log.debug(
+        { upstream: view.name, endpoint: name, method: inbound.request.method, outcome: told.outcome, operationId },
+        "attempt",
+      );
+    },
+    onTrouble: (err) => context.log.debug({ upstream: view.name, operationId, err }, "what is left of a hedged call failed"),
+  });
+}
+
+async function send(
+  context: HttpContext,
+  inbound: HttpInbound,
+  body: Buffer,
+  attempt: Attempt,
+  signal: AbortSignal,
+  lane: AnyLane,
+): Promise<Sent> {
+  const { request } = inbound;
+  const { endpoint, givenUp } = attempt;
+  const ends = givenUp === null ? signal : eitherOf(signal, givenUp);
+  try {
+    const upstream = await context.client.send({
+      endpoint,
+      method: request.method ?? "GET",
+      suffix: inbound.suffix,
+      headers: requestHeaders(request.headers),
+      body: body.length === 0 ? null : body,
+      connectMs: attempt.connectMs,
+      signal: lane.cancelled === null ? ends : eitherOf(ends, lane.cancelled),
+      lane: "call",
+    });
+    const told = statusTold(upstream, endpoint.name, context.nowMs());
+    if (told.outcome === "ok" || told.outcome === "caller") {
+      if (!lane.takes(told.outcome === "ok" ? "answer" : "error")) {
+        upstream.cancel("the answer is not wanted");
+        return { upstream: null, told: { outcome: "cancelled" } };
+      }
+    }
+    // What streams to the client is not given up any more.
+    attempt.answering();
+    return { upstream, told };
+  } catch (error) {
+    if (!(error instanceof UpstreamError)) throw error;
+    if (isGone(signal)) return { upstream: null, told: { outcome: "aborted" } };
+    const executed = error.written ? "unknown" : "no";
+    const code = givenUp?.aborted ? "timeout" : error.code;
+    return { upstream: null, told: { outcome: "hard", code, executed, message: error.message } };
   }
 }
 

@@ -23,6 +23,8 @@ export interface AttemptParts {
   readonly begunMs: number;
   /** Only of a call that may be sent again whatever became of this attempt. */
   readonly leavable: boolean;
+  /** Which calls take as long as this one; null: it is never made twice at once. */
+  readonly hedgeKey: string | null;
 }
 
 /** One attempt: gives back what it took, exactly once. */
@@ -33,6 +35,7 @@ export class CallAttempt implements Attempt, Linked<CallAttempt> {
   readonly endpoint: EndpointView;
   readonly connectMs: number;
   readonly givenUp: EndSignal | null;
+  readonly whenLate: ((listener: () => void) => void) | null;
   readonly #giveUp: Ending | null;
   readonly #owner: AttemptOwner;
   readonly #world: CallWorld;
@@ -49,6 +52,7 @@ export class CallAttempt implements Attempt, Linked<CallAttempt> {
     this.connectMs = parts.connectMs;
     this.#giveUp = parts.leavable ? new Ending() : null;
     this.givenUp = this.#giveUp;
+    this.whenLate = parts.hedgeKey === null ? null : (listener) => world.hedges.arm(this, listener);
     world.watch.begin(this);
   }
 
@@ -61,10 +65,17 @@ export class CallAttempt implements Attempt, Linked<CallAttempt> {
   get begunMs(): number {
     return this.#parts.begunMs;
   }
+  get hedgeKey(): string | null {
+    return this.#parts.hedgeKey;
+  }
+  get inFlight(): InFlight {
+    return this.#parts.inFlight;
+  }
 
   answering(): void {
     if (this.#told) return;
     this.#world.watch.end(this);
+    this.#rest();
     this.#parts.state.hear(this.#world.monotonicMs());
   }
 
@@ -77,16 +88,18 @@ export class CallAttempt implements Attempt, Linked<CallAttempt> {
   done(result: AttemptResult): { readonly retry: boolean } {
     if (this.#told) return { retry: false };
     this.#told = true;
-    this.#world.watch.end(this);
-    const { state, permit, inFlight, begunMs } = this.#parts;
+    this.#world.watch.end(this, result.outcome === "cancelled");
+    this.#rest();
+    const { state, permit, inFlight, begunMs, hedgeKey } = this.#parts;
     const { report } = this.#world;
-    if (result.outcome === "aborted" || result.outcome === "ineligible") {
+    if (result.outcome === "aborted" || result.outcome === "ineligible" || result.outcome === "cancelled") {
       state.release(permit);
       report.end(inFlight, null);
       return this.#owner.settle(this, result);
     }
     const endMs = this.#world.monotonicMs();
     const latencyMs = Math.max(0, endMs - begunMs);
+    if (hedgeKey !== null && result.outcome !== "hard") state.learnUsual(hedgeKey, latencyMs, endMs);
     const code: FailureCode | null = result.outcome === "hard" ? result.code : null;
     const asked = result.outcome === "soft" || result.outcome === "hard" ? result.retryAfterMs : undefined;
     const retryAfterMs = asked ?? null;
@@ -103,5 +116,9 @@ export class CallAttempt implements Attempt, Linked<CallAttempt> {
       this.#upstream.waiters.wakeAll();
     }
     return this.#owner.settle(this, result);
+  }
+
+  #rest(): void {
+    if (this.#parts.hedgeKey !== null) this.#world.hedges.disarm(this);
   }
 }

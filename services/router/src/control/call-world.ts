@@ -3,6 +3,7 @@ import type { Dispatcher } from "undici";
 import type { AgentAccounts } from "./admission.ts";
 import type { EndpointMoment } from "./endpoint-state.ts";
 import type { HangWatch } from "./hang-watch.ts";
+import type { HedgeWatch } from "./hedge-watch.ts";
 import type { callLegacy } from "./legacy.ts";
 import type { CallDescription } from "./port.ts";
 import type { TrafficReport } from "./traffic-report.ts";
@@ -14,6 +15,7 @@ export interface CallWorld {
   readonly legacyAgent: Dispatcher;
   readonly callLegacy: typeof callLegacy;
   readonly watch: HangWatch;
+  readonly hedges: HedgeWatch;
   readonly accounts: AgentAccounts;
   /** Where this process stands. */
   readonly zone: string | null;
@@ -32,6 +34,8 @@ export interface CallWorld {
   lookAtCandidates(upstream: UpstreamState): void;
   refusedRetry(upstream: string, rule: string): void;
   panicked(upstream: string): void;
+  hedged(upstream: string): void;
+  hedgeWon(upstream: string): void;
   /** How often an agent may call; null: as often as it likes. */
   rateOf(agent: string | null): RatePolicy | null;
   shed(upstream: string, why: "agent_rate" | "queue" | "wait"): void;

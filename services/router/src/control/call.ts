@@ -1,9 +1,20 @@
 import type { FailureCode } from "@mcp-failover/contracts";
-import { chargeRetry, mayRetry, planRoute, type RoutePlan, type Safety, whyNot } from "@mcp-failover/domain";
+import {
+  chargeRetry,
+  hedgeKeyOf,
+  mayRetry,
+  planRoute,
+  type RoutePlan,
+  type RouteQuestion,
+  type Safety,
+  whyNot,
+} from "@mcp-failover/domain";
 import { CallAttempt } from "./attempt.ts";
 import { CallEntry } from "./call-entry.ts";
+import { hedgeEndpoint } from "./call-hedge.ts";
 import { deadlineProblem, problemOf, sessionLostProblem } from "./call-problems.ts";
 import type { CallWorld } from "./call-world.ts";
+import type { EndpointState } from "./endpoint-state.ts";
 import { LegacyError } from "./legacy.ts";
 import type { Attempt, AttemptResult, CallControl, CallDescription, CallProblem, EndpointView, LegacyResult } from "./port.ts";
 import type { UpstreamState } from "./upstream-state.ts";
@@ -13,7 +24,7 @@ import type { UpstreamState } from "./upstream-state.ts";
  *
  * Invariants, cited by the tests:
  * A1  After an attempt of an `unsafe` call that may have run, nothing is sent any more: not to another endpoint, not to the legacy API.
- * A2  At most one attempt is out at a time, each is told once, and what is told twice is ignored.
+ * A2  At most one attempt is out at a time, two of a hedged read, each is told once, and what is told twice is ignored.
  * A3  Whatever happens, in-flight counts, permits and waits of a call are given back when it ends.
  * A5  A call that was let in leaves once, whatever becomes of it; one that was refused was not sent anywhere.
  * A4  A tool's call is counted once for MCP, and once for legacy where that served it.
@@ -31,6 +42,8 @@ export class Call implements CallControl {
   readonly #tried: string[] = [];
   readonly #failures: string[] = [];
   #open: CallAttempt | null = null;
+  /** Of a hedged read: the attempt that was out first, the one beside it, and whether both are out. */
+  #hedge: { readonly first: CallAttempt; readonly second: CallAttempt; both: boolean } | null = null;
   #again = false;
   #mayHaveRun = false;
   #legacyUsed = false;
@@ -71,6 +84,7 @@ export class Call implements CallControl {
 
   next(): Attempt | null | Promise<Attempt | null> {
     if (this.#ended || this.#answered || this.#problem !== null || this.implementation === "legacy") return null;
+    if (this.#hedge?.both) this.#hedge.second.done({ outcome: "cancelled" });
     if (this.#open !== null) {
       // Nobody told how the last attempt ended, so it may have run.
       this.#open.done({ outcome: "hard", code: "other", executed: "unknown", message: "the attempt was left without a result" });
@@ -116,6 +130,7 @@ export class Call implements CallControl {
 
   end(_outcome: "ok" | "error"): void {
     if (this.#ended) return;
+    if (this.#hedge?.both) this.#hedge.second.done({ outcome: "cancelled" });
     this.#open?.done({ outcome: "aborted" });
     this.#noteUnknown();
     this.#ended = true;
@@ -134,13 +149,17 @@ export class Call implements CallControl {
 
   /** How an attempt of this call ended. Called by the attempt, once. */
   settle(attempt: CallAttempt, result: AttemptResult): { readonly retry: boolean } {
+    if (this.#hedge?.both && this.#settleOneOfTwo(this.#hedge, attempt, result)) return { retry: false };
     this.#open = null;
     const { endpoint } = attempt;
     switch (result.outcome) {
       case "ok":
       case "caller":
         this.#answered = true;
+        if (attempt === this.#hedge?.second) this.#hedgeWon(this.#hedge.first);
         this.#countTool(result.toolError);
+        return { retry: false };
+      case "cancelled":
         return { retry: false };
       case "aborted":
         this.#fallbackBarred = true;
@@ -160,6 +179,42 @@ export class Call implements CallControl {
         this.#failures.push(`${endpoint.name}: ${result.code}`);
         return this.#retryWhere({ executed: this.#executed(result), message: `${endpoint.name}: ${result.code}` });
     }
+  }
+
+  /**
+   * While both attempts of a hedged read are out, one that fails or is cancelled leaves the call to the other. False: its result is the call's; the
+   * other one is over with it.
+   */
+  #settleOneOfTwo(hedge: { first: CallAttempt; second: CallAttempt; both: boolean }, attempt: CallAttempt, result: AttemptResult): boolean {
+    const other = attempt === hedge.first ? hedge.second : hedge.first;
+    hedge.both = false;
+    if (result.outcome === "ok" || result.outcome === "caller" || result.outcome === "aborted") {
+      this.#open = attempt;
+      other.done({ outcome: "cancelled" });
+      return false;
+    }
+    this.#open = other;
+    if (result.outcome === "hard") this.#failures.push(`${attempt.endpoint.name}: ${result.code}`);
+    else if (result.outcome !== "cancelled") this.#failures.push(`${attempt.endpoint.name}: ${result.outcome}`);
+    return true;
+  }
+
+  #hedgeWon(first: CallAttempt): void {
+    this.#world.hedgeWon(this.#upstream.name);
+    this.#world.report.hedge(first.inFlight, true);
+  }
+
+  hedge(): Attempt | null {
+    const first = this.#open;
+    if (first === null || this.#hedge !== null || this.#ended || this.#answered || this.#problem !== null || this.#leftFor) return null;
+    const endpoint = hedgeEndpoint(this.#world, this.#upstream, first, this.#leftMs(), () => this.#question());
+    if (endpoint === null) return null;
+    this.#charge();
+    const second = this.#attemptAt(endpoint, this.#upstream.policy.router.connectMs);
+    this.#hedge = { first, second, both: true };
+    this.#world.hedged(this.#upstream.name);
+    this.#world.report.hedge(first.inFlight, false);
+    return second;
   }
 
   /** A status is proof only where the operator says so. */
@@ -212,7 +267,7 @@ export class Call implements CallControl {
 
   /** An attempt at an endpoint that hangs is left only for another one that is believed to work: by an idempotent write for the new active one. */
   mayLeave(): boolean {
-    if (this.safety === "unsafe" || this.#leftFor || this.#ended) return false;
+    if (this.safety === "unsafe" || this.#leftFor || this.#ended || this.#hedge?.both) return false;
     const { attemptsMax } = this.#upstream.policy.router;
     const answer = mayRetry({ safety: this.safety, executed: "unknown", attempts: this.#tried.length, attemptsMax, ...this.#times() });
     if (!answer.retry) return false;
@@ -225,30 +280,31 @@ export class Call implements CallControl {
   }
 
   #plan(): RoutePlan {
+    return planRoute(this.#question(), this.#upstream.policy.router);
+  }
+
+  #question(): RouteQuestion {
     const upstream = this.#upstream;
     const moment = this.#world.moment();
     for (const endpoint of upstream.endpoints) endpoint.refresh(moment);
-    return planRoute(
-      {
-        mode: upstream.config.mode,
-        active: upstream.active,
-        activeTier: upstream.activeTier,
-        strategy: upstream.config.balancing,
-        zone: this.#world.zone,
-        safety: this.safety,
-        sessions: upstream.config.sessions,
-        sessionEndpoint: this.#call.sessionEndpoint,
-        tried: this.#tried,
-        again: this.#again,
-        mayWait: this.#mayWait(),
-        mayWaitVerdict: this.#mayWaitVerdict(),
-        endpoints: upstream.endpoints,
-        random: this.#world.random(),
-        turn: upstream.turn,
-        nowMs: moment.nowMs,
-      },
-      upstream.policy.router,
-    );
+    return {
+      mode: upstream.config.mode,
+      active: upstream.active,
+      activeTier: upstream.activeTier,
+      strategy: upstream.config.balancing,
+      zone: this.#world.zone,
+      safety: this.safety,
+      sessions: upstream.config.sessions,
+      sessionEndpoint: this.#call.sessionEndpoint,
+      tried: this.#tried,
+      again: this.#again,
+      mayWait: this.#mayWait(),
+      mayWaitVerdict: this.#mayWaitVerdict(),
+      endpoints: upstream.endpoints,
+      random: this.#world.random(),
+      turn: upstream.turn,
+      nowMs: moment.nowMs,
+    };
   }
 
   /** A wait helps only where the fleet may move the upstream by itself, soon, to somewhere, and this router would hear of it. */
@@ -308,9 +364,18 @@ export class Call implements CallControl {
     const { connectMs: usualMs, panicConnectMs } = upstream.policy.router;
     const connectMs = remembered ? Math.min(panicConnectMs, usualMs) : usualMs;
     if (plan.rule === "panic") this.#world.panicked(upstream.name);
+    this.#open = this.#attemptAt(endpoint, connectMs);
+    return this.#open;
+  }
+
+  #attemptAt(endpoint: EndpointState, connectMs: number): CallAttempt {
+    const upstream = this.#upstream;
     this.#tried.push(endpoint.name);
     const begunMs = this.#world.monotonicMs();
-    this.#open = new CallAttempt(this, this.#world, upstream, {
+    const { kind, method, tool } = this.#call;
+    // Where there is one endpoint only, nothing is kept of what such calls take.
+    const isHedged = this.safety === "read_only" && upstream.endpoints.length > 1 && upstream.policy.router.hedge.enabled;
+    return new CallAttempt(this, this.#world, upstream, {
       endpoint: endpoint.view,
       state: endpoint,
       connectMs: Math.max(1, Math.min(connectMs, this.#leftMs())),
@@ -318,8 +383,8 @@ export class Call implements CallControl {
       inFlight: this.#world.report.begin(upstream.name, endpoint.name, endpoint.breakerGeneration),
       begunMs,
       leavable: this.safety !== "unsafe",
+      hedgeKey: isHedged ? hedgeKeyOf({ kind, method, tool, safety: this.safety }) : null,
     });
-    return this.#open;
   }
 
   #giveUp(problem: CallProblem): null {

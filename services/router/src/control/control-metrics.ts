@@ -3,6 +3,8 @@ import { Counter, Gauge, type Registry } from "prom-client";
 export interface ControlMetrics {
   refusedRetry(upstream: string, rule: string): void;
   panicked(upstream: string): void;
+  hedged(upstream: string): void;
+  hedgeWon(upstream: string): void;
   shed(upstream: string, why: string): void;
   routeHeld(upstream: string, epoch: number): void;
   windowsDropped(count: number): void;
@@ -20,6 +22,18 @@ export function controlMetrics(registry: Registry): ControlMetrics {
   const panics = new Counter({
     name: "mcpf_router_panic_attempts_total",
     help: "Attempts at an endpoint that was believed to be down, because no other was left.",
+    labelNames: ["upstream"],
+    registers,
+  });
+  const hedged = new Counter({
+    name: "mcpf_router_hedged_total",
+    help: "Reads that took longer than usual and were made at a second endpoint too.",
+    labelNames: ["upstream"],
+    registers,
+  });
+  const hedgeWon = new Counter({
+    name: "mcpf_router_hedge_won_total",
+    help: "Of these, those that the second endpoint answered.",
     labelNames: ["upstream"],
     registers,
   });
@@ -43,6 +57,8 @@ export function controlMetrics(registry: Registry): ControlMetrics {
   return {
     refusedRetry: (upstream, rule) => refused.inc({ upstream, rule }),
     panicked: (upstream) => panics.inc({ upstream }),
+    hedged: (upstream) => hedged.inc({ upstream }),
+    hedgeWon: (upstream) => hedgeWon.inc({ upstream }),
     shed: (upstream, why) => shed.inc({ upstream, why }),
     routeHeld: (upstream, value) => epoch.set({ upstream }, value),
     windowsDropped: (count) => dropped.inc(count),

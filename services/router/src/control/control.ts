@@ -10,6 +10,7 @@ import type { CallWorld } from "./call-world.ts";
 import { candidateLooks } from "./candidate-looks.ts";
 import { controlMetrics } from "./control-metrics.ts";
 import { HangWatch } from "./hang-watch.ts";
+import { HedgeWatch } from "./hedge-watch.ts";
 import { learnElsewhere } from "./learn-elsewhere.ts";
 import { callLegacy, legacyAgent } from "./legacy.ts";
 import type { CallControl, CallDescription, RouterControl } from "./port.ts";
@@ -77,6 +78,7 @@ class Control implements RunningControl {
   readonly #metrics: ReturnType<typeof controlMetrics>;
   readonly #world: CallWorld;
   readonly #watch: HangWatch;
+  readonly #hedges: HedgeWatch;
   readonly #agent = legacyAgent(defaultPolicy.router.connectMs);
   readonly #upstreams = new Map<string, UpstreamState>();
   readonly #listeners = new Set<(upstream: string) => void>();
@@ -116,6 +118,7 @@ class Control implements RunningControl {
         this.#report.hurry();
       },
     });
+    this.#hedges = new HedgeWatch(options.monotonicMs ?? (() => performance.now()));
     this.#world = this.#makeWorld();
   }
 
@@ -166,6 +169,7 @@ class Control implements RunningControl {
     for (const cleanup of this.#cleanups.splice(0)) await cleanup();
     for (const upstream of this.#upstreams.values()) upstream.waiters.wakeAll();
     this.#watch.stop();
+    this.#hedges.stop();
     await this.#report.stop();
     this.#keep();
     await this.#cache.flush();
@@ -374,6 +378,7 @@ class Control implements RunningControl {
     return {
       report: this.#report,
       watch: this.#watch,
+      hedges: this.#hedges,
       accounts: new AgentAccounts(),
       zone: this.#options.zone ?? null,
       legacyAgent: this.#agent,
@@ -410,6 +415,8 @@ class Control implements RunningControl {
       }),
       refusedRetry: (upstream, rule) => this.#metrics.refusedRetry(upstream, rule),
       panicked: (upstream) => this.#metrics.panicked(upstream),
+      hedged: (upstream) => this.#metrics.hedged(upstream),
+      hedgeWon: (upstream) => this.#metrics.hedgeWon(upstream),
       rateOf: (agent) => rateOf(this.#table.config?.topology.router.agent_rates, agent),
       shed: (upstream, why) => this.#metrics.shed(upstream, why),
     };

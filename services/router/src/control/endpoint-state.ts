@@ -29,6 +29,9 @@ import { UsualLatency } from "./usual-latency.ts";
 /** What a router believes of an endpoint that nobody has judged yet. */
 const unknownScore = 0.5;
 
+/** Tools and methods of one endpoint whose usual time is kept; what comes later is never hedged. */
+const usualKeysMax = 200;
+
 export interface EndpointMoment {
   readonly router: string;
   readonly logReachable: boolean;
@@ -84,6 +87,8 @@ export class EndpointState implements RouteEndpoint {
   /** What is usual by this process's own calls, and by those of other routers. */
   readonly #usual = new UsualLatency();
   readonly #usualElsewhere = new UsualLatency();
+  /** By tool or method, of the reads that may be made at a second endpoint. */
+  readonly #usualOf = new Map<string, UsualLatency>();
   #breakerState: BreakerState | null = null;
   /** Of the fleet's present generation: calls let through, those of them that are out, and answers in a row. */
   #permitsUsed = 0;
@@ -117,6 +122,7 @@ export class EndpointState implements RouteEndpoint {
       this.#restUntilMs = null;
       this.#usual.clear();
       this.#usualElsewhere.clear();
+      this.#usualOf.clear();
     }
     this.tier = config.tier;
     this.role = config.role;
@@ -130,6 +136,21 @@ export class EndpointState implements RouteEndpoint {
   /** Own calls tell best how long it takes from here; those of other routers are better than nothing. Null: nobody knows yet. */
   usualP95Ms(monotonicMs: number, callsMin: number): number | null {
     return this.#usual.p95Ms(monotonicMs, callsMin) ?? this.#usualElsewhere.p95Ms(monotonicMs, callsMin);
+  }
+
+  learnUsual(key: string, latencyMs: number, monotonicMs: number): void {
+    let usual = this.#usualOf.get(key);
+    if (usual === undefined) {
+      if (this.#usualOf.size >= usualKeysMax) return;
+      usual = new UsualLatency();
+      this.#usualOf.set(key, usual);
+    }
+    usual.observe(latencyMs, monotonicMs);
+  }
+
+  /** Of this process's own calls of this kind; null: too few. */
+  usualP95MsOf(key: string, monotonicMs: number, callsMin: number): number | null {
+    return this.#usualOf.get(key)?.p95Ms(monotonicMs, callsMin) ?? null;
   }
 
   learnElsewhere(latency: readonly number[], monotonicMs: number): void {

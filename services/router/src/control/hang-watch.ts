@@ -17,6 +17,8 @@ interface Watched {
   /** The oldest first: they are put in as they begin. */
   readonly attempts: InOrder<CallAttempt>;
   looking: boolean;
+  /** When the oldest call began that was answered elsewhere while it waited here, and since when nothing was heard; null: none. */
+  lostBegunMs: number | null;
   silentLookAtMs: number | null;
   /** Looks in a row that were answered while no call ended: a slow tool, so that they come further apart. */
   answered: number;
@@ -27,6 +29,8 @@ const tickMs = 50;
 /** A tick this late says that this process stood still itself: what it did not hear in that time says nothing. */
 const stallMs = 300;
 const lookGapMsMax = 10_000;
+/** Calls that were answered elsewhere are remembered at most this long. */
+const lostMsMax = 30_000;
 
 /**
  * Watches what is in flight, and gives up the reads that wait for an endpoint that hangs (`hung.ts` judges). Nothing is kept of an endpoint
@@ -53,6 +57,7 @@ export class HangWatch {
         upstream,
         attempts: new InOrder(),
         looking: false,
+        lostBegunMs: null,
         silentLookAtMs: null,
         answered: 0,
         lookedAtMs: Number.NEGATIVE_INFINITY,
@@ -66,12 +71,19 @@ export class HangWatch {
     this.#timer.unref();
   }
 
-  end(attempt: CallAttempt): void {
-    const watched = this.#watched.get(attempt.state);
+  /** `unheard`: it was cancelled because the call was answered elsewhere: how long nothing came is remembered all the same. */
+  end(attempt: CallAttempt, unheard = false): void {
+    const { state } = attempt;
+    const watched = this.#watched.get(state);
     if (watched === undefined) return;
     watched.attempts.delete(attempt);
-    watched.answered = 0;
-    if (watched.attempts.size === 0 && !watched.looking) this.#watched.delete(attempt.state);
+    if (unheard) watched.lostBegunMs ??= attempt.begunMs;
+    else watched.answered = 0;
+    this.#forget(state, watched);
+  }
+
+  #forget(endpoint: EndpointState, watched: Watched): void {
+    if (watched.attempts.size === 0 && !watched.looking && watched.lostBegunMs === null) this.#watched.delete(endpoint);
   }
 
   stop(): void {
@@ -99,10 +111,15 @@ export class HangWatch {
     const nowMs = this.#options.monotonicMs();
     const { policy, name } = watched.upstream;
     const oldest = watched.attempts.first;
-    if (oldest === null) return;
     // Cheap for the usual tick: nothing is looked up before the oldest call has a certain age.
     const heardAtMs = Math.max(this.#awakeSinceMs, endpoint.heardAtMs ?? Number.NEGATIVE_INFINITY);
-    const silentMs = nowMs - Math.max(oldest.begunMs, heardAtMs);
+    if (isOver(watched.lostBegunMs, endpoint, nowMs)) {
+      watched.lostBegunMs = null;
+      this.#forget(endpoint, watched);
+    }
+    const oldestBegunMs = Math.min(oldest?.begunMs ?? Number.POSITIVE_INFINITY, watched.lostBegunMs ?? Number.POSITIVE_INFINITY);
+    if (!Number.isFinite(oldestBegunMs)) return;
+    const silentMs = nowMs - Math.max(oldestBegunMs, heardAtMs);
     const dead = endpoint.health === "unhealthy" || endpoint.breaker === "open";
     if (!dead && !endpoint.hung && silentMs < policy.router.hungMsMin / 2) return;
     const p95Ms = endpoint.usualP95Ms(nowMs, policy.router.hungCallsMin);
@@ -111,10 +128,7 @@ export class HangWatch {
       for (const attempt of watched.attempts) if (nowMs - attempt.begunMs >= limitMs) attempt.leave();
     }
     const { hung } = endpoint;
-    const verdict = judgeHung(
-      { oldestBegunMs: oldest.begunMs, heardAtMs, silentLookAtMs: watched.silentLookAtMs, hung, p95Ms, nowMs },
-      policy.router,
-    );
+    const verdict = judgeHung({ oldestBegunMs, heardAtMs, silentLookAtMs: watched.silentLookAtMs, hung, p95Ms, nowMs }, policy.router);
     if (verdict === "hung") {
       endpoint.hang(nowMs, policy.localBreaker);
       if (!hung) this.#options.onHung(name, endpoint.name);
@@ -132,7 +146,7 @@ export class HangWatch {
     const { url } = endpoint.view;
     void this.#options.look(url, timeoutMs).then((answer) => {
       watched.looking = false;
-      if (watched.attempts.size === 0) this.#watched.delete(endpoint);
+      this.#forget(endpoint, watched);
       if (this.#stopped || endpoint.view.url !== url) return;
       if (answer === "answers") {
         watched.answered += 1;
@@ -141,4 +155,10 @@ export class HangWatch {
       this.#judge(endpoint, watched);
     });
   }
+}
+
+/** The endpoint was heard since, or judged, or it is too long ago. */
+function isOver(lostBegunMs: number | null, { heardAtMs, hung }: EndpointState, nowMs: number): boolean {
+  if (lostBegunMs === null) return false;
+  return hung || (heardAtMs !== null && heardAtMs > lostBegunMs) || nowMs - lostBegunMs > lostMsMax;
 }

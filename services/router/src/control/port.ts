@@ -120,6 +120,12 @@ export interface CallControl {
   /** Why next() said null, as a typed problem. */
   problem(): CallProblem;
   /**
+   * A second attempt, at another endpoint, beside the one that is out and late; null: the call goes on waiting. Ask when `whenLate` says so, and only
+   * while nothing of an answer has been given to the client. Tell the attempt that lost as `cancelled`; where one of the two fails, the call waits for
+   * the other.
+   */
+  hedge?(): Attempt | null;
+  /**
    * Serves the tool from its legacy HTTP API (rolled back, or as fallback). Null when there is none or it is not allowed: read it
    * again after the attempts, because it becomes null once an unsafe call may have run, and after it was used.
    * It rejects with a `LegacyError`; after that `problem()` says what the client is to be told ("outcome unknown" where it may have run).
@@ -136,6 +142,8 @@ export interface Attempt {
    * the attempt is waited for, because what it does must not be done twice.
    */
   readonly givenUp: EndSignal | null;
+  /** Calls `listener` once, when such calls have usually been answered. Absent where the call is not made twice at once. */
+  readonly whenLate?: ((listener: () => void) => void) | null;
   /** The answer has begun and goes to the client as it comes: the attempt is not given up any more. */
   answering(): void;
   /**
@@ -166,6 +174,8 @@ export type AttemptResult =
     }
   /** The client went away. */
   | { readonly outcome: "aborted" }
+  /** The call's other attempt gave the answer, or the one that this got was not to be used: it says nothing on the endpoint. */
+  | { readonly outcome: "cancelled" }
   /**
    * Nothing was sent and nothing is wrong with the endpoint's health: it cannot serve this call (other protocol era, fewer capabilities
    * than the session was promised, a sticky session lives elsewhere). Another endpoint may be tried, without cost to the retry budget.

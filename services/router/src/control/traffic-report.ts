@@ -3,6 +3,7 @@ import type { Event, RouteHeld, TrafficObserved, TrafficUnknown } from "@mcp-fai
 import {
   type ClosedWindow,
   countCall,
+  countHedge,
   countTool,
   type EndedCall,
   type EndedTool,
@@ -78,6 +79,12 @@ export class TrafficReport {
   end(call: InFlight, ended: EndedCall | null): void {
     this.#inFlight.end(call);
     if (ended !== null) countCall(this.#open, call, ended);
+    this.#wake();
+  }
+
+  /** Beside the calls themselves: a read that was late there was made at another endpoint too, or `won` by that. */
+  hedge(call: InFlight, won: boolean): void {
+    countHedge(this.#open, call, won);
     this.#wake();
   }
 

@@ -31,6 +31,8 @@ interface EndpointCounts {
   caller: number;
   hardRunHead: number;
   hardRunTail: number;
+  hedged: number;
+  hedgeWon: number;
   lastCode: FailureCode | null;
   lastHardAtMs: number | null;
   lastOkAtMs: number | null;
@@ -146,6 +148,19 @@ export function countCall(window: ClosedWindow, place: CallPlace, call: EndedCal
   counts.latencyMsMax = Math.max(counts.latencyMsMax, call.latencyMs);
 }
 
+/** A read that waits here was made at another endpoint too; `won`: it was answered there. */
+export function countHedge(window: ClosedWindow, place: CallPlace, won: boolean): void {
+  const key = placeKey(place);
+  let counts = window.endpoints.get(key);
+  if (counts === undefined) {
+    if (window.endpoints.size >= entriesMax) return;
+    counts = emptyCounts(place);
+    window.endpoints.set(key, counts);
+  }
+  if (won) counts.hedgeWon += 1;
+  else counts.hedged += 1;
+}
+
 export function countTool(window: ClosedWindow, call: EndedTool): void {
   const name = shortened(call.tool);
   const agent = shortened(call.agent);
@@ -213,6 +228,8 @@ function addCounts(before: EndpointCounts, after: EndpointCounts): EndpointCount
     caller: before.caller + after.caller,
     hardRunHead: before.hard === endedOf(before) ? before.hard + after.hardRunHead : before.hardRunHead,
     hardRunTail: after.hard === endedOf(after) ? before.hardRunTail + after.hard : after.hardRunTail,
+    hedged: before.hedged + after.hedged,
+    hedgeWon: before.hedgeWon + after.hedgeWon,
     lastCode: after.lastCode ?? before.lastCode,
     lastHardAtMs: after.lastHardAtMs ?? before.lastHardAtMs,
     lastOkAtMs: after.lastOkAtMs ?? before.lastOkAtMs,
@@ -247,6 +264,8 @@ function emptyCounts({ upstream, endpoint, generation }: CallPlace): EndpointCou
     caller: 0,
     hardRunHead: 0,
     hardRunTail: 0,
+    hedged: 0,
+    hedgeWon: 0,
     lastCode: null,
     lastHardAtMs: null,
     lastOkAtMs: null,
@@ -343,7 +362,7 @@ export function endpointsOf(
     return counts === null ? [] : [{ counts, flying }];
   });
   items.sort((a, b) => a.counts.generation - b.counts.generation);
-  return items.slice(0, entriesMax).map(({ counts: { generation, ...counts }, flying }) => {
+  return items.slice(0, entriesMax).map(({ counts: { generation, hedged, hedgeWon, ...counts }, flying }) => {
     const remarks = remarksOn?.(counts.upstream, counts.endpoint);
     return {
       ...counts,
@@ -351,6 +370,7 @@ export function endpointsOf(
       inFlight: flying?.count ?? 0,
       oldestInFlightMs: flying?.oldestMs ?? 0,
       slowInFlight: flying?.slow ?? 0,
+      ...(hedged === 0 && hedgeWon === 0 ? {} : { hedged, hedgeWon }),
       ...(remarks?.hung === true && flying !== undefined ? { hung: true } : {}),
       ...(remarks?.restMs == null ? {} : { retryAfterMs: remarks.restMs }),
     };

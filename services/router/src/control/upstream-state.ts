@@ -2,6 +2,8 @@ import type { FailoverState, SecretRef, UpstreamConfig } from "@mcp-failover/con
 import {
   availabilityOf,
   creditCall,
+  type HedgeBudget,
+  initialHedgeBudget,
   initialRetryBudget,
   type Policy,
   type RetryBudget,
@@ -47,6 +49,7 @@ export class UpstreamState {
   endpoints: readonly EndpointState[];
   view: UpstreamView;
   budget: RetryBudget;
+  hedges: HedgeBudget;
   /** Counts calls, for `round_robin`. */
   turn = 0;
   held = false;
@@ -66,6 +69,7 @@ export class UpstreamState {
     this.policy = parts.policy;
     this.#bodyBytesMax = parts.bodyBytesMax;
     this.budget = initialRetryBudget(parts.monotonicMs, parts.policy.router);
+    this.hedges = initialHedgeBudget(0, parts.policy.router.hedge);
     this.endpoints = endpointsOf(parts, new Map());
     this.#tools = toolsOf(parts);
     this.view = this.#makeView({ epoch: 0, generation: 0 });

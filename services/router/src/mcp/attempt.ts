@@ -1,6 +1,7 @@
 import type { Attempt, AttemptResult, CallControl, EndpointView, LearnedTool } from "../control/port.ts";
 import { type Ending, type EndSignal, eitherOf } from "../ending.ts";
 import { type RouterError, rpcErrorBody, rpcErrorMessage } from "../errors.ts";
+import { type AnyLane, alone } from "../hedge.ts";
 import { retryAfterMsOf, UpstreamError, type UpstreamResponse } from "../upstream-client.ts";
 import type { CallAnswer, Failed, Relayed } from "./call-answer.ts";
 import { type Cursor, endpointTag } from "./cursor.ts";
@@ -48,10 +49,15 @@ export class AttemptRun {
   readonly #attempt: Attempt;
   /** Ends this attempt: with the call, or because its endpoint hangs and another one can take the call. */
   readonly #signal: EndSignal;
-  constructor(parts: CallParts, attempt: Attempt) {
+  readonly #lane: AnyLane;
+  /** Where it was sent within a session. */
+  sentOn: Hold | null = null;
+  constructor(parts: CallParts, attempt: Attempt, lane: AnyLane = alone) {
     this.#parts = parts;
     this.#attempt = attempt;
-    this.#signal = attempt.givenUp === null ? parts.signal : eitherOf(parts.signal, attempt.givenUp);
+    this.#lane = lane;
+    const signal = attempt.givenUp === null ? parts.signal : eitherOf(parts.signal, attempt.givenUp);
+    this.#signal = lane.cancelled === null ? signal : eitherOf(signal, lane.cancelled);
   }
 
   run(): Promise<Tried> {
@@ -138,6 +144,7 @@ export class AttemptRun {
     }
     if (!(error instanceof ReplayError)) throw error;
     if (error.code === "ended") {
+      if (!this.#lane.takes("error")) return withheld;
       // Another router process took the DELETE; here too the session is over from now on.
       if (session !== null) context.sessions.end(session);
       answer.refuse(sessionNotFound());
@@ -159,13 +166,16 @@ export class AttemptRun {
     const body = cursor === null ? this.#parts.body : bodyWithCursor(this.#parts.body, cursor);
     const { endpoint } = this.#attempt;
     const headers = forwardedHeaders(inbound.request.headers);
+    const running = session === null ? null : this.#lane.isSecond ? session.hedged : session.running;
     if (hold !== null && session !== null) {
       if (hold.upstreamSession !== null) headers["mcp-session-id"] = hold.upstreamSession;
       headers["mcp-protocol-version"] ??= session.sealed.version;
       hold.inFlight++;
       hold.usedAtMs = context.nowMs();
-      session.home = endpoint.name;
-      if (session.running.size < runningMax) session.running.set(envelope.id, hold);
+      this.sentOn = hold;
+      // A second attempt is a guest there: the session stays where it is, and is told of a cancellation in both places.
+      if (!this.#lane.isSecond) session.home = endpoint.name;
+      if (running !== null && running.size < runningMax) running.set(envelope.id, hold);
     }
     try {
       let response: UpstreamResponse;
@@ -186,11 +196,16 @@ export class AttemptRun {
       }
       if (response.status === 200) {
         const { relay } = this.#parts;
-        let relayed = relay === null ? await answer.relay(response, hold, endpoint.name) : await relay(response, endpoint, answer);
+        let relayed =
+          relay === null ? await answer.relay(response, hold, endpoint.name, this.#lane) : await relay(response, endpoint, answer);
         if (relayed.kind === "failed") relayed = await this.#resume(hold, relayed);
         if (relayed.kind === "failed")
           return this.#clientGone() ? { kind: "answered", told: { outcome: "aborted" } } : notAnswered(relayed.told);
-        if (relayed.kind === "parked") this.#park(hold);
+        if (relayed.kind === "withheld") return withheld;
+        if (relayed.kind === "parked") {
+          if (!this.#lane.takes("error")) return withheld;
+          this.#park(hold);
+        }
         // Only the router's own question tells that an endpoint is of the legacy era: a client may ask in a way that any server refuses.
         if (envelope.method === "server/discover" && relayed.told.outcome === "ok") context.eras.learn(endpoint, "modern");
         if (envelope.method === "tools/list" && relayed.kind === "answered") {
@@ -207,7 +222,7 @@ export class AttemptRun {
     } finally {
       if (hold !== null) {
         hold.inFlight--;
-        session?.running.delete(envelope.id);
+        running?.delete(envelope.id);
       }
     }
   }
@@ -234,7 +249,7 @@ export class AttemptRun {
           lane: "stream",
         });
         if ((await streamOutcome(response)).kind !== "open") return last;
-        const next = await answer.relay(response, hold, attempt.endpoint.name);
+        const next = await answer.relay(response, hold, attempt.endpoint.name, this.#lane);
         last = next.kind === "failed" ? { ...next, lastEventId: next.lastEventId ?? last.lastEventId } : next;
       } catch (error) {
         if (error instanceof UpstreamError) return last;
@@ -288,6 +303,7 @@ export class AttemptRun {
       return notAnswered(hard(error.code, "unknown", error.message));
     }
     if (hold !== null && isSessionUnknown(status, body)) return "session_lost";
+    if (!this.#lane.takes("error")) return withheld;
     this.#parts.answer.pass(status, body, response);
     return { kind: "answered", told: { outcome: "caller", httpStatus: status, toolError: false } };
   }
@@ -368,6 +384,9 @@ type HardResult = Extract<AttemptResult, { outcome: "hard" }>;
 function hard(code: HardResult["code"], executed: "no" | "unknown", message: string): HardResult {
   return { outcome: "hard", code, executed, message };
 }
+
+/** Of two attempts, one has something for the client that it is not to get. */
+const withheld: Tried = { kind: "not_answered", told: { outcome: "cancelled" }, giveUp: null };
 
 function notAnswered(told: AttemptResult): Tried {
   return { kind: "not_answered", told, giveUp: null };

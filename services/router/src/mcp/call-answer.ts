@@ -3,6 +3,7 @@ import { classifyMcpAnswer } from "@mcp-failover/domain";
 import type { ClientResponse } from "../client-exchange.ts";
 import type { AttemptResult } from "../control/port.ts";
 import { type RefusedRequest, type RouterError, rpcErrorBody, rpcErrorMessage, sendJson, sendRefusal } from "../errors.ts";
+import { type AnyLane, alone } from "../hedge.ts";
 import { UpstreamError, type UpstreamResponse } from "../upstream-client.ts";
 import { isObject, isTooDeep, readServerMessage, type ServerMessage, serverMessageOf } from "./envelope.ts";
 import { rewriteEvent, tagRequestId } from "./rewrite.ts";
@@ -38,6 +39,8 @@ export type Relayed =
   | { readonly kind: "answered"; readonly told: AttemptResult; readonly message: Answer }
   /** The upstream closed the stream in good order before its answer, with an event id to go on from (2025-11-25 polling). */
   | { readonly kind: "parked"; readonly told: AttemptResult }
+  /** The client has its answer from another attempt, or is to wait for that. */
+  | { readonly kind: "withheld" }
   /** The stream broke; `lastEventId` is the upstream's, when it gave one to go on from. */
   | { readonly kind: "failed"; readonly told: AttemptResult; readonly lastEventId: string | null };
 
@@ -103,9 +106,9 @@ export class CallAnswer {
   }
 
   /** Relays a successful answer (2xx with a body). */
-  async relay(response: UpstreamResponse, hold: Hold | null, where: string): Promise<Relayed> {
+  async relay(response: UpstreamResponse, hold: Hold | null, where: string, lane: AnyLane = alone): Promise<Relayed> {
     const type = String(response.headers["content-type"] ?? "");
-    if (type.includes("text/event-stream")) return this.#relayStream(response, hold, where);
+    if (type.includes("text/event-stream")) return this.#relayStream(response, hold, where, lane);
     if (!type.includes("application/json")) {
       response.discard(restMs);
       return failed("malformed", `${where} answered with content type ${JSON.stringify(type.slice(0, 80))}`);
@@ -127,6 +130,7 @@ export class CallAnswer {
     if (message.kind !== "answer" || message.id !== this.#requestId) {
       return failed("malformed", `${where} answered with something that is no answer to the request`);
     }
+    if (!lane.takes(kindOf(message))) return { kind: "withheld" };
     const shown = this.#visible(message.value, where);
     this.#finish(shown === null ? bytes : Buffer.from(JSON.stringify(shown)), response.status, response);
     return { kind: "answered", told: toldOf(message, response.status), message };
@@ -198,13 +202,14 @@ export class CallAnswer {
     return headers;
   }
 
-  #relayStream(response: UpstreamResponse, hold: Hold | null, where: string): Promise<Relayed> {
+  #relayStream(response: UpstreamResponse, hold: Hold | null, where: string, lane: AnyLane): Promise<Relayed> {
     this.#progressFloor = this.#progress;
     return new Promise((resolve) => {
       let lastEventId: string | null = null;
       let answered = false;
       const headers = this.#headersWith(response);
-      const isToBePrimed = this.#resumable !== null && this.#resumable.version >= firstPrimedVersion && !this.#writer.open;
+      const isToBePrimed =
+        this.#resumable !== null && this.#resumable.version >= firstPrimedVersion && !this.#writer.open && !lane.isSecond;
       const silent = isToBePrimed ? setTimeout(() => this.#prime(headers), primeAfterMs) : undefined;
       readEvents(response, {
         event: (event) => {
@@ -212,6 +217,16 @@ export class CallAnswer {
           if (event.id !== undefined && event.id !== "") lastEventId = event.id;
           const isMessage = event.event === undefined || event.event === "message";
           const message: ServerMessage = isMessage && event.data !== "" ? readServerMessage(event.data) : { kind: "other" };
+          // An event without data is no part of an answer.
+          const taken = event.data === "" ? !lane.isSecond : lane.takes(kindOf(message));
+          if (!taken) {
+            if (message.kind !== "answer") return true;
+            answered = true;
+            clearTimeout(silent);
+            response.cancel("the answer is not wanted");
+            resolve({ kind: "withheld" });
+            return true;
+          }
           if (!this.#wanted(message, hold)) return true;
           clearTimeout(silent);
           if (event.data === "" && this.#isPrimed) {
@@ -320,6 +335,11 @@ function addPassedHeaders({ headers }: UpstreamResponse, passed: Record<string, 
 export function toldOf(message: Answer, httpStatus: number): AttemptResult {
   const { outcome, toolError } = classifyMcpAnswer({ httpStatus, rpcErrorCode: message.error, isError: message.isError });
   return { outcome: outcome === "hard" ? "caller" : outcome, httpStatus, toolError };
+}
+
+function kindOf(message: ServerMessage): "answer" | "error" | "before_answer" {
+  if (message.kind !== "answer") return "before_answer";
+  return message.error === null && !message.isError ? "answer" : "error";
 }
 
 export type Failed = Extract<Relayed, { kind: "failed" }>;

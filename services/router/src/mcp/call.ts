@@ -1,6 +1,7 @@
 import type { Attempt, AttemptResult, CallControl, CallProblem } from "../control/port.ts";
 import { Ending } from "../ending.ts";
 import { routerErrorOf } from "../errors.ts";
+import { runHedged } from "../hedge.ts";
 import { visibleAnswer } from "../identity/tool-access.ts";
 import { AbortedByRouter } from "../upstream-client.ts";
 import { AttemptRun, type CallParts, type RelayAnswer, type Tried } from "./attempt.ts";
@@ -10,6 +11,7 @@ import { endpointTag, readCursor, tagNextCursor } from "./cursor.ts";
 import { clientInfoKey, clientNameOf, type Envelope } from "./envelope.ts";
 import { standInFor } from "./face.ts";
 import { clientDeadlineMs, type Inbound, type McpContext, operationHeader } from "./inbound.ts";
+import { sendTo } from "./notify.ts";
 import type { Session } from "./session.ts";
 
 /**
@@ -122,11 +124,16 @@ class CallRun {
       let unserved: ((answer: CallAnswer) => void) | null = null;
       for (;;) {
         const next = call.next();
-        const attempt: Attempt | null = next instanceof Promise ? await next : next;
+        let attempt: Attempt | null = next instanceof Promise ? await next : next;
         if (attempt === null) return await this.#giveUp(unserved);
         open = attempt;
         const startedAtMs = context.nowMs();
-        const tried: Tried = await new AttemptRun(this.#parts, attempt).run();
+        let tried: Tried;
+        if (attempt.whenLate == null || !this.#mayHedge) tried = await new AttemptRun(this.#parts, attempt).run();
+        else {
+          ({ attempt, ran: tried } = await this.#runHedged(attempt, startedAtMs));
+          open = attempt;
+        }
         const { retry } = attempt.done(tried.told);
         open = null;
         this.#measure(attempt, tried.told, startedAtMs);
@@ -152,6 +159,43 @@ class CallRun {
     } finally {
       this.#over();
     }
+  }
+
+  /** Another endpoint can only take it where nothing ties it to one, and a call that begins a task would begin two. */
+  get #mayHedge(): boolean {
+    const { relay, envelope } = this.#parts;
+    return relay === null && !this.#isPinned && envelope.params["task"] === undefined;
+  }
+
+  async #runHedged(first: Attempt, startedAtMs: number): Promise<{ attempt: Attempt; ran: Tried }> {
+    const parts = this.#parts;
+    const { context, inbound, session, envelope } = parts;
+    const runs = new Map<Attempt, AttemptRun>();
+    return runHedged<Tried>(first, {
+      call: parts.call,
+      run: (attempt, lane) => {
+        const run = new AttemptRun(parts, attempt, lane);
+        runs.set(attempt, run);
+        return run.run();
+      },
+      toldOf: ({ told }) => told,
+      isFinal: ({ kind }) => kind === "answered",
+      onOver: (attempt, told) => {
+        this.#measure(attempt, told, startedAtMs);
+        // In the legacy era the end of a connection cancels nothing (R13).
+        const hold = runs.get(attempt)?.sentOn ?? null;
+        if (told.outcome !== "cancelled" || session === null || hold === null) return;
+        const params = { requestId: envelope.id, reason: "answered by another endpoint" };
+        const body = Buffer.from(JSON.stringify({ jsonrpc: "2.0", method: "notifications/cancelled", params }));
+        sendTo(context, inbound, session, hold, body).catch((err: unknown) => this.#sayTrouble(err));
+      },
+      onTrouble: (err) => this.#sayTrouble(err),
+    });
+  }
+
+  #sayTrouble(err: unknown): void {
+    const { context, inbound } = this.#parts;
+    context.log.warn({ upstream: inbound.view.name, operationId: inbound.operationId, err }, "what is left of a hedged call failed");
   }
 
   async #serveLegacyAlone(): Promise<AttemptResult["outcome"]> {

@@ -65,13 +65,14 @@ async function cancel(
   session: Session,
 ): Promise<void> {
   const id = envelope.params["requestId"];
-  const running = typeof id === "string" || typeof id === "number" ? session.running.get(id) : undefined;
-  const hold = running ?? session.holds.get(session.home);
-  if (hold !== undefined) await sendTo(context, inbound, session, hold, body);
+  const isId = typeof id === "string" || typeof id === "number";
+  const hold = (isId ? session.running.get(id) : undefined) ?? session.holds.get(session.home);
+  const hedged = isId ? session.hedged.get(id) : undefined;
+  await Promise.all([hold, hedged].map((one) => (one === undefined ? undefined : sendTo(context, inbound, session, one, body))));
 }
 
 /** Sends to one hold, once. What cannot be delivered is void: its session is gone with its endpoint. */
-async function sendTo(context: McpContext, inbound: Inbound, session: Session, hold: Hold, body: Buffer): Promise<void> {
+export async function sendTo(context: McpContext, inbound: Inbound, session: Session, hold: Hold, body: Buffer): Promise<void> {
   const endpoint = inbound.view.endpoints.find((candidate) => candidate.name === hold.endpoint);
   if (endpoint === undefined) return;
   try {

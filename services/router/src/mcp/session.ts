@@ -16,6 +16,8 @@ export class Session {
   readonly replays = new Map<string, Promise<Hold>>();
   /** Requests that a client's `cancelled` may name, with where they run. */
   readonly running = new RunningCalls();
+  /** Of these, the reads that were made at a second endpoint too. */
+  readonly hedged = new RunningCalls();
   /** Requests whose stream the upstream closed before the answer, to be fetched with an event id; with the error for when it is lost. */
   readonly parked = new Map<string | number, { readonly tag: string; readonly error: object }>();
   readonly subscriptions = new Set<string>();

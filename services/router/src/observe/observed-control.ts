@@ -79,12 +79,17 @@ class ObservedCall implements CallControl {
     return next instanceof Promise ? next.then((attempt) => this.#begun(attempt)) : this.#begun(next);
   }
 
+  hedge(): Attempt | null {
+    return this.#begun(this.#inner.hedge?.() ?? null);
+  }
+
   #begun(attempt: Attempt | null): Attempt | null {
     if (attempt === null) return null;
     this.#attempts++;
     this.#endpoint = attempt.endpoint.name;
     return new ObservedAttempt(attempt, this.#call, this.#nowMs, (result) => {
       this.#last = result;
+      if (result.outcome !== "cancelled") this.#endpoint = attempt.endpoint.name;
     });
   }
 
@@ -132,6 +137,7 @@ class ObservedAttempt implements Attempt {
   readonly endpoint: Attempt["endpoint"];
   readonly connectMs: number;
   readonly givenUp: Attempt["givenUp"];
+  readonly whenLate: NonNullable<Attempt["whenLate"]> | null;
   readonly #inner: Attempt;
   readonly #told: (result: AttemptResult) => void;
   readonly #call: CallDescription;
@@ -147,6 +153,7 @@ class ObservedAttempt implements Attempt {
     this.endpoint = inner.endpoint;
     this.connectMs = inner.connectMs;
     this.givenUp = inner.givenUp;
+    this.whenLate = inner.whenLate ?? null;
     this.#step = call.trace?.enterAttempt() ?? null;
     this.#startMs = this.#step === null ? 0 : nowMs();
   }

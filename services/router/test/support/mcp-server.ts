@@ -34,6 +34,8 @@ export interface TestMcpServer {
   };
   /** The next call of `write` runs, and its connection is reset instead of an answer. */
   resetAfterWrite: boolean;
+  /** `whoami` and `write` take this long; a `whoami` that is cancelled meanwhile is in `seen.cancelled`. */
+  lagMs: number;
   /** The next so many POSTs with a session are answered with this status and body. */
   answerWith: { status: number; body: string; headers?: Record<string, string> } | null;
   /** Status of the answer to a session that is not known: 404 by the protocol, 400 by server-everything. */
@@ -65,6 +67,7 @@ export async function startMcpServer(
     sessions: new Map(),
     seen: { initialized: [], levels: [], subscriptions: [], deleted: [], cancelled: [], started: [], headers: [] },
     resetAfterWrite: false,
+    lagMs: 0,
     answerWith: null,
     unknownStatus: 404,
     async shout(text) {
@@ -144,6 +147,17 @@ export async function startMcpServer(
     return transport.handleRequest(request, response);
   };
 
+  const lag = ({ signal, requestId }: { signal: AbortSignal; requestId: unknown }): Promise<void> =>
+    new Promise((resolve) => {
+      if (self.lagMs === 0) return resolve();
+      const timer = setTimeout(resolve, self.lagMs);
+      signal.addEventListener("abort", () => {
+        self.seen.cancelled.push(requestId);
+        clearTimeout(timer);
+        resolve();
+      });
+    });
+
   const makeServer = (): McpServer => {
     const server = new McpServer(
       { name, version: options.version ?? "1.0.0" },
@@ -165,9 +179,13 @@ export async function startMcpServer(
         return {};
       });
     }
-    server.registerTool("whoami", { description: "who answers", annotations: { readOnlyHint: true } }, async () => text(name));
+    server.registerTool("whoami", { description: "who answers", annotations: { readOnlyHint: true } }, async (extra) => {
+      await lag(extra);
+      return text(name);
+    });
     server.registerTool("write", { description: "counts", inputSchema: { key: z.string() } }, async ({ key }, extra) => {
       writes.push(key);
+      if (self.lagMs > 0) await lag(extra);
       if (self.resetAfterWrite) {
         self.resetAfterWrite = false;
         http?.closeAllConnections();

@@ -1,0 +1,132 @@
+import assert from "node:assert/strict";
+import { createServer } from "node:http";
+import type { AddressInfo } from "node:net";
+import { type TestContext, test } from "node:test";
+import { eventually } from "@mcp-failover/testkit";
+import { Client } from "@modelcontextprotocol/sdk/client/index.js";
+import { StreamableHTTPClientTransport } from "@modelcontextprotocol/sdk/client/streamableHttp.js";
+import type { RouterControl } from "../src/control/port.ts";
+import { type Fixture, start } from "./control/fixture.ts";
+import type { FakeControl } from "./support/fake-control.ts";
+import { startMcpServer, type TestMcpServer } from "./support/mcp-server.ts";
+import { startTestRouter } from "./support/router.ts";
+
+const until = (what: string, holds: () => boolean) => eventually(holds, { what, withinMs: 30_000, everyMs: 10 });
+/** Longer than any history of fast calls lets a read wait, shorter than the test. */
+const slowMs = 15_000;
+
+interface World {
+  readonly fixture: Fixture;
+  readonly primary: TestMcpServer;
+  readonly secondary: TestMcpServer;
+  call(tool: string, args?: Record<string, unknown>): Promise<string>;
+}
+
+async function world(t: TestContext, options: { json: boolean }): Promise<World> {
+  const primary = await startMcpServer("primary", options);
+  const secondary = await startMcpServer("secondary", options);
+  const fixture = await start(t, {
+    yaml: `
+upstreams:
+  fake:
+    kind: mcp
+    trusted: true
+    endpoints:
+      - { name: primary, url: "${primary.url}", tier: 0 }
+      - { name: secondary, url: "${secondary.url}", tier: 1 }
+    tools:
+      whoami: { read_only: true }
+`,
+  });
+  for (const name of ["primary", "secondary"]) await fixture.health("fake", name, { status: "healthy" });
+  const router = await startTestRouter(fixture.control as RouterControl as FakeControl);
+  const client = new Client({ name: "agent", version: "1" });
+  await client.connect(new StreamableHTTPClientTransport(router.mcpUrl) as never);
+  t.after(async () => {
+    await client.close();
+    await router.close(1000);
+    await primary.kill();
+    await secondary.kill();
+  });
+  return {
+    fixture,
+    primary,
+    secondary,
+    async call(name, args = {}) {
+      const result = (await client.callTool({ name, arguments: args })) as { content: { text: string }[] };
+      return result.content[0]?.text ?? "";
+    },
+  };
+}
+
+for (const json of [false, true]) {
+  test(`R19: a read that is late at a slow server is answered by the other one and cancelled at the first (${json ? "JSON" : "SSE"} answers)`, async (t) => {
+    const { fixture, primary, secondary, call } = await world(t, { json });
+    for (let index = 0; index < 25; index += 1) assert.ok(await call("whoami"));
+    primary.lagMs = slowMs;
+    assert.equal(await call("whoami"), "secondary");
+    await until("the slow server was told that its answer is not wanted", () => primary.seen.cancelled.length === 1);
+    const hedges = () =>
+      fixture.traffic.flatMap(({ endpoints }) => endpoints.filter(({ endpoint, hedgeWon = 0 }) => endpoint === "primary" && hedgeWon > 0));
+    await until("it is said in what the router observed", () => hedges().length > 0);
+    primary.lagMs = 0;
+    assert.equal(await call("whoami"), "primary", "the session is where it was");
+    assert.equal(secondary.writes.length, 0);
+  });
+}
+
+test("R19: a write is waited for at its own server however late it is: it runs once, and nowhere else", async (t) => {
+  const { primary, secondary, call } = await world(t, { json: false });
+  for (let index = 0; index < 25; index += 1) await call("write", { key: `warm ${index}` });
+  primary.lagMs = 1500;
+  assert.match(await call("write", { key: "late" }), /^primary wrote late/);
+  assert.equal(primary.writes.filter((key) => key === "late").length, 1);
+  assert.deepEqual(secondary.writes, []);
+});
+
+test("R19: a late GET of a plain HTTP API is answered by the other endpoint; a POST is not sent twice", async (t) => {
+  const seen: string[] = [];
+  let lagMs = 0;
+  const serve = (name: string, lag: () => number) =>
+    createServer((request, response) => {
+      seen.push(`${name} ${request.method}`);
+      request.resume();
+      const timer = setTimeout(() => response.writeHead(200, { "content-type": "text/plain" }).end(name), lag());
+      response.once("close", () => clearTimeout(timer));
+    }).listen(0, "127.0.0.1");
+  const servers = [serve("primary", () => lagMs), serve("secondary", () => 0)];
+  await Promise.all(servers.map((server) => new Promise((resolve) => server.once("listening", resolve))));
+  const [primaryUrl, secondaryUrl] = servers.map((server) => `http://127.0.0.1:${(server.address() as AddressInfo).port}`);
+  const fixture = await start(t, {
+    yaml: `
+upstreams:
+  fake:
+    kind: http
+    endpoints:
+      - { name: primary, url: "${primaryUrl}", tier: 0 }
+      - { name: secondary, url: "${secondaryUrl}", tier: 1 }
+`,
+  });
+  for (const name of ["primary", "secondary"]) await fixture.health("fake", name, { status: "healthy" });
+  const router = await startTestRouter(fixture.control as RouterControl as FakeControl);
+  t.after(async () => {
+    await router.close(1000);
+    for (const server of servers) {
+      server.closeAllConnections();
+      await new Promise((resolve) => server.close(resolve));
+    }
+  });
+  const ask = async (method: string) =>
+    (await fetch(`${router.url}/http/fake/thing`, { method, body: method === "POST" ? "x" : null })).text();
+  for (let index = 0; index < 25; index += 1) assert.ok(await ask("GET"));
+  lagMs = slowMs;
+  assert.equal(await ask("GET"), "secondary");
+  lagMs = 1500;
+  seen.length = 0;
+  assert.equal(await ask("POST"), "primary");
+  // A look at a server that is silent is no call.
+  assert.deepEqual(
+    seen.filter((line) => !line.endsWith("OPTIONS")),
+    ["primary POST"],
+  );
+});
