@@ -53,6 +53,7 @@ const withoutLength = new Set(["GET", "HEAD", "DELETE", "OPTIONS", "TRACE"]);
 /** What depends on an endpoint alone is made once. */
 export function requestHeads(): RequestHeads {
   const prepared = new WeakMap<EndpointView, Prepared>();
+  const lineOf = knownLines();
   const preparedOf = (endpoint: EndpointView): Prepared => {
     let known = prepared.get(endpoint);
     if (known === undefined) {
@@ -69,7 +70,7 @@ export function requestHeads(): RequestHeads {
       if (method === "CONNECT" || !token.test(method)) throw new UnsendableRequest("its method cannot be passed on");
       if (pathForbidden.test(target)) throw new UnsendableRequest("its path has a character that has to be encoded");
       let head = `${method} ${target} HTTP/1.1\r\n${own}`;
-      for (const name in headers) if (!ownNames.has(name)) head += line(name, headers[name]);
+      for (const name in headers) if (!ownNames.has(name)) head += lineOf(name, headers[name]);
       if (body !== null) return `${head}content-length: ${body.length}\r\n\r\n`;
       return withoutLength.has(method) ? `${head}\r\n` : `${head}content-length: 0\r\n\r\n`;
     },
@@ -94,6 +95,25 @@ function prepare(endpoint: EndpointView): Prepared {
     search: url.search,
     own: hostLine + own.map(([name, value]) => line(name, value)).join(""),
     ownNames: names.add("host"),
+  };
+}
+
+const namesKeptMax = 256;
+const charsKeptMax = 256;
+
+/** Most headers of a call say what they said in the call before it: what was found to be one line is not looked through again. */
+function knownLines(): (name: string, value: string | string[] | undefined) => string {
+  const known = new Map<string, { value: string; text: string }>();
+  return (name, value) => {
+    const last = known.get(name);
+    if (last !== undefined && last.value === value) return last.text;
+    const text = line(name, value);
+    if (typeof value !== "string" || value.length > charsKeptMax) return text;
+    if (last !== undefined) {
+      last.value = value;
+      last.text = text;
+    } else if (known.size < namesKeptMax) known.set(name, { value, text });
+    return text;
   };
 }
 
