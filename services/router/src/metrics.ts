@@ -33,17 +33,29 @@ export function dataPlaneMetrics(registry: Registry, gauges: { sessions(): numbe
   });
   // Names of the configuration, and a fixed list of outcomes.
   const series = new Map<string, CallSeries>();
+  let last: { readonly labels: AttemptLabels; readonly one: CallSeries } | null = null;
   return {
     call(labels, tookMs) {
+      if (last !== null && isSame(last.labels, labels)) {
+        last.one.observe(tookMs / 1000);
+        return;
+      }
       const key = `${labels.upstream}\n${labels.endpoint}\n${labels.outcome}`;
       let one = series.get(key);
       if (one === undefined) {
         one = attempts.series(labels);
         series.set(key, one);
       }
+      last = { labels, one };
       one.observe(tookMs / 1000);
     },
     replay: (upstream, outcome) => replays.inc({ upstream, outcome }),
     toolsDiffer: (upstream, endpoint) => toolsDiffer.inc({ upstream, endpoint }),
   };
+}
+
+type AttemptLabels = Parameters<DataPlaneMetrics["call"]>[0];
+
+function isSame(one: AttemptLabels, other: AttemptLabels): boolean {
+  return one.endpoint === other.endpoint && one.outcome === other.outcome && one.upstream === other.upstream;
 }

@@ -161,11 +161,22 @@ export function countHedge(window: ClosedWindow, place: CallPlace, won: boolean)
   else counts.hedged += 1;
 }
 
-export function countTool(window: ClosedWindow, call: EndedTool): void {
-  const name = shortened(call.tool);
-  const agent = shortened(call.agent);
+/** Whose calls of a tool were counted last: mostly the same agent's. */
+const toolKeys = new Map<string, Pick<EndedTool, "upstream" | "agent" | "implementation"> & { readonly key: string }>();
+
+function toolKey({ upstream, tool, agent, implementation }: EndedTool): string {
+  const last = toolKeys.get(tool);
+  if (last?.upstream === upstream && last.agent === agent && last.implementation === implementation) return last.key;
+  const ofAgent = agent === null ? "" : `=${shortened(agent)}`;
   // What is shortened has no line breaks.
-  const key = `${call.implementation}\n${call.upstream}\n${agent === null ? "" : `=${agent}`}\n${name}`;
+  const key = `${implementation}\n${upstream}\n${ofAgent}\n${shortened(tool)}`;
+  if (last === undefined && toolKeys.size >= placeKeysMax) toolKeys.clear();
+  if (tool.length <= nameCharsMax) toolKeys.set(tool, { upstream, agent, implementation, key });
+  return key;
+}
+
+export function countTool(window: ClosedWindow, call: EndedTool): void {
+  const key = toolKey(call);
   let tool = window.tools.get(key);
   if (tool === undefined) {
     if (window.tools.size >= entriesMax) {
@@ -173,6 +184,7 @@ export function countTool(window: ClosedWindow, call: EndedTool): void {
       return;
     }
     const { upstream, implementation } = call;
+    const [name, agent] = [shortened(call.tool), shortened(call.agent)];
     tool = { upstream, tool: name, agent, implementation, calls: 0, errors: 0, latency: emptyLatency() };
     window.tools.set(key, tool);
   }

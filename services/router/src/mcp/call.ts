@@ -260,6 +260,7 @@ class CallRun {
     const { context, inbound, envelope } = this.#parts;
     const tookMs = context.nowMs() - startedAtMs;
     context.metrics.call({ upstream: inbound.view.name, endpoint: attempt.endpoint.name, outcome: told.outcome }, tookMs);
+    if (context.log.isLevelEnabled?.("debug") === false) return;
     context.log.debug(
       {
         upstream: inbound.view.name,

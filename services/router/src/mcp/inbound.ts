@@ -34,6 +34,8 @@ export interface McpContext {
 }
 
 export interface DataPlaneLog {
+  /** Whether what is said at a level is written at all; what is said of each call is not put together for nothing. */
+  isLevelEnabled?(level: string): boolean;
   debug(details: object, message: string): void;
   info(details: object, message: string): void;
   warn(details: object, message: string): void;

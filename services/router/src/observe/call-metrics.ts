@@ -26,6 +26,8 @@ export function callMetrics(registry: Registry): (record: CallRecord) => void {
   });
   const tools = new Map<string, Set<string>>();
   const series = new Map<string, CallSeries>();
+  /** Of each tool the last: mostly it is the same again, and a key of four names costs more than the counting. */
+  const recent = new Map<string, { readonly record: CallRecord; readonly one: CallSeries }>();
 
   const toolOf = ({ upstream, tool, method, outcome }: CallRecord): string => {
     const name = tool ?? method;
@@ -49,11 +51,21 @@ export function callMetrics(registry: Registry): (record: CallRecord) => void {
     return one;
   };
 
-  return (record) => {
+  const seriesOf = (record: CallRecord): CallSeries => {
+    const name = record.tool ?? record.method;
+    const last = recent.get(name);
+    const { upstream, outcome } = record;
+    if (last?.record.upstream === upstream && last.record.endpoint === record.endpoint && last.record.outcome === outcome) return last.one;
     const tool = toolOf(record);
     const endpoint = record.endpoint ?? "none";
-    const one = series.get(`${record.upstream}\n${tool}\n${endpoint}\n${record.outcome}`) ?? newSeries(record, tool, endpoint);
-    one.observe(record.tookMs / 1000);
+    const one = series.get(`${upstream}\n${tool}\n${endpoint}\n${outcome}`) ?? newSeries(record, tool, endpoint);
+    // What has a name of its own is few.
+    if (tool === name) recent.set(name, { record, one });
+    return one;
+  };
+
+  return (record) => {
+    seriesOf(record).observe(record.tookMs / 1000);
     if (record.attempts > 1) again.inc({ upstream: record.upstream }, record.attempts - 1);
   };
 }

@@ -267,3 +267,23 @@ test("without traffic a router still says every two seconds what it holds", asyn
   assert.deepEqual(fixture.traffic.at(-1)?.endpoints, []);
   assert.equal(fixture.traffic.at(-1)?.routes["warehouse"]?.active, "primary");
 });
+
+test("W1: calls of one tool are counted apart by upstream, agent and implementation, whichever came before", () => {
+  const window = emptyWindow(0);
+  const wanted = new Map<string, number>();
+  for (let index = 0; index < 60; index += 1) {
+    const [upstream, agent, implementation] = [
+      index % 2 === 0 ? "u" : "v",
+      [null, "a", "b"][index % 3] ?? null,
+      index % 5 === 0 ? "legacy" : "mcp",
+    ] as const;
+    countTool(window, { upstream, tool: "t", agent, implementation, error: false, latencyMs: 1 });
+    const key = JSON.stringify([upstream, agent, implementation]);
+    wanted.set(key, (wanted.get(key) ?? 0) + 1);
+  }
+  const counted = [...window.tools.values()].map(({ upstream, agent, implementation, calls }) => [
+    JSON.stringify([upstream, agent, implementation]),
+    calls,
+  ]);
+  assert.deepEqual(new Map(counted as [string, number][]), wanted);
+});
