@@ -197,6 +197,31 @@ describe("a client whose connection breaks", () => {
     }
   });
 
+  test("R10: has one answer, a result or an error: who comes back with its id gets none again, from no router process, and need not come any more", async () => {
+    for (const steps of [2, 200]) {
+      const server = await startMcpServer("once");
+      const first = await startTestRouter(fakeControl([server]));
+      const session = await openSession(first.mcpUrl);
+      const call = await open(first.mcpUrl, session, { body: slow("call", steps, 20) });
+      await until(() => call.said.length >= 2);
+      if (steps > 2) await server.kill();
+      await until(() => call.ended);
+      assert.equal(answersOf(call.said).length, 1);
+      const lastEventId = call.events.at(-1)?.id ?? "";
+      const second = await startTestRouter(fakeControl([server, b]));
+      others.push(
+        () => second.close(0),
+        () => first.close(0),
+        () => server.kill(),
+      );
+      for (const one of [first, second]) {
+        const back = await open(one.mcpUrl, session, { lastEventId });
+        await until(() => back.ended);
+        assert.deepEqual([back.status, back.said], [204, []]);
+      }
+    }
+  });
+
   test("R9: comes back to its session's own stream and gets what the server said meanwhile", async () => {
     const session = await openSession(router.mcpUrl);
     const first = await open(router.mcpUrl, session, {});

@@ -188,7 +188,7 @@ export class CallAnswer {
     if (this.#done) return;
     this.#done = true;
     if (this.#writer.open) {
-      this.#write({ event: "message", data: body.toString("utf8") }, null);
+      this.#write({ event: "message", data: body.toString("utf8") }, null, null, true);
       this.#end();
       return;
     }
@@ -237,8 +237,9 @@ export class CallAnswer {
           this.#begin(headers);
           const shown = message.kind === "answer" ? this.#visible(message.value, where) : null;
           const own = shown === null ? event : { ...event, data: JSON.stringify(shown) };
-          const more = this.#write(rewriteEvent(own, message, hold), hold, () => response.resume());
-          if (message.kind !== "answer" || message.id !== this.#requestId) return more;
+          const isAnswer = message.kind === "answer" && message.id === this.#requestId;
+          const more = this.#write(rewriteEvent(own, message, hold), hold, () => response.resume(), isAnswer);
+          if (message.kind !== "answer" || !isAnswer) return more;
           answered = true;
           this.#done = true;
           this.#end();
@@ -291,8 +292,8 @@ export class CallAnswer {
     else this.#log.end(this.#nowMs());
   }
 
-  #write(event: SseEvent, hold: Hold | null, resume: (() => void) | null = null): boolean {
-    const more = this.#log === null ? this.#writer.write(event, this.#nowMs()) : this.#log.write(event, hold, this.#nowMs());
+  #write(event: SseEvent, hold: Hold | null, resume: (() => void) | null = null, isAnswer = false): boolean {
+    const more = this.#log === null ? this.#writer.write(event, this.#nowMs()) : this.#log.write(event, hold, this.#nowMs(), isAnswer);
     if (!more && resume !== null) this.#sink?.whenDrained(resume);
     return more;
   }

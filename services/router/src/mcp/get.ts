@@ -41,6 +41,11 @@ export async function serveGet(context: McpContext, inbound: Inbound): Promise<v
 /** The client comes back to a stream whose connection broke (requirement R9). False: it gets the session's own stream. */
 async function comeBack(context: McpContext, inbound: Inbound, session: Session, from: EventId): Promise<boolean> {
   if (session.stream?.name === from.stream) return false;
+  if (from.isLast) {
+    // It has its answer. SDK 1.x comes back after one that is an error, for ever unless it is told this (as EventSource defines 204).
+    inbound.response.writeHead(204, headersOf(inbound, session)).end();
+    return true;
+  }
   const log = session.logs.get(from.stream);
   if (log !== null && log.state !== "parked" && log.covers(from.seq)) {
     goOnFromLog(context, inbound, session, log, from);
@@ -56,7 +61,8 @@ async function comeBack(context: McpContext, inbound: Inbound, session: Session,
   const writer = new SseWriter(inbound.response);
   writer.begin(headersOf(inbound, session));
   const place = { upstream: inbound.view.name, operationId: inbound.operationId };
-  writer.write({ event: "message", data: JSON.stringify(rpcErrorMessage(requestId, error, place)) }, context.nowMs());
+  const data = JSON.stringify(rpcErrorMessage(requestId, error, place));
+  writer.write({ event: "message", data, id: afterAll(from) }, context.nowMs());
   writer.end();
   return true;
 }
@@ -191,13 +197,13 @@ async function resume(context: McpContext, inbound: Inbound, session: Session, h
       lane: "stream",
     });
   } catch (error) {
-    if (error instanceof UpstreamError) return answerParked(context, inbound, session, hold, null);
+    if (error instanceof UpstreamError) return answerParked(context, inbound, session, hold, from, null);
     throw error;
   }
   const outcome = await streamOutcome(upstream);
   if (outcome.kind !== "open") {
     if (outcome.kind === "unsupported") refuse(outcome, view.name);
-    return answerParked(context, inbound, session, hold, null);
+    return answerParked(context, inbound, session, hold, from, null);
   }
   const writer = new SseWriter(response);
   writer.begin(headersOf(inbound, session));
@@ -222,7 +228,7 @@ async function resume(context: McpContext, inbound: Inbound, session: Session, h
   const broken = (): void => {
     prime();
     if (log.state !== "ended") log.park(context.nowMs());
-    if (!answerParked(context, inbound, session, hold, writer)) writer.end();
+    if (!answerParked(context, inbound, session, hold, from, writer)) writer.end();
   };
   readEvents(upstream, {
     event: (event) => {
@@ -230,7 +236,7 @@ async function resume(context: McpContext, inbound: Inbound, session: Session, h
       if (message.kind === "answer" && message.id !== null) session.parked.delete(message.id);
       const shown = message.kind === "answer" ? visibleAnswer(inbound.principal, view.name, message.value) : null;
       const own = shown === null ? event : { ...event, data: JSON.stringify(shown) };
-      const more = writer.write(log.add(rewriteEvent(own, message, hold), hold), context.nowMs());
+      const more = writer.write(log.add(rewriteEvent(own, message, hold), hold, message.kind === "answer"), context.nowMs());
       isSilent = false;
       if (message.kind === "answer") log.end(context.nowMs());
       if (!more) writer.whenDrained(() => upstream.resume());
@@ -247,18 +253,34 @@ async function resume(context: McpContext, inbound: Inbound, session: Session, h
   return true;
 }
 
-/** Gives its error to every request whose answer was parked on an endpoint that is lost (requirement R10). True when there were any. */
-function answerParked(context: McpContext, inbound: Inbound, session: Session, hold: Hold, begun: SseWriter | null): boolean {
-  const lost = [...session.parked].filter(([, parked]) => parked.tag === hold.tag);
+/**
+ * Gives its error to the request whose answer was parked on an endpoint that is lost (requirement R10); where the stream does not say which
+ * that is, to every one. True when there were any.
+ */
+function answerParked(
+  context: McpContext,
+  inbound: Inbound,
+  session: Session,
+  hold: Hold,
+  from: EventId,
+  begun: SseWriter | null,
+): boolean {
+  const own = requestIdOf(from.stream);
+  const lost = [...session.parked].filter(([id, parked]) => parked.tag === hold.tag && (own === null || id === own));
   if (lost.length === 0) return false;
   const writer = begun ?? new SseWriter(inbound.response);
   writer.begin(headersOf(inbound, session));
   for (const [id, parked] of lost) {
     session.parked.delete(id);
-    writer.write({ event: "message", data: JSON.stringify(parked.error) }, context.nowMs());
+    writer.write({ event: "message", data: JSON.stringify(parked.error), id: afterAll(from) }, context.nowMs());
   }
   writer.end();
   return true;
+}
+
+/** The id of an answer that the router gives in place of the stream's own. */
+function afterAll(from: EventId): string {
+  return eventIdOf({ ...from, seq: from.seq + 1, isLast: true });
 }
 
 /** A GET without a session: it goes to an endpoint as it is (a stateless server answers 405). */

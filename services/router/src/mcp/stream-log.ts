@@ -9,6 +9,7 @@ import type { SseEvent } from "./sse.ts";
  *     process without this memory goes on at the upstream, and knows which request is to be answered where that is not possible.
  * L2  Who comes back gets what came after its last event, in order, of that stream and no other.
  * L3  A log is bounded in events, characters and age, and so are all of a process together: the oldest events are forgotten first.
+ * L4  The id of an answer says that nothing follows it, so that no process gives a client that comes back with it another one.
  */
 export interface EventId {
   /** Of the upstream session ({@link Hold}); empty before there was one. */
@@ -17,6 +18,8 @@ export interface EventId {
   readonly seq: number;
   /** The upstream's own; empty when it gives none. */
   readonly upstreamId: string;
+  /** It was the answer (L4). */
+  readonly isLast?: boolean;
 }
 
 /** Who hears a stream now: a client's connection, or another router process where the client came back. */
@@ -88,18 +91,18 @@ export class StreamLog {
     if (upstreamId !== undefined && upstreamId !== "") this.#upstreamId = upstreamId;
   }
 
-  /** Gives an event its id and keeps it. */
-  add(event: SseEvent, hold: Hold | null): SseEvent {
+  /** Gives an event its id and keeps it. `isLast`: it is the answer (L4). */
+  add(event: SseEvent, hold: Hold | null, isLast = false): SseEvent {
     this.note(event.id, hold);
     this.#seq += 1;
-    const own = { ...event, id: eventIdOf({ tag: this.#tag, stream: this.name, seq: this.#seq, upstreamId: this.#upstreamId }) };
+    const own = { ...event, id: eventIdOf({ tag: this.#tag, stream: this.name, seq: this.#seq, upstreamId: this.#upstreamId, isLast }) };
     this.#keep(own);
     return own;
   }
 
   /** Gives an event its id, keeps it, and passes it on to who hears the stream now. False: hold the source back until the sink has drained. */
-  write(event: SseEvent, hold: Hold | null, nowMs: number): boolean {
-    const own = this.add(event, hold);
+  write(event: SseEvent, hold: Hold | null, nowMs: number, isLast = false): boolean {
+    const own = this.add(event, hold, isLast);
     return this.sink === null || this.sink.gone || this.sink.write(own, nowMs);
   }
 
@@ -197,17 +200,17 @@ function charsOf({ data, id = "" }: SseEvent): number {
   return data.length + id.length + 128;
 }
 
-const eventIdPattern = /^([\w-]{8}|)\.([\w-]{5,128})\.([0-9a-z]{1,8})\.([^\n\r\0]*)$/;
+const eventIdPattern = /^([\w-]{8}|)\.([\w-]{5,128})\.([0-9a-z]{1,8})(_?)\.([^\n\r\0]*)$/;
 const nonceChars = 4;
 
-export function eventIdOf({ tag, stream, seq, upstreamId }: EventId): string {
-  return `${tag}.${stream}.${seq.toString(36)}.${upstreamId}`;
+export function eventIdOf({ tag, stream, seq, upstreamId, isLast = false }: EventId): string {
+  return `${tag}.${stream}.${seq.toString(36)}${isLast ? "_" : ""}.${upstreamId}`;
 }
 /** Null: not an id of ours. */
 export function readEventId(text: string): EventId | null {
-  const [, tag, stream, seq, upstreamId] = eventIdPattern.exec(text) ?? [];
+  const [, tag, stream, seq, last, upstreamId] = eventIdPattern.exec(text) ?? [];
   if (tag === undefined || stream === undefined || seq === undefined || upstreamId === undefined) return null;
-  return { tag, stream, seq: Number.parseInt(seq, 36), upstreamId };
+  return { tag, stream, seq: Number.parseInt(seq, 36), upstreamId, isLast: last === "_" };
 }
 
 /** A nonce, what it is a stream of, and for a call the id of its request. */
