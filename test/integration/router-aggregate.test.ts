@@ -1,10 +1,12 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
+import { freePort } from "@mcp-failover/testkit";
 import { Client as ClientV2, StreamableHTTPClientTransport as TransportV2 } from "@modelcontextprotocol/client";
 import { ResourceUpdatedNotificationSchema } from "@modelcontextprotocol/sdk/types.js";
 import { connectClient } from "../harness/load.ts";
 import { until } from "../harness/wait.ts";
+import { startProcess } from "./prober-world.ts";
 import { type RouterWorld, routerWorld } from "./router-world.ts";
 
 const root = join(import.meta.dirname, "..", "..");
@@ -15,19 +17,20 @@ describe("real servers of several upstreams as one, by two router processes", ()
   let world: RouterWorld;
   let left: Awaited<ReturnType<RouterWorld["startEverything"]>>;
   let right: Awaited<ReturnType<RouterWorld["startEverything"]>>;
+  const upstreams = () => {
+    const tools = { echo: { read_only: true } };
+    return {
+      left: { kind: "mcp", endpoints: [{ name: "only", url: left.url, tier: 0 }], tools },
+      right: { kind: "mcp", endpoints: [{ name: "only", url: right.url, tier: 0 }], tools },
+      local: { kind: "mcp", endpoints: [{ name: "only", stdio: { command: "everything", args: ["stdio"] }, tier: 0 }], tools },
+    };
+  };
   const url = (): string => `${world.url}/mcp`;
 
   before(async () => {
     world = await routerWorld();
     [left, right] = await Promise.all([world.startEverything(), world.startEverything()]);
-    const tools = { echo: { read_only: true } };
-    await world.configure({
-      upstreams: {
-        left: { kind: "mcp", endpoints: [{ name: "only", url: left.url, tier: 0 }], tools },
-        right: { kind: "mcp", endpoints: [{ name: "only", url: right.url, tier: 0 }], tools },
-        local: { kind: "mcp", endpoints: [{ name: "only", stdio: { command: "everything", args: ["stdio"] }, tier: 0 }], tools },
-      },
-    });
+    await world.configure({ upstreams: upstreams() });
     const env = { MCPF_STDIO_ALLOW: JSON.stringify({ everything: [process.execPath, everything] }) };
     await Promise.all([world.startRouter("router-1", env), world.startRouter("router-2", env)]);
   });
@@ -64,6 +67,48 @@ describe("real servers of several upstreams as one, by two router processes", ()
     const completed = await client.complete({ ref: { type: "ref/prompt", name: "left__completable-prompt" }, argument });
     assert.deepEqual(completed, await direct.complete({ ref: { type: "ref/prompt", name: "completable-prompt" }, argument }));
     for (const one of [client, direct]) await one.close();
+  });
+
+  test("a client of 2026-07-28 has the servers of both eras in one list, without a session, at either router process", async () => {
+    const port = await freePort();
+    const fixture = startProcess(
+      process.execPath,
+      [join(root, "test", "conformance", "fixtures", "main.ts"), "v2", "new", String(port)],
+      {},
+    );
+    try {
+      await until(
+        async () => (await fetch(`http://127.0.0.1:${port}/healthz`)).ok,
+        30_000,
+        () => fixture.output(),
+      );
+      const modern = { kind: "mcp", endpoints: [{ name: "only", url: `http://127.0.0.1:${port}/mcp`, tier: 0 }] };
+      await world.configure({ upstreams: { ...upstreams(), modern } });
+      const client = new ClientV2(
+        { name: "v2", version: "1" },
+        { versionNegotiation: { mode: "auto" }, capabilities: { elicitation: {} } },
+      );
+      client.setRequestHandler("elicitation/create", async ({ params }) => {
+        const [field = ""] = Object.keys((params as { requestedSchema: { properties: object } }).requestedSchema.properties);
+        return { action: "accept", content: { [field]: "x" } };
+      });
+      const listed = async (): Promise<string[]> => (await client.listTools()).tools.map(({ name }) => name);
+      await client.connect(new TransportV2(new URL(url())));
+      assert.equal(client.getNegotiatedProtocolVersion(), "2026-07-28");
+      await until(async () => (await listed()).includes("modern__test_simple_text"), 30_000);
+      for (let n = 0; n < 6; n++) {
+        for (const name of ["left", "local"]) {
+          const echo = await client.callTool({ name: `${name}__echo`, arguments: { message: name } });
+          assert.equal(textOf(echo), `Echo: ${name}`);
+        }
+        const asked = await client.callTool({ name: "modern__test_input_required_result_multi_round", arguments: {} });
+        assert.equal(textOf(asked), "Both steps are done");
+      }
+      await client.close();
+    } finally {
+      await world.configure({ upstreams: upstreams() });
+      await fixture.stop();
+    }
   });
 
   test("progress and updates of subscribed resources arrive, also by way of the other router process", async () => {

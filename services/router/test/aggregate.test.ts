@@ -11,7 +11,6 @@ import {
 import * as fc from "fast-check";
 import { prefixed, prefixedUri, splitId, splitName, splitUri, taggedId } from "../src/aggregate/names.ts";
 import { AggregateSession } from "../src/aggregate/session.ts";
-import type { RouterControl } from "../src/control/port.ts";
 import { anybody, principalOf } from "../src/identity/principal.ts";
 import { createMemoryDirectory } from "../src/mcp/directory.ts";
 import { SseWriter } from "../src/mcp/sse.ts";
@@ -19,21 +18,7 @@ import { connectV1, connectV2, openSession, post, textOf, toolCall, until } from
 import { type FakeControl, fakeControl } from "./support/fake-control.ts";
 import { startMcpServer, type TestMcpServer } from "./support/mcp-server.ts";
 import { startTestRouter, type TestRouter } from "./support/router.ts";
-
-/** Several upstreams, each with a control of its own. */
-function controlOf(upstreams: Record<string, FakeControl>): FakeControl {
-  const viewOf: RouterControl["upstream"] = (name) => {
-    const view = upstreams[name]?.upstream("fake") ?? null;
-    return view && { ...view, name };
-  };
-  const first = Object.values(upstreams)[0] as FakeControl;
-  return Object.assign(Object.create(first) as FakeControl, {
-    upstream: viewOf,
-    upstreams: () => Object.keys(upstreams),
-    begin: (call: Parameters<RouterControl["begin"]>[0]) => (upstreams[call.upstream] as FakeControl).begin(call),
-    onRouteChange: () => () => undefined,
-  });
-}
+import { controlOf } from "./support/several.ts";
 
 describe("several upstreams as one server", () => {
   let a: TestMcpServer;

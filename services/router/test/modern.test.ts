@@ -1,72 +1,10 @@
 import assert from "node:assert/strict";
-import { createServer, type Server } from "node:http";
-import type { AddressInfo } from "node:net";
 import { afterEach, beforeEach, describe, test } from "node:test";
-import { toNodeHandler } from "@modelcontextprotocol/node";
-import { createMcpHandler, McpServer } from "@modelcontextprotocol/server";
-import { z } from "zod";
 import { connectV1, connectV2, post, textOf, toolCall, until } from "./support/clients.ts";
 import { type FakeControl, fakeControl } from "./support/fake-control.ts";
 import { startMcpServer } from "./support/mcp-server.ts";
+import { type ModernServer, startModernServer } from "./support/modern-server.ts";
 import { startTestRouter, type TestRouter } from "./support/router.ts";
-
-interface ModernServer {
-  readonly name: string;
-  readonly url: string;
-  readonly writes: string[];
-  readonly aborted: string[];
-  readonly methods: string[];
-  toolsChanged(): void;
-  kill(): Promise<void>;
-}
-
-/** A real server of SDK 2.x that speaks both eras. */
-async function startModernServer(name: string): Promise<ModernServer> {
-  const writes: string[] = [];
-  const aborted: string[] = [];
-  const methods: string[] = [];
-  const handler = createMcpHandler(() => {
-    const server = new McpServer({ name, version: "1.0.0" }, { capabilities: { tools: { listChanged: true } } });
-    server.registerTool("whoami", { description: "who answers", annotations: { readOnlyHint: true } }, async () => ({
-      content: [{ type: "text", text: name }],
-    }));
-    server.registerTool("write", { description: "counts", inputSchema: z.object({ key: z.string() }) }, async ({ key }) => {
-      writes.push(key);
-      return { content: [{ type: "text", text: `${name} wrote ${key}` }] };
-    });
-    server.registerTool("slow", { description: "waits", inputSchema: z.object({ ms: z.number() }) }, async ({ ms }, context) => {
-      await new Promise<void>((resolve) => {
-        const timer = setTimeout(resolve, ms);
-        context.mcpReq.signal.addEventListener("abort", () => {
-          aborted.push(name);
-          clearTimeout(timer);
-          resolve();
-        });
-      });
-      return { content: [{ type: "text", text: `${name} waited` }] };
-    });
-    return server;
-  });
-  const serve = toNodeHandler(handler);
-  const http: Server = createServer((request, response) => {
-    methods.push(`${request.method} ${String(request.headers["mcp-method"] ?? "-")}`);
-    serve(request as never, response as never).catch(() => response.destroy());
-  });
-  await new Promise<void>((resolve) => http.listen(0, "127.0.0.1", resolve));
-  return {
-    name,
-    url: `http://127.0.0.1:${(http.address() as AddressInfo).port}/mcp`,
-    writes,
-    aborted,
-    methods,
-    toolsChanged: () => handler.notify.toolsChanged(),
-    kill: () =>
-      new Promise((resolve) => {
-        http.close(() => resolve());
-        http.closeAllConnections();
-      }),
-  };
-}
 
 describe("a client of the modern era", () => {
   let a: ModernServer;

@@ -1,21 +1,8 @@
-import { RefusedRequest } from "../errors.ts";
 import type { Principal } from "../identity/principal.ts";
-import { isObject, readServerMessage, type ServerMessage } from "../mcp/envelope.ts";
-import { readEvents } from "../mcp/sse.ts";
+import type { ServerMessage } from "../mcp/envelope.ts";
 import type { UpstreamResponse } from "../upstream-client.ts";
+import { type Asked, errorOf, InnerError, isStream, type Listener, lostError, readMessages, wholeAnswer } from "./inner-answer.ts";
 import type { LocalCall } from "./local-request.ts";
-
-/** What an upstream refused before or instead of a session; `error` is the JSON-RPC error for whoever asked. */
-export class InnerError extends Error {
-  override readonly name = "InnerError";
-  readonly code = "inner_error";
-  readonly retriable = true;
-  readonly error: Record<string, unknown>;
-  constructor(error: Record<string, unknown>) {
-    super(String(error["message"]));
-    this.error = error;
-  }
-}
 
 export interface InnerDeps {
   readonly call: LocalCall;
@@ -35,10 +22,6 @@ export interface InnerDeps {
   readonly subscriptions: (upstream: string) => readonly string[];
 }
 
-/** Hears every message of an answer, the last being the answer itself. Returns false to hear no more until `goOn` is called. */
-export type Listener = (message: ServerMessage, value: Record<string, unknown>, goOn: () => void) => boolean | undefined;
-
-const answerBytesMax = 16 * 1024 * 1024;
 const resumesMax = 3;
 const reopenMsMin = 200;
 const reopenMsMax = 5000;
@@ -49,7 +32,7 @@ const reopenMsMax = 5000;
  * I1  One `initialize` however many requests wait; a session that is lost for good is begun again, once a request.
  * I2  A request has one answer: the upstream's, or a JSON-RPC error.
  */
-export class InnerSession {
+export class InnerSession implements Asked {
   readonly upstream: string;
   readonly #deps: InnerDeps;
   #id: string | null = null;
@@ -175,22 +158,12 @@ export class InnerSession {
   async #listen(response: UpstreamResponse, id: string | number, listen: Listener): Promise<void> {
     let current = response;
     for (let resumes = 0; ; resumes++) {
-      const isStream = current.status === 200 && String(current.headers["content-type"] ?? "").includes("text/event-stream");
-      if (!isStream) return this.#whole(current, id, listen);
-      const { answered, lastEventId } = await events(current, id, listen);
+      if (!isStream(current)) return wholeAnswer(current, this.upstream, id, listen);
+      const { answered, lastEventId } = await readMessages(current, id, listen);
       if (answered) return;
       if (lastEventId === null || resumes >= resumesMax) throw new InnerError(lostError(this.upstream));
       current = await this.#send("GET", null, { "last-event-id": lastEventId });
     }
-  }
-
-  async #whole(response: UpstreamResponse, id: string | number, listen: Listener): Promise<void> {
-    const text = (await response.collect(answerBytesMax)).toString("utf8");
-    const message = readServerMessage(text);
-    if (message.kind !== "answer") {
-      throw new InnerError({ code: -32603, message: `${this.upstream} answered with status ${response.status} and no JSON-RPC answer` });
-    }
-    listen(message, { ...message.value, id }, () => undefined);
   }
 
   /** The upstream's own stream, as long as the client has its own here. */
@@ -201,7 +174,7 @@ export class InnerSession {
       if (response?.status === 200 && !this.#closed && this.#deps.wanted()) {
         this.#stream = response;
         waitMs = reopenMsMin;
-        await events(response, null, (message, value) => {
+        await readMessages(response, null, (message, value) => {
           this.#deps.heard(this.upstream, message, value);
           return true;
         });
@@ -210,52 +183,4 @@ export class InnerSession {
       await new Promise((resolve) => setTimeout(resolve, waitMs * (0.5 + Math.random())).unref());
     }
   }
-}
-
-/** Hands the events over until the answer to `id`, or the end; never rejects but with what `listen` throws. */
-function events(
-  response: UpstreamResponse,
-  id: string | number | null,
-  listen: Listener,
-): Promise<{ readonly answered: boolean; readonly lastEventId: string | null }> {
-  return new Promise((resolve, reject) => {
-    let lastEventId: string | null = null;
-    let answered = false;
-    const over = (): void => resolve({ answered, lastEventId });
-    readEvents(response, {
-      event: (event) => {
-        if (event.id !== undefined && event.id !== "") lastEventId = event.id;
-        if (event.data === "" || answered) return true;
-        const message = readServerMessage(event.data);
-        if (message.kind === "other") return true;
-        let more = true;
-        try {
-          more = listen(message, message.value, () => response.resume()) !== false;
-        } catch (error) {
-          reject(error instanceof Error ? error : new Error(String(error)));
-        }
-        answered = id !== null && message.kind === "answer" && message.id === id;
-        if (answered) over();
-        return more || answered;
-      },
-      end: over,
-      error: over,
-      malformed: over,
-    });
-  });
-}
-
-function errorOf(value: Record<string, unknown>): Record<string, unknown> {
-  return isObject(value["error"]) ? value["error"] : { code: -32603, message: "the upstream failed" };
-}
-function lostError(upstream: string): Record<string, unknown> {
-  const message = `the answer of ${upstream} broke off; the call may have run`;
-  return { code: 1001, message, data: { code: "outcome_unknown", upstream, retriable: false } };
-}
-
-/** The JSON-RPC error that a failure of any kind is for the client. */
-export function rpcErrorOf(error: unknown): Record<string, unknown> {
-  if (error instanceof InnerError) return error.error;
-  if (error instanceof RefusedRequest) return { code: error.rpcCode, message: error.message };
-  return { code: -32603, message: "internal error of the router" };
 }

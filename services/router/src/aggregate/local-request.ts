@@ -3,6 +3,7 @@ import { Writable } from "node:stream";
 import { LocalResponse } from "../bridge/local-exchange.ts";
 import { refusal } from "../bridge/message-pipe.ts";
 import type { ClientRequest, ClientResponse } from "../client-exchange.ts";
+import type { EndSignal } from "../ending.ts";
 import { RefusedRequest, sendJson, sendRefusal } from "../errors.ts";
 import type { Principal } from "../identity/principal.ts";
 import type { McpContext } from "../mcp/inbound.ts";
@@ -17,6 +18,8 @@ interface LocalRequest {
   readonly headers: Readonly<Record<string, string>>;
   readonly body: Buffer | null;
   readonly principal: Principal;
+  /** Ends it as a client does that hangs up. */
+  readonly signal?: EndSignal;
 }
 export type LocalCall = (request: LocalRequest) => Promise<UpstreamResponse>;
 
@@ -31,6 +34,8 @@ export function localCaller(context: McpContext): LocalCall {
       return Promise.resolve(refusal(413, -32000, `Request body too large: at most ${view.bodyBytesMax} bytes (router.body_bytes_max)`));
     }
     const answer = new LocalServerResponse();
+    if (asked.signal?.aborted) answer.destroy();
+    asked.signal?.addEventListener("abort", () => answer.destroy(), { once: true });
     // What serves `/mcp/<upstream>` reads no more of it.
     const request: ClientRequest = { method, headers };
     const response: ClientResponse = answer;

@@ -4,9 +4,10 @@ import { sendJson } from "../errors.ts";
 import { type Envelope, isObject } from "../mcp/envelope.ts";
 import { SseWriter } from "../mcp/sse.ts";
 import { UpstreamError } from "../upstream-client.ts";
-import { InnerError, rpcErrorOf } from "./inner-session.ts";
+import { InnerError, rpcErrorOf } from "./inner-answer.ts";
 import { splitName, splitUri } from "./names.ts";
 import type { AggregateContext } from "./serve.ts";
+import type { AggregateSettings } from "./settings.ts";
 import { fromUpstream, isListMethod, type ListMethod, lists } from "./translate.ts";
 
 type Value = Record<string, unknown>;
@@ -32,7 +33,7 @@ export async function serveRequest(context: AggregateContext, response: ClientRe
     const page = await pageOf(context, method, params["cursor"]);
     return page === null ? refuse(-32602, "Invalid params: the list has changed since this cursor was given; begin again") : answer(page);
   }
-  const target = targetOf(context, method, params);
+  const target = targetOf(context.settings, method, params);
   if (target === null) {
     return refuse(
       -32602,
@@ -46,9 +47,12 @@ export async function serveRequest(context: AggregateContext, response: ClientRe
   }
 }
 
-/** A page of a list of all upstreams; null for a cursor of another list. */
 async function pageOf(context: AggregateContext, method: ListMethod, cursor: unknown): Promise<Value | null> {
-  const items = await context.session.list(method, context.lists, context.settings, context.passed);
+  return pageFrom(await context.session.list(method, context.lists, context.settings, context.passed), method, cursor);
+}
+
+/** A page of a list of all upstreams; null for a cursor of another list. */
+export function pageFrom(items: readonly Value[], method: ListMethod, cursor: unknown): Value | null {
   const mark = `${items.length}.${hashOf(items)}`;
   let from = 0;
   if (cursor !== undefined) {
@@ -65,8 +69,11 @@ function hashOf(items: readonly unknown[]): string {
 }
 
 /** Whose a request is, and its params as that upstream knows them. */
-function targetOf(context: AggregateContext, method: string, params: Value): { upstream: string; params: Value } | null | "unknown_method" {
-  const { upstreams, separator } = context.settings;
+export function targetOf(
+  { upstreams, separator }: AggregateSettings,
+  method: string,
+  params: Value,
+): { upstream: string; params: Value } | null | "unknown_method" {
   const byName = (given: unknown, put: (name: string) => Value) => {
     const found = typeof given === "string" ? splitName(given, separator, upstreams) : null;
     return found && { upstream: found.upstream, params: put(found.name) };

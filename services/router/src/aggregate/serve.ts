@@ -5,10 +5,14 @@ import { checkDepth, type Envelope, readEnvelope } from "../mcp/envelope.ts";
 import { checkGetHeaders, checkPostHeaders, type McpContext, sessionNotFound } from "../mcp/inbound.ts";
 import { newSessionKey, nowhere, SessionTooLargeError } from "../mcp/seal.ts";
 import { SseWriter } from "../mcp/sse.ts";
+import { Links } from "./links.ts";
 import { type LocalCall, localCaller } from "./local-request.ts";
+import { type ModernContext, type ModernRequest, serveModern } from "./modern.ts";
+import { serveModernListen } from "./modern-listen.ts";
 import { splitId } from "./names.ts";
 import { serveRequest } from "./request.ts";
 import { AggregateSession } from "./session.ts";
+import { SessionCalls } from "./session-call.ts";
 import { type AggregateSettings, aggregateSettings } from "./settings.ts";
 import { SharedLists } from "./shared-lists.ts";
 
@@ -43,7 +47,10 @@ export function createAggregate(mcp: McpContext): Aggregate {
   const call: LocalCall = localCaller(mcp);
   const lists = new SharedLists(mcp.nowMs);
   const sessions = new Map<string, AggregateSession>();
+  const links = new Links(mcp, call);
+  const calls = new SessionCalls();
   const ticker = setInterval(() => {
+    links.sweep();
     const beforeMs = mcp.nowMs() - idleMs;
     for (const [id, session] of sessions) {
       if (session.busy || session.usedAtMs > beforeMs) continue;
@@ -127,13 +134,10 @@ export function createAggregate(mcp: McpContext): Aggregate {
     checkDepth(body);
     const envelope = readEnvelope(body);
     if (envelope.kind !== "response" && envelope.era === "modern") {
-      // Clients of both eras begin a session then.
-      const error = { code: -32601, message: "Method not found: /mcp speaks protocol versions with sessions only; use /mcp/<upstream>" };
-      return sendJson(response, envelope.kind === "request" ? 200 : 400, {
-        jsonrpc: "2.0",
-        id: envelope.kind === "request" ? envelope.id : null,
-        error,
-      });
+      if (envelope.kind === "request") return modern(request, response, envelope, principal, settings);
+      // A client of that era ends a request by hanging up; it has nothing else to tell a server that knows no session.
+      response.writeHead(202, { "content-length": 0 }).end();
+      return;
     }
     if (envelope.kind === "request" && envelope.method === "initialize") return begin(response, envelope, principal);
     const id = request.headers["mcp-session-id"];
@@ -144,6 +148,19 @@ export function createAggregate(mcp: McpContext): Aggregate {
       return serveRequest(context, response, envelope, JSON.parse(body.toString("utf8")) as Record<string, unknown>);
     await tell(context, envelope);
     response.writeHead(202, { "content-length": 0 }).end();
+  };
+
+  const modernContext: ModernContext = { mcp, call, lists, links, calls };
+  const modern = (
+    request: ClientRequest,
+    response: ClientResponse,
+    envelope: Extract<Envelope, { kind: "request" }>,
+    principal: Principal,
+    settings: AggregateSettings,
+  ): Promise<void> => {
+    const asked: ModernRequest = { request, response, envelope, principal, settings, passed: passedOf(request) };
+    if (envelope.method !== "subscriptions/listen") return serveModern(modernContext, asked);
+    return serveModernListen(modernContext, asked, () => settingsFor(principal));
   };
 
   const get = (response: ClientResponse, session: AggregateSession, settings: AggregateSettings): void => {
@@ -187,6 +204,8 @@ export function createAggregate(mcp: McpContext): Aggregate {
     bodyBytesMax: () => Math.max(0, ...mcp.control.upstreams().map((name) => mcp.control.upstream(name)?.bodyBytesMax ?? 0)),
     close() {
       clearInterval(ticker);
+      calls.close();
+      links.close();
       for (const session of sessions.values()) session.close();
       sessions.clear();
     },

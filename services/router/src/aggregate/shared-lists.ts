@@ -1,7 +1,7 @@
 import { createHash } from "node:crypto";
 import { isObject } from "../mcp/envelope.ts";
 import { UpstreamError } from "../upstream-client.ts";
-import { InnerError, type InnerSession } from "./inner-session.ts";
+import { type Asked, InnerError } from "./inner-answer.ts";
 import type { AggregateSettings } from "./settings.ts";
 import { itemOf, type ListMethod, lists } from "./translate.ts";
 
@@ -37,7 +37,7 @@ export class SharedLists {
   }
 
   /** Null: it cannot be asked, and nothing that is recent enough is known of it. */
-  async ask(method: ListMethod, inner: InnerSession, principal: string, settings: AggregateSettings): Promise<Listed | null> {
+  async ask(method: ListMethod, inner: Asked, principal: string, settings: AggregateSettings): Promise<Listed | null> {
     const { upstream } = inner;
     const key = JSON.stringify([principal, upstream, method]);
     const items = await this.#fetch(method, inner, settings);
@@ -54,7 +54,7 @@ export class SharedLists {
   }
 
   /** Null: it could not be asked. An upstream that has no such list has an empty one. */
-  async #fetch(method: ListMethod, inner: InnerSession, { separator }: AggregateSettings): Promise<Item[] | null> {
+  async #fetch(method: ListMethod, inner: Asked, { separator }: AggregateSettings): Promise<Item[] | null> {
     const { key } = lists[method];
     const items: Item[] = [];
     let cursor: unknown;
