@@ -2,7 +2,7 @@ import type { AccessRules } from "./access.ts";
 import { createAggregate } from "./aggregate/serve.ts";
 import { type Bridges, bridgedClient } from "./bridge/bridged-client.ts";
 import type { RouterControl } from "./control/port.ts";
-import { createSseBridge } from "./http-sse/bridge.ts";
+import { createSseBridge, sseLimits } from "./http-sse/bridge.ts";
 import { type Guard, openGuard } from "./identity/guard.ts";
 import type { SessionDirectory } from "./mcp/directory.ts";
 import { createEraBook } from "./mcp/era.ts";
@@ -64,8 +64,10 @@ export async function startDataPlane(options: DataPlaneOptions): Promise<DataPla
   const control = observing === undefined ? options.control : observedControl(options.control, observing, nowMs);
   const limits = { ...limitsDefault, ...options.limits };
   const http = createUpstreamClient({ connectionsMax: limits.connectionsMax, headerBytesMax: 64 * 1024, idleMs: 4000 });
-  const client = bridgedClient(http, { sse: createSseBridge(http, nowMs), ...options.bridges }, () =>
-    control.upstreams().flatMap((name) => control.upstream(name)?.endpoints ?? []),
+  const client = bridgedClient(
+    http,
+    { sse: createSseBridge(http, nowMs, { idleMs: Math.min(sseLimits.idleMs, limits.sessionIdleMs) }), ...options.bridges },
+    () => control.upstreams().flatMap((name) => control.upstream(name)?.endpoints ?? []),
   );
   const sessions = createSessionTable({
     sealer: createSealer(options.sessionSecret),

@@ -13,6 +13,7 @@ import { dataPlaneMetrics } from "./metrics.ts";
 import { startObserving } from "./observe/start-observing.ts";
 import { sessionSecret } from "./session-key.ts";
 import { createStdioBridge } from "./stdio/bridge.ts";
+import { stdioLimits } from "./stdio/limits.ts";
 import { probeAnswer } from "./stdio/probe-answer.ts";
 import { startServerTls } from "./tls/start-server-tls.ts";
 
@@ -35,6 +36,7 @@ export async function startRouter(kit: Kit<RouterConfig>): Promise<Running> {
     baseEnv: { PATH: config.PATH },
     log,
     nowMs: kit.nowMs,
+    limits: { idleMs: Math.min(stdioLimits.idleMs, config.MCPF_ROUTER_SESSION_IDLE_MS) },
   });
   const control = await createRouterControl(kit, {
     reaches: async (url, timeoutMs) => (isStdioUrl(url) ? stdio.reach(url) : reaches(url, timeoutMs)),
@@ -78,7 +80,7 @@ export async function startRouter(kit: Kit<RouterConfig>): Promise<Running> {
     health: async (asked) => (await probeAnswer(asked, control, stdio)) ?? healthAnswer(asked, kit.readiness, registry),
     bridges: { stdio },
     nowMs: kit.nowMs,
-    limits: { heartbeatMs: config.MCPF_ROUTER_HEARTBEAT_MS },
+    limits: { heartbeatMs: config.MCPF_ROUTER_HEARTBEAT_MS, sessionIdleMs: config.MCPF_ROUTER_SESSION_IDLE_MS },
   });
   sessions = () => plane.sessionCount;
   const claims = serveStreamClaims(kit, sealer, plane.sessionByKey);

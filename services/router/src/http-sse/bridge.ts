@@ -14,7 +14,7 @@ export interface SseBridgeLimits extends Pick<PipeLimits, "pendingMax" | "waitin
   /** A message has to be taken within this time; its answer comes on the stream. */
   readonly postMs: number;
 }
-const sseLimits: SseBridgeLimits = {
+export const sseLimits: SseBridgeLimits = {
   pendingMax: 256,
   waitingMax: 1000,
   waitingCharsMax: 1024 * 1024,
