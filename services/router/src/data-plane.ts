@@ -9,6 +9,7 @@ import { createEraBook } from "./mcp/era.ts";
 import { createFaceBook } from "./mcp/face.ts";
 import type { DataPlaneLog, DataPlaneMetrics, McpContext, StreamClaims } from "./mcp/inbound.ts";
 import { createReplay } from "./mcp/replay.ts";
+import { createRightsWatch } from "./mcp/rights.ts";
 import { createSealer } from "./mcp/seal.ts";
 import { createSessionTable, type Session } from "./mcp/session.ts";
 import { createTaskBook } from "./mcp/task-book.ts";
@@ -40,6 +41,8 @@ export interface DataPlaneOptions {
   readonly health: RouterServerOptions["health"];
   readonly nowMs: () => number;
   readonly limits?: Partial<DataPlaneLimits>;
+  /** The router's own reader of small plain calls, before node:http. */
+  readonly front?: boolean;
   /** What reaches endpoints that speak no Streamable HTTP; closed with the data plane. */
   readonly bridges?: Bridges;
 }
@@ -90,7 +93,9 @@ export async function startDataPlane(options: DataPlaneOptions): Promise<DataPla
       log.debug({ upstream: session.sealed.upstream, endpoint, outcome, tookMs }, "session replay");
     },
   });
+  const rights = createRightsWatch();
   const mcp: McpContext = {
+    rights,
     control,
     client,
     sessions,
@@ -117,6 +122,7 @@ export async function startDataPlane(options: DataPlaneOptions): Promise<DataPla
     access: options.access,
     guard: options.guard ?? openGuard,
     tls: options.tls ?? null,
+    front: options.front ?? false,
     trace: observing?.trace ?? null,
     health: options.health,
   });
@@ -138,6 +144,7 @@ export async function startDataPlane(options: DataPlaneOptions): Promise<DataPla
     async close(graceMs) {
       stopFollowing();
       aggregate.close();
+      rights.stop();
       await server.close(graceMs);
       await client.close();
     },

@@ -5,8 +5,11 @@ import { createServer as createTlsServer } from "node:https";
 import type { AddressInfo } from "node:net";
 import { type AccessRules, checkAccess, checkMetricsHost, checkOneHost, checkPath } from "./access.ts";
 import type { Aggregate } from "./aggregate/serve.ts";
+import type { ClientResponse } from "./client-exchange.ts";
 import type { UpstreamView } from "./control/port.ts";
 import { RefusedRequest, rpcCodes, rpcErrorBody, sendJson, sendRefusal } from "./errors.ts";
+import { standBefore } from "./front/front.ts";
+import type { StrictRequest } from "./front/strict-request.ts";
 import { type HttpContext, serveHttp } from "./http-proxy.ts";
 import { checkFace, checkUpstream, type Guard } from "./identity/guard.ts";
 import type { Principal } from "./identity/principal.ts";
@@ -43,6 +46,8 @@ export interface RouterServerOptions {
   readonly trace: Observing["trace"];
   /** Null: plain HTTP. */
   readonly tls: ServerTls | null;
+  /** Small plain calls are read by the router itself, and all else by node:http; false: by node:http alone. */
+  readonly front: boolean;
   /** `/healthz`, `/readyz`, `/metrics`; null for other paths. */
   readonly health: (path: string) => Promise<{ status: number; type: string; body: string } | null>;
 }
@@ -57,6 +62,21 @@ export async function startServer(options: RouterServerOptions): Promise<RouterS
   const { mcp } = options;
   let draining = false;
   let inFlight = 0;
+  const begin = (request: Incoming, response: ClientResponse): void => {
+    inFlight++;
+    if (draining) response.setHeader("connection", "close");
+    serve(options, request, response).catch((error: unknown) => {
+      if (error instanceof RefusedRequest) return refuse(request, response, error);
+      mcp.log.error({ err: error, path: request.url }, "a request failed inside the router");
+      if (response.headersSent) response.destroy();
+      else sendJson(response, 500, { jsonrpc: "2.0", id: null, error: { code: -32603, message: "internal error of the router" } });
+    });
+  };
+  const ended = (): void => {
+    inFlight--;
+  };
+  // A client that hangs up is noticed where it matters; without a listener it would end the process.
+  const onTrouble = (error: Error): void => mcp.log.debug({ err: error }, "the client's connection failed");
 
   const server = listener(
     options.tls,
@@ -69,24 +89,17 @@ export async function startServer(options: RouterServerOptions): Promise<RouterS
       noDelay: true,
     },
     (request, response) => {
-      inFlight++;
       const over = idle.begin(request.socket);
       response.on("close", () => {
-        inFlight--;
+        ended();
         over();
       });
-      // A client that hangs up is noticed where it matters; without a listener it would end the process.
-      response.on("error", (error) => mcp.log.debug({ err: error }, "the client's connection failed"));
-      if (draining) response.setHeader("connection", "close");
-      serve(options, request, response).catch((error: unknown) => {
-        if (error instanceof RefusedRequest) return refuse(request, response, error);
-        mcp.log.error({ err: error, path: request.url }, "a request failed inside the router");
-        if (response.headersSent) response.destroy();
-        else sendJson(response, 500, { jsonrpc: "2.0", id: null, error: { code: -32603, message: "internal error of the router" } });
-      });
+      response.on("error", onTrouble);
+      begin(request, response);
     },
   );
   const idle = watchIdle(server, idleMs);
+  const front = options.front ? standBefore(server, { serve: begin, over: ended, idleMs, onTrouble }) : null;
   await listen(server, options.host, options.port);
   const { port } = server.address() as AddressInfo;
 
@@ -94,6 +107,7 @@ export async function startServer(options: RouterServerOptions): Promise<RouterS
   const ticker = setInterval(() => {
     for (const session of mcp.sessions.all()) session.stream?.tick(mcp.control.upstream(session.sealed.upstream));
     idle.sweep();
+    front?.sweep();
     if (++ticks % sweepEveryTicks !== 0) return;
     mcp.sessions.sweep();
     leaveOldHolds(mcp);
@@ -108,13 +122,18 @@ export async function startServer(options: RouterServerOptions): Promise<RouterS
       const untilMs = mcp.nowMs() + graceMs;
       while (inFlight > mcp.openEnded.size && mcp.nowMs() < untilMs) {
         server.closeIdleConnections();
+        front?.closeIdle();
         await new Promise((resolve) => setTimeout(resolve, 20));
       }
       clearInterval(ticker);
       for (const session of mcp.sessions.all()) session.stream?.close();
       for (const end of [...mcp.openEnded]) end();
       server.closeIdleConnections();
-      const forced = setTimeout(() => server.closeAllConnections(), 100);
+      front?.closeIdle();
+      const forced = setTimeout(() => {
+        server.closeAllConnections();
+        front?.closeAll();
+      }, 100);
       await closed;
       clearTimeout(forced);
     },
@@ -155,17 +174,21 @@ async function listen(server: Server, host: string, port: number): Promise<void>
   }
 }
 
-async function serve(options: RouterServerOptions, request: IncomingMessage, response: ServerResponse): Promise<void> {
+/** As node:http reads it, or as the front does, which takes it only when it is whole. */
+type Incoming = IncomingMessage | StrictRequest;
+const isWhole = (request: Incoming): request is StrictRequest => "body" in request;
+
+async function serve(options: RouterServerOptions, request: Incoming, response: ClientResponse): Promise<void> {
   const url = request.url ?? "/";
   const query = url.indexOf("?");
   const path = query === -1 ? url : url.slice(0, query);
   const [, face, name] = path.split("/", 3);
   if (path === "/mcp" && options.aggregate !== undefined) {
-    checkOneHost(request.rawHeaders);
+    if (!isWhole(request)) checkOneHost(request.rawHeaders);
     checkAccess(request.headers.host, request.headers.origin, options.access());
     const { aggregate } = options;
     const principal = await options.guard.identify(request.headers, "mcp", "");
-    return aggregate.serve(request, response, principal, () => readBody(request, aggregate.bodyBytesMax()));
+    return aggregate.serve(request, response, principal, async () => readBody(request, aggregate.bodyBytesMax()));
   }
   if ((face !== "mcp" && face !== "http") || !name) {
     const metadata = options.guard.metadata(path);
@@ -176,12 +199,13 @@ async function serve(options: RouterServerOptions, request: IncomingMessage, res
     if (path === "/metrics") checkMetricsHost(request.headers.host, options.access());
     const health = await options.health(path);
     if (health !== null) {
-      response.writeHead(health.status, { "content-type": health.type }).end(health.body);
+      response.writeHead(health.status, { "content-type": health.type });
+      response.end(health.body);
       return;
     }
     throw new RefusedRequest(404, -32000, "not found: use /mcp/<upstream>, /http/<upstream>/..., /healthz, /readyz or /metrics");
   }
-  checkOneHost(request.rawHeaders);
+  if (!isWhole(request)) checkOneHost(request.rawHeaders);
   checkAccess(request.headers.host, request.headers.origin, options.access());
   const { mcp } = options;
   const identified = options.guard.identify(request.headers, face, name);
@@ -214,10 +238,11 @@ function viewOf(options: RouterServerOptions, face: "mcp" | "http", name: string
 }
 
 /** The whole body. Throws {@link RefusedRequest} with 413 as soon as it is known to be too large. */
-function readBody(request: IncomingMessage, bytesMax: number): Promise<Buffer> {
+function readBody(request: Incoming, bytesMax: number): Buffer | Promise<Buffer> {
   const tooLarge = (): RefusedRequest =>
     new RefusedRequest(413, -32000, `Request body too large: at most ${bytesMax} bytes (router.body_bytes_max)`, { connection: "close" });
-  if (Number(request.headers["content-length"] ?? 0) > bytesMax) return Promise.reject(tooLarge());
+  if (Number(request.headers["content-length"] ?? 0) > bytesMax) throw tooLarge();
+  if (isWhole(request)) return request.body;
   return new Promise((resolve, reject) => {
     const chunks: Buffer[] = [];
     let size = 0;
@@ -255,9 +280,9 @@ function newOperationId(): string {
  * Answers at once. What a client still sends is read and dropped for a moment: a connection that is closed with unread bytes is reset, and
  * the reset may overtake the answer (RFC 9112, 9.6).
  */
-function refuse(request: IncomingMessage, response: ServerResponse, refusal: RefusedRequest): void {
+function refuse(request: Incoming, response: ClientResponse, refusal: RefusedRequest): void {
   if (!response.headersSent && refusal.status !== 413) response.setHeader(operationHeader, "none");
-  if (request.complete || response.headersSent || response.destroyed) {
+  if (isWhole(request) || request.complete || response.headersSent || response.destroyed) {
     sendRefusal(response, refusal);
     return;
   }

@@ -74,6 +74,7 @@ export async function startRouter(kit: Kit<RouterConfig>): Promise<Running> {
     },
     guard,
     tls,
+    front: config.MCPF_ROUTER_FRONT === "on",
     observing,
     log,
     metrics: dataPlaneMetrics(registry, { sessions: () => sessions() }),

@@ -47,7 +47,8 @@ export function localCaller(context: McpContext): LocalCall {
       operationId: `op-${randomBytes(9).toString("base64url")}`,
       startedAtMs: inner.nowMs(),
     };
-    serveMcp(inner, inbound, async () => body ?? Buffer.alloc(0)).catch((error: unknown) => {
+    const serve = async (): Promise<unknown> => serveMcp(inner, inbound, () => body ?? Buffer.alloc(0));
+    serve().catch((error: unknown) => {
       if (error instanceof RefusedRequest) return sendRefusal(response, error);
       inner.log.error({ err: error, upstream: asked.upstream }, "a request failed inside the router");
       if (answer.headersSent) answer.destroy();

@@ -25,6 +25,7 @@ export async function startTestRouter(
     guard?: Guard;
     observing?: Observing;
     tls?: ServerTls | null;
+    front?: boolean;
     log?: (details: object, message: string) => void;
   } = {},
 ): Promise<TestRouter> {
@@ -50,6 +51,7 @@ export async function startTestRouter(
     health: async (path) => (path === "/healthz" ? { status: 200, type: "text/plain", body: "ok" } : null),
     nowMs: () => Date.now(),
     tls: options.tls ?? null,
+    front: options.front ?? true,
     ...(options.observing === undefined ? {} : { observing: options.observing }),
     ...(options.guard === undefined ? {} : { guard: options.guard }),
     ...(options.bridges === undefined ? {} : { bridges: options.bridges }),

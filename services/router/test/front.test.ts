@@ -1,0 +1,298 @@
+import assert from "node:assert/strict";
+import { once } from "node:events";
+import { createServer, type Server } from "node:http";
+import { type AddressInfo, connect, type Socket } from "node:net";
+import { type TestContext, test } from "node:test";
+import { type Front, standBefore } from "../src/front/front.ts";
+import type { FrontResponse } from "../src/front/front-response.ts";
+import { openSession, toolCall, until } from "./support/clients.ts";
+import { fakeControl } from "./support/fake-control.ts";
+import { startMcpServer } from "./support/mcp-server.ts";
+import { startTestRouter } from "./support/router.ts";
+
+interface World {
+  readonly server: Server;
+  readonly front: Front;
+  readonly port: number;
+  /** Who read what, in order. */
+  readonly seen: string[];
+  /** Answers that the front has not given yet. */
+  readonly held: FrontResponse[];
+  readonly over: () => number;
+}
+
+/** A server of node:http with the front before it. Requests whose body is `hold` are answered by the test. */
+async function startWorld(t: TestContext, idleMs = 60_000): Promise<World> {
+  const seen: string[] = [];
+  const held: FrontResponse[] = [];
+  let over = 0;
+  const server = createServer({ keepAliveTimeout: 0 }, (request, response) => {
+    let body = "";
+    request.setEncoding("latin1").on("data", (part) => {
+      body += part;
+    });
+    request.on("end", () => {
+      seen.push(`node ${request.method} ${request.url} ${body}`);
+      response.end(`node:${body}`);
+    });
+  });
+  const front = standBefore(server, {
+    idleMs,
+    onTrouble: () => undefined,
+    over: () => {
+      over += 1;
+    },
+    serve: (request, response) => {
+      const body = request.body.toString("latin1");
+      seen.push(`front ${request.method} ${request.url} ${body}`);
+      if (body === "hold") held.push(response);
+      else response.end(`front:${body}`);
+    },
+  });
+  server.listen(0, "127.0.0.1");
+  await once(server, "listening");
+  t.after(() => {
+    front.closeAll();
+    server.closeAllConnections();
+    server.close();
+  });
+  return { server, front, port: (server.address() as AddressInfo).port, seen, held, over: () => over };
+}
+
+interface Line {
+  readonly socket: Socket;
+  readonly came: () => string;
+  readonly closed: () => boolean;
+}
+function dial(t: TestContext, port: number): Line {
+  const socket = connect(port, "127.0.0.1");
+  let came = "";
+  let closed = false;
+  socket.setEncoding("latin1").on("data", (part) => {
+    came += part;
+  });
+  socket.on("error", () => undefined);
+  socket.on("close", () => {
+    closed = true;
+  });
+  t.after(() => socket.destroy());
+  return { socket, came: () => came, closed: () => closed };
+}
+function post(body: string, more = ""): string {
+  return `POST /mcp/x HTTP/1.1\r\nhost: localhost\r\n${more}content-length: ${body.length}\r\n\r\n${body}`;
+}
+
+test("F6: the front answers what it takes, and node:http all else, on one connection and in order", async (t) => {
+  const { port, seen } = await startWorld(t);
+  const { socket, came } = dial(t, port);
+  socket.write(post("one"));
+  await until(() => came().includes("front:one"));
+  socket.write(post("two"));
+  await until(() => came().includes("front:two"));
+  socket.write("GET /other HTTP/1.1\r\nhost: localhost\r\n\r\n");
+  await until(() => came().includes("node:"));
+  socket.write(post("three"));
+  await until(() => came().includes("node:three"));
+  assert.deepEqual(seen, ["front POST /mcp/x one", "front POST /mcp/x two", "node GET /other ", "node POST /mcp/x three"]);
+});
+
+test("F6: requests that come before the answer to the last one wait for it, and go to node:http with every byte", async (t) => {
+  const { port, seen, held } = await startWorld(t);
+  const { socket, came } = dial(t, port);
+  socket.write(post("hold") + post("two"));
+  await until(() => held.length === 1);
+  socket.write(`${post("three")}GET /x HT`);
+  socket.write("TP/1.1\r\nhost: localhost\r\n\r\n");
+  assert.equal(seen.length, 1);
+  held[0]?.end("front:one");
+  await until(() => came().split("HTTP/1.1 200").length === 5);
+  assert.deepEqual(seen, ["front POST /mcp/x hold", "node POST /mcp/x two", "node POST /mcp/x three", "node GET /x "]);
+  assert.deepEqual(came().match(/(?:front|node):(?:one|two|three)?/g), ["front:one", "node:two", "node:three", "node:"]);
+});
+
+test("F6: a request with another hidden behind its end is two requests, whoever reads them", async (t) => {
+  const { port, seen } = await startWorld(t);
+  const { socket, came } = dial(t, port);
+  const hidden = "GET /hidden HTTP/1.1\r\nhost: localhost\r\n\r\n";
+  socket.write(`POST /mcp/x HTTP/1.1\r\nhost: localhost\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n${hidden}`);
+  await until(() => came().includes("400 Bad Request"));
+  assert.deepEqual(seen, []);
+});
+
+test("F6: the last request of a connection is answered, and the connection closed", async (t) => {
+  const { port, seen } = await startWorld(t);
+  const { socket, came, closed } = dial(t, port);
+  socket.write(post("last", "Connection: Close\r\n"));
+  await until(closed);
+  assert.match(came(), /\r\nConnection: close\r\n/);
+  assert.ok(came().endsWith("front:last"));
+  assert.deepEqual(seen, ["front POST /mcp/x last"]);
+});
+
+test("F7: a request that comes in pieces is read by the front, one that does not end by node:http", async (t) => {
+  const { port, seen, front } = await startWorld(t);
+  const [quick, slow] = [dial(t, port), dial(t, port)];
+  const bytes = post("pieces");
+  for (const piece of [bytes.slice(0, 8), bytes.slice(8, 40), bytes.slice(40)]) {
+    quick.socket.write(piece);
+    await new Promise((resolve) => setTimeout(resolve, 5));
+  }
+  await until(() => quick.came().includes("front:pieces"));
+  slow.socket.write(bytes.slice(0, -2));
+  // Twice as it is, and once more should the bytes have come between.
+  const sweeping = setInterval(() => front.sweep(), 20);
+  t.after(() => clearInterval(sweeping));
+  await new Promise((resolve) => setTimeout(resolve, 200));
+  slow.socket.write(bytes.slice(-2));
+  await until(() => slow.came().includes(":pieces"));
+  assert.deepEqual(seen, ["front POST /mcp/x pieces", "node POST /mcp/x pieces"]);
+});
+
+test("S4: a connection that is idle for too long is closed, and none whose answer is not given yet", async (t) => {
+  const { port, held, front } = await startWorld(t, 30);
+  const [idle, busy] = [dial(t, port), dial(t, port)];
+  idle.socket.write(post("one"));
+  busy.socket.write(post("hold"));
+  await until(() => held.length === 1 && idle.came().includes("front:one"));
+  await new Promise((resolve) => setTimeout(resolve, 60));
+  front.sweep();
+  await until(idle.closed);
+  assert.equal(busy.closed(), false);
+  held[0]?.end("late");
+  await until(() => busy.came().includes("late"));
+});
+
+test("F4: an answer is ended once, with its length or with chunks, and no header can end its line", async (t) => {
+  const { port, held } = await startWorld(t);
+  const { socket, came } = dial(t, port);
+  const next = async (): Promise<FrontResponse> => {
+    const count = held.length;
+    socket.write(post("hold"));
+    await until(() => held.length > count);
+    return held[count] as FrontResponse;
+  };
+  const injected = await next();
+  assert.throws(() => injected.writeHead(200, { "x-a": "b\r\nx-injected: c" }), /control character/);
+  assert.throws(() => injected.writeHead(200, { "x-a:": "b" }), /cannot be written/);
+  assert.throws(() => injected.writeHead(200, { "Transfer-Encoding": "chunked" }), /cannot be written/);
+  injected.writeHead(200, { "content-type": "text/plain" });
+  injected.write("");
+  injected.write("grüße");
+  injected.write("");
+  injected.write(Buffer.from("x"));
+  injected.end("last");
+  injected.end("never");
+  assert.equal(injected.write("never"), true);
+  await until(() => came().endsWith("\r\n0\r\n\r\n"));
+  const [head, body] = came().split(/(?<=\r\n\r\n)/, 2) as [string, string];
+  assert.match(
+    head,
+    /^HTTP\/1\.1 200 OK\r\ncontent-type: text\/plain\r\nDate: [^\r]+ GMT\r\nConnection: keep-alive\r\ntransfer-encoding: chunked\r\n\r\n$/,
+  );
+  assert.equal(
+    body + came().slice(head.length + body.length),
+    Buffer.from("7\r\ngrüße\r\n1\r\nx\r\n4\r\nlast\r\n0\r\n\r\n").toString("latin1"),
+  );
+  const before = came().length;
+  (await next()).writeHead(202).end();
+  await until(() => came().length > before);
+  assert.match(came().slice(before), /^HTTP\/1\.1 202 Accepted\r\nDate: [^\r]+\r\nConnection: keep-alive\r\ncontent-length: 0\r\n\r\n$/);
+});
+
+test("F5: a client that reads slowly is waited for, and one that leaves is told of", async (t) => {
+  const { port, held, over } = await startWorld(t);
+  const { socket } = dial(t, port);
+  socket.write(post("hold"));
+  await until(() => held.length === 1);
+  socket.pause();
+  const response = held[0] as FrontResponse;
+  response.writeHead(200, { "content-type": "text/plain" });
+  const part = "x".repeat(1024 * 1024);
+  let parts = 0;
+  while (parts < 200 && response.write(part)) parts += 1;
+  assert.ok(parts < 200, "nobody said that the client does not read");
+  const drained = once(response, "drain");
+  socket.resume();
+  await drained;
+  const closed = once(response, "close");
+  socket.destroy();
+  await closed;
+  assert.deepEqual([response.destroyed, response.writableEnded, over()], [true, false, 1]);
+  response.end("nobody");
+  assert.equal(over(), 1);
+});
+
+test("F6: a client that ends in the midst of a request hears what node:http says to that", async (t) => {
+  const { port, seen } = await startWorld(t);
+  const { socket, came, closed } = dial(t, port);
+  socket.end(post("whole").slice(0, -2));
+  await until(closed);
+  assert.equal(came(), "HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n");
+  assert.deepEqual(seen, []);
+});
+
+test("S1, S3: an answer of the router is the same whoever reads the request, and a stop lets it end", async (t) => {
+  const upstream = await startMcpServer("a");
+  const control = fakeControl([upstream]);
+  const [ours, nodes] = [await startTestRouter(control, { front: true }), await startTestRouter(control, { front: false })];
+  t.after(async () => {
+    await ours.close(0);
+    await nodes.close(0);
+    await upstream.kill();
+  });
+  const id = await openSession(ours.mcpUrl);
+  const rpc = (body: string, more = "", path = "/mcp/fake", host = "localhost"): string =>
+    `POST ${path} HTTP/1.1\r\nhost: ${host}\r\ncontent-type: application/json\r\naccept: application/json, text/event-stream\r\n${more}content-length: ${Buffer.byteLength(body)}\r\n\r\n${body}`;
+  const call = JSON.stringify(toolCall("c", "whoami", {}));
+  const session = `mcp-session-id: ${id}\r\n`;
+  const requests = [
+    rpc(call, session),
+    rpc(call, "mcp-session-id: nonsense\r\n"),
+    rpc(call, session, "/mcp/nobody"),
+    rpc(call, session, "/mcp/fake", "evil.example"),
+    rpc(call, `${session}origin: http://evil.example\r\n`),
+    rpc("{", session),
+    rpc("[]", session),
+    rpc('{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":"nothing"}}', session),
+    rpc('{"jsonrpc":"2.0","id":1,"method":"ping"}', session),
+    rpc(call, session).replace("text/event-stream", "text/plain"),
+    rpc(call, session).replace("application/json", "text/plain"),
+  ];
+  const shown = (text: string): string =>
+    text
+      .replace(/op-[\w-]{12}/g, "op-*")
+      .replace(/Date: [^\r]+/, "Date: *")
+      .replace(/^id: .*$/m, "id: *")
+      // Whoever refuses a request before he has read its body closes the connection; the front has read it.
+      .replace(/connection: [^\r]+\r\n/i, "")
+      .toLowerCase()
+      .split("\r\n\r\n")
+      .map((part, index) => (index === 0 ? part.split("\r\n").toSorted().join("\r\n") : part))
+      .join("\r\n\r\n");
+  for (const request of requests) {
+    const answers: string[] = [];
+    for (const { port } of [ours, nodes]) {
+      const { socket, came, closed } = dial(t, port);
+      socket.write(request);
+      await until(() => {
+        const length = /content-length: (\d+)/i.exec(came())?.[1];
+        const whole =
+          length === undefined ? /\r\n0\r\n\r\n$/.test(came()) : came().length >= came().indexOf("\r\n\r\n") + 4 + Number(length);
+        return (came() !== "" && whole) || closed();
+      });
+      answers.push(shown(came()));
+    }
+    assert.equal(answers[0], answers[1], request);
+  }
+  upstream.lagMs = 300;
+  const { socket, came, closed } = dial(t, ours.port);
+  const idle = dial(t, ours.port);
+  await once(idle.socket, "connect");
+  socket.write(rpc(call, session));
+  const before = control.calls.length;
+  await until(() => control.calls.length > before || came() !== "");
+  await ours.close(10_000);
+  await until(() => closed() && idle.closed());
+  assert.match(came(), /^HTTP\/1\.1 200 OK\r\n/);
+  assert.deepEqual([ours.problems, nodes.problems], [[], []]);
+});
