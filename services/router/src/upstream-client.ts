@@ -66,6 +66,8 @@ export interface UpstreamResponse {
   discard(ms: number): void;
   /** The whole body. Throws {@link UpstreamError} with code `malformed` over `bytesMax`. */
   collect(bytesMax: number): Promise<Buffer>;
+  /** The whole body where it has come already, in one piece and within `bytesMax`, as nearly all have that are short; null: it is to be read. */
+  whole?(bytesMax: number): Buffer | null;
 }
 
 /** An exchange with an endpoint failed. `written: false` is proof that the endpoint saw nothing of it (U2). */
@@ -293,6 +295,12 @@ class Exchange implements Waiting, UpstreamResponse {
       this.wanted = more;
       if (more) this.#connection?.resume(this);
     }
+  }
+  whole(bytesMax: number): Buffer | null {
+    const [bytes, more] = this.#early;
+    if (!this.#ended || this.#sink !== null || bytes === undefined || more !== undefined || bytes.length > bytesMax) return null;
+    this.#early = [];
+    return bytes;
   }
   resume(): void {
     if (this.#failed !== null || this.#ended) return;

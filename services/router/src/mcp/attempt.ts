@@ -1,16 +1,18 @@
-import type { Attempt, AttemptResult, CallControl, EndpointView, LearnedTool } from "../control/port.ts";
+import type { Attempt, AttemptResult, CallControl, EndpointView } from "../control/port.ts";
 import { type Ending, type EndSignal, eitherOf } from "../ending.ts";
 import { type RouterError, rpcErrorBody, rpcErrorMessage } from "../errors.ts";
 import { type AnyLane, alone } from "../hedge.ts";
 import { retryAfterMsOf, UpstreamError, type UpstreamResponse } from "../upstream-client.ts";
 import type { CallAnswer, Failed, Relayed } from "./call-answer.ts";
 import { type Cursor, endpointTag } from "./cursor.ts";
-import { type Envelope, isObject } from "./envelope.ts";
+import type { Envelope } from "./envelope.ts";
 import { forwardedHeaders, type Inbound, type McpContext, sessionNotFound } from "./inbound.ts";
+import { learnTools } from "./learn-tools.ts";
 import { ReplayError } from "./replay.ts";
 import { type Hold, parkedMax, runningMax, type Session } from "./session.ts";
 import { streamHeaders, streamOutcome } from "./session-stream.ts";
 import { isSessionUnknown } from "./session-unknown.ts";
+import { hard, notAnswered, type Tried, withheld } from "./tried.ts";
 
 /** Takes a successful answer of the upstream instead of the plain relay (`initialize`). */
 export type RelayAnswer = (response: UpstreamResponse, endpoint: EndpointView, answer: CallAnswer) => Promise<Relayed>;
@@ -37,11 +39,6 @@ export interface CallParts {
 
 const resumesMax = 3;
 const resumeConnectMs = 500;
-
-/** How one attempt ended: the client has its answer, or what it gets unless another attempt is made. */
-export type Tried =
-  | { readonly kind: "answered"; readonly told: AttemptResult }
-  | { readonly kind: "not_answered"; readonly told: AttemptResult; readonly giveUp: ((answer: CallAnswer) => void) | null };
 
 /** One attempt of a call at one endpoint (C2). */
 export class AttemptRun {
@@ -71,36 +68,38 @@ export class AttemptRun {
     return notAnswered(hard("timeout", tried.told.executed, `${endpoint.name} hangs: it does not answer at all`));
   }
 
-  async #run(): Promise<Tried> {
+  #run(): Promise<Tried> {
+    const { envelope, session, cursor, runsOn } = this.#parts;
+    const { endpoint } = this.#attempt;
+    if (runsOn !== null && runsOn !== endpoint.name) return Promise.resolve(this.#foreignTask(runsOn));
+    if (cursor !== null && cursor.tag !== endpointTag(endpoint.name)) return Promise.resolve(this.#foreignCursor());
+    // Nearly always its place is there, and nothing has to be waited for.
+    const hold = session?.holds.get(endpoint.name) ?? null;
+    const isPlaced = envelope.era === "legacy" && (session === null || hold !== null);
+    return isPlaced ? this.#sendLike(hold) : this.#place();
+  }
+
+  /** Finds out whether the endpoint can take it, and where. */
+  async #place(): Promise<Tried> {
     const { envelope, context, session } = this.#parts;
     const attempt = this.#attempt;
     let hold: Hold | null = null;
-    const { cursor, runsOn } = this.#parts;
-    if (runsOn !== null && runsOn !== attempt.endpoint.name) return this.#foreignTask(runsOn);
-    if (cursor !== null && cursor.tag !== endpointTag(attempt.endpoint.name)) return this.#foreignCursor();
     try {
       if (envelope.era === "modern" && envelope.method !== "server/discover") {
         const era = await context.eras.ask(attempt.endpoint, attempt.connectMs, this.#signal);
         if (era !== "modern")
           return notAnswered({ outcome: "ineligible", message: `${attempt.endpoint.name} does not speak ${envelope.era}` });
       }
-      // Nearly always it is there, and nothing has to be waited for.
       if (session !== null) hold = session.holds.get(attempt.endpoint.name) ?? (await this.#hold(session, null));
     } catch (error) {
       return this.#unplaced(error);
     }
+    return this.#sendLike(hold);
+  }
+
+  #sendLike(hold: Hold | null): Promise<Tried> {
     const unlike = this.#unlike();
-    if (unlike !== null) return notAnswered({ outcome: "ineligible", message: unlike });
-    let tried = await this.#send(hold);
-    if (tried !== "session_lost") return tried;
-    try {
-      hold = await this.#hold(session as Session, hold);
-    } catch (error) {
-      return this.#unplaced(error);
-    }
-    tried = await this.#send(hold);
-    if (tried !== "session_lost") return tried;
-    return notAnswered(hard("other", "no", `${attempt.endpoint.name} does not know the session that it has just given`));
+    return unlike === null ? this.#send(hold) : Promise.resolve(notAnswered({ outcome: "ineligible", message: unlike }));
   }
 
   /** Another endpoint began this list: the client has to begin it again (requirement R16). */
@@ -161,70 +160,107 @@ export class AttemptRun {
     return notAnswered({ outcome: "ineligible", message: error.message });
   }
 
-  async #send(hold: Hold | null): Promise<Tried | "session_lost"> {
-    const { context, inbound, envelope, session, answer, cursor } = this.#parts;
-    const body = cursor === null ? this.#parts.body : bodyWithCursor(this.#parts.body, cursor);
-    const { endpoint } = this.#attempt;
-    const headers = forwardedHeaders(inbound.request.headers);
+  /** Once more in a new session, where the server does not know the one that it was sent in: then it did not run. */
+  async #send(given: Hold | null): Promise<Tried> {
+    const { session, envelope } = this.#parts;
     const running = session === null ? null : this.#lane.isSecond ? session.hedged : session.running;
+    let hold = given;
+    for (let isAgain = false; ; isAgain = true) {
+      let tried: Tried | "session_lost";
+      if (hold !== null && session !== null) this.#enter(hold, session);
+      try {
+        let response: UpstreamResponse;
+        try {
+          response = await this.#request(hold);
+        } catch (error) {
+          return this.#notSent(error);
+        }
+        if (response.status === 200) {
+          const relayed = this.#relay(response, hold);
+          tried = relayed instanceof Promise ? await relayed : relayed;
+        } else tried = await this.#notOk(response, hold);
+      } finally {
+        if (hold !== null) {
+          hold.inFlight--;
+          running?.delete(envelope.id);
+        }
+      }
+      if (tried !== "session_lost") return tried;
+      if (isAgain)
+        return notAnswered(hard("other", "no", `${this.#attempt.endpoint.name} does not know the session that it has just given`));
+      try {
+        hold = await this.#hold(session as Session, hold);
+      } catch (error) {
+        return this.#unplaced(error);
+      }
+    }
+  }
+
+  /** It runs there from now on. */
+  #enter(hold: Hold, session: Session): void {
+    const { context, envelope } = this.#parts;
+    const running = this.#lane.isSecond ? session.hedged : session.running;
+    hold.inFlight++;
+    hold.usedAtMs = context.nowMs();
+    this.sentOn = hold;
+    // A second attempt is a guest there: the session stays where it is, and is told of a cancellation in both places.
+    if (!this.#lane.isSecond) session.home = this.#attempt.endpoint.name;
+    if (running.size < runningMax) running.set(envelope.id, hold);
+  }
+
+  #request(hold: Hold | null): Promise<UpstreamResponse> {
+    const { context, inbound, session, cursor } = this.#parts;
+    const body = cursor === null ? this.#parts.body : bodyWithCursor(this.#parts.body, cursor);
+    const { endpoint, connectMs } = this.#attempt;
+    const headers = forwardedHeaders(inbound.request.headers);
     if (hold !== null && session !== null) {
       if (hold.upstreamSession !== null) headers["mcp-session-id"] = hold.upstreamSession;
       headers["mcp-protocol-version"] ??= session.sealed.version;
-      hold.inFlight++;
-      hold.usedAtMs = context.nowMs();
-      this.sentOn = hold;
-      // A second attempt is a guest there: the session stays where it is, and is told of a cancellation in both places.
-      if (!this.#lane.isSecond) session.home = endpoint.name;
-      if (running !== null && running.size < runningMax) running.set(envelope.id, hold);
     }
-    try {
-      let response: UpstreamResponse;
-      try {
-        response = await context.client.send({
-          endpoint,
-          method: "POST",
-          headers,
-          body,
-          connectMs: this.#attempt.connectMs,
-          signal: this.#signal,
-          lane: "call",
-        });
-      } catch (error) {
-        if (!(error instanceof UpstreamError)) throw error;
-        if (this.#clientGone()) return { kind: "answered", told: { outcome: "aborted" } };
-        return notAnswered(hard(error.code, error.written ? "unknown" : "no", error.message));
-      }
-      if (response.status === 200) {
-        const { relay } = this.#parts;
-        let relayed =
-          relay === null ? await answer.relay(response, hold, endpoint.name, this.#lane) : await relay(response, endpoint, answer);
-        if (relayed.kind === "failed") relayed = await this.#resume(hold, relayed);
-        if (relayed.kind === "failed")
-          return this.#clientGone() ? { kind: "answered", told: { outcome: "aborted" } } : notAnswered(relayed.told);
-        if (relayed.kind === "withheld") return withheld;
-        if (relayed.kind === "parked") {
-          if (!this.#lane.takes("error")) return withheld;
-          this.#park(hold);
-        }
-        // Only the router's own question tells that an endpoint is of the legacy era: a client may ask in a way that any server refuses.
-        if (envelope.method === "server/discover" && relayed.told.outcome === "ok") context.eras.learn(endpoint, "modern");
-        if (envelope.method === "tools/list" && relayed.kind === "answered") {
-          learnTools(context, inbound.view.name, relayed.message.value);
-          if (envelope.params["cursor"] === undefined) {
-            context.faces.learnTools(inbound.view.name, relayed.message.value["result"]);
-            context.tools.learn(inbound.view.name, endpoint.name, relayed.message.value["result"]);
-            if (session !== null && relayed.told.outcome === "ok") session.listedOn = endpoint.name;
-          }
-        }
-        return { kind: "answered", told: relayed.told };
-      }
-      return await this.#notOk(response, hold);
-    } finally {
-      if (hold !== null) {
-        hold.inFlight--;
-        running?.delete(envelope.id);
+    return context.client.send({ endpoint, method: "POST", headers, body, connectMs, signal: this.#signal, lane: "call" });
+  }
+
+  #notSent(error: unknown): Tried {
+    if (!(error instanceof UpstreamError)) throw error;
+    if (this.#clientGone()) return { kind: "answered", told: { outcome: "aborted" } };
+    return notAnswered(hard(error.code, error.written ? "unknown" : "no", error.message));
+  }
+
+  /** A promise only where the answer is not there yet. */
+  #relay(response: UpstreamResponse, hold: Hold | null): Tried | Promise<Tried> {
+    const { relay, answer } = this.#parts;
+    const { endpoint } = this.#attempt;
+    const relayed = relay === null ? answer.relay(response, hold, endpoint.name, this.#lane) : relay(response, endpoint, answer);
+    if (!(relayed instanceof Promise) && relayed.kind !== "failed") return this.#relayed(relayed, hold);
+    return this.#relayedLate(relayed, hold);
+  }
+
+  async #relayedLate(late: Relayed | Promise<Relayed>, hold: Hold | null): Promise<Tried> {
+    const relayed = await late;
+    return this.#relayed(relayed.kind === "failed" ? await this.#resume(hold, relayed) : relayed, hold);
+  }
+
+  #relayed(relayed: Relayed, hold: Hold | null): Tried {
+    const { context, inbound, envelope, session } = this.#parts;
+    const { endpoint } = this.#attempt;
+    if (relayed.kind === "failed")
+      return this.#clientGone() ? { kind: "answered", told: { outcome: "aborted" } } : notAnswered(relayed.told);
+    if (relayed.kind === "withheld") return withheld;
+    if (relayed.kind === "parked") {
+      if (!this.#lane.takes("error")) return withheld;
+      this.#park(hold);
+    }
+    // Only the router's own question tells that an endpoint is of the legacy era: a client may ask in a way that any server refuses.
+    if (envelope.method === "server/discover" && relayed.told.outcome === "ok") context.eras.learn(endpoint, "modern");
+    if (envelope.method === "tools/list" && relayed.kind === "answered") {
+      learnTools(context, inbound.view.name, relayed.message.value);
+      if (envelope.params["cursor"] === undefined) {
+        context.faces.learnTools(inbound.view.name, relayed.message.value["result"]);
+        context.tools.learn(inbound.view.name, endpoint.name, relayed.message.value["result"]);
+        if (session !== null && relayed.told.outcome === "ok") session.listedOn = endpoint.name;
       }
     }
+    return { kind: "answered", told: relayed.told };
   }
 
   /**
@@ -354,40 +390,4 @@ function beforeAbort(hold: Promise<Hold>, signal: EndSignal): Promise<Hold> {
     signal.addEventListener("abort", onAbort, { once: true });
     hold.then(resolve, reject).finally(() => signal.removeEventListener("abort", onAbort));
   });
-}
-
-/** What the server says of its tools; the control believes it only where the operator does (requirement R19). */
-function learnTools(context: McpContext, upstream: string, value: Record<string, unknown>): void {
-  const tools = isObject(value["result"]) ? value["result"]["tools"] : undefined;
-  if (!Array.isArray(tools)) return;
-  const named = tools.slice(0, 1000).flatMap((tool: unknown): LearnedTool[] => {
-    if (!isObject(tool) || typeof tool["name"] !== "string") return [];
-    const { name, annotations } = tool;
-    if (!isObject(annotations)) return [{ name }];
-    const hint = (key: string): boolean | undefined => (typeof annotations[key] === "boolean" ? annotations[key] : undefined);
-    return [
-      {
-        name,
-        annotations: {
-          readOnlyHint: hint("readOnlyHint"),
-          idempotentHint: hint("idempotentHint"),
-          destructiveHint: hint("destructiveHint"),
-        },
-      },
-    ];
-  });
-  context.control.learnTools(upstream, named);
-}
-
-type HardResult = Extract<AttemptResult, { outcome: "hard" }>;
-
-function hard(code: HardResult["code"], executed: "no" | "unknown", message: string): HardResult {
-  return { outcome: "hard", code, executed, message };
-}
-
-/** Of two attempts, one has something for the client that it is not to get. */
-const withheld: Tried = { kind: "not_answered", told: { outcome: "cancelled" }, giveUp: null };
-
-function notAnswered(told: AttemptResult): Tried {
-  return { kind: "not_answered", told, giveUp: null };
 }

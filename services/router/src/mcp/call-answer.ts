@@ -106,19 +106,22 @@ export class CallAnswer {
   }
 
   /** Relays a successful answer (2xx with a body). */
-  async relay(response: UpstreamResponse, hold: Hold | null, where: string, lane: AnyLane = alone): Promise<Relayed> {
+  relay(response: UpstreamResponse, hold: Hold | null, where: string, lane: AnyLane = alone): Relayed | Promise<Relayed> {
     const type = String(response.headers["content-type"] ?? "");
     if (type.includes("text/event-stream")) return this.#relayStream(response, hold, where, lane);
     if (!type.includes("application/json")) {
       response.discard(restMs);
       return failed("malformed", `${where} answered with content type ${JSON.stringify(type.slice(0, 80))}`);
     }
-    let bytes: Buffer;
-    try {
-      bytes = await response.collect(answerBytesMax);
-    } catch (error) {
-      return failedBy(error, where);
-    }
+    const bytes = response.whole?.(answerBytesMax) ?? null;
+    if (bytes !== null) return this.#relayWhole(bytes, response, where, lane);
+    return response.collect(answerBytesMax).then(
+      (late) => this.#relayWhole(late, response, where, lane),
+      (error: unknown) => failedBy(error, where),
+    );
+  }
+
+  #relayWhole(bytes: Buffer, response: UpstreamResponse, where: string, lane: AnyLane): Relayed {
     const text = bytes.toString("utf8");
     if (isTooDeep(text)) return failed("malformed", `${where} answered with something that is nested too deeply`);
     let message: ServerMessage;

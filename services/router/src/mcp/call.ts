@@ -4,7 +4,7 @@ import { routerErrorOf } from "../errors.ts";
 import { runHedged } from "../hedge.ts";
 import { visibleAnswer } from "../identity/tool-access.ts";
 import { AbortedByRouter } from "../upstream-client.ts";
-import { AttemptRun, type CallParts, type RelayAnswer, type Tried } from "./attempt.ts";
+import { AttemptRun, type CallParts, type RelayAnswer } from "./attempt.ts";
 import { CallAnswer } from "./call-answer.ts";
 import { watchCall } from "./call-clock.ts";
 import { endpointTag, readCursor, tagNextCursor } from "./cursor.ts";
@@ -13,6 +13,7 @@ import { standInFor } from "./face.ts";
 import { clientDeadlineMs, type Inbound, type McpContext, operationHeader } from "./inbound.ts";
 import { sendTo } from "./notify.ts";
 import type { Session } from "./session.ts";
+import type { Tried } from "./tried.ts";
 
 /**
  * One JSON-RPC request of a client, from its first attempt to its one answer. Guarantees:
