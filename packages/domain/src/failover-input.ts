@@ -4,6 +4,7 @@ import { seenEpoch } from "./evidence-routers.ts";
 import { suspectObservers } from "./evidence-suspects.ts";
 import { trafficOn } from "./evidence-traffic.ts";
 import { initialFailoverState } from "./failover.ts";
+import { type CallsHeard, callsOn } from "./failover-calls.ts";
 import type { FailoverInput } from "./failover-outcome.ts";
 import type { EndpointSlice, HealthSlice } from "./failover-proof.ts";
 import { trialInForce } from "./failover-verify.ts";
@@ -105,6 +106,8 @@ export interface FailoverMoment {
 
 const groupMax = 25;
 const candidatesMax = 25;
+/** So few endpoints are all kept, however they are split. */
+const keptAllMax = Math.min(groupMax, candidatesMax);
 const groupVotesMax = 125;
 const candidateVotesMax = 125;
 
@@ -113,50 +116,47 @@ export function failoverInput(audit: FailoverAudit, evidence: Evidence, upstream
   const state = failoverStateOf(audit, upstream);
   const { topology: config, environment } = audit.config as NonNullable<FailoverAudit["config"]>;
   const policy = failoverPolicyOf(config, upstream, environment);
-  const { mode, endpoints: configured } = config.upstreams[upstream] as Topology["upstreams"][string];
+  const { mode } = config.upstreams[upstream] as Topology["upstreams"][string];
+  const configured = configuredOf(config, upstream);
   const { nowMs } = moment;
 
-  const spoken = new Map(configured.map(({ name }) => [name, testimonyOn(evidence, upstream, name, policy, nowMs)] as const));
-  const against = (name: string): number => spoken.get(name)?.votes.filter((vote) => vote.verdict === "unhealthy").length ?? 0;
-  const isDown = (name: string): number => (audit.health.get(endpointKey(upstream, name))?.status === "unhealthy" ? 1 : 0);
-  const active = configured.find(({ name }) => name === state.active);
-  const inGroup = (endpoint: EndpointSlice): boolean =>
-    endpoint.name === state.active || (mode === "pool" && endpoint.role === "write" && endpoint.tier === active?.tier);
-  const group = configured.filter(inGroup).sort((a, b) => against(a.name) - against(b.name));
-  const others = configured.filter((endpoint) => !inGroup(endpoint)).sort((a, b) => a.tier - b.tier || isDown(a.name) - isDown(b.name));
-  const kept = [...group.slice(0, groupMax), ...others.slice(0, candidatesMax)];
-  const keptNames = new Set(kept.map(({ name }) => name));
-  const endpoints = configured.filter(({ name }) => keptNames.has(name)).map(({ name, tier, role }) => ({ name, tier, role }));
+  const spoken = new Map<string, Testimony>();
+  for (const { slice } of configured) spoken.set(slice.name, testimonyOn(evidence, upstream, slice.name, policy, nowMs));
+  const active = configured.find(({ slice }) => slice.name === state.active)?.slice;
+  const inGroup = ({ slice }: ConfiguredEndpoint): boolean =>
+    slice.name === state.active || (mode === "pool" && slice.role === "write" && slice.tier === active?.tier);
+  const group = configured.filter(inGroup);
+  if (group.length > 1) group.sort((a, b) => countAgainst(spoken.get(a.slice.name)) - countAgainst(spoken.get(b.slice.name)));
+  const kept = configured.length <= keptAllMax ? configured : keptOf(configured, group, audit);
+  const groupNames = group.slice(0, groupMax).map(({ slice }) => slice.name);
+  const groupShare = Math.max(3, Math.floor(groupVotesMax / Math.max(1, groupNames.length)));
+  const candidateShare = Math.max(3, Math.floor(candidateVotesMax / Math.max(1, kept.length - groupNames.length)));
 
-  const groupNames = new Set(group.slice(0, groupMax).map(({ name }) => name));
-  const shareOf = (name: string): number =>
-    groupNames.has(name) ? groupVotesMax / groupNames.size : candidateVotesMax / Math.max(1, kept.length - groupNames.size);
-  const testimonies = endpoints.map(({ name }) => [name, cut(spoken.get(name), Math.max(3, Math.floor(shareOf(name))))] as const);
-  const doubted = testimonies.some(([, { votes }]) => votes.some((vote) => vote.verdict === "unhealthy"));
-  const isHeard = (observer: string): boolean => testimonies.some(([, { observers }]) => observers.includes(observer));
-  const pick = <V>(of: (name: string) => V | null | undefined): Record<string, V> => {
-    const picked: Record<string, V> = {};
-    for (const { name } of endpoints) {
-      const value = of(name);
-      if (value != null) picked[name] = value;
+  const endpoints: EndpointSlice[] = [];
+  const testimonies: Record<string, Testimony> = {};
+  const health: Record<string, HealthSlice> = {};
+  const breakers: Record<string, BreakerStatus> = {};
+  const opened: Record<string, number> = {};
+  const maintained: Record<string, { name: string; untilMs: number }> = {};
+  let doubted = false;
+  for (const { slice, key } of kept) {
+    const { name } = slice;
+    endpoints.push(slice);
+    const testimony = cut(spoken.get(name), groupNames.includes(name) ? groupShare : candidateShare);
+    testimonies[name] = testimony;
+    doubted ||= countAgainst(testimony) > 0;
+    const known = audit.health.get(key);
+    if (known !== undefined) health[name] = healthSliceOf(known, policy.flapWindowMs, nowMs);
+    const breaker = audit.breakers.get(key);
+    if (breaker !== undefined) breakers[name] = breaker;
+    if (breaker === "open") {
+      const sinceMs = audit.breakersSinceMs.get(key);
+      if (sinceMs !== undefined) opened[name] = sinceMs;
     }
-    return picked;
-  };
-  const healthOf = (name: string): HealthSlice | undefined => {
-    const known = audit.health.get(endpointKey(upstream, name));
-    if (known === undefined) return undefined;
-    const { changesAtMs, ...slice } = known;
-    const flaps = changesAtMs.filter((atMs) => nowMs - atMs < policy.flapWindowMs).length;
-    return flaps === 0 ? slice : { ...slice, flaps };
-  };
-  const opened = pick((name) => {
-    const key = endpointKey(upstream, name);
-    return audit.breakers.get(key) === "open" ? audit.breakersSinceMs.get(key) : null;
-  });
-  const maintained = pick((name) => {
     const window = config.maintenance === undefined ? null : maintenanceAt(config, upstream, name, nowMs);
-    return window === null ? null : { name: window.name, untilMs: window.untilMs };
-  });
+    if (window !== null) maintained[name] = { name: window.name, untilMs: window.untilMs };
+  }
+  const isHeard = (observer: string): boolean => Object.values(testimonies).some(({ observers }) => observers.includes(observer));
   const verified = doubted || moment.command !== null || policy.failback === "automatic" || trialInForce({ state, nowMs }) !== null;
   const since = { generation: audit.generation, epoch: state.trial?.epoch ?? state.epoch, windowMs: policy.verifyMs };
   const rehearsal = audit.rehearsals.get(upstream);
@@ -168,18 +168,92 @@ export function failoverInput(audit: FailoverAudit, evidence: Evidence, upstream
     generation: audit.generation,
     seenEpoch: seenEpoch(evidence, upstream, audit.generation),
     state,
-    evidence: Object.fromEntries(testimonies),
-    health: pick(healthOf),
-    breakers: pick((name) => audit.breakers.get(endpointKey(upstream, name))),
-    ...(Object.keys(opened).length === 0 ? {} : { opened }),
-    ...(Object.keys(maintained).length === 0 ? {} : { maintained }),
-    ...(verified ? { traffic: trafficOn(evidence, upstream, [...groupNames], since, nowMs) } : {}),
+    evidence: testimonies,
+    health,
+    breakers,
+    ...(isEmpty(opened) ? {} : { opened }),
+    ...(isEmpty(maintained) ? {} : { maintained }),
+    ...(doubted ? callsSlice(evidence, upstream, endpoints, { generation: audit.generation, epoch: state.epoch }, nowMs) : {}),
+    ...(verified ? { traffic: trafficOn(evidence, upstream, groupNames, since, nowMs) } : {}),
     ...(rehearsal !== undefined && nowMs < rehearsal.untilMs ? { rehearsal: rehearsal.experiment } : {}),
     ...(isRuled(config, upstream) ? { ruled: true } : {}),
     suspects: doubted ? suspectObservers(evidence, policy, nowMs).filter(isHeard) : [],
     signals: { seq: evidence.lastSeq, atMs: evidence.lastTimeMs },
     ...moment,
   };
+}
+
+interface ConfiguredEndpoint {
+  readonly slice: EndpointSlice;
+  /** `upstream/endpoint` */
+  readonly key: string;
+}
+const endpointsOf = new WeakMap<Topology, Map<string, readonly ConfiguredEndpoint[]>>();
+
+/** The endpoints of one upstream as inputs have them; made once a configuration, because each evaluation asks for them. */
+function configuredOf(config: Topology, upstream: string): readonly ConfiguredEndpoint[] {
+  let known = endpointsOf.get(config);
+  if (known === undefined) {
+    known = new Map();
+    endpointsOf.set(config, known);
+  }
+  let found = known.get(upstream);
+  if (found === undefined) {
+    const { endpoints } = config.upstreams[upstream] as Topology["upstreams"][string];
+    found = endpoints.map(({ name, tier, role }) => ({ slice: Object.freeze({ name, tier, role }), key: endpointKey(upstream, name) }));
+    known.set(upstream, found);
+  }
+  return found;
+}
+
+/** The endpoints that are kept of many (J2), in the order of the configuration. */
+function keptOf(
+  configured: readonly ConfiguredEndpoint[],
+  group: readonly ConfiguredEndpoint[],
+  audit: FailoverAudit,
+): readonly ConfiguredEndpoint[] {
+  const isDown = ({ key }: ConfiguredEndpoint): number => (audit.health.get(key)?.status === "unhealthy" ? 1 : 0);
+  const others = configured.filter((endpoint) => !group.includes(endpoint));
+  others.sort((a, b) => a.slice.tier - b.slice.tier || isDown(a) - isDown(b));
+  const kept = new Set([...group.slice(0, groupMax), ...others.slice(0, candidatesMax)]);
+  return configured.filter((endpoint) => kept.has(endpoint));
+}
+
+/** Only where some calls failed: without that nobody says that they do. */
+function callsSlice(
+  evidence: Evidence,
+  upstream: string,
+  endpoints: readonly EndpointSlice[],
+  route: { readonly generation: number; readonly epoch: number },
+  nowMs: number,
+): { readonly calls?: CallsHeard } {
+  const calls: CallsHeard = {};
+  for (const { name } of endpoints) {
+    const heard = callsOn(evidence, upstream, name, route, nowMs);
+    if (heard.some(({ hard }) => hard > 0)) calls[name] = heard;
+  }
+  return isEmpty(calls) ? {} : { calls };
+}
+
+function isEmpty(record: object): boolean {
+  for (const _ in record) return false;
+  return true;
+}
+
+function countAgainst(testimony: Testimony | undefined): number {
+  let count = 0;
+  for (const { verdict } of testimony?.votes ?? []) if (verdict === "unhealthy") count += 1;
+  return count;
+}
+
+function healthSliceOf(
+  { status, sinceMs, heldDownUntilMs, changesAtMs }: HealthSlice & { readonly changesAtMs: readonly number[] },
+  flapWindowMs: number,
+  nowMs: number,
+): HealthSlice {
+  let flaps = 0;
+  for (const atMs of changesAtMs) if (nowMs - atMs < flapWindowMs) flaps += 1;
+  return flaps === 0 ? { status, sinceMs, heldDownUntilMs } : { status, sinceMs, heldDownUntilMs, flaps };
 }
 
 const policies = new WeakMap<Topology, Map<string, FailoverInput["policy"]>>();
@@ -199,8 +273,9 @@ export function failoverPolicyOf(config: Topology, upstream: string, environment
 
 /** At most `max` observers, thinned so that the shares of the verdicts stay; who is left out is left out of the majority too. */
 function cut(testimony: Testimony | undefined, max: number): Testimony {
-  const { observers, votes } = testimony ?? { observers: [], votes: [] };
-  if (observers.length <= max) return { observers, votes };
+  if (testimony === undefined) return { observers: [], votes: [] };
+  const { observers, votes } = testimony;
+  if (observers.length <= max) return testimony;
   const verdictOf = new Map(votes.map((vote) => [`${vote.kind}:${vote.observer}`, vote.verdict]));
   const rank = { healthy: 0, unknown: 1, unhealthy: 2 } as const;
   const ranked = [...observers].sort((a, b) => rank[verdictOf.get(a) ?? "unknown"] - rank[verdictOf.get(b) ?? "unknown"]);

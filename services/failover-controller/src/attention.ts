@@ -4,6 +4,8 @@ import { type FailoverDecision, type FailoverInput, failbackDueMs, trialInForce 
 /** Well or in maintenance: till something is due only a word against it matters. Or nothing is known: any word matters. */
 interface Rest {
   readonly kind: "calm" | "blank";
+  /** The endpoints that it is judged by, the active one and in a pool its tier: what is said of others is asked for when a move needs it. */
+  readonly judgedBy: readonly string[];
   /** When something is due all the same. */
   readonly dueMs: number;
 }
@@ -61,20 +63,39 @@ export class Attention {
   }
 
   /** Traffic that is all well waits for the next second, also where an upstream is in trouble. */
-  #awake<W extends { readonly upstream: string }>(words: readonly W[], isAgainst: (word: W) => boolean): Iterable<string> {
+  #awake<W extends { readonly upstream: string; readonly endpoint: string }>(
+    words: readonly W[],
+    isAgainst: (word: W) => boolean,
+  ): Iterable<string> {
     const found = new Set<string>();
-    for (const word of words) if (this.#resting.get(word.upstream)?.kind !== "calm" || isAgainst(word)) found.add(word.upstream);
+    for (const word of words) {
+      const rest = this.#resting.get(word.upstream);
+      if (rest?.kind !== "calm" || (isAgainst(word) && rest.judgedBy.includes(word.endpoint))) found.add(word.upstream);
+    }
     return found;
   }
 }
 
 function restOf(input: FailoverInput, decision: FailoverDecision): Rest | null {
   if (decision.kind !== "none" || trialInForce(input) !== null) return null;
-  const { state, maintained, suspects, nowMs } = input;
+  const { state, maintained, nowMs } = input;
   const endsMs = Object.values(maintained ?? {}).map(({ untilMs }) => untilMs);
+  const judgedBy = judgedByOf(input);
   // A word on any upstream may make an observer credible again, and its words against this one count then.
-  const suspectsMs = suspects.length > 0 ? nowMs : Number.POSITIVE_INFINITY;
+  const suspectsMs = judgedBy.some((name) => isDoubtedBySuspects(input, name)) ? nowMs : Number.POSITIVE_INFINITY;
   const dueMs = Math.min(state.held?.untilMs ?? Number.POSITIVE_INFINITY, failbackDueMs(input), suspectsMs, ...endsMs);
-  if (decision.rule === "active_healthy" || decision.rule === "maintenance") return { kind: "calm", dueMs };
-  return decision.rule === "no_evidence" ? { kind: "blank", dueMs } : null;
+  if (decision.rule === "active_healthy" || decision.rule === "maintenance") return { kind: "calm", judgedBy, dueMs };
+  return decision.rule === "no_evidence" ? { kind: "blank", judgedBy, dueMs } : null;
+}
+
+function judgedByOf({ mode, endpoints, state }: FailoverInput): readonly string[] {
+  const tier = mode === "pool" ? endpoints.find(({ name }) => name === state.active)?.tier : undefined;
+  if (tier === undefined) return [state.active];
+  return endpoints.filter((endpoint) => endpoint.role === "write" && endpoint.tier === tier).map(({ name }) => name);
+}
+
+function isDoubtedBySuspects({ evidence, suspects }: FailoverInput, endpoint: string): boolean {
+  if (suspects.length === 0) return false;
+  const votes = evidence[endpoint]?.votes ?? [];
+  return votes.some(({ verdict, kind, observer }) => verdict === "unhealthy" && suspects.includes(`${kind}:${observer}`));
 }

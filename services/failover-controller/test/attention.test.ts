@@ -20,7 +20,8 @@ const input = (upstream: string, more: object = {}): FailoverInput =>
 const none = (rule: string): FailoverDecision => ({ kind: "none", rule, reason: "" });
 /** Only what the attention reads of an event. */
 const heard = (type: EventType, data: object): Event => ({ type, data }) as unknown as Event;
-const probe = (upstream: string, outcome: string): Event => heard("probe.observed", { observations: [{ upstream, outcome }] });
+const probe = (upstream: string, outcome: string, endpoint = "a"): Event =>
+  heard("probe.observed", { observations: [{ upstream, endpoint, outcome }] });
 
 test("of a fleet that is well only a tenth is looked at each second, and all of it within ten", () => {
   const attention = new Attention();
@@ -48,11 +49,27 @@ test("a word for an upstream that is well changes nothing, one against it does a
   assert.deepEqual(of(probe("blank", "ok")), [], "in maintenance nothing is moved whatever is said");
   assert.deepEqual(of(heard("health.changed", { service: "calm" })), ["calm"]);
   const traffic = (window: object) =>
-    of(heard("traffic.observed", { endpoints: [{ upstream: "calm", hard: 0, inFlight: 0, ok: 1, ...window }] }));
+    of(heard("traffic.observed", { endpoints: [{ upstream: "calm", endpoint: "a", hard: 0, inFlight: 0, ok: 1, ...window }] }));
   assert.deepEqual(traffic({}), []);
   assert.deepEqual(traffic({ hard: 1 }), ["calm"]);
   assert.deepEqual(traffic({ ok: 0, inFlight: 2 }), ["calm"], "calls that do not end");
   assert.deepEqual(of(heard("config.applied", {})), ["calm", "blank"]);
+});
+
+test("a word against an endpoint that an upstream is not judged by wakes nobody; in a pool it is judged by all of the active tier", () => {
+  const attention = new Attention();
+  const endpoints = [
+    { name: "a", tier: 0, role: "write" },
+    { name: "b", tier: 0, role: "write" },
+    { name: "c", tier: 1, role: "write" },
+  ];
+  attention.evaluated(input("pair", { mode: "active_standby", endpoints }), none("active_healthy"), true);
+  attention.evaluated(input("pool", { mode: "pool", endpoints }), none("active_healthy"), true);
+  const of = (upstream: string, endpoint: string) => [...attention.heard(probe(upstream, "hard", endpoint), ["pair", "pool"])];
+  assert.deepEqual(of("pair", "a"), ["pair"]);
+  assert.deepEqual(of("pair", "b"), []);
+  assert.deepEqual(of("pool", "b"), ["pool"]);
+  assert.deepEqual(of("pool", "c"), []);
 });
 
 test("what has something due, is in trouble, in its grace, in a verification or due to fail back is looked at each second", () => {
@@ -72,7 +89,10 @@ test("what has something due, is in trouble, in its grace, in a verification or 
   assert.equal(isRestless({}, none("active_healthy"), false), true, "the grace");
   assert.equal(isRestless({}, { kind: "gather", rule: "evidence_missing", reason: "", targets: [] }), true);
   assert.equal(isRestless({}, none("no_majority")), true);
-  assert.equal(isRestless({ suspects: ["prober:p1"] }), true, "an observer may become credible again by words on others");
+  const vote = { kind: "prober", observer: "p1", verdict: "unhealthy" };
+  const evidence = (name: string) => ({ [name]: { observers: ["prober:p1"], votes: [vote] } });
+  assert.equal(isRestless({ suspects: ["prober:p1"], evidence: evidence("a") }), true, "it may become credible again by words on others");
+  assert.equal(isRestless({ suspects: ["prober:p1"], evidence: evidence("b") }), false, "what it says of another endpoint moves nothing");
   const backup = {
     state: { ...state, moves: [{ atMs: nowMs - 400_000 }] },
     policy: { failback: "automatic", failbackAfterMs: 300_000, failbackBackoffMax: 8 },

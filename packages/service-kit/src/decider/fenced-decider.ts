@@ -118,6 +118,7 @@ export function startFencedDecider(kit: Kit<unknown>, options: FencedDeciderOpti
     );
   };
   const wake = (): void => {
+    if (waiters.length === 0) return;
     const woken = waiters;
     waiters = [];
     for (const resolve of woken) resolve();
@@ -131,7 +132,9 @@ export function startFencedDecider(kit: Kit<unknown>, options: FencedDeciderOpti
       lastSeqs.set(subject, seq);
     }
     const range = ranges[stream];
-    ranges[stream] = range === null ? { first: seq, last: seq } : { first: Math.min(range.first, seq), last: Math.max(range.last, seq) };
+    if (range === null) ranges[stream] = { first: seq, last: seq };
+    else if (seq > range.last) range.last = seq;
+    else if (seq < range.first) range.first = seq;
     if (stored.content.kind === "event") folds[stream](stored.content.event, { seq, timeMs: stored.timeMs });
     return true;
   };
@@ -235,7 +238,7 @@ export function startFencedDecider(kit: Kit<unknown>, options: FencedDeciderOpti
     },
     decisionMs: () => Math.max(storeMs, lastBoundaryMs),
     nowMs: storeNowMs,
-    folded: () => ({ AUDIT: ranges.AUDIT, SIGNALS: ranges.SIGNALS }),
+    folded: () => ({ AUDIT: ranges.AUDIT && { ...ranges.AUDIT }, SIGNALS: ranges.SIGNALS && { ...ranges.SIGNALS } }),
     async publish(type, keys, data, { id, timeoutMs } = {}) {
       const event = kit.event(type, keys, data, id === undefined ? {} : { id }) as unknown as Event;
       const subject = subjectFor(type, ...keys);
