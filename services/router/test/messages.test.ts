@@ -4,11 +4,12 @@ import { createParser } from "eventsource-parser";
 import fc from "fast-check";
 import { checkAccess } from "../src/access.ts";
 import { readEnvelope, readServerMessage } from "../src/mcp/envelope.ts";
+import { LogBudget } from "../src/mcp/log-budget.ts";
 import { rewriteEvent, splitRequestId, tagRequestId } from "../src/mcp/rewrite.ts";
 import { newHold } from "../src/mcp/session.ts";
 import { isSessionUnknown } from "../src/mcp/session-unknown.ts";
 import { formatEvent } from "../src/mcp/sse.ts";
-import { eventIdOf, newLogBudget, readEventId, requestIdOf, StreamLogs } from "../src/mcp/stream-log.ts";
+import { eventIdOf, readEventId, requestIdOf, StreamLogs } from "../src/mcp/stream-log.ts";
 
 const hold = newHold("a", "upstream-session", 0);
 
@@ -36,9 +37,10 @@ test("R9: an event id of the router is read as it was written, whatever the upst
       fc.oneof(fc.string({ maxLength: 20 }), fc.integer()),
       fc.nat(),
       upstreamId,
-      (tag, id, seq, upstream) => {
-        const { name } = new StreamLogs(newLogBudget()).open(id);
-        const eventId = { tag, stream: name, seq, upstreamId: upstream };
+      fc.boolean(),
+      (tag, id, seq, upstream, isLast) => {
+        const { name } = new StreamLogs(new LogBudget().of("")).open(id);
+        const eventId = { tag, stream: name, seq, upstreamId: upstream, isLast };
         assert.deepEqual(readEventId(eventIdOf(eventId)), eventId);
         assert.equal(requestIdOf(name), id);
       },
@@ -48,8 +50,8 @@ test("R9: an event id of the router is read as it was written, whatever the upst
 });
 
 test("R9: a log keeps the newest events of a stream, and no more of all streams together than its budget", () => {
-  const budget = newLogBudget();
-  const logs = new StreamLogs(budget);
+  const budget = new LogBudget();
+  const logs = new StreamLogs(budget.of(""));
   const log = logs.open(1);
   for (let n = 1; n <= 2000; n++) log.add({ data: `event ${n}` }, hold);
   assert.equal(log.after(0).length, 512);
@@ -70,6 +72,22 @@ test("R9: a log keeps the newest events of a stream, and no more of all streams 
   assert.equal(budget.chars, 0);
   log.add({ data: "late" }, hold);
   assert.equal(budget.chars, 0, "a stream that was forgotten keeps nothing");
+});
+
+test("R9: an agent that keeps much leaves the streams of another one what they have said", () => {
+  const budget = new LogBudget(1_000_000);
+  const modest = new StreamLogs(budget.of("agent:modest")).open(1);
+  for (let n = 1; n <= 100; n++) modest.add({ data: "x".repeat(1000) }, hold);
+  const greedy = Array.from({ length: 50 }, () => new StreamLogs(budget.of("agent:greedy")));
+  for (const logs of greedy) for (let stream = 0; stream < 5; stream++) logs.open(stream).add({ data: "x".repeat(100_000) }, hold);
+  assert.ok(budget.chars <= 1_000_000, `${budget.chars}`);
+  assert.equal(modest.after(0).length, 100);
+  const late = new StreamLogs(budget.of("agent:late")).open(1);
+  for (let n = 1; n <= 100; n++) late.add({ data: "x".repeat(1000) }, hold);
+  assert.deepEqual([late.after(0).length, modest.after(0).length], [100, 100]);
+  assert.ok(budget.chars > 900_000 && budget.chars <= 1_000_000, "what nobody else needs may be used");
+  for (const logs of greedy) logs.clear();
+  assert.ok(budget.chars < 300_000);
 });
 
 test("R11: the name of an upstream session is shared by no other, and the same in every process", () => {

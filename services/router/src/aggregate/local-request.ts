@@ -4,7 +4,7 @@ import { LocalResponse } from "../bridge/local-exchange.ts";
 import { refusal } from "../bridge/message-pipe.ts";
 import type { ClientRequest, ClientResponse } from "../client-exchange.ts";
 import type { EndSignal } from "../ending.ts";
-import { RefusedRequest, sendJson, sendRefusal } from "../errors.ts";
+import { RefusedRequest, rpcCodes, sendJson, sendRefusal } from "../errors.ts";
 import type { Principal } from "../identity/principal.ts";
 import type { McpContext } from "../mcp/inbound.ts";
 import { serveMcp } from "../mcp/serve-mcp.ts";
@@ -30,6 +30,8 @@ export function localCaller(context: McpContext): LocalCall {
     const view = inner.control.upstream(asked.upstream);
     if (view === null || view.kind !== "mcp") return Promise.resolve(refusal(404, -32000, `no upstream ${asked.upstream} is configured`));
     const { method, headers, body, principal } = asked;
+    if (!principal.still(asked.upstream))
+      return Promise.resolve(refusal(403, rpcCodes.forbidden, `${asked.upstream} may not be used any more`));
     if ((body?.length ?? 0) > view.bodyBytesMax) {
       return Promise.resolve(refusal(413, -32000, `Request body too large: at most ${view.bodyBytesMax} bytes (router.body_bytes_max)`));
     }

@@ -1,6 +1,7 @@
 import { Ending } from "../ending.ts";
 import { sendJson } from "../errors.ts";
 import { isObject } from "../mcp/envelope.ts";
+import { lasting } from "../mcp/rights.ts";
 import { SseWriter } from "../mcp/sse.ts";
 import { AbortedByRouter, UpstreamError } from "../upstream-client.ts";
 import { isStream, readMessages } from "./inner-answer.ts";
@@ -120,7 +121,7 @@ export async function serveModernListen(
   };
   look();
   const ticker = setInterval(look, lookMs);
-  mcp.openEnded.add(stop);
+  lasting(mcp, { response, principal: asked.principal, upstream: "" }, stop);
   const onClose = (): void => end("client_gone");
   response.once("close", onClose);
   await new Promise<void>((resolve) => {
@@ -128,7 +129,6 @@ export async function serveModernListen(
     over.addEventListener("abort", resolve);
   });
   clearInterval(ticker);
-  mcp.openEnded.delete(stop);
   response.off("close", onClose);
   for (const one of followed.values()) one.stop();
 }

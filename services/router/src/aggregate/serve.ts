@@ -3,6 +3,7 @@ import { RefusedRequest, sendJson } from "../errors.ts";
 import type { Principal } from "../identity/principal.ts";
 import { checkDepth, type Envelope, readEnvelope } from "../mcp/envelope.ts";
 import { checkGetHeaders, checkPostHeaders, type McpContext, sessionNotFound } from "../mcp/inbound.ts";
+import { lasting } from "../mcp/rights.ts";
 import { newSessionKey, nowhere, SessionTooLargeError } from "../mcp/seal.ts";
 import { SseWriter } from "../mcp/sse.ts";
 import { Links } from "./links.ts";
@@ -81,7 +82,7 @@ export function createAggregate(mcp: McpContext): Aggregate {
 
   const settingsFor = (principal: Principal): AggregateSettings | null => {
     const settings = aggregateSettings(mcp.control);
-    return settings && { ...settings, upstreams: settings.upstreams.filter((name) => principal.mayUse(name)) };
+    return settings && { ...settings, upstreams: settings.upstreams.filter((name) => principal.mayUse(name) && principal.still(name)) };
   };
 
   const sessionOf = async (id: string | string[] | undefined, principal: Principal): Promise<AggregateSession> => {
@@ -169,10 +170,9 @@ export function createAggregate(mcp: McpContext): Aggregate {
       throw new RefusedRequest(409, -32000, "Conflict: Only one SSE stream is allowed per session");
     const stop = (): void => writer.end();
     const heartbeat = setInterval(() => writer.comment("alive", mcp.nowMs()), mcp.heartbeatMs);
-    mcp.openEnded.add(stop);
+    lasting(mcp, { response, principal: session.principal, upstream: "" }, stop);
     response.once("close", () => {
       clearInterval(heartbeat);
-      mcp.openEnded.delete(stop);
       session.detach(writer);
     });
     session.listen(settings).catch((error: unknown) => mcp.log.error({ err: error }, "the streams of the upstreams could not be opened"));

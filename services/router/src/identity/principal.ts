@@ -11,14 +11,22 @@ export interface Principal {
   /** True: no tool of the upstream is forbidden, so that no message has to be looked at. */
   mayCallAll(upstream: string): boolean;
   readonly grant: AgentGrant;
+  /** Whether who was let in with these rights still would be, for this upstream; empty: for any. What is open may outlive them. */
+  still(upstream: string): boolean;
 }
 
-export function principalOf(id: string, agent: string | null, grant: AgentGrant): Principal {
+export function principalOf(
+  id: string,
+  agent: string | null,
+  grant: AgentGrant,
+  still: (upstream: string) => boolean = () => true,
+): Principal {
   const all = new Map<string, boolean>();
   return {
     id,
     agent,
     grant,
+    still,
     mayUse: (upstream) => mayUseUpstream(grant, upstream),
     mayCall: (upstream, tool) => mayCallTool(grant, upstream, tool),
     mayCallAll(upstream) {

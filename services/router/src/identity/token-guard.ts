@@ -1,7 +1,7 @@
 import { createHash } from "node:crypto";
 import type { IncomingHttpHeaders } from "node:http";
 import type { RouterAuth, SecretRef, Topology } from "@mcp-failover/contracts";
-import { audienceMatches, grantOf, identityRequired } from "@mcp-failover/domain";
+import { audienceMatches, grantOf, identityRequired, mayUseUpstream } from "@mcp-failover/domain";
 import { decodeJwt, errors, type JWTPayload, jwtVerify } from "jose";
 import { RefusedRequest } from "../errors.ts";
 import type { Guard } from "./guard.ts";
@@ -55,11 +55,22 @@ export function createTokenGuard(options: TokenGuardOptions): Guard & { required
   const current = (): Rules => {
     const topology = options.configuration();
     if (topology !== rules.topology && topology !== null) {
-      rules = rulesOf(topology, options);
+      rules = rulesOf(topology, options, stillOf);
       believed.clear();
     }
     return rules;
   };
+
+  /** By its token's hash: what it is worth now. */
+  const stillOf =
+    (hash: string) =>
+    (upstream: string): boolean => {
+      const now = current();
+      const principal = now.byHash.get(hash);
+      return !now.required || (principal !== undefined && (upstream === "" || principal.mayUse(upstream)));
+    };
+  /** Until somebody has to say who he is. */
+  const everybody: Principal = { ...anybody, still: () => !current().required };
 
   const verify = async (token: string, hash: string, now: Rules, place: Place): Promise<Principal> => {
     const issuer = issuerOf(token, now);
@@ -78,10 +89,18 @@ export function createTokenGuard(options: TokenGuardOptions): Guard & { required
     const granted = new Set(String(payload["scope"] ?? "").split(" "));
     const missing = (issuer.scopes ?? []).filter((scope) => !granted.has(scope));
     if (missing.length > 0) throw unauthorized(now, place, `the token lacks ${missing.join(" ")}`, missing);
-    const principal = principalOf(`jwt:${hashOf(`${issuer.issuer} ${name} ${payload.sub}`).slice(0, 32)}`, agent, grantOf(config));
+    const untilTokenMs = Number(payload.exp) * 1000 + leewaySeconds * 1000;
+    const id = `jwt:${hashOf(`${issuer.issuer} ${name} ${payload.sub}`).slice(0, 32)}`;
+    const principal = principalOf(id, agent, grantOf(config), (upstream) => {
+      const later = current();
+      if (later === now) return options.nowMs() < untilTokenMs;
+      const known = later.issuers.some((one) => one.issuer === issuer.issuer) && later.bySubject.get(`${issuer.issuer} ${name}`) === agent;
+      const grant = known ? later.topology?.agents[agent] : undefined;
+      return options.nowMs() < untilTokenMs && grant !== undefined && (upstream === "" || mayUseUpstream(grantOf(grant), upstream));
+    });
     checkAudience(payload.aud, issuer, now, place);
     if (believed.size >= believedMax) believed.delete(believed.keys().next().value as string);
-    const untilMs = Math.min(options.nowMs() + believedMs, Number(payload.exp) * 1000 + leewaySeconds * 1000);
+    const untilMs = Math.min(options.nowMs() + believedMs, untilTokenMs);
     believed.set(hash, { principal, audience: payload.aud, issuer, untilMs });
     return principal;
   };
@@ -113,7 +132,7 @@ export function createTokenGuard(options: TokenGuardOptions): Guard & { required
     required: () => current().required,
     identify(headers, face, upstream) {
       const now = current();
-      if (!now.required) return anybody;
+      if (!now.required) return everybody;
       const place = { face, upstream };
       const token = bearerOf(headers);
       if (token === null) throw unauthorized(now, place, null);
@@ -159,15 +178,16 @@ function pathOf({ face, upstream }: Place): string {
   return upstream === "" ? `/${face}` : `/${face}/${upstream}`;
 }
 
-function rulesOf(topology: Topology, options: TokenGuardOptions): Rules {
+function rulesOf(topology: Topology, options: TokenGuardOptions, stillOf: (hash: string) => (upstream: string) => boolean): Rules {
   const byHash = new Map<string, Principal>();
   const bySubject = new Map<string, string>();
   const issuers = topology.router.auth?.issuers ?? [];
   for (const [name, agent] of Object.entries(topology.agents)) {
-    const principal = principalOf(`agent:${name}`, name, grantOf(agent));
+    const grant = grantOf(agent);
     for (const token of agent.tokens ?? []) {
       try {
-        byHash.set("sha256" in token ? token.sha256 : hashOf(options.secrets.resolve(token)), principal);
+        const hash = "sha256" in token ? token.sha256 : hashOf(options.secrets.resolve(token));
+        byHash.set(hash, principalOf(`agent:${name}`, name, grant, stillOf(hash)));
       } catch (error) {
         // The agent cannot come in with it; the others can.
         options.onProblem(name, error);

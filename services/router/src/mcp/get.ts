@@ -15,6 +15,7 @@ import {
 import { holdFromDirectory } from "./notify.ts";
 import { openAnywhere } from "./open-anywhere.ts";
 import { rewriteEvent } from "./rewrite.ts";
+import { lasting } from "./rights.ts";
 import type { Hold, Session } from "./session.ts";
 import { SessionStream, type StreamOutcome, streamHeaders, streamOutcome } from "./session-stream.ts";
 import { readEvents, SseWriter } from "./sse.ts";
@@ -85,13 +86,15 @@ function goOnFromLog(context: McpContext, inbound: Inbound, session: Session, lo
   }
   log.sink?.end();
   log.sink = writer;
-  const stop = (): void => writer.end();
-  context.openEnded.add(stop);
-  response.once("close", () => context.openEnded.delete(stop));
+  lasting(context, streamOf(inbound), () => writer.end());
 }
 
 function headersOf(inbound: Inbound, session: Session): Record<string, string> {
   return { "mcp-session-id": session.id, [operationHeader]: inbound.operationId };
+}
+
+function streamOf({ response, principal, view }: Inbound): Parameters<typeof lasting>[1] {
+  return { response, principal, upstream: view.name };
 }
 
 /** The session's own stream. */
@@ -115,12 +118,8 @@ async function serveFresh(context: McpContext, inbound: Inbound, session: Sessio
   }
   if (response.destroyed) return stream.close();
   const attached = stream;
-  const close = (): void => attached.close();
-  context.openEnded.add(close);
-  response.once("close", () => {
-    context.openEnded.delete(close);
-    attached.detach(writer);
-  });
+  lasting(context, streamOf(inbound), () => attached.close());
+  response.once("close", () => attached.detach(writer));
   const lastSeq = from?.stream === attached.name ? from.seq : null;
   attached.attach(writer, headersOf(inbound, session), borrowed?.events, lastSeq);
   if (borrowed !== null) await attached.borrow(borrowed.rest);
@@ -219,12 +218,8 @@ async function resume(context: McpContext, inbound: Inbound, session: Session, h
     prime();
     writer.comment("alive", context.nowMs());
   }, context.heartbeatMs);
-  const stop = (): void => writer.end();
-  context.openEnded.add(stop);
-  response.once("close", () => {
-    clearInterval(heartbeat);
-    context.openEnded.delete(stop);
-  });
+  lasting(context, streamOf(inbound), () => writer.end());
+  response.once("close", () => clearInterval(heartbeat));
   const broken = (): void => {
     prime();
     if (log.state !== "ended") log.park(context.nowMs());
@@ -332,9 +327,7 @@ async function relayRaw(context: McpContext, inbound: Inbound, upstream: Upstrea
     const writer = new SseWriter(inbound.response);
     writer.begin({ [operationHeader]: inbound.operationId });
     writer.flushHeaders();
-    const stop = (): void => writer.end();
-    context.openEnded.add(stop);
-    inbound.response.once("close", () => context.openEnded.delete(stop));
+    lasting(context, streamOf(inbound), () => writer.end());
     readEvents(upstream, {
       event: (event) => {
         const more = writer.write(event, context.nowMs());

@@ -9,6 +9,7 @@ import type { SessionDirectory } from "./directory.ts";
 import type { EraBook } from "./era.ts";
 import type { FaceBook } from "./face.ts";
 import type { Replay } from "./replay.ts";
+import type { RightsWatch } from "./rights.ts";
 import type { SessionTable } from "./session.ts";
 import type { TaskBook } from "./task-book.ts";
 import type { ToolBook } from "./tool-book.ts";
@@ -25,6 +26,7 @@ export interface McpContext {
   readonly faces: FaceBook;
   readonly tools: ToolBook;
   readonly tasks: TaskBook;
+  readonly rights: RightsWatch;
   readonly log: DataPlaneLog;
   readonly metrics: DataPlaneMetrics;
   readonly nowMs: () => number;

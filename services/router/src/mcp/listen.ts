@@ -3,6 +3,7 @@ import { AbortedByRouter, UpstreamError, type UpstreamResponse } from "../upstre
 import { CallAnswer } from "./call-answer.ts";
 import type { Envelope } from "./envelope.ts";
 import { forwardedHeaders, type Inbound, type McpContext, operationHeader } from "./inbound.ts";
+import { lasting } from "./rights.ts";
 
 /**
  * `subscriptions/listen` of the modern era: a stream that lasts until the client leaves. It is no call with a deadline, and it outlives its
@@ -25,7 +26,7 @@ export async function serveListen(
     gone.abort(new AbortedByRouter("shutdown"));
     response.destroy();
   };
-  context.openEnded.add(stop);
+  lasting(context, { response, principal: inbound.principal, upstream: view.name }, stop);
   const stopFollowing = control.onRouteChange((upstream) => {
     const now = control.upstream(upstream);
     if (upstream !== view.name || now === null || now.mode !== "active_standby" || now.active === current?.endpoint) return;
@@ -50,7 +51,6 @@ export async function serveListen(
     }
   } finally {
     stopFollowing();
-    context.openEnded.delete(stop);
     clearInterval(heartbeat);
   }
 }

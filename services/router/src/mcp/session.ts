@@ -1,7 +1,8 @@
 import { createHash } from "node:crypto";
+import { LogBudget } from "./log-budget.ts";
 import { nowhere, type SealedSession, type Sealer } from "./seal.ts";
 import type { SessionStream } from "./session-stream.ts";
-import { type LogBudget, newLogBudget, StreamLogs } from "./stream-log.ts";
+import { StreamLogs } from "./stream-log.ts";
 
 /**
  * A client's session as one router process knows it. All of it can be made anew from the sealed id and the directory, so that idle
@@ -36,8 +37,8 @@ export class Session {
   /** When it was put at the end of the table. */
   orderedAtMs: number;
 
-  constructor(id: string, sealed: SealedSession, nowMs: number, budget: LogBudget = newLogBudget()) {
-    this.logs = new StreamLogs(budget);
+  constructor(id: string, sealed: SealedSession, nowMs: number, budget: LogBudget = new LogBudget()) {
+    this.logs = new StreamLogs(budget.of(sealed.principal ?? ""));
     this.id = id;
     this.sealed = sealed;
     this.home = sealed.endpoint;
@@ -130,7 +131,7 @@ export function createSessionTable(options: SessionTableOptions): SessionTable {
   const { sealer, nowMs } = options;
   const sessions = new Map<string, Session>();
   const endedIds = new Map<string, number>();
-  const budget = newLogBudget();
+  const budget = new LogBudget();
   const drop = (session: Session): void => {
     session.logs.clear();
     sessions.delete(session.id);

@@ -1,4 +1,5 @@
 import { randomBytes } from "node:crypto";
+import type { Kept, LogShare } from "./log-budget.ts";
 import type { Hold } from "./session.ts";
 import type { SseEvent } from "./sse.ts";
 
@@ -8,7 +9,7 @@ import type { SseEvent } from "./sse.ts";
  * L1  Event ids are the router's own: upstream session, stream, number of the event, and the upstream's last id where it gave one, so that a
  *     process without this memory goes on at the upstream, and knows which request is to be answered where that is not possible.
  * L2  Who comes back gets what came after its last event, in order, of that stream and no other.
- * L3  A log is bounded in events, characters and age, and so are all of a process together: the oldest events are forgotten first.
+ * L3  A log is bounded in events, characters and age, and so are all of a process together (`log-budget.ts`): the oldest events are forgotten first.
  * L4  The id of an answer says that nothing follows it, so that no process gives a client that comes back with it another one.
  */
 export interface EventId {
@@ -38,22 +39,13 @@ const eventsMax = 512;
 const charsMax = 512 * 1024;
 /** Per session. */
 const streamsMax = 32;
-/** Of all sessions of a process. */
-const budgetCharsMax = 64 * 1024 * 1024;
 /** A client waits a second or two before it comes back, twice; a network may be away longer. */
 const keptAfterEndMs = 60_000;
 const requestIdCharsMax = 64;
 
-export interface LogBudget {
-  chars: number;
-}
-export function newLogBudget(): LogBudget {
-  return { chars: 0 };
-}
-
-export class StreamLog {
+export class StreamLog implements Kept {
   readonly name: string;
-  readonly #budget: LogBudget;
+  readonly #share: LogShare;
   #events: { readonly seq: number; readonly event: SseEvent }[] = [];
   #chars = 0;
   #seq: number;
@@ -64,9 +56,9 @@ export class StreamLog {
   #isForgotten = false;
   sink: EventSink | null = null;
 
-  constructor(name: string, budget: LogBudget, seq = 0) {
+  constructor(name: string, share: LogShare, seq = 0) {
     this.name = name;
-    this.#budget = budget;
+    this.#share = share;
     this.#seq = seq;
   }
 
@@ -126,10 +118,18 @@ export class StreamLog {
     return this.#events.filter((kept) => kept.seq > seq).map(({ event }) => event);
   }
   forget(): void {
-    this.#budget.chars -= this.#chars;
+    const chars = this.#chars;
     this.#events = [];
     this.#chars = 0;
     this.#isForgotten = true;
+    this.#share.gave(this, chars, true);
+  }
+  dropOldest(): number {
+    const oldest = this.#events.shift();
+    const freed = oldest === undefined ? 0 : charsOf(oldest.event);
+    this.#chars -= freed;
+    if (oldest !== undefined) this.#share.gave(this, freed, this.#events.length === 0);
+    return freed;
   }
 
   #keep(event: SseEvent): void {
@@ -137,34 +137,29 @@ export class StreamLog {
     const chars = charsOf(event);
     this.#events.push({ seq: this.#seq, event });
     this.#chars += chars;
-    this.#budget.chars += chars;
-    while (this.#events.length > eventsMax || this.#chars > charsMax || (this.#budget.chars > budgetCharsMax && this.#events.length > 0)) {
-      const oldest = this.#events.shift();
-      const freed = oldest === undefined ? 0 : charsOf(oldest.event);
-      this.#chars -= freed;
-      this.#budget.chars -= freed;
-    }
+    this.#share.took(this, chars);
+    while (this.#events.length > eventsMax || this.#chars > charsMax) this.dropOldest();
   }
 }
 
 /** The streams of one session. */
 export class StreamLogs {
-  readonly #budget: LogBudget;
+  readonly #share: LogShare;
   readonly #logs = new Map<string, StreamLog>();
 
-  constructor(budget: LogBudget) {
-    this.#budget = budget;
+  constructor(share: LogShare) {
+    this.#share = share;
   }
 
   /** Null: of the session itself. */
   open(requestId: string | number | null): StreamLog {
-    return this.#put(new StreamLog(streamNameOf(requestId), this.#budget));
+    return this.#put(new StreamLog(streamNameOf(requestId), this.#share));
   }
   /** The log of a stream that began in another process, or was forgotten. */
   goOn({ stream, seq }: EventId, nowMs: number): StreamLog {
     const known = this.#logs.get(stream);
     if (known?.covers(seq)) return known;
-    const log = this.#put(new StreamLog(stream, this.#budget, seq));
+    const log = this.#put(new StreamLog(stream, this.#share, seq));
     log.park(nowMs);
     return log;
   }
