@@ -128,6 +128,22 @@ export const mutants: readonly Mutant[] = [
     put: "if (observers.length >= 2 && against.length * 2 > usable.length) {",
   },
   {
+    name: "one-router-says-calls-fail",
+    guarantee: "no_move_on_one_word",
+    what: "an upstream is moved because calls of one router fail",
+    file: domain("failover-calls"),
+    find: "  if (against.length < 2 || against.length * 2 <= speaking.length) return null;",
+    put: "  if (against.length < 1) return null;",
+  },
+  {
+    name: "one-failed-call-says-calls-fail",
+    guarantee: "no_move_on_one_word",
+    what: "one failed call of each router, and not many, are failing calls",
+    file: domain("failover-calls"),
+    find: "says.has(router.router) && isFailing(router, policy)",
+    put: "says.has(router.router)",
+  },
+  {
     name: "unknown-outcome-is-retried",
     guarantee: "unknown_outcomes_are_never_repeated",
     what: "a write whose outcome is unknown is sent again",

@@ -87,6 +87,7 @@ const overrideNames: Record<CandidateCode, string> = {
   candidate_held_down: "hold_down",
   candidate_unhealthy: "unhealthy",
   candidate_breaker_open: "breaker",
+  candidate_calls_failing: "calls",
   candidate_unknown: "proof",
 };
 

@@ -1,5 +1,6 @@
 import type { BreakerStatus, HealthStatus } from "@mcp-failover/contracts";
 import type { Testimony, WeighedVote } from "./evidence.ts";
+import { type CallsHeard, judgeCalls } from "./failover-calls.ts";
 import type { FailoverPolicy } from "./policy.ts";
 
 /**
@@ -26,6 +27,8 @@ export type ProofContext = {
   suspects: string[];
   /** Endpoints in maintenance. */
   maintained?: Record<string, { name: string; untilMs: number }>;
+  /** By endpoint, how calls of the routers ended there lately; absent: none says that any fail. */
+  calls?: CallsHeard;
   clock: { tilted: boolean; freshAfterSeq: number };
   nowMs: number;
 };
@@ -36,7 +39,7 @@ export type Suspicion =
   | {
       readonly kind: "failed";
       readonly sinceMs: number;
-      readonly rule: "majority_unhealthy" | "lone_observer_confirmed" | "breaker_forced_open";
+      readonly rule: "majority_unhealthy" | "lone_observer_confirmed" | "breaker_forced_open" | "calls_failing";
       readonly why: string;
     };
 
@@ -81,6 +84,18 @@ export function weighActive(endpoint: string, context: ProofContext, afterMs: nu
   return { kind: "suspected", sinceMs, why, answered };
 }
 
+/** F19: what the routers that call it say of their calls, whatever probes say. Proof of another endpoint has to be as young as any word that counts. */
+export function weighCalls(endpoint: string, context: ProofContext, afterMs: number): Suspicion | null {
+  const { votes } = context.evidence[endpoint] ?? { votes: [] };
+  const why = judgeCalls(
+    endpoint,
+    context,
+    votes.filter((vote) => isUsable(vote, context, afterMs)),
+  );
+  if (why === null) return null;
+  return { kind: "failed", sinceMs: Math.max(afterMs, context.nowMs - context.policy.evidenceFreshMs), rule: "calls_failing", why };
+}
+
 /** A lone observer: its own second probe, made for the purpose; and time enough for another observer to speak up (F3). */
 function loneWordHolds(vote: WeighedVote, { policy, nowMs }: ProofContext): boolean {
   if (vote.kind !== "prober" || vote.purpose !== "confirm" || vote.hardRun < 2) return false;
@@ -110,6 +125,7 @@ export type CandidateCode =
   | "candidate_held_down"
   | "candidate_unhealthy"
   | "candidate_breaker_open"
+  | "candidate_calls_failing"
   | "candidate_unknown";
 
 /**
@@ -136,6 +152,9 @@ export function weighCandidate(endpoint: EndpointSlice, context: ProofContext, s
     return refuse("candidate_held_down", `it flapped and is held down until ${new Date(health.heldDownUntilMs).toISOString()}`);
   }
   if (health?.status === "unhealthy") return refuse("candidate_unhealthy", "its health is unhealthy");
+  if (context.calls !== undefined && weighCalls(endpoint.name, context, 0) !== null) {
+    return refuse("candidate_calls_failing", "calls that were sent there fail too");
+  }
   const breaker = context.breakers[endpoint.name];
   if (breaker === "open" || breaker === "forced_open") return refuse("candidate_breaker_open", `its breaker is ${breaker}`);
 

@@ -3,8 +3,8 @@ import { decideFailback } from "./failback.ts";
 import { decideMove, type Failed, workingGroup } from "./failover-move.ts";
 import { obeyHold, obeyMove } from "./failover-order.ts";
 import { decided, type FailoverDecision, type FailoverInput, gather, refuse } from "./failover-outcome.ts";
-import { type EndpointSlice, type Suspicion, weighActive } from "./failover-proof.ts";
-import { judgeTrial } from "./failover-verify.ts";
+import { type EndpointSlice, type Suspicion, weighActive, weighCalls } from "./failover-proof.ts";
+import { judgeTrial, trialInForce } from "./failover-verify.ts";
 import { UnknownUpstreamError } from "./policy.ts";
 
 /**
@@ -38,6 +38,8 @@ import { UnknownUpstreamError } from "./policy.ts";
  * F17 In a dry run what would be done by itself is said, and nothing is done.
  * F18 An endpoint whose breaker an operator forced open serves nothing at all, whatever the observers say: where it is active (in a pool: where that,
  *     or failure, goes for all of the tier) there is a move off it, with all that holds an automatic move back.
+ * F19 An endpoint that answers probes and fails calls is moved off when a strict majority of the routers that call it, and at least two, say so
+ *     (`failover-calls.ts`); never on the word of one router, however many calls it made. During a verification F11 judges instead.
  */
 
 /** The route before the first decision: the first write endpoint of the lowest tier, at epoch 0. */
@@ -106,7 +108,9 @@ function vanished({ state, nowMs, policy }: FailoverInput): Failed {
 /** F18. Proof of another endpoint has to be younger than the question, because nothing failed since when it could be asked. */
 function weighMember(endpoint: string, input: FailoverInput): Suspicion {
   const said = weighActive(endpoint, input, input.state.sinceMs);
-  if (said.kind === "failed" || input.breakers[endpoint] !== "forced_open") return said;
+  if (said.kind === "failed") return said;
+  if (input.breakers[endpoint] !== "forced_open")
+    return (trialInForce(input) === null ? weighCalls(endpoint, input, input.state.sinceMs) : null) ?? said;
   const sinceMs = input.gatherSinceMs ?? input.nowMs;
   return { kind: "failed", sinceMs, rule: "breaker_forced_open", why: "an operator forced its breaker open, so nothing is sent there" };
 }
@@ -125,7 +129,8 @@ function weighGroup(input: FailoverInput, active: EndpointSlice, group: readonly
   if (failed.length === weighed.length) {
     const sinceMs = Math.min(...failed.map((verdict) => verdict.sinceMs));
     const forced = failed.some(({ rule }) => rule === "breaker_forced_open");
-    const rule = forced ? "breaker_forced_open" : "majority_unhealthy";
+    const byCalls = failed.some(({ rule }) => rule === "calls_failing");
+    const rule = forced ? "breaker_forced_open" : byCalls ? "calls_failing" : "majority_unhealthy";
     const why = `all ${failed.length} endpoints of tier ${active.tier} ${forced ? "fail or are forced open" : "fail"}`;
     return { kind: "failed", sinceMs, rule, why };
   }

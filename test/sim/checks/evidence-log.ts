@@ -40,6 +40,32 @@ export function routersHeard(world: World, seq: number, backMs: number): Map<str
   return heard;
 }
 
+/** What routers said of their calls to one endpoint. */
+export interface CallsSaid {
+  readonly atMs: number;
+  readonly router: string;
+  readonly epoch: number;
+  readonly calls: number;
+  readonly hard: number;
+}
+
+/** What routers said within `backMs` before SIGNALS `seq`, that one included, newest first. */
+export function callsBefore(world: World, seq: number, backMs: number, key: string): CallsSaid[] {
+  const last = world.signal(seq);
+  const said: CallsSaid[] = [];
+  for (let at = seq; at > 0 && last !== null; at -= 1) {
+    const entry = world.signal(at);
+    if (entry === null || entry.atMs < last.atMs - backMs) break;
+    if (entry.event.type !== "traffic.observed") continue;
+    const { router, endpoints, routes } = entry.event.data;
+    for (const { upstream, endpoint, ok, hard, soft, auth, caller } of endpoints) {
+      if (`${upstream}/${endpoint}` !== key) continue;
+      said.push({ atMs: entry.atMs, router, epoch: routes[upstream]?.epoch ?? -1, calls: ok + hard + soft + auth + caller, hard });
+    }
+  }
+  return said;
+}
+
 function wordsOf({ seq, atMs, event }: Entry): Word[] {
   if (event.type === "probe.observed") {
     return event.data.observations.map(({ upstream, endpoint, observer, outcome, purpose }) => ({

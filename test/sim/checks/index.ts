@@ -1,7 +1,7 @@
 import type { Check } from "../world-types.ts";
 import { honestOutcomes, neverTheLast, neverTwice } from "./calls.ts";
 import { epochsWithoutGap, fencedWithoutGap, oneActiveEndpointAnEpoch } from "./epochs.ts";
-import { fleetLimit, freshProof, holdsAreKept, moveLimit, noSingleWord } from "./moves.ts";
+import { callsOfMany, fleetLimit, freshProof, holdsAreKept, moveLimit, noSingleWord } from "./moves.ts";
 import { recovers } from "./recovery.ts";
 import { decisionsReplay } from "./replay.ts";
 
@@ -14,6 +14,7 @@ export const checks: readonly Check[] = [
   neverTheLast,
   moveLimit,
   noSingleWord,
+  callsOfMany,
   neverTwice,
   honestOutcomes,
   recovers,

@@ -1,7 +1,7 @@
 import type { Event } from "@mcp-failover/contracts";
 import { policyFor } from "@mcp-failover/domain";
 import type { Check, World } from "../world-types.ts";
-import { routersHeard, type Word, wordsBefore } from "./evidence-log.ts";
+import { callsBefore, routersHeard, type Word, wordsBefore } from "./evidence-log.ts";
 
 type Decided = Event<"failover.decided">["data"];
 
@@ -105,6 +105,59 @@ export const noSingleWord: Check = {
             observers: [...observers],
           });
         }
+      },
+    };
+  },
+};
+
+/** Production counts whole seconds of the last 30. */
+const callsWindowMs = 30_000;
+/** A router whose calls fail as often as the rule asks has seen so many fail. */
+const failedCallsMin = 3;
+
+export const callsOfMany: Check = {
+  guarantee: "no_move_on_one_word",
+  says: "no automatic move is made because calls fail, but by a majority of the routers that call the endpoint, and by two at least",
+  start(world) {
+    const epochs = new Map<string, number>();
+    return {
+      onAudit({ seq, event }) {
+        if (event.type !== "failover.decided") return;
+        const { service, previousEndpoint, certificate, state } = event.data;
+        const epoch = epochs.get(service) ?? 0;
+        epochs.set(service, state.epoch);
+        if (!isAutomaticMove(event) || certificate.rule !== "calls_failing") return;
+        const { evidenceFreshMs, verifyFailures } = policyOf(world, service);
+        const { mode, endpoints } = world.topology.upstreams[service] ?? { mode: "active_standby", endpoints: [] };
+        // Of a pool each member has failed by calls or by probes, and which of them by what is not told apart here.
+        if (mode === "pool" && endpoints.length > 1) return;
+        const key = `${service}/${previousEndpoint}`;
+        if (isMaintained(world, key, certificate.nowMs)) {
+          world.fail("no_move_on_one_word", `${service} was moved off ${previousEndpoint}, which was in maintenance`, { seq });
+        }
+        const last = evidenceSeq(event.data);
+        const lastAtMs = world.signal(last)?.atMs ?? 0;
+        const heard = callsBefore(world, last, callsWindowMs + roundingMs, key).filter((said) => said.epoch === epoch && said.calls > 0);
+        const sum = (router: string, backMs: number, of: "calls" | "hard"): number =>
+          heard.reduce((all, said) => (said.router === router && said.atMs >= lastAtMs - backMs ? all + said[of] : all), 0);
+        const routers = [...new Set(heard.map(({ router }) => router))];
+        const accusers = routers.filter((router) => {
+          const [newest] = heard.filter((said) => said.router === router);
+          const fresh = newest !== undefined && newest.hard > 0 && newest.atMs >= lastAtMs - evidenceFreshMs - roundingMs;
+          return fresh && sum(router, callsWindowMs + roundingMs, "hard") >= failedCallsMin;
+        });
+        // Calls at the very edge of the window may have been forgotten already.
+        const callers = routers.filter((router) => sum(router, callsWindowMs - 2 * roundingMs, "calls") >= verifyFailures);
+        if (accusers.length >= 2 && accusers.length * 2 > callers.length) return;
+        world.fail(
+          "no_move_on_one_word",
+          `${service} was moved off ${previousEndpoint} by ${accusers.length} of ${callers.length} routers`,
+          {
+            seq,
+            accusers,
+            callers,
+          },
+        );
       },
     };
   },

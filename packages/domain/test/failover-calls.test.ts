@@ -1,0 +1,117 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import fc from "fast-check";
+import { decideFailover, type FailoverInput } from "../src/index.ts";
+import { allSay, decide, moved, nowMs, policy, ruleOf, stateWith, three, vote, world } from "./failover-world.ts";
+
+type Calls = NonNullable<FailoverInput["calls"]>[string][number];
+const failing = (router: string, hard = 30): Calls => ({ router, ok: 0, hard, run: hard });
+const working = (router: string, ok = 30): Calls => ({ router, ok, hard: 0, run: 0 });
+
+/** Every probe of the primary passes; the routers say what they say. */
+function halfDead(calls: readonly Calls[], more: Partial<FailoverInput> = {}): Partial<FailoverInput> {
+  const routers = calls.map(({ router, run }) => vote(`router:${router}`, run > 0 ? { outcome: "hard", sinceMs: 2000 } : {}));
+  const primary = {
+    observers: [...three, ...calls.map(({ router }) => `router:${router}`)],
+    votes: [...allSay().votes, ...routers],
+  };
+  return { evidence: { primary, secondary: allSay() }, calls: { primary: [...calls] }, ...more };
+}
+
+test("F19: an endpoint that answers every probe and fails the calls of most routers, and of two at least, is moved off", () => {
+  assert.equal(decide(halfDead([failing("a"), failing("b")])), "decided calls_failing");
+  assert.equal(decide(halfDead([failing("a"), failing("b"), working("c")])), "decided calls_failing");
+  const decision = decideFailover(world(halfDead([failing("a"), failing("b"), working("c")])));
+  assert.ok(decision.kind === "decided" && decision.currentEndpoint === "secondary" && decision.automatic);
+  assert.match(decision.reason, /60 of 60 of 2 of the 3 routers that call it \(router:a, router:b\)/);
+});
+
+test("F19: the word of one router moves nothing, whether it is alone, one of two, or one of three, however many calls it made", () => {
+  for (const others of [[], [working("b")], [working("b", 5)], [working("b"), working("c")]]) {
+    const said = decide(halfDead([failing("a", 100_000), ...others]));
+    assert.ok(!said.startsWith("decided"), `${said} with ${others.length} others`);
+  }
+  assert.ok(!decide(halfDead([failing("a"), failing("b"), working("c"), working("d")])).startsWith("decided"), "half is no majority");
+});
+
+test("F19: too few calls, old words, suspects and what was said before the decision in force count for nothing", () => {
+  assert.ok(!decide(halfDead([failing("a"), failing("b", policy.verifyFailures - 1)])).startsWith("decided"));
+  assert.ok(!decide(halfDead([failing("a"), failing("b")], { suspects: ["router:b"] })).startsWith("decided"));
+  assert.ok(!decide(halfDead([failing("a"), failing("b")], { state: stateWith({ sinceMs: nowMs - 50 }) })).startsWith("decided"));
+  assert.ok(!decide(halfDead([failing("a"), failing("b")], { clock: { tilted: false, freshAfterSeq: 1_000_000 } })).startsWith("decided"));
+  const some: Calls[] = ["a", "b"].map((router) => ({ router, ok: 96, hard: 4, run: 1 }));
+  assert.ok(!decide(halfDead(some)).startsWith("decided"), "a few failures are no failing endpoint");
+  const many: Calls[] = ["a", "b"].map((router) => ({ router, ok: 50, hard: 50, run: 1 }));
+  assert.equal(decide(halfDead(many)), "decided calls_failing");
+});
+
+test("F19: all that holds an automatic move back holds this one back: holds, cool-down, the limit, proof, the fleet, a jump of the clock", () => {
+  const both = [failing("a"), failing("b")];
+  const held = { by: { kind: "operator", id: "ann" } as const, reason: "no", sinceMs: 0, untilMs: null };
+  assert.equal(decide(halfDead(both, { state: stateWith({ held }) })), "rejected held");
+  assert.equal(decide(halfDead(both, { state: stateWith({ moves: [moved(nowMs - 30_000)] }) })), "rejected cooldown");
+  assert.equal(decide(halfDead(both, { clock: { tilted: true, freshAfterSeq: 0 } })), "rejected clock_gap");
+  assert.equal(decide(halfDead(both, { policy: { ...policy, automatic: false } })), "rejected automatic_off");
+  assert.equal(decide(halfDead(both, { fleet: null })), "reserve calls_failing");
+  const moves = [moved(nowMs - 3_000_000), moved(nowMs - 2_000_000), moved(nowMs - 1_000_000)];
+  assert.equal(decide(halfDead(both, { state: stateWith({ moves }) })), "decided moves_per_hour");
+  const unproven = halfDead(both);
+  const evidence = { ...unproven.evidence, secondary: allSay({ proofAgeMs: null }) } as FailoverInput["evidence"];
+  assert.equal(decide({ ...unproven, evidence }), "gather evidence_missing");
+});
+
+test("F19: nothing is moved to where calls fail too, and during a verification the verification judges", () => {
+  const input = halfDead([failing("a"), failing("b")]);
+  const routers = ["a", "b"].map((router) => vote(`router:${router}`, { outcome: "hard" }));
+  const secondary = { observers: [...three, "router:a", "router:b"], votes: [...allSay().votes, ...routers] };
+  const calls = { ...input.calls, secondary: [failing("a"), failing("b")] } as FailoverInput["calls"] & object;
+  const decision = decideFailover(
+    world({ ...input, calls, evidence: { ...input.evidence, secondary } as FailoverInput["evidence"], gatherSinceMs: nowMs - 60_000 }),
+  );
+  assert.equal(ruleOf(decision), "failing no_candidate");
+  const trial = {
+    epoch: 1,
+    kind: "failover",
+    atMs: nowMs - 5000,
+    untilMs: nowMs + 5000,
+    round: 0,
+    tried: [],
+    before: { ok: 0, hard: 100 },
+    failed: false,
+  };
+  assert.ok(!decide({ ...input, state: stateWith({ trial }) }).startsWith("decided"));
+});
+
+test("F19: in a pool the tier is left when each of its members fails calls or probes", () => {
+  const endpoints = [
+    { name: "primary", tier: 0, role: "write" as const },
+    { name: "beside", tier: 0, role: "write" as const },
+    { name: "secondary", tier: 1, role: "write" as const },
+  ];
+  const input = halfDead([failing("a"), failing("b")]);
+  const evidence = { ...input.evidence, beside: allSay() } as FailoverInput["evidence"];
+  assert.ok(!decide({ ...input, mode: "pool", endpoints, evidence }).startsWith("decided"));
+  const dead = { ...evidence, beside: allSay({ outcome: "hard", sinceMs: 500 }) };
+  assert.equal(decide({ ...input, mode: "pool", endpoints, evidence: dead }), "decided calls_failing");
+});
+
+test("F19: an input without the calls of routers is decided as before there was this question", () => {
+  const { calls: _, ...old } = halfDead([failing("a"), failing("b")]);
+  assert.ok(!decide(old).startsWith("decided"));
+});
+
+test("F19: whatever the routers say, none is moved for fewer than two of them, nor for a minority", () => {
+  const router = fc.record({ ok: fc.nat(60), hard: fc.nat(60), run: fc.nat(10), against: fc.boolean() });
+  fc.assert(
+    fc.property(fc.array(router, { maxLength: 5 }), (said) => {
+      const calls = said.map(({ ok, hard, run }, index) => ({ router: `r${index}`, ok, hard, run: Math.min(run, hard) }));
+      const votes = said.map(({ against }, index) => vote(`router:r${index}`, against ? { outcome: "hard" } : {}));
+      const primary = { observers: [...three, ...calls.map(({ router }) => `router:${router}`)], votes: [...allSay().votes, ...votes] };
+      const decision = decideFailover(world({ evidence: { primary, secondary: allSay() }, calls: { primary: calls } }));
+      if (decision.kind !== "decided" || decision.rule !== "calls_failing") return;
+      const electorate = calls.filter(({ ok, hard }) => ok + hard >= policy.verifyFailures);
+      const accusers = electorate.filter(({ router, hard }) => hard > 0 && said[Number(router.slice(1))]?.against);
+      assert.ok(accusers.length >= 2 && accusers.length * 2 > electorate.length);
+    }),
+  );
+});
