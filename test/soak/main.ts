@@ -1,12 +1,18 @@
-// npm run soak -- [--minutes 10] [--case NAME] [--quick]: a fresh stack a case, 300 calls a second, and nothing may move.
+// npm run soak -- [--minutes 10] [--case NAME] [--rate 300] [--quick]: a fresh stack a case, and nothing may move.
+// npm run soak -- --case mixed [--minutes 60] [--seed N] [--rate 40] [--json FILE] [--quick]: mixed traffic and random faults (mixed/).
+import { writeFileSync } from "node:fs";
+import { resolve } from "node:path";
 import { parseArgs } from "node:util";
 import { closingLine } from "../../scripts/lib/test-count.mjs";
 import { table } from "../bench/table.ts";
 import { cases } from "./cases.ts";
+import { runMixed } from "./mixed/mixed.ts";
+import { tell } from "./mixed/tell.ts";
 import { type SoakResult, soak, stillMoves } from "./soak.ts";
 import { startWorld } from "./world.ts";
 
-const callsPerSecond = 300;
+const usual = { callsPerSecond: 300, minutes: 10 };
+const usualMixed = { callsPerSecond: 40, minutes: 60, faultEveryMs: 20_000, quickMs: 100_000, quickFaultEveryMs: 10_000 };
 const quickMs = 15_000;
 /** After a clock has jumped nothing automatic happens for 30 s. */
 const stillMovesMs = 60_000;
@@ -16,13 +22,66 @@ const total = { passed: 0, failed: 0, skipped: 0 };
 const results: SoakResult[] = [];
 try {
   const { values } = parseArgs({
-    options: { minutes: { type: "string", default: "10" }, case: { type: "string" }, quick: { type: "boolean", default: false } },
+    options: {
+      minutes: { type: "string" },
+      case: { type: "string" },
+      rate: { type: "string" },
+      seed: { type: "string" },
+      json: { type: "string" },
+      quick: { type: "boolean", default: false },
+    },
   });
-  const minutes = Number(values.minutes);
-  if (!(minutes > 0)) throw new RangeError(`--minutes ${values.minutes}: it is a number above 0`);
-  const chosen = cases.filter(({ name }) => values.case === undefined || values.case === name);
-  if (chosen.length === 0) throw new RangeError(`--case ${values.case}: it is one of ${cases.map(({ name }) => name).join(", ")}`);
-  for (const one of chosen) await runCase(one, values.quick ? quickMs : minutes * 60_000);
+  const positive = (name: "minutes" | "rate" | "seed", otherwise: number): number => {
+    const value = Number(values[name] ?? otherwise);
+    if (!(value > 0)) throw new RangeError(`--${name} ${values[name]}: it is a number above 0`);
+    return value;
+  };
+  if (values.case === "mixed") {
+    const result = await runMixed({
+      seed: positive("seed", Math.ceil(Math.random() * 1_000_000_000)),
+      durationMs: values.quick ? usualMixed.quickMs : positive("minutes", usualMixed.minutes) * 60_000,
+      callsPerSecond: positive("rate", usualMixed.callsPerSecond),
+      faultEveryMs: values.quick ? usualMixed.quickFaultEveryMs : usualMixed.faultEveryMs,
+      say,
+    });
+    tell(result, say);
+    total[result.problems.length === 0 ? "passed" : "failed"] += 1;
+    writeJson(values.json, result);
+  } else {
+    const names = [...cases.map(({ name }) => name), "mixed"];
+    const chosen = cases.filter(({ name }) => values.case === undefined || values.case === name);
+    if (chosen.length === 0) throw new RangeError(`--case ${values.case}: it is one of ${names.join(", ")}`);
+    const durationMs = values.quick ? quickMs : positive("minutes", usual.minutes) * 60_000;
+    for (const one of chosen) await runCase(one, durationMs, positive("rate", usual.callsPerSecond));
+    showCases();
+    writeJson(values.json, results);
+  }
+} catch (error) {
+  process.stderr.write(`npm run soak: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}\n`);
+  total.failed += 1;
+}
+say(closingLine(total));
+process.exitCode = total.failed > 0 ? 1 : 0;
+
+async function runCase(one: (typeof cases)[number], durationMs: number, callsPerSecond: number): Promise<void> {
+  say(`== ${one.name}: ${one.what}`);
+  const world = await startWorld(callsPerSecond);
+  try {
+    const result = await soak(world, one, durationMs, say);
+    results.push(result);
+    for (const move of result.moves) say(`  MOVED: ${move}`);
+    if (result.moves.length > 0) total.failed += 1;
+    else {
+      const movedMs = await stillMoves(world, stillMovesMs);
+      say(`  nothing moved; then the active endpoint was killed, and it moved after ${Math.round(movedMs)} ms`);
+      total.passed += 1;
+    }
+  } finally {
+    await world.stop();
+  }
+}
+
+function showCases(): void {
   const rows = results.map(({ name, seconds, moves, breakersOpened, unhealthy, rejected, failedProbes, calls, failed, p99Ms }) =>
     [name, seconds, moves.length, rejected.length, breakersOpened, unhealthy, failedProbes, calls, failed, p99Ms].map(String),
   );
@@ -39,27 +98,9 @@ try {
     "p99 ms",
   ];
   say(`\n${table(headings, rows)}`);
-} catch (error) {
-  process.stderr.write(`npm run soak: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}\n`);
-  total.failed += 1;
 }
-say(closingLine(total));
-process.exitCode = total.failed > 0 ? 1 : 0;
 
-async function runCase(one: (typeof cases)[number], durationMs: number): Promise<void> {
-  say(`== ${one.name}: ${one.what}`);
-  const world = await startWorld(callsPerSecond);
-  try {
-    const result = await soak(world, one, durationMs, say);
-    results.push(result);
-    for (const move of result.moves) say(`  MOVED: ${move}`);
-    if (result.moves.length > 0) total.failed += 1;
-    else {
-      const movedMs = await stillMoves(world, stillMovesMs);
-      say(`  nothing moved; then the active endpoint was killed, and it moved after ${Math.round(movedMs)} ms`);
-      total.passed += 1;
-    }
-  } finally {
-    await world.stop();
-  }
+/** A path is meant from where the caller stands: npm runs us in the root. */
+function writeJson(file: string | undefined, result: unknown): void {
+  if (file !== undefined) writeFileSync(resolve(process.env["INIT_CWD"] ?? ".", file), `${JSON.stringify(result, null, 2)}\n`);
 }

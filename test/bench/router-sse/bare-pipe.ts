@@ -20,4 +20,6 @@ const server = createServer((asked, response) => {
   response.on("close", () => upstream.destroy());
   asked.pipe(upstream);
 });
+// A client of the benchmark may come back after a pause of the machine.
+server.keepAliveTimeout = 0;
 server.listen(Number(process.argv[3]), "127.0.0.1");

@@ -1,0 +1,73 @@
+import type { Look, RouterLook } from "./look.ts";
+
+/**
+ * What routers and services hold (issue 4, must show 4):
+ * M1  Memory is flat: what a router keeps after it has collected its garbage does not grow once it is warm, nor what a service has resident.
+ * M2  Nothing is left when traffic has ended: sessions, sockets, file descriptors, children and timers are again what they were before.
+ */
+export const heapGrowthBytesMax = 24 * 1024 * 1024;
+export const rssGrowthBytesMax = 128 * 1024 * 1024;
+/** What may be more than before: connections of probes, health ports and the bus come and go, and a timer with each. */
+const slack = { sessions: 0, sockets: 12, fds: 24, children: 1, timers: 8, tcp: 12 } as const;
+const serviceSlack = { fds: 12, children: 0 } as const;
+
+export interface Growth {
+  readonly name: string;
+  readonly samples: number;
+  readonly fromBytes: number;
+  readonly toBytes: number;
+}
+
+/** Heap of the routers, and resident memory of all, of the processes that lived from the end of the warm-up to the end. */
+export function growthOf(looks: readonly Look[], warmUntilMs: number): { heap: Growth[]; rss: Growth[] } {
+  const warm = looks.filter(({ atMs }) => atMs >= warmUntilMs);
+  const last = warm.at(-1);
+  const heap: Growth[] = [];
+  const rss: Growth[] = [];
+  for (const [name, { pid }] of Object.entries({ ...last?.services, ...last?.routers })) {
+    const of = warm.flatMap((look) => look.routers[name] ?? look.services[name] ?? []).filter((one) => one.pid === pid);
+    // Too young to say anything.
+    if (of.length < warm.length / 2 || of.length < 4) continue;
+    rss.push({ name, ...ends(of.map(({ rssBytes }) => rssBytes)) });
+    const heaps = of.flatMap((one) => (one as RouterLook).heapBytes ?? []);
+    if (heaps.length > 0) heap.push({ name, ...ends(heaps) });
+  }
+  return { heap, rss };
+}
+
+/** Means of the first and of the last quarter: single looks have a call more or less in them. */
+function ends(values: readonly number[]): Omit<Growth, "name"> {
+  const quarter = Math.max(1, Math.floor(values.length / 4));
+  const mean = (some: readonly number[]): number => some.reduce((sum, value) => sum + value, 0) / some.length;
+  return { samples: values.length, fromBytes: mean(values.slice(0, quarter)), toBytes: mean(values.slice(-quarter)) };
+}
+
+export function growthProblems({ heap, rss }: ReturnType<typeof growthOf>): string[] {
+  const over = (what: string, max: number, all: readonly Growth[]): string[] =>
+    all
+      .filter(({ fromBytes, toBytes }) => toBytes - fromBytes > max)
+      .map(({ name, fromBytes, toBytes }) => `M1: ${what} of ${name} grew from ${mib(fromBytes)} to ${mib(toBytes)} MiB`);
+  return [...over("the heap", heapGrowthBytesMax, heap), ...over("the resident memory", rssGrowthBytesMax, rss)];
+}
+
+/** What is more than it was before. */
+export function leftovers(before: Look, after: Look): string[] {
+  const problems: string[] = [];
+  const compare = (name: string, what: string, was: number | undefined, is: number | undefined, more: number): void => {
+    if (was === undefined || is === undefined) problems.push(`M2: ${name} could not be asked for ${what}`);
+    else if (is > was + more) problems.push(`M2: ${name} has ${is} ${what}, and had ${was}`);
+  };
+  for (const [name, was] of Object.entries(before.routers)) {
+    for (const [what, more] of Object.entries(slack) as [keyof typeof slack, number][]) {
+      compare(name, what, was[what], after.routers[name]?.[what], more);
+    }
+  }
+  for (const [name, was] of Object.entries(before.services)) {
+    for (const [what, more] of Object.entries(serviceSlack) as [keyof typeof serviceSlack, number][]) {
+      compare(name, what, was[what], after.services[name]?.[what], more);
+    }
+  }
+  return problems;
+}
+
+export const mib = (bytes: number): string => (bytes / 1024 / 1024).toFixed(1);
