@@ -4,7 +4,7 @@ import { topology as topologySchema } from "@mcp-failover/contracts";
 import { LegacyError } from "../../services/router/src/control/legacy.ts";
 import type { CallControl, RouterControl } from "../../services/router/src/control/port.ts";
 import { type CallHooks, serveCall } from "./calls.ts";
-import { noSingleWord } from "./checks/moves.ts";
+import { callsOfMany, noSingleWord } from "./checks/moves.ts";
 import type { SimProcess } from "./clock.ts";
 import type { Upstreams } from "./upstreams.ts";
 import { type CallRecord, type Entry, Violation, type World } from "./world-types.ts";
@@ -54,6 +54,55 @@ function judgeMove(
     throw error;
   }
 }
+
+/** What the check says of a move off `gamma/a` because calls fail: of each router, how many of its calls of the last second failed. */
+function judgeCalls(routers: Readonly<Record<string, { readonly ok: number; readonly hard: number }>>): string | null {
+  const endpoints = ["a", "b"].map((name, tier) => ({ name, tier, url: `http://${name}.test/mcp` }));
+  const topology = topologySchema.parse({ version: 1, upstreams: { gamma: { kind: "mcp", endpoints } } });
+  const signals = Object.entries(routers).map(([router, { ok, hard }], index) => {
+    const seen = { upstream: "gamma", endpoint: "a", ok, hard, soft: 0, auth: 0, caller: 0 };
+    return {
+      seq: index + 1,
+      atMs: index,
+      event: { type: "traffic.observed", data: { router, endpoints: [seen], routes: { gamma: { epoch: 0 } } } },
+    };
+  });
+  const world = {
+    topology,
+    environment: "production",
+    signal: (seq: number) => signals[seq - 1] ?? null,
+    fail(guarantee: string, message: string): never {
+      throw new Violation(guarantee, 0, message);
+    },
+  };
+  const certificate = { rule: "calls_failing", nowMs, folded: { SIGNALS: { first: 1, last: signals.length } } };
+  const data = {
+    action: "moved",
+    automatic: true,
+    service: "gamma",
+    previousEndpoint: "a",
+    currentEndpoint: "b",
+    certificate,
+    state: { epoch: 1 },
+  };
+  try {
+    callsOfMany
+      .start(world as unknown as World)
+      .onAudit?.({ seq: 1, atMs: 5, event: { type: "failover.decided", data } } as unknown as Entry);
+    return null;
+  } catch (error) {
+    if (error instanceof Violation) return error.message;
+    throw error;
+  }
+}
+
+test("no_move_on_one_word: that calls fail is for most of the routers that call to say, and for two at least", () => {
+  assert.equal(judgeCalls({ one: { ok: 0, hard: 9 }, two: { ok: 0, hard: 9 } }), null);
+  assert.equal(judgeCalls({ one: { ok: 0, hard: 9 }, two: { ok: 0, hard: 9 }, three: { ok: 9, hard: 0 } }), null);
+  assert.match(judgeCalls({ one: { ok: 0, hard: 9000 } }) ?? "", /1 of 1 routers/);
+  assert.match(judgeCalls({ one: { ok: 0, hard: 9 }, two: { ok: 9, hard: 0 } }) ?? "", /1 of 2 routers/);
+  assert.match(judgeCalls({ one: { ok: 0, hard: 9 }, two: { ok: 9, hard: 1 } }) ?? "", /1 of 2 routers/);
+});
 
 test("no_move_on_one_word: a pool's tier is judged by its members that are not in maintenance, and by each of those", () => {
   const later = nowMs + 1;
