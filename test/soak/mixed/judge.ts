@@ -5,8 +5,8 @@ import type { Look, RouterLook } from "./look.ts";
  * M1  Memory is flat: what a router keeps after it has collected its garbage does not grow once it is warm, nor what a service has resident.
  * M2  Nothing is left when traffic has ended: sessions, sockets, file descriptors, children and timers are again what they were before.
  */
-export const heapGrowthBytesMax = 24 * 1024 * 1024;
-export const rssGrowthBytesMax = 128 * 1024 * 1024;
+const heapGrowthBytesMax = 24 * 1024 * 1024;
+const rssGrowthBytesMax = 128 * 1024 * 1024;
 /** What may be more than before: connections of probes, health ports and the bus come and go, and a timer with each. */
 const slack = { sessions: 0, sockets: 12, fds: 24, children: 1, timers: 8, tcp: 12 } as const;
 const serviceSlack = { fds: 12, children: 0 } as const;

@@ -2,7 +2,7 @@ import { readdirSync, readFileSync, readlinkSync } from "node:fs";
 import type { RunningStack } from "../../harness/stack.ts";
 
 /** What one process holds. */
-export interface ProcessLook {
+interface ProcessLook {
   readonly pid: number;
   readonly rssBytes: number;
   readonly fds: number;
