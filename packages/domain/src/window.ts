@@ -128,11 +128,25 @@ export function foldProbe(window: EndpointWindow, item: Observation, atMs: numbe
 
 /** Drops what is older than the time kept (W1), and observers of whom nothing is left. */
 export function expireWindow(window: EndpointWindow, nowMs: number): EndpointWindow {
-  return Object.fromEntries(
-    Object.entries(window)
-      .map(([key, one]) => [key, expireObserver(one, nowMs)] as const)
-      .filter(([, one]) => one.buckets.length > 0 || one.slots.length > 0),
-  );
+  let next: Record<string, ObserverWindow> | null = null;
+  for (const key in window) {
+    const one = window[key] as ObserverWindow;
+    const kept = expireObserver(one, nowMs);
+    if (isEmpty(kept)) return withoutEmpty(window, nowMs);
+    if (kept === one) continue;
+    next ??= { ...window };
+    next[key] = kept;
+  }
+  return next ?? window;
+}
+
+function isEmpty(one: ObserverWindow): boolean {
+  return one.buckets.length === 0 && one.slots.length === 0;
+}
+
+function withoutEmpty(window: EndpointWindow, nowMs: number): EndpointWindow {
+  const kept = Object.entries(window).map(([key, one]) => [key, expireObserver(one, nowMs)] as const);
+  return Object.fromEntries(kept.filter(([, one]) => !isEmpty(one)));
 }
 
 export function callsOf(bucket: WindowBucket): number {
@@ -216,10 +230,19 @@ function expireObserver(one: ObserverWindow, nowMs: number): ObserverWindow {
   const slotsStay = (one.slots[0]?.atMs ?? Number.POSITIVE_INFINITY) > slotsFromMs;
   if (bucketsStay && slotsStay) return one;
   return {
-    ...one,
-    buckets: bucketsStay ? one.buckets : one.buckets.filter((bucket) => bucket.atMs >= fromMs),
-    slots: slotsStay ? one.slots : one.slots.filter((slot) => slot.atMs > slotsFromMs),
+    observer: one.observer,
+    kind: one.kind,
+    buckets: bucketsStay ? one.buckets : since(one.buckets, fromMs),
+    slots: slotsStay ? one.slots : since(one.slots, slotsFromMs + 1),
+    lastAtMs: one.lastAtMs,
   };
+}
+
+/** What begins at a time or later, of what is in order. */
+function since(buckets: readonly WindowBucket[], fromMs: number): readonly WindowBucket[] {
+  let first = 0;
+  while (first < buckets.length && (buckets[first] as WindowBucket).atMs < fromMs) first += 1;
+  return buckets.slice(first);
 }
 
 function withoutStalest(window: EndpointWindow): EndpointWindow {

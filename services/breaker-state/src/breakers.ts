@@ -13,7 +13,7 @@ import {
   policyFor,
 } from "@mcp-failover/domain";
 import { type AppliedTopology, type Folded, type Kit, readTopology } from "@mcp-failover/service-kit";
-import { type Item, slowMsMin, Trouble } from "./trouble.ts";
+import { slowMsMin, Trouble } from "./trouble.ts";
 
 export interface Breaker {
   readonly upstream: string;
@@ -98,12 +98,17 @@ export class Breakers {
     this.#evidenceFromMs(freshAfterSeq);
     foldBreakerSignal(this.#signals, event, at.timeMs);
     this.#lastSignal = { seq: at.seq, timeMs: at.timeMs };
-    for (const item of itemsOf(event)) {
-      const key = endpointKey(item.upstream, item.endpoint);
-      this.#trouble.fold(key, item, at.timeMs);
+    forEachItem(event, (upstream, endpoint, bad, slow) => {
+      const key = endpointKey(upstream, endpoint);
+      this.#trouble.fold(key, bad, slow, at.timeMs);
       const closed = this.known(key).state.status === "closed";
       if (!closed || this.#trouble.has(key, this.#configured.get(key)?.policy, at.timeMs)) this.hear(key);
-    }
+    });
+  }
+
+  /** False: none is half-open. */
+  get anyOnTrial(): boolean {
+    return this.#timed.size > 0;
   }
 
   /** Half-open: callers wait for what becomes of it, so that its answers are looked at as they come. */
@@ -172,23 +177,18 @@ function breakersOf(applied: AppliedTopology): Map<string, Breaker> {
   return breakers;
 }
 
-/** What an event says of endpoints. */
-export function itemsOf(event: Event): readonly Item[] {
+/** `bad` and `slow` as {@link Trouble.fold} takes them. */
+type OnItem = (upstream: string, endpoint: string, bad: boolean, slow: boolean) => void;
+
+/** Tells what an event says of endpoints; without an object for each, because every signal is asked. */
+export function forEachItem(event: Event, onItem: OnItem): void {
   if (event.type === "probe.observed") {
-    return event.data.observations.map(({ upstream, endpoint, outcome, responseTimeMs }) => ({
-      upstream,
-      endpoint,
-      bad: outcome === "hard",
-      slow: responseTimeMs >= slowMsMin,
-    }));
+    for (const { upstream, endpoint, outcome, responseTimeMs } of event.data.observations) {
+      onItem(upstream, endpoint, outcome === "hard", responseTimeMs >= slowMsMin);
+    }
+  } else if (event.type === "traffic.observed") {
+    for (const { upstream, endpoint, hard, hung, latencyMsMax, oldestInFlightMs } of event.data.endpoints) {
+      onItem(upstream, endpoint, hard > 0 || hung === true, Math.max(latencyMsMax, oldestInFlightMs) >= slowMsMin);
+    }
   }
-  if (event.type === "traffic.observed") {
-    return event.data.endpoints.map(({ upstream, endpoint, hard, hung, latencyMsMax, oldestInFlightMs }) => ({
-      upstream,
-      endpoint,
-      bad: hard > 0 || hung === true,
-      slow: Math.max(latencyMsMax, oldestInFlightMs) >= slowMsMin,
-    }));
-  }
-  return [];
 }

@@ -1,13 +1,5 @@
 import { type BreakerPolicy, defaultPolicy } from "@mcp-failover/domain";
 
-/** One word on an endpoint. `bad`: a failure, or calls that hang. `slow`: an answer, or a call in flight, that some policy may call slow. */
-export interface Item {
-  readonly upstream: string;
-  readonly endpoint: string;
-  readonly bad: boolean;
-  readonly slow: boolean;
-}
-
 const { baselineMs, evidenceFreshMs } = defaultPolicy.breaker;
 /** No call that took less is slow by any policy. */
 export const slowMsMin = defaultPolicy.breaker.slowMsMin;
@@ -20,7 +12,8 @@ const endpointsMax = 20_000;
 export class Trouble {
   readonly #lastMs = new Map<string, number>();
 
-  fold(key: string, { bad, slow }: Item, timeMs: number): void {
+  /** A word on an endpoint. `bad`: a failure, or calls that hang. `slow`: an answer, or a call in flight, that some policy may call slow. */
+  fold(key: string, bad: boolean, slow: boolean, timeMs: number): void {
     if (!bad && !slow) return;
     this.#lastMs.delete(key);
     this.#lastMs.set(key, timeMs);

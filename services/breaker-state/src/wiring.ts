@@ -3,7 +3,7 @@ import { endpointKey } from "@mcp-failover/contracts";
 import { type BreakerDecision, type BreakerInput, type BreakerOrder, decideBreaker, defaultPolicy, policyHash } from "@mcp-failover/domain";
 import { type FencedDecider, type Kit, openCommandDesk, type Running, startFencedDecider } from "@mcp-failover/service-kit";
 import { Counter } from "prom-client";
-import { type Breaker, Breakers, itemsOf } from "./breakers.ts";
+import { type Breaker, Breakers, forEachItem } from "./breakers.ts";
 import { BreakerCommands } from "./commands.ts";
 import type { BreakerStateConfig } from "./config.ts";
 
@@ -44,10 +44,11 @@ export async function startBreakerState(kit: Kit<BreakerStateConfig>): Promise<R
       if (event === null) for (const key of breakers.takeDue(decider.decisionMs())) look(key);
       // A failure, and what a half-open breaker waits for, is looked at as it comes; everything else can wait for the next second.
       else {
-        for (const { upstream, endpoint, bad } of itemsOf(event)) {
+        forEachItem(event, (upstream, endpoint, bad) => {
+          if (!bad && !breakers.anyOnTrial) return;
           const key = endpointKey(upstream, endpoint);
           if (bad || breakers.isOnTrial(key)) look(key);
-        }
+        });
       }
     },
     signalsBackMs: defaultPolicy.breaker.baselineMs,
