@@ -5,7 +5,7 @@ import type { AttemptResult } from "../control/port.ts";
 import { type RefusedRequest, type RouterError, rpcErrorBody, rpcErrorMessage, sendJson, sendRefusal } from "../errors.ts";
 import { type AnyLane, alone } from "../hedge.ts";
 import { UpstreamError, type UpstreamResponse } from "../upstream-client.ts";
-import { isObject, isTooDeep, readServerMessage, type ServerMessage, serverMessageOf } from "./envelope.ts";
+import { isObject, isTooDeep, outlinedAnswer, readServerMessage, type ServerMessage, serverMessageOf } from "./envelope.ts";
 import { rewriteEvent, tagRequestId } from "./rewrite.ts";
 import type { Hold } from "./session.ts";
 import { readEvents, type SseEvent, SseWriter } from "./sse.ts";
@@ -23,7 +23,7 @@ export const firstPrimedVersion = "2025-11-25";
 const retryMs = 500;
 
 /** What the client may see of an answer; null: all of it. */
-export type VisibleAnswer = (value: Readonly<Record<string, unknown>>, endpoint: string) => object | null;
+export type VisibleAnswer = (message: Answer, endpoint: string) => object | null;
 const asItIs: VisibleAnswer = () => null;
 
 /** Where a session keeps what its streams have said, and the version that its client speaks. */
@@ -122,19 +122,21 @@ export class CallAnswer {
   }
 
   #relayWhole(bytes: Buffer, response: UpstreamResponse, where: string, lane: AnyLane): Relayed {
-    const text = bytes.toString("utf8");
-    if (isTooDeep(text)) return failed("malformed", `${where} answered with something that is nested too deeply`);
-    let message: ServerMessage;
-    try {
-      message = serverMessageOf(JSON.parse(text));
-    } catch {
-      return failed("malformed", `${where} answered with something that is not JSON`);
+    let message: ServerMessage | null = outlinedAnswer(bytes);
+    if (message === null) {
+      const text = bytes.toString("utf8");
+      if (isTooDeep(text)) return failed("malformed", `${where} answered with something that is nested too deeply`);
+      try {
+        message = serverMessageOf(JSON.parse(text));
+      } catch {
+        return failed("malformed", `${where} answered with something that is not JSON`);
+      }
     }
     if (message.kind !== "answer" || message.id !== this.#requestId) {
       return failed("malformed", `${where} answered with something that is no answer to the request`);
     }
     if (!lane.takes(kindOf(message))) return { kind: "withheld" };
-    const shown = this.#visible(message.value, where);
+    const shown = this.#visible(message, where);
     this.#finish(shown === null ? bytes : Buffer.from(JSON.stringify(shown)), response.status, response);
     return { kind: "answered", told: toldOf(message, response.status), message };
   }
@@ -238,7 +240,7 @@ export class CallAnswer {
             return true;
           }
           this.#begin(headers);
-          const shown = message.kind === "answer" ? this.#visible(message.value, where) : null;
+          const shown = message.kind === "answer" ? this.#visible(message, where) : null;
           const own = shown === null ? event : { ...event, data: JSON.stringify(shown) };
           const isAnswer = message.kind === "answer" && message.id === this.#requestId;
           const more = this.#write(rewriteEvent(own, message, hold), hold, () => response.resume(), isAnswer);

@@ -36,7 +36,9 @@ export function serveCall(
   // Only a list has one; elsewhere it would choose the endpoint of a call.
   const cursor = envelope.method.endsWith("/list") ? readCursor(envelope.params["cursor"]) : null;
   const listing = cursor === null ? null : (view.endpoints.find(({ name }) => endpointTag(name) === cursor.tag)?.name ?? null);
-  const runsOn = context.tasks.endpointOf(view.name, inbound.principal.id, envelope.method, envelope.params);
+  // What is no question about a task is not looked through for one.
+  const isOfTask = envelope.method.startsWith("tasks/");
+  const runsOn = isOfTask ? context.tasks.endpointOf(view.name, inbound.principal.id, envelope.method, envelope.params) : null;
   const call = control.begin({
     upstream: view.name,
     kind: "mcp",
@@ -59,12 +61,12 @@ export function serveCall(
       ...(call.stale ? { "mcpf-route": "stale" } : {}),
     },
     nowMs,
-    (value, endpoint) => {
-      if (view.endpoints.length > 1 && envelope.tool !== null)
-        context.tasks.learn(view.name, inbound.principal.id, endpoint, value["result"]);
-      const shown = visibleAnswer(inbound.principal, view.name, value);
-      const isTagged = view.endpoints.length > 1 && envelope.method.endsWith("/list");
-      return (isTagged ? tagNextCursor(shown ?? value, endpoint) : null) ?? shown;
+    (message, endpoint) => {
+      const isRemembered = view.endpoints.length > 1 && message.isPlain !== true;
+      if (isRemembered && envelope.tool !== null) context.tasks.learn(view.name, inbound.principal.id, endpoint, message.value["result"]);
+      const shown = inbound.principal.mayCallAll(view.name) ? null : visibleAnswer(inbound.principal, view.name, message.value);
+      const isTagged = isRemembered && envelope.method.endsWith("/list");
+      return (isTagged ? tagNextCursor(shown ?? message.value, endpoint) : null) ?? shown;
     },
     session === null ? null : { logs: session.logs, version: String(request.headers["mcp-protocol-version"] ?? session.sealed.version) },
   );

@@ -1,5 +1,6 @@
 import { isDeeperThan } from "@mcp-failover/domain";
 import { RefusedRequest } from "../errors.ts";
+import { type Outline, outlineOf, type Span } from "./outline.ts";
 
 /** What the router reads of a client's message; everything else is passed on as the bytes that came. */
 export type Envelope =
@@ -29,6 +30,42 @@ export const firstModernVersion = "2026-07-28";
  * is not JSON or not JSON-RPC, 400/-32600 for a batch (removed in 2025-06-18).
  */
 export function readEnvelope(body: Buffer): Envelope {
+  const outline = outlineOf(body);
+  if (outline?.id !== undefined && outline.method !== undefined) return new OutlinedRequest(body, outline);
+  return parseEnvelope(body);
+}
+
+/** A request of which the rest is parsed when it is asked for: mostly it never is. */
+class OutlinedRequest {
+  readonly kind = "request";
+  readonly id: string | number;
+  readonly method: string;
+  readonly tool: string | null;
+  readonly era: Era;
+  readonly #body: Buffer;
+  readonly #span: Span | null;
+  #params: Readonly<Record<string, unknown>> | null = null;
+
+  constructor(body: Buffer, { id, method, params, name, meta }: Outline) {
+    this.id = id as string | number;
+    this.method = method as string;
+    this.tool = this.method === "tools/call" ? name : null;
+    this.era = meta === null ? "legacy" : eraOf({ _meta: parsePart(body, meta) });
+    this.#body = body;
+    this.#span = params;
+  }
+
+  get params(): Readonly<Record<string, unknown>> {
+    this.#params ??= this.#span === null ? {} : (parsePart(this.#body, this.#span) as Record<string, unknown>);
+    return this.#params;
+  }
+}
+
+function parsePart(bytes: Buffer, { from, to }: Span): unknown {
+  return JSON.parse(bytes.toString("utf8", from, to));
+}
+
+function parseEnvelope(body: Buffer): Envelope {
   let value: unknown;
   try {
     value = JSON.parse(body.toString("utf8"));
@@ -86,10 +123,42 @@ export type ServerMessage =
       readonly error: number | null;
       readonly isError: boolean;
       readonly value: Record<string, unknown>;
+      /** Known to have nothing in its result that is remembered: no task, no cursor. */
+      readonly isPlain?: boolean;
     }
   | { readonly kind: "request"; readonly id: string | number; readonly method: string; readonly value: Record<string, unknown> }
   | { readonly kind: "notification"; readonly method: string; readonly value: Record<string, unknown> }
   | { readonly kind: "other" };
+
+/** An answer in one piece that is a result, if that can be said without parsing it. */
+export function outlinedAnswer(bytes: Buffer): Extract<ServerMessage, { kind: "answer" }> | null {
+  const outline = outlineOf(bytes);
+  if (outline?.id === undefined || outline.method !== undefined || !outline.isResult) return null;
+  return new OutlinedAnswer(bytes, outline);
+}
+
+/** Parsed when it is asked for. */
+class OutlinedAnswer {
+  readonly kind = "answer";
+  readonly id: string | number | null;
+  readonly error = null;
+  readonly isError: boolean;
+  readonly isPlain: boolean;
+  readonly #bytes: Buffer;
+  #value: Record<string, unknown> | null = null;
+
+  constructor(bytes: Buffer, { id, isError, isPlain }: Outline) {
+    this.id = id as string | number;
+    this.isError = isError;
+    this.isPlain = isPlain;
+    this.#bytes = bytes;
+  }
+
+  get value(): Record<string, unknown> {
+    this.#value ??= JSON.parse(this.#bytes.toString("utf8")) as Record<string, unknown>;
+    return this.#value;
+  }
+}
 
 /** Reads a message of the server; `other` when it is not JSON-RPC. */
 export function readServerMessage(text: string): ServerMessage {
