@@ -1,0 +1,171 @@
+// The container suite: images, the whole of docker-compose.yml, and test/containers. Runs itself on whatever Node the machine has.
+//
+//   npm run test:containers [-- PATTERN...]      a part of a test file's path
+//
+// Without an engine it says so and ends well; so it does when base images can neither be had nor made. Only a test that fails makes it fail.
+import { spawn, spawnSync } from "node:child_process";
+import { copyFileSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { openEngine } from "./lib/engine.mjs";
+import { ensureInstall } from "./lib/ensure-install.mjs";
+import { node24, ROOT, toolEnv } from "./lib/repo.mjs";
+import { runChild } from "./lib/run-child.mjs";
+import { makeStandIns, StandInError } from "./lib/stand-ins.mjs";
+import { closingLine, countTests } from "./lib/test-count.mjs";
+
+/** The whole stack is killed container by container in one test. */
+const TEST_TIMEOUT_MS = 1_500_000;
+const folder = join(ROOT, "test/containers");
+const say = (/** @type {string} */ line) => process.stderr.write(`containers: ${line}\n`);
+const startedMs = Date.now();
+const sinceStart = () => `${Math.round((Date.now() - startedMs) / 1000)} s`;
+
+try {
+  await main();
+} catch (error) {
+  say(error instanceof Error ? (error.stack ?? error.message) : String(error));
+  process.stdout.write(`containers: ${closingLine({ passed: 0, failed: 1, skipped: 0 })}\n`);
+  process.exitCode = 1;
+}
+
+async function main() {
+  await ensureInstall();
+  const engine = await openEngine();
+  if ("skipped" in engine) return skip(engine.skipped);
+  const run = `mcpftest${process.pid}x${Date.now().toString(36)}`;
+  const env = { ...toolEnv(), ...engine.env, MCPF_CONTAINERS: JSON.stringify({ run, compose: engine.compose }) };
+  Object.assign(process.env, engine.env);
+  // In a group of its own, with a pipe from us: it does its work also when we are killed.
+  const reaper = spawn(
+    process.execPath,
+    [join(ROOT, "scripts/lib/container-reaper.mjs"), run, ...(engine.folder === null ? [] : [engine.folder])],
+    {
+      stdio: ["pipe", "inherit", "inherit"],
+      detached: true,
+    },
+  );
+  const reaped = new Promise((resolve) => reaper.once("close", resolve));
+  try {
+    const problem = prepareImages();
+    if (problem !== null) return skip(problem);
+    say(`images are ready after ${sinceStart()}`);
+    await tests(env);
+  } finally {
+    reaper.stdin.end();
+    await reaped;
+    say(`everything is removed after ${sinceStart()}`);
+  }
+}
+
+/** @param {string} reason */
+function skip(reason) {
+  const files = readdirSync(folder).filter((name) => name.endsWith(".test.ts")).length;
+  process.stdout.write(`SKIPPED: the container tests did not run: ${reason}\n`);
+  process.stdout.write(`containers: ${closingLine({ passed: 0, failed: 0, skipped: files })}\n`);
+}
+
+/** @returns {string | null} why this machine cannot have the images; throws when a Dockerfile is wrong */
+function prepareImages() {
+  try {
+    makeStandIns();
+  } catch (error) {
+    if (error instanceof StandInError) return error.message;
+    throw error;
+  }
+  // An authority that npm of this machine needs is needed in the build as well (infra/docker/certificates/README.md).
+  const authority = process.env["NODE_EXTRA_CA_CERTS"];
+  const certificate = join(ROOT, "infra/docker/certificates/build.crt");
+  const lend = authority !== undefined && existsSync(authority) && !existsSync(certificate);
+  if (lend) copyFileSync(authority, certificate);
+  try {
+    const revision = spawnSync("git", ["rev-parse", "HEAD"], { cwd: ROOT, encoding: "utf8" }).stdout?.trim() || "unknown";
+    const registry = spawnSync("npm", ["config", "get", "registry"], { cwd: ROOT, encoding: "utf8" }).stdout?.trim();
+    const given = ["--build-arg", `REVISION=${revision}`, ...(registry ? ["--build-arg", `NPM_CONFIG_REGISTRY=${registry}`] : [])];
+    const ours = ["--file", "infra/docker/Dockerfile", ...given];
+    return (
+      build("mcp-failover-nats:local", ["infra/images/nats"]) ??
+      build("mcp-failover:local", [...ours, "--target", "service", "."]) ??
+      build("mcp-failover-demo:local", [...ours, "--target", "demo", "."])
+    );
+  } finally {
+    if (lend) rmSync(certificate);
+  }
+}
+
+/** @param {string} image @param {string[]} args @returns {string | null} */
+function build(image, args) {
+  say(`building ${image}`);
+  // The network of the host: the build reaches what the host reaches. Pulling is not tried: what is named is here by now.
+  const built = spawnSync("nice", ["-n", "10", "docker", "build", "--network", "host", "--tag", image, ...args], {
+    cwd: ROOT,
+    encoding: "utf8",
+    env: { ...process.env, DOCKER_BUILDKIT: "0" },
+    maxBuffer: 256 * 1024 * 1024,
+  });
+  if (built.status === 0) return null;
+  const said = `${built.stdout}${built.stderr}`.trim().split("\n").slice(-15).join("\n");
+  if (
+    /npm error (code|network).*(E(AI_AGAIN|CONN|TIMEDOUT|NOTFOUND|SOCKET|HOSTUNREACH|5\d\d)|network|UNABLE_TO_|SELF_SIGNED|CERT)/i.test(
+      said,
+    )
+  ) {
+    return `the npm registry cannot be reached from a build:\n${said}`;
+  }
+  throw new Error(`${image} cannot be built:\n${said}`);
+}
+
+/** @param {NodeJS.ProcessEnv} env */
+async function tests(env) {
+  const patterns = process.argv.slice(2);
+  const files = readdirSync(folder)
+    .filter((name) => name.endsWith(".test.ts") && (patterns.length === 0 || patterns.some((pattern) => name.includes(pattern))))
+    .sort()
+    .map((name) => join(folder, name));
+  if (files.length === 0) throw new Error(`no test file for ${patterns.join(" ")}`);
+  let counts = await runFiles(files, env);
+  if (counts.failed > 0) {
+    // Real processes on a busy machine: what passes in a second try is told, and stops nobody else's work.
+    say(`trying again: ${counts.failedTests.join(", ")}`);
+    const again = await runFiles(counts.failedFiles.length > 0 ? counts.failedFiles : files, env);
+    if (again.failed === 0)
+      for (const name of counts.failedTests) process.stdout.write(`FLAKY: failed, and passed when its file ran again: ${name}\n`);
+    const { elsewhere: kept } = counts;
+    counts = { ...again, passed: again.passed + kept.passed, skipped: again.skipped + kept.skipped };
+  }
+  say(`${counts.passed + counts.failed} container tests ran`);
+  process.stdout.write(`containers: ${closingLine(counts)}\n`);
+  process.exitCode = counts.failed > 0 ? 1 : 0;
+}
+
+/** @param {readonly string[]} files @param {NodeJS.ProcessEnv} env */
+async function runFiles(files, env) {
+  const reports = mkdtempSync(join(tmpdir(), "mcpf-containers-"));
+  const report = join(reports, "events.ndjson");
+  const reporter = new URL("./lib/test-reporter.mjs", import.meta.url).href;
+  try {
+    const code = await runChild(
+      node24(),
+      [
+        ...["--test", "--test-concurrency=1", `--test-timeout=${TEST_TIMEOUT_MS}`],
+        ...[
+          "--test-reporter=spec",
+          "--test-reporter-destination=stdout",
+          `--test-reporter=${reporter}`,
+          `--test-reporter-destination=${report}`,
+        ],
+        ...files,
+      ],
+      { cwd: ROOT, env },
+    );
+    const lines = existsSync(report) ? readFileSync(report, "utf8").split("\n") : [];
+    const counts = countTests(
+      lines.filter((line) => line !== "").map((line) => JSON.parse(line)),
+      files,
+      ROOT,
+    );
+    return code !== 0 && counts.failed === 0 ? { ...counts, failed: 1 } : counts;
+  } finally {
+    rmSync(reports, { recursive: true, force: true });
+  }
+}

@@ -1,0 +1,180 @@
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { after, before, describe, test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
+import { connectBus } from "@mcp-failover/bus";
+import type { StatusView } from "@mcp-failover/contracts";
+import { ROOT } from "../../scripts/lib/repo.mjs";
+import { failuresOf, startLoad } from "../harness/load.ts";
+import { until } from "../harness/wait.ts";
+import { type ComposeStack, composeLauncher, composeUp, docker, skip } from "./compose.ts";
+
+const textOf = (result: unknown): string => String((result as { content: { text: string }[] }).content[0]?.text);
+
+describe("docker-compose.yml, as a whole", { skip, concurrency: false }, () => {
+  let stack: ComposeStack;
+  let bus: ReturnType<typeof connectBus>;
+  before(async () => {
+    stack = await composeUp();
+    bus = connectBus({ servers: stack.natsUrl, name: "test", instance: "test" });
+  });
+  after(async () => {
+    await bus?.close();
+    await stack?.down();
+  });
+  const status = async (): Promise<StatusView> => {
+    const reply = await bus.request("state.status", {}, { timeoutMs: 3000 });
+    if (!reply.ok) assert.fail(reply.error.message);
+    return reply.result as StatusView;
+  };
+  const allWell = (): Promise<unknown> =>
+    until(
+      async () => {
+        const { upstreams } = await status();
+        await sleep(300);
+        return (
+          upstreams.length === 2 &&
+          upstreams.every(({ endpoints }) => endpoints.every(({ health, breaker }) => health === "healthy" && breaker === "closed"))
+        );
+      },
+      120_000,
+      "every endpoint is proven healthy, and its breaker closed",
+    );
+
+  test("everything is healthy after up, and what it takes is printed", async () => {
+    const all = await stack.containers();
+    process.stdout.write(`healthy after ${(stack.healthyAfterMs / 1000).toFixed(1)} s: ${all.length} containers\n`);
+    const stats = (
+      await docker([
+        "stats",
+        "--no-stream",
+        "--format",
+        "{{.Name}}\t{{.MemUsage}}",
+        ...all.filter(({ state }) => state === "running").map(({ id }) => id),
+      ])
+    )
+      .split("\n")
+      .filter(Boolean)
+      .map((line) => line.split("\t") as [string, string]);
+    const mib = ([, usage]: [string, string]): number => {
+      const [, amount = "0", unit = ""] = /^([\d.]+)([KMG]i?B)/.exec(usage) ?? [];
+      return Number(amount) * ({ K: 1 / 1024, M: 1, G: 1024 }[unit.slice(0, 1)] ?? 0);
+    };
+    for (const one of stats) process.stdout.write(`  ${one[0].replace(stack.project, "").slice(1)}: ${mib(one).toFixed(0)} MiB\n`);
+    process.stdout.write(`resident memory of all containers: ${stats.reduce((sum, one) => sum + mib(one), 0).toFixed(0)} MiB\n`);
+    assert.equal(stats.length, all.length - 1, "all but bootstrap run");
+  });
+
+  test("ports are published on loopback only, and only those of the agents, the console and NATS", async () => {
+    const ids = (await stack.containers()).map(({ id }) => id);
+    const published = await docker([
+      "inspect",
+      "--format",
+      "{{range $p, $b := .NetworkSettings.Ports}}{{range $b}}{{.HostIp}} {{$p}}\n{{end}}{{end}}",
+      ...ids,
+    ]);
+    assert.deepEqual(published.split("\n").filter(Boolean).sort(), ["127.0.0.1 4222/tcp", "127.0.0.1 7300/tcp", "127.0.0.1 7301/tcp"]);
+  });
+
+  test("what runs in the containers is not root, and cannot write where it is not meant to", async () => {
+    for (const { id, name, state } of await stack.containers()) {
+      if (state !== "running") continue;
+      const asked = await docker([
+        "exec",
+        id,
+        "sh",
+        "-c",
+        "id -u; touch /etc/x 2>/dev/null && echo wrote; grep -E '^(CapEff|NoNewPrivs)' /proc/self/status",
+      ]);
+      const [uid = "0", ...rest] = asked.trim().split("\n");
+      assert.notEqual(uid, "0", name);
+      assert.deepEqual(
+        rest.map((line) => line.replaceAll(/\s+/g, " ")),
+        ["CapEff: 0000000000000000", "NoNewPrivs: 1"],
+        name,
+      );
+    }
+  });
+
+  test("an upstream has no way to NATS or Redis", async () => {
+    const upstream = (await stack.containers()).find(({ service }) => service === "warehouse-primary");
+    const look = "for (const name of ['nats', 'redis', 'router']) require('dns').lookup(name, (e) => console.log(name, e === null));";
+    const seen = (await docker(["exec", String(upstream?.id), "node", "-e", look])).trim().split("\n").sort();
+    assert.deepEqual(seen, ["nats false", "redis false", "router true"]);
+  });
+
+  test("the README's first failover, word for word", async () => {
+    await allWell();
+    const readme = readFileSync(join(ROOT, "README.md"), "utf8");
+    const commands = [...readme.matchAll(/^ *```sh\n([\s\S]*?)^ *```/gm)]
+      .flatMap((match) => (match[1] ?? "").split("\n"))
+      .map((line) => line.trim())
+      .filter((line) => line.startsWith("npx mcpf "));
+    assert.ok(commands.length >= 7, commands.join("\n"));
+    const words = (line: string): string[] => [...line.matchAll(/"([^"]*)"|(\S+)/g)].map((match) => match[1] ?? match[2] ?? "");
+    const launcher = await composeLauncher(stack);
+    try {
+      for (const command of commands) {
+        const ran = await stack.mcpf(words(command).slice(2), 180_000);
+        assert.equal(ran.code, 0, `${command}\n${ran.stdout}\n${ran.stderr}`);
+        if (!command.includes("chaos run")) continue;
+        assert.equal((await status()).upstreams.find(({ name }) => name === "everything")?.active, "secondary", "the reader sees it move");
+        await allWell();
+      }
+    } finally {
+      await launcher.stop();
+    }
+  });
+
+  test("more probers and a second router join while it runs", async () => {
+    await stack.up(["--scale", "prober=5", "--scale", "router=2"]);
+    await stack.allHealthy(240_000);
+    const count = (await stack.containers()).reduce(
+      (counts, { service }) => counts.set(service, (counts.get(service) ?? 0) + 1),
+      new Map<string, number>(),
+    );
+    assert.deepEqual([count.get("prober"), count.get("router"), count.get("front")], [5, 2, 1]);
+  });
+
+  test("an agent at 50 reads a second keeps its session and gets every answer while each container in turn is killed and comes back", async (t) => {
+    await allWell();
+    const load = await startLoad({
+      url: `${stack.routerUrl}/mcp/everything`,
+      tool: "echo",
+      args: (n) => ({ message: `m${n}` }),
+      check: (result, n) => (textOf(result) === `Echo: m${n}` ? null : `unexpected ${textOf(result)}`),
+      callsPerSecond: 50,
+      sessions: 1,
+      timeoutMs: 60_000,
+    });
+    let killed = 0;
+    try {
+      // The front is the published port itself: who has only one has no port while it starts again.
+      // One of the probers and both routers; of everything else there is one.
+      const turns = (await stack.containers())
+        .filter(({ service, name }) => !["bootstrap", "front"].includes(service) && (service !== "prober" || name.endsWith("1")))
+        .sort((a, b) => a.name.localeCompare(b.name));
+      for (const container of turns) {
+        const before = load.report();
+        const beganMs = performance.now();
+        await stack.crash(container);
+        // The next one is killed when this one is what it was, for everyone.
+        await allWell();
+        const now = load.report();
+        t.diagnostic(
+          `${container.service}: ${now.ok - before.ok} answers, ${now.failed.length - before.failed.length} failures, well again after ${((performance.now() - beganMs) / 1000).toFixed(0)} s`,
+        );
+        killed += 1;
+      }
+    } finally {
+      const report = await load.stop();
+      process.stdout.write(
+        `${killed} containers killed, ${report.ok} of ${report.sent} calls answered, the slowest after ${Math.round(report.durationsMs.at(-1) ?? 0)} ms\n`,
+      );
+      // Not the list itself: telling thousands of failures apart takes minutes.
+      assert.equal(report.failed.length, 0, failuresOf(report));
+    }
+    assert.ok(killed >= 17, `only ${killed} were killed`);
+  });
+});
