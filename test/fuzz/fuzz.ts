@@ -179,7 +179,7 @@ function judge(request: FuzzRequest, exchanged: Exchanged, violate: (request: Fu
     if (headers.has("x-injected") || headers.has("set-cookie")) violate(request, "a header of the upstream that was to stay there");
     for (const [, mark = ""] of body.matchAll(/mark:(\d+)/g)) {
       if (Number(mark) === poison || (outcome !== "lenient" && Number(mark) !== request.mark))
-        violate(request, `it got the answer of ${mark}`);
+        violate(request, `it got the answer of ${mark}: ${status} ${JSON.stringify(body.slice(0, 300))}`);
     }
     if (outcome === "answered" && (status !== 200 || !body.includes(`mark:${request.mark}`)))
       violate(request, `${status}: ${body.slice(0, 200)}`);

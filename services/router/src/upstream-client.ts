@@ -14,6 +14,7 @@ import { type AnswerHeaders, MalformedAnswer } from "./upstream/response-parser.
  *     write to a connection that stands. A kept connection that turns out to be closed proves nothing for what was written on it.
  * U3  Redirects are answers like any other, never followed.
  * U4  Body chunks are handed over as they come; a sink that says `false` stops the reading of the socket until `resume()`.
+ * U5  An answer that was no answer to its request ends its connection, whoever has it by then: what comes there next may be meant for another one.
  */
 export interface UpstreamClient {
   send(request: UpstreamRequest): Promise<UpstreamResponse>;
@@ -68,6 +69,8 @@ export interface UpstreamResponse {
   collect(bytesMax: number): Promise<Buffer>;
   /** The whole body where it has come already, in one piece and within `bytesMax`, as nearly all have that are short; null: it is to be read. */
   whole?(bytesMax: number): Buffer | null;
+  /** It is no answer to the request: its connection is closed (U5). */
+  distrust?(): void;
 }
 
 /** An exchange with an endpoint failed. `written: false` is proof that the endpoint saw nothing of it (U2). */
@@ -182,6 +185,8 @@ class Exchange implements Waiting, UpstreamResponse {
   #head = "";
   readonly #body: Buffer | null;
   #connection: Connection | null = null;
+  /** The one that it was written on; it may have another request by now. */
+  #usedConnection: Connection | null = null;
   #written = false;
   #answered = false;
   #failed: UpstreamError | null = null;
@@ -236,6 +241,7 @@ class Exchange implements Waiting, UpstreamResponse {
     this.#written = true;
     if (this.#timer !== undefined) clearTimeout(this.#timer);
     this.#connection = connection;
+    this.#usedConnection = connection;
     connection.carry(this, this.#head, this.#body);
     return true;
   }
@@ -301,6 +307,9 @@ class Exchange implements Waiting, UpstreamResponse {
     if (!this.#ended || this.#sink !== null || bytes === undefined || more !== undefined || bytes.length > bytesMax) return null;
     this.#early = [];
     return bytes;
+  }
+  distrust(): void {
+    this.#usedConnection?.destroy();
   }
   resume(): void {
     if (this.#failed !== null || this.#ended) return;

@@ -163,6 +163,18 @@ describe("the upstream client", () => {
     assert.equal(other.received.length, 3, "each on a connection of its own");
   });
 
+  test("U5: after an answer that was no answer to its request, what comes on its connection is nobody's", async () => {
+    const { url, received } = await start((socket, number) => {
+      const text = number === 0 ? "stray" : "right";
+      socket.on("data", () => socket.write(`HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n${text}`));
+    });
+    const first = await client.send(request(url));
+    assert.equal((await first.collect(100)).toString(), "stray");
+    first.distrust?.();
+    assert.equal((await (await client.send(request(url))).collect(100)).toString(), "right");
+    assert.equal(received.length, 2, "each on a connection of its own");
+  });
+
   test("O3: a connection is not used again when the server says that it keeps it for a moment only, nor after an answer that came before the request was written", async () => {
     const { url, received } = await start((socket) =>
       socket.on("data", () => socket.write("HTTP/1.1 200 OK\r\nkeep-alive: timeout=1\r\ncontent-length: 2\r\n\r\n{}")),

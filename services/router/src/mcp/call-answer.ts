@@ -129,10 +129,12 @@ export class CallAnswer {
       try {
         message = serverMessageOf(JSON.parse(text));
       } catch {
+        response.distrust?.();
         return failed("malformed", `${where} answered with something that is not JSON`);
       }
     }
     if (message.kind !== "answer" || message.id !== this.#requestId) {
+      response.distrust?.();
       return failed("malformed", `${where} answered with something that is no answer to the request`);
     }
     if (!lane.takes(kindOf(message))) return { kind: "withheld" };
