@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { afterEach, beforeEach, describe, test } from "node:test";
+import { createMemoryDirectory } from "../src/mcp/directory.ts";
 import { initializeBody, openSession, post, toolCall, until } from "./support/clients.ts";
 import { type FakeControl, fakeControl } from "./support/fake-control.ts";
 import { startMcpServer, type TestMcpServer } from "./support/mcp-server.ts";
@@ -220,6 +221,38 @@ describe("a client whose connection breaks", () => {
         assert.deepEqual([back.status, back.said], [204, []]);
       }
     }
+  });
+
+  test("R9: comes back to its session's own stream at another router, and is told of all that may have changed meanwhile", async () => {
+    const directory = createMemoryDirectory();
+    const before = await startTestRouter(control, { directory });
+    const session = await openSession(before.mcpUrl);
+    const subscribe = { jsonrpc: "2.0", id: 2, method: "resources/subscribe", params: { uri: "note://one" } };
+    assert.equal((await post(before.mcpUrl, subscribe, { "mcp-session-id": session })).status, 200);
+    const first = await open(before.mcpUrl, session, {});
+    // A server says nothing to a stream that is still being opened.
+    const shoutUntil = async (said: () => boolean): Promise<void> => {
+      for (const endMs = Date.now() + 30_000; !said() && Date.now() < endMs; ) {
+        await a.shout("here");
+        await new Promise((resolve) => setTimeout(resolve, 50));
+      }
+      assert.ok(said());
+    };
+    await shoutUntil(() => first.said.length > 0);
+    await before.close(0);
+    const after = await startTestRouter(control, { directory });
+    others.push(() => after.close(0));
+    const second = await open(after.mcpUrl, session, { lastEventId: first.events.at(-1)?.id ?? "" });
+    await until(() => second.said.length >= 3, 30_000);
+    const heard = second.said.slice(0, 3).map((data) => JSON.parse(data) as { method: string; params?: object });
+    assert.deepEqual(heard, [
+      { jsonrpc: "2.0", method: "notifications/tools/list_changed" },
+      { jsonrpc: "2.0", method: "notifications/resources/list_changed" },
+      { jsonrpc: "2.0", method: "notifications/resources/updated", params: { uri: "note://one" } },
+    ]);
+    await shoutUntil(() => second.said.length > 3);
+    const third = await open(after.mcpUrl, session, {});
+    assert.equal(third.status, 409, "one stream a session");
   });
 
   test("R9: comes back to its session's own stream and gets what the server said meanwhile", async () => {

@@ -122,6 +122,10 @@ async function serveFresh(context: McpContext, inbound: Inbound, session: Sessio
   response.once("close", () => attached.detach(writer));
   const lastSeq = from?.stream === attached.name ? from.seq : null;
   attached.attach(writer, headersOf(inbound, session), borrowed?.events, lastSeq);
+  if (from !== null && (lastSeq === null || !attached.covers(lastSeq))) {
+    const known = await context.directory.read(session.sealed.key);
+    attached.tellGap(new Set([...(known?.subscriptions ?? []), ...session.subscriptions]));
+  }
   if (borrowed !== null) await attached.borrow(borrowed.rest);
 }
 

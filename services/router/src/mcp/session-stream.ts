@@ -19,6 +19,7 @@ import type { ToolBook } from "./tool-book.ts";
  *     open it. One that comes back with its last event id gets what it has missed.
  * G3  The client's stream outlives its upstream: it is opened again on the endpoint that the routes name, until the client leaves.
  * G4  One stream a session.
+ * G6  A client that comes back after what it has missed is known no more is told so: by `list_changed`, and `updated` for what it subscribed to.
  * G5  Between router processes a stream changes hands in a quiet moment: what a server says while it has no stream is lost.
  */
 export interface StreamDeps {
@@ -175,6 +176,27 @@ export class SessionStream {
     this.#waiting = [];
     this.#waitingChars = 0;
     this.#upstream?.resume();
+  }
+
+  /**
+   * The client comes back with an id that is none of this stream: it was another router process's, or is too old. What it has missed is not known
+   * any more, so it is told that everything may have changed that it is told changes of (G6).
+   */
+  tellGap(subscriptions: Iterable<string>): void {
+    const { capabilities } = this.#session.sealed;
+    const tell = (method: string, params?: object): void => {
+      const data = JSON.stringify({ jsonrpc: "2.0", method, ...(params === undefined ? {} : { params }) });
+      this.#writer?.write(this.#log.add({ event: "message", data }, null), this.#deps.nowMs());
+    };
+    for (const list of ["tools", "prompts", "resources"]) {
+      if (capabilities.includes(`${list}.listChanged`)) tell(`notifications/${list}/list_changed`);
+    }
+    for (const uri of subscriptions) tell("notifications/resources/updated", { uri });
+  }
+
+  /** Whether what came after an event of this stream is still here. */
+  covers(seq: number): boolean {
+    return this.#log.covers(seq);
   }
 
   /** The client's connection is gone; the client may come back (G2). */
