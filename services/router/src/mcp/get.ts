@@ -19,7 +19,7 @@ import { lasting } from "./rights.ts";
 import type { Hold, Session } from "./session.ts";
 import { SessionStream, type StreamOutcome, streamHeaders, streamOutcome } from "./session-stream.ts";
 import { readEvents, SseWriter } from "./sse.ts";
-import { type EventId, eventIdOf, readEventId, requestIdOf, type StreamLog } from "./stream-log.ts";
+import { type EventId, eventIdOf, isStreamOf, readEventId, requestIdOf, type StreamLog } from "./stream-log.ts";
 
 /** 2.5 s: longer than a stream that nobody claims stays open in another router process. */
 const conflictTries = 50;
@@ -253,8 +253,8 @@ async function resume(context: McpContext, inbound: Inbound, session: Session, h
 }
 
 /**
- * Gives its error to the request whose answer was parked on an endpoint that is lost (requirement R10); where the stream does not say which
- * that is, to every one. True when there were any.
+ * Gives its error to the request of this stream when its answer was parked on an endpoint that is lost (requirement R10). Others are left to
+ * their own streams: they may have been answered by another router process. True when there was one.
  */
 function answerParked(
   context: McpContext,
@@ -264,8 +264,7 @@ function answerParked(
   from: EventId,
   begun: SseWriter | null,
 ): boolean {
-  const own = requestIdOf(from.stream);
-  const lost = [...session.parked].filter(([id, parked]) => parked.tag === hold.tag && (own === null || id === own));
+  const lost = [...session.parked].filter(([id, parked]) => parked.tag === hold.tag && isStreamOf(from.stream, id));
   if (lost.length === 0) return false;
   const writer = begun ?? new SseWriter(inbound.response);
   writer.begin(headersOf(inbound, session));

@@ -216,6 +216,13 @@ function streamNameOf(requestId: string | number | null): string {
   return `${nonce}c${text.length <= requestIdCharsMax ? Buffer.from(text).toString("base64url") : ""}`;
 }
 
+/** Whether this may be the stream of a request; of one whose id is too long to be in its name, that is all that can be said. */
+export function isStreamOf(stream: string, requestId: string | number): boolean {
+  if (stream[nonceChars] !== "c") return false;
+  const own = requestIdOf(stream);
+  return own === null ? JSON.stringify(requestId).length > requestIdCharsMax : own === requestId;
+}
+
 /** The request whose stream this was; null when it was the session's own, or the name does not say. */
 export function requestIdOf(stream: string): string | number | null {
   if (stream[nonceChars] !== "c") return null;
