@@ -116,7 +116,7 @@ const breakerRules: Readonly<Record<BreakerRule, Need>> = {
 // The rules below are strings in the product. Whatever is counted under these families and is not a key here fails the run.
 const failoverRules: Readonly<Record<string, Need>> = {
   majority_unhealthy: required,
-  calls_failing: required,
+  calls_failing: rare,
   verify_failed: rare,
   failback: required,
   breaker_forced_open: rare,
