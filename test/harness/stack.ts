@@ -4,7 +4,7 @@ import { readFileSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { isAbsolute, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { type Bus, connectBus } from "@mcp-failover/bus";
+import { type Bus, connectBus, readCredentials } from "@mcp-failover/bus";
 import type { ProcessInfo, StatusView } from "@mcp-failover/contracts";
 import { tempDir } from "@mcp-failover/testkit";
 import { parse, stringify } from "yaml";
@@ -124,8 +124,15 @@ export async function startStack(options: StackOptions = {}): Promise<RunningSta
   if (!/^ready /m.test(output)) await reserved?.release();
   if (!/^ready /m.test(output)) assert.fail(`the stack did not start (exit code ${child.exitCode}):\n${output}\n${tails(dataDir)}`);
   const readyAfterMs = performance.now() - startMs;
-  const file = JSON.parse(readText(join(dataDir, "stack.json"))) as Pick<RunningStack, "routerUrl" | "consoleUrl" | "natsUrl" | "redisUrl">;
-  const bus = connectBus({ servers: file.natsUrl, name: "test", instance: "test" });
+  const file = JSON.parse(readText(join(dataDir, "stack.json"))) as Pick<
+    RunningStack,
+    "routerUrl" | "consoleUrl" | "natsUrl" | "redisUrl"
+  > & {
+    credentialsDir?: string;
+  };
+  // Tests look at everything, as the bootstrap user may.
+  const credentials = file.credentialsDir === undefined ? {} : { credentials: readCredentials(join(file.credentialsDir, "bootstrap")) };
+  const bus = connectBus({ servers: file.natsUrl, name: "test", instance: "test", ...credentials });
   await until(() => bus.status.kind === "connected", 5000, "the test's own connection to NATS");
 
   const ask = async <T>(subject: "launcher.processes" | "state.status"): Promise<T> => {

@@ -17,8 +17,9 @@ export {
   type Stored,
   type StreamInfo,
 } from "./bus.ts";
+export { type BusCredentials, CredentialsError, credentialFiles, makeUserKey, publicKeyOf, readCredentials } from "./credentials.ts";
 export { KeptFile, type KeptFileOptions, writeWhole } from "./kept-file.ts";
 export type { BusLog } from "./log.ts";
 export { type MemoryBroker, type MemoryBrokerOptions, type MemoryConnectOptions, memoryBroker } from "./memory.ts";
-export { type ConnectOptions, connectBus } from "./nats.ts";
+export { type ConnectOptions, connectBus, keepConsumersOn } from "./nats.ts";
 export { StoreClock } from "./store-clock.ts";

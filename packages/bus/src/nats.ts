@@ -1,10 +1,12 @@
 import { append, appendFenced } from "./append.ts";
 import type { Bus, Following } from "./bus.ts";
 import { claimCheck } from "./claim-check.ts";
+import type { BusCredentials } from "./credentials.ts";
 import { type BusLog, silent } from "./log.ts";
-import { openBucket } from "./nats/bucket.ts";
+import { makeBuckets, openBucket } from "./nats/bucket.ts";
 import { publish, request, requestMany, serve, services, subscribe } from "./nats/core.ts";
 import { follow, type NatsReader, read } from "./nats/follow.ts";
+import { keepConsumers } from "./nats/keeper.ts";
 import { NatsLink } from "./nats/link.ts";
 import { NatsLog } from "./nats/log.ts";
 import { natsObjects } from "./nats/objects.ts";
@@ -21,6 +23,8 @@ export interface ConnectOptions {
   readonly name: string;
   readonly instance: string;
   readonly log?: BusLog;
+  /** Who we are, where the server has accounts (docs/adr/0009). */
+  readonly credentials?: BusCredentials;
 }
 
 /** For tests and metrics, apart from the port. */
@@ -32,7 +36,12 @@ export const natsLinks = new WeakMap<Bus, NatsLink>();
  */
 export function connectBus(options: ConnectOptions): Bus {
   const say = options.log ?? silent;
-  const link = new NatsLink({ servers: options.servers, name: options.name, log: say });
+  const link = new NatsLink({
+    servers: options.servers,
+    name: options.name,
+    log: say,
+    ...(options.credentials === undefined ? {} : { credentials: options.credentials }),
+  });
   const log = new NatsLog(link);
   const quarantined = quarantine(log, (err, place) => say.warn({ err, place }, "a malformed message could not be put into QUARANTINE"));
   const claims = claimCheck(natsObjects(link, log), quarantined.refuse);
@@ -89,7 +98,11 @@ export function connectBus(options: ConnectOptions): Bus {
     },
     services: ({ timeoutMs } = {}) => services(reader, timeoutMs),
     bucket: async (name, limits = {}) => openBucket(link, name, limits),
-    ensureStreams: (definitions, { replicas }) => ensureStreams(link, definitions, replicas),
+    async ensureStreams(definitions, { replicas }) {
+      await ensureStreams(link, definitions, replicas);
+      // Clients of a bus with permissions make nothing by themselves.
+      if (link.hasAccounts) await makeBuckets(link, replicas);
+    },
     async close() {
       await Promise.all([...running].map((following) => following.stop()));
       await Promise.all([...serving].map((served) => served.stop()));
@@ -98,4 +111,11 @@ export function connectBus(options: ConnectOptions): Bus {
   };
   natsLinks.set(bus, link);
   return bus;
+}
+
+/** Makes consumers for those who may not make them; `bus` is one of the keeper or of the bootstrap user. Throws a `RangeError` for another bus. */
+export function keepConsumersOn(bus: Bus, log: BusLog = silent): { stop(): void } {
+  const link = natsLinks.get(bus);
+  if (link === undefined || link.client !== null) throw new RangeError("only the keeper and the bootstrap user make consumers");
+  return keepConsumers(link, log);
 }

@@ -3,7 +3,15 @@ import { readFile } from "node:fs/promises";
 import { userInfo } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline/promises";
-import { type Bus, BusError, connectBus, NoResponderError } from "@mcp-failover/bus";
+import {
+  type Bus,
+  type BusCredentials,
+  BusError,
+  CredentialsError,
+  connectBus,
+  NoResponderError,
+  readCredentials,
+} from "@mcp-failover/bus";
 import { type Client, connect, NotReadyError } from "@mcp-failover/client";
 import type { Actor, Reply, RequestInput, RequestSubject } from "@mcp-failover/contracts";
 import { CliError, usageError } from "./errors.ts";
@@ -15,6 +23,8 @@ interface Stack {
   readonly routerUrl: string | null;
   readonly consoleUrl: string | null;
   readonly redisUrl: string | null;
+  /** The folder of our own credentials; null: a bus without permissions. */
+  readonly credentials: string | null;
 }
 
 /** What a command is given. */
@@ -58,18 +68,20 @@ export function openContext(options: {
     stack,
     async bus() {
       if (bus !== null) return bus;
-      const { natsUrl } = await stack();
+      const { natsUrl, credentials } = await stack();
       bus = connectBus({
         servers: natsUrl,
         name: "mcpf",
         instance: `mcpf-${process.pid}`,
+        ...proof(credentials),
         log: { warn: () => undefined, debug: () => undefined },
       });
       await untilConnected(bus, natsUrl);
       return bus;
     },
     async fleet() {
-      const source = options.bus === undefined ? { servers: (await stack()).natsUrl } : { bus: options.bus };
+      const found = options.bus === undefined ? await stack() : null;
+      const source = found === null ? { bus: options.bus as Bus } : { servers: found.natsUrl, ...proof(found.credentials) };
       // Beside the stack's own files, so that what it keeps goes with it.
       client ??= connect({ ...source, name: "mcpf", cacheFile: join(options.dataDir, "mcpf-routes.json") });
       try {
@@ -91,9 +103,20 @@ export function openContext(options: {
   };
 }
 
+/** Throws a {@link CliError} for a folder that does not hold them. */
+function proof(folder: string | null): { readonly credentials?: BusCredentials } {
+  if (folder === null) return {};
+  try {
+    return { credentials: readCredentials(folder) };
+  } catch (error) {
+    if (error instanceof CredentialsError) throw new CliError(1, error.code, error.message);
+    throw error;
+  }
+}
+
 async function readStack(dataDir: string, env: Readonly<Record<string, string | undefined>>): Promise<Stack> {
   const file = join(dataDir, "stack.json");
-  let found: Partial<Record<keyof Stack, string>> = {};
+  let found: Partial<Record<keyof Stack | "credentialsDir", string>> = {};
   try {
     found = JSON.parse(await readFile(file, "utf8")) as typeof found;
   } catch (error) {
@@ -113,7 +136,16 @@ async function readStack(dataDir: string, env: Readonly<Record<string, string | 
     );
   if (natsUrl === undefined)
     throw new CliError(1, "no_stack", `${file} does not say where NATS is: start the stack anew with \`npm start\``);
-  return { natsUrl, routerUrl: found.routerUrl ?? null, consoleUrl: found.consoleUrl ?? null, redisUrl: found.redisUrl ?? null };
+  const given = env["MCPF_CREDENTIALS_DIR"];
+  // Those of the stack are for its own server.
+  const own = found.credentialsDir === undefined || env["NATS_URL"] !== undefined ? null : join(found.credentialsDir, "cli");
+  return {
+    natsUrl,
+    routerUrl: found.routerUrl ?? null,
+    consoleUrl: found.consoleUrl ?? null,
+    redisUrl: found.redisUrl ?? null,
+    credentials: given ?? own,
+  };
 }
 
 /** The servers of a NATS URL, or of several with commas between, without their credentials; null when it is none. */

@@ -1,5 +1,5 @@
 import { randomUUID } from "node:crypto";
-import { type Bus, connectBus, StoreClock, type Stored } from "@mcp-failover/bus";
+import { type Bus, type BusCredentials, connectBus, StoreClock, type Stored } from "@mcp-failover/bus";
 import type { HealthChanged, StatusView, UpstreamConfig } from "@mcp-failover/contracts";
 import { defaultPolicy, type Policy, policyFor, UnknownUpstreamError, viewStatus } from "@mcp-failover/domain";
 import { attempt } from "./attempt.ts";
@@ -13,6 +13,8 @@ export interface ConnectOptions {
   /** `nats://host:port`, several with commas. Or give a `bus` that is connected already; it is then yours to close. */
   readonly servers?: string;
   readonly bus?: Bus;
+  /** Who your service is on a bus with permissions (`readCredentials` of the folder that its operator gave you). */
+  readonly credentials?: BusCredentials;
   /** Of your service; shown by the NATS server. */
   readonly name: string;
   /** Calls of this client to one upstream at once. Default 100. */
@@ -85,7 +87,14 @@ export function connect(options: ConnectOptions): Client {
   // Whole milliseconds, as timers have them: a fraction left of a call's time would be one more attempt.
   const nowMs = options.nowMs ?? (() => Math.floor(performance.now()));
   if ((options.bus === undefined) === (options.servers === undefined)) throw new RangeError("give either `servers` or a `bus`");
-  const bus = options.bus ?? connectBus({ servers: options.servers ?? "", name, instance: `${name}-${randomUUID().slice(0, 8)}` });
+  const bus =
+    options.bus ??
+    connectBus({
+      servers: options.servers ?? "",
+      name,
+      instance: `${name}-${randomUUID().slice(0, 8)}`,
+      ...(options.credentials === undefined ? {} : { credentials: options.credentials }),
+    });
   const onError = options.onError ?? ((error) => process.emitWarning(error instanceof Error ? error : String(error)));
   const kept = options.cacheFile === undefined ? null : new KeptRoutes(options.cacheFile, onError);
 

@@ -1,6 +1,16 @@
 export type { AgentConfig, RouterAuth } from "./agent-config.ts";
 export { ambiguousWith, separatorDefault } from "./aggregate-names.ts";
 export { type BreakerChanged, type BreakerState, breakerChanged, breakerState, type Permit, permit } from "./breaker.ts";
+export {
+  allBusSubjects,
+  askedEvents,
+  type BucketName,
+  type BusAccess,
+  type BusClient,
+  buckets,
+  busAccessOf,
+  busClients,
+} from "./bus-access.ts";
 export type { AgentRate, HedgeConfig } from "./call-limits.ts";
 export { canonicalJson, hashOf, sha256 } from "./canonical.ts";
 export {
@@ -50,6 +60,7 @@ export {
   reply,
   rollbackCommand,
 } from "./command.ts";
+export { type ConsumerWish, consumerClosed, consumerWish } from "./consumer-wish.ts";
 export type { EndpointTls } from "./endpoint-tls.ts";
 export { isStdioUrl, type StdioConfig } from "./endpoint-transport.ts";
 export { contentType, type Envelope, envelope, integrityHeader } from "./envelope.ts";
@@ -115,6 +126,20 @@ export {
   topologyObject,
 } from "./log.ts";
 export { type MaintenanceWindow, maintenanceWindow, type TimeWindow, type Weekday, weekday } from "./maintenance.ts";
+export {
+  accountOf,
+  type BusKeys,
+  type BusUser,
+  busUsers,
+  clientApiPrefix,
+  consumerSubjects,
+  coreAccount,
+  discoverable,
+  importsOf,
+  natsAccounts,
+  objectStream,
+  permissionsOf,
+} from "./nats-accounts.ts";
 export {
   ConfigError,
   type ConfigProblem,

@@ -17,7 +17,14 @@ const plain = [
   "SSL_CERT_DIR",
 ];
 /** Set by us for each process, or a secret itself. */
-const ours = new Set(["MCPF_INSTANCE", "MCPF_HEALTH_PORT", "MCPF_SESSION_KEY", "MCPF_SECRETS_DIR", "MCPF_PARENT_PIPE"]);
+const ours = new Set([
+  "MCPF_INSTANCE",
+  "MCPF_HEALTH_PORT",
+  "MCPF_SESSION_KEY",
+  "MCPF_SECRETS_DIR",
+  "MCPF_CREDENTIALS_DIR",
+  "MCPF_PARENT_PIPE",
+]);
 
 /** What any child gets of our own environment. Never a secret of the configuration. */
 export function plainEnvironment(env: Environment): Record<string, string> {

@@ -19,6 +19,8 @@ export interface StackFile {
   readonly consoleUrl: string;
   readonly natsUrl: string;
   readonly redisUrl: string;
+  /** Where the credentials of the bus lie, a folder for each user; missing: the bus has no permissions. */
+  readonly credentialsDir?: string;
   readonly pid: number;
   readonly portBase: number;
   readonly startedAt: string;

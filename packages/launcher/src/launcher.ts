@@ -6,6 +6,7 @@ import { openSecrets } from "@mcp-failover/service-kit";
 import { ensureServers } from "../../../scripts/lib/ensure-servers.mjs";
 import { BootstrapError } from "./bootstrap.ts";
 import { DataDirInUseError, lockDataDir, sessionKey, writeStackFile } from "./data-dir.ts";
+import { prepareBus } from "./nats-config.ts";
 import { type LauncherOptions, parseOptions, UsageError, usage } from "./options.ts";
 import { planStack, type StackPlan } from "./plan.ts";
 import { busyPorts, planPorts } from "./ports.ts";
@@ -91,6 +92,7 @@ async function runStack(
     ...(world.env["REDIS_URL"] ? [] : (["redis-server"] as const)),
   ];
   const { natsServer, redisServer } = await ensureServers({ need, log: shown.say });
+  const credentials = prepareBus({ env: world.env, dataDir: options.dataDir, port: ports.nats });
   const plan = planStack({
     root: world.root,
     dataDir: options.dataDir,
@@ -105,6 +107,7 @@ async function runStack(
     natsUrl,
     redisUrl,
     sessionKey: sessionKey(options.dataDir),
+    credentials,
     scriptOf: world.scriptOf ?? ((service) => scriptIn(world.root, service)),
   });
   await portsFree(plan, options, tookOver, shown);
@@ -115,6 +118,7 @@ async function runStack(
     dataDir: options.dataDir,
     root: world.root,
     natsUrl,
+    credentials,
     terminal: shown,
     ...(world.limits === undefined ? {} : { limits: world.limits }),
   });
@@ -125,6 +129,7 @@ async function runStack(
     consoleUrl,
     natsUrl,
     redisUrl,
+    ...(credentials === null ? {} : { credentialsDir: credentials }),
     pid: process.pid,
     portBase: options.portBase,
     startedAt: new Date().toISOString(),

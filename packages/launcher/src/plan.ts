@@ -1,6 +1,7 @@
 import { join } from "node:path";
 import type { LocalProcess, Topology } from "@mcp-failover/contracts";
 import { pick, plainEnvironment, secretHolders, secretsOf, serviceEnvironment, variablesIn } from "./child-environment.ts";
+import { natsConfigFile } from "./nats-config.ts";
 import { type PortPlan, portVariable, servicesMax } from "./ports.ts";
 import { answersOn, askHttp } from "./probe-up.ts";
 import type { ProcessSpec } from "./supervised.ts";
@@ -36,6 +37,8 @@ export interface PlanInput {
   readonly natsUrl: string;
   readonly redisUrl: string;
   readonly sessionKey: string;
+  /** The folder of the bus's credentials; null: a bus without permissions. */
+  readonly credentials: string | null;
   /** The script of a service; tests put fakes here. */
   readonly scriptOf: (service: string) => string;
 }
@@ -95,7 +98,10 @@ function planInfrastructure(input: PlanInput): PlannedProcess[] {
   const none = { endpoint: null, faultProxy: null, parentPipe: false } as const;
   const planned: PlannedProcess[] = [];
   if (input.natsServer !== null) {
-    const command = [input.natsServer, "-a", "127.0.0.1", "-p", String(ports.nats), "-js", "-sd", join(dataDir, "nats")] as const;
+    const command =
+      input.credentials === null
+        ? ([input.natsServer, "-a", "127.0.0.1", "-p", String(ports.nats), "-js", "-sd", join(dataDir, "nats")] as const)
+        : ([input.natsServer, "-c", natsConfigFile(dataDir)] as const);
     const isUp = (): Promise<boolean> => answersOn(ports.nats);
     planned.push({ rank: ranks.nats, healthUrl: null, spec: { ...base, ...none, name: "nats", command: [...command], isUp } });
   }
@@ -204,6 +210,7 @@ function commonEnvironment(input: PlanInput, service: string): Record<string, st
   return {
     ...serviceEnvironment(input.env, input.topology, service),
     NATS_URL: input.natsUrl,
+    ...(input.credentials === null ? {} : { MCPF_CREDENTIALS_DIR: join(input.credentials, service) }),
     MCPF_DATA_DIR: input.dataDir,
     MCPF_ENV: input.environment,
     MCPF_ROUTER_PORT: String(input.ports.router),

@@ -1,7 +1,7 @@
 import { mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { type Bus, connectBus } from "@mcp-failover/bus";
+import { type Bus, connectBus, keepConsumersOn, readCredentials } from "@mcp-failover/bus";
 import { runBootstrap } from "./bootstrap.ts";
 import { startGuard } from "./guard.ts";
 import { summaryOf } from "./log-file.ts";
@@ -34,6 +34,8 @@ export interface StackOptions {
   readonly dataDir: string;
   readonly root: string;
   readonly natsUrl: string;
+  /** The folder of the bus's credentials; null: a bus without permissions. */
+  readonly credentials: string | null;
   readonly terminal: Terminal;
   readonly limits?: Partial<StackLimits>;
 }
@@ -75,6 +77,8 @@ export function createStack(options: StackOptions): Stack {
     );
   }
   let bus: Bus | null = null;
+  /** Makes the consumers of those who may not make them. */
+  let keeper: Bus | null = null;
 
   const ofRank = (rank: number): Supervised[] => [...supervised.values()].filter((one) => rankOf.get(one.spec.name) === rank);
   const whenUp = async (one: Supervised): Promise<void> => {
@@ -105,12 +109,16 @@ export function createStack(options: StackOptions): Stack {
         onGone: (pid) => guard.remove(pid),
       });
       for (const one of ofRank(ranks.upstream)) one.start();
+      if (options.credentials !== null) {
+        keeper = connectAs("keeper");
+        keepConsumersOn(keeper);
+      }
       await Promise.all([...nats.map(whenUp), bootstrapped]);
       stopped.signal.throwIfAborted();
       for (const one of ofRank(ranks.service)) one.start();
       const services = ofRank(ranks.service).length;
       terminal.say(`the log is prepared; starting ${services} services (what each says is in ${logs})`);
-      bus = connectBus({ servers: options.natsUrl, name: "launcher", instance: "launcher-1" });
+      bus = connectAs("launcher");
       await serve(bus);
       await Promise.all(ofRank(ranks.redis).map(whenUp));
     },
@@ -150,13 +158,18 @@ export function createStack(options: StackOptions): Stack {
     },
   };
 
+  function connectAs(user: "launcher" | "keeper"): Bus {
+    const credentials = options.credentials === null ? {} : { credentials: readCredentials(join(options.credentials, user)) };
+    return connectBus({ servers: options.natsUrl, name: user, instance: `${user}-1`, ...credentials });
+  }
   async function serve(on: Bus): Promise<void> {
     const handlers = launcherHandlers(supervised, limits.stopMs);
     await on.serve({ name: "launcher", instance: "launcher-1", version: "0.1.0", description: "supervises the local stack", handlers });
   }
   async function closeBus(): Promise<void> {
-    const open = bus;
+    const open = [bus, keeper];
     bus = null;
-    await open?.close();
+    keeper = null;
+    await Promise.all(open.map((one) => one?.close()));
   }
 }

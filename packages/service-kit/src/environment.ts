@@ -14,6 +14,8 @@ export const baseEnvironment = z.object({
   MCPF_HEALTH_HOST: z.string().default("127.0.0.1"),
   /** A folder with one file a secret, for example `/run/secrets`. The environment wins. */
   MCPF_SECRETS_DIR: z.string().optional(),
+  /** The folder of this service's credentials for the bus (`npm run dev:credentials`). Without it the bus is spoken to without any. */
+  MCPF_CREDENTIALS_DIR: z.string().min(1).optional(),
   /** "1": stop when standard input ends, because the supervisor that held its other end is gone. */
   MCPF_PARENT_PIPE: z.enum(["0", "1"]).default("0"),
 });

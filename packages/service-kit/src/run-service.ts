@@ -1,5 +1,5 @@
 import { randomUUID } from "node:crypto";
-import { type Bus, BusError, connectBus } from "@mcp-failover/bus";
+import { type Bus, type BusCredentials, BusError, CredentialsError, connectBus, readCredentials } from "@mcp-failover/bus";
 import { type EventType, makeEvent, type NewEvent, type ServiceName } from "@mcp-failover/contracts";
 import { type Logger, pino } from "pino";
 import { collectDefaultMetrics, Gauge, Registry } from "prom-client";
@@ -29,11 +29,13 @@ const serveRetryMs = 500;
 export async function runService<C extends z.ZodType>(options: ServiceOptions<C>): Promise<void> {
   let environment: BaseEnvironment;
   let config: z.infer<C>;
+  let credentials: BusCredentials | null;
   try {
     environment = parseEnvironment(baseEnvironment, process.env);
     config = parseEnvironment(options.config, process.env);
+    credentials = environment.MCPF_CREDENTIALS_DIR === undefined ? null : readCredentials(environment.MCPF_CREDENTIALS_DIR);
   } catch (error) {
-    if (!(error instanceof EnvironmentError)) throw error;
+    if (!(error instanceof EnvironmentError || error instanceof CredentialsError)) throw error;
     process.stderr.write(`${options.name}: ${error.message}\n`);
     process.exit(2);
   }
@@ -64,6 +66,7 @@ export async function runService<C extends z.ZodType>(options: ServiceOptions<C>
     servers: environment.NATS_URL,
     name: `${options.name}/${instance}`,
     instance,
+    ...(credentials === null ? {} : { credentials }),
     log: { warn: (details, message) => log.warn(details, message), debug: (details, message) => log.debug(details, message) },
   });
   watchBus(bus, ready, registry, options.needsBus ?? true);

@@ -1,6 +1,7 @@
 export { selfSigned } from "./certificate.ts";
 export { becomes, eventually, type Patience, patientMs } from "./eventually.ts";
 export { type NatsOptions, startNats } from "./nats.ts";
+export { newestNats } from "./newest-nats.ts";
 export { type RedisOptions, startRedis } from "./redis.ts";
 export { type RunningServer, ServerStartError } from "./server.ts";
 export { freePort, tempDir } from "./system.ts";

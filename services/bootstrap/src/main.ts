@@ -1,6 +1,6 @@
 import { randomUUID } from "node:crypto";
 import { readFile } from "node:fs/promises";
-import { connectBus } from "@mcp-failover/bus";
+import { CredentialsError, connectBus, readCredentials } from "@mcp-failover/bus";
 import { ConfigError } from "@mcp-failover/contracts";
 import { baseEnvironment, EnvironmentError, openSecrets, parseEnvironment } from "@mcp-failover/service-kit";
 import { bootstrap } from "./bootstrap.ts";
@@ -21,7 +21,8 @@ async function main(): Promise<number> {
     redact = secrets.redact;
     const text = await readConfiguration(config.MCPF_CONFIG);
     const instance = base.MCPF_INSTANCE ?? `bootstrap-${randomUUID().slice(0, 8)}`;
-    const bus = connectBus({ servers: base.NATS_URL, name: `bootstrap/${instance}`, instance });
+    const credentials = base.MCPF_CREDENTIALS_DIR === undefined ? {} : { credentials: readCredentials(base.MCPF_CREDENTIALS_DIR) };
+    const bus = connectBus({ servers: base.NATS_URL, name: `bootstrap/${instance}`, instance, ...credentials });
     try {
       await bootstrap({
         bus,
@@ -44,7 +45,7 @@ async function main(): Promise<number> {
   } catch (error) {
     if (!(error instanceof Error)) throw error;
     complain(`bootstrap: ${error.message}`);
-    return error instanceof ConfigError || error instanceof EnvironmentError ? 2 : 1;
+    return error instanceof ConfigError || error instanceof EnvironmentError || error instanceof CredentialsError ? 2 : 1;
   }
 }
 

@@ -42,7 +42,7 @@ export async function callApi<T>(link: NatsLink, verb: string, body: unknown, ti
   const endMs = Date.now() + timeoutMs;
   for (;;) {
     try {
-      return readApi<T>(await link.request(`$JS.API.${verb}`, bytes, { timeoutMs: Math.max(1, endMs - Date.now()) }));
+      return readApi<T>(await link.request(`${link.apiPrefix}.${verb}`, bytes, { timeoutMs: Math.max(1, endMs - Date.now()) }));
     } catch (error) {
       if (!(error instanceof UnansweredError && error.reason === "no_responders") || Date.now() + againMs > endMs) throw error;
       await link.sleep(againMs);

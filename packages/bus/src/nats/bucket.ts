@@ -1,26 +1,48 @@
+import { buckets } from "@mcp-failover/contracts";
 import type { KV, KvOptions, NatsConnection } from "nats";
 import { type Bucket, BusError } from "../bus.ts";
-import { apiCodes } from "./api.ts";
+import { apiCodes, toBusError } from "./api.ts";
 import { type NatsLink, UnansweredError } from "./link.ts";
+import { ensureObjects } from "./objects.ts";
 import { untilLost } from "./until-lost.ts";
 
 const reachMs = 5000;
 const againMs = 100;
 
+interface BucketLimits {
+  readonly ttlMs?: number;
+  readonly maxValueBytes?: number;
+  readonly maxBytes?: number;
+  readonly replicas?: number;
+}
+
+/** Makes all that the services keep things in, and the object store. Throws {@link BusError}. */
+export async function makeBuckets(link: NatsLink, replicas: number): Promise<void> {
+  for (const [name, limits] of Object.entries(buckets)) await openBucket(link, name, { ...limits, replicas }).get("made");
+  try {
+    await ensureObjects(link, replicas);
+  } catch (error) {
+    throw toBusError(error, "make the object store");
+  }
+}
+
 /** JetStream KV. The bucket is made at first use; a new connection opens it anew. */
-export function openBucket(link: NatsLink, name: string, limits: { ttlMs?: number; maxValueBytes?: number; maxBytes?: number }): Bucket {
+export function openBucket(link: NatsLink, name: string, limits: BucketLimits): Bucket {
   let opened: { nc: NatsConnection; kv: Promise<KV> } | null = null;
   const options: Partial<KvOptions> = {
     history: 1,
+    // Clients find it made.
+    bindOnly: link.client !== null,
     ...(limits.ttlMs === undefined ? {} : { ttl: limits.ttlMs }),
     ...(limits.maxValueBytes === undefined ? {} : { maxValueSize: limits.maxValueBytes }),
+    ...(limits.replicas === undefined ? {} : { replicas: limits.replicas }),
     ...(limits.maxBytes === undefined ? {} : { max_bytes: limits.maxBytes }),
   };
 
   async function open(): Promise<KV> {
     const nc = await link.reach(reachMs);
     if (opened?.nc !== nc) {
-      const kv = nc.jetstream({ timeout: reachMs }).views.kv(name, options);
+      const kv = nc.jetstream({ timeout: reachMs, apiPrefix: link.apiPrefix }).views.kv(name, options);
       opened = { nc, kv };
       kv.catch(() => {
         opened = null; // The next use tries again; this one throws.

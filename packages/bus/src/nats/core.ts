@@ -1,5 +1,6 @@
 import {
   contentType,
+  discoverable,
   type Event,
   type EventType,
   events,
@@ -73,7 +74,7 @@ export async function* requestMany(
   const { subject, bytes } = encodeBody(event);
   const nc = await link.reach(timeoutMs);
   let count = 0;
-  for await (const message of replies(nc, subject, bytes, { timeoutMs, quietMs: null })) {
+  for await (const message of replies(nc, [subject], bytes, { timeoutMs, quietMs: null })) {
     const parsed = parseReplyEvent(message.data);
     if (!parsed.ok) {
       quarantine.core(subject, message.data, headersOf(message.headers), `a reply: ${parsed.reason}`);
@@ -88,24 +89,28 @@ export async function* requestMany(
 /** Replies as they come, until the time-out, `quietMs` of silence, or the word that nobody listens. */
 async function* replies(
   nc: NatsConnection,
-  subject: string,
+  subjects: readonly string[],
   bytes: Uint8Array,
   options: { timeoutMs: number; quietMs: number | null },
 ): AsyncGenerator<Msg> {
   const inbox = createInbox();
   const mail: Msg[] = [];
+  let unheard = 0;
   let ended = false;
   let wake: () => void = () => undefined;
   const subscription = nc.subscribe(inbox, {
     callback: (error, message) => {
-      if (error || message.headers?.code === 503) ended = true;
-      else if (mail.length < repliesMax) mail.push(message);
+      if (error) ended = true;
+      else if (message.headers?.code === 503) {
+        unheard += 1;
+        ended ||= unheard === subjects.length;
+      } else if (mail.length < repliesMax) mail.push(message);
       wake();
     },
   });
   const endMs = Date.now() + options.timeoutMs;
   try {
-    nc.publish(subject, bytes, { reply: inbox });
+    for (const subject of subjects) nc.publish(subject, bytes, { reply: inbox });
     for (let heard = false; ; ) {
       const message = mail.shift();
       if (message !== undefined) {
@@ -203,8 +208,10 @@ export async function serve({ link, say }: NatsReader, service: ServiceDefinitio
 /** Who is there, by `$SRV.PING`. */
 export async function services({ link }: NatsReader, timeoutMs = discoveryMs) {
   const nc = await link.reach(timeoutMs);
+  // Between accounts a question goes to one of them: each service is asked by its name.
+  const subjects = link.hasAccounts ? discoverable.map((name) => `$SRV.PING.${name}`) : ["$SRV.PING"];
   const found: { name: string; id: string; metadata: Record<string, string> }[] = [];
-  for await (const message of replies(nc, "$SRV.PING", new Uint8Array(), { timeoutMs, quietMs })) {
+  for await (const message of replies(nc, subjects, new Uint8Array(), { timeoutMs, quietMs })) {
     const instance = readPing(message);
     if (instance !== null) found.push(instance);
   }

@@ -5,6 +5,7 @@ import { type FollowHandler, guarded, handOver, settledWithin } from "../hand-ov
 import type { BusLog } from "../log.ts";
 import type { Quarantine } from "../quarantine.ts";
 import { toBusError } from "./api.ts";
+import type { ConsumerStart } from "./consumers.ts";
 import type { NatsLink } from "./link.ts";
 import type { NatsLog } from "./log.ts";
 import { openConsumer, type PullConsumer } from "./pull.ts";
@@ -36,7 +37,7 @@ export function follow(reader: NatsReader, stream: StreamName, options: FollowOp
   let stopped = false;
   let seq = 0;
   /** What `from` came to when the stream was first seen: a start by time or at the end must not move when we begin anew. */
-  let start: Record<string, unknown> | null = null;
+  let start: ConsumerStart | null = null;
   let lastAtStart = 0;
   let created: string | null = null;
   let caughtUp = false;
@@ -69,7 +70,7 @@ export function follow(reader: NatsReader, stream: StreamName, options: FollowOp
     if (created !== null && (created !== info.created || info.state.last_seq < seq)) {
       say.warn({ stream, filter, seq, lastSeq: info.state.last_seq }, "this is another log than before: following begins at its start");
       // All of it is new to one who wanted what is new, or what comes after something that is gone.
-      start = options.from === "last_per_subject" ? { deliver_policy: "last_per_subject" } : fromSeq(1);
+      start = options.from === "last_per_subject" ? { kind: "last_per_subject" } : fromSeq(1);
       seq = 0;
     }
     if (start === null) {
@@ -77,9 +78,8 @@ export function follow(reader: NatsReader, stream: StreamName, options: FollowOp
       lastAtStart = info.state.last_seq;
     }
     created = info.created;
-    const firstWanted = Number(start["opt_start_seq"] ?? 0);
-    const place = seq === 0 ? start : { deliver_policy: "by_start_sequence", opt_start_seq: seq + 1 };
-    consumer = await openConsumer(link, stream, { ...place, filter_subject: filter });
+    const firstWanted = start.kind === "seq" ? start.seq : 0;
+    consumer = await openConsumer(link, stream, { filter, from: seq === 0 ? start : fromSeq(seq + 1) });
     for (;;) {
       if (!caughtUp && seq >= lastAtStart) catchUp();
       const pull = consumer.pull({ batch, wait: caughtUp });
@@ -125,15 +125,15 @@ export function follow(reader: NatsReader, stream: StreamName, options: FollowOp
   };
 }
 
-function startOf(from: FollowOptions["from"], lastSeq: number): Record<string, unknown> {
-  if (from === "last_per_subject") return { deliver_policy: "last_per_subject" };
+function startOf(from: FollowOptions["from"], lastSeq: number): ConsumerStart {
+  if (from === "last_per_subject") return { kind: "last_per_subject" };
   if (from === "new") return fromSeq(lastSeq + 1);
   if ("seq" in from) return fromSeq(from.seq);
-  return { deliver_policy: "by_start_time", opt_start_time: new Date(from.timeMs).toISOString() };
+  return { kind: "time", time: new Date(from.timeMs).toISOString() };
 }
 
-function fromSeq(seq: number): Record<string, unknown> {
-  return seq <= 1 ? { deliver_policy: "all" } : { deliver_policy: "by_start_sequence", opt_start_seq: seq };
+function fromSeq(seq: number): ConsumerStart {
+  return seq <= 1 ? { kind: "all" } : { kind: "seq", seq };
 }
 
 /** Reads in batches up to what is the end now. Throws {@link BusError} when the log stays out of reach. */
@@ -148,7 +148,7 @@ export async function* read(reader: NatsReader, stream: StreamName, options: Rea
     let consumer: PullConsumer | null = null;
     try {
       await link.reach(infoMs);
-      consumer = await openConsumer(link, stream, { ...fromSeq(next), filter_subject: options.filter ?? ">" });
+      consumer = await openConsumer(link, stream, { filter: options.filter ?? ">", from: fromSeq(next) });
       for (let going = true; going; ) {
         const pull = consumer.pull({ batch, wait: false });
         for (;;) {

@@ -1,6 +1,8 @@
 import { setTimeout as sleep } from "node:timers/promises";
-import { connect, type Msg, headers as makeHeaders, type NatsConnection, NatsError } from "nats";
+import { type BusClient, clientApiPrefix } from "@mcp-failover/contracts";
+import { connect, type Msg, headers as makeHeaders, type NatsConnection, NatsError, nkeyAuthenticator } from "nats";
 import { BusError, type BusStatus } from "../bus.ts";
+import type { BusCredentials } from "../credentials.ts";
 import { guarded } from "../hand-over.ts";
 import type { BusLog } from "../log.ts";
 import { refuseTooLarge, wireBytes } from "../message.ts";
@@ -10,6 +12,7 @@ export interface LinkOptions {
   readonly servers: string;
   readonly name: string;
   readonly log: BusLog;
+  readonly credentials?: BusCredentials;
 }
 
 /** The request may have reached the server, or certainly has not; either way there is no answer to it. */
@@ -53,6 +56,20 @@ export class NatsLink {
     this.#options = options;
     this.status = { kind: "disconnected", sinceMs: this.#lostAtMs, reason: "not connected yet" };
     void this.#keep();
+  }
+
+  /** In which account we are: one of the clients, or null for that of the streams (the bootstrap user, the keeper, and a server without accounts). */
+  get client(): BusClient | null {
+    const user = this.#options.credentials?.user;
+    return user === undefined || user === "bootstrap" || user === "keeper" ? null : user;
+  }
+  /** The server keeps its clients in accounts. */
+  get hasAccounts(): boolean {
+    return this.#options.credentials !== undefined;
+  }
+  /** Where the interface of JetStream is. */
+  get apiPrefix(): string {
+    return this.client === null ? "$JS.API" : clientApiPrefix;
   }
 
   get closed(): boolean {
@@ -217,7 +234,10 @@ export class NatsLink {
       else if (type === "reconnect") this.#connected(nc);
       else if (type === "error") {
         // A forbidden publish throws nowhere: this is the only place that hears of it.
-        this.#options.log.warn({ error: String(data) }, "NATS refused something");
+        this.#options.log.warn(
+          { error: String(data), client: this.client, table: "packages/contracts, bus-access.ts" },
+          "NATS refused something",
+        );
         if (!this.connected) this.#lost(String(data));
       } else this.#options.log.debug({ type, data: typeof data === "string" ? data : undefined }, "NATS connection");
     }
@@ -259,7 +279,8 @@ export class NatsLink {
       if (error.code === "503") return new UnansweredError("no_responders", true, `nobody listens on ${subject}`, error);
       if (error.code === "TIMEOUT") return new UnansweredError("timeout", true, `no answer on ${subject}`, error);
       if (error.permissionContext !== undefined) {
-        return new BusError("rejected", `this user may not publish on ${subject}: see the permissions of its NATS account`, {
+        const who = this.client ?? "this user";
+        return new BusError("rejected", `permissions violation: ${who} may not publish ${subject} (packages/contracts, bus-access.ts)`, {
           retriable: false,
           cause: error,
         });
@@ -277,6 +298,10 @@ export class NatsLink {
       servers: urls.map((url) => url.host),
       name: this.#options.name,
       ...(user === undefined ? {} : { user: decodeURIComponent(user.username), pass: decodeURIComponent(user.password) }),
+      ...proofOf(
+        this.#options.credentials,
+        urls.some((url) => url.protocol === "tls:"),
+      ),
       maxReconnectAttempts: -1,
       // Wrong credentials may be put right while we wait.
       ignoreAuthErrorAbort: true,
@@ -287,6 +312,15 @@ export class NatsLink {
       noAsyncTraces: true,
     };
   }
+}
+
+/** The key always; the certificate only where the URL asks for TLS (`tls://`), because a server without TLS refuses one that wants it. */
+function proofOf(credentials: BusCredentials | undefined, tls: boolean) {
+  if (credentials === undefined) return {};
+  return {
+    authenticator: (nonce?: string) => nkeyAuthenticator(credentials.seed())(nonce),
+    ...(tls && credentials.tls !== null ? { tls: credentials.tls } : {}),
+  };
 }
 
 /** Quick at first, for a restart; then slower, up to a second, and never two processes in step. */

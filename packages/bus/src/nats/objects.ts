@@ -1,10 +1,11 @@
-import { sha256 } from "@mcp-failover/contracts";
+import { objectStream, type StreamName, sha256 } from "@mcp-failover/contracts";
 import type { ObjectStore } from "nats";
 import { BusError } from "../bus.ts";
 import { type ObjectPort, objectBucket, objectBucketBytesMax } from "../claim-check.ts";
-import { ApiError, apiCodes, callApi, type StreamInfoWire, toBusError } from "./api.ts";
-import type { NatsLink } from "./link.ts";
+import { ApiError, apiCodes, callApi, type StoredWire, toBusError } from "./api.ts";
+import { type NatsLink, UnansweredError } from "./link.ts";
 import type { NatsLog } from "./log.ts";
+import { openConsumer } from "./pull.ts";
 import { untilLost } from "./until-lost.ts";
 
 const reachMs = 5000;
@@ -13,32 +14,69 @@ const apiMs = 5000;
 const objectMs = 20_000;
 /** Whether what is there is whole: one that does not come in this time is written again. */
 const wholeMs = 5000;
-export const objectStream = `OBJ_${objectBucket}`;
+/** Pieces (of 128 KiB) that wait in this process at most. */
+const batch = 64;
 
 /** NATS's object store, in the format of `nats object`. The bucket is made with the first object, as replicated as AUDIT is. */
 export function natsObjects(link: NatsLink, log: NatsLog): ObjectPort {
-  async function there(): Promise<boolean> {
+  async function open(): Promise<ObjectStore> {
+    const nc = await link.reach(reachMs);
+    return nc.jetstream({ timeout: apiMs, apiPrefix: link.apiPrefix }).views.os(objectBucket);
+  }
+
+  /** nats.js reads an object by a consumer that pushes, which no client may make; the pieces are pulled here. */
+  async function get(name: string): Promise<Uint8Array | null> {
+    const about = await meta(name);
+    if (about === null || about.deleted === true) return null;
+    const pieces: Uint8Array[] = [];
+    let length = 0;
+    if (about.chunks > 0) {
+      const consumer = await openConsumer(link, objectStream as StreamName, {
+        filter: `$O.${objectBucket}.C.${about.nuid}`,
+        from: { kind: "all" },
+      });
+      try {
+        while (pieces.length < about.chunks) {
+          const pull = consumer.pull({ batch: Math.min(batch, about.chunks - pieces.length), wait: false });
+          const before = pieces.length;
+          for (let step = await pull.next(); ; step = await pull.next()) {
+            if (step.done) {
+              // What is gone does not come later either: the hash of what is there tells.
+              if (step.value.kind === "broken") throw new UnansweredError("disconnected", true, step.value.reason);
+              break;
+            }
+            pieces.push(step.value.raw.bytes);
+            length += step.value.raw.bytes.length;
+            if (length > objectBucketBytesMax) break;
+          }
+          if (pieces.length === before) break;
+        }
+      } finally {
+        consumer.close();
+      }
+    }
+    return new Uint8Array(Buffer.concat(pieces));
+  }
+
+  /** What NATS's object store keeps beside an object, or null where there is none. */
+  async function meta(name: string): Promise<{ nuid: string; chunks: number; deleted?: boolean } | null> {
+    const subject = `$O.${objectBucket}.M.${Buffer.from(name).toString("base64url")}`;
+    const padded = subject.padEnd(subject.length + ((4 - ((subject.length - `$O.${objectBucket}.M.`.length) % 4)) % 4), "=");
     try {
-      await callApi<StreamInfoWire>(link, `STREAM.INFO.${objectStream}`, undefined, apiMs);
-      return true;
+      const { message } = await callApi<StoredWire>(link, `STREAM.MSG.GET.${objectStream}`, { last_by_subj: padded }, apiMs);
+      return JSON.parse(Buffer.from(message.data ?? "", "base64").toString("utf8"));
     } catch (error) {
-      if (error instanceof ApiError && error.errCode === apiCodes.streamNotFound) return false;
+      if (error instanceof ApiError && (error.errCode === apiCodes.streamNotFound || error.errCode === apiCodes.messageNotFound))
+        return null;
       throw error;
     }
   }
 
-  async function open(replicas: number): Promise<ObjectStore> {
-    const nc = await link.reach(reachMs);
-    return nc.jetstream({ timeout: apiMs }).views.os(objectBucket, { max_bytes: objectBucketBytesMax, replicas });
-  }
-
-  async function get(name: string): Promise<Uint8Array | null> {
-    return (await there()) ? (await open(1)).getBlob(name) : null;
-  }
-
   async function put(name: string, bytes: Uint8Array): Promise<void> {
     const { config } = await log.streamInfo("AUDIT", apiMs);
-    const store = await open(config.num_replicas);
+    // Clients of a bus with permissions find it made.
+    if (link.client === null) await ensureObjects(link, config.num_replicas);
+    const store = await open();
     const before = (await store.info(name)) === null ? null : await shortly(get(name));
     // Written again only where it is not whole: others may be reading it.
     if (before === null || sha256(before) !== name) await store.putBlob({ name, description: "a configuration" }, bytes);
@@ -72,6 +110,30 @@ export function natsObjects(link: NatsLink, log: NatsLog): ObjectPort {
     put: (name, bytes) => bounded(`the object ${name.slice(0, 12)}`, () => put(name, bytes)),
     sleep: (ms) => link.sleep(ms),
   };
+}
+
+/** Makes the bucket where it is missing. By hand: nats.js sends a field that nats-server 2.12 and newer refuse. Throws {@link ApiError}. */
+export async function ensureObjects(link: NatsLink, replicas: number): Promise<void> {
+  const config = {
+    name: objectStream,
+    subjects: [`$O.${objectBucket}.C.>`, `$O.${objectBucket}.M.>`],
+    retention: "limits",
+    discard: "new",
+    storage: "file",
+    max_bytes: objectBucketBytesMax,
+    max_age: 0,
+    max_consumers: -1,
+    max_msgs: -1,
+    num_replicas: replicas,
+    allow_rollup_hdrs: true,
+    allow_direct: true,
+  };
+  try {
+    await callApi(link, `STREAM.CREATE.${objectStream}`, config, apiMs);
+  } catch (error) {
+    // Made with other settings before: they stay.
+    if (!(error instanceof ApiError && error.errCode === apiCodes.streamNameInUse)) throw error;
+  }
 }
 
 function explained(error: unknown, what: string): BusError {

@@ -1,10 +1,10 @@
-import type { StreamName } from "@mcp-failover/contracts";
+import { consumerSubjects, type StreamName } from "@mcp-failover/contracts";
 import { createInbox, type Msg, type NatsConnection, nuid } from "nats";
 import type { RawMessage } from "../message.ts";
-import { type ApiError, apiCodes, callApi, fromDelivered, type Position, positionOf } from "./api.ts";
+import { fromDelivered, type Position, positionOf } from "./api.ts";
+import { askForConsumer, type ConsumerStart, durableConsumer, ephemeralConsumer } from "./consumers.ts";
 import { type NatsLink, UnansweredError } from "./link.ts";
 
-const apiMs = 5000;
 const heartbeatMs = 2000;
 /** Two heartbeats missed, and some slack for a busy machine. */
 const silenceMs = 2 * heartbeatMs + 1000;
@@ -12,8 +12,6 @@ const silenceMs = 2 * heartbeatMs + 1000;
 const expiresMs = 30_000;
 /** What one pull may bring, so that a slow handler holds back the server and not our memory. */
 const pullBytesMax = 8 * 1024 * 1024;
-/** The server forgets a consumer that nobody has pulled from for so long; a handler may be slower, we then begin anew. */
-const inactiveMs = 120_000;
 
 export interface Pulled {
   readonly raw: RawMessage;
@@ -34,18 +32,18 @@ export interface PullConsumer {
   close(): void;
 }
 
+/** What is read: messages from a place on, once; or a queue that all who name it share. */
+export type Reading =
+  | { readonly filter: string; readonly from: ConsumerStart }
+  | { readonly filter: string; readonly durable: string; readonly ackWaitMs: number };
+
 /** Makes a consumer. Throws {@link ApiError}, {@link UnansweredError}. A durable one is left on the server by `close`. */
-export async function openConsumer(
-  link: NatsLink,
-  stream: StreamName,
-  config: Record<string, unknown> & { durable_name?: string; filter_subject: string },
-): Promise<PullConsumer> {
+export async function openConsumer(link: NatsLink, stream: StreamName, reading: Reading): Promise<PullConsumer> {
   const current = link.current;
   if (current === null) throw new UnansweredError("disconnected", false, "no connection");
   const nc: NatsConnection = current;
-  const name = config.durable_name ?? `f-${nuid.next()}`;
-  const ephemeral = { name, ack_policy: "none", mem_storage: true, num_replicas: 1, inactive_threshold: inactiveMs * 1e6, max_waiting: 8 };
-  await createConsumer(link, stream, name, config.durable_name === undefined ? { ...ephemeral, ...config } : config);
+  const name = await make(link, stream, reading);
+  const once = "from" in reading;
   if (link.current !== nc) throw new UnansweredError("disconnected", true, "the connection was lost while a consumer was made");
   const inbox = createInbox();
   const mail: Msg[] = [];
@@ -88,7 +86,7 @@ export async function openConsumer(
     const common = { batch, max_bytes: pullBytesMax };
     const request = wait ? { ...common, expires: expiresMs * 1e6, idle_heartbeat: heartbeatMs * 1e6 } : { ...common, no_wait: true };
     if (broken !== null) return { kind: "broken", reason: broken };
-    nc.publish(`$JS.API.CONSUMER.MSG.NEXT.${stream}.${name}`, JSON.stringify(request), { reply: replyTo });
+    nc.publish(`${link.apiPrefix}.CONSUMER.MSG.NEXT.${stream}.${name}`, JSON.stringify(request), { reply: replyTo });
     for (let count = 0; count < batch; ) {
       const message = await next();
       if (message === null) return { kind: "broken", reason: broken ?? "interrupted" };
@@ -98,7 +96,7 @@ export async function openConsumer(
         if (end !== null) return end;
         continue;
       }
-      if (config.durable_name === undefined && position.delivery !== lastDelivery + 1) {
+      if (once && position.delivery !== lastDelivery + 1) {
         return { kind: "broken", reason: `delivery ${position.delivery} came after ${lastDelivery}` };
       }
       lastDelivery = position.delivery;
@@ -116,9 +114,11 @@ export async function openConsumer(
       offStatus();
       interrupt("closed");
       subscription.unsubscribe();
-      if (config.durable_name !== undefined || link.current !== nc) return;
+      if (!once || link.current !== nc) return;
       // Nobody waits for the answer: the server forgets it by itself too.
-      nc.publish(`$JS.API.CONSUMER.DELETE.${stream}.${name}`, undefined, { reply: `${inbox}.deleted` });
+      const reply = `${inbox}.deleted`;
+      if (link.client === null) nc.publish(`${link.apiPrefix}.CONSUMER.DELETE.${stream}.${name}`, undefined, { reply });
+      else nc.publish(consumerSubjects.close, JSON.stringify({ stream, name }), { reply });
     },
   };
 }
@@ -142,16 +142,17 @@ function endOf(message: Msg): PullEnd | null {
   }
 }
 
-async function createConsumer(link: NatsLink, stream: StreamName, name: string, config: Record<string, unknown>): Promise<void> {
-  const filter = String(config["filter_subject"]);
-  // nats-server 2.9 refuses `last_per_subject` without a filter (10094); `>` cannot be part of the subject of the request.
-  const verb = `CONSUMER.CREATE.${stream}.${name}${filter === ">" ? "" : `.${filter}`}`;
-  const create = (action: "create" | "update") => callApi(link, verb, { stream_name: stream, config, action }, apiMs);
-  try {
-    await create("create");
-  } catch (error) {
-    // A durable of an earlier version: 2.10 and newer want to be told that it shall change.
-    if (config["durable_name"] === undefined || (error as ApiError).errCode !== apiCodes.consumerExists) throw error;
-    await create("update");
+/** Clients ask for it, because they may not make any. */
+async function make(link: NatsLink, stream: StreamName, reading: Reading): Promise<string> {
+  const { filter } = reading;
+  if (!("from" in reading)) {
+    const { durable, ackWaitMs } = reading;
+    if (link.client === null) await durableConsumer(link, stream, durable, filter, ackWaitMs);
+    else await askForConsumer(link, { stream, filter, from: { kind: "all" }, queue: { durable, ackWaitMs } });
+    return durable;
   }
+  if (link.client !== null) return askForConsumer(link, { stream, filter, from: reading.from });
+  const name = `f-${nuid.next()}`;
+  await ephemeralConsumer(link, stream, name, filter, reading.from);
+  return name;
 }

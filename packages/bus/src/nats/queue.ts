@@ -46,15 +46,7 @@ export function consumeQueue(
   }
 
   async function stretch(): Promise<string> {
-    consumer = await openConsumer(link, stream, {
-      durable_name: durable,
-      filter_subject: options.filter,
-      deliver_policy: "all",
-      ack_policy: "explicit",
-      ack_wait: options.ackWaitMs * 1e6,
-      max_deliver: -1,
-      max_ack_pending: 1000,
-    });
+    consumer = await openConsumer(link, stream, { filter: options.filter, durable, ackWaitMs: options.ackWaitMs });
     for (;;) {
       while (working.size >= options.concurrency) await Promise.race(working);
       if (over()) return "stopped";

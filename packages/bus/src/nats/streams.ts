@@ -1,10 +1,9 @@
-import type { StreamDefinition } from "@mcp-failover/contracts";
+import { objectStream, type StreamDefinition } from "@mcp-failover/contracts";
 import { BusError } from "../bus.ts";
 import { refuseReplicas } from "../replicas.ts";
 import { widened } from "../widened.ts";
 import { ApiError, apiCodes, callApi, type StreamInfoWire, toBusError } from "./api.ts";
 import type { NatsLink } from "./link.ts";
-import { objectStream } from "./objects.ts";
 
 const reachMs = 5000;
 const apiMs = 10_000;

@@ -1,0 +1,3 @@
+import { permissions } from "./permissions.ts";
+
+permissions();

@@ -1,0 +1,81 @@
+import assert from "node:assert/strict";
+import { after, before, describe, test } from "node:test";
+import { allBusSubjects, type BusClient, busAccessOf, busClients, clientApiPrefix, permissionsOf, streams } from "@mcp-failover/contracts";
+import type { NatsConnection } from "nats";
+import { subjectMatches } from "../src/subjects.ts";
+import { attacks } from "./attacks.ts";
+import { type GuardedWorld, guardedWorld } from "./guarded-world.ts";
+
+/** What the accounts guarantee (packages/contracts, nats-accounts.ts), on one nats-server; undefined: the system's. */
+export function permissions(binary?: string): void {
+  const server = binary === undefined ? {} : { binary };
+  describe("the table of the bus", () => {
+    let world: GuardedWorld;
+    before(async () => {
+      world = await guardedWorld(server);
+    });
+    after(() => world?.close());
+
+    test("A2: for every service and every subject that is not its own, publish is refused, and nothing of it is stored", async () => {
+      const subjects = [...new Set(allBusSubjects().map(example))];
+      assert.ok(subjects.length > 40, `${subjects.length} subjects are tried`);
+      let refusals = 0;
+      for (const client of busClients) {
+        const nc = await world.attack(client);
+        const foreign = subjects.filter((one) => !mayPublish(client, one));
+        for (const subject of foreign) assert.equal(await refused(nc, subject), "PERMISSIONS_VIOLATION", `${client} publishes ${subject}`);
+        refusals += foreign.length;
+        await nc.close();
+      }
+      assert.ok(refusals > 400, `${refusals} were tried`);
+      for (const stream of ["AUDIT", "SIGNALS", "OUTBOX", "QUARANTINE"]) assert.deepEqual(await world.subjectsIn(stream), [], stream);
+    });
+
+    test("every service may publish every subject of its own that a stream keeps", async () => {
+      for (const client of busClients) {
+        const nc = await world.attack(client);
+        for (const subject of busAccessOf(client).says.map(example).filter(isKept)) {
+          assert.equal(await refused(nc, subject), null, `${client} publishes ${subject}`);
+        }
+        await nc.close();
+      }
+      assert.ok((await world.subjectsIn("AUDIT")).length > 20);
+    });
+  });
+
+  for (const accountsAlone of binary === undefined ? [false, true] : [false]) {
+    const how = accountsAlone ? "by the accounts alone, without the lists of permissions" : "by accounts and permissions";
+    describe(`${attacks.length} attacks fail ${how}`, { concurrency: 8 }, () => {
+      let world: GuardedWorld;
+      before(async () => {
+        world = await guardedWorld({ accountsAlone, ...server });
+      });
+      after(() => world?.close());
+      for (const attack of attacks) test(`A1 to A4: ${attack.name}`, () => attack.run(world));
+    });
+  }
+}
+
+/** A subject that a filter stands for. */
+function example(filter: string): string {
+  return filter.replaceAll("*", "x1").replace(/>$/, "x1");
+}
+
+function isKept(subject: string): boolean {
+  return streams.some((stream) => stream.subjects.some((filter) => subjectMatches(filter, subject)));
+}
+
+function mayPublish(client: BusClient, subject: string): boolean {
+  assert.ok(!subject.startsWith(clientApiPrefix));
+  return permissionsOf(client).publish.allow.some((filter) => subjectMatches(filter, subject));
+}
+
+/** The code of what a request on the subject ends with; null when it was answered. */
+async function refused(nc: NatsConnection, subject: string): Promise<string | null> {
+  try {
+    await nc.request(subject, new TextEncoder().encode("{}"), { timeout: 10_000 });
+    return null;
+  } catch (error) {
+    return String((error as { code?: unknown }).code);
+  }
+}

@@ -1,0 +1,114 @@
+import { X509Certificate } from "node:crypto";
+import { chmodSync, chownSync, existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { credentialFiles, makeUserKey, publicKeyOf } from "@mcp-failover/bus";
+import { type BusKeys, type BusUser, busUsers, natsAccounts } from "@mcp-failover/contracts";
+import { issue, makeAuthority } from "./certificates.ts";
+
+export interface CredentialsOptions {
+  /** Where they lie: a folder for each user, and `nats` for the server. */
+  readonly folder: string;
+  readonly nowMs: number;
+  /**
+   * `rotate` gives every user a new key and certificate; the key before stays valid beside it, so that nobody is cut off. `retire` ends what
+   * `rotate` left valid. The server has to read its configuration again after either (SIGHUP).
+   */
+  readonly change?: "rotate" | "retire";
+  /** Names and addresses of nats-server, for its certificate. */
+  readonly hosts?: readonly string[];
+  /** Who shall own the files, where that is not whoever makes them. */
+  readonly owner?: { readonly uid: number; readonly gid: number };
+}
+
+const dayMs = 24 * 3_600_000;
+const authorityName = "mcp-failover development CA";
+const authorityMs = 3650 * dayMs;
+const certificateMs = 365 * dayMs;
+/** One with less left is made anew. */
+const renewMs = 30 * dayMs;
+/** A clock that is a little behind does not refuse what was made just now. */
+const backMs = 3_600_000;
+const serverHosts = ["localhost", "127.0.0.1", "nats", "nats-1", "nats-2", "nats-3"];
+
+/** What there is in the folder of the server. */
+export const serverFiles = { accounts: "accounts.conf", cert: "tls.crt", key: "tls.key", ca: "ca.pem" } as const;
+
+/** Makes what is missing of the CA, the keys and the certificates; asking again changes nothing. Says what it made. */
+export function makeCredentials(options: CredentialsOptions): { readonly made: readonly string[] } {
+  const { folder, nowMs, change } = options;
+  const made: string[] = [];
+  const put = (name: string, text: string): void => {
+    const file = join(folder, name);
+    if (readText(file) === text) return;
+    writeWhole(file, text, options.owner);
+    made.push(name);
+  };
+  for (const user of ["", "ca", "nats", ...busUsers]) {
+    mkdirSync(join(folder, user), { recursive: true, mode: 0o700 });
+    if (options.owner !== undefined) chownSync(join(folder, user), options.owner.uid, options.owner.gid);
+  }
+  const valid = (cert: string | null): boolean => cert !== null && Date.parse(new X509Certificate(cert).validTo) - nowMs > renewMs;
+  const span = (ms: number) => ({ fromMs: nowMs - backMs, untilMs: nowMs + ms });
+
+  let cert = readText(join(folder, "ca", "ca.pem"));
+  let key = readText(join(folder, "ca", "ca.key"));
+  const anew = cert === null || key === null || !valid(cert);
+  if (cert === null || key === null || anew) {
+    ({ cert, key } = makeAuthority({ name: authorityName, ...span(authorityMs) }));
+    put("ca/ca.key", key);
+    put("ca/ca.pem", cert);
+  }
+  const authority = { name: authorityName, cert, key };
+  const certify = (place: string, name: string, hosts: readonly string[]): void => {
+    const there = readText(join(folder, place, "tls.crt"));
+    put(`${place}/ca.pem`, authority.cert);
+    if (!anew && change !== "rotate" && valid(there) && existsSync(join(folder, place, "tls.key"))) return;
+    const made = issue(authority, { name, hosts, ...span(certificateMs) });
+    put(`${place}/tls.key`, made.key);
+    put(`${place}/tls.crt`, made.cert);
+  };
+  certify("nats", "nats", [...new Set([...serverHosts, ...(options.hosts ?? [])])]);
+
+  const before = readKeys(folder);
+  const keys = {} as Record<BusUser, readonly string[]>;
+  for (const user of busUsers) {
+    certify(user, user, [user]);
+    put(`${user}/${credentialFiles.user}`, `${user}\n`);
+    const seedFile = `${user}/${credentialFiles.seed}`;
+    let seed = readText(join(folder, seedFile))?.trim() ?? null;
+    const current = seed === null ? null : publicKeyOf(seed);
+    if (seed === null || change === "rotate") {
+      ({ seed } = makeUserKey());
+      put(seedFile, `${seed}\n`);
+    }
+    const known = change === "retire" ? [] : [...(current === null ? [] : [current]), ...(before[user] ?? [])];
+    // Never more than the new one and the one before it.
+    keys[user] = [...new Set([publicKeyOf(seed), ...known])].slice(0, 2);
+  }
+  put("nats/keys.json", `${JSON.stringify(keys, null, 2)}\n`);
+  put(`nats/${serverFiles.accounts}`, natsAccounts(keys as BusKeys));
+  return { made };
+}
+
+function readKeys(folder: string): Partial<Record<BusUser, string[]>> {
+  const text = readText(join(folder, "nats", "keys.json"));
+  return text === null ? {} : (JSON.parse(text) as Partial<Record<BusUser, string[]>>);
+}
+
+/** Whole or not at all, and never readable for others. */
+function writeWhole(file: string, text: string, owner: CredentialsOptions["owner"]): void {
+  const draft = `${file}.${process.pid}`;
+  writeFileSync(draft, text, { mode: 0o600 });
+  chmodSync(draft, 0o600);
+  if (owner !== undefined) chownSync(draft, owner.uid, owner.gid);
+  renameSync(draft, file);
+}
+
+function readText(file: string): string | null {
+  try {
+    return readFileSync(file, "utf8");
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === "ENOENT") return null;
+    throw error;
+  }
+}
