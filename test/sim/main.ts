@@ -78,6 +78,7 @@ async function runAll(wanted: Wanted): Promise<number> {
   const pool = openPool(workers, { mutant: null });
   const logFd = log === null ? null : openSync(log, "w");
   const begunMs = performance.now();
+  const begunCpu = process.cpuUsage();
   const results: RunResult[] = [];
   const failed: RunResult[] = [];
   try {
@@ -101,9 +102,11 @@ async function runAll(wanted: Wanted): Promise<number> {
     if (logFd !== null) closeSync(logFd);
   }
   const tookMs = performance.now() - begunMs;
+  const { user, system } = process.cpuUsage(begunCpu);
+  const hours = Math.max(1, results.length);
   const emptyCells = wanted.schedule === null ? sayCoverage(results) : 0;
   process.stdout.write(
-    `${results.length} simulated hours in ${(tookMs / 1000).toFixed(1)} s, ${Math.round(tookMs / Math.max(1, results.length))} ms each\n`,
+    `${results.length} simulated hours in ${(tookMs / 1000).toFixed(1)} s, ${Math.round(tookMs / hours)} ms each, ${Math.round((user + system) / 1000 / hours)} ms of processor time each\n`,
   );
   // The table is one test of its own, once there are runs enough to fill it.
   const judged = wanted.schedule === null && results.length >= cellsRequiredFromRuns;

@@ -108,7 +108,8 @@ export class SimFollowing implements Following, Follower {
         });
         return;
       }
-      queue.drain();
+      // After the last one the event drains by itself.
+      if (!this.#caughtUp || this.#cursor <= stream.lastSeq) queue.drain();
     }
     if (this.#caughtUp || this.#stopped) return;
     this.#caughtUp = true;

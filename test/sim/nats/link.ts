@@ -2,6 +2,7 @@ import { BusError, type BusStatus } from "@mcp-failover/bus";
 import type { LogPort, Outgoing, PublishOutcome, RawMessage } from "@mcp-failover/bus/internal";
 import type { StreamName } from "@mcp-failover/contracts";
 import type { SimProcess } from "../clock.ts";
+import { Arrival, type Connection } from "./connection.ts";
 import type { Line } from "./network.ts";
 import type { SimServer } from "./server.ts";
 import { missingStream, type SimOutgoing } from "./store.ts";
@@ -24,17 +25,6 @@ const dialMsMax = 2000;
 const throughMsMax = 0.5;
 /** A killed process's kernel still sends what it had taken. */
 const orphanShare = 0.5;
-
-/** One TCP connection. */
-interface Connection {
-  openAtClient: boolean;
-  openAtServer: boolean;
-  outAtMs: number;
-  inAtMs: number;
-  heldOut: (() => void)[];
-  heldIn: (() => void)[];
-  cutSinceMs: number | null;
-}
 
 interface Pending {
   lost(): void;
@@ -171,14 +161,15 @@ export class SimLink implements LogPort {
   deliver(run: () => void, extraMs = 0): void {
     const connection = this.#connection;
     if (connection === null || !connection.openAtServer) return;
-    const guarded = (): void => {
-      if (connection.openAtClient) run();
-    };
-    if (this.line.inCuts > 0) connection.heldIn.push(guarded);
-    else {
-      connection.inAtMs = Math.max(connection.inAtMs, this.server.queue.nowMs + this.line.latencyMs() + extraMs);
-      this.server.queue.at(connection.inAtMs, this.process, guarded);
+    if (this.line.inCuts > 0) {
+      connection.heldIn.push(() => {
+        if (connection.openAtClient) run();
+      });
+      return;
     }
+    const { queue } = this.server;
+    connection.inAtMs = Math.max(connection.inAtMs, queue.nowMs + this.line.latencyMs() + extraMs);
+    queue.push(new Arrival(connection.inAtMs, this.process, connection, run));
   }
 
   /** A core message, with the faults of both ends. */

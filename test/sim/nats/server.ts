@@ -43,6 +43,8 @@ export interface ServerOptions {
   readonly validates: boolean;
 }
 
+const nobody: ReadonlySet<CoreSubscription> = new Set();
+
 /** One NATS server with JetStream, as far as its clients can tell. */
 export class SimServer {
   readonly queue: EventQueue;
@@ -52,7 +54,8 @@ export class SimServer {
   readonly links = new Set<SimLink>();
   readonly validates: boolean;
   up = true;
-  readonly #subscriptions = new Set<CoreSubscription>();
+  /** By what they listen to. */
+  readonly #subscriptions = new Map<string, Set<CoreSubscription>>();
   readonly #followers = new Set<Follower>();
   readonly #served = new Set<Served>();
   readonly #onStored: (kept: Kept) => void;
@@ -69,7 +72,7 @@ export class SimServer {
 
   ensure(definitions: readonly StreamDefinition[]): void {
     for (const definition of definitions) {
-      if (!this.streams.has(definition.name)) this.streams.set(definition.name, new SimStream(definition));
+      if (!this.streams.has(definition.name)) this.streams.set(definition.name, new SimStream(definition, this.validates));
     }
   }
 
@@ -93,23 +96,26 @@ export class SimServer {
   /** Core messages go to who listens now; nobody keeps them. `hopMs`: how long this one is still on its way here. */
   publish(message: CoreMessage, from: SimLink, hopMs = 0): void {
     let heard = false;
-    const { subject } = message;
-    for (const subscription of this.#subscriptions) {
-      const { subject: wanted, allBelow } = subscription;
-      if (allBelow ? !(subject.startsWith(wanted) && subject.charCodeAt(wanted.length) === 46) : subject !== wanted) continue;
+    for (const subscription of this.#listeners(message)) {
       heard = true;
       // The server would send it back to its publisher too; nobody here does anything with that.
       if (subscription.link !== from || message.subject.startsWith("_INBOX"))
         subscription.link.deliverCore(from, () => subscription.deliver(message), hopMs);
     }
     if (heard || message.replyTo === null) return;
-    for (const subscription of this.#subscriptions) {
-      if (subscription.subject !== message.replyTo) continue;
+    for (const subscription of this.#subscriptions.get(message.replyTo) ?? nobody) {
       subscription.link.deliver(
         () => subscription.deliver({ subject: subscription.subject, replyTo: null, content: { kind: "no_responders" } }),
         hopMs,
       );
     }
+  }
+
+  /** Who listens to a subject as it is, or to an event type and all its keys. */
+  #listeners({ subject, content }: CoreMessage): ReadonlySet<CoreSubscription> {
+    const exactly = this.#subscriptions.get(subject);
+    if (exactly !== undefined || content.kind !== "event" || subject.startsWith("_INBOX")) return exactly ?? nobody;
+    return this.#subscriptions.get(content.event.type) ?? nobody;
   }
 
   /** One of those who serve the subject, at random, as a queue group does; null: nobody. */
@@ -119,8 +125,13 @@ export class SimServer {
   }
 
   listen(subscription: CoreSubscription): () => void {
-    this.#subscriptions.add(subscription);
-    return () => this.#subscriptions.delete(subscription);
+    const { subject } = subscription;
+    const listeners = this.#subscriptions.get(subject) ?? new Set();
+    this.#subscriptions.set(subject, listeners.add(subscription));
+    return () => {
+      listeners.delete(subscription);
+      if (listeners.size === 0 && this.#subscriptions.get(subject) === listeners) this.#subscriptions.delete(subject);
+    };
   }
   follow(follower: Follower): () => void {
     this.#followers.add(follower);
@@ -147,7 +158,7 @@ export class SimServer {
 
   /** What belonged to a connection is gone with it. */
   forget(link: SimLink): void {
-    for (const set of [this.#subscriptions, this.#followers, this.#served]) {
+    for (const set of [...this.#subscriptions.values(), this.#followers, this.#served]) {
       for (const one of set) if (one.link === link) (set as Set<{ link: SimLink }>).delete(one);
     }
   }

@@ -3,7 +3,7 @@ import { headerNames, type Outgoing, wireBytes } from "@mcp-failover/bus/interna
 import type { Event, StreamDefinition, StreamName } from "@mcp-failover/contracts";
 import type { Entry } from "../world-types.ts";
 
-/** A message as the simulated server keeps it: what a reader of the bus gets, and what a check looks at, in one frozen object. */
+/** A message as the simulated server keeps it: what a reader of the bus gets, and what a check looks at, in one object that nobody alters. */
 export interface Kept extends Entry, Omit<Stored, "content"> {
   readonly content: { readonly kind: "event"; readonly event: Event } | { readonly kind: "malformed"; readonly reason: string };
 }
@@ -19,8 +19,12 @@ export class SimStream {
   readonly #lastBySubject = new Map<string, Kept>();
   readonly #ids = new Map<string, Kept>();
 
-  constructor(definition: StreamDefinition) {
+  readonly #freezes: boolean;
+
+  /** `freezes`: whoever alters what is kept fails; it takes time. */
+  constructor(definition: StreamDefinition, freezes: boolean) {
     this.definition = definition;
+    this.#freezes = freezes;
   }
 
   get lastSeq(): number {
@@ -47,7 +51,7 @@ export class SimStream {
     // Only where the run goes through bytes is there a size.
     const sizeBytes = message.bytes.length === 0 ? 0 : wireBytes(message.bytes, headers);
     if (this.bytes + sizeBytes > this.definition.maxBytes) return { kind: "full" };
-    const kept: Kept = Object.freeze({
+    const kept: Kept = {
       stream: this.definition.name,
       seq: this.kept.length + 1,
       subject,
@@ -60,7 +64,8 @@ export class SimStream {
       content,
       // What is malformed is none; nobody but the tests of the bus itself publishes such.
       event: content.kind === "event" ? content.event : (null as never),
-    });
+    };
+    if (this.#freezes) Object.freeze(kept);
     this.kept.push(kept);
     this.bytes += sizeBytes;
     this.#lastBySubject.set(subject, kept);
