@@ -1,6 +1,6 @@
 import { Client, StreamableHTTPClientTransport } from "@modelcontextprotocol/client";
 import type { Random } from "../../sim/random.ts";
-import type { Book } from "./book.ts";
+import { askKind, type Book } from "./book.ts";
 import { countAnswers, outcomeOf } from "./counted.ts";
 import { headers, patienceMs, SessionAgent, type Wanted } from "./session-agent.ts";
 
@@ -33,7 +33,7 @@ const big: Wanted = {
   args: (mark) => ({ mark, fill: bigText }),
   answer: (mark) => `big ${mark} ${bigText}`,
 };
-const ask: Wanted = { ...tool("session", "ask"), answer: (mark) => `ask ${mark} accept` };
+const ask: Wanted = { ...tool("session", "ask"), kind: askKind, answer: (mark) => `ask ${mark} accept` };
 
 export function startAgents(routerUrl: string, book: Book): Agents {
   const agent = (path: string, name: string, calls: number): SessionAgent => new SessionAgent(`${routerUrl}${path}`, name, book, calls);

@@ -24,6 +24,7 @@ export interface MixedOptions {
 export interface MixedResult {
   readonly seed: number;
   readonly seconds: number;
+  readonly samples: Readonly<Record<string, string>>;
   readonly sent: number;
   readonly notificationsHeard: number;
   /** Answers that came later than agents had said they would wait. */
@@ -37,6 +38,8 @@ export interface MixedResult {
   readonly before: Look;
   readonly after: Look;
   readonly problems: readonly string[];
+  /** Of each badness so many as are kept. */
+  readonly bad: Book["bad"];
 }
 
 const healthyMs = 60_000;
@@ -125,6 +128,7 @@ export async function runMixed(options: MixedOptions): Promise<MixedResult> {
     return {
       seed,
       seconds: atS(),
+      samples: book.samples,
       sent: book.sent,
       notificationsHeard: agents.heard,
       late: book.late,
@@ -136,6 +140,7 @@ export async function runMixed(options: MixedOptions): Promise<MixedResult> {
       before,
       after,
       problems,
+      bad: book.bad,
     };
   } finally {
     isOver = true;
