@@ -3,6 +3,7 @@ import { Ending, type EndSignal } from "../ending.ts";
 import type { Linked } from "../in-order.ts";
 import type { CallWorld } from "./call-world.ts";
 import type { EndpointPermit, EndpointState } from "./endpoint-state.ts";
+import type { Armed } from "./hedge-watch.ts";
 import type { Attempt, AttemptResult, EndpointView } from "./port.ts";
 import type { InFlight } from "./traffic-window.ts";
 import type { UpstreamState } from "./upstream-state.ts";
@@ -32,6 +33,8 @@ export class CallAttempt implements Attempt, Linked<CallAttempt> {
   before: CallAttempt | null = null;
   after: CallAttempt | null = null;
   within: object | null = null;
+  /** What tells it that it is late. */
+  armed: Armed | null = null;
   readonly endpoint: EndpointView;
   readonly connectMs: number;
   readonly givenUp: EndSignal | null;

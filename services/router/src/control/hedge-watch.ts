@@ -1,12 +1,23 @@
 import { lateAfterMs } from "@mcp-failover/domain";
+import { InOrder, type Linked } from "../in-order.ts";
 import type { CallAttempt } from "./attempt.ts";
 
 const tickMs = 25;
 
-interface Armed {
+/** An attempt that is told. */
+export class Armed implements Linked<Armed> {
+  before: Armed | null = null;
+  after: Armed | null = null;
+  within: object | null = null;
+  readonly attempt: CallAttempt;
   readonly listener: () => void;
   /** Null: not known yet, because it was too young to be asked about. */
-  lateAtMs: number | null;
+  lateAtMs: number | null = null;
+
+  constructor(attempt: CallAttempt, listener: () => void) {
+    this.attempt = attempt;
+    this.listener = listener;
+  }
 }
 
 /**
@@ -16,7 +27,7 @@ interface Armed {
 export class HedgeWatch {
   readonly #monotonicMs: () => number;
   /** As many as there are such calls in flight. */
-  readonly #armed = new Map<CallAttempt, Armed>();
+  readonly #armed = new InOrder<Armed>();
   #timer: NodeJS.Timeout | null = null;
   #stopped = false;
 
@@ -26,19 +37,21 @@ export class HedgeWatch {
 
   arm(attempt: CallAttempt, listener: () => void): void {
     if (this.#stopped) return;
-    this.#armed.set(attempt, { listener, lateAtMs: null });
+    attempt.armed = new Armed(attempt, listener);
+    this.#armed.add(attempt.armed);
     if (this.#timer !== null) return;
     this.#timer = setInterval(() => this.#tick(), tickMs);
     this.#timer.unref();
   }
 
   disarm(attempt: CallAttempt): void {
-    this.#armed.delete(attempt);
+    if (attempt.armed !== null) this.#armed.delete(attempt.armed);
+    attempt.armed = null;
   }
 
   stop(): void {
     this.#stopped = true;
-    this.#armed.clear();
+    for (const armed of this.#armed) this.#armed.delete(armed);
     this.#rest();
   }
 
@@ -53,10 +66,13 @@ export class HedgeWatch {
       return;
     }
     const nowMs = this.#monotonicMs();
-    for (const [attempt, armed] of this.#armed) this.#consider(attempt, armed, nowMs);
+    for (const armed of this.#armed) this.#consider(armed, nowMs);
   }
 
-  #consider(attempt: CallAttempt, armed: Armed, nowMs: number): void {
+  #consider(armed: Armed, nowMs: number): void {
+    const { attempt } = armed;
+    // Whoever was told before may have ended it.
+    if (armed.within === null) return;
     const { hedge } = attempt.upstream.policy.router;
     if (armed.lateAtMs === null) {
       // Nearly all calls end before anything has to be looked up for them.
@@ -64,13 +80,13 @@ export class HedgeWatch {
       const p95Ms = attempt.hedgeKey === null ? null : attempt.state.usualP95MsOf(attempt.hedgeKey, nowMs, hedge.callsMin);
       const afterMs = lateAfterMs(p95Ms, hedge);
       if (afterMs === null) {
-        this.#armed.delete(attempt);
+        this.#armed.delete(armed);
         return;
       }
       armed.lateAtMs = attempt.begunMs + afterMs;
     }
     if (nowMs < armed.lateAtMs) return;
-    this.#armed.delete(attempt);
+    this.#armed.delete(armed);
     armed.listener();
   }
 }
