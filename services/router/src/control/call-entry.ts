@@ -25,12 +25,13 @@ export class CallEntry {
   enter(leftMs: number): CallProblem | null | Promise<CallProblem | null> {
     const { kind, method, agent, tool } = this.#call;
     if (kind !== "http" && !workMethods.has(method)) return null;
-    const nowMs = this.#world.monotonicMs();
     const rate = this.#world.rateOf(agent);
-    const laterMs = rate === null ? null : this.#world.accounts.take(agent ?? "", rate, nowMs);
-    if (laterMs !== null) return this.#refusal("agent_rate", laterMs);
     const { admission, policy } = this.#upstream;
     const limits = policy.router.admission;
+    if (rate === null && limits === null) return null;
+    const nowMs = this.#world.monotonicMs();
+    const laterMs = rate === null ? null : this.#world.accounts.take(agent ?? "", rate, nowMs);
+    if (laterMs !== null) return this.#refusal("agent_rate", laterMs);
     if (limits === null) return null;
     const critical = (tool !== null && limits.criticalTools.includes(tool)) || (agent !== null && limits.criticalAgents.includes(agent));
     const entry = admission.enter({ critical, deadlineMs: nowMs + leftMs }, limits, nowMs);

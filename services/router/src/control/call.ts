@@ -60,12 +60,12 @@ export class Call implements CallControl {
   /** The retry was granted and paid for when the attempt was given up. */
   #leftFor = false;
 
-  constructor(world: CallWorld, upstream: UpstreamState, call: CallDescription) {
+  constructor(world: CallWorld, upstream: UpstreamState, call: CallDescription, begunMs: number) {
     const { policy } = upstream;
     this.#world = world;
     this.#upstream = upstream;
     this.#call = call;
-    this.#begunMs = world.monotonicMs();
+    this.#begunMs = begunMs;
     this.safety = upstream.safetyOf(call);
     const legacy = upstream.tool(call.tool)?.legacy ?? null;
     this.implementation = world.implementationOf(upstream, call, legacy !== null);
@@ -90,10 +90,11 @@ export class Call implements CallControl {
       this.#open.done({ outcome: "hard", code: "other", executed: "unknown", message: "the attempt was left without a result" });
       if (this.#problem !== null) return null;
     }
-    if (this.#leftMs() <= 0) return this.#giveUp(deadlineProblem);
+    const leftMs = this.#leftMs();
+    if (leftMs <= 0) return this.#giveUp(deadlineProblem);
     if (this.#entry === null) {
       this.#entry = new CallEntry(this.#world, this.#upstream, this.#call);
-      const refusal = this.#entry.enter(this.#leftMs());
+      const refusal = this.#entry.enter(leftMs);
       if (refusal instanceof Promise) return refusal.then((late) => this.#afterEntry(late));
       if (refusal !== null) return this.#refused(refusal);
     }
@@ -298,7 +299,7 @@ export class Call implements CallControl {
       sessionEndpoint: this.#call.sessionEndpoint,
       tried: this.#tried,
       again: this.#again,
-      mayWait: this.#mayWait(),
+      mayWait: this.#mayWait(moment.monotonicMs),
       mayWaitVerdict: this.#mayWaitVerdict(),
       endpoints: upstream.endpoints,
       random: this.#world.random(),
@@ -308,12 +309,12 @@ export class Call implements CallControl {
   }
 
   /** A wait helps only where the fleet may move the upstream by itself, soon, to somewhere, and this router would hear of it. */
-  #mayWait(): boolean {
+  #mayWait(monotonicMs: number): boolean {
     const { config, policy, held, failing, waiters } = this.#upstream;
     if (this.safety === "read_only" || config.mode !== "active_standby" || this.#waitOver) return false;
     if (held || failing || !policy.failover.automatic || !this.#world.logReachable()) return false;
     if (this.#wake === null && waiters.size >= policy.router.epochWaitersMax) return false;
-    return this.#upstream.hasCandidate(this.#world.monotonicMs());
+    return this.#upstream.hasCandidate(monotonicMs);
   }
 
   /** The verdict on a half-open breaker comes by the log, soon. */
@@ -328,7 +329,7 @@ export class Call implements CallControl {
     const waitMs = Math.min(policy.router.epochWaitMs, this.#leftMs());
     this.#waitUntilMs ??= this.#world.monotonicMs() + waitMs;
     const untilMs = this.#waitUntilMs;
-    if (this.#mayWait()) this.#world.lookAtCandidates(this.#upstream);
+    if (this.#mayWait(this.#world.monotonicMs())) this.#world.lookAtCandidates(this.#upstream);
     for (;;) {
       const wait = waiters.wait(untilMs - this.#world.monotonicMs());
       this.#wake = wait.wake;

@@ -187,8 +187,9 @@ class Control implements RunningControl {
   begin(call: CallDescription): CallControl {
     const upstream = this.#upstreams.get(call.upstream);
     if (upstream === undefined) return unknownCall(call, this.upstreams());
-    upstream.credit(this.#world.monotonicMs());
-    return new Call(this.#world, upstream, call);
+    const begunMs = this.#world.monotonicMs();
+    upstream.credit(begunMs);
+    return new Call(this.#world, upstream, call, begunMs);
   }
 
   ready(): { ok: boolean; reason: string } {

@@ -197,12 +197,10 @@ export class EndpointState implements RouteEndpoint {
   refresh(moment: EndpointMoment): void {
     this.localAllows = localAllows(this.#local, moment.monotonicMs);
     this.resting = this.restMs(moment.monotonicMs) !== null;
-    const gate = breakerGate({
-      ...moment,
-      state: this.#breakerState,
-      permitsUsed: this.#permitsUsed,
-      answeredRun: this.#answeredRun,
-    });
+    const state = this.#breakerState;
+    // What was never judged needs no question.
+    const gate =
+      state === null ? "allow" : breakerGate({ ...moment, state, permitsUsed: this.#permitsUsed, answeredRun: this.#answeredRun });
     // A trial that never reports stops counting, as in the local breaker.
     const trialOut = this.#permitsOut > 0 && moment.monotonicMs - this.#permitAtMs < defaultPolicy.localBreaker.trialMs;
     this.breakerAllows = gate === "allow" || gate === "permit" || (gate === "trial" && !trialOut);
