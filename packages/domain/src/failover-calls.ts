@@ -7,7 +7,7 @@ import { wilsonLowerBound } from "./wilson.ts";
 /**
  * Whether calls fail at an endpoint, whatever probes say of it (ADR 7): a question of its own, with its own electorate. F19 of `failover.ts`.
  *
- * N1  The electorate are the routers that made at least `verifyFailures` calls there in the last {@link callsWindowMs} under the route in force. Probers
+ * N1  The electorate are the routers that made at least `verifyFailures` calls there in the last 30 s under the route in force. Probers
  *     have no vote on it, and one router alone has none either.
  * N2  A router says so when its last calls failed hard, `verifyFailures` in a row or beyond the breaker's ratio (Wilson), and its word is fresh: as every
  *     word that may move something. One that is suspect, or silent by now, counts in the electorate and says nothing.
@@ -16,7 +16,7 @@ import { wilsonLowerBound } from "./wilson.ts";
 export type CallsHeard = Record<string, RouterCalls[]>;
 
 /** The breaker's window (Polly, Finagle: 30 s). */
-export const callsWindowMs = 30_000;
+const callsWindowMs = 30_000;
 const routersMax = 20;
 
 export interface CallsContext {
