@@ -1,0 +1,98 @@
+import assert from "node:assert/strict";
+import { X509Certificate } from "node:crypto";
+import { readdirSync, readFileSync, statSync } from "node:fs";
+import { join } from "node:path";
+import { test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
+import { type Bus, connectBus, readCredentials } from "@mcp-failover/bus";
+import { busUsers } from "@mcp-failover/contracts";
+import { startNats, tempDir } from "@mcp-failover/testkit";
+import { makeCredentials } from "../src/credentials/make-credentials.ts";
+
+test("credentials are made once, for their owner's eyes, and every certificate is the authority's", async () => {
+  const { path: folder, remove } = await tempDir();
+  try {
+    const nowMs = Date.now();
+    assert.ok(makeCredentials({ folder, nowMs }).made.length > 50);
+    assert.deepEqual(makeCredentials({ folder, nowMs }).made, [], "asking again changes nothing");
+    const authority = new X509Certificate(readFileSync(join(folder, "ca", "ca.pem")));
+    for (const user of ["nats", ...busUsers]) {
+      for (const file of readdirSync(join(folder, user)))
+        assert.equal(statSync(join(folder, user, file)).mode & 0o077, 0, `${user}/${file}`);
+      const certificate = new X509Certificate(readFileSync(join(folder, user, "tls.crt")));
+      assert.ok(certificate.checkIssued(authority) && certificate.verify(authority.publicKey), user);
+    }
+    const configuration = readFileSync(join(folder, "nats", "accounts.conf"), "utf8");
+    for (const user of busUsers)
+      assert.ok(!configuration.includes(readFileSync(join(folder, user, "nats.seed"), "utf8").trim()), `the seed of ${user}`);
+    assert.ok(
+      makeCredentials({ folder, nowMs: nowMs + 350 * 24 * 3_600_000 }).made.includes("prober/tls.crt"),
+      "renewed before it expires",
+    );
+  } finally {
+    await remove();
+  }
+});
+
+test("over TLS with client certificates, keys are rotated without anybody being cut off, and the key before ends when it is retired", async () => {
+  const { path: folder, remove } = await tempDir();
+  const buses: Bus[] = [];
+  makeCredentials({ folder, nowMs: Date.now() });
+  const file = (name: string): string => JSON.stringify(join(folder, "nats", name));
+  const server = await startNats({
+    config: `tls { cert_file: ${file("tls.crt")}, key_file: ${file("tls.key")}, ca_file: ${file("ca.pem")}, verify: true, timeout: 10 }\ninclude ${JSON.stringify(linked(folder))}`,
+  });
+  const reload = (): void => void process.kill(server.pid, "SIGHUP");
+  const connectAs = (credentials: ReturnType<typeof readCredentials>): Bus => {
+    const bus = connectBus({ servers: server.url.replace("nats://", "tls://"), name: credentials.user, instance: "one", credentials });
+    buses.push(bus);
+    return bus;
+  };
+  try {
+    const prober = connectAs(readCredentials(join(folder, "prober")));
+    await until(
+      () => prober.status.kind === "connected",
+      () => JSON.stringify(prober.status),
+    );
+    const before = readCredentials(join(folder, "prober")).seed();
+    let losses = 0;
+    prober.onStatus((status) => {
+      if (status.kind === "disconnected") losses += 1;
+    });
+
+    makeCredentials({ folder, nowMs: Date.now(), change: "rotate" });
+    reload();
+    const renewed = connectAs(readCredentials(join(folder, "prober")));
+    await until(
+      () => renewed.status.kind === "connected",
+      () => JSON.stringify(renewed.status),
+    );
+    assert.equal(losses, 0, "who came with the key before stays");
+
+    makeCredentials({ folder, nowMs: Date.now(), change: "retire" });
+    reload();
+    // It is cut off, reads the new key, and is back by itself.
+    await until(
+      () => losses > 0 && prober.status.kind === "connected",
+      () => `${losses} ${JSON.stringify(prober.status)}`,
+    );
+    const old = connectAs({ ...readCredentials(join(folder, "prober")), seed: () => before });
+    await until(
+      () => old.status.kind === "disconnected" && /auth/i.test(old.status.reason),
+      () => JSON.stringify(old.status),
+    );
+  } finally {
+    await Promise.all(buses.map((bus) => bus.close()));
+    await server.stop();
+    await remove();
+  }
+});
+
+/** nats-server takes includes from the folder of its configuration, wherever that is. */
+function linked(folder: string): string {
+  return join(...Array.from({ length: 9 }, () => ".."), folder, "nats", "accounts.conf");
+}
+
+async function until(holds: () => boolean, say: () => string): Promise<void> {
+  for (const endMs = Date.now() + 30_000; !holds(); await sleep(50)) assert.ok(Date.now() < endMs, say());
+}
