@@ -1,3 +1,4 @@
+import type { EndpointTls } from "./endpoint-tls.ts";
 import { isStdioUrl } from "./endpoint-transport.ts";
 import type { EndpointProbe, Expectation, ExtraCheck, ProbeConfig, ProbeSeverity, ProbeType } from "./probe-config.ts";
 import { probePresets } from "./probe-presets.ts";
@@ -7,7 +8,7 @@ import type { EndpointConfig, Topology, UpstreamConfig } from "./topology.ts";
 /**
  * What is checked of an endpoint, made from its upstream's `probe:`, its own, and their presets.
  *
- * P1  An endpoint's credentials (`headers`, `auth`) go to its own address alone: to the URL's own host and port, or to another port of that
+ * P1  An endpoint's credentials (`headers`, `auth`, the certificate of its `tls:`) go to its own address alone: to the URL's own host and port, or to another port of that
  *     host where `port` or the type itself says so; and never in plain text where the endpoint has TLS. A check with a `url` of elsewhere
  *     carries only what it names itself.
  * P2  What is more particular stands over what is less so: endpoint, upstream, preset. Headers are joined by name, whatever their case.
@@ -24,6 +25,8 @@ export interface ProbeCheck {
   readonly body: string | null;
   readonly serverName: string | null;
   readonly ca: string | SecretRef | null;
+  /** The endpoint's own `tls:`. */
+  readonly tls: EndpointTls | null;
   readonly expect: readonly Expectation[];
   /** What the check's own failure makes of the endpoint. */
   readonly severity: ProbeSeverity;
@@ -101,6 +104,7 @@ function checkOf(
     body: body === undefined ? null : typeof body === "string" ? body : JSON.stringify(body),
     serverName: probe.server_name ?? null,
     ca: probe.ca ?? null,
+    tls: trusted ? (endpoint.tls ?? null) : null,
     expect: probe.expect ?? [],
     severity: own.severity,
     everyMs: own.everyMs,
@@ -238,7 +242,7 @@ function reportCheck(check: ProbeCheck, given: Layer, upstream: UpstreamConfig, 
   if ((check.ca !== null || check.serverName !== null) && /^https?:/.test(check.url))
     wrong(
       check.ca === null ? "server_name" : "ca",
-      "HTTP probes verify by the URL's host and the prober's own authorities; add yours by NODE_EXTRA_CA_CERTS and remove it here",
+      "HTTP probes verify as the endpoint's tls: says; put ca_file or server_name there and remove it here",
     );
   const certificate = check.expect.findIndex(({ of }) => of === "certificate_days");
   if (certificate >= 0 && !(URL.canParse(check.url) && usesCertificate.test(new URL(check.url).protocol)))

@@ -87,7 +87,7 @@ test("what is wrong with a probe is said with its path, its value and what to do
       "{ checks: [{ type: dns, url: 'http://x' }] }",
       /^upstreams\.api\.probe\.checks\.0\.url: a probe of type dns has no address; remove it$/,
     ],
-    ["{ ca: 'PEM' }", /^upstreams\.api\.probe\.ca: HTTP probes verify by .* NODE_EXTRA_CA_CERTS/],
+    ["{ ca: 'PEM' }", /^upstreams\.api\.probe\.ca: HTTP probes verify as the endpoint's tls: says/],
     ["{ type: tls, url: 'tls://x:1', port: 5 }", /^upstreams\.api\.probe\.port: there is a url already/],
   ];
   for (const [probe, expected] of cases) {

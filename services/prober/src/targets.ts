@@ -84,5 +84,5 @@ function targetOf(
 
 /** Only the router reaches its processes: it sends one a ping for whoever asks, and answers 200 or 503. */
 function askingRouter(check: ProbeCheck, url: string): ProbeCheck {
-  return { ...check, type: "http", url, method: "GET", headers: {}, auth: null, body: null };
+  return { ...check, type: "http", url, method: "GET", headers: {}, auth: null, tls: null, body: null };
 }

@@ -1,7 +1,10 @@
 import { connect as connectTcp, isIP, type Socket } from "node:net";
 import { type ConnectionOptions, connect as connectTls } from "node:tls";
+import type { EndpointTls } from "@mcp-failover/contracts";
+import { tlsKey } from "@mcp-failover/service-kit/client-tls";
 import type { Ending } from "./deadline.ts";
 import { HttpAnswer } from "./http-answer.ts";
+import { secured } from "./secured.ts";
 
 /**
  * Sends small requests of HTTP/1.1 and reads their answers, straight on sockets: a fleet's probes are all alike, and a client for every
@@ -24,6 +27,8 @@ export interface HttpRequest {
   readonly method: "GET" | "HEAD" | "POST" | "DELETE";
   readonly headers: Readonly<Record<string, string>>;
   readonly body?: string | undefined;
+  /** The endpoint's own, where it has some. */
+  readonly tls?: EndpointTls | null;
   readonly fresh: boolean;
   readonly signal: Ending;
 }
@@ -38,6 +43,7 @@ interface Address {
   readonly host: string;
   readonly port: number;
   readonly serverName: string | null;
+  readonly tls: EndpointTls | null;
   readonly hostHeader: string;
   readonly path: string;
 }
@@ -69,8 +75,9 @@ export function openHttpConnections(connectionsPerOrigin: number): HttpConnectio
   let closed = false;
 
   /** The same few URLs are asked for again and again, and taking one apart costs as much as a small request. */
-  function addressOf(url: string, hostHeader: string | undefined): Address {
-    const name = hostHeader === undefined ? url : `${url} ${hostHeader}`;
+  function addressOf(url: string, hostHeader: string | undefined, tls: EndpointTls | null): Address {
+    const secured = tls === null ? "" : ` ${tlsKey(tls)}`;
+    const name = hostHeader === undefined ? `${url}${secured}` : `${url} ${hostHeader}${secured}`;
     const known = addresses.get(name);
     if (known !== undefined) return known;
     const { protocol, hostname, port, host, pathname, search } = new URL(url);
@@ -79,9 +86,10 @@ export function openHttpConnections(connectionsPerOrigin: number): HttpConnectio
     const bare = hostname.replace(/^\[(.*)\]$/, "$1");
     const said = hostHeader ?? host;
     const address = {
-      originKey: `${protocol}//${host} ${said}`,
+      originKey: `${protocol}//${host} ${said}${secured}`,
       host: bare,
       port: port === "" ? (isTls ? 443 : 80) : Number(port),
+      tls,
       serverName: isTls ? said.replace(/:\d+$/, "").replace(/^\[(.*)\]$/, "$1") : null,
       hostHeader: said,
       path: `${pathname}${search}`,
@@ -100,6 +108,19 @@ export function openHttpConnections(connectionsPerOrigin: number): HttpConnectio
     return origin;
   }
 
+  /** A new connection for a request; null where none can be made, which the request is told. */
+  function connect(exchange: Exchange, onFree: (connection: Connection) => void): Connection | null {
+    try {
+      const connection = new Connection(exchange.address, onFree);
+      connections.add(connection);
+      connection.carry(exchange);
+      return connection;
+    } catch (error) {
+      exchange.fail(error);
+      return null;
+    }
+  }
+
   /** Gives a request that may use a kept connection one, or a place in the queue (C2). */
   function place(exchange: Exchange, origin: Origin): void {
     for (let kept = origin.idle.pop(); kept !== undefined; kept = origin.idle.pop()) {
@@ -110,10 +131,8 @@ export function openHttpConnections(connectionsPerOrigin: number): HttpConnectio
       kept.drop();
     }
     if (origin.open < connectionsPerOrigin) {
-      origin.open += 1;
-      const connection = new Connection(exchange.address, (ended) => release(ended, origin));
-      connections.add(connection);
-      connection.carry(exchange);
+      const connection = connect(exchange, (ended) => release(ended, origin));
+      if (connection !== null) origin.open += 1;
     } else if (origin.waiting.length >= waitingMax) exchange.fail(new RangeError("too many requests wait for a connection to one host"));
     else {
       exchange.leave = () => {
@@ -150,15 +169,13 @@ export function openHttpConnections(connectionsPerOrigin: number): HttpConnectio
     ask(request, limits) {
       return new Promise((resolve, reject) => {
         if (request.signal.aborted || closed) return reject(request.signal.reason ?? new Error("the prober stops"));
-        const address = addressOf(request.url, hostOf(request.headers));
+        const address = addressOf(request.url, hostOf(request.headers), request.tls ?? null);
         const exchange = new Exchange(request, limits, address, resolve, reject);
         if (!request.fresh) return place(exchange, originOf(address.originKey));
-        const connection = new Connection(address, (ended) => {
+        connect(exchange, (ended) => {
           if (ended.gone) connections.delete(ended);
           else ended.drop();
         });
-        connections.add(connection);
-        connection.carry(exchange);
       });
     },
     close() {
@@ -241,7 +258,7 @@ class Connection {
   #exchange: Exchange | null = null;
   #isOpen = false;
 
-  constructor({ host, port, serverName }: Address, onFree: (connection: Connection) => void) {
+  constructor({ host, port, serverName, tls }: Address, onFree: (connection: Connection) => void) {
     this.#onFree = onFree;
     const onread = {
       buffer: readBuffer,
@@ -253,8 +270,9 @@ class Connection {
     if (serverName === null) this.#socket = connectTcp({ host, port, onread });
     else {
       const name = isIP(serverName) === 0 ? { servername: serverName } : {};
+      const own = tls === null ? {} : secured(tls);
       // Documented for tls.connect too, and missing in its types.
-      const options: ConnectionOptions & { onread: typeof onread } = { host, port, onread, ALPNProtocols: ["http/1.1"], ...name };
+      const options: ConnectionOptions & { onread: typeof onread } = { host, port, onread, ALPNProtocols: ["http/1.1"], ...name, ...own };
       this.#socket = connectTls(options);
     }
     // What is written before costs the socket more, and could reach a server whose certificate does not verify.

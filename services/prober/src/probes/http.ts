@@ -18,7 +18,7 @@ export async function probeHttp(wire: Wire, context: Pick<CheckContext, "check" 
   const keepsBody = expect.some(isOfBody);
   const startedMs = performance.now();
   const answer = await wire.look(
-    { url, method, headers, fresh, signal: deadline, body: body ?? undefined },
+    { url, method, headers, tls: check.tls, fresh, signal: deadline, body: body ?? undefined },
     keepsBody ? { bytesMax: probeCheckPolicy.documentBytesMax, keepsBody } : unread,
   );
   const latencyMs = performance.now() - startedMs;

@@ -111,6 +111,7 @@ export function openMcpProber(
     return callRpc(wire, {
       url: context.check.url,
       headers: { ...context.headers, ...headers },
+      tls: context.check.tls,
       fresh: context.fresh,
       signal: context.signal,
       id: `probe-${randomUUID()}`,
@@ -145,13 +146,14 @@ export function openMcpProber(
   /** M2: only ever called right after the server has answered something. */
   async function openSession(context: CheckContext, contact: Contact): Promise<ProbeResult> {
     const { headers, fresh, signal, nowMs } = context;
-    const { url } = context.check;
-    const session: Session = { id: null, url, headers, version: legacyVersion, sinceMs: nowMs, usedAtMs: nowMs };
+    const { url, tls } = context.check;
+    const session: Session = { id: null, url, headers, tls, version: legacyVersion, sinceMs: nowMs, usedAtMs: nowMs };
     let kept = false;
     try {
       const answer = await callRpc(wire, {
         url,
         headers,
+        tls,
         fresh,
         signal,
         id: `probe-${randomUUID()}`,
@@ -166,7 +168,7 @@ export function openMcpProber(
       if (answer.kind !== "result") return judgeHandshake(answer);
       session.version = versionOf(answer.result);
       const own = { ...headers, ...sessionHeaders(session) };
-      await notifyRpc(wire, { url, headers: own, fresh, signal, method: "notifications/initialized" });
+      await notifyRpc(wire, { url, headers: own, tls, fresh, signal, method: "notifications/initialized" });
       const pinged = await call(context, "ping", undefined, sessionHeaders(session));
       if (isSessionLost(pinged))
         return hardResult("malformed", `HTTP ${pinged.status} to a session that it has just made`, pinged.status, "legacy");

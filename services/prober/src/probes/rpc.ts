@@ -58,6 +58,7 @@ function post(wire: Wire, request: Omit<RpcRequest, "id" | "bytesMax">, message:
     method: "POST",
     headers: { ...request.headers, "content-type": "application/json", accept: "application/json, text/event-stream" },
     body: JSON.stringify(message),
+    tls: request.tls ?? null,
     fresh: request.fresh,
     signal: request.signal,
   });

@@ -1,3 +1,4 @@
+import type { EndpointTls } from "@mcp-failover/contracts";
 import type { Wire } from "./wire.ts";
 
 /** One MCP session on a legacy server. */
@@ -6,6 +7,7 @@ export interface Session {
   id: string | null;
   readonly url: string;
   readonly headers: Readonly<Record<string, string>>;
+  readonly tls: EndpointTls | null;
   version: string;
   readonly sinceMs: number;
   usedAtMs: number;
@@ -32,6 +34,7 @@ export function openSessions(wire: Wire, endMs: number): Sessions {
         url: session.url,
         method: "DELETE",
         headers: { ...session.headers, "mcp-protocol-version": session.version, "mcp-session-id": id },
+        tls: session.tls,
         fresh: false,
         signal: AbortSignal.timeout(endMs),
       });

@@ -1,6 +1,7 @@
 import { connect as connectTcp, isIP, type Socket } from "node:net";
 import { connect as connectTls, type TLSSocket } from "node:tls";
 import type { CheckContext } from "./check.ts";
+import { secured } from "./secured.ts";
 
 /** One connection of one probe: gone when the probe ends, however it ends. */
 export interface Connection {
@@ -30,8 +31,16 @@ export async function withConnection<T>(
 ): Promise<T> {
   const bare = host.replace(/^\[(.*)\]$/, "$1");
   const serverName = check.serverName ?? (isIP(bare) === 0 ? bare : undefined);
+  const own = ca !== null ? { ca } : check.tls === null ? {} : secured(check.tls);
   const socket: Socket = isTls
-    ? connectTls({ host: bare, port, ...(serverName === undefined ? {} : { servername: serverName }), ...(ca === null ? {} : { ca }) })
+    ? connectTls({
+        host: bare,
+        port,
+        ...(serverName === undefined ? {} : { servername: serverName }),
+        ...own,
+        // What the probe names itself stands over what the endpoint has.
+        ...(check.serverName === null ? {} : { servername: check.serverName }),
+      })
     : connectTcp({ host: bare, port });
   const stream = openStream(socket);
   const abort = (): void => {

@@ -2,6 +2,7 @@ import { probeCheckPolicy } from "@mcp-failover/domain";
 import WebSocket from "ws";
 import { type CheckContext, type CheckFound, documentOf } from "./check.ts";
 import { okResult, resultOfStatus } from "./result.ts";
+import { secured } from "./secured.ts";
 
 /**
  * Probes a WebSocket: the upgrade, then a ping that must come back; or, where the probe has a `body` or looks at an answer, the first message.
@@ -16,7 +17,7 @@ export async function probeWebSocket(context: CheckContext): Promise<CheckFound>
     maxPayload: probeCheckPolicy.documentBytesMax,
     followRedirects: false,
     perMessageDeflate: false,
-    ...(ca === null ? {} : { ca }),
+    ...(ca !== null ? { ca } : check.tls === null ? {} : secured(check.tls)),
     ...(check.serverName === null ? {} : { servername: check.serverName }),
   });
   const abort = (): void => socket.terminate();

@@ -1,5 +1,8 @@
-import { Agent, Client, type Dispatcher } from "undici";
+import type { EndpointTls } from "@mcp-failover/contracts";
+import { tlsKey } from "@mcp-failover/service-kit/client-tls";
+import { Agent, buildConnector, Client, type Dispatcher } from "undici";
 import { type AnswerLimits, type HttpRequest, openHttpConnections } from "./http-connections.ts";
+import { secured } from "./secured.ts";
 
 /**
  * HTTP for probes. Regular probes use kept connections, as callers do; quick ones a fresh one: they have to show that a new caller gets
@@ -44,6 +47,7 @@ export interface SendRequest extends WireRequest {
 
 const connectMs = 5000;
 const keepMs = 30_000;
+const securedAgentsMax = 1000;
 /** What is left of an answer after its interesting part is waited for this long, so that the connection can be kept. */
 const restMs = 50;
 const lostSocketCodes = new Set(["ECONNRESET", "EPIPE", "UND_ERR_SOCKET", "UND_ERR_CLOSED", "UND_ERR_DESTROYED"]);
@@ -60,8 +64,28 @@ export function openWire(connectionsPerHost = 4): Wire {
   const agent = new Agent({ ...clientOptions, connections: connectionsPerHost });
   const connections = openHttpConnections(connectionsPerHost);
 
+  /** By the settings of `tls:`: a connection that was made with other ones is not shared. */
+  const securedAgents = new Map<string, Agent>();
+  const optionsFor = (tls: EndpointTls | null | undefined) =>
+    tls == null ? clientOptions : { ...clientOptions, connect: connectorOf(tls) };
+  function agentFor(tls: EndpointTls | null | undefined): Agent {
+    if (tls == null) return agent;
+    const key = tlsKey(tls);
+    let own = securedAgents.get(key);
+    if (own === undefined) {
+      own = new Agent({ ...optionsFor(tls), connections: connectionsPerHost });
+      securedAgents.set(key, own);
+      const [oldest] = securedAgents;
+      if (securedAgents.size > securedAgentsMax && oldest !== undefined) {
+        securedAgents.delete(oldest[0]);
+        void oldest[1].close();
+      }
+    }
+    return own;
+  }
+
   async function sendFresh(request: SendRequest): Promise<WireAnswer> {
-    const client = new Client(addressOf(request.url).origin, clientOptions);
+    const client = new Client(addressOf(request.url).origin, optionsFor(request.tls));
     try {
       const answer = await dispatch(client, { ...request, headers: { ...request.headers, connection: "close" } });
       return {
@@ -86,7 +110,7 @@ export function openWire(connectionsPerHost = 4): Wire {
     async send(request) {
       if (request.fresh) return sendFresh(request);
       try {
-        return await dispatch(agent, request);
+        return await dispatch(agentFor(request.tls), request);
       } catch (error) {
         if (!isLostSocket(error, request)) throw error;
         return sendFresh(request);
@@ -102,8 +126,23 @@ export function openWire(connectionsPerHost = 4): Wire {
     },
     async close() {
       connections.close();
-      await agent.destroy();
+      await Promise.all([agent, ...securedAgents.values()].map((one) => one.destroy()));
     },
+  };
+}
+
+/** The files are looked at for each connection, so that a renewed certificate is shown by the next one. */
+function connectorOf(tls: EndpointTls): buildConnector.connector {
+  return (options, callback) => {
+    try {
+      const own = secured(tls);
+      buildConnector({ timeout: connectMs, ...own })(
+        { ...options, ...(own.servername === undefined ? {} : { servername: own.servername }) },
+        callback,
+      );
+    } catch (error) {
+      callback(error instanceof Error ? error : new Error(String(error)), null);
+    }
   };
 }
 
