@@ -23,8 +23,9 @@ for (const [name, program, args] of tools) {
   const version = spawnSync(program, [...args, "version"], { encoding: "utf8" });
   const missing = version.status === 0 ? false : `${[program, ...args].join(" ")} is not on this machine`;
 
-  test(`${name} accepts docker-compose.yml, with and without the demo`, { skip: missing }, () => {
-    for (const profile of [[], ["--profile", "demo"]]) {
+  test(`${name} accepts docker-compose.yml, with and without the demo, and with the cluster over it`, { skip: missing }, () => {
+    const cluster = ["-f", "docker-compose.yml", "-f", "infra/compose/cluster.yml"];
+    for (const profile of [[], ["--profile", "demo"], [...cluster, "--profile", "demo"]]) {
       const checked = spawnSync(program, [...args, ...profile, "config", "-q"], { cwd: ROOT, encoding: "utf8" });
       assert.equal(checked.status, 0, checked.stderr);
     }
