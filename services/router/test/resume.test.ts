@@ -1,4 +1,6 @@
 import assert from "node:assert/strict";
+import { createServer } from "node:http";
+import type { AddressInfo } from "node:net";
 import { afterEach, beforeEach, describe, test } from "node:test";
 import { createMemoryDirectory } from "../src/mcp/directory.ts";
 import { initializeBody, openSession, post, toolCall, until } from "./support/clients.ts";
@@ -196,6 +198,50 @@ describe("a client whose connection breaks", () => {
       assert.ok(answer !== undefined && answered in answer, `${server.name}: ${JSON.stringify(answer)}`);
       if (answered === "error") assert.equal(answer?.error?.code, 1001);
     }
+  });
+
+  test("R9: gets its answer through another router process too where the upstream gave its own id late, and then ended the stream", async () => {
+    const asked: string[] = [];
+    const late = createServer((request, response) => {
+      let body = "";
+      request.setEncoding("utf8").on("data", (chunk: string) => (body += chunk));
+      request.on("end", async () => {
+        const events = { "content-type": "text/event-stream" };
+        if (request.method === "GET" && request.headers["last-event-id"] === undefined) response.writeHead(405).end();
+        else if (request.method === "GET") {
+          asked.push(String(request.headers["last-event-id"]));
+          response.writeHead(200, events).end('id: up-2\ndata: {"jsonrpc":"2.0","id":7,"result":{"content":[]}}\n\n');
+        } else if (body.includes('"initialize"')) {
+          const result = { protocolVersion: "2025-11-25", capabilities: { tools: {} }, serverInfo: { name: "late", version: "1" } };
+          response.writeHead(200, { "content-type": "application/json", "mcp-session-id": "late-1" });
+          response.end(JSON.stringify({ jsonrpc: "2.0", id: 1, result }));
+        } else if (body.includes('"notifications/')) response.writeHead(202).end();
+        else {
+          response.writeHead(200, events).flushHeaders();
+          await new Promise((resolve) => setTimeout(resolve, 400));
+          response.end("id: up-1\nretry: 100\ndata: \n\n");
+        }
+      });
+    });
+    await new Promise<void>((resolve) => late.listen(0, "127.0.0.1", resolve));
+    others.push(() => new Promise((resolve) => late.close(() => resolve(undefined)).closeAllConnections()));
+    const endpoint = { name: "late", url: `http://127.0.0.1:${(late.address() as AddressInfo).port}/mcp` };
+    const [first, second] = [await startTestRouter(fakeControl([endpoint])), await startTestRouter(fakeControl([endpoint]))];
+    others.push(
+      () => first.close(0),
+      () => second.close(0),
+    );
+    const session = await openSession(first.mcpUrl);
+    const call = await open(first.mcpUrl, session, { body: toolCall(7, "poll") });
+    await until(() => call.ended);
+    assert.deepEqual(call.said, []);
+    const back = await open(second.mcpUrl, session, { lastEventId: call.events.at(-1)?.id ?? "" });
+    await until(() => back.ended);
+    assert.deepEqual(asked, ["up-1"]);
+    assert.deepEqual(
+      answersOf(back.said).map(({ id, result }) => [id, result !== undefined]),
+      [[7, true]],
+    );
   });
 
   test("R10: has one answer, a result or an error: who comes back with its id gets none again, from no router process, and need not come any more", async () => {

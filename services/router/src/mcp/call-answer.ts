@@ -237,9 +237,8 @@ export class CallAnswer {
           if (!this.#wanted(message, hold)) return true;
           clearTimeout(silent);
           if (event.data === "" && this.#isPrimed) {
-            // The client has an id of this stream already, from the router.
-            this.#log?.note(event.id, hold);
-            return true;
+            // The client has an id of this stream already, from the router; one of the upstream lets it go on through another router process too.
+            return event.id === undefined || event.id === "" || this.#write(event, hold, () => response.resume());
           }
           this.#begin(headers);
           const shown = message.kind === "answer" ? this.#visible(message, where) : null;
