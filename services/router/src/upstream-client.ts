@@ -14,7 +14,8 @@ import { type AnswerHeaders, MalformedAnswer } from "./upstream/response-parser.
  *     write to a connection that stands. A kept connection that turns out to be closed proves nothing for what was written on it.
  * U3  Redirects are answers like any other, never followed.
  * U4  Body chunks are handed over as they come; a sink that says `false` stops the reading of the socket until `resume()`.
- * U5  An answer that was no answer to its request ends its connection, whoever has it by then: what comes there next may be meant for another one.
+ * U5  A connection whose answer was no answer to its request takes no further request: what comes there next may be meant for another one. A
+ *     request that has it already keeps it, because whoever asks with an id that his server garbles must not end the calls of others.
  */
 export interface UpstreamClient {
   send(request: UpstreamRequest): Promise<UpstreamResponse>;
@@ -69,7 +70,7 @@ export interface UpstreamResponse {
   collect(bytesMax: number): Promise<Buffer>;
   /** The whole body where it has come already, in one piece and within `bytesMax`, as nearly all have that are short; null: it is to be read. */
   whole?(bytesMax: number): Buffer | null;
-  /** It is no answer to the request: its connection is closed (U5). */
+  /** It is no answer to the request: its connection is not to be used again (U5). */
   distrust?(): void;
 }
 
@@ -309,7 +310,7 @@ class Exchange implements Waiting, UpstreamResponse {
     return bytes;
   }
   distrust(): void {
-    this.#usedConnection?.destroy();
+    this.#usedConnection?.retire();
   }
   resume(): void {
     if (this.#failed !== null || this.#ended) return;

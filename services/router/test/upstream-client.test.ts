@@ -175,6 +175,23 @@ describe("the upstream client", () => {
     assert.equal(received.length, 2, "each on a connection of its own");
   });
 
+  test("U5: a request that has the connection by then keeps it, and is the last one there", async () => {
+    const one = createUpstreamClient({ connectionsMax: 1, headerBytesMax: 16_384, idleMs: 4000 });
+    try {
+      const { url, received } = await start((socket, number) =>
+        socket.on("data", () => socket.write(`HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\n${number}`)),
+      );
+      const [first, second] = [one.send(request(url)), one.send(request(url))];
+      const answer = await first;
+      answer.distrust?.();
+      assert.equal((await (await second).collect(100)).toString(), "0");
+      assert.equal((await (await one.send(request(url))).collect(100)).toString(), "1");
+      assert.equal(received.length, 2);
+    } finally {
+      await one.close();
+    }
+  });
+
   test("O3: a connection is not used again when the server says that it keeps it for a moment only, nor after an answer that came before the request was written", async () => {
     const { url, received } = await start((socket) =>
       socket.on("data", () => socket.write("HTTP/1.1 200 OK\r\nkeep-alive: timeout=1\r\ncontent-length: 2\r\n\r\n{}")),

@@ -54,6 +54,7 @@ export class Connection implements AnswerTarget {
   #carried: Carried | null = null;
   #cause: Error | null = null;
   #paused = false;
+  #retired = false;
 
   constructor(origin: Origin, owner: ConnectionOwner) {
     this.#owner = owner;
@@ -104,6 +105,12 @@ export class Connection implements AnswerTarget {
     this.#socket.destroy();
   }
 
+  /** It ends with the request that it has, or now. */
+  retire(): void {
+    this.#retired = true;
+    if (this.#carried === null) this.#socket.destroy();
+  }
+
   destroy(): void {
     this.#socket.destroy();
   }
@@ -143,7 +150,7 @@ export class Connection implements AnswerTarget {
         this.#paused = false;
         this.#socket.resume();
       }
-      if (this.#socket.destroyed || !this.#parser.reusable) this.#socket.destroy();
+      if (this.#retired || this.#socket.destroyed || !this.#parser.reusable) this.#socket.destroy();
       else this.#owner.free(this);
       return true;
     }
