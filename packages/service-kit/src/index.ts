@@ -1,3 +1,4 @@
+export { clientContext, tlsKey } from "./client-tls.ts";
 export { type Command, type CommandActions, type CommandDesk, openCommandDesk } from "./decider/command-desk.ts";
 export {
   type FencedDecider,

@@ -1,7 +1,7 @@
 import { connect as connectTcp, isIP, type Socket } from "node:net";
 import { type ConnectionOptions, connect as connectTls } from "node:tls";
 import type { EndpointTls } from "@mcp-failover/contracts";
-import { tlsKey } from "@mcp-failover/service-kit/client-tls";
+import { tlsKey } from "@mcp-failover/service-kit";
 import type { Ending } from "./deadline.ts";
 import { HttpAnswer } from "./http-answer.ts";
 import { secured } from "./secured.ts";

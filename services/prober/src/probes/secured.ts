@@ -1,9 +1,9 @@
 import type { SecureContext } from "node:tls";
 import type { EndpointTls } from "@mcp-failover/contracts";
-import { clientContext } from "@mcp-failover/service-kit/client-tls";
+import { clientContext } from "@mcp-failover/service-kit";
 
 /** A file of `tls:` cannot be read here, or certificate and key do not fit: what is wrong is here, and callers fail by the same. */
-export class TlsFilesError extends Error {
+class TlsFilesError extends Error {
   override readonly name = "TlsFilesError";
   readonly code = "ERR_TLS_FILES";
   readonly retriable = true;

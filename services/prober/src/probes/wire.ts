@@ -1,5 +1,5 @@
 import type { EndpointTls } from "@mcp-failover/contracts";
-import { tlsKey } from "@mcp-failover/service-kit/client-tls";
+import { tlsKey } from "@mcp-failover/service-kit";
 import { Agent, buildConnector, Client, type Dispatcher } from "undici";
 import { type AnswerLimits, type HttpRequest, openHttpConnections } from "./http-connections.ts";
 import { secured } from "./secured.ts";

@@ -1,1 +1,1 @@
-export { clientContext, tlsKey } from "@mcp-failover/service-kit/client-tls";
+export { clientContext, tlsKey } from "@mcp-failover/service-kit";
