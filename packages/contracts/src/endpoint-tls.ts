@@ -5,7 +5,7 @@ const file = z
   .max(1000)
   .regex(/^\/[^\0]*$/, "give an absolute path on the router's machine");
 
-/** `tls:` of an endpoint: what its certificate is checked by, and the certificate that the router shows (mTLS). Files of the router's machine. */
+/** `tls:` of an endpoint: what its certificate is checked by, and the certificate that the router shows (mTLS). Files of the router's machine, and of the probers'. */
 export const endpointTls = z
   .strictObject({
     /** Certificates of the authorities that may have signed the server's; without it those of the system. */
