@@ -24,7 +24,7 @@ export interface Measured {
   readonly worstMs: number;
 }
 
-const atOnce = 40;
+const atOnce = 250;
 const agent = new Agent({ keepAlive: true, maxSockets: atOnce });
 const streamAgent = new Agent({ maxSockets: Number.POSITIVE_INFINITY });
 const version = "2025-11-25";
