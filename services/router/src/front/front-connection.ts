@@ -47,10 +47,6 @@ export class FrontConnection implements AnswerLine {
     socket.on("close", this.#onClose);
   }
 
-  get writable(): boolean {
-    return this.#socket.writable;
-  }
-
   sweep(nowMs: number): void {
     if (this.#response !== null || this.#isFlushing) return;
     if (this.#waiting !== null) {
