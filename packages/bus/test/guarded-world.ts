@@ -24,7 +24,8 @@ export async function guardedWorld(options: { binary?: string; accountsAlone?: b
   const keys = Object.fromEntries(busUsers.map((user) => [user, [pairs[user].publicKey]])) as unknown as BusKeys;
   const config = natsAccounts(keys);
   const server = await startNats({
-    config: options.accountsAlone ? withoutPermissions(config) : config,
+    // A busy machine needs longer to prove who it is than the server waits by itself.
+    config: `authorization { timeout: 60 }\n${options.accountsAlone ? withoutPermissions(config) : config}`,
     ...(options.binary === undefined ? {} : { binary: options.binary }),
   });
   const seedOf = (user: BusUser): Uint8Array => new TextEncoder().encode(pairs[user].seed);
@@ -51,6 +52,9 @@ export async function guardedWorld(options: { binary?: string; accountsAlone?: b
       const nc = await connect({
         servers: `127.0.0.1:${server.port}`,
         name: `attacker as ${user}`,
+        waitOnFirstConnect: true,
+        maxReconnectAttempts: 100,
+        timeout: 30_000,
         authenticator: nkeyAuthenticator(seedOf(user)),
       });
       raw.push(nc);

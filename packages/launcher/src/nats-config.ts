@@ -43,6 +43,8 @@ function natsConfig(options: { readonly dataDir: string; readonly port: number; 
     `host: "127.0.0.1"`,
     `port: ${options.port}`,
     "max_payload: 1MB",
+    // On a busy machine a client needs longer for its proof than the 2 s that are the default.
+    "authorization { timeout: 10 }",
     `jetstream { store_dir: ${JSON.stringify(join(options.dataDir, "nats"))} }`,
     // Taken from the folder of this file; the other paths from that of the process.
     `include ${JSON.stringify(relative(options.dataDir, join(options.credentials, "nats", serverFiles.accounts)))}`,

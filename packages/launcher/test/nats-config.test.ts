@@ -1,0 +1,56 @@
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
+import { connectBus, readCredentials } from "@mcp-failover/bus";
+import { makeEvent, streams } from "@mcp-failover/contracts";
+import { startNats, tempDir } from "@mcp-failover/testkit";
+import { prepareBus } from "../src/nats-config.ts";
+
+test("a log that was begun without permissions goes on in a stack with them, and the other way round", async () => {
+  const { path: dataDir, remove } = await tempDir();
+  const storeDir = join(dataDir, "nats");
+  try {
+    for (const [round, permissions] of ["off", "on", "off"].entries()) {
+      const folder = prepareBus({ env: { MCPF_BUS_PERMISSIONS: permissions }, dataDir, port: 1 });
+      assert.equal(folder === null, permissions === "off");
+      const server = await startNats({
+        storeDir,
+        config: folder === null ? "" : readFileSync(join(folder, "nats", "accounts.conf"), "utf8"),
+      });
+      const credentials = folder === null ? {} : { credentials: readCredentials(join(folder, "bootstrap")) };
+      const bus = connectBus({ servers: server.url, name: "test", instance: "test", ...credentials });
+      try {
+        for (const endMs = Date.now() + 30_000; bus.status.kind !== "connected"; await sleep(50)) assert.ok(Date.now() < endMs);
+        await bus.ensureStreams(streams, { replicas: 1 });
+        assert.equal((await bus.info("AUDIT")).lastSeq, round, `what was there before round ${round}`);
+        await bus.append(note(round));
+      } finally {
+        await bus.close();
+        await server.stop();
+      }
+    }
+  } finally {
+    await remove();
+  }
+});
+
+function note(round: number) {
+  return makeEvent({
+    type: "command.accepted",
+    keys: ["hold"],
+    data: {
+      commandId: `c${round}`,
+      command: "hold",
+      by: { kind: "operator", id: "test" },
+      reason: "a test",
+      timestamp: new Date().toISOString(),
+      parameters: {},
+    },
+    id: `note-${round}`,
+    service: "failover-controller",
+    instance: "test",
+    timeMs: Date.now(),
+  });
+}
