@@ -83,13 +83,6 @@ export function openSelfCheck(options: SelfCheckOptions): SelfCheck {
     timer = setTimeout(tick, waitMs);
   }
 
-  /** Another wait in place of the one that has not ended; what has passed of that was not late. */
-  function armAnew(nowMs: number): void {
-    clearTimeout(timer);
-    second.ticks += (nowMs - armed.atMs) / tickMs;
-    arm(nowMs);
-  }
-
   function tick(): void {
     const nowMs = clockMs();
     const lagMs = Math.max(0, nowMs - armed.atMs - armed.waitMs);
@@ -136,14 +129,13 @@ export function openSelfCheck(options: SelfCheckOptions): SelfCheck {
     began() {
       underWay += 1;
       const nowMs = clockMs();
-      if (armed.atMs + armed.waitMs > nowMs + tickMs) armAnew(nowMs);
+      if (armed.atMs + armed.waitMs <= nowMs + tickMs) return;
+      clearTimeout(timer);
+      second.ticks += (nowMs - armed.atMs) / tickMs;
+      arm(nowMs);
     },
     ended() {
       underWay -= 1;
-      if (underWay > 0) return;
-      const nowMs = clockMs();
-      // A tick that is late already has to be told so.
-      if (armed.atMs + armed.waitMs > nowMs) armAnew(nowMs);
     },
     async blames(code, startedMs) {
       if (!isWithoutAnswer(code)) return null;
