@@ -14,6 +14,8 @@ import { breachOf, type SafetyFacts } from "./safety-rules.ts";
  * L5  Of those that ask together critical upstreams come first, then who has failed for longest; failbacks come last.
  * L6  The last places, `fleetCriticalShare` of them, are for critical upstreams alone: others that failed a moment before cannot take them.
  * L7  No place for a move against a safety rule (S1 to S5); an operator's force overrides the rule, and the reservation names it.
+ * L8  The time of places does not go back: a decider a little behind the one before it (`behindMsMax`) decides at the time of the latest place. Else it
+ *     would count too few: what the other left out as older than the window is still within its own.
  */
 export type Reservation = FleetReserved["reservations"][number];
 
@@ -72,9 +74,15 @@ const reservationsKeptMax = 200;
 /** So many moves are looked at in one decision; the others come in the next. */
 export const wantsMax = 200;
 
-/** Reserves places for moves (L1 to L7). Pure. */
-export function decideReservation(input: ReservationInput): ReservationDecision {
-  const { policy, nowMs } = input;
+/** Two deciders' times of the same moment differ by less: by a boundary of a second, and by how well each knows the clock of the store. */
+const behindMsMax = 5000;
+
+/** Reserves places for moves (L1 to L8). Pure. */
+export function decideReservation(asked: ReservationInput): ReservationDecision {
+  const latestMs = Math.max(0, ...asked.state.reservations.map(({ atMs }) => atMs));
+  const nowMs = latestMs - asked.nowMs <= behindMsMax ? Math.max(asked.nowMs, latestMs) : asked.nowMs;
+  const input = { ...asked, nowMs };
+  const { policy } = input;
   const movedKeys = new Set(input.moved.map(({ upstream, epoch }) => `${epoch} ${upstream}`));
   const wasMoved = (one: Reservation): boolean => movedKeys.has(`${one.epoch} ${one.upstream}`);
   let counted = input.state.reservations

@@ -186,6 +186,40 @@ test("L6: the last places are kept for critical upstreams, though others ask fir
   );
 });
 
+test("L1, L8: deciders that are a little behind each other keep the limit too, by the times of the places themselves", () => {
+  const aheadMs = fc.integer({ min: -700, max: 700 });
+  fc.assert(
+    fc.property(fc.array(fc.record({ afterMs: fc.integer({ min: 0, max: 900 }), aheadMs }), { minLength: 5, maxLength: 60 }), (steps) => {
+      const short = { ...policy, fleetMoves: 5, fleetWindowMs: 1500 };
+      let state: ReservationInput["state"] = { reservations: [] };
+      const moved: ReservationInput["moved"] = [];
+      const times: number[] = [];
+      let timeMs = nowMs;
+      for (const [index, step] of steps.entries()) {
+        timeMs += step.afterMs;
+        const wants = [want(`a${index}`), want(`b${index}`), want(`c${index}`)];
+        const decision = decideReservation(ask(wants, { policy: short, state, moved: [...moved], nowMs: timeMs + step.aheadMs }));
+        if (!decision.publish) continue;
+        const granted = decision.answers.filter((one) => one.granted).map(({ upstream }) => upstream);
+        for (const one of decision.state.reservations) if (granted.includes(one.upstream)) times.push(one.atMs);
+        moved.push(...granted.map((upstream) => ({ upstream, epoch: 1 })));
+        state = decision.state;
+      }
+      assert.deepEqual(
+        times,
+        [...times].sort((a, b) => a - b),
+        "L8",
+      );
+      for (const [index, atMs] of times.entries()) {
+        assert.ok(times.slice(index).filter((later) => later - atMs < short.fleetWindowMs).length <= short.fleetMoves, "L1");
+      }
+    }),
+  );
+  const future = { reservations: [place("a", { atMs: nowMs + 3_600_000, expiresAtMs: nowMs + 3_605_000 })] };
+  const [answer] = decideReservation(ask("b", { state: future })).answers;
+  assert.equal(answer?.expiresAtMs, nowMs + policy.reservationMs, "a place from far in the future does not take the time along");
+});
+
 test("within the bound that the policy promises every upstream of a failed fleet has its place, and no critical one is passed over", () => {
   const shared = { ...policy, fleetMoves: 20, fleetCriticalShare: 0.25 };
   fc.assert(
