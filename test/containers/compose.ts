@@ -17,7 +17,7 @@ const suite = given === undefined ? null : (JSON.parse(given) as Suite);
 /** Why container tests are skipped, or false: they need the images and the engine that `npm run test:containers` prepares. */
 export const skip: string | false = suite === null ? "no container engine is prepared: run npm run test:containers" : false;
 
-export interface Container {
+interface Container {
   readonly id: string;
   readonly service: string;
   readonly name: string;
