@@ -78,6 +78,17 @@ describe("a stream", () => {
     await client.close();
   });
 
+  test("R14: takes the client's answer to its server although the line breaks under it twice", async () => {
+    const { client } = await connectV1(router.mcpUrl);
+    client.setRequestHandler(CreateMessageRequestSchema, async () => {
+      a.breakPosts = 2;
+      return { model: "m", role: "assistant", content: { type: "text", text: "hi" } };
+    });
+    assert.match(textOf(await client.callTool({ name: "ask" })), /a heard .*hi/);
+    assert.equal(a.breakPosts, 0);
+    await client.close();
+  });
+
   test("R11, R14: carries an elicitation, also when the answer comes through another router process", async () => {
     const directory = createMemoryDirectory();
     const one = await startTestRouter(control, { directory });

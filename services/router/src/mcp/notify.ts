@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from "node:timers/promises";
 import type { AttemptResult } from "../control/port.ts";
 import { eitherOf } from "../ending.ts";
 import { httpStatusOf, RefusedRequest, routerErrorOf } from "../errors.ts";
@@ -71,27 +72,40 @@ async function cancel(
   await Promise.all([hold, hedged].map((one) => (one === undefined ? undefined : sendTo(context, inbound, session, one, body))));
 }
 
-/** Sends to one hold, once. What cannot be delivered is void: its session is gone with its endpoint. */
+/** One try, in milliseconds, and how many: an answer names the request, and a cancellation the call, so a server that gets it again takes it once. */
+const tryMs = 5000;
+const triesMax = 3;
+const againMs = 100;
+
+/**
+ * Sends to one hold, again where a try broke off: a kept connection that the server closes at that moment is no reason to let it wait for ever for the
+ * user's answer. What cannot be delivered at last is void: its session is gone with its endpoint.
+ */
 export async function sendTo(context: McpContext, inbound: Inbound, session: Session, hold: Hold, body: Buffer): Promise<void> {
   const endpoint = inbound.view.endpoints.find((candidate) => candidate.name === hold.endpoint);
   if (endpoint === undefined) return;
-  try {
-    const response = await context.client.send({
-      endpoint,
-      method: "POST",
-      headers: headersFor(inbound, session, hold),
-      body,
-      connectMs: 2000,
-      signal: AbortSignal.timeout(5000),
-      lane: "call",
-    });
-    response.discard(1000);
-  } catch (error) {
-    if (!(error instanceof UpstreamError)) throw error;
-    context.log.debug(
-      { upstream: inbound.view.name, endpoint: endpoint.name, code: error.code },
-      "a message for a lost endpoint was dropped",
-    );
+  for (let tries = 1; ; tries += 1) {
+    try {
+      const response = await context.client.send({
+        endpoint,
+        method: "POST",
+        headers: headersFor(inbound, session, hold),
+        body,
+        connectMs: 2000,
+        signal: AbortSignal.timeout(tryMs),
+        lane: "call",
+      });
+      response.discard(1000);
+      return;
+    } catch (error) {
+      if (!(error instanceof UpstreamError)) throw error;
+      if (tries === triesMax || error.code === "refused") {
+        const where = { upstream: inbound.view.name, endpoint: endpoint.name };
+        context.log.warn({ ...where, code: error.code, tries }, "a message for a lost endpoint was dropped");
+        return;
+      }
+      await sleep(againMs * tries);
+    }
   }
 }
 

@@ -34,6 +34,8 @@ export interface TestMcpServer {
   };
   /** The next call of `write` runs, and its connection is reset instead of an answer. */
   resetAfterWrite: boolean;
+  /** The connections of the next so many POSTs with a session break before anything of them is served. */
+  breakPosts: number;
   /** `whoami` and `write` take this long; a `whoami` that is cancelled meanwhile is in `seen.cancelled`. */
   lagMs: number;
   /** The next so many POSTs with a session are answered with this status and body. */
@@ -67,6 +69,7 @@ export async function startMcpServer(
     sessions: new Map(),
     seen: { initialized: [], levels: [], subscriptions: [], deleted: [], cancelled: [], started: [], headers: [] },
     resetAfterWrite: false,
+    breakPosts: 0,
     lagMs: 0,
     answerWith: null,
     unknownStatus: 404,
@@ -107,6 +110,11 @@ export async function startMcpServer(
   const serve = async (request: import("node:http").IncomingMessage, response: import("node:http").ServerResponse): Promise<void> => {
     self.seen.headers.push({ ...request.headers, ":method": request.method });
     const id = request.headers["mcp-session-id"];
+    if (typeof id === "string" && request.method === "POST" && self.breakPosts > 0) {
+      self.breakPosts -= 1;
+      request.destroy();
+      return;
+    }
     if (typeof id === "string" && self.answerWith !== null && request.method === "POST") {
       const { status, body, headers } = self.answerWith;
       request.resume();
