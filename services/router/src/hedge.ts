@@ -5,14 +5,17 @@ import { AbortedByRouter } from "./upstream-client.ts";
 /**
  * A read that is late is made at a second endpoint too; the first final answer is the client's (requirement R19). Guarantees:
  * H1  As soon as one of the attempts has something for the client, the other one is ended, told as `cancelled`, and gives the client nothing.
- * H2  The second attempt says nothing before its final answer, and that is given only when it is no error: until then the first goes on.
- * H3  Where one fails, the call waits for the other, and how that ends is how the call ends.
+ * H2  The second attempt says nothing before its final answer, and that is given only when it is no error: until then the first goes on. Once
+ *     the first has failed, this holds no more.
+ * H3  Where one fails, the call waits for the other, and how that ends is how the call ends, with an error too. One that failed is not told again.
  */
 export class Lane {
   /** The one that began later. */
   readonly isSecond: boolean;
   /** Ended when the other attempt has the answer. */
   readonly cancelled = new Ending();
+  /** The other one is over and had nothing for the client (H3). */
+  isLast = false;
   readonly #race: Race;
 
   constructor(race: Race, isSecond: boolean) {
@@ -23,7 +26,7 @@ export class Lane {
   /** Whether the client gets what this attempt has for it now; from then on it gets nothing of the other one. */
   takes(what: "answer" | "error" | "before_answer"): boolean {
     if (this.cancelled.aborted) return false;
-    if (this.isSecond && what !== "answer") return false;
+    if (this.isSecond && !this.isLast && what !== "answer") return false;
     this.#race.taken(this);
     return true;
   }
@@ -82,8 +85,9 @@ export async function runHedged<Ran>(first: Attempt, runs: HedgedRuns<Ran>): Pro
   if (second === null) return { attempt: first, ran: await one.ran };
 
   const two = begin(second, true);
+  let failed: Runner<Ran> | null = null;
   const cancel = (runner: Runner<Ran>): void => {
-    if (runner.lane.cancelled.aborted) return;
+    if (runner === failed || runner.lane.cancelled.aborted) return;
     const told = { outcome: "cancelled" } as const;
     runner.attempt.done(told);
     runner.lane.cancelled.abort(new AbortedByRouter("given_up"));
@@ -101,6 +105,8 @@ export async function runHedged<Ran>(first: Attempt, runs: HedgedRuns<Ran>): Pro
       cancel(other);
       return { attempt: ended.runner.attempt, ran: ended.ran };
     }
+    failed = ended.runner;
+    other.lane.isLast = true;
     const told = runs.toldOf(ended.ran);
     ended.runner.attempt.done(told);
     runs.onOver(ended.runner.attempt, told, ended.ran);

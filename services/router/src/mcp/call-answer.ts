@@ -224,10 +224,13 @@ export class CallAnswer {
           if (event.id !== undefined && event.id !== "") lastEventId = event.id;
           const isMessage = event.event === undefined || event.event === "message";
           const message: ServerMessage = isMessage && event.data !== "" ? readServerMessage(event.data) : { kind: "other" };
-          // An event without data is no part of an answer.
-          const taken = event.data === "" ? !lane.isSecond : lane.takes(kindOf(message));
+          const isAnswer = message.kind === "answer" && message.id === this.#requestId;
+          // An event without data is no part of an answer, and the answer to another request ends nothing.
+          const what = message.kind === "answer" && !isAnswer ? "before_answer" : kindOf(message);
+          const taken = event.data === "" ? !lane.isSecond : lane.takes(what);
           if (!taken) {
-            if (message.kind !== "answer") return true;
+            // A question that the client is not asked would be waited for until the deadline.
+            if (!isAnswer && message.kind !== "request") return true;
             answered = true;
             clearTimeout(silent);
             response.cancel("the answer is not wanted");
@@ -243,7 +246,6 @@ export class CallAnswer {
           this.#begin(headers);
           const shown = message.kind === "answer" ? this.#visible(message, where) : null;
           const own = shown === null ? event : { ...event, data: JSON.stringify(shown) };
-          const isAnswer = message.kind === "answer" && message.id === this.#requestId;
           const more = this.#write(rewriteEvent(own, message, hold), hold, () => response.resume(), isAnswer);
           if (message.kind !== "answer" || !isAnswer) return more;
           answered = true;
