@@ -9,7 +9,8 @@ import { breachOf, type SafetyFacts } from "./safety-rules.ts";
  * L1  Never more than `fleetMoves` reservations count at once: those that were used within `fleetWindowMs`, and those that still may be. An
  *     operator's counts for nothing.
  * L2  A reservation that was not used ends after `reservationMs`; one that was used counts for the whole window, from when it was made.
- * L3  A reservation belongs to an upstream, an epoch and a target, not to a decider: who finds it there goes on with it, and reserves nothing.
+ * L3  A reservation belongs to an upstream, an epoch and a target, not to a decider: who finds it there goes on with it, and reserves nothing. But
+ *     an operator's is for operators alone, and one that overrides a rule for force alone.
  * L4  Equal inputs give equal decisions; the input is not altered.
  * L5  Of those that ask together critical upstreams come first, then who has failed for longest; failbacks come last.
  * L6  The last places, `fleetCriticalShare` of them, are for critical upstreams alone: others that failed a moment before cannot take them.
@@ -148,7 +149,14 @@ function answerTo(
 ): ReservationAnswer {
   const { upstream, epoch } = want;
   const base = { upstream, epoch, retryAtMs: null, overrode: [] };
-  if (same !== undefined && (same.to === undefined || same.to === want.to)) {
+  if (same?.operator === true && !want.operator) {
+    // Else what the controller does by itself would go past a limit or a rule because an operator orders it at that moment.
+    const reason = `an operator moves ${upstream} at epoch ${epoch}, and their place is for their order alone`;
+    const rule = (same.overrode ?? []).length > 0 ? "safety_rule" : "fleet_limit";
+    return { ...base, granted: false, rule, reason, expiresAtMs: nowMs };
+  }
+  const isItsOwn = same !== undefined && (same.to === undefined || same.to === want.to);
+  if (isItsOwn && (want.force || (same.overrode ?? []).length === 0)) {
     const reason = `epoch ${epoch} of ${upstream} has its place already`;
     return { ...base, granted: true, rule: "reserved_already", reason, expiresAtMs: same.expiresAtMs, overrode: same.overrode ?? [] };
   }

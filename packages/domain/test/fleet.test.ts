@@ -65,6 +65,35 @@ test("L2: an unused place ends by itself, a used one counts for the whole window
   assert.equal(decideReservation(ask("c", { state: two, moved: wrongEpoch, ...later })).kind, "granted");
 });
 
+test("L3: nobody but an operator goes on with an operator's place, and without force nobody with one that overrides a rule", () => {
+  const rules: ReservationInput["rules"] = [
+    {
+      kind: "never_both_on_backup",
+      name: "not-both",
+      reason: "",
+      upstreams: [
+        { name: "a", onBackup: false },
+        { name: "b", onBackup: true },
+      ],
+    },
+  ];
+  const forced = want("a", { operator: true, force: true });
+  const both = decideReservation(ask([want("a"), forced], { rules }));
+  assert.deepEqual(
+    both.answers.map(({ granted, rule, overrode }) => [granted, rule, overrode]),
+    [
+      [true, "reserved", ["safety_rule:not-both"]],
+      [false, "safety_rule", []],
+    ],
+  );
+  const later = (one: Want): unknown => decideReservation(ask([one], { rules, state: both.state })).answers[0]?.rule;
+  assert.deepEqual([want("a"), want("a", { operator: true }), forced].map(later), ["safety_rule", "safety_rule", "reserved_already"]);
+  // Also when it was used: a decider that has not heard of the move yet takes no place for it.
+  const reservations = [place("a", { operator: true, to: "secondary", used: true })];
+  const behind = decideReservation(ask([want("a"), want("a", { to: "third" })], { state: { reservations } }));
+  assert.deepEqual([behind.kind, behind.publish, behind.rule], ["refused", false, "fleet_limit"]);
+});
+
 test("L3: whoever finds the place of the same move goes on with it and reserves nothing", () => {
   const state = { reservations: [place("a"), place("b")] };
   const again = decideReservation(ask("a", { state }));

@@ -64,8 +64,8 @@ export class Reserver {
       this.#queue = sorted.slice(wantsMax);
       try {
         const answers = await this.#decide(batch.map(({ want }) => want));
-        const byMove = new Map(answers?.map((answer) => [`${answer.epoch} ${answer.upstream}`, answer]));
-        for (const { want, resolve } of batch) resolve(asReserved(byMove.get(`${want.epoch} ${want.upstream}`), want));
+        // In the order of the batch: an operator and this process by itself may ask for one move, and be answered differently.
+        for (const [index, { want, resolve }] of batch.entries()) resolve(asReserved(answers?.[index], want));
       } catch (error) {
         for (const { reject } of batch) reject(error);
       }
