@@ -322,6 +322,29 @@ describe("a call", () => {
     assert.equal(answer.headers.get("set-cookie"), null);
   });
 
+  test("A1: an answer to another request on its stream goes to nobody, and its connection is not used again", async () => {
+    const sockets = new Set<unknown>();
+    const odd: Server = createServer((request, response) => {
+      sockets.add(request.socket);
+      request.resume();
+      response.writeHead(200, { "content-type": "text/event-stream" });
+      const answer = (id: number, text: string) =>
+        `data: {"jsonrpc":"2.0","id":${id},"result":{"content":[{"type":"text","text":"${text}"}]}}\n\n`;
+      response.end(answer(7, "of another client") + answer(1, "own"));
+    });
+    await new Promise<void>((resolve) => odd.listen(0, "127.0.0.1", resolve));
+    others.push(() => new Promise((resolve) => odd.close(() => resolve())));
+    const url = `http://127.0.0.1:${(odd.address() as AddressInfo).port}/mcp`;
+    const second = await startTestRouter(fakeControl([{ name: "odd", url }]));
+    others.push(() => second.close(0));
+    for (let round = 0; round < 2; round += 1) {
+      const { text } = await post(second.mcpUrl, toolCall(1, "whoami"));
+      assert.doesNotMatch(text, /of another client/);
+      assert.match(text, /"id":1,.*own/);
+    }
+    assert.equal(sockets.size, 2, "each on a connection of its own");
+  });
+
   test("of a thousand in a row leaves no session, stream or call behind", async () => {
     const { client } = await connectV1(router.mcpUrl);
     for (let round = 0; round < 20; round++) await Promise.all(Array.from({ length: 25 }, () => client.callTool({ name: "whoami" })));

@@ -221,16 +221,19 @@ export class CallAnswer {
       readEvents(response, {
         event: (event) => {
           if (answered) return true;
-          if (event.id !== undefined && event.id !== "") lastEventId = event.id;
           const isMessage = event.event === undefined || event.event === "message";
           const message: ServerMessage = isMessage && event.data !== "" ? readServerMessage(event.data) : { kind: "other" };
-          const isAnswer = message.kind === "answer" && message.id === this.#requestId;
-          // An event without data is no part of an answer, and the answer to another request ends nothing.
-          const what = message.kind === "answer" && !isAnswer ? "before_answer" : kindOf(message);
-          const taken = event.data === "" ? !lane.isSecond : lane.takes(what);
+          if (message.kind === "answer" && message.id !== this.#requestId) {
+            // It is another client's perhaps, and so is what comes on its connection after it (U5).
+            response.distrust?.();
+            return true;
+          }
+          if (event.id !== undefined && event.id !== "") lastEventId = event.id;
+          // An event without data is no part of an answer.
+          const taken = event.data === "" ? !lane.isSecond : lane.takes(kindOf(message));
           if (!taken) {
             // A question that the client is not asked would be waited for until the deadline.
-            if (!isAnswer && message.kind !== "request") return true;
+            if (message.kind !== "answer" && message.kind !== "request") return true;
             answered = true;
             clearTimeout(silent);
             response.cancel("the answer is not wanted");
@@ -246,8 +249,8 @@ export class CallAnswer {
           this.#begin(headers);
           const shown = message.kind === "answer" ? this.#visible(message, where) : null;
           const own = shown === null ? event : { ...event, data: JSON.stringify(shown) };
-          const more = this.#write(rewriteEvent(own, message, hold), hold, () => response.resume(), isAnswer);
-          if (message.kind !== "answer" || !isAnswer) return more;
+          const more = this.#write(rewriteEvent(own, message, hold), hold, () => response.resume(), message.kind === "answer");
+          if (message.kind !== "answer") return more;
           answered = true;
           this.#done = true;
           this.#end();
