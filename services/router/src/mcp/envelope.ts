@@ -187,5 +187,6 @@ export function isObject(value: unknown): value is Record<string, unknown> {
   return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 function isId(value: unknown): value is string | number {
-  return typeof value === "string" || typeof value === "number";
+  // 1e999 is read as infinite, which no JSON can say again.
+  return typeof value === "string" || Number.isFinite(value);
 }

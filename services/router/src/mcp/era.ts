@@ -18,6 +18,13 @@ export interface EraBook {
 const keptMs = 5 * 60_000;
 const endpointsMax = 10_000;
 
+/** A server that fails, sheds load, asks who one is or breaks off says nothing about its era. */
+function provesEra(status: number, answered: boolean): boolean {
+  if (status === 200) return answered;
+  return status >= 400 && status < 500 && !noWordOnEra.has(status);
+}
+const noWordOnEra: ReadonlySet<number> = new Set([401, 403, 407, 408, 425, 429]);
+
 export function createEraBook(client: UpstreamClient, nowMs: () => number): EraBook {
   const eras = new Map<string, { era: Era; untilMs: number }>();
   const learn: EraBook["learn"] = (endpoint, era) => {
@@ -63,8 +70,7 @@ export function createEraBook(client: UpstreamClient, nowMs: () => number): EraB
       const answer = response.status < 500 ? await firstAnswer(response) : null;
       if (answer === null) response.discard(250);
       const era: Era = response.status === 200 && answer?.error === null ? "modern" : "legacy";
-      // A server that fails says nothing about its era.
-      if (response.status < 500) learn(endpoint, era);
+      if (provesEra(response.status, answer !== null)) learn(endpoint, era);
       return era;
     },
   };

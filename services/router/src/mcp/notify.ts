@@ -99,7 +99,7 @@ export async function sendTo(context: McpContext, inbound: Inbound, session: Ses
       return;
     } catch (error) {
       if (!(error instanceof UpstreamError)) throw error;
-      if (tries === triesMax || error.code === "refused") {
+      if (tries === triesMax || (error.code !== "reset" && error.code !== "closed")) {
         const where = { upstream: inbound.view.name, endpoint: endpoint.name };
         context.log.warn({ ...where, code: error.code, tries }, "a message for a lost endpoint was dropped");
         return;

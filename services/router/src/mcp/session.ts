@@ -53,7 +53,7 @@ export class Session {
     return null;
   }
   get busy(): boolean {
-    return this.stream !== null || this.running.size > 0 || this.replays.size > 0;
+    return this.stream !== null || this.running.size > 0 || this.hedged.size > 0 || this.replays.size > 0;
   }
 }
 

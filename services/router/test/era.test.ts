@@ -1,0 +1,43 @@
+import assert from "node:assert/strict";
+import { createServer } from "node:http";
+import type { AddressInfo } from "node:net";
+import { test } from "node:test";
+import type { EndpointView } from "../src/control/port.ts";
+import { Ending } from "../src/ending.ts";
+import { createEraBook } from "../src/mcp/era.ts";
+import { createUpstreamClient } from "../src/upstream-client.ts";
+
+test("R1: what a server says while it sheds load, asks who one is or breaks off is no word on its era; the next request asks again", async (t) => {
+  const discovered = JSON.stringify({ jsonrpc: "2.0", id: "mcpf-discover", result: { supportedVersions: ["2026-07-28"] } });
+  let answer: readonly [number, string, string] = [200, "application/json", discovered];
+  const server = createServer((request, response) => {
+    request.resume();
+    response.writeHead(answer[0], { "content-type": answer[1] }).end(answer[2]);
+  });
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  const client = createUpstreamClient({ connectionsMax: 2, headerBytesMax: 16_384, idleMs: 4000 });
+  t.after(async () => {
+    await client.close();
+    server.close();
+  });
+  const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}/mcp`;
+  const endpoint: EndpointView = { name: "a", url, role: "write", headers: {} };
+  for (const silent of [
+    [429, "text/plain", "later"],
+    [401, "application/json", "{}"],
+    [503, "text/plain", ""],
+    [200, "text/event-stream", ""],
+  ] as const) {
+    const book = createEraBook(client, () => 0);
+    answer = silent;
+    await book.ask(endpoint, 2000, new Ending());
+    assert.equal(book.known(endpoint), null, String(silent));
+    answer = [200, "application/json", discovered];
+    assert.equal(await book.ask(endpoint, 2000, new Ending()), "modern");
+    assert.equal(book.known(endpoint), "modern");
+  }
+  const book = createEraBook(client, () => 0);
+  answer = [400, "application/json", JSON.stringify({ jsonrpc: "2.0", id: null, error: { code: -32000, message: "No valid session ID" } })];
+  assert.equal(await book.ask(endpoint, 2000, new Ending()), "legacy");
+  assert.equal(book.known(endpoint), "legacy");
+});
