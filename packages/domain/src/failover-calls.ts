@@ -9,7 +9,7 @@ import { wilsonLowerBound } from "./wilson.ts";
  *
  * N1  The electorate are the routers that made at least `verifyFailures` calls there in the last 30 s under the route in force. Probers
  *     have no vote on it, and one router alone has none either.
- * N2  A router says so when its last calls failed hard, `verifyFailures` in a row or beyond the breaker's ratio (Wilson), and its word is fresh: as every
+ * N2  A router says so when its last calls failed hard, `verifyFailures` in a row, three at least, or beyond the breaker's ratio (Wilson), and its word is fresh: as every
  *     word that may move something. One that is suspect, or silent by now, counts in the electorate and says nothing.
  * N3  Calls fail where a strict majority of the electorate, and at least two of it, say so.
  */
@@ -18,6 +18,8 @@ export type CallsHeard = Record<string, RouterCalls[]>;
 /** The breaker's window (Polly, Finagle: 30 s). */
 const callsWindowMs = 30_000;
 const routersMax = 20;
+/** A move costs sessions and a verification: an operator who lets a breaker open after one or two failures does not ask for that. */
+const runMin = 3;
 
 export interface CallsContext {
   readonly policy: Pick<FailoverPolicy, "verifyFailures" | "verifyCallsMin" | "verifyRatio">;
@@ -38,7 +40,9 @@ export function judgeCalls(endpoint: string, { policy, calls }: CallsContext, wo
 
 function isFailing({ ok, hard, run }: RouterCalls, policy: CallsContext["policy"]): boolean {
   const calls = ok + hard;
-  return run >= policy.verifyFailures || (calls >= policy.verifyCallsMin && wilsonLowerBound(hard, calls) > policy.verifyRatio);
+  return (
+    run >= Math.max(runMin, policy.verifyFailures) || (calls >= policy.verifyCallsMin && wilsonLowerBound(hard, calls) > policy.verifyRatio)
+  );
 }
 
 /** How the calls of each router to an endpoint ended lately under the route in force (N1); of more than 20 routers those with the most calls. */

@@ -45,6 +45,13 @@ test("F19: too few calls, old words, suspects and what was said before the decis
   assert.equal(decide(halfDead(many)), "decided calls_failing");
 });
 
+test("F19: two failures in a row are no failing endpoint, also where a breaker opens after one", () => {
+  const impatient = { policy: { ...policy, verifyFailures: 1 } };
+  const few = (run: number): Calls[] => ["a", "b"].map((router) => ({ router, ok: 50, hard: run, run }));
+  assert.ok(!decide(halfDead(few(2), impatient)).startsWith("decided"));
+  assert.equal(decide(halfDead(few(3), impatient)), "decided calls_failing");
+});
+
 test("F19: all that holds an automatic move back holds this one back: holds, cool-down, the limit, proof, the fleet, a jump of the clock", () => {
   const both = [failing("a"), failing("b")];
   const held = { by: { kind: "operator", id: "ann" } as const, reason: "no", sinceMs: 0, untilMs: null };
