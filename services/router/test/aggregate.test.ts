@@ -132,6 +132,18 @@ describe("several upstreams as one server", () => {
     await other.close(0);
   });
 
+  test("a session that ends at a router process that never used it ends at the upstreams too", async () => {
+    const session = await openSession(url);
+    for (const name of ["a__whoami", "b_2__whoami"]) await post(url, toolCall(2, name), { "mcp-session-id": session });
+    const other = await startTestRouter(controlOf(upstreams), { directory });
+    try {
+      assert.equal((await fetch(`${other.url}/mcp`, { method: "DELETE", headers: { "mcp-session-id": session } })).status, 200);
+      assert.deepEqual([a.seen.deleted.length, b.seen.deleted.length], [1, 1]);
+    } finally {
+      await other.close(0);
+    }
+  });
+
   test("ids of sessions with all and with one upstream are not taken for each other, and a cursor of another list is refused", async () => {
     const [all, one] = [await openSession(url), await openSession(`${router.url}/mcp/a`)];
     assert.equal((await post(url, toolCall(2, "a__whoami"), { "mcp-session-id": one })).status, 404);

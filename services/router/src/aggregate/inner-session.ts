@@ -80,9 +80,11 @@ export class InnerSession implements Asked {
     this.#stream?.cancel("nobody listens");
   }
 
+  /** Also a session that another router process began, and this one never used. */
   async end(): Promise<void> {
     this.close();
-    if (this.#begun && this.#id !== null) (await this.#send("DELETE", null, {})).discard(100);
+    this.#id ??= await this.#deps.known(this.upstream);
+    if (this.#id !== null) (await this.#send("DELETE", null, {})).discard(100);
     this.#begun = false;
   }
   /** Gives up the stream; the session itself stays. */

@@ -202,7 +202,10 @@ export class AggregateSession {
   close(): void {
     for (const inner of this.#inner.values()) inner.close();
   }
+  /** Ends it everywhere: also its sessions with upstreams that other router processes began. */
   async end(): Promise<void> {
+    const record = await this.#context.directory.read(this.session.sealed.key);
+    for (const name of Object.keys(record?.holds ?? {})) this.with(name, {});
     this.close();
     await Promise.allSettled([...this.#inner.values()].map((inner) => inner.end()));
   }
