@@ -138,6 +138,7 @@ const failoverRejections: Readonly<Record<string, Need>> = {
   automatic_off: required,
   not_held: required,
   already_active: required,
+  moved_meanwhile: rare,
   not_failed_over: required,
   read_only: required,
   unknown_endpoint: required,

@@ -1,6 +1,6 @@
 // Preloaded into every process of a soaked stack (`NODE_OPTIONS=--import`), and in no other: on SIGUSR2 a process reads what it has to suffer
 // from the file in MCPF_SOAK_MISCHIEF, by its MCPF_INSTANCE. What it suffers are a clock that jumps, and connections that cannot be made.
-import { readFileSync } from "node:fs";
+import { appendFileSync, readFileSync } from "node:fs";
 import { Socket } from "node:net";
 
 export interface Mischief {
@@ -11,6 +11,9 @@ export interface Mischief {
   /** ...and to these never come about; "all": to any. Those that are open break. */
   readonly silence?: readonly number[] | "all";
 }
+
+/** A line for each connection that was refused, in a file beside that of the mischief. */
+export const refusalsOf = (mischiefFile: string): string => `${mischiefFile}.refused`;
 
 const file = process.env["MCPF_SOAK_MISCHIEF"];
 const instance = process.env["MCPF_INSTANCE"];
@@ -39,6 +42,7 @@ if (file !== undefined && instance !== undefined) {
     const doom = fate(port);
     if (doom === null) return connect.apply(this, args);
     if (doom === "refuse") {
+      appendFileSync(refusalsOf(file), `${instance} ${port}\n`);
       const error = Object.assign(new Error(`connect ECONNREFUSED 127.0.0.1:${port}`), { code: "ECONNREFUSED", syscall: "connect" });
       process.nextTick(() => this.destroy(error));
     }

@@ -13,7 +13,8 @@ export interface SoakResult {
   readonly breakersOpened: number;
   readonly unhealthy: number;
   readonly rejected: readonly string[];
-  /** Shows that what was to be suffered was. */
+  /** Connections that were refused to a liar, and failed probes that somebody told of: a prober that knows itself to be overloaded tells of none. */
+  readonly refusals: number;
   readonly failedProbes: number;
   readonly calls: number;
   readonly failed: number;
@@ -27,6 +28,7 @@ export async function soak(world: SoakWorld, one: SoakCase, wantedMs: number, sa
   world.takeCalls();
   const startMs = performance.now();
   const startedAtMs = Date.now();
+  const refusedBefore = world.refusals();
   for (const { at, what, act } of one.steps(world)) {
     await sleep(Math.max(0, startMs + at * durationMs - performance.now()));
     say(`  ${one.name} ${((performance.now() - startMs) / 1000).toFixed(0)} s: ${what}`);
@@ -42,6 +44,7 @@ export async function soak(world: SoakWorld, one: SoakCase, wantedMs: number, sa
     breakersOpened,
     unhealthy,
     rejected,
+    refusals: world.refusals() - refusedBefore,
     failedProbes: await world.failedProbesSince(startedAtMs),
     calls: calls.length,
     failed: calls.filter(({ status }) => status !== 200).length,

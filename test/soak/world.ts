@@ -6,7 +6,7 @@ import { type CallRecord, type HttpLoad, httpSpeech, startHttpLoad } from "../be
 import { ports as offsets, ordersConfig, upstream } from "../bench/detection/orders.ts";
 import { type RunningStack, startStack } from "../harness/stack.ts";
 import { until } from "../harness/wait.ts";
-import type { Mischief } from "./mischief.ts";
+import { type Mischief, refusalsOf } from "./mischief.ts";
 
 /** A stack under load whose processes can be made to suffer, and what the log says of it. */
 export interface SoakWorld {
@@ -19,6 +19,8 @@ export interface SoakWorld {
   setErrorShare(share: number): Promise<void>;
   /** What came into the log since the last sequence given. */
   since(seq: number): Promise<LogView>;
+  /** Connections that were refused to the processes that suffer it, since the begin. */
+  refusals(): number;
   /** Failed probes that anybody observed since a time of the store. */
   failedProbesSince(timeMs: number): Promise<number>;
   /** Calls that ended since the last time this was asked. */
@@ -37,6 +39,7 @@ export async function startWorld(callsPerSecond: number): Promise<SoakWorld> {
   const dir = await tempDir("mcpf-soak-");
   const mischiefFile = join(dir.path, "mischief.json");
   writeFileSync(mischiefFile, "{}");
+  writeFileSync(refusalsOf(mischiefFile), "");
   const preload = new URL("./mischief.ts", import.meta.url).href;
   const stack = await startStack({
     config: ordersConfig(join(dir.path, "ops"), { kind: "http", faultProxy: false }),
@@ -75,6 +78,7 @@ export async function startWorld(callsPerSecond: number): Promise<SoakWorld> {
       await Promise.all(ports.map((port) => fetch(`http://127.0.0.1:${port}/control/error-share/${share}`, { method: "PUT" })));
     },
     since: (seq) => logSince(stack, seq),
+    refusals: () => readFileSync(refusalsOf(mischiefFile), "utf8").split("\n").length - 1,
     async failedProbesSince(timeMs) {
       let failed = 0;
       for await (const { content, timeMs: storedMs } of stack.bus.read("SIGNALS", { filter: "probe.observed.>" })) {

@@ -32,6 +32,10 @@ export function obeyMove(input: FailoverInput, given: Extract<FailoverOrder, { k
     const known = endpoints.map((endpoint) => endpoint.name).join(", ");
     return no("unknown_endpoint", `${input.upstream} has no endpoint ${JSON.stringify(order.to)}; it has: ${known}`);
   }
+  if (given.kind === "failover" && given.to === null && given.from !== undefined && given.from !== state.active) {
+    const reason = `${input.upstream} was moved off ${given.from} to ${state.active} (epoch ${state.epoch}) while this order was looked at`;
+    return no("moved_meanwhile", `${reason}; ask again, or name the endpoint, to move it once more`);
+  }
   const activeTier = activeTierOf(input);
   if (isFailback && !endpoints.some(({ role, tier }) => role === "write" && tier < activeTier)) {
     return no("not_failed_over", `${state.active} is of the best tier (${activeTier}) already; there is nothing to go back to`);

@@ -45,8 +45,9 @@ export type FailoverOrder = {
   commandId: string;
   by: Actor;
   reason: string;
-} & (
-  | { kind: "failover"; to: string | null; force: boolean; afterSeq: number; gatherOver: boolean }
+} & /** `from`: what was active when the order was taken on; absent in orders of before. */
+(
+  | { kind: "failover"; to: string | null; force: boolean; afterSeq: number; gatherOver: boolean; from?: string }
   | { kind: "failback"; force: boolean; afterSeq: number; gatherOver: boolean }
   | { kind: "hold"; forMs: number | null }
   | { kind: "release" }

@@ -75,6 +75,7 @@ export const decide = (more: Partial<FailoverInput> = {}): string => ruleOf(deci
 export const moved = (at: number, automatic = true, epoch = 1) => ({ atMs: at, epoch, from: "secondary", to: "primary", automatic });
 export const stateWith = (more: object): FailoverInput["state"] => ({ ...world().state, ...more });
 export function order(more: Partial<Extract<FailoverOrder, { kind: "failover" }>> = {}): FailoverOrder {
-  const { to = "secondary", force = false, afterSeq = 0, gatherOver = false } = more;
-  return { kind: "failover", commandId: "c", by: ann, reason: "because", to, force, afterSeq, gatherOver };
+  const { to = "secondary", force = false, afterSeq = 0, gatherOver = false, from } = more;
+  const seen = from === undefined ? {} : { from };
+  return { kind: "failover", commandId: "c", by: ann, reason: "because", to, force, afterSeq, gatherOver, ...seen };
 }

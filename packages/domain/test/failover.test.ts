@@ -266,6 +266,13 @@ test("an operator's move wants proof from after the command, waits for it, and n
   assert.equal(decide({ command: order(), clock: { tilted: true, freshAfterSeq: 0 } }), "decided operator");
 });
 
+test("an order to move somewhere does not move an upstream that moved meanwhile; one that names the endpoint does what it says", () => {
+  const late = (more: Partial<Parameters<typeof order>[0]>) => order({ from: "secondary", force: true, ...more });
+  assert.equal(decide({ command: late({ to: null }) }), "rejected moved_meanwhile");
+  assert.equal(decide({ command: late({ to: "secondary" }) }), "decided operator_forced");
+  assert.equal(decide({ command: late({ to: null, from: "primary" }) }), "decided operator_forced");
+});
+
 test("F9: the best proven tier wins, and a better one that may still be proven is waited for, shortly", () => {
   const endpoints: FailoverInput["endpoints"] = [
     { name: "primary", tier: 0, role: "write" },

@@ -67,6 +67,7 @@ export class Commands {
 
   failover(body: FailoverCommand): Promise<Answer> {
     const afterSeq = this.#knowledge.evidence.lastSeq;
+    const from = this.#knowledge.activeOf(body.upstream);
     const order = (gatherOver: boolean): FailoverOrder => ({
       kind: "failover",
       commandId: body.commandId,
@@ -76,6 +77,7 @@ export class Commands {
       force: body.force,
       afterSeq,
       gatherOver,
+      ...(from === null ? {} : { from }),
     });
     if (!body.dryRun) return this.#once("failover", body, { to: body.to, force: body.force }, order);
     this.#requireKnown(body.upstream);

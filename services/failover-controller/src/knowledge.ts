@@ -7,6 +7,7 @@ import {
   type FailoverInput,
   type FailoverMoment,
   failoverInput,
+  failoverStateOf,
   foldFailoverAudit,
   noFailoverAudit,
   openEvidence,
@@ -47,6 +48,11 @@ export class Knowledge {
 
   isConfigured(upstream: string): boolean {
     return this.audit.config !== null && Object.hasOwn(this.audit.config.topology.upstreams, upstream);
+  }
+
+  /** Null: no such upstream is configured. */
+  activeOf(upstream: string): string | null {
+    return this.isConfigured(upstream) ? failoverStateOf(this.audit, upstream).active : null;
   }
 
   isCritical(upstream: string): boolean {
