@@ -11,6 +11,7 @@ import { wilsonLowerBound } from "./wilson.ts";
  *     have no vote on it, and one router alone has none either.
  * N2  A router says so when its last calls failed hard, `verifyFailures` in a row, three at least, or beyond the breaker's ratio (Wilson), and its word is fresh: as every
  *     word that may move something. One that is suspect, or silent by now, counts in the electorate and says nothing.
+ *     One that was not heard of since another's calls began to fail says nothing either: a router that restarts under another name is one router.
  * N3  Calls fail where a strict majority of the electorate, and at least two of it, say so.
  */
 export type CallsHeard = Record<string, RouterCalls[]>;
@@ -29,8 +30,14 @@ export interface CallsContext {
 /** Why calls fail at an endpoint, by the routers whose `words` against it may move something; null: nothing says so (N1 to N3). */
 export function judgeCalls(endpoint: string, { policy, calls }: CallsContext, words: readonly WeighedVote[]): string | null {
   const speaking = (calls?.[endpoint] ?? []).filter(({ ok, hard }) => ok + hard >= policy.verifyFailures);
-  const says = new Set(words.filter(({ kind, verdict }) => kind === "router" && verdict === "unhealthy").map(({ observer }) => observer));
-  const against = speaking.filter((router) => says.has(router.router) && isFailing(router, policy));
+  const sinceMs = new Map(
+    words
+      .filter(({ kind, verdict }) => kind === "router" && verdict === "unhealthy")
+      .map((word) => [word.observer, word.hardSinceMs ?? word.atMs]),
+  );
+  const failing = speaking.filter((router) => sinceMs.has(router.router) && isFailing(router, policy));
+  const lastBegunMs = Math.max(...failing.map(({ router }) => sinceMs.get(router) ?? 0));
+  const against = failing.filter(({ heardAtMs }) => heardAtMs === undefined || heardAtMs >= lastBegunMs);
   if (against.length < 2 || against.length * 2 <= speaking.length) return null;
   const sum = (of: (router: RouterCalls) => number): number => against.reduce((all, router) => all + of(router), 0);
   const hard = sum((router) => router.hard);
@@ -56,7 +63,7 @@ export function callsOn(
   const heard: RouterCalls[] = [];
   for (const { kind, observer, seconds } of evidence.words.get(endpointKey(upstream, endpoint))?.values() ?? []) {
     if (kind !== "router" || seconds.length === 0) continue;
-    const calls: RouterCalls = { router: observer, ok: 0, hard: 0, run: 0 };
+    const calls: RouterCalls = { router: observer, ok: 0, hard: 0, run: 0, heardAtMs: evidence.routers.get(observer)?.atMs ?? 0 };
     for (const { atMs, generation, epoch, alive, hard, tail } of seconds) {
       if (nowMs - atMs > callsWindowMs || generation !== route.generation || epoch !== route.epoch) continue;
       calls.ok += alive;

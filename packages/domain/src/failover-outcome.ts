@@ -45,8 +45,7 @@ export type FailoverOrder = {
   commandId: string;
   by: Actor;
   reason: string;
-} & /** `from`: what was active when the order was taken on; absent in orders of before. */
-(
+} /** `from`: what was active when the order was taken on; absent in orders of before. */ & (
   | { kind: "failover"; to: string | null; force: boolean; afterSeq: number; gatherOver: boolean; from?: string }
   | { kind: "failback"; force: boolean; afterSeq: number; gatherOver: boolean }
   | { kind: "hold"; forMs: number | null }

@@ -7,7 +7,8 @@ import { wilsonLowerBound, wilsonUpperBound } from "./wilson.ts";
  */
 
 /** How calls ended at the active endpoint since the move, as one router that had applied it says. `run`: hard failures in a row at the end. */
-export type RouterCalls = { router: string; ok: number; hard: number; run: number };
+/** `heardAtMs`: when it last said anything at all, where that matters. */
+export type RouterCalls = { router: string; ok: number; hard: number; run: number; heardAtMs?: number };
 export type TrafficSlice = {
   after: RouterCalls[];
   /** At the active endpoint in the last `verifyMs`: what the next move is compared with. */

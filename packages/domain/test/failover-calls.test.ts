@@ -45,6 +45,20 @@ test("F19: too few calls, old words, suspects and what was said before the decis
   assert.equal(decide(halfDead(many)), "decided calls_failing");
 });
 
+test("F19: a router that is restarted under another name is one router, however fresh the last words of its former life are", () => {
+  // "a" was heard last 3 s ago, and the calls of "b" began to fail 2 s ago.
+  const restarted = [
+    { ...failing("a"), heardAtMs: nowMs - 3000 },
+    { ...failing("b"), heardAtMs: nowMs - 100 },
+  ];
+  assert.ok(!decide(halfDead(restarted)).startsWith("decided"));
+  const both = [
+    { ...failing("a"), heardAtMs: nowMs - 1500 },
+    { ...failing("b"), heardAtMs: nowMs - 100 },
+  ];
+  assert.equal(decide(halfDead(both)), "decided calls_failing");
+});
+
 test("F19: two failures in a row are no failing endpoint, also where a breaker opens after one", () => {
   const impatient = { policy: { ...policy, verifyFailures: 1 } };
   const few = (run: number): Calls[] => ["a", "b"].map((router) => ({ router, ok: 50, hard: run, run }));
