@@ -70,6 +70,8 @@ export class Link {
   readonly #listeners = new Set<Heard>();
   /** Listeners of a resource, by `upstream uri`. */
   readonly #subscribed = new Map<string, number>();
+  /** Those of them that the server was asked for. */
+  readonly #confirmed = new Set<string>();
   #number = 0;
 
   constructor(call: LocalCall, clientParams: Value, principal: Principal, key: string) {
@@ -114,18 +116,30 @@ export class Link {
     };
   }
 
-  /** The first listener of a resource subscribes to it, the last one ends that. */
+  /** The first listener of a resource subscribes to it, the last one ends that. One that could not be asked for is not counted, and asked for again. */
   async subscribe(upstream: string, uri: string, by: 1 | -1): Promise<void> {
     const key = `${upstream} ${uri}`;
-    const before = this.#subscribed.get(key) ?? 0;
-    if (before + by > 0) this.#subscribed.set(key, before + by);
-    else this.#subscribed.delete(key);
+    const left = this.#count(key, by);
     const inner = this.with(upstream);
     // A session that is begun later subscribes to all of them itself.
-    if (!inner.begun || (by === 1 ? before > 0 : before > 1)) return;
+    if (!inner.begun || (by === 1 ? this.#confirmed.has(key) : left > 0)) return;
+    if (by === -1) this.#confirmed.delete(key);
     const method = by === 1 ? "resources/subscribe" : "resources/unsubscribe";
     this.#number += 1;
-    await inner.request({ jsonrpc: "2.0", id: `mcpl-${this.#number}`, method, params: { uri } }, {}, () => undefined);
+    try {
+      await inner.request({ jsonrpc: "2.0", id: `mcpl-${this.#number}`, method, params: { uri } }, {}, () => undefined);
+    } catch (error) {
+      if (by === 1) this.#count(key, -1);
+      throw error;
+    }
+    if (by === 1) this.#confirmed.add(key);
+  }
+
+  #count(key: string, by: 1 | -1): number {
+    const left = (this.#subscribed.get(key) ?? 0) + by;
+    if (left > 0) this.#subscribed.set(key, left);
+    else this.#subscribed.delete(key);
+    return left;
   }
 
   close(): void {

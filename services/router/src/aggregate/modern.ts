@@ -269,6 +269,8 @@ function inSession(
         error: { code: rpcCodes.outcome_unknown, message, data: { code: "outcome_unknown", upstream, retriable: false } },
       });
     }
+    // Who has left while the server was looked for is heard of no more.
+    if (gone.aborted) return handle === null ? resolve() : onGone();
     gone.addEventListener("abort", onGone);
     if (handle === null) call.begin(envelope.method, params, metaOf(envelope)["progressToken"], passed, listener);
     else call.goOn(inputResponses, listener);
