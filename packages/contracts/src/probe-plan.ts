@@ -87,7 +87,8 @@ function checkOf(
   kind: UpstreamConfig["kind"],
   own: { severity: ProbeSeverity; everyMs: number | null },
 ): ProbeCheck {
-  const type = probe.type ?? kind;
+  // HTTP+SSE answers nothing that a probe of today's transports asks; each of its sessions is a stream that stays open.
+  const type = probe.type ?? (endpoint.transport === "sse" ? "tcp" : kind);
   const url = addressOf(type, probe, endpoint);
   const trusted = probe.url === undefined || sameHost(url, endpoint.url);
   const { body } = probe;

@@ -30,6 +30,22 @@ function checksOf(text: string, endpoint = 0) {
   return probeChecks(upstream, found);
 }
 
+test("a server of HTTP+SSE is probed by its port unless something else is said: no probe of today's transports can pass there", () => {
+  const old = (probe: string) => `
+upstreams:
+  api:
+    kind: mcp
+    endpoints:
+      - { name: old, url: "https://old.example/sse", tier: 0, transport: sse }
+      - { name: new, url: "https://new.example/mcp", tier: 1 }
+    ${probe}
+`;
+  const of = (text: string, endpoint: number) => checksOf(text, endpoint).map(({ type, url }) => [type, url]);
+  assert.deepEqual(of(old(""), 0), [["tcp", "tcp://old.example:443"]]);
+  assert.deepEqual(of(old(""), 1), [["mcp", "https://new.example/mcp"]]);
+  assert.deepEqual(of(old("probe: { type: tls }"), 0), [["tls", "tls://old.example:443"]]);
+});
+
 test("what is wrong with a probe is said with its path, its value and what to do", () => {
   const cases: [string, RegExp][] = [
     ["{ preset: pinecon }", /^upstreams\.api\.probe\.preset: .*"pinecone".*\(found "pinecon"\)$/],

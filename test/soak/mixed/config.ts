@@ -54,7 +54,6 @@ upstreams:
   old:
     kind: mcp
     tools: { echo: { read_only: true } }
-    probe: { type: tcp }
     endpoints:
       - { name: only, tier: 0, url: "${url("old-only", "/sse")}", transport: sse }
   local:
