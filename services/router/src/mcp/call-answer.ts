@@ -214,6 +214,8 @@ export class CallAnswer {
     return new Promise((resolve) => {
       let lastEventId: string | null = null;
       let answered = false;
+      // Of a second attempt nothing is passed on while the first one lives: an id of that time is none that the client has.
+      let told = !lane.isSecond;
       const headers = this.#headersWith(response);
       const isToBePrimed =
         this.#resumable !== null && this.#resumable.version >= firstPrimedVersion && !this.#writer.open && !lane.isSecond;
@@ -242,6 +244,7 @@ export class CallAnswer {
           }
           if (!this.#wanted(message, hold)) return true;
           clearTimeout(silent);
+          told ||= event.id !== undefined && event.id !== "";
           if (event.data === "" && this.#isPrimed) {
             // The client has an id of this stream already, from the router; one of the upstream lets it go on through another router process too.
             return event.id === undefined || event.id === "" || this.#write(event, hold, () => response.resume());
@@ -263,8 +266,9 @@ export class CallAnswer {
           clearTimeout(silent);
           if (answered) return;
           // With an event id the client can come back for the answer; without one it never could.
-          if (lastEventId !== null) resolve({ kind: "parked", told: { outcome: "ok", httpStatus: response.status, toolError: false } });
-          else resolve(failed("closed", `${where} ended its stream without an answer`));
+          if (lastEventId !== null && told)
+            resolve({ kind: "parked", told: { outcome: "ok", httpStatus: response.status, toolError: false } });
+          else resolve({ ...failed("closed", `${where} ended its stream without an answer`), lastEventId });
         },
         error: (error) => {
           clearTimeout(silent);
