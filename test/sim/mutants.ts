@@ -140,8 +140,8 @@ export const mutants: readonly Mutant[] = [
     guarantee: "no_move_on_one_word",
     what: "one failed call of each router, and not many, are failing calls",
     file: domain("failover-calls"),
-    find: "says.has(router.router) && isFailing(router, policy)",
-    put: "says.has(router.router)",
+    find: "sinceMs.has(router.router) && isFailing(router, policy)",
+    put: "sinceMs.has(router.router)",
   },
   {
     name: "unknown-outcome-is-retried",
