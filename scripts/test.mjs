@@ -17,8 +17,8 @@ import { runChild } from "./lib/run-child.mjs";
 import { withSecondTry } from "./lib/second-try.mjs";
 import { closingLine, countTests } from "./lib/test-count.mjs";
 
-/** One test, whatever it spawns. */
-const TEST_TIMEOUT_MS = 120_000;
+/** One test, whatever it spawns; stretched with everything else that a busy machine is given time for. */
+const TEST_TIMEOUT_MS = 120_000 * Math.max(1, Number(process.env["MCPF_TEST_PATIENCE"] ?? 1) || 1);
 /**
  * Silence after which a run is stuck. node:test waits for ever for a file that leaves a timer or a socket open, and we do not
  * force its exit, because a leak has to show. Longer than the time-out that any single test sets for itself.

@@ -49,9 +49,12 @@ if (file !== undefined && instance !== undefined) {
     return this;
   } as typeof Socket.prototype.connect;
 
-  process.on("SIGUSR2", () => {
+  const suffer = (): void => {
     const all = JSON.parse(readFileSync(file, "utf8")) as Record<string, Mischief>;
     mischief = all[instance] ?? {};
     for (const [socket, port] of [...open]) if (fate(port) !== null) socket.destroy();
-  });
+  };
+  // One that is started again suffers what it suffered before.
+  suffer();
+  process.on("SIGUSR2", suffer);
 }

@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
+import { eventually } from "@mcp-failover/testkit";
 import { quantile } from "../bench/benchmark.ts";
 import { upstream } from "../bench/detection/orders.ts";
-import { until } from "../harness/wait.ts";
 import type { SoakCase } from "./cases.ts";
 import type { SoakWorld } from "./world.ts";
 
@@ -59,7 +59,21 @@ export async function soak(world: SoakWorld, one: SoakCase, wantedMs: number, sa
 export async function stillMoves(world: SoakWorld, withinMs: number): Promise<number> {
   const { lastSeq } = await world.since(0);
   const killedMs = performance.now();
-  process.kill(await world.primaryPid(), "SIGKILL");
-  await until(async () => (await world.since(lastSeq)).moves.length > 0, withinMs, `${upstream} moves when its active endpoint is killed`);
+  const active = await world.activeEndpoint();
+  process.kill(await world.stack.pidOf(`${upstream}-${active}`), "SIGKILL");
+  let rejected: readonly string[] = [];
+  await eventually(
+    async () => {
+      const seen = await world.since(lastSeq);
+      rejected = seen.rejected;
+      return seen.moves.length > 0;
+    },
+    {
+      withinMs,
+      everyMs: 100,
+      what: () =>
+        `${upstream} moves when its active endpoint ${active} is killed; moves rejected meanwhile: ${rejected.join(", ") || "none"}`,
+    },
+  );
   return performance.now() - killedMs;
 }

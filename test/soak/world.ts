@@ -1,4 +1,4 @@
-import { readFileSync, writeFileSync } from "node:fs";
+import { readFileSync, renameSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { tempDir } from "@mcp-failover/testkit";
@@ -16,6 +16,8 @@ export interface SoakWorld {
   /** What one of our own processes suffers from now on; `{}` ends it. */
   afflict(instance: string, mischief: Mischief): Promise<void>;
   primaryPid(): Promise<number>;
+  /** Name of the endpoint that takes the calls now. */
+  activeEndpoint(): Promise<string>;
   setErrorShare(share: number): Promise<void>;
   /** What came into the log since the last sequence given. */
   since(seq: number): Promise<LogView>;
@@ -69,8 +71,15 @@ export async function startWorld(callsPerSecond: number): Promise<SoakWorld> {
     ports,
     async afflict(instance, mischief) {
       const all = JSON.parse(readFileSync(mischiefFile, "utf8")) as Record<string, Mischief>;
-      writeFileSync(mischiefFile, JSON.stringify({ ...all, [instance]: mischief }));
+      // In one step: a process that was told of the change before may be reading just now, and half a file would end it.
+      writeFileSync(`${mischiefFile}.next`, JSON.stringify({ ...all, [instance]: mischief }));
+      renameSync(`${mischiefFile}.next`, mischiefFile);
       process.kill(await stack.pidOf(instance), "SIGUSR2");
+    },
+    async activeEndpoint() {
+      const found = (await stack.status()).upstreams.find(({ name }) => name === upstream);
+      if (found === undefined) throw new Error(`the stack's status has no upstream ${upstream}`);
+      return found.active;
     },
     primaryPid: () => stack.pidOf(`${upstream}-primary`),
     async setErrorShare(share) {
