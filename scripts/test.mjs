@@ -2,7 +2,7 @@
 //
 //   node scripts/test.mjs [--only unit|integration|e2e] [--concurrency N] [--stuck-after SECONDS] [--again N] [pattern...]
 //
-// --again N: when at most N files failed, these run once more, alone. What passes then is told as flaky: tests with real processes
+// --again N: when at most N files failed, these run again, alone, twice at most. What passes then is told as flaky: tests with real processes
 // share a noisy machine, and one that fails once in fifty runs has to be seen without stopping everything else. Default 0.
 //
 // A pattern is a part of a file's path: `node scripts/test.mjs packages/domain/` or `... breaker.test.ts`.
@@ -12,9 +12,9 @@ import { join, relative, resolve, sep } from "node:path";
 import { parseArgs } from "node:util";
 import { ensureInstall } from "./lib/ensure-install.mjs";
 import { ensureServers } from "./lib/ensure-servers.mjs";
+import { withMoreTries } from "./lib/more-tries.mjs";
 import { node24, ROOT, toolEnv } from "./lib/repo.mjs";
 import { runChild } from "./lib/run-child.mjs";
-import { withSecondTry } from "./lib/second-try.mjs";
 import { closingLine, countTests } from "./lib/test-count.mjs";
 
 /** One test, whatever it spawns; stretched with everything else that a busy machine is given time for. */
@@ -66,7 +66,7 @@ async function main() {
     process.stdout.write(`${group}: ${files.length} test ${files.length === 1 ? "file" : "files"}\n`);
     // turbo runs several workspaces at once already.
     const atOnce = process.env["TURBO_HASH"] === undefined ? GROUPS[group].concurrency : 1;
-    const counts = await withSecondTry(files, again - flaky.length, (some, tryNumber) =>
+    const counts = await withMoreTries(files, again - flaky.length, (some, tryNumber) =>
       runGroup(some, tryNumber === 1 ? (concurrency ?? atOnce) : 1, stuckAfterMs, env),
     );
     flaky.push(...counts.flaky);
