@@ -2,8 +2,8 @@
 //
 //   node scripts/test.mjs [--only unit|integration|e2e] [--concurrency N] [--stuck-after SECONDS] [--again N] [pattern...]
 //
-// --again N: when at most N files failed, these run again, alone, twice at most. What passes then is told as flaky: tests with real processes
-// share a noisy machine, and one that fails once in fifty runs has to be seen without stopping everything else. Default 0.
+// --again N: when at most N files failed, these run again, alone, twice at most. What passes then is told as flaky: tests with real
+// processes share a noisy machine, and one that fails once in fifty runs has to be seen without stopping everything else. Default 0.
 //
 // A pattern is a part of a file's path: `node scripts/test.mjs packages/domain/` or `... breaker.test.ts`.
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from "node:fs";

@@ -62,6 +62,26 @@ describe("npm run bench", () => {
       assert.equal(lastLine(stdout), line, args.join(" "));
     }
   });
+
+  test("with --again a benchmark that missed a bound runs once more and counts once; where more than that many missed one, none does", async () => {
+    const name = "unsteady";
+    writeFileSync(
+      join(dir.path, `${name}.bench.ts`),
+      `let runs = 0;
+       export const bench = { what: "W", notMeasured: "N", run: async () => {
+         runs += 1;
+         const bound = (name, held) => ({ name, value: 1, limit: 1, unit: "ms", held });
+         return { ratios: {}, runs: [], bounds: [bound("always <=", true), bound("second time <=", runs > 1)] };
+       } };\n`,
+    );
+    const again = await bench(name, "good", "--again", "1");
+    assert.equal(again.code, 0, again.stdout);
+    assert.match(again.stdout, /second time <= .*NOT HELD[\s\S]*AGAIN: unsteady missed 1 of its bounds[\s\S]*second time <= .* held/);
+    assert.equal(lastLine(again.stdout), "3 passed, 0 failed, 0 skipped");
+    assert.equal(lastLine((await bench(name)).stdout), "1 passed, 1 failed, 0 skipped");
+    assert.equal(lastLine((await bench(name, "bad", "--again", "1")).stdout), "1 passed, 2 failed, 0 skipped");
+    assert.equal(lastLine((await bench("bad", "--again", "1")).stdout), "0 passed, 1 failed, 0 skipped");
+  });
 });
 
 test("a bound holds up to its limit, and never for what is no number", () => {
