@@ -96,6 +96,9 @@ export interface TokenBucket {
   readonly atMs: number;
 }
 
+/** Tenths do not add up to one: whoever waited as long as it was told would be refused for the last bit of a fraction. */
+const wholeToken = 1 - 1e-9;
+
 /** Takes one token (Q6). Null for an agent that has made no call yet. A clock that goes back adds nothing. */
 export function takeToken(
   bucket: TokenBucket | null,
@@ -105,6 +108,6 @@ export function takeToken(
   const passedMs = bucket === null ? 0 : Math.max(0, nowMs - bucket.atMs);
   const tokens = bucket === null ? policy.burst : Math.min(policy.burst, bucket.tokens + (passedMs / 1000) * policy.perSecond);
   const atMs = Math.max(nowMs, bucket?.atMs ?? nowMs);
-  if (tokens >= 1) return { bucket: { tokens: tokens - 1, atMs }, allowed: true, retryAfterMs: 0 };
+  if (tokens >= wholeToken) return { bucket: { tokens: Math.max(0, tokens - 1), atMs }, allowed: true, retryAfterMs: 0 };
   return { bucket: { tokens, atMs }, allowed: false, retryAfterMs: Math.ceil(((1 - tokens) / policy.perSecond) * 1000) };
 }
