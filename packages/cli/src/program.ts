@@ -304,7 +304,7 @@ function addCommands(program: Command, action: Action): void {
   config
     .command("apply <file>")
     .description("make it the next version in the log; services change without a restart")
-    .option("--env <name>", "development or production")
+    .option("--env <name>", "development or production; otherwise MCPF_ENV, or the one in force")
     .option(...reason)
     .option(...yes)
     .action(action(async (context, file: string, options: object) => (await import("./commands/config.ts")).apply(context, file, options)));

@@ -4,6 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { type Bus, memoryBroker, RefusedError } from "@mcp-failover/bus";
+import { publishRawToMemory } from "@mcp-failover/bus/internal";
 import { statusView, streams } from "@mcp-failover/contracts";
 import { configured, type Ran, runMcpf } from "./support.ts";
 
@@ -186,6 +187,55 @@ test("config apply makes the next version once, and nothing when it is the same"
   const second = await mcpf(bus, ["config", "apply", file, "--reason", "r", "--yes", "-o", "json"]);
   assert.deepEqual([JSON.parse(second.stdout).applied, JSON.parse(second.stdout).version], [false, 2]);
   await close();
+});
+
+test("config apply keeps the environment in force unless another one is asked for, and says a change of it", async () => {
+  const { bus, close } = await stack();
+  const environment = async (): Promise<string> => {
+    const last = await bus.lastOf("AUDIT", "config.applied");
+    assert.ok(last?.content.kind === "event" && last.content.event.type === "config.applied");
+    return last.content.event.data.environment;
+  };
+  const applyTier = async (tier: number, more: string[] = [], env: Record<string, string> = {}): Promise<Ran> => {
+    const file = join(folder, `tier-${tier}.yaml`);
+    await writeFile(file, yaml.replace("tier: 1", `tier: ${tier}`));
+    const ran = await mcpf(bus, ["config", "apply", file, "--reason", "r", "--yes", ...more], env);
+    assert.equal(ran.code, 0, ran.stderr);
+    return ran;
+  };
+  const moved = await applyTier(2, ["--env", "production"]);
+  assert.equal(await environment(), "production");
+  assert.match(moved.stdout, /^version 2 is applied for production$/m);
+  assert.match(moved.stderr, /environment changes from development to production/);
+  const kept = await applyTier(3);
+  assert.equal(await environment(), "production");
+  assert.match(kept.stdout, /^version 3 is applied for production$/m);
+  assert.equal(kept.stderr, "");
+  assert.match((await applyTier(3)).stdout, /nothing to do: version 3 is the same, for production/);
+  await applyTier(3, [], { MCPF_ENV: "development" });
+  assert.equal(await environment(), "development");
+  await close();
+});
+
+test("config apply is for development where nothing is in force yet", async () => {
+  const bus = memoryBroker().connect();
+  await bus.ensureStreams(streams, { replicas: 1 });
+  const file = join(folder, "first.yaml");
+  await writeFile(file, yaml);
+  assert.match((await mcpf(bus, ["config", "apply", file, "--reason", "r", "--yes"])).stdout, /^version 1 is applied for development$/m);
+  await bus.close();
+});
+
+test("config apply keeps the environment of the version before one that cannot be read", async () => {
+  const { broker, bus } = await configured(yaml);
+  const file = join(folder, "after-torn.yaml");
+  await writeFile(file, yaml);
+  const apply = (...more: string[]) => mcpf(bus, ["config", "apply", file, "--reason", "r", "--yes", ...more]);
+  await apply("--env", "production");
+  publishRawToMemory(broker, "config.applied", "{ torn");
+  await writeFile(file, yaml.replace("tier: 1", "tier: 2"));
+  assert.match((await apply()).stdout, /^version 3 is applied for production$/m);
+  await bus.close();
 });
 
 test("events: tail shows, replay folds, verify passes on a whole log, and finds one altered byte in an export", async () => {

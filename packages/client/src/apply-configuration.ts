@@ -60,7 +60,7 @@ export async function applyConfiguration(bus: Bus, options: ApplyConfigurationOp
   if (bytes > configurationLimits.bytesMax) throw new ConfigTooLargeError(bytes);
   let last = await bus.lastOf(stream, subject);
   for (let lost = 0; lost < lostRacesMax; lost += 1) {
-    const inForce = configOf(last) ?? (last === null ? null : await newest(bus, last.seq, () => true));
+    const inForce = await newestFrom(bus, last);
     if (inForce !== null && (await isKnown(bus, inForce, last, options))) {
       return { applied: false, version: inForce.version, hash: inForce.hash };
     }
@@ -88,6 +88,15 @@ export async function applyConfiguration(bus: Bus, options: ApplyConfigurationOp
     last = outcome.last;
   }
   throw new ConfigContendedError();
+}
+
+/** The configuration in force: the newest version that can be read; null before the first. Throws the bus's `BusError`. */
+export async function configurationInForce(bus: Bus): Promise<ConfigApplied | null> {
+  return newestFrom(bus, await bus.lastOf(stream, subject));
+}
+
+async function newestFrom(bus: Bus, last: Stored | null): Promise<ConfigApplied | null> {
+  return configOf(last) ?? (last === null ? null : newest(bus, last.seq, () => true));
 }
 
 async function isKnown(bus: Bus, inForce: ConfigApplied, last: Stored | null, options: ApplyConfigurationOptions): Promise<boolean> {

@@ -4,6 +4,7 @@ export {
   applyConfiguration,
   ConfigContendedError,
   ConfigTooLargeError,
+  configurationInForce,
 } from "./apply-configuration.ts";
 export { type Breaker, createBreaker } from "./breaker.ts";
 export type { BreakerContext } from "./breaker-call.ts";

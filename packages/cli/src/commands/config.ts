@@ -1,6 +1,6 @@
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import { applyConfiguration, ConfigTooLargeError } from "@mcp-failover/client";
+import { applyConfiguration, ConfigTooLargeError, configurationInForce } from "@mcp-failover/client";
 import { ConfigError, configurationLimits, type ParsedTopology, parseTopology } from "@mcp-failover/contracts";
 import type { Context } from "../context.ts";
 import { CliError, type ExitCode, usageError } from "../errors.ts";
@@ -19,16 +19,24 @@ export async function validate(context: Context, file: string | undefined): Prom
   return 0;
 }
 
-/** `mcpf config apply FILE --reason TEXT`: the next version in the log. */
+/**
+ * `mcpf config apply FILE --reason TEXT`: the next version in the log. Without `--env` and `MCPF_ENV` the environment in force stays: who
+ * changes one address must not switch the fleet to the other one's policies, and need not know which one it runs in.
+ */
 export async function apply(context: Context, file: string, options: ChangeOptions & { env?: string }): Promise<ExitCode> {
   if (options.reason === undefined || options.reason.trim() === "") throw usageError("a change needs --reason TEXT");
-  const environment = options.env ?? context.env["MCPF_ENV"] ?? "development";
-  if (environment !== "development" && environment !== "production")
-    throw usageError(`--env is development or production, not ${environment}`);
+  const wanted = options.env ?? (context.env["MCPF_ENV"] || undefined);
+  if (wanted !== undefined && wanted !== "development" && wanted !== "production")
+    throw usageError(`--env is development or production, not ${wanted}`);
   const { topology, hash } = await load(context, file);
-  await context.confirm(`Apply ${file} (${Object.keys(topology.upstreams).length} upstreams)?`, options.yes ?? false);
+  const bus = await context.bus();
+  const inForce = (await configurationInForce(bus))?.environment ?? null;
+  const environment = wanted ?? inForce ?? "development";
+  if (inForce !== null && inForce !== environment) context.out.note(`the environment changes from ${inForce} to ${environment}`);
+  const upstreams = Object.keys(topology.upstreams).length;
+  await context.confirm(`Apply ${file} (${upstreams} upstreams) for ${environment}?`, options.yes ?? false);
   try {
-    const result = await applyConfiguration(await context.bus(), {
+    const result = await applyConfiguration(bus, {
       topology,
       hash,
       fileHash: hash,
@@ -40,8 +48,10 @@ export async function apply(context: Context, file: string, options: ChangeOptio
       nowMs: context.nowMs(),
       onlyIfFileChanged: false,
     });
-    context.out.print(result, () =>
-      result.applied ? `version ${result.version} is applied` : `nothing to do: version ${result.version} is the same`,
+    context.out.print({ ...result, environment }, () =>
+      result.applied
+        ? `version ${result.version} is applied for ${environment}`
+        : `nothing to do: version ${result.version} is the same, for ${environment}`,
     );
     return 0;
   } catch (error) {
