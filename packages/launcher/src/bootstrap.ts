@@ -24,10 +24,12 @@ export async function runBootstrap(options: {
   readonly timeoutMs: number;
   readonly onSpawn: (pid: number) => void;
   readonly onGone: (pid: number) => void;
+  /** Its log cannot be written. It runs on. */
+  readonly onLogProblem: (problem: string) => void;
   /** Ends it, for an orderly stop. */
   readonly signal: AbortSignal;
 }): Promise<void> {
-  const log = openLogFile(options.logFile);
+  const log = openLogFile(options.logFile, { onProblem: options.onLogProblem });
   const [program, ...args] = options.command;
   const said: string[] = [];
   const child = spawn(program, args, {

@@ -1,4 +1,4 @@
-import { closeSync, openSync, renameSync, statSync, writeSync } from "node:fs";
+import { closeSync, fstatSync, openSync, renameSync, writeSync } from "node:fs";
 
 /** A log of one process: at most `bytesMax` in the file and as much in the one before it (`.1`). */
 export interface LogFile {
@@ -9,27 +9,66 @@ export interface LogFile {
 /** Two files of 10 MB each process keep a stack under half a gigabyte. */
 const logBytesMax = 10_000_000;
 
-/** Opens a log to go on with. Writes are synchronous: nothing is lost when the launcher dies, and nothing waits in memory. */
-export function openLogFile(file: string, bytesMax: number = logBytesMax): LogFile {
-  let handle = openSync(file, "a", 0o600);
-  let bytes = statSync(file).size;
+/**
+ * Opens a log to go on with; throws when that cannot be done. Writes are synchronous: nothing is lost when the launcher dies, and nothing
+ * waits in memory. A write never throws: a full disk may cost lines, and must not end the stack whose lines they are. `onProblem` hears of
+ * it once, until the log goes on, with a line of what was lost.
+ */
+export function openLogFile(
+  file: string,
+  { bytesMax = logBytesMax, onProblem = () => undefined }: { bytesMax?: number; onProblem?: (problem: string) => void } = {},
+): LogFile {
+  let handle: number | null = null;
+  let bytes = 0;
+  let lostBytes = 0;
   let open = true;
+  const reopen = (): number => {
+    handle = openSync(file, "a", 0o600);
+    bytes = fstatSync(handle).size;
+    return handle;
+  };
+  const shut = (): void => {
+    const shutting = handle;
+    handle = null;
+    try {
+      if (shutting !== null) closeSync(shutting);
+    } catch {
+      // A close that fails has closed all the same.
+    }
+  };
+  const append = (data: Buffer): void => {
+    let into = handle ?? reopen();
+    if (bytes > 0 && bytes + data.length > bytesMax) {
+      shut();
+      renameSync(file, `${file}.1`);
+      into = reopen();
+    }
+    // The end of a disk takes a part.
+    for (let at = 0; at < data.length; ) {
+      const written = writeSync(into, data, at);
+      at += written;
+      bytes += written;
+    }
+  };
+  reopen();
   return {
     write(chunk) {
       if (!open) return;
       const data = typeof chunk === "string" ? Buffer.from(chunk) : chunk;
-      if (bytes > 0 && bytes + data.length > bytesMax) {
-        closeSync(handle);
-        renameSync(file, `${file}.1`);
-        handle = openSync(file, "a", 0o600);
-        bytes = 0;
+      try {
+        const note = `--- ${new Date().toISOString()} ${lostBytes} bytes before this could not be written and are lost\n`;
+        append(lostBytes === 0 ? data : Buffer.concat([Buffer.from(note), data]));
+        lostBytes = 0;
+      } catch (error) {
+        if (lostBytes === 0) onProblem(`${file} cannot be written (${(error as Error).message}); until it can, its lines are lost`);
+        lostBytes += data.length;
+        // Opened anew at the next write: the file may have been moved or removed.
+        shut();
       }
-      writeSync(handle, data);
-      bytes += data.length;
     },
     close() {
-      if (open) closeSync(handle);
       open = false;
+      shut();
     },
   };
 }

@@ -73,6 +73,7 @@ export function createStack(options: StackOptions): Stack {
           const summary = summaryOf(line);
           if (summary !== null) terminal.relay(spec.name, summary.level, summary.text);
         },
+        onLogProblem: (problem) => terminal.complain(`[${spec.name}] ${problem}`),
       }),
     );
   }
@@ -107,6 +108,7 @@ export function createStack(options: StackOptions): Stack {
         signal: stopped.signal,
         onSpawn: (pid) => guard.add(pid, ranks.service),
         onGone: (pid) => guard.remove(pid),
+        onLogProblem: (problem) => terminal.complain(`[bootstrap] ${problem}`),
       });
       for (const one of ofRank(ranks.upstream)) one.start();
       if (options.credentials !== null) {

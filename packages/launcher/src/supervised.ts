@@ -29,6 +29,8 @@ export interface SupervisionEvents {
   /** It ended without having been asked; it comes back after `againInMs`. */
   onCrash(what: string, againInMs: number): void;
   onLine(line: string): void;
+  /** Its log cannot be written. It runs on. */
+  onLogProblem(problem: string): void;
 }
 
 /** A process that is kept running: restarted with back-off when it ends, until it is stopped. */
@@ -70,7 +72,7 @@ export function supervise(spec: ProcessSpec, logFile: string, events: Supervisio
   let again: NodeJS.Timeout | null = null;
   let asking: NodeJS.Timeout | null = null;
   let onceGone: (() => void)[] = [];
-  const log = openLogFile(logFile);
+  const log = openLogFile(logFile, { onProblem: events.onLogProblem });
 
   const launch = (): void => {
     if (again !== null) clearTimeout(again);

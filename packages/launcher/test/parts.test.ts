@@ -1,18 +1,19 @@
 import assert from "node:assert/strict";
 import { type ChildProcess, spawn } from "node:child_process";
-import { existsSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync, statSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { type LocalProcess, parseTopology } from "@mcp-failover/contracts";
+import { eventually } from "@mcp-failover/testkit";
 import fc from "fast-check";
 import { secretsOf, serviceEnvironment, variablesIn } from "../src/child-environment.ts";
 import { lockDataDir, sessionKey } from "../src/data-dir.ts";
 import { lineCutter, openLogFile, summaryOf } from "../src/log-file.ts";
 import { parseOptions, UsageError } from "../src/options.ts";
 import { portProblems } from "../src/ports.ts";
-import { backoffMs } from "../src/supervised.ts";
+import { backoffMs, supervise } from "../src/supervised.ts";
 
 function folder(t: TestContext): string {
   const path = mkdtempSync(join(tmpdir(), "mcpf-parts-"));
@@ -24,7 +25,7 @@ test("a log never takes more than twice its limit, and loses only what is oldest
   fc.assert(
     fc.property(fc.array(fc.integer({ min: 1, max: 60 }), { minLength: 1, maxLength: 80 }), (lengths) => {
       const file = join(folder(t), "log");
-      const log = openLogFile(file, 100);
+      const log = openLogFile(file, { bytesMax: 100 });
       let written = "";
       lengths.forEach((length, index) => {
         const line = String(index % 10).repeat(length);
@@ -40,6 +41,64 @@ test("a log never takes more than twice its limit, and loses only what is oldest
     }),
     { numRuns: 50 },
   );
+});
+
+test("a log that cannot be written ends nothing: its lines are lost, that is said once, and it goes on when it can", (t) => {
+  const logs = join(folder(t), "logs");
+  mkdirSync(logs);
+  const problems: string[] = [];
+  const log = openLogFile(join(logs, "log"), { bytesMax: 10, onProblem: (problem) => problems.push(problem) });
+  log.write("12345678");
+  renameSync(logs, `${logs}.away`);
+  for (let line = 0; line < 3; line += 1) log.write("abcdefgh");
+  assert.equal(problems.length, 1, problems.join());
+  assert.match(problems[0] ?? "", /ENOENT.*are lost/);
+  mkdirSync(logs);
+  log.write("and on");
+  assert.match(readFileSync(join(logs, "log"), "utf8"), /^--- .* 24 bytes .*lost.*\nand on$/);
+  rmSync(logs, { recursive: true });
+  log.write("abcdefgh");
+  log.write("abcdefgh");
+  assert.equal(problems.length, 2, "each time that it begins");
+  log.close();
+});
+
+test("the disk being full for its log, a process runs on, and what it says is still heard", {
+  skip: !existsSync("/dev/full"),
+}, async (t) => {
+  const cwd = folder(t);
+  // A link, so that whatever is done to the file is never done to the device.
+  symlinkSync("/dev/full", join(cwd, "log"));
+  const heard: string[] = [];
+  const problems: string[] = [];
+  const supervised = supervise(
+    {
+      name: "talker",
+      kind: "upstream",
+      command: [process.execPath, "-e", "setInterval(() => console.log('still here'), 20)"],
+      cwd,
+      env: {},
+      restartAfterMs: 0,
+      isUp: async () => true,
+      endpoint: null,
+      faultProxy: null,
+      parentPipe: false,
+    },
+    join(cwd, "log"),
+    {
+      onSpawn: () => undefined,
+      onGone: () => undefined,
+      onCrash: () => undefined,
+      onLine: (line) => heard.push(line),
+      onLogProblem: (problem) => problems.push(problem),
+    },
+  );
+  t.after(() => supervised.destroy());
+  supervised.start();
+  await eventually(() => heard.length > 3);
+  assert.equal(supervised.info().restarts, 0);
+  assert.equal(problems.length, 1, problems.join());
+  assert.match(problems[0] ?? "", /ENOSPC/);
 });
 
 test("lines come whole whatever the chunks, and a line without end does not fill the memory", () => {
