@@ -1,7 +1,10 @@
 import assert from "node:assert/strict";
+import { createHmac, randomBytes } from "node:crypto";
 import { test } from "node:test";
+import { deflateRawSync } from "node:zlib";
 import fc from "fast-check";
 import { capabilityPaths, createSealer, newSessionKey, type SealedSession, SessionTooLargeError } from "../src/mcp/seal.ts";
+import { legibleIn } from "./support/legible.ts";
 
 const sealer = createSealer("a key of at least sixteen characters");
 const session: SealedSession = {
@@ -10,9 +13,10 @@ const session: SealedSession = {
   version: "2025-11-25",
   clientParams: { clientInfo: { name: "x" } },
   capabilities: ["tools"],
-  endpoint: "e",
+  endpoint: "secret-endpoint",
   upstreamSession: "secret-upstream-id",
   issuedAtMs: 1,
+  principal: "secret-principal",
 };
 
 test("what was sealed is opened again with the same key, in any process", () => {
@@ -43,7 +47,21 @@ test("a sealed id that was changed anywhere, or sealed with another key, opens n
 test("two sealings of one session differ, and neither shows what is in it", () => {
   const [one, two] = [sealer.seal(session), sealer.seal(session)];
   assert.notEqual(one, two);
-  assert.ok(!Buffer.from(one.slice(6), "base64url").toString("latin1").includes("secret-upstream-id"));
+  for (const id of [one, two]) assert.doesNotMatch(legibleIn(id), /secret-/);
+});
+
+test("what is signed and packed, and not encrypted, would be seen as legible", () => {
+  const plain = JSON.stringify(session);
+  for (const content of [Buffer.from(plain), deflateRawSync(plain)]) {
+    const signature = createHmac("sha256", "key").update(content).digest();
+    for (const bytes of [
+      [signature, content],
+      [content, signature],
+      [randomBytes(12), signature, content],
+    ]) {
+      assert.match(legibleIn(`mcpf1.${Buffer.concat(bytes).toString("base64url")}`), /secret-upstream-id/);
+    }
+  }
 });
 
 test("a session too large for a header is refused", () => {

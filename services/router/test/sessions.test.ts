@@ -3,6 +3,7 @@ import { afterEach, beforeEach, describe, test } from "node:test";
 import { createMemoryDirectory } from "../src/mcp/directory.ts";
 import { connectV1, connectV2, initializeBody, openSession, post, textOf, toolCall, until } from "./support/clients.ts";
 import { type FakeControl, fakeControl } from "./support/fake-control.ts";
+import { legibleIn } from "./support/legible.ts";
 import { startMcpServer, type TestMcpServer } from "./support/mcp-server.ts";
 import { startTestRouter, type TestRouter } from "./support/router.ts";
 
@@ -53,11 +54,8 @@ describe("a session", () => {
     const { client, transport } = await connectV1(router.mcpUrl);
     assert.match(transport.sessionId ?? "", /^mcpf1\.[A-Za-z0-9_-]+$/);
     const upstream = [...a.sessions.keys()][0] ?? "";
-    assert.ok(
-      !Buffer.from(transport.sessionId ?? "", "base64url")
-        .toString("latin1")
-        .includes(upstream),
-    );
+    assert.ok(upstream.length > 8, "the upstream has an id that could be shown");
+    assert.ok(!legibleIn(transport.sessionId ?? "").includes(upstream));
     await client.close();
   });
 
@@ -116,11 +114,11 @@ describe("a session", () => {
     await client.setLoggingLevel("warning");
     await client.subscribeResource({ uri: "file:///one" });
     await client.subscribeResource({ uri: "file:///two" });
-    await client.unsubscribeResource({ uri: "file:///one" }).catch(() => undefined);
+    await client.unsubscribeResource({ uri: "file:///one" });
     await a.kill();
     await client.callTool({ name: "whoami" });
     assert.deepEqual(b.seen.levels, ["warning"]);
-    assert.deepEqual(b.seen.subscriptions.includes("file:///two"), true);
+    assert.deepEqual(b.seen.subscriptions, ["file:///two"], "and not what it has ended");
     await client.close();
   });
 

@@ -8,6 +8,7 @@ import {
   ElicitResultSchema,
   SetLevelRequestSchema,
   SubscribeRequestSchema,
+  UnsubscribeRequestSchema,
 } from "@modelcontextprotocol/sdk/types.js";
 import { z } from "zod";
 
@@ -186,6 +187,7 @@ export async function startMcpServer(
         self.seen.subscriptions.push(request.params.uri);
         return {};
       });
+      server.server.setRequestHandler(UnsubscribeRequestSchema, async () => ({}));
     }
     server.registerTool("whoami", { description: "who answers", annotations: { readOnlyHint: true } }, async (extra) => {
       await lag(extra);
