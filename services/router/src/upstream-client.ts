@@ -64,7 +64,7 @@ export interface UpstreamResponse {
   resume(): void;
   /** Gives the answer up; the connection is closed. */
   cancel(reason: string): void;
-  /** Reads and forgets the rest, for at most `ms`, so that the connection can be used again. */
+  /** Reads and forgets the rest, for at most `ms` and 1 MiB, so that the connection can be used again. */
   discard(ms: number): void;
   /** The whole body. Throws {@link UpstreamError} with code `malformed` over `bytesMax`. */
   collect(bytesMax: number): Promise<Buffer>;
@@ -324,7 +324,15 @@ class Exchange implements Waiting, UpstreamResponse {
     if (this.#ended || this.#failed !== null) return;
     const timer = setTimeout(() => this.cancel("the rest of the answer is not wanted"), ms);
     const stop = () => clearTimeout(timer);
-    this.read({ data: () => true, end: stop, error: stop });
+    let bytes = 0;
+    const data = (chunk: Buffer): boolean => {
+      bytes += chunk.length;
+      if (bytes <= discardedBytesMax) return true;
+      // A new connection costs less than the rest.
+      this.cancel("the rest of the answer is not wanted");
+      return false;
+    };
+    this.read({ data, end: stop, error: stop });
   }
   collect(bytesMax: number): Promise<Buffer> {
     return new Promise((resolve, reject) => {
@@ -349,6 +357,8 @@ class Exchange implements Waiting, UpstreamResponse {
     });
   }
 }
+
+const discardedBytesMax = 1024 * 1024;
 
 function messageOf(cause: unknown): string {
   return cause instanceof Error ? cause.message : String(cause);
