@@ -2,18 +2,12 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { memoryBroker } from "@mcp-failover/bus";
 import type { Event } from "@mcp-failover/contracts";
-import {
-  decideFailover,
-  decideReservation,
-  defaultPolicy,
-  type FailoverInput,
-  type ReservationInput,
-  settledWithinMs,
-} from "@mcp-failover/domain";
+import { decideFailover, defaultPolicy, type FailoverInput, settledWithinMs } from "@mcp-failover/domain";
 import { testKit } from "@mcp-failover/service-kit/testing";
 import { patientMs } from "@mcp-failover/testkit";
 import { startFailoverController } from "../src/wiring.ts";
 import { FleetDouble, until, upstreamOf } from "./fleet-double.ts";
+import { orderOfPlaces } from "./fleet-order.ts";
 
 const count = 1000;
 const failover = { fleet_moves: 200, fleet_window_ms: 1500 };
@@ -140,17 +134,8 @@ function checkLimit(reserved: readonly Event<"fleet.reserved">[], decided: reado
 
 /** No critical upstream that asked was refused while another that is not critical was let through. */
 function checkOrder(reserved: readonly Event<"fleet.reserved">[]): void {
-  for (const { data } of reserved) {
-    const { answers } = decideReservation(JSON.parse(JSON.stringify(data.certificate.input)) as ReservationInput);
-    const of = (granted: boolean): string[] => answers.filter((one) => one.granted === granted).map(({ upstream }) => upstream);
-    if (of(false).some(isCritical))
-      assert.deepEqual(
-        of(true).filter((name) => !isCritical(name)),
-        [],
-      );
-  }
-  const positions = reserved.flatMap(({ data }) => data.reservations.map(({ upstream }) => upstream));
-  const first = [...new Set(positions)];
-  const lastCritical = first.findLastIndex(isCritical);
-  assert.ok(lastCritical < count * 0.7, `the last critical upstream came as number ${lastCritical} of ${count}`);
+  const { lastCritical, placed, passedOver } = orderOfPlaces(reserved, isCritical);
+  assert.deepEqual(passedOver, []);
+  assert.equal(placed, count);
+  assert.ok(lastCritical <= count * 0.7, `the last critical upstream came as number ${lastCritical} of ${count}`);
 }
