@@ -43,7 +43,7 @@ export interface HttpInbound {
   readonly trace?: RequestTrace | undefined;
 }
 
-/** A body may pause this long; the deadline of the call ends with its headers, because downloads and event streams take their time. */
+/** A body may pause this long; the deadline of the call ends with the client's headers, because downloads and event streams take their time. */
 const bodyIdleMs = 60_000;
 
 export async function serveHttp(context: HttpContext, inbound: HttpInbound, body: Buffer): Promise<void> {
@@ -73,7 +73,6 @@ export async function serveHttp(context: HttpContext, inbound: HttpInbound, body
       const { endpoint } = attempt;
       const { upstream } = ran;
       let { told } = ran;
-      if (upstream !== null) clearTimeout(deadline);
       const measure = (): void => {
         context.metrics.call({ upstream: view.name, endpoint: endpoint.name, outcome: told.outcome }, nowMs() - startedAtMs);
         context.log.debug(
@@ -82,6 +81,7 @@ export async function serveHttp(context: HttpContext, inbound: HttpInbound, body
         );
       };
       if (upstream !== null && (told.outcome === "ok" || told.outcome === "caller")) {
+        clearTimeout(deadline);
         const broken = await relay(upstream, inbound);
         if (broken !== null) {
           told = isGone(abort.signal)
@@ -101,6 +101,7 @@ export async function serveHttp(context: HttpContext, inbound: HttpInbound, body
       }
       // The upstream's own answer says more than ours could; only its 401 and 403 are about the router's credential, not the client's.
       if (upstream !== null && told.outcome !== "auth") {
+        clearTimeout(deadline);
         await relay(upstream, inbound);
       } else if (told.outcome === "auth") {
         upstream?.discard(250);

@@ -376,4 +376,20 @@ describe("the router's HTTP face for any API", () => {
     assert.equal(answer.status, 502);
     assert.equal(((await answer.json()) as { error: { code: string } }).error.code, "outcome_unknown");
   });
+
+  test("gives up at the client's own deadline after a first endpoint has answered with an error too, and gives its place back", async () => {
+    behaviour = (_request, response, by) => {
+      if (by === "a") response.writeHead(503).end("busy");
+    };
+    const answer = await fetch(`${router.url}/http/fake/wait`, {
+      headers: { "mcpf-timeout-ms": String(patientMs(1000)) },
+      signal: AbortSignal.timeout(patientMs(10_000)),
+    });
+    assert.equal(((await answer.json()) as { error: { code: string } }).error.code, "no_endpoint");
+    assert.deepEqual(
+      seen.map(({ by }) => by),
+      ["a", "b"],
+    );
+    assert.deepEqual(control.ended, ["error"]);
+  });
 });
