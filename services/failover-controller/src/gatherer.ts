@@ -70,6 +70,16 @@ export class Gatherer {
     round.sinceMs = null;
   }
 
+  /** Ends the rounds of all that is not among `known`: nobody looks at them any more, and one that comes back later begins anew. */
+  forget(known: readonly string[]): void {
+    const configured = new Set(known);
+    for (const upstream of [...this.#rounds.keys()]) {
+      if (configured.has(upstream)) continue;
+      this.over(upstream);
+      this.#rounds.delete(upstream);
+    }
+  }
+
   stop(): void {
     for (const upstream of [...this.#rounds.keys()]) this.over(upstream);
     this.#pending.clear();

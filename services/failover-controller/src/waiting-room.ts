@@ -34,9 +34,11 @@ export class WaitingRoom {
     if (place !== undefined) place.turnSinceMs = null;
   }
 
-  /** Another configuration may allow more: who waits asks again. */
-  reopen(): void {
+  /** Another configuration may allow more: who waits asks again. Who is not among `known` any more will never ask, nor leave by itself. */
+  reopen(known: readonly string[]): void {
     this.#retryAtMs = { critical: 0, other: 0 };
+    const configured = new Set(known);
+    for (const upstream of this.#places.keys()) if (!configured.has(upstream)) this.leave(upstream);
   }
 
   /** Whether an upstream is to wait: others that are more urgent take all the places, or there are none yet. `places`: the fleet's limit. */

@@ -36,7 +36,8 @@ export async function startFailoverController(kit: Kit<unknown>): Promise<Runnin
       desk.fold(event, at);
       if (event.type === "config.applied") {
         kit.ready("configuration", knowledge.upstreams.length > 0);
-        waiting.reopen();
+        waiting.reopen(knowledge.upstreams);
+        gatherer.forget(knowledge.upstreams);
       }
       sayGrace();
     },

@@ -108,10 +108,11 @@ test("what has something due, is in trouble, in its grace, in a verification or 
   assert.equal(isRestless({ ...backup, health: { b: { status: "unhealthy", sinceMs: 0 } } }), false, "only its health can change that");
 });
 
+const want = (upstream: string, critical: boolean, sinceMs: number): Want =>
+  ({ upstream, epoch: 1, critical, sinceMs, from: "a", to: "b", toBackup: true, failback: false, operator: false, force: false }) as Want;
+
 test("in the waiting room the most urgent moves have their turn, and who is not proven in its turn makes room", () => {
   const room = new WaitingRoom();
-  const want = (upstream: string, critical: boolean, sinceMs: number): Want =>
-    ({ upstream, epoch: 1, critical, sinceMs, from: "a", to: "b", toBackup: true, failback: false, operator: false, force: false }) as Want;
   const all = [want("plain", false, 1), want("old", true, 1), want("young", true, 2)];
   for (const one of all) room.enter(one);
   const waits = (atMs: number) => all.map(({ upstream }) => upstream).filter((upstream) => room.mustWait(upstream, 1, atMs));
@@ -122,8 +123,17 @@ test("in the waiting room the most urgent moves have their turn, and who is not 
   assert.deepEqual(waits(nowMs + 7000), ["plain"], "old had its turn");
   room.refused(all[2] as Want, nowMs + 60_000);
   assert.deepEqual(waits(nowMs + 7000), ["plain", "young"]);
-  room.reopen();
+  room.reopen(["plain", "old", "young"]);
   assert.deepEqual(waits(nowMs + 7000), ["plain"], "another configuration may allow more");
   room.leave("young");
   assert.deepEqual(waits(nowMs + 7000), []);
+});
+
+test("who is not configured any more has no place in the waiting room: it would never leave it, and all others would wait for ever", () => {
+  const room = new WaitingRoom();
+  const gone = Array.from({ length: 10 }, (_, index) => want(`gone${index}`, index === 0, index));
+  for (const one of [...gone, want("here", false, 100)]) room.enter(one);
+  assert.ok(room.mustWait("here", 10, nowMs));
+  room.reopen(["here"]);
+  assert.ok(!room.mustWait("here", 10, nowMs));
 });

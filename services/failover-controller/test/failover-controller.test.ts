@@ -192,6 +192,35 @@ test("of two upstreams that fail together, one moves when the fleet may make one
   assert.equal((await fleet.said("failover.decided")).length, 1);
 });
 
+test("an upstream that is taken out of the configuration while it waits for a place among the fleet's moves keeps nobody else waiting", async () => {
+  const upstreams = { busy: upstreamOf(["primary", "secondary"]), shop: upstreamOf(["primary", "secondary"]) };
+  const limited = (fleet_window_ms: number) => ({ failover: { fleet_moves: 1, fleet_window_ms } });
+  const gone = upstreamOf(["primary", "secondary"]);
+  const { fleet } = await stack({ upstreams: { ...upstreams, gone }, more: limited(3_600_000) });
+  const dies = async (upstream: string): Promise<void> => {
+    fleet.truth.set(`${upstream}/primary`, "hard");
+    await fleet.probe("p1", [{ upstream, endpoint: "primary" }]);
+  };
+  await dies("busy");
+  await until(
+    () => fleet.said("failover.decided"),
+    (events) => events.length === 1,
+  );
+  await dies("gone");
+  await until(
+    () => fleet.said("failover.rejected"),
+    (events) => events.some(({ data }) => data.service === "gone" && data.rule === "fleet_limit"),
+  );
+  await fleet.configure(upstreams, limited(1000));
+  await dies("shop");
+  const decided = await until(
+    () => fleet.said("failover.decided"),
+    (events) => events.length === 2,
+    10_000,
+  );
+  assert.equal(decided[1]?.data.service, "shop");
+});
+
 test("failover.executed waits for the live routers and names those that have not applied the epoch", async () => {
   const { fleet, move } = await stack();
   const held = (epoch: number, active: string) => ({ shop: { generation: 1, epoch, eventId: null, active } });
