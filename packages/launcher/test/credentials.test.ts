@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { X509Certificate } from "node:crypto";
-import { readdirSync, readFileSync, statSync } from "node:fs";
+import { chownSync, readdirSync, readFileSync, rmSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -29,6 +29,43 @@ test("credentials are made once, for their owner's eyes, and every certificate i
       makeCredentials({ folder, nowMs: nowMs + 350 * 24 * 3_600_000 }).made.includes("prober/tls.crt"),
       "renewed before it expires",
     );
+  } finally {
+    await remove();
+  }
+});
+
+test("names that were once given for the server stay in its certificate at a rotation and at a renewal, and new ones come in at once", async () => {
+  const { path: folder, remove } = await tempDir();
+  const named = (): string => new X509Certificate(readFileSync(join(folder, "nats", "tls.crt"))).subjectAltName ?? "";
+  try {
+    const nowMs = Date.now();
+    makeCredentials({ folder, nowMs, hosts: ["nats.example", "10.1.2.3"] });
+    const before = named();
+    assert.match(before, /DNS:localhost.*DNS:nats\.example.*IP Address:10\.1\.2\.3/);
+    makeCredentials({ folder, nowMs, change: "rotate" });
+    assert.equal(named(), before, "rotated");
+    assert.ok(makeCredentials({ folder, nowMs: nowMs + 350 * 24 * 3_600_000 }).made.includes("nats/tls.crt"));
+    assert.equal(named(), before, "renewed");
+    assert.deepEqual(makeCredentials({ folder, nowMs, hosts: ["other.example"] }).made, ["nats/tls.key", "nats/tls.crt"]);
+    assert.equal(named(), `${before}, DNS:other.example`);
+    assert.deepEqual(makeCredentials({ folder, nowMs, hosts: ["nats.example"] }).made, []);
+  } finally {
+    await remove();
+  }
+});
+
+test("files stay with whom they were given to when they are made anew", { skip: process.getuid?.() !== 0 }, async () => {
+  const { path: folder, remove } = await tempDir();
+  try {
+    makeCredentials({ folder, nowMs: Date.now(), owner: { uid: 4711, gid: 4712 } });
+    chownSync(join(folder, "nats", "tls.key"), 4713, 4714);
+    // As of a user that a newer version brings.
+    rmSync(join(folder, "router"), { recursive: true });
+    makeCredentials({ folder, nowMs: Date.now(), change: "rotate" });
+    const owners = (name: string): string => `${statSync(join(folder, name)).uid}:${statSync(join(folder, name)).gid}`;
+    for (const name of ["router", "router/nats.seed", "prober/nats.seed", "prober/tls.crt", "nats/accounts.conf"])
+      assert.equal(owners(name), "4711:4712", name);
+    assert.equal(owners("nats/tls.key"), "4713:4714");
   } finally {
     await remove();
   }

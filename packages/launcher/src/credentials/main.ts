@@ -1,17 +1,25 @@
-import { resolve } from "node:path";
+import { existsSync } from "node:fs";
+import { join, resolve } from "node:path";
 import { parseArgs } from "node:util";
-import { makeCredentials } from "./make-credentials.ts";
+import { makeCredentials, serverFiles } from "./make-credentials.ts";
 
 const usage = `usage: npm run dev:credentials -- [--folder DIR] [--rotate | --retire] [--owner UID[:GID]] [--host NAME]...
 
   --folder DIR   where they lie (default .mcpf/credentials)
   --rotate       a new key and certificate for everybody; the keys before stay valid
   --retire       the keys before are valid no longer; services that still use them are cut off
-  --owner        who shall own the files, for containers that run as another user (needs root)
-  --host NAME    one more name or address of nats-server, for its certificate
+  --owner        who shall own the files, for containers that run as another user (needs root); they stay theirs
+  --host NAME    one more name or address of nats-server, for its certificate; it stays in there
 
-After --rotate or --retire let nats-server read its configuration again: nats-server --signal reload=PID, or SIGHUP.
+After --rotate or --retire let nats-server read its configuration again: nats-server --signal reload=PID, or SIGHUP. After --rotate
+at once: until then nobody can connect anew.
 `;
+/** What a reload is for, last of all that is said. */
+const reload = {
+  rotate: "now, at once: nats-server --signal reload=PID; until then whoever connects anew or starts is refused, who is connected stays\n",
+  retire: "now: nats-server --signal reload=PID; until then the keys before are still valid\n",
+  server: "there is something new for nats-server: nats-server --signal reload=PID\n",
+} as const;
 
 process.exitCode = main();
 
@@ -37,14 +45,18 @@ function main(): number {
       throw new TypeError(`--owner ${values.owner}: give a number, or two with ":" between`);
     const [uid, gid] = owner ?? [];
     const folder = resolve(process.env["INIT_CWD"] ?? process.cwd(), values.folder ?? ".mcpf/credentials");
+    const change = values.rotate ? "rotate" : values.retire ? "retire" : null;
+    const first = !existsSync(join(folder, "nats", serverFiles.accounts));
     const { made } = makeCredentials({
       folder,
       nowMs: Date.now(),
       hosts: values.host ?? [],
-      ...(values.rotate ? { change: "rotate" as const } : values.retire ? { change: "retire" as const } : {}),
+      ...(change === null ? {} : { change }),
       ...(uid === undefined ? {} : { owner: { uid, gid: gid ?? uid } }),
     });
     process.stdout.write(made.length === 0 ? `${folder} has everything; nothing was changed\n` : `${folder}: made ${made.length} files\n`);
+    if (change !== null) process.stdout.write(reload[change]);
+    else if (!first && made.some((name) => name.startsWith("nats/"))) process.stdout.write(reload.server);
     return 0;
   } catch (error) {
     if (!(error instanceof TypeError) && (error as { code?: unknown }).code === undefined) throw error;

@@ -1,6 +1,6 @@
 import { X509Certificate } from "node:crypto";
-import { chmodSync, chownSync, existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
+import { chmodSync, chownSync, existsSync, mkdirSync, readFileSync, renameSync, statSync, writeFileSync } from "node:fs";
+import { dirname, join } from "node:path";
 import { credentialFiles, makeUserKey, publicKeyOf } from "@mcp-failover/bus";
 import { type BusKeys, type BusUser, busUsers, natsAccounts } from "@mcp-failover/contracts";
 import { issue, makeAuthority } from "./certificates.ts";
@@ -14,10 +14,14 @@ export interface CredentialsOptions {
    * `rotate` left valid. The server has to read its configuration again after either (SIGHUP).
    */
   readonly change?: "rotate" | "retire";
-  /** Names and addresses of nats-server, for its certificate. */
+  /** Names and addresses of nats-server, for its certificate. It keeps those that it has: a rotation without them must cut nobody off. */
   readonly hosts?: readonly string[];
-  /** Who shall own the files, where that is not whoever makes them. */
-  readonly owner?: { readonly uid: number; readonly gid: number };
+  /** Who shall own the files. Without it a file made anew stays with its owner, and a new one goes to the owner of its folder. */
+  readonly owner?: Owner;
+}
+interface Owner {
+  readonly uid: number;
+  readonly gid: number;
 }
 
 const dayMs = 24 * 3_600_000;
@@ -40,12 +44,16 @@ export function makeCredentials(options: CredentialsOptions): { readonly made: r
   const put = (name: string, text: string): void => {
     const file = join(folder, name);
     if (readText(file) === text) return;
-    writeWhole(file, text, options.owner);
+    writeWhole(file, text, options.owner ?? heirOf(file));
     made.push(name);
   };
-  for (const user of ["", "ca", "nats", ...busUsers]) {
-    mkdirSync(join(folder, user), { recursive: true, mode: 0o700 });
-    if (options.owner !== undefined) chownSync(join(folder, user), options.owner.uid, options.owner.gid);
+  mkdirSync(folder, { recursive: true, mode: 0o700 });
+  if (options.owner !== undefined) chownSync(folder, options.owner.uid, options.owner.gid);
+  for (const user of ["ca", "nats", ...busUsers]) {
+    const path = join(folder, user);
+    const owner = options.owner ?? heirOf(path);
+    mkdirSync(path, { recursive: true, mode: 0o700 });
+    if (owner !== null) chownSync(path, owner.uid, owner.gid);
   }
   const valid = (cert: string | null): boolean => cert !== null && Date.parse(new X509Certificate(cert).validTo) - nowMs > renewMs;
   const span = (ms: number) => ({ fromMs: nowMs - backMs, untilMs: nowMs + ms });
@@ -62,12 +70,14 @@ export function makeCredentials(options: CredentialsOptions): { readonly made: r
   const certify = (place: string, name: string, hosts: readonly string[]): void => {
     const there = readText(join(folder, place, "tls.crt"));
     put(`${place}/ca.pem`, authority.cert);
-    if (!anew && change !== "rotate" && valid(there) && existsSync(join(folder, place, "tls.key"))) return;
-    const made = issue(authority, { name, hosts, ...span(certificateMs) });
+    const had = hostsOf(there);
+    const named = hosts.every((host) => had.includes(host));
+    if (!anew && change !== "rotate" && valid(there) && named && existsSync(join(folder, place, "tls.key"))) return;
+    const made = issue(authority, { name, hosts: [...new Set([...had, ...hosts])], ...span(certificateMs) });
     put(`${place}/tls.key`, made.key);
     put(`${place}/tls.crt`, made.cert);
   };
-  certify("nats", "nats", [...new Set([...serverHosts, ...(options.hosts ?? [])])]);
+  certify("nats", "nats", [...serverHosts, ...(options.hosts ?? [])]);
 
   const before = readKeys(folder);
   const keys = {} as Record<BusUser, readonly string[]>;
@@ -95,12 +105,24 @@ function readKeys(folder: string): Partial<Record<BusUser, string[]>> {
   return text === null ? {} : (JSON.parse(text) as Partial<Record<BusUser, string[]>>);
 }
 
+/** The names and addresses that a certificate is for. */
+function hostsOf(cert: string | null): string[] {
+  const names = cert === null ? undefined : new X509Certificate(cert).subjectAltName;
+  return names?.split(", ").map((entry) => entry.replace(/^(DNS|IP Address):/, "")) ?? [];
+}
+
+/** Who a file was given to, or its folder where there is no such file yet. Only root can give files away; of others all is their own. */
+function heirOf(path: string): Owner | null {
+  if (process.getuid?.() !== 0) return null;
+  return statSync(path, { throwIfNoEntry: false }) ?? statSync(dirname(path), { throwIfNoEntry: false }) ?? null;
+}
+
 /** Whole or not at all, and never readable for others. */
-function writeWhole(file: string, text: string, owner: CredentialsOptions["owner"]): void {
+function writeWhole(file: string, text: string, owner: Owner | null): void {
   const draft = `${file}.${process.pid}`;
   writeFileSync(draft, text, { mode: 0o600 });
   chmodSync(draft, 0o600);
-  if (owner !== undefined) chownSync(draft, owner.uid, owner.gid);
+  if (owner !== null) chownSync(draft, owner.uid, owner.gid);
   renameSync(draft, file);
 }
 
