@@ -25,6 +25,8 @@ export const incidentChanged = z.looseObject({
   acknowledgedBy: actor.nullable(),
   /** Nowhere to go, and that is in force. */
   deadEnd: z.boolean().optional(),
+  /** The last outage of what agents use: its first cause, when it was last heard of, and when it is to be told. */
+  outage: z.looseObject({ seq: z.number().int().positive(), atMs, dueAtMs: atMs }).nullable().optional(),
   /** All that is wrong so far is planned work: nobody is told before it ends. */
   maintenance: z.looseObject({ name: z.string(), untilMs: atMs }).nullable().optional(),
   /** The last notification that was decided, and each channel's last message in OUTBOX: what comes later waits until it is delivered. */
@@ -33,6 +35,8 @@ export const incidentChanged = z.looseObject({
       severity,
       deadEnd: z.boolean(),
       atMs,
+      /** The newest cause that the message knew. */
+      seq: z.number().int().nonnegative().optional(),
       channels: z.array(z.string()).max(100),
       outbox: z.record(z.string(), z.number().int().positive()),
     })

@@ -16,8 +16,8 @@ import { initialActive, own, type Placed, type ReadModel } from "./status.ts";
  * Invariants:
  * I1  At most one incident that is not resolved exists for a key; what belongs to it is added as a cause, not told again.
  * I2  An event is taken in at most once: one at or below the newest cause changes nothing.
- * I3  `opened` is told at most once, and first. `escalated` follows when a notification became a page, and when a dead end is still in force
- *     `againMs` after the last message; each once. `resolved` is told at most once, to every channel that was told before. An incident that
+ * I3  `opened` is told at most once, and first. `escalated` follows when a notification became a page, when a dead end is still in force
+ *     `againMs` after the last message, and for an outage by I8; each once. `resolved` is told at most once, to every channel that was told before. An incident that
  *     was over before anybody was told is told in one message, or not at all where it only waited.
  * I4  A failover or a dead end is told at once; a sick endpoint waits, so that what follows from it comes in the same message.
  * I5  An incident of an upstream is resolved only when every endpoint of it is healthy, no breaker is open and nothing is failing, or when it
@@ -25,6 +25,8 @@ import { initialActive, own, type Placed, type ReadModel } from "./status.ts";
  * I6  What is decided to be told stays in `telling` until it is known to be in the outbox; meanwhile nothing else is told.
  * I7  What happens to an endpoint or upstream in maintenance opens an incident, but nobody is told before the maintenance ends, and nobody
  *     at all when all is well by then. It makes no page of what was told before. A maintenance that is made longer or shorter counts as it is.
+ * I8  Every outage is told, also while the incident stays open because a standby never became well: what agents feel is another
+ *     outage when nothing of the kind was heard for `outageMs`. One that is over before it was due is told nobody.
  */
 
 export type Incident = IncidentChanged;
@@ -37,6 +39,8 @@ export const notifyWaitMs = 10_000;
 export const againMs = 60_000;
 /** Well for so long without an event that says so, an incident is over: a failover may heal what health never saw. */
 export const quietMs = 60_000;
+/** What agents feel after so long without a word of it is another outage; above the 5 min that health which flaps is held down. */
+export const outageMs = 600_000;
 const causesMax = 100;
 const textCharsMax = 500;
 
@@ -120,19 +124,21 @@ export function foldIncident(incident: Incident | null, placed: Placed, context:
   const open = incident !== null && incident.status !== "resolved" ? incident : null;
   if (open === null) return finding === null ? null : openIncident(key, placed, finding, context);
   const healed = isHealing(placed.event) && (isWell(context) || !key.startsWith("upstream/"));
-  if (finding === null && !healed) return endDeadEnd(open, placed, context);
+  if (finding === null && !healed) return easeIncident(open, placed, context);
   const cause = causeOf(placed, finding?.text ?? healedText(placed.event));
   const dueAtMs = finding === null ? null : placed.timeMs + finding.waitMs;
   const wanted = minOf(open.notifyAtMs, open.notified.includes("opened") ? null : dueAtMs);
+  const outage = outageAfter(open, placed, finding);
   return {
     ...open,
     severity: finding?.severity === "page" && finding.maintenance === undefined ? "page" : open.severity,
     // The weightiest finding gives the title: a failover says more than the sick endpoint that led to it.
-    title: finding?.waitMs === 0 ? finding.title : open.title,
+    title: finding !== null && (finding.waitMs === 0 || outage?.seq === placed.seq) ? finding.title : open.title,
     status: healed ? "resolved" : open.status,
     causes: [...open.causes.slice(-(causesMax - 1)), cause],
     changedAtMs: placed.timeMs,
     notifyAtMs: healed ? stillDue(wanted, placed.timeMs) : wanted,
+    outage,
     deadEnd: !healed && ((finding?.maintenance === undefined ? finding?.deadEnd : undefined) ?? open.deadEnd ?? false),
     ...(finding === null || finding.maintenance !== undefined ? {} : { maintenance: null }),
   };
@@ -181,6 +187,7 @@ export function tellIncident(
       severity,
       deadEnd: incident.deadEnd === true,
       atMs: nowMs,
+      seq: incident.causes.at(-1)?.seq ?? 0,
       channels: [...new Set([...before, ...to])],
       outbox: told?.outbox ?? {},
     },
@@ -211,6 +218,7 @@ function dueKind(incident: Incident, nowMs: number): NotificationKind | null {
   if (status === "resolved") return notified.includes("resolved") ? null : "resolved";
   if (told == null) return null;
   if (severity === "page" && told.severity === "notify") return "escalated";
+  if (isUntold(incident) && nowMs >= (incident.outage?.dueAtMs ?? 0)) return "escalated";
   return incident.deadEnd === true && !told.deadEnd && nowMs >= told.atMs + againMs ? "escalated" : null;
 }
 
@@ -230,6 +238,7 @@ function openIncident(key: string, placed: Placed, finding: Finding, context: In
     notified: [],
     acknowledgedBy: null,
     deadEnd: finding.deadEnd ?? false,
+    outage: outageAfter(null, placed, finding),
     ...(finding.maintenance === undefined ? {} : { maintenance: { name: finding.maintenance.name, untilMs: finding.maintenance.untilMs } }),
     told: null,
     telling: null,
@@ -261,11 +270,37 @@ function followMaintenance(incident: Incident, upstream: string, { windows, heal
   return { ...incident, notifyAtMs: dueAtMs, changedAtMs: nowMs, maintenance: { ...known, untilMs: Math.max(dueAtMs, nowMs) } };
 }
 
-/** A dead end that is over while other things are still wrong. */
-function endDeadEnd(open: Incident, placed: Placed, context: IncidentContext): Incident | null {
-  if (open.deadEnd !== true || context.failing) return null;
-  const causes = [...open.causes.slice(-(causesMax - 1)), causeOf(placed, "there is an endpoint to go to again")];
-  return { ...open, deadEnd: false, causes, changedAtMs: placed.timeMs };
+/** The outage after a finding (I8), of which the first cause and the earliest message count. */
+function outageAfter(open: Incident | null, { seq, timeMs }: Placed, finding: Finding | null): NonNullable<Incident["outage"]> | null {
+  const known = open?.outage ?? null;
+  // Agents feel neither a sick standby, nor what an operator moves, nor what maintenance explains.
+  if (finding === null || finding.waitMs > pageWaitMs || finding.passing === true || finding.maintenance !== undefined) return known;
+  const dueAtMs = timeMs + finding.waitMs;
+  const sameDeadEnd = finding.deadEnd === true && open?.deadEnd === true;
+  if (known === null || (timeMs - known.atMs >= outageMs && !sameDeadEnd)) return { seq, atMs: timeMs, dueAtMs };
+  return { ...known, atMs: timeMs, dueAtMs: Math.min(known.dueAtMs, dueAtMs) };
+}
+
+/** Whether people were told of the incident, but not of its last outage. */
+function isUntold({ told, outage }: Incident): boolean {
+  return told != null && outage != null && outage.seq > (told.seq ?? 0);
+}
+
+/** A dead end, or an outage that nobody had to be told of yet, that is over while other things are still wrong. */
+function easeIncident(open: Incident, placed: Placed, context: IncidentContext): Incident | null {
+  const { active, failing, broken, health } = context;
+  const leads = open.deadEnd === true && !failing;
+  const isServed = !failing && own(health, active) === "healthy" && !broken.includes(active);
+  const isOver = isServed && isUntold(open) && placed.timeMs < (open.outage?.dueAtMs ?? 0);
+  if (!leads && !isOver) return null;
+  const text = leads ? "there is an endpoint to go to again" : `${active} is healthy again`;
+  return {
+    ...open,
+    deadEnd: open.deadEnd === true && !leads,
+    ...(isOver ? { outage: null } : {}),
+    causes: [...open.causes.slice(-(causesMax - 1)), causeOf(placed, text)],
+    changedAtMs: placed.timeMs,
+  };
 }
 
 function causeOf({ timeMs, subject, seq }: Placed, text: string): Incident["causes"][number] {

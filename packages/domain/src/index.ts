@@ -135,6 +135,7 @@ export {
   isClosed,
   type NotificationKind,
   notifyWaitMs,
+  outageMs,
   pageWaitMs,
   quietMs,
   settleIncident,

@@ -13,6 +13,7 @@ import {
   incidentContext,
   incidentKeyOf,
   notifyWaitMs,
+  outageMs,
   type Placed,
   pageWaitMs,
   quietMs,
@@ -183,7 +184,10 @@ test("I3: opened is told once and first, resolved once and last and to all who w
           kinds.slice(1).filter((kind) => kind === "opened"),
           [],
         );
-        assert.ok(kinds.filter((kind) => kind === "escalated").length <= 2);
+        // An outage is told once, and once more where it becomes a dead end that lasts; each begins `outageMs` after the one before it.
+        const { openedAtMs } = told[0]!.incident;
+        const outagesMax = 1 + Math.floor((told.at(-1)!.atMs - openedAtMs) / outageMs);
+        assert.ok(kinds.filter((kind) => kind === "escalated").length <= 2 * outagesMax);
         const resolved = told.filter(({ kind }) => kind === "resolved").map(({ channel }) => channel);
         if (resolved.length === 0) continue;
         assert.equal(kinds.at(-1), "resolved");
@@ -293,6 +297,41 @@ test("a dead end that comes again in the same incident is not paged again", () =
     desk.takes((seq) => failing(seq, "shop", false)).waits(againMs);
   }
   assert.deepEqual(desk.messages, ["opened shop has no healthy endpoint to go to"]);
+});
+
+test("I8: an outage days after the last one is told, also while a standby that never became well keeps the incident open", () => {
+  for (const critical of [true, false]) {
+    const desk = new Desk(critical).takes(health("secondary", "unhealthy")).waits(notifyWaitMs);
+    desk.takes(health("primary", "unhealthy")).waits(pageWaitMs);
+    const kinds = () => desk.messages.map((message) => message.split(" ")[0]);
+    assert.deepEqual(kinds(), ["opened", "escalated"], "a sick standby says nothing of what agents use");
+    for (const day of [1, 2]) {
+      desk.takes(health("primary", "healthy")).waits(3_600_000);
+      const before = desk.messages.length;
+      desk.takes(health("primary", "unhealthy")).waits(pageWaitMs);
+      assert.deepEqual(desk.messages.slice(before), ["escalated shop: the active endpoint primary is unhealthy"]);
+      desk.takes((seq) => failing(seq, "shop", true)).waits(againMs + 250);
+      assert.deepEqual(desk.messages.slice(before + 1), ["escalated shop has no healthy endpoint to go to"], `day ${day}`);
+      desk.takes((seq) => failing(seq, "shop", false));
+    }
+    const page = desk.told.at(-1)!.incident.severity;
+    assert.equal(page, critical ? "page" : "notify");
+    desk.takes(health("primary", "healthy")).takes(health("secondary", "healthy"));
+    assert.equal(kinds().at(-1), "resolved");
+  }
+});
+
+test("I8: what flaps within minutes is one outage, and one that is over before it was due is told nobody", () => {
+  const desk = new Desk().takes(health("secondary", "unhealthy")).waits(notifyWaitMs);
+  for (let round = 0; round < 5; round += 1) {
+    desk.takes(health("primary", "unhealthy")).waits(outageMs - 60_000);
+    desk.takes(health("primary", "healthy")).waits(30_000);
+  }
+  assert.equal(desk.messages.length, 2);
+  desk.waits(outageMs).takes(health("primary", "unhealthy")).waits(1000).takes(health("primary", "healthy")).waits(30_000);
+  assert.equal(desk.messages.length, 2);
+  desk.takes(health("primary", "unhealthy")).takes(moved("secondary")).waits(30_000);
+  assert.deepEqual(desk.messages.slice(2), ["escalated shop failed over from primary to secondary"], "and is not taken for told");
 });
 
 test("I6: until a message is known to be in the outbox, nothing else of the incident is told", () => {
