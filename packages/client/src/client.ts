@@ -103,8 +103,11 @@ export function connect(options: ConnectOptions): Client {
   const storeMs = (): number => storeClock.nowMs() ?? wallMs();
 
   let view = new FleetView();
-  /** Reads the log from its beginning beside what was kept, and takes its place when it has caught up. */
+  /** Reads a log from its beginning beside what is known, and takes its place by {@link settle}. */
   let reading: FleetView | null = new FleetView();
+  /** The end of the log that is read, as it was when reading began; null: not known yet. */
+  let readingTo: number | null = null;
+  let lastSeq = 0;
   let closed = false;
   const calls = new Map<string, UpstreamCalls>();
   const healthWatchers = new Set<(health: HealthChanged) => void>();
@@ -164,14 +167,48 @@ export function connect(options: ConnectOptions): Client {
     if (view.topology !== null) known.resolve();
   };
 
+  /** What was read takes the place of what was known once all of it was read. */
+  const settle = (): void => {
+    // A log without a configuration is a new one that bootstrap has not filled yet: until then what was known is better.
+    if (closed || readingTo === null || lastSeq < readingTo || reading === null || reading.topology === null) return;
+    const next = reading;
+    reading = null;
+    adopt(next);
+  };
+  /** The log was lost or restored: its versions and sequences say nothing about those of the one before. */
+  const beginAnew = (): void => {
+    const anew = (reading ?? view).forAnotherLog();
+    reading = anew;
+    readingTo = null;
+    const readTo = (seq: number): void => {
+      if (reading !== anew) return;
+      readingTo = seq;
+      settle();
+    };
+    // Where its end cannot be asked for, its first configuration has to do.
+    bus
+      .info("AUDIT")
+      .then(
+        (info) => readTo(info.lastSeq),
+        () => readTo(0),
+      )
+      .catch(onError);
+  };
   const take = (stored: Stored): void => {
-    if (stored.content.kind !== "event") return;
-    const placed: PlacedEvent = { seq: stored.seq, subject: stored.subject, timeMs: stored.timeMs, event: stored.content.event };
+    // A log goes forward.
+    if (stored.seq <= lastSeq) beginAnew();
+    lastSeq = stored.seq;
+    if (stored.content.kind === "event") {
+      hear({ seq: stored.seq, subject: stored.subject, timeMs: stored.timeMs, event: stored.content.event });
+    }
+    settle();
+  };
+  const hear = (placed: PlacedEvent): void => {
     if (reading !== null) {
       reading.fold(placed);
       return;
     }
-    storeClock.hear(stored.timeMs);
+    storeClock.hear(placed.timeMs);
     const before = placed.event.type === "config.applied" ? standing() : null;
     const change = view.fold(placed);
     if (change === null) return;
@@ -184,10 +221,8 @@ export function connect(options: ConnectOptions): Client {
     {
       from: "last_per_subject",
       onCaughtUp: () => {
-        const caughtUp = reading;
-        reading = null;
-        // A log without a configuration is a new one that bootstrap has not filled yet: until then what was kept is better.
-        if (caughtUp !== null && (caughtUp.topology !== null || view.topology === null)) adopt(caughtUp);
+        readingTo = 0;
+        settle();
       },
       onError,
     },

@@ -38,8 +38,12 @@ export class FleetView {
   get kept(): readonly PlacedEvent[] {
     return [...this.#kept.values()];
   }
+  /** Of what is configured. */
   get healths(): readonly HealthChanged[] {
-    return [...this.#health.values()];
+    const upstreams = this.#model.topology?.upstreams ?? {};
+    return Object.entries(upstreams).flatMap(([name, { endpoints }]) =>
+      endpoints.flatMap((endpoint) => this.#health.get(endpointKey(name, endpoint.name)) ?? []),
+    );
   }
   health(upstream: string, endpoint: string): HealthChanged | null {
     return this.#health.get(endpointKey(upstream, endpoint)) ?? null;
@@ -60,18 +64,33 @@ export class FleetView {
     return this.#routes.get(upstream) ?? initialFailoverState(topology, upstream, this.#model.generation);
   }
 
+  /**
+   * The view to begin another log with: the routes stay, because they are ordered over logs, and routers hold them too until a higher one is decided.
+   * They are older than all that the other log says. Nothing else of the old log says anything about the new one.
+   */
+  forAnotherLog(): FleetView {
+    const view = new FleetView();
+    for (const placed of this.#kept.values()) if (placed.event.type === "failover.decided") view.fold({ ...placed, seq: 0 });
+    return view;
+  }
+
   /** Folds one event; null where a client does not go by it, or goes by a newer one already. */
   fold(placed: PlacedEvent): ViewChange | null {
-    const { event } = placed;
     const before = this.#model;
     this.#model = foldReadModel(before, placed);
+    const change = this.#take(placed, before);
+    if (this.#health.size > count(this.#model.health) || this.#breakers.size > count(this.#model.breakers)) this.#forgetStrays();
+    return change;
+  }
+
+  #take(placed: PlacedEvent, before: ReadModel): ViewChange | null {
+    const { event } = placed;
     switch (event.type) {
       case "log.started":
         return this.#keep(placed, null);
       case "config.applied": {
         if (this.#model.configVersion === before.configVersion) return null;
         this.#environment = event.data.environment;
-        this.#forgetUnconfigured();
         return this.#keep(placed, { kind: "config" });
       }
       case "health.changed":
@@ -79,7 +98,6 @@ export class FleetView {
         return this.#keep(placed, { kind: "health", data: event.data });
       case "breaker.changed": {
         const key = endpointKey(event.data.service, event.data.endpoint);
-        if ((this.#breakers.get(key)?.generation ?? -1) >= event.data.state.generation) return null;
         this.#breakers.set(key, event.data.state);
         return this.#keep(placed, { kind: "breaker", upstream: event.data.service });
       }
@@ -104,18 +122,23 @@ export class FleetView {
     return change;
   }
 
-  /** What is not configured any more would only grow. Routes stay: their epochs must go on if the upstream comes back. */
-  #forgetUnconfigured(): void {
-    const upstreams = this.#model.topology?.upstreams ?? {};
-    const configured = new Set(
-      Object.entries(upstreams).flatMap(([name, { endpoints }]) => endpoints.map((endpoint) => endpointKey(name, endpoint.name))),
-    );
-    for (const map of [this.#health, this.#breakers]) {
-      for (const key of map.keys()) if (!configured.has(key)) map.delete(key);
+  /**
+   * An endpoint that comes back into the configuration keeps what was said of it, because nobody says it again; the read model bounds how many that
+   * are not configured are kept. Routes stay: their epochs must go on if the upstream comes back.
+   */
+  #forgetStrays(): void {
+    for (const [map, kept] of [
+      [this.#health, this.#model.health],
+      [this.#breakers, this.#model.breakers],
+    ] as const) {
+      for (const key of map.keys()) if (!Object.hasOwn(kept, key)) map.delete(key);
     }
     for (const [subject, { event }] of this.#kept) {
       if (event.type !== "health.changed" && event.type !== "breaker.changed") continue;
-      if (!configured.has(endpointKey(event.data.service, event.data.endpoint))) this.#kept.delete(subject);
+      const map = event.type === "health.changed" ? this.#health : this.#breakers;
+      if (!map.has(endpointKey(event.data.service, event.data.endpoint))) this.#kept.delete(subject);
     }
   }
 }
+
+const count = (record: Readonly<Record<string, unknown>>): number => Object.keys(record).length;

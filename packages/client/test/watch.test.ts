@@ -4,10 +4,12 @@ import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { afterEach, beforeEach, test } from "node:test";
 import { connectBus, memoryBroker } from "@mcp-failover/bus";
-import { memorySeams } from "@mcp-failover/bus/internal";
-import { ClientClosedError, connect, NoEndpointError, NotReadyError, type RouteChange } from "@mcp-failover/client";
+import { jetStreamApi, memorySeams } from "@mcp-failover/bus/internal";
+import { BreakerOpenError, ClientClosedError, connect, NoEndpointError, NotReadyError, type RouteChange } from "@mcp-failover/client";
 import { streams } from "@mcp-failover/contracts";
+import { strays } from "@mcp-failover/domain";
 import { startNats, tempDir } from "@mcp-failover/testkit";
+import { FleetView } from "../src/fleet-view.ts";
 import { Fleet, until, yaml } from "./fleet.ts";
 
 let fleet: Fleet;
@@ -153,6 +155,126 @@ test("with a cache file a client starts without NATS on the routes of the last r
   await assert.rejects(damaged.client.ready(100), NotReadyError);
   assert.equal(errors.length, 1);
   await damaged.client.close();
+  await dir.remove();
+});
+
+test("an endpoint that comes back into the configuration is still forced open, because nobody says it again", async () => {
+  const dir = await tempDir("mcpf-client-");
+  const cacheFile = join(dir.path, "routes.json");
+  const { client } = await fleet.client({ cacheFile });
+  await fleet.breaker("docs", "primary", { status: "forced_open", generation: 3 });
+  await fleet.health("docs", "primary", "unhealthy");
+  const urls = (): unknown => client.configuration("docs").endpoints.map(({ name }) => name);
+  const without = yaml.replace(/ +- \{ name: primary.*\n/, "");
+  for (const [text, names] of [
+    [without, ["secondary"]],
+    [yaml, ["primary", "secondary"]],
+  ] as const) {
+    await fleet.configure(text);
+    await until("configured", () => JSON.stringify(urls()) === JSON.stringify(names));
+  }
+  assert.equal(client.status().upstreams[0]?.endpoints[0]?.breaker, "forced_open");
+  const told: string[] = [];
+  client.watchHealth((health) => told.push(`${health.endpoint} ${health.status}`), { upstream: "docs" });
+  assert.deepEqual(told, ["primary unhealthy"]);
+  const reached = (of: typeof client) => of.execute("docs", ({ endpoint }) => endpoint.name, { readOnly: true });
+  for (let call = 0; call < 3; call += 1) assert.equal(await reached(client), "secondary");
+  await client.close();
+
+  const later = fleet.newClient({ cacheFile });
+  memorySeams(later.bus).cut();
+  await later.client.ready(1000);
+  assert.equal(await reached(later.client), "secondary");
+  await later.client.close();
+  await dir.remove();
+});
+
+test("what is known of endpoints that are not configured is bounded, and the oldest goes first", async () => {
+  const view = new FleetView();
+  let seq = 0;
+  const bus = memoryBroker().connect();
+  const said = Object.assign(new Fleet(), { bus });
+  const of = (index: number): [string, string] => ["old", `e${index}`];
+  for (let index = 0; index < strays.entriesMax + 5; index += 1) {
+    await said.health(...of(index), "healthy");
+    await said.breaker(...of(index), { status: "open", generation: 1 });
+  }
+  await said.configure(yaml);
+  await said.health("docs", "primary", "healthy");
+  for await (const { content, subject, timeMs } of bus.read("AUDIT")) {
+    seq += 1;
+    if (content.kind === "event") view.fold({ seq, subject, timeMs, event: content.event });
+  }
+  assert.deepEqual(
+    view.healths.map(({ service }) => service),
+    ["docs"],
+  );
+  assert.equal(view.health(...of(4)), null);
+  assert.equal(view.breaker(...of(4)), null);
+  assert.notEqual(view.health(...of(5)), null);
+  assert.notEqual(view.breaker(...of(5)), null);
+  assert.equal(view.kept.length, 2 * strays.entriesMax + 2);
+  await bus.close();
+});
+
+test("a log that is lost and made anew is gone by from its first configuration on, with the routes of the old one until it decides higher", async () => {
+  const nats = await startNats();
+  const bus = connectBus({ servers: nats.url, name: "test", instance: "test" });
+  await until("connected", () => bus.status.kind === "connected", 5000);
+  await bus.ensureStreams(streams, { replicas: 1 });
+  const old = Object.assign(new Fleet(), { bus });
+  const client = connect({ servers: nats.url, name: "orders" });
+  try {
+    await old.configure(yaml);
+    await old.configure(yaml.replace("2001", "2002"));
+    await old.moveTo("docs", "secondary", 7);
+    await old.breaker("solo", "only", { status: "forced_open", generation: 12 });
+    await client.ready(10_000);
+    const breaker = (): string | undefined => client.status().upstreams[1]?.endpoints[0]?.breaker;
+    await until("all is known", () => breaker() === "forced_open" && client.route("docs").epoch === 7, 10_000);
+
+    await jetStreamApi(bus, "STREAM.DELETE.AUDIT");
+    await bus.ensureStreams(streams, { replicas: 1 });
+    const fresh = Object.assign(new Fleet(), { bus });
+    await fresh.health("solo", "only", "healthy");
+    await fresh.configure(yaml.replace("2001", "2003"));
+    const address = (): string => client.configuration("solo").endpoints[0]?.url ?? "";
+    await until("the configuration of the new log", () => address() === "http://127.0.0.1:2003", 20_000);
+    assert.equal(await client.execute("solo", ({ endpoint }) => endpoint.url), "http://127.0.0.1:2003");
+    assert.equal(breaker(), "closed");
+    assert.deepEqual([client.route("docs").endpoint.name, client.route("docs").epoch], ["secondary", 7]);
+    assert.deepEqual([client.status().upstreams[0]?.active, client.status().upstreams[0]?.epoch], ["secondary", 7]);
+    await fresh.breaker("solo", "only", { status: "open", generation: 1, openUntilMs: Date.now() + 3_600_000 });
+    await fresh.moveTo("docs", "primary", 8);
+    await until("what the new log says", () => breaker() === "open" && client.status().upstreams[0]?.epoch === 8, 10_000);
+    assert.equal(client.route("docs").endpoint.name, "primary");
+    await assert.rejects(
+      client.execute("solo", () => 1),
+      BreakerOpenError,
+    );
+  } finally {
+    await client.close();
+    await bus.close();
+    await nats.stop();
+  }
+});
+
+test("a log without a configuration does not end what was kept, and its first configuration does", async () => {
+  const dir = await tempDir("mcpf-client-");
+  const cacheFile = join(dir.path, "routes.json");
+  await fleet.configure(yaml.replace("2001", "2002"));
+  const first = await fleet.client({ cacheFile });
+  await first.client.close();
+
+  const fresh = new Fleet();
+  const started = { generation: 1, timestamp: new Date().toISOString(), reason: "lost", by: { kind: "operator", id: "ada" } as const };
+  await fresh.say("log.started", [], started, "bootstrap");
+  const { client } = fresh.newClient({ cacheFile });
+  await client.ready(2000);
+  assert.equal(client.route("solo").endpoint.url, "http://127.0.0.1:2002");
+  await fresh.configure(yaml.replace("2001", "2003"));
+  await until("the configuration of the log", () => client.route("solo").endpoint.url === "http://127.0.0.1:2003");
+  await fresh.stop();
   await dir.remove();
 });
 
