@@ -43,7 +43,7 @@ export interface HttpInbound {
   readonly trace?: RequestTrace | undefined;
 }
 
-/** A body may pause this long; the deadline of the call ends with the client's headers, because downloads and event streams take their time. */
+/** A body may pause this long; the deadline ends with the headers that the client gets: downloads and event streams take their time. */
 const bodyIdleMs = 60_000;
 
 export async function serveHttp(context: HttpContext, inbound: HttpInbound, body: Buffer): Promise<void> {

@@ -1,7 +1,13 @@
 import assert from "node:assert/strict";
+import { request as httpRequest } from "node:http";
 import { test } from "node:test";
+import { LocalResponse } from "../src/bridge/local-exchange.ts";
 import { PipeSession } from "../src/bridge/pipe-session.ts";
-import { AbortedByRouter, type UpstreamRequest } from "../src/upstream-client.ts";
+import { SharedPipe } from "../src/bridge/shared-pipe.ts";
+import { AbortedByRouter, UpstreamError, type UpstreamRequest } from "../src/upstream-client.ts";
+import { initializeBody, post, toolCall, until } from "./support/clients.ts";
+import { fakeControl } from "./support/fake-control.ts";
+import { startTestRouter } from "./support/router.ts";
 
 /** A session on a line that only counts, with one call that its server tells progress of. */
 async function begun() {
@@ -52,4 +58,84 @@ test("R25: a line that waits for a slow reader is read on when its call is over,
   for (let turns = 0; turns < 5; turns += 1) answered.response.resume();
   assert.deepEqual(answered.told, ["end"]);
   assert.equal(answered.isPaused(), false);
+});
+
+test("U2: a request whose asker has left before it was written is not written at all, which is proof, and takes no place", async () => {
+  const sent: string[] = [];
+  const pipe = {
+    send: async (text: string) => void sent.push(text),
+    pause: () => undefined,
+    resume: () => undefined,
+    close: () => undefined,
+  };
+  const limits = { pendingMax: 2, waitingMax: 9, waitingCharsMax: 9999, nowMs: () => 0, onEnd: () => undefined };
+  const shared = new SharedPipe(2, () => undefined);
+  const session = new PipeSession("s", limits);
+  for (const line of [shared, session]) {
+    line.attach(pipe);
+    for (let number = 1; number <= 3; number += 1) {
+      const left = AbortSignal.abort(new AbortedByRouter("client_gone"));
+      const body = Buffer.from(JSON.stringify(toolCall(number, "write")));
+      await assert.rejects(
+        line.handle({ method: "POST", headers: {}, body, signal: left } as never as UpstreamRequest),
+        (error) => error instanceof UpstreamError && !error.written,
+      );
+    }
+    assert.equal(line.inFlight, 0);
+  }
+  assert.deepEqual(sent, []);
+});
+
+test("R13: a call of the modern era whose client leaves while it waits for its turn is sent nowhere", async (t) => {
+  const methods: string[] = [];
+  const answer = (body: Buffer | null) => {
+    const { id, method } = JSON.parse(String(body)) as { id: unknown; method: string };
+    methods.push(method);
+    return LocalResponse.whole(200, { "content-type": "application/json" }, JSON.stringify({ jsonrpc: "2.0", id, result: {} }));
+  };
+  const stdio = { send: async ({ body }: UpstreamRequest) => answer(body), configure: () => undefined, close: async () => undefined };
+  const control = fakeControl([
+    { name: "one", url: "stdio://one/x", via: { kind: "stdio", command: "x", args: [], env: {}, cwd: undefined, sessionsMax: undefined } },
+  ]);
+  const { begin } = control;
+  const turn = Promise.withResolvers<void>();
+  let waits = 0;
+  control.begin = (call) => {
+    const begun = begin(call);
+    if (call.tool !== "write") return begun;
+    waits += 1;
+    return { ...begun, next: () => turn.promise.then(() => begun.next()) };
+  };
+  const router = await startTestRouter(control, { bridges: { stdio } });
+  t.after(() => router.close(0));
+  const headers = {
+    "content-type": "application/json",
+    accept: "application/json, text/event-stream",
+    "mcp-protocol-version": "2026-07-28",
+    "mcp-method": "tools/call",
+    "mcp-name": "write",
+  };
+  const call = toolCall(1, "write") as { params: Record<string, unknown> };
+  call.params["_meta"] = {
+    "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+    "io.modelcontextprotocol/clientInfo": { name: "raw", version: "1" },
+    "io.modelcontextprotocol/clientCapabilities": {},
+  };
+  const client = httpRequest(router.mcpUrl, { method: "POST", headers });
+  client.on("error", () => undefined);
+  client.end(JSON.stringify(call));
+  await until(() => waits === 1);
+  const left = new Promise((resolve) => client.once("close", resolve));
+  client.destroy();
+  await left;
+  // What the router reads after the end of that connection: it knows of it then.
+  for (let turns = 0; turns < 5; turns += 1) await post(router.mcpUrl, initializeBody);
+  turn.resolve();
+  await until(() => control.told.some(({ tool }) => tool === "write"));
+  assert.deepEqual(
+    control.told.filter(({ tool }) => tool === "write").map(({ result }) => result.outcome),
+    ["aborted"],
+  );
+  assert.ok(!methods.includes("tools/call"), methods.join(" "));
+  assert.deepEqual(router.problems, []);
 });

@@ -118,6 +118,16 @@ export class LocalResponse implements UpstreamResponse {
 
 const waitingBytesMax = 1024 * 1024;
 
+/** To be called before anything of a request is written: throws where whoever asked has left already, which is proof that it did not run. */
+export function refuseEnded(signal: EndSignal | undefined): void {
+  if (signal?.aborted) throw endedError(signal.reason, false);
+}
+
+function endedError(reason: unknown, written: boolean): UpstreamError {
+  const late = reason instanceof AbortedByRouter ? reason.kind === "deadline" : (reason as { name?: unknown })?.name === "TimeoutError";
+  return new UpstreamError(late ? "timeout" : "other", late ? "no answer in time" : "the exchange was ended", written, reason);
+}
+
 /** One request that waits for its answer: a promise that is settled once, and the answer that may still be fed after that. */
 export class LocalExchange {
   readonly response: Promise<UpstreamResponse>;
@@ -168,11 +178,8 @@ export class LocalExchange {
 
   readonly #onAbort = (): void => {
     if (this.#over) return;
-    const reason = this.#signal?.reason;
-    const late = reason instanceof AbortedByRouter ? reason.kind === "deadline" : (reason as { name?: unknown })?.name === "TimeoutError";
-    const message = late ? "no answer in time" : "the exchange was ended";
     this.#finish(true);
-    this.#reject(new UpstreamError(late ? "timeout" : "other", message, true, reason));
+    this.#reject(endedError(this.#signal?.reason, true));
   };
   #reject(error: UpstreamError): void {
     if (this.#begun === null) this.#settle.reject(error);

@@ -1,7 +1,7 @@
 import { serverMessageOf } from "../mcp/envelope.ts";
 import { formatEvent } from "../mcp/sse.ts";
 import { UpstreamError, type UpstreamRequest, type UpstreamResponse } from "../upstream-client.ts";
-import { LocalExchange, LocalResponse } from "./local-exchange.ts";
+import { LocalExchange, LocalResponse, refuseEnded } from "./local-exchange.ts";
 import {
   askedTokenOf,
   clientMessageOf,
@@ -139,6 +139,7 @@ export class PipeSession implements PipeListener {
     const key = idKey(message.id);
     if (this.#pending.has(key)) return refusal(400, -32600, "Invalid Request: a request with this id is under way");
     if (this.#pending.size >= this.#limits.pendingMax) return tooMany("requests wait for an answer of this session");
+    refuseEnded(request.signal);
     const exchange = new LocalExchange(request.signal, () => {
       this.#pending.delete(key);
       // A reader that was too slow may never ask for more: the line is not its own.

@@ -2,7 +2,7 @@ import { randomUUID } from "node:crypto";
 import { isObject, serverMessageOf } from "../mcp/envelope.ts";
 import { formatEvent } from "../mcp/sse.ts";
 import { UpstreamError, type UpstreamRequest, type UpstreamResponse } from "../upstream-client.ts";
-import { LocalExchange, LocalResponse } from "./local-exchange.ts";
+import { LocalExchange, LocalResponse, refuseEnded } from "./local-exchange.ts";
 import {
   clientMessageOf,
   idKey,
@@ -18,7 +18,7 @@ import {
 /**
  * Many clients of the modern era, which has no sessions, on one line. Guarantees:
  * M1  Each request travels under an id of this line's own, its progress token too; both come back as the client chose them (requirement R11).
- * M2  A client that leaves ends its request: the server is told `notifications/cancelled` (R13).
+ * M2  A client that leaves ends its request: the server is told `notifications/cancelled` (R13). One that left before is not sent.
  * M3  What names no request goes to the only one that waits, and is dropped where several do: no client hears what may be another's.
  */
 export class SharedPipe implements PipeListener {
@@ -52,6 +52,7 @@ export class SharedPipe implements PipeListener {
       return LocalResponse.whole(202, {}, "");
     }
     if (this.#pending.size >= this.#pendingMax) return tooMany("requests wait for an answer of this server");
+    refuseEnded(request.signal);
     const inner = `${this.#prefix}-${++this.#number}`;
     const exchange = new LocalExchange(request.signal, (aborted) => {
       this.#pending.delete(inner);

@@ -119,7 +119,7 @@ class CallRun {
    * every call. An error of the router's own ends the call; what the control keeps for it is given back all the same (C1).
    */
   async serve(): Promise<AttemptResult["outcome"]> {
-    const { call, answer, context } = this.#parts;
+    const { call, answer, context, gone } = this.#parts;
     let open: Attempt | null = null;
     try {
       if (call.implementation === "legacy") return await this.#serveLegacyAlone();
@@ -132,7 +132,9 @@ class CallRun {
         open = attempt;
         const startedAtMs = context.nowMs();
         let tried: Tried;
-        if (attempt.whenLate == null || !this.#mayHedge) tried = await new AttemptRun(this.#parts, attempt).run();
+        // Its client may have left while it waited for its turn.
+        if (gone.aborted) tried = { kind: "answered", told: { outcome: "aborted" } };
+        else if (attempt.whenLate == null || !this.#mayHedge) tried = await new AttemptRun(this.#parts, attempt).run();
         else {
           ({ attempt, ran: tried } = await this.#runHedged(attempt, startedAtMs));
           open = attempt;
