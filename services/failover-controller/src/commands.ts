@@ -142,7 +142,7 @@ export class Commands {
         nowMs: this.#decider.decisionMs(),
       });
       if (decision.kind === "gather") {
-        this.#gatherer.ask(input, decision.targets);
+        this.#gatherer.askForOrder(input, decision.targets);
         await this.#decider.changed(waitStepMs);
         continue;
       }

@@ -3,7 +3,7 @@ import type { FailoverInput } from "@mcp-failover/domain";
 import type { Kit } from "@mcp-failover/service-kit";
 
 interface Round {
-  /** Time of the decision that first missed evidence; null: none misses any. */
+  /** Time of the automatic decision that first missed evidence; null: none misses any. */
   sinceMs: number | null;
   /** When it was asked last, also for what is over: the rate holds for all rounds of an upstream. */
   lastMs: number;
@@ -38,19 +38,33 @@ export class Gatherer {
     this.#kit = kit;
   }
 
-  /** Since when evidence is missing; null: it is not. */
+  /** Since when evidence is missing for an automatic decision; null: it is not. */
   sinceMs(upstream: string): number | null {
     return this.#rounds.get(upstream)?.sinceMs ?? null;
   }
 
   /** Asks now, or as soon as the rate allows. The answers come in SIGNALS. */
   ask(input: FailoverInput, targets: readonly string[], urgent = true): void {
-    const { upstream, policy, nowMs } = input;
+    const { policy, nowMs } = input;
+    const round = this.#roundOf(input.upstream);
+    round.sinceMs ??= nowMs;
+    const everyMs = nowMs - round.sinceMs < urgentMs ? policy.gatherEveryMs : policy.gatherEveryMsMax;
+    this.#askAt(round, everyMs, input, targets, urgent);
+  }
+
+  /** Asks for an operator's order, which counts its own time: what an automatic decision misses later, nobody has waited for yet. */
+  askForOrder(input: FailoverInput, targets: readonly string[]): void {
+    this.#askAt(this.#roundOf(input.upstream), input.policy.gatherEveryMs, input, targets, true);
+  }
+
+  #roundOf(upstream: string): Round {
     const round = this.#rounds.get(upstream) ?? { sinceMs: null, lastMs: 0, timer: null };
     this.#rounds.set(upstream, round);
-    round.sinceMs ??= nowMs;
+    return round;
+  }
+
+  #askAt(round: Round, everyMs: number, { upstream, policy }: FailoverInput, targets: readonly string[], urgent: boolean): void {
     if (round.timer !== null) return;
-    const everyMs = nowMs - round.sinceMs < urgentMs ? policy.gatherEveryMs : policy.gatherEveryMsMax;
     const waitMs = round.lastMs + everyMs - this.#kit.nowMs();
     const send = (): void => {
       round.timer = null;

@@ -177,6 +177,21 @@ test("a dry run says what would be done and records nothing", async () => {
   assert.deepEqual(await fleet.said("command.accepted", "failover.decided"), []);
 });
 
+test("a dry run is no evidence that was waited for: a failure after it has its whole time to find the best endpoint", async () => {
+  const { fleet, move } = await stack();
+  await move({ dryRun: true });
+  await new Promise((resolve) => setTimeout(resolve, 20));
+  fleet.truth.set("shop/primary", "hard");
+  await fleet.probe("p1", [{ upstream: "shop", endpoint: "primary" }]);
+  const [decided] = await until(
+    () => fleet.said("failover.decided"),
+    (events) => events.length > 0,
+  );
+  const { gatherSinceMs, evidence } = decided!.data.certificate.input as FailoverInput;
+  const failedMs = Math.min(...(evidence["primary"]?.votes ?? []).map(({ hardSinceMs }) => hardSinceMs ?? Number.POSITIVE_INFINITY));
+  assert.ok(gatherSinceMs === null || gatherSinceMs >= failedMs, `waited since ${gatherSinceMs}, failed at ${failedMs}`);
+});
+
 test("of two upstreams that fail together, one moves when the fleet may make one move", async () => {
   const upstreams = { shop: upstreamOf(["primary", "secondary"]), bank: upstreamOf(["primary", "secondary"]) };
   const { fleet } = await stack({ controllers: 2, upstreams, more: { failover: { fleet_moves: 1, fleet_window_ms: 60_000 } } });
