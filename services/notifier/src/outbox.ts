@@ -1,4 +1,5 @@
-import type { Delivery, QueueVerdict } from "@mcp-failover/bus";
+import { setTimeout as sleep } from "node:timers/promises";
+import { BusError, type Delivery, type QueueVerdict } from "@mcp-failover/bus";
 import { type ChannelConfig, type Notification, notification as notificationSchema } from "@mcp-failover/contracts";
 import type { Kit } from "@mcp-failover/service-kit";
 import { deliver, type Outcome } from "./deliver.ts";
@@ -10,12 +11,16 @@ export const giveUpMs = 24 * 3_600_000;
 /** How often it is looked whether what has to be told first is delivered. */
 const orderMs = 1000;
 const rememberedMax = 1000;
+/** How often it is tried, this far apart, to put on record what a receiver took. */
+const recordTriesMax = 3;
+const recordMs = 1000;
 
 /**
  * Takes messages to their channels.
  * N1  A message is gone from OUTBOX only once its receiver took it, or after a day with the reason on record.
  * N2  A message waits for the one before it of the same incident on the same channel: no end is told before its beginning.
- * N3  What this process sent is not sent again because its record failed. (A crash in between repeats it, with the same id.)
+ * N3  What a receiver took is not sent again, by nobody, because its record failed: a missing line of the log is better than a second page.
+ *     (A crash in between, or NATS out of reach for longer than a message is lent, repeats it with the same id.)
  */
 export function openOutbox(kit: Kit, channels: () => readonly ChannelConfig[] | null): (delivery: Delivery) => Promise<QueueVerdict> {
   const sent = new Set<string>();
@@ -45,6 +50,22 @@ export function openOutbox(kit: Kit, channels: () => readonly ChannelConfig[] | 
       ),
     );
 
+  const recordSent = async (message: Notification, attempt: number): Promise<void> => {
+    for (let tried = 1; ; tried += 1) {
+      try {
+        await record(message, "notify.sent", attempt, null, false);
+        return;
+      } catch (error) {
+        if (tried < recordTriesMax && error instanceof BusError && error.retriable) {
+          await sleep(recordMs);
+          continue;
+        }
+        kit.log.error({ err: error, notification: message.id, attempt }, "a notification was sent and could not be put on record");
+        return;
+      }
+    }
+  };
+
   return async ({ stored, attempt: deliveries }) => {
     if (stored.content.kind !== "event") return { kind: "done" };
     const message = notificationSchema.parse(stored.content.event.data);
@@ -57,7 +78,7 @@ export function openOutbox(kit: Kit, channels: () => readonly ChannelConfig[] | 
     const outcome = sent.has(message.id) ? ({ kind: "sent" } satisfies Outcome) : await attemptOn(kit, channel, message);
     if (outcome.kind === "sent") {
       keep(sent, message.id);
-      await record(message, "notify.sent", attempt, null, false);
+      await recordSent(message, attempt);
       tries.delete(message.id);
       return { kind: "done" };
     }

@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { describe, type TestContext, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
+import { type Bus, BusError } from "@mcp-failover/bus";
 import { memorySeams } from "@mcp-failover/bus/internal";
 import { token, until, World } from "./world.ts";
 
@@ -15,6 +16,22 @@ const taken = (one: World, count: number): Promise<string[]> =>
   until(
     () => one.taken,
     ({ length }) => length >= count,
+  );
+
+/** From now on the log takes no `notify.sent` of this notifier, or not the next `count`. */
+const loseRecords = (bus: Bus, count = Number.POSITIVE_INFINITY): void => {
+  const append = bus.append.bind(bus);
+  let lost = 0;
+  bus.append = async (event) => {
+    if (event.type !== "notify.sent" || lost >= count) return append(event);
+    lost += 1;
+    throw new BusError("timeout", "the log does not answer", { retriable: true });
+  };
+};
+const emptied = (one: World): Promise<number> =>
+  until(
+    async () => (await one.bus.info("OUTBOX")).messages,
+    (messages) => messages === 0,
   );
 
 describe("notifier", { concurrency: 8 }, () => {
@@ -58,6 +75,26 @@ describe("notifier", { concurrency: 8 }, () => {
       ],
     );
     assert.equal((await one.bus.info("OUTBOX")).messages, 0);
+  });
+
+  test("what a receiver took is not sent again, by nobody, because the log does not take its record", async (t) => {
+    const one = await world(t);
+    for (const instance of ["notifier-1", "notifier-2"]) loseRecords((await one.start(t, instance)).bus);
+    await one.executed("secondary");
+    await taken(one, 1);
+    await emptied(one);
+    assert.equal(one.received.length, 1);
+    assert.deepEqual(await one.events("notify.sent"), []);
+    assert.ok(one.logged.some((line) => line.startsWith("error") && line.includes("could not be put on record")));
+  });
+
+  test("a record that the log does not take at once is put there later", async (t) => {
+    const one = await world(t);
+    loseRecords((await one.start(t)).bus, 1);
+    await one.executed("secondary");
+    await taken(one, 1);
+    await emptied(one);
+    assert.deepEqual([one.received.length, (await one.events("notify.sent")).length], [1, 1]);
   });
 
   test("the end of an incident is told after its beginning, also when the beginning was refused", async (t) => {
