@@ -141,15 +141,28 @@ describe("two router processes on one port, before two real MCP servers", () => 
   test("nats-server gone: calls go on, sessions open, and a session moves all the same", async () => {
     const client = await connectClient(url(), "without-nats");
     const running = await load();
+    const goodCalls = (more: number) => {
+      const { ok } = running.report();
+      return until(
+        () => running.report().ok >= ok + more,
+        20_000,
+        () => `${more} more calls that end well; ${JSON.stringify(running.report().failed.slice(-3))}`,
+      );
+    };
+    await goodCalls(10);
     await world.nats.kill();
-    await sleep(500);
+    await goodCalls(50);
     const opened = await connectClient(url(), "opened-without-nats");
     assert.match(textOf(await opened.callTool({ name: "echo", arguments: { message: "x" } })), /x/);
+    assert.deepEqual(running.report().failed, []);
+    // For a moment both servers are dead, and calls fail rightly.
     secondary.kill("SIGKILL");
     primary = await world.startEverything(primary.port);
     await until(async () => textOf(await client.callTool({ name: "echo", arguments: { message: "y" } })) === "Echo: y", 5000);
+    await goodCalls(50);
     await world.nats.restart();
     secondary = await world.startEverything(secondary.port);
+    await goodCalls(50);
     await running.stop();
     await until(() => world.bus.status.kind === "connected", 10_000);
     for (const each of [client, opened]) await each.close();
