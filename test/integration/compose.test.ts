@@ -83,6 +83,38 @@ test("the demo's configuration is the local one, with the containers' addresses"
     assert.ok(host[1] && host[1] in services, host[1]);
 });
 
+test("no call that the configuration allows is cut off by the agents' front: the router bounds each one itself, and says how it ended", () => {
+  const front = readFileSync(join(ROOT, "infra/haproxy/haproxy.cfg"), "utf8");
+  const unitMs: Record<string, number> = { ms: 1, s: 1000, m: 60_000, h: 3_600_000 };
+  /** More than the router needs to write its answer to a call that it gave up. */
+  const marginMs = 60_000;
+  const problemsOf = (settings: object): string[] => {
+    const upstreams = { u: { kind: "http", endpoints: [{ name: "a", tier: 0, url: "http://a" }] } };
+    try {
+      parseTopology(JSON.stringify({ upstreams, ...settings }), { file: "f", env: {} });
+      return [];
+    } catch (error) {
+      return (error as { problems: readonly { path: string }[] }).problems.map(({ path }) => path);
+    }
+  };
+  const withCallsOf = (ms: number): object => ({
+    upstreams: { u: { kind: "http", endpoints: [{ name: "a", tier: 0, url: "http://a" }], call_timeout_ms: ms } },
+  });
+  const withFallbackOf = (ms: number): object => ({ fallback: { fallback_timeout: ms / 1000 } });
+  assert.deepEqual([...problemsOf(withCallsOf(1000)), ...problemsOf(withFallbackOf(1000))], []);
+  for (const side of ["client", "server"]) {
+    const [, count, unit] = new RegExp(`^ +timeout ${side} (\\d+)(ms|s|m|h)$`, "m").exec(front) ?? [];
+    const longestMs = Number(count) * (unitMs[unit ?? ""] ?? Number.NaN) - marginMs;
+    assert.ok(longestMs > 0, `timeout ${side} is in the front's configuration`);
+    assert.deepEqual(problemsOf(withCallsOf(longestMs)), ["upstreams.u.call_timeout_ms"], `a call of ${longestMs} ms, timeout ${side}`);
+    assert.deepEqual(
+      problemsOf(withFallbackOf(longestMs)),
+      ["fallback.fallback_timeout"],
+      `a fallback of ${longestMs} ms, timeout ${side}`,
+    );
+  }
+});
+
 interface Limited extends ComposeService {
   readonly [limit: string]: unknown;
   readonly ports?: readonly string[];
