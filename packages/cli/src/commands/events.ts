@@ -1,7 +1,7 @@
 import { once } from "node:events";
 import { createReadStream, createWriteStream } from "node:fs";
 import { createInterface } from "node:readline";
-import type { Bus, Stored } from "@mcp-failover/bus";
+import { type Bus, BusError, type Stored } from "@mcp-failover/bus";
 import { canonicalJson, type Event, parseEvent } from "@mcp-failover/contracts";
 import { evidenceRefs, type LogMessage, nothingVerified, verifyNext, viewStatus } from "@mcp-failover/domain";
 import { z } from "zod";
@@ -138,16 +138,26 @@ function payloadOf(bytes: Uint8Array): { payload: string } | { payloadBase64: st
 
 /** `mcpf events verify`: 1 when anything is wrong; each problem names sequence and subject. */
 export async function verify(context: Context, options: { file?: string }): Promise<ExitCode> {
-  const bus =
-    options.file === undefined || context.env["NATS_URL"] !== undefined ? await context.bus() : await context.bus().catch(() => null);
-  const messages = options.file === undefined ? fromStream(bus as Bus) : fromFile(options.file);
-  const signals = new Map<number, Event | null>();
+  const { file } = options;
+  const live = file === undefined ? await context.bus() : await reachable(context);
+  // Of an export only where its first event stands in the log that is reached.
+  let evidence = file === undefined ? live : null;
+  const messages = file === undefined ? fromStream(live as Bus) : fromFile(file);
+  const signals = new Map<number, Signal | null>();
   let state = nothingVerified;
   let first: number | null = null;
   for await (const message of messages) {
-    first ??= message.seq;
-    for (const seq of evidenceRefs(message)) if (!signals.has(seq)) signals.set(seq, bus === null ? null : await signalAt(bus, seq));
-    state = verifyNext(state, message, { deciders, signalAt: (seq) => signals.get(seq) ?? null, complete: first === 1 });
+    if (first === null) {
+      first = message.seq;
+      if (file !== undefined && live !== null && (await isOfLog(live, message))) evidence = live;
+      if (evidence === null) context.out.note("the signals of this export are not here: votes and proofs count as expired");
+    }
+    for (const seq of evidenceRefs(message)) if (!signals.has(seq)) signals.set(seq, await signalOf(evidence, seq));
+    state = verifyNext(state, message, {
+      deciders,
+      signalAt: (seq) => signalBefore(signals.get(seq) ?? null, message.timeMs),
+      complete: first === 1,
+    });
     if (signals.size > signalsKeptMax) signals.clear();
   }
   if (state.messages === 0)
@@ -214,9 +224,43 @@ function jsonOf(line: string): unknown {
   }
 }
 
-async function signalAt(bus: Bus, seq: number): Promise<Event | null> {
-  const stored = await bus.at("SIGNALS", seq);
+/** The stack, where there is one that answers: an export is verified without. Throws for what is wrong about how it is named. */
+async function reachable(context: Context): Promise<Bus | null> {
+  try {
+    return await context.bus();
+  } catch (error) {
+    if (error instanceof CliError && error.exitCode === 1) return null;
+    throw error;
+  }
+}
+
+/** Whether an event stands in the log of this stack: any stack has other signals at the same numbers. */
+async function isOfLog(bus: Bus, { seq, subject, bytes }: LogMessage): Promise<boolean> {
+  try {
+    const stored = await bus.at("AUDIT", seq);
+    return stored !== null && stored.subject === subject && Buffer.from(stored.bytes).equals(bytes);
+  } catch (error) {
+    if (error instanceof BusError) return false;
+    throw error;
+  }
+}
+
+interface Signal {
+  readonly event: Event;
+  readonly timeMs: number;
+}
+
+async function signalOf(bus: Bus | null, seq: number): Promise<Signal | null> {
+  const stored = bus === null ? null : await bus.at("SIGNALS", seq);
   if (stored === null) return null;
   const parsed = parseEvent(stored.subject, stored.bytes);
-  return parsed.ok ? parsed.event : null;
+  return parsed.ok ? { event: parsed.event, timeMs: stored.timeMs } : null;
+}
+
+/** Two streams' leaders may stand on machines whose clocks differ by this. */
+const skewMsMax = 10_000;
+
+/** One that was stored after the decision is not what its decider read: SIGNALS was made anew since, and counts from 1 again. */
+function signalBefore(signal: Signal | null, decidedAtMs: number): Event | null {
+  return signal === null || signal.timeMs > decidedAtMs + skewMsMax ? null : signal.event;
 }

@@ -1,0 +1,145 @@
+import assert from "node:assert/strict";
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after, before, test } from "node:test";
+import { type Bus, memoryBroker } from "@mcp-failover/bus";
+import { makeEvent } from "@mcp-failover/contracts";
+import { decideHealth, defaultPolicy } from "@mcp-failover/domain";
+import { observed, type Ran, runMcpf } from "./support.ts";
+
+const atMs = 1_800_000_000_000;
+let folder = "";
+before(async () => {
+  folder = await mkdtemp(join(tmpdir(), "mcpf-verify-"));
+});
+after(async () => {
+  await rm(folder, { recursive: true });
+});
+
+/** A stack whose store's clock the test sets. */
+function stackAt(): { bus: Bus; clock: { nowMs: number } } {
+  const clock = { nowMs: atMs };
+  return { bus: memoryBroker({ nowMs: () => clock.nowMs }).connect(), clock };
+}
+
+const from = (id: string) => ({ id, service: "prober", instance: "p1", timeMs: atMs }) as const;
+
+/** The next message of SIGNALS: a probe of an endpoint by p1 that ended well. */
+async function probe(bus: Bus, upstream: string, id: string): Promise<number> {
+  const asked = { requestId: "r1", purpose: "scheduled", targets: [{ upstream, endpoint: "one" }], deadlineMs: atMs, by: "test" } as const;
+  const observations = observed("p1", asked as unknown as Parameters<typeof observed>[1], {});
+  return (await bus.append(makeEvent({ type: "probe.observed", keys: ["p1"], data: { observer: "p1", observations }, ...from(id) }))).seq;
+}
+
+/** A sound decision that api/one is healthy, with a vote for it that is in SIGNALS at a sequence. */
+async function decide(bus: Bus, signal: number, id = `health-${signal}`): Promise<void> {
+  const probes = [0, 10].map((afterMs) => ({
+    startedAtMs: atMs + afterMs,
+    responseTimeMs: 3,
+    outcome: "ok" as const,
+    code: null,
+    purpose: "scheduled" as const,
+  }));
+  const input = {
+    policy: defaultPolicy.health,
+    state: null,
+    evidence: probes,
+    asked: 0,
+    votes: [],
+    graceUntilMs: 0,
+    nowMs: atMs + 100,
+  };
+  const decision = decideHealth(input);
+  const ref = { stream: "SIGNALS" as const, seq: signal };
+  const vote = { observer: "p1", kind: "prober", verdict: "healthy", outcome: "ok", code: null, atMs, responseTimeMs: 3, ref } as const;
+  const event = makeEvent({
+    type: "health.changed",
+    keys: ["api", "one"],
+    data: {
+      service: "api",
+      endpoint: "one",
+      status: decision.state.status,
+      responseTime: 3,
+      error: null,
+      timestamp: new Date(atMs).toISOString(),
+      critical: true,
+      previousStatus: null,
+      reason: decision.reason,
+      prober: "p1",
+      votes: [vote],
+      state: decision.state,
+      certificate: {
+        decider: "decideHealth",
+        rule: decision.rule,
+        policyHash: "p",
+        nowMs: input.nowMs,
+        folded: { AUDIT: null, SIGNALS: null },
+        input,
+        rejected: [],
+      },
+    },
+    ...from(id),
+  });
+  assert.equal((await bus.appendFenced(event, 0)).outcome, "won");
+}
+
+/** Code, wrong and expired of `mcpf events verify`. */
+async function verified(bus: Bus | null, more: string[] = [], env: Record<string, string> = {}): Promise<[number, number, number, Ran]> {
+  const ran = await runMcpf(bus, ["events", "verify", "-o", "json", ...more], env);
+  const { wrong, inputsExpired } = JSON.parse(ran.stdout) as { wrong: number; inputsExpired: number };
+  return [ran.code, wrong, inputsExpired, ran];
+}
+
+test("an export is checked against the signals of its own stack, and never against those that another one has at these numbers", async () => {
+  const mine = stackAt();
+  const signal = await probe(mine.bus, "api", "probe-1");
+  await decide(mine.bus, signal);
+  assert.deepEqual((await verified(mine.bus)).slice(0, 3), [0, 0, 0]);
+  const file = join(folder, "mine.ndjson");
+  await runMcpf(mine.bus, ["events", "export", "--file", file]);
+  const [code, wrong, expired, { stderr }] = await verified(mine.bus, ["--file", file]);
+  assert.deepEqual([code, wrong, expired, stderr], [0, 0, 0, ""]);
+
+  const other = stackAt();
+  assert.equal(await probe(other.bus, "something-else", "probe-1"), signal);
+  const elsewhere = await verified(other.bus, ["--file", file]);
+  assert.deepEqual(elsewhere.slice(0, 3), [0, 0, 1], "an empty log is another one");
+  assert.match(elsewhere[3].stderr, /the signals of this export are not here/);
+  await decide(other.bus, signal, "another id");
+  assert.deepEqual((await verified(other.bus, ["--file", file])).slice(0, 3), [0, 0, 1], "an event of the same subject at the same place");
+  await mine.bus.close();
+  await other.bus.close();
+});
+
+test("a vote of an export that its stack's signals contradict is still found", async () => {
+  const { bus } = stackAt();
+  const signal = await probe(bus, "something-else", "probe-1");
+  await decide(bus, signal);
+  const file = join(folder, "forged.ndjson");
+  await runMcpf(bus, ["events", "export", "--file", file]);
+  assert.deepEqual((await verified(bus, ["--file", file])).slice(0, 3), [1, 1, 0]);
+  await bus.close();
+});
+
+test("signals that were stored after the decision that points at them are others: the stream was made anew, and its inputs are expired", async () => {
+  const { bus, clock } = stackAt();
+  await decide(bus, 1);
+  clock.nowMs += 60_000;
+  assert.equal(await probe(bus, "something-else", "probe-1"), 1);
+  assert.deepEqual((await verified(bus)).slice(0, 3), [0, 0, 1]);
+  await bus.close();
+});
+
+test("an export is verified without NATS too, also where one is named that does not answer", async () => {
+  const { bus } = stackAt();
+  await decide(bus, await probe(bus, "api", "probe-1"));
+  const file = join(folder, "alone.ndjson");
+  await runMcpf(bus, ["events", "export", "--file", file]);
+  await bus.close();
+  for (const env of [{}, { NATS_URL: "nats://127.0.0.1:1" }]) {
+    const [code, wrong, expired, { stderr }] = await verified(null, ["--file", file], env);
+    assert.deepEqual([code, wrong, expired], [0, 0, 1]);
+    assert.match(stderr, /the signals of this export are not here/);
+  }
+});
