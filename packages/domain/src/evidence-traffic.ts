@@ -12,6 +12,8 @@ export interface TrafficSecond {
   readonly hard: number;
   /** Hard failures after the last answer. */
   readonly tail: number;
+  /** When the first of the hard ones was stored; null: none failed. */
+  readonly failedAtMs: number | null;
 }
 
 /** Calls are remembered for so long, for the verification of moves. */
@@ -32,7 +34,9 @@ export function secondsAfter(
   const last = seconds.at(-1);
   const goesOn = last !== undefined && last.atMs === atMs && last.generation === generation && last.epoch === epoch;
   const tail = alive > 0 ? hardRunTail : hard + (goesOn ? last.tail : 0);
-  const next = { atMs, generation, epoch, alive: alive + (goesOn ? last.alive : 0), hard: hard + (goesOn ? last.hard : 0), tail };
+  const failedAtMs = (goesOn ? last.failedAtMs : null) ?? (hard > 0 ? timeMs : null);
+  const before = goesOn ? last : { alive: 0, hard: 0 };
+  const next = { atMs, generation, epoch, alive: alive + before.alive, hard: hard + before.hard, tail, failedAtMs };
   const kept = goesOn ? seconds.slice(0, -1) : seconds.slice(1 - secondsKept);
   return [...kept.filter((one) => atMs - one.atMs < secondsKept * secondMs), next];
 }

@@ -9,9 +9,10 @@ import { wilsonLowerBound } from "./wilson.ts";
  *
  * N1  The electorate are the routers that made at least `verifyFailures` calls there in the last 30 s under the route in force. Probers
  *     have no vote on it, and one router alone has none either.
- * N2  A router says so when its last calls failed hard, `verifyFailures` in a row, three at least, or beyond the breaker's ratio (Wilson), and its word is fresh: as every
- *     word that may move something. One that is suspect, or silent by now, counts in the electorate and says nothing.
- *     One that was not heard of since another's calls began to fail says nothing either: a router that restarts under another name is one router.
+ * N2  A router says so when its last calls failed hard, `verifyFailures` in a row, three at least, or beyond the breaker's ratio (Wilson),
+ *     and its word is fresh: as every word that may move something. One that is suspect, or silent by now, counts in the electorate and
+ *     says nothing. One that was not heard of since another's calls began to fail (in these 30 s, whatever was answered between) says
+ *     nothing either: a router that restarts under another name is one router.
  * N3  Calls fail where a strict majority of the electorate, and at least two of it, say so.
  */
 export type CallsHeard = Record<string, RouterCalls[]>;
@@ -36,7 +37,8 @@ export function judgeCalls(endpoint: string, { policy, calls }: CallsContext, wo
       .map((word) => [word.observer, word.hardSinceMs ?? word.atMs]),
   );
   const failing = speaking.filter((router) => sinceMs.has(router.router) && isFailing(router, policy));
-  const lastBegunMs = Math.max(...failing.map(({ router }) => sinceMs.get(router) ?? 0));
+  // Inputs of before know no more than when the present run of failures began.
+  const lastBegunMs = Math.max(...failing.map(({ router, failingSinceMs }) => failingSinceMs ?? sinceMs.get(router) ?? 0));
   const against = failing.filter(({ heardAtMs }) => heardAtMs === undefined || heardAtMs >= lastBegunMs);
   if (against.length < 2 || against.length * 2 <= speaking.length) return null;
   const sum = (of: (router: RouterCalls) => number): number => against.reduce((all, router) => all + of(router), 0);
@@ -64,11 +66,12 @@ export function callsOn(
   for (const { kind, observer, seconds } of evidence.words.get(endpointKey(upstream, endpoint))?.values() ?? []) {
     if (kind !== "router" || seconds.length === 0) continue;
     const calls: RouterCalls = { router: observer, ok: 0, hard: 0, run: 0, heardAtMs: evidence.routers.get(observer)?.atMs ?? 0 };
-    for (const { atMs, generation, epoch, alive, hard, tail } of seconds) {
+    for (const { atMs, generation, epoch, alive, hard, tail, failedAtMs } of seconds) {
       if (nowMs - atMs > callsWindowMs || generation !== route.generation || epoch !== route.epoch) continue;
       calls.ok += alive;
       calls.hard += hard;
       calls.run = alive > 0 ? tail : calls.run + hard;
+      if (failedAtMs !== null) calls.failingSinceMs ??= failedAtMs;
     }
     if (calls.ok + calls.hard > 0) heard.push(calls);
   }

@@ -6,9 +6,17 @@ import { wilsonLowerBound, wilsonUpperBound } from "./wilson.ts";
  * Whether a move helped: the endpoint that it led to is judged by the real traffic that it got since. F11 and F12 of `failover.ts`.
  */
 
-/** How calls ended at the active endpoint since the move, as one router that had applied it says. `run`: hard failures in a row at the end. */
-/** `heardAtMs`: when it last said anything at all, where that matters. */
-export type RouterCalls = { router: string; ok: number; hard: number; run: number; heardAtMs?: number };
+/** How calls ended at an endpoint lately, or since the move to it, as one router says. `run`: hard failures in a row at the end. */
+export type RouterCalls = {
+  router: string;
+  ok: number;
+  hard: number;
+  run: number;
+  /** When it last said anything at all, where that matters. */
+  heardAtMs?: number;
+  /** When the first of these failures was stored; absent: none failed, or the input is of a time that did not ask. */
+  failingSinceMs?: number;
+};
 export type TrafficSlice = {
   after: RouterCalls[];
   /** At the active endpoint in the last `verifyMs`: what the next move is compared with. */

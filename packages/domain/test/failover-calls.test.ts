@@ -1,8 +1,19 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { type DataOf, makeEvent, type NewEvent, type Observation, topology } from "@mcp-failover/contracts";
 import fc from "fast-check";
-import { decideFailover, type FailoverInput } from "../src/index.ts";
+import {
+  decideFailover,
+  type FailoverAudit,
+  type FailoverInput,
+  failoverInput,
+  foldFailoverAudit,
+  noFailoverAudit,
+  openEvidence,
+  takeSignal,
+} from "../src/index.ts";
 import { allSay, decide, moved, nowMs, policy, ruleOf, stateWith, three, vote, world } from "./failover-world.ts";
+import { calls as callsOf, probeOf, trafficOf } from "./signals.ts";
 
 type Calls = NonNullable<FailoverInput["calls"]>[string][number];
 const failing = (router: string, hard = 30): Calls => ({ router, ok: 0, hard, run: hard });
@@ -43,6 +54,8 @@ test("F19: too few calls, old words, suspects and what was said before the decis
   assert.ok(!decide(halfDead(some)).startsWith("decided"), "a few failures are no failing endpoint");
   const many: Calls[] = ["a", "b"].map((router) => ({ router, ok: 50, hard: 50, run: 1 }));
   assert.equal(decide(halfDead(many)), "decided calls_failing");
+  const heard = many.map((router, index) => ({ ...router, heardAtMs: nowMs - 3000 * index, failingSinceMs: nowMs - 20_000 }));
+  assert.equal(decide(halfDead(heard)), "decided calls_failing", "its calls failed already when the other was heard last");
 });
 
 test("F19: a router that is restarted under another name is one router, however fresh the last words of its former life are", () => {
@@ -57,6 +70,64 @@ test("F19: a router that is restarted under another name is one router, however 
     { ...failing("b"), heardAtMs: nowMs - 100 },
   ];
   assert.equal(decide(halfDead(both)), "decided calls_failing");
+});
+
+function eventOf<T extends "config.applied" | "traffic.observed" | "probe.observed">(type: T, keys: readonly string[], data: unknown) {
+  return makeEvent({ type, keys, data: data as DataOf<T>, id: "e", service: "router", instance: "t", timeMs: nowMs } as NewEvent<T>);
+}
+const endpoints = ["primary", "secondary"].map((name, tier) => ({ name, tier, url: `http://127.0.0.1:1/${name}` }));
+const configured: FailoverAudit = foldFailoverAudit(
+  noFailoverAudit,
+  eventOf("config.applied", [], {
+    version: 1,
+    environment: "development",
+    topology: topology.parse({ upstreams: { pinecone: { kind: "mcp", endpoints } } }),
+  }),
+);
+
+/** What comes of each message of these routers, in turn and through the folds: every second call of each fails, every probe passes. */
+function decisionsOn(messages: readonly { readonly router: string; readonly atMs: number }[]): string[] {
+  const evidence = openEvidence();
+  const ended = [...callsOf("ok", 1), ...callsOf("hard", 1), ...callsOf("ok", 1), ...callsOf("hard", 1)];
+  let seq = 0;
+  let probedMs = 0;
+  return messages.map(({ router, atMs }) => {
+    if (atMs - probedMs >= 1000) {
+      probedMs = atMs;
+      for (const observer of ["p1", "p2", "p3"]) {
+        const seen = { ...probeOf(observer, "ok"), purpose: "confirm", startedAtMs: atMs } satisfies Observation;
+        const observations = ["primary", "secondary"].map((endpoint) => ({ ...seen, endpoint }));
+        seq += 1;
+        takeSignal(evidence, { seq, timeMs: atMs, event: eventOf("probe.observed", [observer], { observer, observations }) });
+      }
+    }
+    const routes = { pinecone: { generation: 0, epoch: 0, eventId: null, active: "primary" } };
+    const data = { router, fromMs: atMs - 250, toMs: atMs, endpoints: [trafficOf(ended)], tools: [], routes, rollbacks: {} };
+    seq += 1;
+    takeSignal(evidence, { seq, timeMs: atMs, event: eventOf("traffic.observed", [router], data) });
+    const fleet = { granted: true, reason: "", expiresAtMs: atMs + 5000 };
+    const clock = { tilted: false, freshAfterSeq: 0 };
+    const moment = { command: null, fleet, clock, gatherSinceMs: null, nowMs: atMs };
+    return ruleOf(decideFailover(failoverInput(configured, evidence, "pinecone", moment)));
+  });
+}
+const windowsOf = (router: string, fromMs: number, count: number) =>
+  Array.from({ length: count }, (_, index) => ({ router, atMs: fromMs + index * 250 }));
+
+test("F19: routers whose every window holds answers as well as failures are counted together, though they report one after the other", () => {
+  const inTurn = [...windowsOf("a", nowMs, 20), ...windowsOf("b", nowMs + 130, 20)].sort((one, other) => one.atMs - other.atMs);
+  const said = decisionsOn(inTurn);
+  const first = said.indexOf("decided calls_failing");
+  assert.ok(first >= 0, said.join(", "));
+  assert.ok(
+    said.slice(first).every((rule) => rule === "decided calls_failing"),
+    said.join(", "),
+  );
+});
+
+test("F19: one router that restarts under another name within a second is one router, also where some of its calls are answered", () => {
+  const said = decisionsOn([...windowsOf("a", nowMs, 20), ...windowsOf("b", nowMs + 19 * 250 + 200, 60)]);
+  assert.ok(!said.some((rule) => rule.startsWith("decided")), said.join(", "));
 });
 
 test("F19: two failures in a row are no failing endpoint, also where a breaker opens after one", () => {
