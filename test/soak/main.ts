@@ -8,7 +8,7 @@ import { table } from "../bench/table.ts";
 import { cases } from "./cases.ts";
 import { runMixed } from "./mixed/mixed.ts";
 import { tell } from "./mixed/tell.ts";
-import { type SoakResult, soak, stillMoves } from "./soak.ts";
+import { problemsOf, type SoakResult, soak, stillMoves } from "./soak.ts";
 import { startWorld } from "./world.ts";
 
 const usual = { callsPerSecond: 300, minutes: 10 };
@@ -69,8 +69,10 @@ async function runCase(one: (typeof cases)[number], durationMs: number, callsPer
   try {
     const result = await soak(world, one, durationMs, say);
     results.push(result);
-    for (const move of result.moves) say(`  MOVED: ${move}`);
-    if (result.moves.length > 0) total.failed += 1;
+    for (const [deed, times] of Object.entries(result.deeds)) if (times > 0) say(`  ${times} times: ${deed}`);
+    const problems = problemsOf(one, result, callsPerSecond);
+    for (const problem of problems) say(`  PROBLEM: ${problem}`);
+    if (problems.length > 0) total.failed += 1;
     else {
       const movedMs = await stillMoves(world, stillMovesMs);
       say(`  nothing moved; then the active endpoint was killed, and it moved after ${Math.round(movedMs)} ms`);

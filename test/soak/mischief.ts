@@ -12,13 +12,14 @@ export interface Mischief {
   readonly silence?: readonly number[] | "all";
 }
 
-/** A line for each connection that was refused, in a file beside that of the mischief. */
-export const refusalsOf = (mischiefFile: string): string => `${mischiefFile}.refused`;
+/** What was really suffered, a line each time, in a file beside that of the mischief. */
+export const deedsOf = (mischiefFile: string): string => `${mischiefFile}.done`;
 
 const file = process.env["MCPF_SOAK_MISCHIEF"];
 const instance = process.env["MCPF_INSTANCE"];
 if (file !== undefined && instance !== undefined) {
   let mischief: Mischief = {};
+  const done = (what: string): void => appendFileSync(deedsOf(file), `${instance} ${what}\n`);
   const RealDate = Date;
   const realNow = RealDate.now.bind(RealDate);
   const now = (): number => realNow() + (mischief.clockMs ?? 0);
@@ -42,7 +43,7 @@ if (file !== undefined && instance !== undefined) {
     const doom = fate(port);
     if (doom === null) return connect.apply(this, args);
     if (doom === "refuse") {
-      appendFileSync(refusalsOf(file), `${instance} ${port}\n`);
+      done("was refused a connection");
       const error = Object.assign(new Error(`connect ECONNREFUSED 127.0.0.1:${port}`), { code: "ECONNREFUSED", syscall: "connect" });
       process.nextTick(() => this.destroy(error));
     }
@@ -52,7 +53,12 @@ if (file !== undefined && instance !== undefined) {
   const suffer = (): void => {
     const all = JSON.parse(readFileSync(file, "utf8")) as Record<string, Mischief>;
     mischief = all[instance] ?? {};
-    for (const [socket, port] of [...open]) if (fate(port) !== null) socket.destroy();
+    const doomed = [...open].filter(([, port]) => fate(port) !== null);
+    for (const [socket] of doomed) socket.destroy();
+    if (mischief.clockMs !== undefined) done(`is ${Math.round((Date.now() - realNow()) / 1000)} s ahead`);
+    if (mischief.silence === "all") done(`reaches nothing, and lost ${doomed.length} connections`);
+    else if (mischief.silence !== undefined) done("reaches no endpoint");
+    if (mischief.refuse !== undefined) done("begins to lie");
   };
   // One that is started again suffers what it suffered before.
   suffer();

@@ -3,7 +3,7 @@ import { eventually } from "@mcp-failover/testkit";
 import { quantile } from "../bench/benchmark.ts";
 import { upstream } from "../bench/detection/orders.ts";
 import type { SoakCase } from "./cases.ts";
-import type { SoakWorld } from "./world.ts";
+import type { Deeds, SoakWorld } from "./world.ts";
 
 export interface SoakResult {
   readonly name: string;
@@ -13,8 +13,9 @@ export interface SoakResult {
   readonly breakersOpened: number;
   readonly unhealthy: number;
   readonly rejected: readonly string[];
-  /** Connections that were refused to a liar, and failed probes that somebody told of: a prober that knows itself to be overloaded tells of none. */
-  readonly refusals: number;
+  /** What really came about, and how often. */
+  readonly deeds: Deeds;
+  /** That somebody told of: a prober that knows itself to be overloaded tells of none. */
   readonly failedProbes: number;
   readonly calls: number;
   readonly failed: number;
@@ -28,7 +29,7 @@ export async function soak(world: SoakWorld, one: SoakCase, wantedMs: number, sa
   world.takeCalls();
   const startMs = performance.now();
   const startedAtMs = Date.now();
-  const refusedBefore = world.refusals();
+  const before = await world.deeds();
   for (const { at, what, act } of one.steps(world)) {
     await sleep(Math.max(0, startMs + at * durationMs - performance.now()));
     say(`  ${one.name} ${((performance.now() - startMs) / 1000).toFixed(0)} s: ${what}`);
@@ -44,7 +45,7 @@ export async function soak(world: SoakWorld, one: SoakCase, wantedMs: number, sa
     breakersOpened,
     unhealthy,
     rejected,
-    refusals: world.refusals() - refusedBefore,
+    deeds: Object.fromEntries(Object.entries(await world.deeds()).map(([deed, times]) => [deed, times - (before[deed] ?? 0)])),
     failedProbes: await world.failedProbesSince(startedAtMs),
     calls: calls.length,
     failed: calls.filter(({ status }) => status !== 200).length,
@@ -53,6 +54,21 @@ export async function soak(world: SoakWorld, one: SoakCase, wantedMs: number, sa
       0.99,
     ),
   };
+}
+
+/** Of the calls that were to be sent, so many must have ended. */
+const callsShareMin = 0.25;
+
+/** What speaks against a case: a move, and that nothing was done which could have made one. */
+export function problemsOf({ proof }: Pick<SoakCase, "proof">, result: SoakResult, callsPerSecond: number): string[] {
+  const { calls, deeds, moves, seconds } = result;
+  const problems = moves.map((move) => `moved: ${move}`);
+  for (const { deed, times } of proof) {
+    const seen = Object.entries(deeds).reduce((sum, [what, count]) => sum + (deed.test(what) ? count : 0), 0);
+    if (seen < times) problems.push(`it came about ${seen} times, and should have ${times} times: ${deed.source}`);
+  }
+  if (calls < callsPerSecond * seconds * callsShareMin) problems.push(`only ${calls} calls ended in ${seconds} s`);
+  return problems;
 }
 
 /** That nothing moved proves something only where a real failure still does: kills the active endpoint and waits for the move. */

@@ -1,4 +1,4 @@
-import { readFileSync, renameSync, writeFileSync } from "node:fs";
+import { appendFileSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { tempDir } from "@mcp-failover/testkit";
@@ -6,7 +6,7 @@ import { type CallRecord, type HttpLoad, httpSpeech, startHttpLoad } from "../be
 import { ports as offsets, ordersConfig, upstream } from "../bench/detection/orders.ts";
 import { type RunningStack, startStack } from "../harness/stack.ts";
 import { until } from "../harness/wait.ts";
-import { type Mischief, refusalsOf } from "./mischief.ts";
+import { deedsOf, type Mischief } from "./mischief.ts";
 
 /** A stack under load whose processes can be made to suffer, and what the log says of it. */
 export interface SoakWorld {
@@ -21,14 +21,19 @@ export interface SoakWorld {
   setErrorShare(share: number): Promise<void>;
   /** What came into the log since the last sequence given. */
   since(seq: number): Promise<LogView>;
-  /** Connections that were refused to the processes that suffer it, since the begin. */
-  refusals(): number;
+  /** Whether the primary answers within that time. */
+  primaryAnswers(withinMs: number): Promise<boolean>;
+  /** A deed that was seen from outside. */
+  note(deed: string): void;
+  /** How often each thing came about that was to be suffered, since the begin. */
+  deeds(): Promise<Deeds>;
   /** Failed probes that anybody observed since a time of the store. */
   failedProbesSince(timeMs: number): Promise<number>;
   /** Calls that ended since the last time this was asked. */
   takeCalls(): readonly CallRecord[];
   stop(): Promise<void>;
 }
+export type Deeds = Readonly<Record<string, number>>;
 interface LogView {
   readonly lastSeq: number;
   readonly moves: readonly string[];
@@ -41,7 +46,7 @@ export async function startWorld(callsPerSecond: number): Promise<SoakWorld> {
   const dir = await tempDir("mcpf-soak-");
   const mischiefFile = join(dir.path, "mischief.json");
   writeFileSync(mischiefFile, "{}");
-  writeFileSync(refusalsOf(mischiefFile), "");
+  writeFileSync(deedsOf(mischiefFile), "");
   const preload = new URL("./mischief.ts", import.meta.url).href;
   const stack = await startStack({
     config: ordersConfig(join(dir.path, "ops"), { kind: "http", faultProxy: false }),
@@ -87,7 +92,20 @@ export async function startWorld(callsPerSecond: number): Promise<SoakWorld> {
       await Promise.all(ports.map((port) => fetch(`http://127.0.0.1:${port}/control/error-share/${share}`, { method: "PUT" })));
     },
     since: (seq) => logSince(stack, seq),
-    refusals: () => readFileSync(refusalsOf(mischiefFile), "utf8").split("\n").length - 1,
+    primaryAnswers: (withinMs) =>
+      fetch(`http://127.0.0.1:${ports[0]}/control/errors`, { signal: AbortSignal.timeout(withinMs) }).then(
+        ({ ok }) => ok,
+        () => false,
+      ),
+    note: (deed) => appendFileSync(deedsOf(mischiefFile), `${deed}\n`),
+    async deeds() {
+      const times: Record<string, number> = {};
+      for (const deed of readFileSync(deedsOf(mischiefFile), "utf8").split("\n").slice(0, -1)) times[deed] = (times[deed] ?? 0) + 1;
+      const errors = await Promise.all(
+        ports.map(async (port) => Number(await (await fetch(`http://127.0.0.1:${port}/control/errors`)).text())),
+      );
+      return { ...times, "an endpoint answered with an error": errors.reduce((sum, count) => sum + count, 0) };
+    },
     async failedProbesSince(timeMs) {
       let failed = 0;
       for await (const { content, timeMs: storedMs } of stack.bus.read("SIGNALS", { filter: "probe.observed.>" })) {

@@ -9,6 +9,8 @@ const workMs = 3;
 /** `PUT /control/error-share/0.02` makes it fail that share of all answers, probes' too. */
 const control = "/control/error-share/";
 let errorShare = 0;
+/** `GET /control/errors` tells how many those were. */
+let errors = 0;
 
 const server = createServer((request, response) => {
   request.resume().on("end", () => {
@@ -18,10 +20,15 @@ const server = createServer((request, response) => {
       response.end();
       return;
     }
+    if (url === "/control/errors") {
+      response.end(String(errors));
+      return;
+    }
     setTimeout(() => {
       // Noted when it runs, before the answer: what runs and is not answered counts.
       if (method !== "GET") appendFileSync(opsFile, `${method} ${url}\n`);
       const status = Math.random() < errorShare ? 500 : 200;
+      if (status !== 200) errors += 1;
       response.writeHead(status, { "content-type": "application/json" }).end(`{"url":${JSON.stringify(url)},"by":${port}}`);
     }, workMs);
   });
