@@ -44,9 +44,23 @@ describe("rehearsals", { concurrency: false }, () => {
     const result = ran.json();
     assert.ok(result.baseline.calls > 0, ran.stdout);
     assert.ok(result.recoveryTime !== null, ran.stdout);
-    assert.deepEqual(Object.keys(result.validation).toSorted(), ["checks", "dataIntegrity", "noDataLoss", "performanceWithinThreshold"]);
+    const { checks, ...validation } = result.validation;
+    assert.deepEqual(Object.keys(validation).toSorted(), ["dataIntegrity", "noDataLoss", "performanceWithinThreshold"]);
+    // How fast it is afterwards, and whether it moved before the fault was gone, is the machine's to say; no noise loses a call.
+    const passed = (name: string): boolean =>
+      checks.some((check: { name: string; passed: boolean }) => check.name === name && check.passed);
+    for (const name of ["recovered", "noDataLoss", "dataIntegrity", "reverted"]) assert.ok(passed(name), `${name}: ${ran.stdout}`);
+    assert.deepEqual([validation.noDataLoss, validation.dataIntegrity], [true, true]);
+    const allPassed = checks.every((check: { passed: boolean }) => check.passed);
+    assert.deepEqual([result.success, result.error === null, ran.code], [allPassed, allPassed, allPassed ? 0 : 1], ran.stdout);
     const faults = await stack.bus.request("fault.list", {}, { timeoutMs: 2000 });
-    assert.doesNotMatch(JSON.stringify(faults), /"latencyMs":[1-9]/);
+    assert.ok(faults.ok, JSON.stringify(faults));
+    const { proxies } = faults.result as { proxies: { proxy: string; fault: unknown }[] };
+    const left = proxies.filter(({ proxy }) => proxy.startsWith("warehouse-")).map(({ proxy, fault }) => [proxy, fault]);
+    assert.deepEqual(left.toSorted(), [
+      ["warehouse-primary", null],
+      ["warehouse-secondary", null],
+    ]);
     await allHealthy();
   });
 
