@@ -12,6 +12,7 @@ import { wilsonLowerBound, wilsonUpperBound } from "./wilson.ts";
  * R3  No data pauses, never condemns.
  * R4  Nothing is rolled back to a legacy implementation that does not exist, or by itself to one that is no better.
  * R5  A recovery goes through `rampPercent`, `rampStepMs` a step; each step needs MCP to be no worse than legacy since the step began.
+ *     Where R2 would roll a ramp back and rollbacks are switched off, it is paused instead, at once.
  * R6  An operator decides for any scope, and at once; what refuses them names the rule, and `force` overrides the judgement of data only.
  * R7  Equal inputs give equal decisions; the input is not altered.
  *
@@ -106,6 +107,11 @@ function condemn({ policy, evaluations }: RollbackInput): Condemned | null {
 function rollBackByItself(input: RollbackInput, { rule, why, share }: Condemned): RollbackDecision {
   const { policy, state, scope, evaluations, hasLegacy } = input;
   const inRamp = state.ramp != null;
+  if (!policy.enabled && state.ramp != null && !state.ramp.paused) {
+    // A step of its own, so that nothing goes on before these calls could be judged again.
+    const ramp = { stepSinceMs: input.nowMs, paused: true };
+    return decided(input, "paused", rule, `${why}; but rollbacks are switched off (\`rollback.enabled\`)`, { ramp });
+  }
   if (!policy.enabled || (!inRamp && (!policy.automatic || scope !== "tool"))) {
     return { kind: "none", rule: "automatic_off", reason: `${why}; but ${scope}s are rolled back by command only` };
   }

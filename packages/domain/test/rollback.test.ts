@@ -133,6 +133,26 @@ test("R5: a paused ramp goes on when the data is good, and MCP that fails during
   assert.deepEqual(failed.kind === "decided" && [failed.rule, failed.state.mcpPercent, failed.state.ramp], ["error_rate", 0, null]);
 });
 
+test("R5: with rollbacks switched off, MCP that fails during a ramp is paused at once and said once, and its step begins again", () => {
+  const off = { policy: { ...policy, enabled: false } };
+  for (const [evaluations, rule] of [
+    [always(bad), "error_rate"],
+    [always(counts(100, 0, 20)), "response_time"],
+  ] as const) {
+    const paused = decideRollback(world({ ...off, evaluations, state: ramping(25, 100) }));
+    assert.equal(ruleOf(paused), `decided ${rule}`);
+    assert.ok(paused.kind === "decided");
+    assert.deepEqual(
+      [paused.action, paused.state.mcpPercent, paused.state.ramp, paused.automatic],
+      ["paused", 25, { stepSinceMs: nowMs, paused: true }, true],
+    );
+    // While it lasts, also when the step has: no word more, and no share more.
+    const step = { mcp: counts(500), legacy: none };
+    assert.equal(decide({ ...off, evaluations, state: ramping(25, policy.rampStepMs, true), step }), "none automatic_off");
+    assert.equal(decide({ ...off, state: ramping(25, policy.rampStepMs, true), step }), "decided ramp_step", "it is well again");
+  }
+});
+
 test("R6: an operator's word is done at once, or refused by a rule", () => {
   assert.equal(decide({ command: order("rollback") }), "decided operator");
   const backDown: RollbackInput["state"] = { ...initialRollbackState, epoch: 1, implementation: "legacy", mcpPercent: 0 };
@@ -203,7 +223,8 @@ test("R1 to R7 hold for whatever is known", () => {
           assert.ok(mcp.errors / mcp.calls > policy.errorRate || mcp.slow / mcp.calls > 0.05, "R2");
         }
       } else {
-        assert.ok(input.state.ramp != null && nowMs - input.state.ramp.stepSinceMs >= policy.rampStepMs, "R5");
+        const condemned = decision.action === "paused" && !input.policy.enabled;
+        assert.ok(input.state.ramp != null && (condemned || nowMs - input.state.ramp.stepSinceMs >= policy.rampStepMs), "R5");
         if (decision.action === "paused") assert.equal(state.mcpPercent, input.state.mcpPercent, "R3");
         else assert.ok(input.step.mcp.calls >= policy.minimumCalls, "R3");
       }
