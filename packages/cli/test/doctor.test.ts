@@ -1,7 +1,80 @@
 import assert from "node:assert/strict";
-import { test } from "node:test";
-import { makeEvent, type ProberHeartbeat } from "@mcp-failover/contracts";
-import { configured, runMcpf } from "./support.ts";
+import { type TestContext, test } from "node:test";
+import { type Bus, type MemoryBroker, memoryBroker } from "@mcp-failover/bus";
+import { publishRawToMemory } from "@mcp-failover/bus/internal";
+import { makeEvent, type ProbeRequested, type ProberHeartbeat, type StreamName } from "@mcp-failover/contracts";
+import { configured, observed, runMcpf } from "./support.ts";
+
+type Finding = { check: string; ok: boolean; detail: string; fix: string | null };
+
+/** `mcpf doctor` in a fleet of which all services run, with streams as full as the test says (of 1). */
+async function examined(t: TestContext, broker: MemoryBroker, full: Partial<Record<StreamName, number>> = {}) {
+  const bus = broker.connect({ instance: "all" });
+  for (const name of fleet) await bus.serve({ name, instance: name, version: "0.1.0", description: "runs", handlers: {} });
+  t.after(() => bus.close());
+  const info = async (stream: StreamName) => {
+    const found = await bus.info(stream);
+    const fill = full[stream];
+    return fill === undefined ? found : { ...found, bytes: Math.round(found.maxBytes * fill) };
+  };
+  const filled: Bus = Object.assign(Object.create(bus) as Bus, { info });
+  const ran = await runMcpf(filled, ["doctor", "-o", "json"]);
+  const findings: Finding[] = JSON.parse(ran.stdout).findings;
+  return { code: ran.code, wrong: findings.filter(({ ok }) => !ok), of: (check: string) => findings.find((one) => one.check === check) };
+}
+
+const fleet = [
+  "prober",
+  "breaker-state",
+  "failover-controller",
+  "rollback-controller",
+  "router",
+  "state-store",
+  "notifier",
+  "chaos-runner",
+  "console",
+];
+
+test("mcpf doctor is content with a stream that drops its oldest when it is full, and says how far back it reaches", async (t) => {
+  const { broker, bus } = await configured();
+  const asked = { requestId: null, purpose: "scheduled", targets: [{ upstream: "api", endpoint: "one" }] };
+  const observations = observed("p1", asked as unknown as ProbeRequested, {});
+  const data = { observer: "p1", observations };
+  await bus.append(
+    makeEvent({ type: "probe.observed", keys: ["p1"], data, id: "o", service: "prober", instance: "p1", timeMs: Date.now() }),
+  );
+  const { code, wrong, of } = await examined(t, broker, { SIGNALS: 1, QUARANTINE: 1 });
+  assert.deepEqual([code, wrong], [0, []]);
+  assert.match(of("stream SIGNALS")?.detail ?? "", /100\.0 % full, reaches back \d+ min, drops its oldest/);
+  await bus.close();
+});
+
+test("mcpf doctor warns of a stream that takes nothing more when it is full, before it is", async (t) => {
+  const { broker, bus } = await configured();
+  const { code, wrong } = await examined(t, broker, { AUDIT: 0.71, OUTBOX: 0.69 });
+  assert.deepEqual([code, wrong.map(({ check }) => check)], [3, ["stream AUDIT"]]);
+  assert.match(wrong[0]?.fix ?? "", /make room/);
+  await bus.close();
+});
+
+test("mcpf doctor warns of what did not parse in the last hour, names the newest, and only mentions what is older", async (t) => {
+  for (const [agoMs, expected] of [
+    [30 * 60_000, 3],
+    [5 * 3_600_000, 0],
+  ] as const) {
+    const broker = memoryBroker({ nowMs: () => Date.now() - agoMs });
+    const { bus } = await configured(undefined, broker);
+    publishRawToMemory(broker, "quarantine.AUDIT.7", JSON.stringify({ subject: "health.changed.a.b", reason: "no such field" }));
+    const { code, of } = await examined(t, broker);
+    assert.equal(code, expected);
+    assert.equal(of("quarantine")?.ok, expected === 0);
+    assert.match(
+      of("quarantine")?.detail ?? "",
+      /^1 messages that do not parse, the newest (\d+ min|5 h) ago \(AUDIT\.7\): no such field$/,
+    );
+    await bus.close();
+  }
+});
 
 test("mcpf doctor shows probers that cannot be trusted just now, and what to do", async (t) => {
   const { broker, bus } = await configured();

@@ -38,8 +38,10 @@ upstreams:
 `;
 
 /** A broker with a configuration as the only event of its log, and a bus on it. */
-export async function configured(yaml: string = twoEndpoints): Promise<{ broker: MemoryBroker; bus: Bus }> {
-  const broker = memoryBroker();
+export async function configured(
+  yaml: string = twoEndpoints,
+  broker: MemoryBroker = memoryBroker(),
+): Promise<{ broker: MemoryBroker; bus: Bus }> {
   const bus = broker.connect();
   await bus.ensureStreams(streams, { replicas: 1 });
   const { topology, hash } = parseTopology(yaml, { file: "failover.yaml", env: {} });

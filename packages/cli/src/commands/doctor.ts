@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from "node:timers/promises";
-import { type Bus, BusError } from "@mcp-failover/bus";
-import { type ProberHeartbeat, type StreamName, streams } from "@mcp-failover/contracts";
+import { type Bus, BusError, type Stored } from "@mcp-failover/bus";
+import { type ProberHeartbeat, type StreamDefinition, streams } from "@mcp-failover/contracts";
 import type { Context } from "../context.ts";
 import { CliError, type ExitCode } from "../errors.ts";
 import { table } from "../output.ts";
@@ -15,6 +15,8 @@ interface Finding {
 }
 
 const fillWarn = 0.7;
+/** What does not parse is a fault of now for so long. */
+const quarantineMs = 3_600_000;
 const requestMsMax = 2000;
 const expected = [
   "prober",
@@ -58,7 +60,7 @@ export async function doctor(context: Context): Promise<ExitCode> {
       status.kind === "connected" ? `nats-server ${status.serverVersion}` : status.kind,
       "start the stack with `npm start`",
     );
-    for (const { name } of streams) await checkStream(context, name, add);
+    for (const stream of streams) await checkStream(context, stream, add);
     const upstreams = await configuredUpstreams(bus);
     const last = await bus.lastOf("AUDIT", "config.applied");
     const unusable = last?.content.kind === "malformed" ? last.content.reason : null;
@@ -101,30 +103,49 @@ export async function doctor(context: Context): Promise<ExitCode> {
 
 type Add = (check: string, ok: boolean, detail: string, fix: string) => void;
 
-async function checkStream(context: Context, name: StreamName, add: Add): Promise<void> {
+/**
+ * A stream that takes nothing more when it is full stops what writes to it: AUDIT the decisions, OUTBOX the messages to people. The others are
+ * made to be full: they drop their oldest.
+ */
+async function checkStream(context: Context, { name, discard }: StreamDefinition, add: Add): Promise<void> {
   const bus = await context.bus();
   const check = `stream ${name}`;
   try {
     const info = await bus.info(name);
     const fill = info.maxBytes > 0 ? info.bytes / info.maxBytes : 0;
-    // AUDIT that is full stops decisions; a full QUARANTINE drops its oldest.
+    const oldest = discard === "old" && info.messages > 0 ? await bus.at(name, info.firstSeq) : null;
+    const size = `${info.messages} messages, ${(fill * 100).toFixed(1)} % full`;
+    const reach = oldest === null ? "" : `, reaches back ${sayAge(context.nowMs() - oldest.timeMs)}`;
     add(
       check,
-      fill < fillWarn,
-      `${info.messages} messages, ${(fill * 100).toFixed(1)} % full, ${info.replicas} replica(s)`,
+      discard === "old" || fill < fillWarn,
+      `${size}${reach}${discard === "old" ? ", drops its oldest" : ""}, ${info.replicas} replica(s)`,
       "make room: raise max_bytes, or export and trim the oldest events",
     );
-    if (name === "QUARANTINE" && info.messages > 0)
-      add(
-        "quarantine",
-        false,
-        `${info.messages} messages that do not parse`,
-        "look at them: what publishes them does not speak version 1 of the events",
-      );
+    if (name === "QUARANTINE" && info.messages > 0) addQuarantine(context, info.messages, await bus.at(name, info.lastSeq), add);
   } catch (error) {
     if (!(error instanceof BusError)) throw error;
     add(check, false, error.message, "run the bootstrap service: it makes the streams");
   }
+}
+
+/** What was put there long ago was seen to, or comes no more: it stays for a month, and would hide what goes wrong today. */
+function addQuarantine(context: Context, messages: number, newest: Stored | null, add: Add): void {
+  const ageMs = newest === null ? null : context.nowMs() - newest.timeMs;
+  const reason = newest?.content.kind === "malformed" ? newest.content.reason : "";
+  const last =
+    newest === null || ageMs === null ? "" : `, the newest ${sayAge(ageMs)} ago (${newest.subject.slice("quarantine.".length)}): ${reason}`;
+  add(
+    "quarantine",
+    ageMs === null || ageMs >= quarantineMs,
+    `${messages} messages that do not parse${last}`,
+    "look at them: what publishes them does not speak version 1 of the events",
+  );
+}
+
+function sayAge(ms: number): string {
+  const minutes = Math.max(0, Math.floor(ms / 60_000));
+  return minutes < 120 ? `${minutes} min` : `${Math.floor(minutes / 60)} h`;
 }
 
 /** A service that works, and says that something about it is dangerous. */
