@@ -5,7 +5,13 @@ import axios from "axios";
 /** How a delivery ended: sent, or to be tried again after at least so long. */
 export type Outcome =
   | { readonly kind: "sent" }
-  | { readonly kind: "refused"; readonly error: string; readonly retryAfterMs: number | null };
+  | {
+      readonly kind: "refused";
+      readonly error: string;
+      readonly retryAfterMs: number | null;
+      /** Whether the receiver said something, or was not asked; false where it could not be reached or kept silent. */
+      readonly answered: boolean;
+    };
 
 const requestMsMax = 10_000;
 const retryAfterMsMax = 3_600_000;
@@ -38,15 +44,19 @@ export async function deliver(
       kind: "refused",
       error: `${channel.name} answered ${response.status}`,
       retryAfterMs: retryAfterOf(response.headers["retry-after"], kit.nowMs()),
+      answered: true,
     };
   } catch (error) {
-    if (error instanceof MissingSecretError) return { kind: "refused", error: `${channel.name}: ${error.message}`, retryAfterMs: null };
+    if (error instanceof MissingSecretError) {
+      return { kind: "refused", error: `${channel.name}: ${error.message}`, retryAfterMs: null, answered: true };
+    }
     // The message of a transport error may hold the URL, and a webhook's URL is often its secret.
     const code = (error as { code?: unknown }).code;
     return {
       kind: "refused",
       error: `${channel.name} could not be reached${typeof code === "string" ? ` (${code})` : ""}`,
       retryAfterMs: null,
+      answered: false,
     };
   }
 }

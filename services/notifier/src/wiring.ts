@@ -5,7 +5,8 @@ import { openOutbox } from "./outbox.ts";
 /** Waits end, and what the log did not take is tried again, at this pace. */
 const tickMs = 250;
 const ackWaitMs = 30_000;
-const concurrency = 4;
+/** Far more than the channels of a fleet times the tries of one that hangs (bulkhead.ts); what waits takes a place for a moment only. */
+const concurrency = 64;
 
 /** AUDIT -> incidents (fenced, one winner) -> OUTBOX -> channels. The outbox is what makes a refused message wait instead of getting lost. */
 export async function startNotifier(kit: Kit): Promise<Running> {

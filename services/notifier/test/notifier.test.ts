@@ -97,6 +97,23 @@ describe("notifier", { concurrency: 8 }, () => {
     assert.deepEqual([one.received.length, (await one.events("notify.sent")).length], [1, 1]);
   });
 
+  test("a channel that never answers delays no other", async (t) => {
+    const one = await new World().open(t);
+    await one.configure([one.webhook({ name: "chat", url: `${one.url}/silent` }), one.webhook({ name: "pager" })]);
+    await one.healthy();
+    await one.start(t);
+    for (let round = 0; round < 10; round += 1) {
+      await one.executed("secondary", false);
+      await one.executed("primary", false);
+    }
+    await taken(one, 20);
+    assert.equal(new Set(one.received.map(({ id }) => id)).size, 20);
+    assert.ok(one.unanswered > 0);
+    // And what the silent one did not take waits for it.
+    const waiting = (await one.bus.info("OUTBOX")).messages;
+    assert.ok(waiting >= 20, `${waiting}`);
+  });
+
   test("the end of an incident is told after its beginning, also when the beginning was refused", async (t) => {
     const one = await world(t);
     one.statuses = [503, 503];

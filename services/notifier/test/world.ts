@@ -40,6 +40,8 @@ export class World {
   readonly received: Received[] = [];
   /** Statuses of the next answers; 200 when there are none. */
   statuses: number[] = [];
+  /** Requests to the path `/silent`: it takes them and never answers. */
+  unanswered = 0;
   /** Bytes in the body of each answer. */
   answerBytes = 2;
   readonly logged: string[] = [];
@@ -55,6 +57,10 @@ export class World {
       const chunks: Buffer[] = [];
       request.on("data", (chunk: Buffer) => chunks.push(chunk));
       request.on("end", () => {
+        if (request.url === "/silent") {
+          this.unanswered += 1;
+          return;
+        }
         const status = this.statuses.shift() ?? 200;
         const body = JSON.parse(Buffer.concat(chunks).toString()) as Received;
         this.received.push({ ...body, status, authorization: request.headers.authorization, path: request.url ?? "" });

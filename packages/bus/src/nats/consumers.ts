@@ -5,8 +5,11 @@ import type { NatsLink } from "./link.ts";
 const apiMs = 5000;
 /** The server forgets a consumer that nobody has pulled from for so long; a handler may be slower, we then begin anew. */
 const inactiveMs = 120_000;
-/** Queued messages that are with handlers at a time, of all instances. */
-const ackPendingMax = 1000;
+/**
+ * Queued messages that are with handlers at a time, of all instances, or that a handler put off. With so many the server hands out
+ * nothing new: a receiver that takes nothing for a day must not get there, because it would stop all others.
+ */
+const ackPendingMax = 10_000;
 
 /** Where a consumer begins. */
 export type ConsumerStart = ConsumerWish["from"];
