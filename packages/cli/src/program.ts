@@ -179,6 +179,7 @@ function addCommands(program: Command, action: Action): void {
     .command("ack <incident>")
     .description("say that you have an incident")
     .option(...reason)
+    .option("--yes", "nothing is asked anyway; taken so that every change can be written alike")
     .action(action(async (context, incident: string, options: object) => (await changes()).acknowledge(context, incident, options)));
 
   const events = program.command("events").description("the log: read it, replay it, verify it");

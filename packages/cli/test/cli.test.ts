@@ -101,6 +101,30 @@ test("a change without a reason, or without --yes where there is no terminal, ch
   await close();
 });
 
+test("ack asks nothing, and takes --yes as every other change does", async () => {
+  const { bus, close } = await stack();
+  const asked: string[] = [];
+  const service = await bus.serve({
+    name: "notifier",
+    instance: "n",
+    version: "0.1.0",
+    description: "acknowledges",
+    handlers: {
+      "command.acknowledge": async ({ incidentId }) => {
+        asked.push(incidentId);
+        return { incident: incidentId, status: "acknowledged" };
+      },
+    },
+  });
+  for (const more of [[], ["--yes"]]) {
+    const ran = await mcpf(bus, ["ack", "i-1", "--reason", "r", ...more]);
+    assert.deepEqual([ran.code, ran.stdout], [0, "i-1: acknowledged\n"], ran.stderr);
+  }
+  assert.deepEqual(asked, ["i-1", "i-1"]);
+  await service.stop();
+  await close();
+});
+
 test("recover brings a scope back whole, by a share, or with --ramp in steps", async () => {
   const { bus, close } = await stack();
   const asked: unknown[] = [];
