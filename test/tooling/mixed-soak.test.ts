@@ -3,7 +3,7 @@ import { describe, test } from "node:test";
 import { Random } from "../sim/random.ts";
 import { Book } from "../soak/mixed/book.ts";
 import { drawFault } from "../soak/mixed/faults.ts";
-import { growthOf, growthProblems, leftovers } from "../soak/mixed/judge.ts";
+import { faultProblems, growthOf, growthProblems, leftovers } from "../soak/mixed/judge.ts";
 import type { Look, RouterLook } from "../soak/mixed/look.ts";
 
 const mib = 1024 * 1024;
@@ -52,6 +52,20 @@ describe("what the mixed soak says of its requests", () => {
   });
 });
 
+test("F: a run without its faults is told, one that missed some of many is not", () => {
+  const of = (done: number, undone: number) => [
+    ...Array.from({ length: done }, () => ({ problem: null })),
+    ...Array.from({ length: undone }, () => ({ problem: "nobody there" })),
+  ];
+  const minutes = 60_000;
+  assert.deepEqual(faultProblems(of(25, 5), 10 * minutes, 20_000), []);
+  assert.deepEqual(faultProblems(of(3, 2), minutes, 10_000), []);
+  for (const faults of [of(0, 0), of(0, 30), of(20, 10), of(14, 0)]) {
+    assert.match(faultProblems(faults, 10 * minutes, 20_000).join(), /^F: \d+ of \d+ faults were done, in 600 s$/);
+  }
+  assert.equal(faultProblems([], 5000, 20_000).length, 1, "a run too short for any fault");
+});
+
 describe("what the mixed soak says of what is kept", () => {
   const router = (change: Partial<RouterLook> = {}): RouterLook => ({
     ...{ pid: 1, rssBytes: 100 * mib, fds: 40, sockets: 20, children: 2 },
@@ -81,6 +95,11 @@ describe("what the mixed soak says of what is kept", () => {
       ),
       [],
     );
+  });
+
+  test("M1: a router that was looked at too seldom is no router whose memory is flat", () => {
+    assert.match(growthProblems(growthOf([], 0)).join(), /M1: router-1 was looked at too seldom/);
+    assert.match(growthProblems(growthOf([look(1), look(2)], 0)).join(), /M1: router-1 was looked at too seldom/);
   });
 
   test("M2: a session, a child, sockets or timers that stay are told", () => {

@@ -9,7 +9,7 @@ import { type Agents, startAgents } from "./agents.ts";
 import { Book } from "./book.ts";
 import { mixedConfig, stdioAllow } from "./config.ts";
 import { drawFault, type FaultWorld } from "./faults.ts";
-import { growthOf, growthProblems, leftovers, mib } from "./judge.ts";
+import { faultProblems, growthOf, growthProblems, leftovers, mib } from "./judge.ts";
 import { type Look, lookAt } from "./look.ts";
 import { deadlineMs, patienceMs } from "./session-agent.ts";
 
@@ -124,6 +124,7 @@ export async function runMixed(options: MixedOptions): Promise<MixedResult> {
     const after = await settled(stack, before);
     const warmUntilMs = (looks[0]?.atMs ?? 0) + Math.min(300_000, Math.max(30_000, options.durationMs / 5));
     const memory = growthOf(looks, warmUntilMs);
+    problems.push(...faultProblems(faults, options.durationMs, options.faultEveryMs));
     problems.push(...book.problems(readLines(opsFile)), ...growthProblems(memory), ...leftovers(before, after));
     return {
       seed,

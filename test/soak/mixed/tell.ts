@@ -37,8 +37,9 @@ export function tell(result: MixedResult, say: (line: string) => void): void {
     ];
   });
   say(`\n${table(["before / after", "sessions", "sockets", "files", "children", "timers"], held)}`);
+  const undone = result.faults.filter(({ problem }) => problem !== null).length;
   say(
-    `\n${result.sent} requests in ${result.seconds} s with ${result.faults.length} faults; ${result.notificationsHeard} messages of servers heard; ${result.brokenByRouterEnds} connections broke with their router; ${result.late} answers came after the deadline, the slowest after ${result.slowestMs} ms`,
+    `\n${result.sent} requests in ${result.seconds} s with ${result.faults.length} faults, of which ${undone} could not be done; ${result.notificationsHeard} messages of servers heard; ${result.brokenByRouterEnds} connections broke with their router; ${result.late} answers came after the deadline, the slowest after ${result.slowestMs} ms`,
   );
   if (result.problems.length === 0) return;
   say(`\nseed ${result.seed} (--seed ${result.seed}); what was done:`);
