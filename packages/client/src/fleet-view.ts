@@ -65,8 +65,8 @@ export class FleetView {
   }
 
   /**
-   * The view to begin another log with: the routes stay, because they are ordered over logs, and routers hold them too until a higher one is decided.
-   * They are older than all that the other log says. Nothing else of the old log says anything about the new one.
+   * The view to begin another log with: the routes stay, because they are ordered over logs, and routers hold them too until a higher one
+   * is decided. They are older than all that the other log says. Nothing else of the old log says anything about the new one.
    */
   forAnotherLog(): FleetView {
     const view = new FleetView();
@@ -123,8 +123,8 @@ export class FleetView {
   }
 
   /**
-   * An endpoint that comes back into the configuration keeps what was said of it, because nobody says it again; the read model bounds how many that
-   * are not configured are kept. Routes stay: their epochs must go on if the upstream comes back.
+   * An endpoint that comes back into the configuration keeps what was said of it, because nobody says it again; the read model bounds how
+   * many that are not configured are kept. Routes stay: their epochs must go on if the upstream comes back.
    */
   #forgetStrays(): void {
     for (const [map, kept] of [
