@@ -45,14 +45,29 @@ export interface ProbingOptions {
   readonly onNotMade: (target: Target, probe: ProbeNotMade) => void;
 }
 
+/** A probe under way that others may wait for too. */
 interface Joint {
+  /** On the monotonic clock. */
+  readonly startedMs: number;
   readonly timeoutMs: number;
   readonly made: Promise<ProbeMade | null>;
 }
 
+/** Two who ask for the same may differ by this in how long they wait: less than the margin that an asker leaves for answers. */
+const joinSlackMs = 50;
+
+/**
+ * Whether who asks at `nowMs`, and waits `timeoutMs`, is served by a probe under way: it is as patient as one of its own would be and is
+ * over when that would be, so that nobody waits for a longer one, nor takes for proof what began long before the question.
+ */
+function serves({ startedMs, timeoutMs: lastsMs }: Joint, timeoutMs: number, nowMs: number): boolean {
+  const elapsedMs = nowMs - startedMs;
+  return lastsMs >= timeoutMs && elapsedMs <= timeoutMs && lastsMs - elapsedMs <= timeoutMs + joinSlackMs;
+}
+
 export function createProbing(options: ProbingOptions): Probing {
   const { limits, keeper, metrics, nowMs, runner, self } = options;
-  const underWay = new Map<string, Joint>();
+  const underWay = new Map<string, Set<Joint>>();
   const usualMs = (key: string): number | null => keeper.usualMs(key) ?? options.health.last(key)?.state?.usualMs ?? null;
 
   function record(target: Target, probe: ProbeMade, purpose: Observation["purpose"], requestId: string | null): Observation {
@@ -144,14 +159,16 @@ export function createProbing(options: ProbingOptions): Probing {
     },
     async now(target, { purpose, requestId, timeoutMs, decide }) {
       const { key } = target;
-      const joined = underWay.get(key);
+      const startedMs = options.clockMs();
+      const others = underWay.get(key) ?? new Set();
+      const joined = [...others].find((joint) => serves(joint, timeoutMs, startedMs));
       // Two who ask at the same time share one probe; each finds it under its own id, with the time at which it began.
-      if (joined !== undefined && joined.timeoutMs >= timeoutMs) {
+      if (joined !== undefined) {
         const made = await joined.made;
         return made === null ? null : record(target, made, purpose, requestId);
       }
-      const joint: Joint = { timeoutMs, made: run(target, purpose, timeoutMs) };
-      underWay.set(key, joint);
+      const joint: Joint = { startedMs, timeoutMs, made: run(target, purpose, timeoutMs) };
+      underWay.set(key, others.add(joint));
       try {
         const made = await joint.made;
         if (made === null) return null;
@@ -159,7 +176,8 @@ export function createProbing(options: ProbingOptions): Probing {
         keeper.observe(key, observation, { decide });
         return observation;
       } finally {
-        if (underWay.get(key) === joint) underWay.delete(key);
+        others.delete(joint);
+        if (others.size === 0) underWay.delete(key);
       }
     },
     confirmTimeoutMs: (target, askedMs) => probeTimeoutMs(target.policy, "confirm", usualMs(target.key), askedMs ?? null),

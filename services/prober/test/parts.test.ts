@@ -7,7 +7,10 @@ import { proberPolicy } from "@mcp-failover/domain";
 import { type Fleet, joinFleet } from "../src/fleet.ts";
 import { createLimits } from "../src/limits.ts";
 import { type ObservationLog, openObservationLog } from "../src/observations.ts";
+import type { ProbeMade } from "../src/probes/run-probe.ts";
+import { createProbing, type ProbingOptions } from "../src/probing.ts";
 import { createSchedule } from "../src/schedule.ts";
+import { targetOf } from "./probe-kit.ts";
 
 function observation(endpoint: string): Observation {
   return {
@@ -228,4 +231,60 @@ test("G1 to G3: who is silent is dead, who leaves is gone, who is not ready owns
   fleet.hear(heartbeat("p1", { startedAtMs: 7 }));
   assert.equal(impostors, 1);
   assert.ok(changes >= 5 && sent.some((settled) => !settled) && sent.at(-1) === true);
+});
+
+/** Probes that end when the test says so, on a clock that it sets. */
+function probingByHand() {
+  const state = { clockMs: 0 };
+  const begun: { readonly timeoutMs: number; readonly end: () => void }[] = [];
+  const ignore = (): void => undefined;
+  const probing = createProbing({
+    instance: "p1",
+    runner: {
+      probe: (_target: unknown, { timeoutMs }: { timeoutMs: number }) =>
+        new Promise<ProbeMade>((resolve) => {
+          const startedAtMs = state.clockMs;
+          const made = { kind: "made", result: { outcome: "ok", code: null, error: null, responseTimeMs: 1 }, startedAtMs };
+          begun.push({ timeoutMs, end: () => resolve(made as ProbeMade) });
+        }),
+    },
+    limits: createLimits(proberPolicy),
+    keeper: { usualMs: () => null, observe: () => null },
+    health: { last: () => null },
+    observations: { add: ignore },
+    metrics: { skipped: { inc: ignore }, countProbe: ignore },
+    self: { due: ignore, began: ignore, ended: ignore, answered: ignore },
+    clockMs: () => state.clockMs,
+  } as unknown as ProbingOptions);
+  const target = targetOf({});
+  const answered: string[] = [];
+  const ask = (requestId: string, purpose: "confirm" | "requested", timeoutMs: number): Promise<void> =>
+    probing.now(target, { purpose, requestId, timeoutMs, decide: true }).then((seen) => {
+      answered.push(`${seen?.requestId} began ${seen?.startedAtMs}`);
+    });
+  return { state, begun, answered, ask, timeouts: () => begun.map(({ timeoutMs }) => timeoutMs) };
+}
+
+test("who asks is served by a probe under way that is over in time, and never waits for a longer one than its own would be", async () => {
+  const { state, begun, answered, ask, timeouts } = probingByHand();
+  const requested = ask("long", "requested", 5000);
+  state.clockMs = 100;
+  const confirm = ask("first", "confirm", 500);
+  assert.deepEqual(timeouts(), [5000, 500], "a quick question does not wait for a slow one");
+  state.clockMs = 400;
+  const joined = [ask("second", "confirm", 500), ask("again", "requested", 5000), ask("nearly", "confirm", 480)];
+  assert.deepEqual(timeouts(), [5000, 500], "each is served by the one that is as patient");
+  begun[1]?.end();
+  await Promise.all([confirm, joined[0], joined[2]]);
+  assert.deepEqual(answered.sort(), ["first began 100", "nearly began 100", "second began 100"]);
+  state.clockMs = 4700;
+  const late = ask("late", "confirm", 500);
+  assert.deepEqual(timeouts(), [5000, 500, 500], "what began long before the question is no answer to it");
+  for (const { end } of begun) end();
+  await Promise.all([requested, joined[1], late]);
+  assert.deepEqual(answered.slice(3).sort(), ["again began 0", "late began 4700", "long began 0"]);
+  const afterwards = ask("afterwards", "requested", 5000);
+  assert.equal(begun.length, 4, "what is over serves nobody");
+  begun[3]?.end();
+  await afterwards;
 });
