@@ -6,7 +6,7 @@ import { start } from "./control/fixture.ts";
 import type { FakeControl } from "./support/fake-control.ts";
 import { startTestRouter } from "./support/router.ts";
 
-test("R26: what is too much is told with Retry-After over HTTP (429 an agent's own, 503 the upstream's), with code 1004 over MCP", async (t) => {
+test("Q3, Q6: what is too much is told with Retry-After over HTTP (429 an agent's own, 503 the upstream's), with code 1004 over MCP", async (t) => {
   const held: (() => void)[] = [];
   const api = createServer((_, response) => held.push(() => response.end("done")));
   await new Promise<void>((resolve) => api.listen(0, "127.0.0.1", resolve));

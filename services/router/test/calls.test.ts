@@ -169,7 +169,7 @@ describe("a call", () => {
     assert.equal(init.body.error?.code, 1002);
   });
 
-  test("R10: that outlives its deadline is answered then", async () => {
+  test("R10, R26: that outlives its deadline is answered then", async () => {
     const id = await openSession(router.mcpUrl);
     const startedAtMs = Date.now();
     const answer = await post(router.mcpUrl, toolCall(1, "ask"), { "mcp-session-id": id, "mcpf-timeout-ms": "300" });

@@ -144,7 +144,7 @@ describe("the router's HTTP face for MCP", () => {
     await foreign.close();
   });
 
-  test("stops in order: no new connections, calls in flight end, streams are closed", async () => {
+  test("R26: stops in order: no new connections, calls in flight end, streams are closed", async () => {
     const other = await startTestRouter(control);
     const id = await openSession(other.mcpUrl);
     const stream = await fetch(other.mcpUrl, { headers: { accept: "text/event-stream", "mcp-session-id": id } });
@@ -370,14 +370,40 @@ describe("the router's HTTP face for any API", () => {
     assert.equal(control.told[0]?.result.outcome, "aborted");
   });
 
-  test("gives up at the client's own deadline", async () => {
+  test("R26: ends an answer of which nothing more comes for a minute, at both ends", async (t) => {
+    let more = (): void => undefined;
+    let closed = false;
+    behaviour = (request, response) => {
+      request.socket.on("close", () => {
+        closed = true;
+      });
+      response.write("begun");
+      more = () => response.write("more");
+    };
+    t.mock.timers.enable({ apis: ["setTimeout"] });
+    const answer = await fetch(`${router.url}/http/fake/pauses`, { signal: AbortSignal.timeout(patientMs(20_000)) });
+    const reader = (answer.body as ReadableStream<Uint8Array>).getReader();
+    const next = async (): Promise<string> => Buffer.from((await reader.read()).value ?? []).toString();
+    assert.equal(await next(), "begun");
+    t.mock.timers.tick(59_000);
+    more();
+    assert.equal(await next(), "more");
+    t.mock.timers.tick(60_000);
+    await assert.rejects(reader.read());
+    t.mock.timers.reset();
+    await until(() => closed && control.told.length === 1);
+    const outcomes = control.told.map(({ result }) => result.outcome);
+    assert.deepEqual(outcomes, ["hard"]);
+  });
+
+  test("R26: gives up at the client's own deadline", async () => {
     behaviour = () => undefined;
     const answer = await fetch(`${router.url}/http/fake/wait`, { method: "POST", headers: { "mcpf-timeout-ms": "200" } });
     assert.equal(answer.status, 502);
     assert.equal(((await answer.json()) as { error: { code: string } }).error.code, "outcome_unknown");
   });
 
-  test("gives up at the client's own deadline after an endpoint has answered with an error too, and gives its place back", async () => {
+  test("R26: gives up at the client's own deadline after an endpoint has answered with an error too, and gives its place back", async () => {
     behaviour = (_request, response, by) => {
       if (by === "a") response.writeHead(503).end("busy");
     };

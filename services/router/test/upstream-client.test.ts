@@ -58,7 +58,7 @@ describe("the upstream client", () => {
     return error;
   };
 
-  test("U2: says that nothing was written when the connection is refused, the name unknown, or nobody accepts in time", async () => {
+  test("U2, R26: says that nothing was written when the connection is refused, the name unknown, or nobody accepts in time", async () => {
     const { url, server } = await start(() => undefined);
     await new Promise((resolve) => server.close(resolve));
     const refused = await failure(client.send(request(url)));

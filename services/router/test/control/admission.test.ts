@@ -6,7 +6,7 @@ import { attemptOf, describe, ok, play, settled, start, warehouse } from "./fixt
 const limited = (admission: string) => `${warehouse}    admission: ${admission}\n`;
 const answered503: AttemptResult = { outcome: "hard", code: "http_5xx", executed: "unknown", message: "503", httpStatus: 503 };
 
-test("R26: calls beyond the upstream's limit wait, the critical ones in front; when one ends, one more runs", async (t) => {
+test("Q1, Q2, Q5: calls beyond the upstream's limit wait, the critical ones in front; when one ends, one more runs", async (t) => {
   const fixture = await start(t, { yaml: limited("{ concurrency_max: 1, queue_max: 2, critical_tools: [set_stock] }") });
   const first = fixture.control.begin(describe(fixture));
   const attempt = await attemptOf(first);
@@ -31,7 +31,7 @@ test("R26: calls beyond the upstream's limit wait, the critical ones in front; w
   assert.deepEqual(order, ["set_stock", "get_inventory"]);
 });
 
-test("R26: a full queue refuses with a typed error and a time; a critical call takes the place of another one", async (t) => {
+test("Q3: a full queue refuses with a typed error and a time; a critical call takes the place of another one", async (t) => {
   const fixture = await start(t, { yaml: limited("{ concurrency_max: 1, queue_max: 1, queue_ms_max: 60000, critical_agents: [pager] }") });
   const running = fixture.control.begin(describe(fixture));
   await attemptOf(running);
@@ -52,7 +52,7 @@ test("R26: a full queue refuses with a typed error and a time; a critical call t
   for (const call of [waits, refused, critical]) call.end("error");
 });
 
-test("R26: calls that wait run at once when the limit is raised or taken away, and no more of them than the new one allows", async (t) => {
+test("Q1: calls that wait run at once when the limit is raised or taken away, and no more of them than the new one allows", async (t) => {
   const fixture = await start(t, { yaml: limited("{ concurrency_max: 1, queue_max: 5, queue_ms_max: 60000 }") });
   const calls = Array.from({ length: 5 }, () => fixture.control.begin(describe(fixture)));
   let begun = 0;
@@ -69,7 +69,7 @@ test("R26: calls that wait run at once when the limit is raised or taken away, a
   for (const call of calls) call.end("ok");
 });
 
-test("R26: a call waits no longer than its own deadline or the queue's, and a client that goes away leaves the queue", async (t) => {
+test("Q4: a call waits no longer than its own deadline or the queue's, and a client that goes away leaves the queue", async (t) => {
   const fixture = await start(t, { yaml: limited("{ concurrency_max: 1, queue_max: 1, queue_ms_max: 30 }") });
   const running = fixture.control.begin(describe(fixture));
   await attemptOf(running);
@@ -87,7 +87,7 @@ test("R26: a call waits no longer than its own deadline or the queue's, and a cl
   last.end("ok");
 });
 
-test("R26: an agent that calls too often is refused with 429 and told when; the others are not", async (t) => {
+test("Q6: an agent that calls too often is refused with 429 and told when; the others are not", async (t) => {
   const rates =
     "\nrouter: { agent_rates: { default: { calls_per_second: 1000 }, agents: { crawler: { calls_per_second: 2, burst: 3 } } } }\n";
   const fixture = await start(t, { yaml: warehouse + rates, frozen: true });
@@ -141,7 +141,7 @@ test("R19: a write that was refused with a status that means so runs once at the
   call.end("ok");
 });
 
-test("C3, R26: whatever order calls come, wait, end and go away in, nobody is left inside", async (t) => {
+test("C3, Q5: whatever order calls come, wait, end and go away in, nobody is left inside", async (t) => {
   const fixture = await start(t, { yaml: limited("{ concurrency_max: 2, queue_max: 3, queue_ms_max: 20 }") });
   for (let round = 0; round < 30; round += 1) {
     const calls = Array.from({ length: 8 }, () => fixture.control.begin(describe(fixture)));

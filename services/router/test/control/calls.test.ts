@@ -332,7 +332,7 @@ test("retries after a refusal are not charged: with a dead primary every one of 
   assert.ok(second.every((attempt) => attempt.endpoint.name === "secondary" && !attempt.done(ok).retry));
 });
 
-test("the deadline is the client's less a margin, or the policy's, and nothing is begun after it", async (t) => {
+test("R26: the deadline is the client's less a margin, or the policy's, and nothing is begun after it", async (t) => {
   const fixture = await start(t, { frozen: true });
   const begun = fixture.clock.nowMs;
   assert.equal(fixture.control.begin(describe(fixture)).deadlineMs, begun + 55_000);

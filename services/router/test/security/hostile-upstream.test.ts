@@ -196,7 +196,7 @@ describe("an upstream that answers with 10 GB", () => {
     });
   }
 
-  test("R25: in events that are no answer is streamed as far as the client reads, and ended by the call's deadline", async () => {
+  test("R25, R26: in events that are no answer is streamed as far as the client reads, and ended by the call's deadline", async () => {
     const made = { bytes: 0 };
     const upstream = await serve(
       withSession((_request, response) => {
