@@ -108,6 +108,7 @@ export class IncidentDesk {
     if (this.#kit.bus.status.kind !== "connected") return;
     try {
       do {
+        this.#configure();
         for (let next = this.#pending[0]; next !== undefined; next = this.#pending[0]) {
           await this.#takeIn(next);
           if (this.#pending[0] === next) this.#pending.shift();
@@ -117,6 +118,15 @@ export class IncidentDesk {
     } catch (error) {
       if (!(error instanceof BusError)) throw error;
       this.#kit.log.warn({ err: error }, "the log does not take incidents now; they wait");
+    }
+  }
+
+  /** What is older than every configuration that the log handed over is judged by the oldest of these, not by none. */
+  #configure(): void {
+    if (this.#model.topology !== null) return;
+    for (const placed of this.#pending) {
+      if (placed.event.type === "config.applied") this.#model = foldReadModel(this.#model, placed);
+      if (this.#model.topology !== null) return;
     }
   }
 

@@ -240,6 +240,33 @@ describe("notifier", { concurrency: 8 }, () => {
     assert.deepEqual(await taken(one, 1), [failedOver]);
   });
 
+  test("what happened before the newest configuration is judged by that one at a start, not by none: whom it pages", async (t) => {
+    const one = await new World().open(t);
+    const calm = () => one.configure(undefined, { critical: false });
+    await calm();
+    await one.healthy();
+    await one.executed("secondary");
+    await calm();
+    await one.start(t);
+    await taken(one, 1);
+    assert.equal(one.received[0]?.severity, "notify");
+  });
+
+  test("what happened before the newest configuration is judged by that one at a start, not by none: planned work", async (t) => {
+    const one = await new World().open(t);
+    const iso = (fromNowMs: number) => new Date(Date.now() + fromNowMs).toISOString();
+    const maintenance = [{ name: "upgrade", upstreams: ["shop"], from: iso(-60_000), until: iso(3_600_000), reason: "new disks" }];
+    const planned = () => one.configure(undefined, {}, { maintenance });
+    await planned();
+    await one.healthy();
+    await one.executed("secondary", false);
+    await planned();
+    await one.start(t);
+    await one.executed("primary");
+    await taken(one, 1);
+    assert.deepEqual(one.taken, ["opened shop failed over from secondary to primary"]);
+  });
+
   test("acknowledgements of incidents that are lost on the way are settled: nothing is told twice", async (t) => {
     const one = await world(t);
     const { bus } = await one.start(t);

@@ -118,9 +118,9 @@ export class World {
   }
 
   #version = 0;
-  async configure(channels: readonly object[] = [this.webhook()]): Promise<void> {
+  async configure(channels: readonly object[] = [this.webhook()], shop: object = {}, more: object = {}): Promise<void> {
     const endpoints = ["primary", "secondary"].map((name, tier) => ({ name, tier, url: `http://127.0.0.1:${tier + 1}/` }));
-    const topology = { upstreams: { shop: { kind: "http", endpoints } }, notifications: { channels } };
+    const topology = { upstreams: { shop: { kind: "http", endpoints, ...shop } }, notifications: { channels }, ...more };
     this.#version += 1;
     const timestamp = now();
     const version = this.#version;
