@@ -91,7 +91,7 @@ async function verified(bus: Bus | null, more: string[] = [], env: Record<string
   return [ran.code, wrong, inputsExpired, ran];
 }
 
-test("an export is checked against the signals of its own stack, and never against those that another one has at these numbers", async () => {
+test("an export is checked against the signals of its own stack, never against those of another at these numbers", async () => {
   const mine = stackAt();
   const signal = await probe(mine.bus, "api", "probe-1");
   await decide(mine.bus, signal);
@@ -122,7 +122,7 @@ test("a vote of an export that its stack's signals contradict is still found", a
   await bus.close();
 });
 
-test("signals that were stored after the decision that points at them are others: the stream was made anew, and its inputs are expired", async () => {
+test("signals stored after the decision that points at them are of a stream made anew: the inputs are expired", async () => {
   const { bus, clock } = stackAt();
   await decide(bus, 1);
   clock.nowMs += 60_000;

@@ -217,7 +217,7 @@ test("what is known of endpoints that are not configured is bounded, and the old
   await bus.close();
 });
 
-test("a log that is lost and made anew is gone by from its first configuration on, with the routes of the old one until it decides higher", async () => {
+test("a log made anew counts from its first configuration on, with the routes of the lost one until it decides higher", async () => {
   const nats = await startNats();
   const bus = connectBus({ servers: nats.url, name: "test", instance: "test" });
   await until("connected", () => bus.status.kind === "connected", 5000);

@@ -133,8 +133,8 @@ async function checkStream(context: Context, { name, discard }: StreamDefinition
 function addQuarantine(context: Context, messages: number, newest: Stored | null, add: Add): void {
   const ageMs = newest === null ? null : context.nowMs() - newest.timeMs;
   const reason = newest?.content.kind === "malformed" ? newest.content.reason : "";
-  const last =
-    newest === null || ageMs === null ? "" : `, the newest ${sayAge(ageMs)} ago (${newest.subject.slice("quarantine.".length)}): ${reason}`;
+  const place = newest?.subject.slice("quarantine.".length);
+  const last = ageMs === null ? "" : `, the newest ${sayAge(ageMs)} ago (${place}): ${reason}`;
   add(
     "quarantine",
     ageMs === null || ageMs >= quarantineMs,
