@@ -10,10 +10,10 @@ import { leastWorld, scheduleOf } from "./schedule.ts";
 import { shrink } from "./shrink.ts";
 import type { RunResult, Schedule } from "./world-types.ts";
 
-const usage = `npm run sim -- [--seed S] [--runs N] [--minutes M] [--workers N] [--log FILE] [--schedule FILE] [--validate] [--no-shrink]
+const usage = `npm run sim -- [--seed S] [--runs N] [--minutes M] [--workers N] [--log FILE] [--schedule FILE] [--validate] [--no-shrink] [--broken NAME]
 npm run sim -- --mutant NAME [--runs 200]     one change of production code, until its guarantee catches it
 npm run sim -- --mutants [--runs 200]         all of them
-npm run sim -- --list-mutants`;
+npm run sim -- --list-mutants                 by the names of which --broken shows how a failure is told`;
 
 interface Wanted {
   readonly seed: number;
@@ -25,6 +25,8 @@ interface Wanted {
   readonly schedule: { readonly file: string; readonly schedule: Schedule } | null;
   readonly validates: boolean;
   readonly shrinks: boolean;
+  /** A mutant in the production code of all runs. */
+  readonly broken: string | null;
 }
 
 /** Runs worlds and says what did not hold. Ends with `N passed, N failed, N skipped`, one test a run (or a mutant). */
@@ -42,6 +44,7 @@ async function main(): Promise<number> {
       mutant: { type: "string" },
       mutants: { type: "boolean" },
       "list-mutants": { type: "boolean" },
+      broken: { type: "string" },
     },
   });
   if (values["list-mutants"]) {
@@ -67,6 +70,7 @@ async function main(): Promise<number> {
         : { file: values.schedule, schedule: JSON.parse(readFileSync(values.schedule, "utf8")) as Schedule },
     validates: values.validate ?? false,
     shrinks: values["no-shrink"] !== true && values.schedule === undefined,
+    broken: values.broken ?? null,
   });
 }
 
@@ -75,7 +79,7 @@ async function runAll(wanted: Wanted): Promise<number> {
   process.stdout.write(
     wanted.schedule === null ? `seeds ${seed} to ${seed + runs - 1}, ${workers} at a time\n` : `the schedule ${wanted.schedule.file}\n`,
   );
-  const pool = openPool(workers, { mutant: null });
+  const pool = openPool(workers, { mutant: wanted.broken });
   const logFd = log === null ? null : openSync(log, "w");
   const begunMs = performance.now();
   const begunCpu = process.cpuUsage();
@@ -119,15 +123,20 @@ async function runAll(wanted: Wanted): Promise<number> {
   return counts.failed > 0 || results.length === 0 ? 1 : 0;
 }
 
-function sayViolation({ violation, seed }: RunResult, { schedule }: Wanted): void {
+function sayViolation({ violation, seed }: RunResult, { schedule, broken }: Wanted): void {
   if (violation === null) return;
   process.stdout.write(`\nseed ${seed}: ${violation.message}\n  ${JSON.stringify(violation.details)}\n`);
   const again = schedule === null ? `--seed ${seed} --runs 1` : `--schedule ${schedule.file}`;
-  process.stdout.write(`  again: npm run sim -- ${again} --log sim.log\n`);
+  process.stdout.write(`  again: npm run sim -- ${again}${brokenOption(broken)} --log sim.log\n`);
 }
 
 /** Writes the smallest schedule found that breaks the same guarantee, and says how to run it. */
-async function sayShrunk(schedule: Schedule, { seed, violation }: RunResult, pool: Pool, { validates, untilMs }: Wanted): Promise<void> {
+async function sayShrunk(
+  schedule: Schedule,
+  { seed, violation }: RunResult,
+  pool: Pool,
+  { validates, untilMs, broken }: Wanted,
+): Promise<void> {
   if (violation === null) return;
   const shrunk = await shrink(schedule, violation, {
     untilMs,
@@ -143,8 +152,10 @@ async function sayShrunk(schedule: Schedule, { seed, violation }: RunResult, poo
     `  shrunk in ${shrunk.tries} runs from ${schedule.faults.length} faults and ${schedule.world.calls} calls to ${faults.length} and ${world.calls}: ${shrunk.violation.message}\n`,
   );
   for (const fault of faults) process.stdout.write(`    ${JSON.stringify(fault)}\n`);
-  process.stdout.write(`  again: npm run sim -- --schedule ${file}\n`);
+  process.stdout.write(`  again: npm run sim -- --schedule ${file}${brokenOption(broken)}\n`);
 }
+
+const brokenOption = (broken: string | null): string => (broken === null ? "" : ` --broken ${broken}`);
 
 /** Prints the table over all runs; how many cells that have to be filled are empty, or are not in the table's list. */
 function sayCoverage(results: readonly RunResult[]): number {

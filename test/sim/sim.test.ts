@@ -68,6 +68,36 @@ test("two processes write the same log of one schedule, byte for byte", async ()
   }
 });
 
+test("a run that breaks a guarantee fails, and the commands and the schedule that it leaves break it again", async () => {
+  const folder = mkdtempSync(join(tmpdir(), "sim-"));
+  const main = join(import.meta.dirname, "main.ts");
+  const run = (args: readonly string[]): Promise<{ code: unknown; stdout: string }> =>
+    promisify(execFile)(process.execPath, [main, ...args], { cwd: folder, maxBuffer: 16_000_000 }).then(
+      ({ stdout }) => ({ code: 0, stdout }),
+      (error: { code: unknown; stdout: string }) => error,
+    );
+  const violationIn = (stdout: string): string | undefined => /^seed 1: (every_decision_is_fenced: .*)$/m.exec(stdout)?.[1];
+  try {
+    const first = await run(["--broken", "fence-left-out", "--seed", "1", "--runs", "1", "--minutes", "5"]);
+    assert.equal(first.code, 1, first.stdout);
+    assert.match(first.stdout, /^0 passed, 1 failed, 0 skipped$/m);
+    const shrunk = /shrunk in \d+ runs from .*?: (every_decision_is_fenced: .*)$/m.exec(first.stdout)?.[1];
+    const { seed, faults } = JSON.parse(readFileSync(join(folder, "sim-failure-1.json"), "utf8")) as Schedule;
+    assert.equal(seed, 1);
+    assert.ok(faults.length < scheduleOf(1, leastWorld).faults.length, "nothing was left out of it");
+    const again = [...first.stdout.matchAll(/^ {2}again: npm run sim -- (.*)$/gm)].map(([, args]) => String(args).split(" "));
+    assert.equal(again.length, 2, first.stdout);
+    const told = [violationIn(first.stdout), shrunk];
+    for (const [index, args] of again.entries()) {
+      const { code, stdout } = await run([...args, "--no-shrink"]);
+      assert.deepEqual([code, violationIn(stdout)], [1, told[index]], args.join(" "));
+      assert.ok(told[index]);
+    }
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+});
+
 test("a schedule is shrunk to the faults and calls without which the guarantee holds", async () => {
   const schedule = scheduleOf(3, leastWorld);
   const needed = [schedule.faults[2]?.id, schedule.faults[9]?.id];
