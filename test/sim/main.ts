@@ -10,7 +10,8 @@ import { leastWorld, scheduleOf } from "./schedule.ts";
 import { shrink } from "./shrink.ts";
 import type { RunResult, Schedule } from "./world-types.ts";
 
-const usage = `npm run sim -- [--seed S] [--runs N] [--minutes M] [--workers N] [--log FILE] [--schedule FILE] [--validate] [--no-shrink] [--broken NAME]
+const usage = `npm run sim -- [--seed S] [--runs N] [--minutes M] [--workers N] [--log FILE] [--schedule FILE] [--validate] [--no-shrink]
+                [--broken NAME]
 npm run sim -- --mutant NAME [--runs 200]     one change of production code, until its guarantee catches it
 npm run sim -- --mutants [--runs 200]         all of them
 npm run sim -- --list-mutants                 by the names of which --broken shows how a failure is told`;

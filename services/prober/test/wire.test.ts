@@ -56,7 +56,7 @@ test("W4: a request that is given up ends at once, also where the network swallo
   }
 });
 
-test("one host is never given more connections than its limit, and they are used again", async (t) => {
+test("C2: one host is never given more connections than its limit, and they are used again", async (t) => {
   const sockets = new Set<unknown>();
   let requests = 0;
   const server = createServer((request, response) => {

@@ -262,7 +262,7 @@ describe("a session", () => {
     assert.equal(answer.headers.get("mcp-session-id"), null);
   });
 
-  test("R5: that idles leaves the memory and comes back by its id", async () => {
+  test("R5: beyond the number that is held at once (sweep.test.ts) comes back by its id", async () => {
     const small = await startTestRouter(control, { limits: { sessionsMax: 2 } });
     others.push(() => small.close(0));
     const ids = [await openSession(small.mcpUrl), await openSession(small.mcpUrl), await openSession(small.mcpUrl)];
