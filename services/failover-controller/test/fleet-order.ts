@@ -1,7 +1,7 @@
 import type { Event } from "@mcp-failover/contracts";
 import { decideReservation, type ReservationInput } from "@mcp-failover/domain";
 
-export interface FleetOrder {
+interface FleetOrder {
   /** How many upstreams had got a place when the last critical one got its first; of so many in all. */
   readonly lastCritical: number;
   readonly placed: number;
