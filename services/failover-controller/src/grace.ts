@@ -1,28 +1,45 @@
 import type { Topology } from "@mcp-failover/contracts";
 import { type Evidence, failoverPolicyOf, testimonyOn } from "@mcp-failover/domain";
 
+/** What an endpoint's name means, and when it was configured so. */
+interface Meant {
+  readonly url: string;
+  readonly sinceMs: number;
+}
 interface Period {
   /** Which endpoints it is about. */
   readonly endpoints: string;
+  /** By endpoint. */
+  readonly meant: ReadonlyMap<string, Meant>;
   /** Null: over. Undefined: begins with the first decision. */
   untilMs: number | null | undefined;
 }
 
 /**
  * The grace of each upstream: after the start of this process, and after its endpoints were configured anew, nothing automatic until
- * `graceMs` are over or every endpoint was proven, whichever is first.
+ * `graceMs` are over or every endpoint was proven, whichever is first. Words are said of a name: those stored before it got its present
+ * address are about another server, and prove nothing.
  */
 export class Grace {
   #periods = new Map<string, Period>();
   /** Upstreams whose grace is not over. */
   #open = new Set<string>();
 
-  configured({ upstreams }: Topology): void {
+  /** `atMs`: when the store took the configuration. */
+  configured({ upstreams }: Topology, atMs: number): void {
     const next = new Map<string, Period>();
     for (const [name, upstream] of Object.entries(upstreams)) {
       const endpoints = JSON.stringify(upstream.endpoints.map((one) => [one.name, one.url, one.tier, one.role]));
       const before = this.#periods.get(name);
-      next.set(name, before?.endpoints === endpoints ? before : { endpoints, untilMs: undefined });
+      if (before?.endpoints === endpoints) {
+        next.set(name, before);
+        continue;
+      }
+      const meant = upstream.endpoints.map((one): [string, Meant] => {
+        const known = before?.meant.get(one.name);
+        return [one.name, known?.url === one.url ? known : { url: one.url, sinceMs: atMs }];
+      });
+      next.set(name, { endpoints, meant: new Map(meant), untilMs: undefined });
     }
     this.#periods = next;
     this.#open = new Set([...next].filter(([, { untilMs }]) => untilMs !== null).map(([name]) => name));
@@ -39,10 +56,10 @@ export class Grace {
     if (period === undefined || period.untilMs === null) return null;
     const policy = failoverPolicyOf(known.topology, upstream, known.environment);
     period.untilMs ??= nowMs + policy.graceMs;
-    const proven = known.topology.upstreams[upstream]?.endpoints.every(({ name }) =>
-      testimonyOn(evidence, upstream, name, policy, nowMs).votes.some(({ verdict }) => verdict === "healthy"),
+    const proven = [...period.meant].every(([name, { sinceMs }]) =>
+      testimonyOn(evidence, upstream, name, policy, nowMs).votes.some(({ verdict, atMs }) => verdict === "healthy" && atMs >= sinceMs),
     );
-    if (proven !== true && nowMs < period.untilMs) return period.untilMs;
+    if (!proven && nowMs < period.untilMs) return period.untilMs;
     period.untilMs = null;
     this.#open.delete(upstream);
     return null;

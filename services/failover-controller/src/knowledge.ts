@@ -32,7 +32,7 @@ export class Knowledge {
     this.audit = foldFailoverAudit(this.audit, event);
     if (this.audit.config !== null && this.audit.config !== config) {
       this.upstreams = Object.keys(this.audit.config.topology.upstreams);
-      this.grace.configured(this.audit.config.topology);
+      this.grace.configured(this.audit.config.topology, timeMs);
     }
     if (event.type === "failover.rejected" && event.data.automatic) {
       this.rejected.set(event.data.service, { rule: event.data.rule, epoch: event.data.epoch ?? 0, timeMs });

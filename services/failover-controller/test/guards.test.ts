@@ -1,14 +1,17 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { canonicalJson, type Event } from "@mcp-failover/contracts";
+import { canonicalJson, type Event, topology } from "@mcp-failover/contracts";
 import {
   decideFailover,
   decideReservation,
   type FailoverInput,
   nothingVerified,
+  openEvidence,
   type ReservationInput,
+  takeSignal,
   verifyNext,
 } from "@mcp-failover/domain";
+import { Grace } from "../src/grace.ts";
 import { type FleetDouble, until, upstreamOf } from "./fleet-double.ts";
 import { codeOf, resultOf, stack } from "./stack.ts";
 
@@ -244,4 +247,59 @@ test("before its grace is over a controller moves nothing by itself; it ends ear
   );
   assert.ok(Date.parse(decided[0]?.data.timestamp ?? "") - startedMs >= 4000, "5 s, counted from a boundary of a second");
   assert.equal(kit.readiness().status, "ready");
+});
+
+test("what was said of the server before it does not end the grace of an endpoint whose address has changed; another tier changes nothing in it", () => {
+  const grace = new Grace();
+  const evidence = openEvidence();
+  let seq = 0;
+  const atMs = 1_000_000;
+  const applied = (path: string, secondTier: number, nowMs: number): ((askedMs: number) => number | null) => {
+    const endpoints = [
+      { name: "primary", tier: 0, url: `http://127.0.0.1:1/${path}` },
+      { name: "secondary", tier: secondTier, url: "http://127.0.0.1:2/" },
+    ];
+    const known = { topology: topology.parse({ upstreams: { shop: { kind: "mcp", endpoints } } }), environment: "development" } as const;
+    grace.configured(known.topology, nowMs);
+    return (askedMs) => grace.untilMs("shop", known, evidence, askedMs);
+  };
+  const answers = (name: string, timeMs: number): void => {
+    const seen = { upstream: "shop", endpoint: name, purpose: "scheduled", startedAtMs: timeMs, outcome: "ok", code: null };
+    const event = { type: "probe.observed", data: { observer: "p1", observations: [seen] } } as unknown as Event<"probe.observed">;
+    seq += 1;
+    takeSignal(evidence, { seq, timeMs, event });
+  };
+  const first = applied("old", 1, atMs);
+  assert.equal(first(atMs), atMs + 5000);
+  for (const name of ["primary", "secondary"]) answers(name, atMs + 100);
+  assert.equal(first(atMs + 200), null);
+  assert.equal(applied("old", 2, atMs + 300)(atMs + 400), null, "the same servers");
+  const moved = applied("new", 2, atMs + 500);
+  assert.equal(moved(atMs + 600), atMs + 5600);
+  assert.ok(!grace.allOver && !grace.isOver("shop"));
+  answers("secondary", atMs + 700);
+  assert.equal(moved(atMs + 800), atMs + 5600, "of the new one nothing is known yet");
+  answers("primary", atMs + 900);
+  assert.equal(moved(atMs + 1000), null);
+});
+
+test("an endpoint that is given another address is not moved off before its grace is over, though its server of before was well", async () => {
+  const shop = {
+    kind: "mcp",
+    endpoints: [
+      { name: "primary", tier: 0, url: "http://127.0.0.1:1/moved" },
+      { name: "secondary", tier: 1, url: "http://127.0.0.1:1/secondary" },
+    ],
+  };
+  const { fleet } = await stack();
+  const appliedMs = Date.now();
+  await fleet.configure({ shop });
+  fleet.truth.set("shop/primary", "hard");
+  for (const prober of fleet.probers) await fleet.probe(prober, [{ upstream: "shop", endpoint: "primary" }]);
+  const decided = await until(
+    () => fleet.said("failover.decided"),
+    (events) => events.length > 0,
+    8000,
+  );
+  assert.ok(Date.parse(decided[0]?.data.timestamp ?? "") - appliedMs >= 4000, "5 s, counted from a boundary of a second");
 });
