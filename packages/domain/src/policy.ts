@@ -167,8 +167,6 @@ export interface RollbackPolicy {
   readonly evaluations: number;
   /** reference `rollback.fallback_timeout`: 30 s bound a switch. */
   readonly switchMs: number;
-  /** Share of rolled-back children over which the parent scope is widened. */
-  readonly widenShare: number;
   readonly rampPercent: readonly number[];
   readonly rampStepMs: number;
 }
@@ -338,7 +336,6 @@ export const defaultPolicy: Policy = {
     windowMs: 30 * secondMs,
     evaluations: 3,
     switchMs: 30 * secondMs,
-    widenShare: 0.5,
     rampPercent: [1, 5, 25, 50, 100],
     rampStepMs: 30 * secondMs,
   },
