@@ -224,22 +224,30 @@ describe("NATS alone", { concurrency: 4 }, () => {
       }
     }));
 
-  test("when the log is replaced by another one, following begins at its start and does not wait for the old sequence", () =>
+  test("when the log is replaced, following says so and begins at the new one's start: it does not wait for the old sequence", () =>
     withServer({}, async ({ connect }) => {
       const bus = await connect();
       await bus.ensureStreams(streams, { replicas: 1 });
       const seen: string[] = [];
+      const told: string[] = [];
       bus.follow("AUDIT", { from: "new" }, (stored) => {
         seen.push(`${stored.seq}/${numberOf(stored)}`);
       });
-      await until(async () => (await consumersOf(bus)).length === 1, "it follows");
+      const onCaughtUp = (): number => told.push("end");
+      bus.follow("AUDIT", { from: "last_per_subject", onCaughtUp, onAnotherLog: () => told.push("another") }, (stored) => {
+        told.push(`${stored.seq}/${numberOf(stored)}`);
+      });
+      await until(async () => (await consumersOf(bus)).length === 2, "both follow");
       for (let n = 1; n <= 3; n += 1) await bus.append(note("pager", n));
-      await until(() => seen.length === 3, "three have come");
+      await until(() => seen.length === 3 && told.length === 4, "three have come");
       await jetStreamApi(bus, "STREAM.DELETE.AUDIT");
       await bus.ensureStreams(streams, { replicas: 1 });
       await bus.append(note("pager", 101));
-      await until(() => seen.length === 4, "the first of the new log has come");
+      await until(() => seen.length === 4 && told.length === 7, "the first of the new log has come");
       assert.deepEqual(seen, ["1/1", "2/2", "3/3", "1/101"]);
+      assert.deepEqual(told.slice(0, 5), ["end", "1/1", "2/2", "3/3", "another"]);
+      // Whether it was there when the new log was first seen is a matter of milliseconds.
+      assert.deepEqual(told.slice(5).sort(), ["1/101", "end"]);
     }));
 
   test("what may not be published is refused at once, and no secret of the connection shows", async () => {

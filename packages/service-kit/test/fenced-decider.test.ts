@@ -1,9 +1,9 @@
 import assert from "node:assert/strict";
 import { after, test } from "node:test";
-import { type Bus, memoryBroker } from "@mcp-failover/bus";
-import { memorySeams } from "@mcp-failover/bus/internal";
-import { type DataOf, type Event, makeEvent, type NewEvent } from "@mcp-failover/contracts";
-import { eventually } from "@mcp-failover/testkit";
+import { type Bus, connectBus, memoryBroker } from "@mcp-failover/bus";
+import { giveUpConnection, jetStreamApi, memorySeams } from "@mcp-failover/bus/internal";
+import { type DataOf, type Event, makeEvent, type NewEvent, streams } from "@mcp-failover/contracts";
+import { eventually, startNats } from "@mcp-failover/testkit";
 import { compareClocks } from "../src/decider/clock-guard.ts";
 import { type FencedDeciderOptions, startFencedDecider } from "../src/decider/fenced-decider.ts";
 import { testKit } from "../src/testing.ts";
@@ -50,7 +50,30 @@ async function instance(bus: Bus, name: string, more: Partial<FencedDeciderOptio
   };
   return { kit, decider, generations, signals, evaluated, lost };
 }
-const until = (holds: () => boolean, withinMs = 3000) => eventually(holds, { withinMs, everyMs: 10 });
+const until = (holds: () => boolean | Promise<boolean>, withinMs = 3000) => eventually(holds, { withinMs, everyMs: 10 });
+
+/** A real server whose streams can be lost, and connections to it. */
+async function natsServer() {
+  const server = await startNats();
+  cleanups.push(() => server.stop());
+  const connect = (name: string): Bus => {
+    const bus = connectBus({ servers: server.url, name, instance: name });
+    cleanups.push(() => bus.close());
+    return bus;
+  };
+  const admin = connect("admin");
+  await until(() => admin.status.kind === "connected", 10_000);
+  await admin.ensureStreams(streams, { replicas: 1 });
+  return {
+    connect,
+    admin,
+    /** As when a volume is lost and bootstrap runs again. */
+    async loseStream(name: "AUDIT" | "SIGNALS"): Promise<void> {
+      await jetStreamApi(admin, `STREAM.DELETE.${name}`);
+      await admin.ensureStreams(streams, { replicas: 1 });
+    },
+  };
+}
 
 test("D1, D2: of two that publish on what both have folded one wins, the other folds what won, and each event is folded once", async () => {
   const broker = memoryBroker();
@@ -84,6 +107,60 @@ test("D1: a publish whose answer was lost is settled, not repeated as another de
   assert.equal((await decider.publish("log.started", [], started(2))).outcome, "won");
   assert.equal((await bus.info("AUDIT")).messages, 2);
   assert.deepEqual(generations, [1, 2]);
+});
+
+test("D6: when AUDIT is lost and made again, its events are folded from its start, and decisions are stored on it again", async () => {
+  const { connect, admin, loseStream } = await natsServer();
+  const { decider, generations, kit } = await instance(connect("a"), "a");
+  await until(() => decider.settled, 10_000);
+  for (let generation = 1; generation <= 5; generation += 1) {
+    assert.equal((await decider.publish("log.started", [], started(generation))).outcome, "won");
+  }
+  await loseStream("AUDIT");
+  const { kit: another } = await instance(admin, "b");
+  await admin.appendFenced(another.event("log.started", [], started(7)), 0);
+  await until(() => generations.at(-1) === 7, 15_000);
+  await until(() => decider.settled && kit.readiness().conditions["log"]?.ok === true, 10_000);
+  const outcome = await decider.publish("log.started", [], started(8));
+  assert.deepEqual([outcome.outcome, outcome.outcome === "won" && outcome.seq], ["won", 2]);
+  assert.deepEqual(decider.folded().AUDIT, { first: 1, last: 2 });
+  assert.deepEqual(generations, [1, 2, 3, 4, 5, 7, 8]);
+});
+
+test("D6: who loses to an older sequence than it has folded decides on that, before it is told that the log is another one", async () => {
+  const [lost, restored] = [memoryBroker(), memoryBroker()];
+  const [bus, store] = [lost.connect(), restored.connect()];
+  const { decider, generations, kit } = await instance(Object.create(bus, { appendFenced: { get: () => fenced } }), "a");
+  let fenced: Bus["appendFenced"] = (event, seq, options) => bus.appendFenced(event, seq, options);
+  await until(() => decider.settled);
+  for (let generation = 1; generation <= 3; generation += 1) await decider.publish("log.started", [], started(generation));
+  // From here on what is stored goes to a log restored from a backup, which ends before what was folded.
+  fenced = (event, seq, options) => store.appendFenced(event, seq, options);
+  await store.append(kit.event("log.started", [], started(2)));
+  assert.deepEqual(await decider.publish("log.started", [], started(4)), { outcome: "lost" });
+  assert.deepEqual(generations, [1, 2, 3, 2], "the next decision is on what stands there");
+  assert.equal((await decider.publish("log.started", [], started(5))).outcome, "won");
+  // A log with nothing on the subject, likewise.
+  const empty = memoryBroker().connect();
+  fenced = (event, seq, options) => empty.appendFenced(event, seq, options);
+  assert.deepEqual(await decider.publish("log.started", [], started(6)), { outcome: "lost" });
+  assert.equal((await decider.publish("log.started", [], started(7))).outcome, "won");
+});
+
+test("D6: when SIGNALS is lost and made again, what comes is evidence, however far the lost one had counted", async () => {
+  const { connect, admin, loseStream } = await natsServer();
+  const bus = connect("a");
+  const { decider, signals } = await instance(bus, "a");
+  await until(() => decider.settled, 10_000);
+  for (let count = 1; count <= 5; count += 1) await admin.append(signal("old"));
+  await until(() => signals.length === 5, 10_000);
+  await giveUpConnection(bus);
+  await until(() => decider.settled && decider.clock.freshAfterSeq === 5, 15_000);
+  await loseStream("SIGNALS");
+  await until(() => decider.settled && decider.clock.freshAfterSeq === 0, 15_000);
+  await admin.append(signal("new"));
+  await until(() => signals.at(-1) === "new", 10_000);
+  assert.deepEqual(decider.folded().SIGNALS, { first: 1, last: 1 });
 });
 
 test("D3: nothing is evaluated before the past is prepared, and a preparation that failed is tried again", async () => {

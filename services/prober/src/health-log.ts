@@ -13,10 +13,11 @@ export interface LastSaid {
 export interface HealthLog {
   /** Null: nothing was ever said. */
   last(key: string): LastSaid | null;
-  /** Takes in an event that was met elsewhere: an own one that won, or what stood in the way of one that lost. */
-  take(stored: Stored): void;
-  took(key: string, said: LastSaid): void;
-  /** Whether all that was in the log at the start is known. */
+  /** Takes in an own word that won. */
+  won(key: string, said: LastSaid): void;
+  /** Takes in what stood in the way of an own word that lost behind `before`. */
+  lost(key: string, before: LastSaid | null, there: Stored | null): void;
+  /** Whether all that was in the log at the start is known; of a log that replaced it, likewise. */
   readonly caughtUp: boolean;
   stop(): Promise<void>;
 }
@@ -25,9 +26,15 @@ export function followHealth(bus: Bus, onOther: (key: string, said: LastSaid) =>
   const said = new Map<string, LastSaid>();
   let caughtUp = false;
 
-  function took(key: string, last: LastSaid): void {
+  function won(key: string, last: LastSaid): void {
     if (last.seq <= (said.get(key)?.seq ?? 0)) return;
     said.set(key, last);
+  }
+
+  function lost(key: string, before: LastSaid | null, there: Stored | null): void {
+    // In one log the last sequence of a subject never falls: this is another one, of which following has not told yet.
+    if ((there?.seq ?? 0) < (before?.seq ?? 0) && said.get(key) === before) said.delete(key);
+    if (there !== null) take(there);
   }
 
   function take(stored: Stored): void {
@@ -40,7 +47,7 @@ export function followHealth(bus: Bus, onOther: (key: string, said: LastSaid) =>
     // What does not parse still stands on the subject, so the fence counts it; the state is that of the last one that could be read.
     const state = content.kind === "event" && content.event.type === "health.changed" ? content.event.data.state : (known?.state ?? null);
     const last = { seq: stored.seq, state, timeMs: stored.timeMs };
-    took(key, last);
+    said.set(key, last);
     onOther(key, last);
   }
 
@@ -52,14 +59,19 @@ export function followHealth(bus: Bus, onOther: (key: string, said: LastSaid) =>
       onCaughtUp: () => {
         caughtUp = true;
       },
+      // Nobody has said anything in it that it does not hold: each word is said anew.
+      onAnotherLog: () => {
+        caughtUp = false;
+        said.clear();
+      },
       onError,
     },
     take,
   );
   return {
     last: (key) => said.get(key) ?? null,
-    take,
-    took,
+    won,
+    lost,
     get caughtUp() {
       return caughtUp;
     },

@@ -139,13 +139,13 @@ export function createKeeper(options: KeeperOptions): Keeper {
     const last = decision.rule === "silence" ? null : entry.last;
     const outcome = await options.say(target, input, decision, last, before);
     if (outcome.outcome === "won") {
-      log.took(target.key, { seq: outcome.seq, state: decision.state, timeMs: nowMs() });
+      log.won(target.key, { seq: outcome.seq, state: decision.state, timeMs: nowMs() });
       entry.evidence = entry.evidence.filter((observation) => !folded.has(observation));
       options.onDecision(target, decision);
       return;
     }
     options.onLost(target);
-    if (outcome.last !== null) log.take(outcome.last);
+    log.lost(target.key, before, outcome.last);
     entry.again = true;
   }
 

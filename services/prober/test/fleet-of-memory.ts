@@ -18,7 +18,7 @@ import type { ProberEnvironment } from "../src/config.ts";
 import { startProber } from "../src/wiring.ts";
 import { answers, type FakeServer, fakeServer } from "./servers.ts";
 
-/** Probers of one fleet in this process, on the memory bus, with the short times of a test. */
+/** Probers of one fleet in this process, on the memory bus unless another is given, with the short times of a test. */
 export interface MemoryFleet {
   readonly bus: Bus;
   configure(upstreams: Record<string, unknown>, more?: Record<string, unknown>): Promise<void>;
@@ -57,11 +57,12 @@ const quick: Partial<ProberPolicy> = {
   referenceFailingMs: 100,
 };
 
-async function memoryFleet(): Promise<MemoryFleet> {
-  const broker = memoryBroker();
-  const bus = broker.connect();
+async function fleetOn(connect: (instance: string) => Bus): Promise<MemoryFleet> {
+  const bus = connect("test");
+  await eventually(() => bus.status.kind === "connected", { what: "the bus is there" });
   await bus.ensureStreams(streams, { replicas: 1 });
   const running = new Set<Running>();
+  const connections = new Set<Bus>([bus]);
   let version = 0;
 
   async function all(stream: "AUDIT" | "SIGNALS", filter: string): Promise<Stored[]> {
@@ -99,7 +100,8 @@ async function memoryFleet(): Promise<MemoryFleet> {
       );
     },
     async start(instance, { secrets = {}, policy = {}, deaf = false, config = {}, reaches = () => true } = {}) {
-      const own = broker.connect({ instance });
+      const own = connect(instance);
+      connections.add(own);
       // Who is deaf hears no other prober, and so takes everything for its own.
       const subscribe: Bus["subscribe"] = (type, handler) => own.subscribe(type, type === "prober.heartbeat" ? () => undefined : handler);
       const heard: Bus = deaf ? Object.create(own, { subscribe: { value: subscribe } }) : own;
@@ -132,7 +134,7 @@ async function memoryFleet(): Promise<MemoryFleet> {
     },
     async stop() {
       for (const prober of running) await prober.stop?.();
-      await bus.close();
+      await Promise.all([...connections].map((connection) => connection.close()));
     },
   };
 }
@@ -140,8 +142,9 @@ async function memoryFleet(): Promise<MemoryFleet> {
 /** Waits until the check gives something other than null, undefined or false. */
 export const until = <T>(what: string, check: () => Promise<T> | T, withinMs = 5000) => eventually(check, { what, withinMs, everyMs: 15 });
 
-export async function fleetFor(t: TestContext): Promise<MemoryFleet> {
-  const fleet = await memoryFleet();
+export async function fleetFor(t: TestContext, connect?: (instance: string) => Bus): Promise<MemoryFleet> {
+  const broker = memoryBroker();
+  const fleet = await fleetOn(connect ?? ((instance) => broker.connect({ instance })));
   t.after(() => fleet.stop());
   return fleet;
 }

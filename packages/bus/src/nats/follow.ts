@@ -72,6 +72,12 @@ export function follow(reader: NatsReader, stream: StreamName, options: FollowOp
       // All of it is new to one who wanted what is new, or what comes after something that is gone.
       start = options.from === "last_per_subject" ? { kind: "last_per_subject" } : fromSeq(1);
       seq = 0;
+      lastAtStart = info.state.last_seq;
+      const { onAnotherLog } = options;
+      if (onAnotherLog !== undefined) {
+        caughtUp = false;
+        guarded(onAnotherLog, say, "onAnotherLog failed");
+      }
     }
     if (start === null) {
       start = startOf(options.from, info.state.last_seq);

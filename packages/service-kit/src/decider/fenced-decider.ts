@@ -16,6 +16,8 @@ import { type ClockReading, compareClocks } from "./clock-guard.ts";
  *     automatic happens for a while (`tilted`).
  * D5  Decisions are taken for a store timestamp of what was folded, or for a boundary of one second of the store's clock: a wrong clock of
  *     this machine moves no decision to another time.
+ * D6  Where a stream is replaced (lost and made again, restored from a backup), its sequences are forgotten and it is read from its start, while
+ *     what was folded stays: the next decision is behind the new log's last event, and above all that was seen.
  */
 export interface FencedDecider {
   /** True when a decision may be taken now (D3). */
@@ -160,10 +162,20 @@ export function startFencedDecider(kit: Kit<unknown>, options: FencedDeciderOpti
           prepareOnce();
           if (isSettled()) options.evaluate(null);
         },
+        onAnotherLog: () => beginAnew(stream),
         onError: (error, { seq }) => kit.log.error({ err: error, stream, seq }, "an event could not be folded"),
       },
       onStored,
     );
+
+  const beginAnew = (stream: "AUDIT" | "SIGNALS"): void => {
+    caughtUp[stream] = false;
+    ranges[stream] = null;
+    if (stream === "AUDIT") lastSeqs.clear();
+    // Where the old one was fresh from lies beyond all that comes now.
+    else resumeAfter("SIGNALS is another stream than before");
+    saySettled();
+  };
 
   /** What SIGNALS holds until now was said while this process did not listen (D4). */
   const resume = async (why: string): Promise<void> => {
@@ -247,8 +259,9 @@ export function startFencedDecider(kit: Kit<unknown>, options: FencedDeciderOpti
       if (result.outcome === "lost") {
         lost.inc({ type });
         kit.log.debug({ type, subject, expectedSeq, lastSeq: result.last?.seq ?? 0 }, "another instance was first");
-        if (result.last === null) lastSeqs.delete(subject);
-        else if (take(result.last)) wake();
+        // In one log the last sequence of a subject never falls: this is another one, of which following has not told yet (D6).
+        if ((result.last?.seq ?? 0) < expectedSeq && lastSeqs.get(subject) === expectedSeq) lastSeqs.delete(subject);
+        if (result.last !== null && take(result.last)) wake();
         return { outcome: "lost" };
       }
       const content = { kind: "event", event } as const;
