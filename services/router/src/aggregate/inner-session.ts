@@ -64,9 +64,10 @@ export class InnerSession implements Asked {
     }
   }
 
-  /** A message without an answer; one for a session that was never begun has nobody to hear it. */
+  /** A message without an answer, also in a session that another router process began; where there is none, nobody has to hear it. */
   async tell(message: Record<string, unknown>): Promise<void> {
-    if (this.#begun) (await this.#send("POST", message, {})).discard(100);
+    const id = this.#begun ? this.#id : await this.#deps.known(this.upstream);
+    if (this.#begun || id !== null) (await this.#send("POST", message, {}, { id })).discard(100);
   }
 
   /** Hears what the server says by itself, in a session that was begun here or by another router process. */
@@ -139,7 +140,12 @@ export class InnerSession implements Asked {
     });
   }
 
-  #send(method: "POST" | "GET" | "DELETE", message: object | null, headers: Readonly<Record<string, string>>): Promise<UpstreamResponse> {
+  #send(
+    method: "POST" | "GET" | "DELETE",
+    message: object | null,
+    headers: Readonly<Record<string, string>>,
+    { id = this.#id }: { readonly id?: string | null } = {},
+  ): Promise<UpstreamResponse> {
     const { call, principal, passed } = this.#deps;
     return call({
       upstream: this.upstream,
@@ -149,7 +155,7 @@ export class InnerSession implements Asked {
         ...headers,
         accept: method === "GET" ? "text/event-stream" : "application/json, text/event-stream",
         "content-type": "application/json",
-        ...(this.#id === null ? {} : { "mcp-session-id": this.#id }),
+        ...(id === null ? {} : { "mcp-session-id": id }),
       },
       body: message === null ? null : Buffer.from(JSON.stringify(message)),
       principal: principal(),

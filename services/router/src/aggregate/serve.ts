@@ -6,6 +6,7 @@ import { checkGetHeaders, checkPostHeaders, type McpContext, sessionNotFound } f
 import { lasting } from "../mcp/rights.ts";
 import { newSessionKey, nowhere, SessionTooLargeError } from "../mcp/seal.ts";
 import { SseWriter } from "../mcp/sse.ts";
+import type { InnerSession } from "./inner-session.ts";
 import { Links } from "./links.ts";
 import { type LocalCall, localCaller } from "./local-request.ts";
 import { type ModernContext, type ModernRequest, serveModern } from "./modern.ts";
@@ -212,23 +213,23 @@ export function createAggregate(mcp: McpContext): Aggregate {
   };
 }
 
-/** A notification of the client, or its answer to a server: to the upstream that it belongs to. */
-async function tell({ session }: AggregateContext, envelope: Exclude<Envelope, { kind: "request" }>): Promise<void> {
+/** A notification of the client, or its answer to a server: to the upstream that it belongs to, whichever router process asked there. */
+async function tell({ session, settings, passed }: AggregateContext, envelope: Exclude<Envelope, { kind: "request" }>): Promise<void> {
+  const toOne = (upstream: string): InnerSession | null =>
+    settings.upstreams.includes(upstream) ? session.with(upstream, passed) : session.known(upstream);
   if (envelope.kind === "response") {
     const named = splitId(envelope.id);
-    // A server that has asked something has a session.
-    if (named !== null) await session.known(named.upstream)?.tell({ ...envelope.message, id: named.id });
-    return;
-  }
-  const message = { jsonrpc: "2.0", method: envelope.method, params: envelope.params };
-  if (envelope.method === "notifications/cancelled") {
-    const upstream = session.running.get(envelope.params["requestId"] as string | number);
-    if (upstream !== undefined) await session.known(upstream)?.tell(message);
+    if (named !== null) await toOne(named.upstream)?.tell({ ...envelope.message, id: named.id });
     return;
   }
   // Each upstream was told `initialized` when its session was begun.
   if (envelope.method === "notifications/initialized") return;
-  await Promise.allSettled([...session.inner].map((inner) => inner.tell(message)));
+  const message = { jsonrpc: "2.0", method: envelope.method, params: envelope.params };
+  const isCancelled = envelope.method === "notifications/cancelled";
+  const running = isCancelled ? session.running.get(envelope.params["requestId"] as string | number) : undefined;
+  // A request that does not run here runs in another process: who does not know it ignores that it is cancelled.
+  const whom = running === undefined ? await session.begunWith(settings) : [running];
+  await Promise.allSettled(whom.map((upstream) => toOne(upstream)?.tell(message)));
 }
 
 const passedNames = ["mcpf-agent", "mcpf-timeout-ms", "traceparent", "tracestate", "baggage", "accept-language", "user-agent"];

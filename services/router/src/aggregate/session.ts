@@ -169,10 +169,15 @@ export class AggregateSession {
 
   /** The process that has the client's stream has those of all its sessions with upstreams, whoever began them (G2). */
   async listen(settings: AggregateSettings): Promise<void> {
+    const begun = await this.begunWith(settings);
+    if (this.#writer !== null) await Promise.allSettled(begun.map((name) => this.with(name, {}).listenAlways()));
+  }
+  /** Upstreams with which a session was begun, in whichever router process. */
+  async begunWith(settings: AggregateSettings): Promise<string[]> {
     const record = await this.#context.directory.read(this.session.sealed.key);
     const begun = Object.keys(record?.holds ?? {}).filter((name) => settings.upstreams.includes(name));
     for (const inner of this.#inner.values()) if (inner.begun && !begun.includes(inner.upstream)) begun.push(inner.upstream);
-    if (this.#writer !== null) await Promise.allSettled(begun.map((name) => this.with(name, {}).listenAlways()));
+    return begun;
   }
 
   push(value: Value): void {

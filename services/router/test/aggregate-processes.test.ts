@@ -1,0 +1,92 @@
+import assert from "node:assert/strict";
+import { afterEach, beforeEach, describe, test } from "node:test";
+import { createMemoryDirectory } from "../src/mcp/directory.ts";
+import { initializeBody, post, toolCall, until } from "./support/clients.ts";
+import { fakeControl } from "./support/fake-control.ts";
+import { startMcpServer, type TestMcpServer } from "./support/mcp-server.ts";
+import { startTestRouter, type TestRouter } from "./support/router.ts";
+import { controlOf } from "./support/several.ts";
+
+const waitMs = 30_000;
+
+describe("a call to /mcp in one router process, and what its client says through another one", () => {
+  let a: TestMcpServer;
+  let b: TestMcpServer;
+  let one: TestRouter;
+  let two: TestRouter;
+  let session: Record<string, string>;
+  const leave = new Set<AbortController>();
+
+  beforeEach(async () => {
+    [a, b] = await Promise.all([startMcpServer("A"), startMcpServer("B")]);
+    // A call that reached its deadline would be cancelled without its client.
+    const only = ({ url }: TestMcpServer) => fakeControl([{ name: "only", url }], { callMs: 10 * waitMs });
+    const upstreams = { a: only(a), b_2: only(b) };
+    const directory = createMemoryDirectory();
+    one = await startTestRouter(controlOf(upstreams), { directory });
+    two = await startTestRouter(controlOf(upstreams), { directory });
+    const params = { ...initializeBody.params, capabilities: { elicitation: {}, sampling: {} } };
+    const begun = await post(`${one.url}/mcp`, { ...initializeBody, params });
+    session = { "mcp-session-id": begun.headers.get("mcp-session-id") ?? "" };
+    await post(`${one.url}/mcp`, { jsonrpc: "2.0", method: "notifications/initialized" }, session);
+  });
+  afterEach(async () => {
+    for (const one of leave) one.abort();
+    leave.clear();
+    for (const router of [one, two]) await router.close(0);
+    for (const server of [a, b]) await server.kill();
+    assert.deepEqual([...one.problems, ...two.problems], []);
+  });
+
+  /** Returns at once; what the client has heard of the call is in `text`. */
+  const call = (name: string, args: object = {}): { text: string; over: Promise<void> } => {
+    const abort = new AbortController();
+    leave.add(abort);
+    const read = async (): Promise<void> => {
+      const response = await fetch(`${one.url}/mcp`, {
+        method: "POST",
+        headers: { "content-type": "application/json", accept: "application/json, text/event-stream", ...session },
+        body: JSON.stringify(toolCall(9, name, args)),
+        signal: abort.signal,
+      });
+      const decoder = new TextDecoder();
+      for await (const chunk of response.body ?? []) heard.text += decoder.decode(chunk, { stream: true });
+    };
+    const heard = { text: "", over: Promise.resolve() };
+    heard.over = read().catch((error: unknown) => {
+      if (!abort.signal.aborted) throw error;
+    });
+    return heard;
+  };
+  const saidThroughTwo = (message: object) => post(`${two.url}/mcp`, { jsonrpc: "2.0", ...message }, session);
+
+  test("R11, R14: an answer to what a server has asked reaches it", async () => {
+    const heard = call("a__elicit");
+    await until(() => heard.text.includes("elicitation/create"), waitMs);
+    const asked = JSON.parse(/^data: (\{.*elicitation\/create.*)$/m.exec(heard.text)?.[1] ?? "{}") as { id: string };
+    assert.match(asked.id, /^mcpa\.a\./);
+    assert.equal((await saidThroughTwo({ id: asked.id, result: { action: "decline" } })).status, 202);
+    await heard.over;
+    assert.match(heard.text, /A heard decline/);
+    assert.deepEqual([a.seen.initialized.length, b.seen.initialized.length], [1, 0], "in the session that there was");
+  });
+
+  test("R13: a cancellation reaches the server where the call runs, and none is begun for it", async () => {
+    a.lagMs = 10 * waitMs;
+    call("a__write", { key: "k" });
+    await until(() => a.writes.length === 1, waitMs);
+    assert.equal((await saidThroughTwo({ method: "notifications/cancelled", params: { requestId: 9 } })).status, 202);
+    await until(() => a.seen.cancelled.length === 1, waitMs);
+    assert.deepEqual([a.seen.initialized.length, b.seen.initialized.length], [1, 0]);
+  });
+
+  test("what all servers are to hear reaches those that have a session, and begins none", async () => {
+    const heard = call("a__whoami");
+    await heard.over;
+    const posts = (): number => a.seen.headers.filter((headers) => headers[":method"] === "POST").length;
+    const before = posts();
+    assert.equal((await saidThroughTwo({ method: "notifications/roots/list_changed" })).status, 202);
+    await until(() => posts() === before + 1, waitMs);
+    assert.deepEqual([a.seen.initialized.length, b.seen.initialized.length], [1, 0]);
+  });
+});
