@@ -83,7 +83,7 @@ test("the demo's configuration is the local one, with the containers' addresses"
     assert.ok(host[1] && host[1] in services, host[1]);
 });
 
-test("no call that the configuration allows is cut off by the agents' front: the router bounds each one itself, and says how it ended", () => {
+test("the agents' front cuts off no call that the configuration allows: the router bounds each one itself", () => {
   const front = readFileSync(join(ROOT, "infra/haproxy/haproxy.cfg"), "utf8");
   const unitMs: Record<string, number> = { ms: 1, s: 1000, m: 60_000, h: 3_600_000 };
   /** More than the router needs to write its answer to a call that it gave up. */

@@ -34,7 +34,7 @@ test("credentials are made once, for their owner's eyes, and every certificate i
   }
 });
 
-test("names that were once given for the server stay in its certificate at a rotation and at a renewal, and new ones come in at once", async () => {
+test("names that the server was once given stay in its certificate when it is rotated or renewed, and new ones come in", async () => {
   const { path: folder, remove } = await tempDir();
   const named = (): string => new X509Certificate(readFileSync(join(folder, "nats", "tls.crt"))).subjectAltName ?? "";
   try {

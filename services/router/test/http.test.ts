@@ -403,7 +403,7 @@ describe("the router's HTTP face for any API", () => {
     assert.equal(((await answer.json()) as { error: { code: string } }).error.code, "outcome_unknown");
   });
 
-  test("R26: gives up at the client's own deadline after an endpoint has answered with an error too, and gives its place back", async () => {
+  test("R26: gives up at the client's own deadline after an endpoint has answered with an error, and gives its place back", async () => {
     behaviour = (_request, response, by) => {
       if (by === "a") response.writeHead(503).end("busy");
     };

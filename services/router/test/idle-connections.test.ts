@@ -6,7 +6,7 @@ import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { watchIdle } from "../src/idle-connections.ts";
 
-test("S4, R26: closes a connection that was idle for too long, and none with a request on it, also when another was answered meanwhile", async (t) => {
+test("S4, R26: closes a connection that idles for too long, and none with a request on it, also after another was answered", async (t) => {
   const overs: (() => void)[] = [];
   const server = createServer({ keepAliveTimeout: 0 }, (request, response) => {
     const over = idle.begin(request.socket);

@@ -26,7 +26,7 @@ async function usual(t: TestContext): Promise<Fixture & { looks: Record<string, 
 const primaryUrl = "http://127.0.0.1:1/mcp";
 const givenUp = (attempt: Attempt): boolean => attempt.givenUp?.aborted === true;
 
-test("R26: reads that wait for an endpoint that hangs are given up after a second, run elsewhere, and the next ones go there at once", async (t) => {
+test("R26: reads that wait for an endpoint that hangs are given up after a second and run elsewhere, as the next ones do at once", async (t) => {
   const fixture = await usual(t);
   fixture.looks[primaryUrl] = "silent";
   const calls = [1, 2, 3].map(() => fixture.control.begin(describe(fixture)));
