@@ -3,6 +3,7 @@ import { EventEmitter } from "node:events";
 import { afterEach, beforeEach, describe, test } from "node:test";
 import { ambiguousWith } from "@mcp-failover/contracts";
 import { grantOf } from "@mcp-failover/domain";
+import { eventually, patientMs } from "@mcp-failover/testkit";
 import {
   CreateMessageRequestSchema,
   LoggingMessageNotificationSchema,
@@ -12,7 +13,7 @@ import * as fc from "fast-check";
 import { prefixed, prefixedUri, splitId, splitName, splitUri, taggedId } from "../src/aggregate/names.ts";
 import { AggregateSession } from "../src/aggregate/session.ts";
 import { anybody, principalOf } from "../src/identity/principal.ts";
-import { createMemoryDirectory } from "../src/mcp/directory.ts";
+import { createMemoryDirectory, type SessionDirectory } from "../src/mcp/directory.ts";
 import { SseWriter } from "../src/mcp/sse.ts";
 import { connectV1, connectV2, openSession, post, textOf, toolCall, until } from "./support/clients.ts";
 import { type FakeControl, fakeControl } from "./support/fake-control.ts";
@@ -130,6 +131,53 @@ describe("several upstreams as one server", () => {
     assert.equal(a.seen.deleted.length, 1);
     assert.equal((await post(`${other.url}/mcp`, toolCall(4, "a__whoami"), { "mcp-session-id": session })).status, 404);
     await other.close(0);
+  });
+
+  test("who leaves while his session is looked up leaves no stream behind: it can be had elsewhere, and a stop waits for the calls that run", async (t) => {
+    const { client, transport } = await connectV1(url);
+    const session = transport.sessionId ?? "";
+    await client.callTool({ name: "a__whoami", arguments: {} });
+    const looked = Promise.withResolvers<void>();
+    let looks = 0;
+    const slow: SessionDirectory = {
+      ...directory,
+      read: async (key) => {
+        looks += 1;
+        await looked.promise;
+        return directory.read(key);
+      },
+    };
+    await client.close();
+    const other = await startTestRouter(controlOf(upstreams), { directory: slow });
+    t.after(() => other.close(0));
+    const leave = new AbortController();
+    const headers = { accept: "text/event-stream", "mcp-session-id": session };
+    const asked = fetch(`${other.url}/mcp`, { headers, signal: leave.signal }).catch(() => undefined);
+    await until(() => looks === 1);
+    leave.abort();
+    await asked;
+    // What the router reads after the end of that connection: it knows of it then.
+    for (let turns = 0; turns < 5; turns += 1) await fetch(`${other.url}/healthz`);
+    looked.resolve();
+    for (let turns = 0; turns < 5; turns += 1) await fetch(`${other.url}/healthz`);
+
+    const here = new AbortController();
+    const stream = await fetch(url, { headers, signal: here.signal });
+    let heard = "";
+    const reading = (async () => {
+      for await (const chunk of stream.body ?? []) heard += Buffer.from(chunk).toString();
+    })().catch(() => undefined);
+    await eventually(async () => {
+      await a.shout("to whoever listens");
+      return heard.includes("to whoever listens");
+    });
+    here.abort();
+    await reading;
+
+    const running = post(`${other.url}/mcp`, toolCall(7, "a__slow", { steps: 5, ms: 200 }), { "mcp-session-id": session });
+    await until(() => a.seen.started.length === 1);
+    await other.close(patientMs(20_000));
+    assert.equal((await running).body.result?.content?.[0]?.text, "A is done");
   });
 
   test("a session that ends at a router process that never used it ends at the upstreams too", async () => {

@@ -1,7 +1,9 @@
 import assert from "node:assert/strict";
-import { createServer } from "node:http";
+import { createServer, type IncomingHttpHeaders } from "node:http";
 import type { AddressInfo } from "node:net";
 import { afterEach, beforeEach, describe, test } from "node:test";
+import { patientMs } from "@mcp-failover/testkit";
+import { anybody } from "../src/identity/principal.ts";
 import { createMemoryDirectory } from "../src/mcp/directory.ts";
 import { initializeBody, openSession, post, toolCall, until } from "./support/clients.ts";
 import { type FakeControl, fakeControl } from "./support/fake-control.ts";
@@ -241,6 +243,88 @@ describe("a client whose connection breaks", () => {
     assert.deepEqual(
       answersOf(back.said).map(({ id, result }) => [id, result !== undefined]),
       [[7, true]],
+    );
+  });
+
+  test("S3: is waited for by a router that stops, as every call is, where it came back for its answer", async () => {
+    let asked = 0;
+    let answer: () => void = () => undefined;
+    const held = createServer((request, response) => {
+      let body = "";
+      request.setEncoding("utf8").on("data", (chunk: string) => (body += chunk));
+      request.on("end", () => {
+        const events = { "content-type": "text/event-stream" };
+        const isBack = request.headers["last-event-id"] !== undefined;
+        if (request.method === "GET" && !isBack) response.writeHead(405).end();
+        else if (body.includes('"initialize"')) {
+          const result = { protocolVersion: "2025-11-25", capabilities: { tools: {} }, serverInfo: { name: "held", version: "1" } };
+          response.writeHead(200, { "content-type": "application/json", "mcp-session-id": "held-1" });
+          response.end(JSON.stringify({ jsonrpc: "2.0", id: 1, result }));
+        } else if (body.includes('"notifications/')) response.writeHead(202).end();
+        else if (body.includes('"poll"')) response.writeHead(200, events).end("id: up-1\nretry: 100\ndata: \n\n");
+        else {
+          asked += 1;
+          response.writeHead(200, events).write(isBack ? ": here\n\n" : "id: up-1\ndata: \n\n");
+          answer = () => response.end('id: up-2\ndata: {"jsonrpc":"2.0","id":7,"result":{"content":[]}}\n\n');
+        }
+      });
+    });
+    await new Promise<void>((resolve) => held.listen(0, "127.0.0.1", resolve));
+    others.push(() => new Promise((resolve) => held.close(() => resolve(undefined)).closeAllConnections()));
+    const endpoint = { name: "held", url: `http://127.0.0.1:${(held.address() as AddressInfo).port}/mcp` };
+    for (const tool of ["run", "poll"]) {
+      asked = 0;
+      const stopping = await startTestRouter(fakeControl([endpoint]));
+      others.push(() => stopping.close(0));
+      const session = await openSession(stopping.mcpUrl);
+      const call = await open(stopping.mcpUrl, session, { body: toolCall(7, tool) });
+      await until(() => call.events.length > 0);
+      call.cut();
+      const back = await open(stopping.mcpUrl, session, { lastEventId: call.events.at(-1)?.id ?? "" });
+      await until(() => asked === 1);
+      const stopped = stopping.close(patientMs(20_000));
+      // A stop that waited for nobody would be over by now.
+      await new Promise((resolve) => setTimeout(resolve, 200));
+      answer();
+      await until(() => back.ended);
+      await stopped;
+      assert.deepEqual(
+        answersOf(back.said).map(({ id, result }) => [id, result !== undefined]),
+        [[7, true]],
+        tool,
+      );
+    }
+  });
+
+  test("R9: takes a running call from nobody when it has left again before its router knows who it is", async () => {
+    const known = Promise.withResolvers<void>();
+    let identified = 0;
+    const identify = async (headers: IncomingHttpHeaders) => {
+      if (headers["last-event-id"] !== undefined) {
+        identified += 1;
+        await known.promise;
+      }
+      return anybody;
+    };
+    const late = await startTestRouter(control, { guard: { identify, metadata: () => null } });
+    others.push(() => late.close(0));
+    const session = await openSession(late.mcpUrl);
+    const call = await open(late.mcpUrl, session, { body: slow("call", 8, 100) });
+    await until(() => call.events.length > 0);
+    const leave = new AbortController();
+    const lastEventId = call.events.at(-1)?.id ?? "";
+    const headers = { accept: "text/event-stream", "mcp-session-id": session, "last-event-id": lastEventId };
+    const gone = fetch(late.mcpUrl, { headers, signal: leave.signal }).catch(() => undefined);
+    await until(() => identified === 1);
+    leave.abort();
+    await gone;
+    // What the router reads after the end of that connection: it knows of it then.
+    for (let turns = 0; turns < 5; turns += 1) await fetch(`${late.url}/healthz`);
+    known.resolve();
+    await until(() => call.ended);
+    assert.deepEqual(
+      answersOf(call.said).map(({ id }) => id),
+      ["call"],
     );
   });
 

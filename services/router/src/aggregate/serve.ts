@@ -166,6 +166,8 @@ export function createAggregate(mcp: McpContext): Aggregate {
   };
 
   const get = (response: ClientResponse, session: AggregateSession, settings: AggregateSettings): void => {
+    // It may have left while its session was looked up; the end of its connection is not heard any more.
+    if (response.destroyed) return;
     const writer = new SseWriter(response);
     if (!session.attach(writer, { "mcp-session-id": session.session.id }))
       throw new RefusedRequest(409, -32000, "Conflict: Only one SSE stream is allowed per session");

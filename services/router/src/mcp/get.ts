@@ -28,6 +28,8 @@ const conflictPauseMs = 50;
 /** The client's GET: the session's stream, or the resumption of one that broke. */
 export async function serveGet(context: McpContext, inbound: Inbound): Promise<void> {
   const { request } = inbound;
+  // Whoever left before this takes no stream: the end of his connection is not heard any more.
+  if (inbound.response.destroyed) return;
   checkGetHeaders(request.headers);
   const sessionId = request.headers["mcp-session-id"];
   if (typeof sessionId !== "string") return passGet(context, inbound);
@@ -53,6 +55,7 @@ async function comeBack(context: McpContext, inbound: Inbound, session: Session,
     return true;
   }
   const hold = session.holdByTag(from.tag) ?? (from.tag === "" ? null : await holdFromDirectory(context, session, from.tag));
+  if (inbound.response.destroyed) return true;
   if (hold !== null && from.upstreamId !== "" && (await resume(context, inbound, session, hold, from))) return true;
   const requestId = requestIdOf(from.stream);
   if (requestId === null) return false;
@@ -86,7 +89,7 @@ function goOnFromLog(context: McpContext, inbound: Inbound, session: Session, lo
   }
   log.sink?.end();
   log.sink = writer;
-  lasting(context, streamOf(inbound), () => writer.end());
+  lasting(context, { ...streamOf(inbound), isOfCall: isOfCall(from) }, () => writer.end());
 }
 
 function headersOf(inbound: Inbound, session: Session): Record<string, string> {
@@ -95,6 +98,11 @@ function headersOf(inbound: Inbound, session: Session): Record<string, string> {
 
 function streamOf({ response, principal, view }: Inbound): Parameters<typeof lasting>[1] {
   return { response, principal, upstream: view.name };
+}
+
+/** The stream of a call ends with its answer; the session's own does not. */
+function isOfCall(from: EventId): boolean {
+  return requestIdOf(from.stream) !== null;
 }
 
 /** The session's own stream. */
@@ -200,10 +208,13 @@ async function resume(context: McpContext, inbound: Inbound, session: Session, h
       lane: "stream",
     });
   } catch (error) {
+    // What is kept for the client is for when it comes again.
+    if (response.destroyed) return true;
     if (error instanceof UpstreamError) return answerParked(context, inbound, session, hold, from, null);
     throw error;
   }
   const outcome = await streamOutcome(upstream);
+  if (response.destroyed) return true;
   if (outcome.kind !== "open") {
     if (outcome.kind === "unsupported") refuse(outcome, view.name);
     return answerParked(context, inbound, session, hold, from, null);
@@ -222,7 +233,7 @@ async function resume(context: McpContext, inbound: Inbound, session: Session, h
     prime();
     writer.comment("alive", context.nowMs());
   }, context.heartbeatMs);
-  lasting(context, streamOf(inbound), () => writer.end());
+  lasting(context, { ...streamOf(inbound), isOfCall: isOfCall(from) }, () => writer.end());
   response.once("close", () => clearInterval(heartbeat));
   const broken = (): void => {
     prime();

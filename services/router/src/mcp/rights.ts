@@ -35,15 +35,29 @@ export function createRightsWatch(): RightsWatch {
   };
 }
 
-/** A stream that ends with its client, with the rights of its agent (W1), or with the router, whichever is first. `end` is called for the last two. */
+/**
+ * A stream that ends with its client, with the rights of its agent (W1), or with the router, whichever is first. `end` is called for the last two, and
+ * at once where the client has left already: nobody hears of that a second time.
+ */
 export function lasting(
   { openEnded, rights }: Pick<McpContext, "openEnded" | "rights">,
-  stream: { readonly response: ClientResponse; readonly principal: Principal; readonly upstream: string },
+  stream: {
+    readonly response: ClientResponse;
+    readonly principal: Principal;
+    readonly upstream: string;
+    /** It ends with the answer of a call, so that a router that stops waits for it. */
+    readonly isOfCall?: boolean;
+  },
   end: () => void,
 ): void {
-  const unwatch = rights.watch(stream.principal, stream.upstream, end);
-  openEnded.add(end);
-  stream.response.once("close", () => {
+  const { response, principal, upstream } = stream;
+  if (response.destroyed) {
+    end();
+    return;
+  }
+  const unwatch = rights.watch(principal, upstream, end);
+  if (stream.isOfCall !== true) openEnded.add(end);
+  response.once("close", () => {
     unwatch();
     openEnded.delete(end);
   });
