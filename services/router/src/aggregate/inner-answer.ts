@@ -1,3 +1,4 @@
+import type { EndSignal } from "../ending.ts";
 import { RefusedRequest } from "../errors.ts";
 import { isObject, readServerMessage, type ServerMessage } from "../mcp/envelope.ts";
 import { readEvents } from "../mcp/sse.ts";
@@ -23,8 +24,8 @@ const answerBytesMax = 16 * 1024 * 1024;
 /** Whom a request to one upstream is given: a session with it, or the upstream itself where it needs none. */
 export interface Asked {
   readonly upstream: string;
-  /** Throws {@link InnerError} where nobody can be asked. */
-  request(message: Record<string, unknown>, headers: Readonly<Record<string, string>>, listen: Listener): Promise<void>;
+  /** Throws {@link InnerError} where nobody can be asked. `waited`: whether somebody waits for an answer that the upstream has parked. */
+  request(message: Record<string, unknown>, headers: Readonly<Record<string, string>>, listen: Listener, waited?: EndSignal): Promise<void>;
 }
 
 export function isStream({ status, headers }: UpstreamResponse): boolean {
@@ -41,19 +42,27 @@ export async function wholeAnswer(response: UpstreamResponse, upstream: string, 
   listen(message, { ...message.value, id }, () => undefined);
 }
 
+/** What a stream has said, apart from its messages. */
+export interface Read {
+  readonly answered: boolean;
+  readonly lastEventId: string | null;
+  /** The pause that the server asks for before a client comes again. */
+  readonly retryMs: number | null;
+  /** The server has closed it; else it broke off. */
+  readonly inOrder: boolean;
+}
+
 /** Hands the events over until the answer to `id`, or the end; never rejects but with what `listen` throws. */
-export function readMessages(
-  response: UpstreamResponse,
-  id: string | number | null,
-  listen: Listener,
-): Promise<{ readonly answered: boolean; readonly lastEventId: string | null }> {
+export function readMessages(response: UpstreamResponse, id: string | number | null, listen: Listener): Promise<Read> {
   return new Promise((resolve, reject) => {
     let lastEventId: string | null = null;
+    let retryMs: number | null = null;
     let answered = false;
-    const over = (): void => resolve({ answered, lastEventId });
+    const over = (inOrder: boolean): void => resolve({ answered, lastEventId, retryMs, inOrder });
     readEvents(response, {
       event: (event) => {
         if (event.id !== undefined && event.id !== "") lastEventId = event.id;
+        retryMs = event.retryMs ?? retryMs;
         if (event.data === "" || answered) return true;
         const message = readServerMessage(event.data);
         if (message.kind === "other") return true;
@@ -64,12 +73,12 @@ export function readMessages(
           reject(error instanceof Error ? error : new Error(String(error)));
         }
         answered = id !== null && message.kind === "answer" && message.id === id;
-        if (answered) over();
+        if (answered) over(true);
         return more || answered;
       },
-      end: over,
-      error: over,
-      malformed: over,
+      end: () => over(true),
+      error: () => over(false),
+      malformed: () => over(false),
     });
   });
 }

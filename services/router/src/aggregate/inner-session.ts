@@ -1,8 +1,10 @@
+import type { EndSignal } from "../ending.ts";
 import type { Principal } from "../identity/principal.ts";
 import type { ServerMessage } from "../mcp/envelope.ts";
 import type { UpstreamResponse } from "../upstream-client.ts";
-import { type Asked, errorOf, InnerError, isStream, type Listener, lostError, readMessages, wholeAnswer } from "./inner-answer.ts";
+import { type Asked, errorOf, InnerError, isStream, type Listener, readMessages, wholeAnswer } from "./inner-answer.ts";
 import type { LocalCall } from "./local-request.ts";
+import { listenToEnd } from "./parked.ts";
 
 export interface InnerDeps {
   readonly call: LocalCall;
@@ -22,7 +24,8 @@ export interface InnerDeps {
   readonly subscriptions: (upstream: string) => readonly string[];
 }
 
-const resumesMax = 3;
+/** A request of the router's own is looked after for so long when the upstream parks it; a client's, until the client leaves. */
+const parkedMsMax = 60_000;
 const reopenMsMin = 200;
 const reopenMsMax = 5000;
 
@@ -51,7 +54,12 @@ export class InnerSession implements Asked {
   }
 
   /** Throws {@link InnerError} where no session can be had. */
-  async request(message: Record<string, unknown>, headers: Readonly<Record<string, string>>, listen: Listener): Promise<void> {
+  async request(
+    message: Record<string, unknown>,
+    headers: Readonly<Record<string, string>>,
+    listen: Listener,
+    waited?: EndSignal,
+  ): Promise<void> {
     for (let tries = 0; ; tries++) {
       await this.#begin(headers);
       const response = await this.#send("POST", message, headers);
@@ -60,7 +68,7 @@ export class InnerSession implements Asked {
         this.#begun = false;
         continue;
       }
-      return this.#listen(response, message["id"] as string | number, listen);
+      return this.#listen(response, message["id"] as string | number, listen, waited);
     }
   }
 
@@ -144,7 +152,7 @@ export class InnerSession implements Asked {
     method: "POST" | "GET" | "DELETE",
     message: object | null,
     headers: Readonly<Record<string, string>>,
-    { id = this.#id }: { readonly id?: string | null } = {},
+    { id = this.#id, signal }: { readonly id?: string | null; readonly signal?: EndSignal } = {},
   ): Promise<UpstreamResponse> {
     const { call, principal, passed } = this.#deps;
     return call({
@@ -159,19 +167,17 @@ export class InnerSession implements Asked {
       },
       body: message === null ? null : Buffer.from(JSON.stringify(message)),
       principal: principal(),
+      ...(signal === undefined ? {} : { signal }),
     });
   }
 
-  /** Reads an answer; a stream that was parked before its answer is gone on with by its last event id. */
-  async #listen(response: UpstreamResponse, id: string | number, listen: Listener): Promise<void> {
-    let current = response;
-    for (let resumes = 0; ; resumes++) {
-      if (!isStream(current)) return wholeAnswer(current, this.upstream, id, listen);
-      const { answered, lastEventId } = await readMessages(current, id, listen);
-      if (answered) return;
-      if (lastEventId === null || resumes >= resumesMax) throw new InnerError(lostError(this.upstream));
-      current = await this.#send("GET", null, { "last-event-id": lastEventId });
-    }
+  async #listen(response: UpstreamResponse, id: string | number, listen: Listener, waitedFor?: EndSignal): Promise<void> {
+    const { upstream } = this;
+    if (!isStream(response)) return wholeAnswer(response, upstream, id, listen);
+    const waited = waitedFor ?? AbortSignal.timeout(parkedMsMax);
+    return listenToEnd(response, { upstream, id, listen, waited }, (lastEventId) =>
+      this.#send("GET", null, { "last-event-id": lastEventId }, { signal: waited }),
+    );
   }
 
   /** The upstream's own stream, as long as the client has its own here. */

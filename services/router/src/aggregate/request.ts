@@ -1,10 +1,11 @@
 import { createHash } from "node:crypto";
 import type { ClientResponse } from "../client-exchange.ts";
+import { Ending } from "../ending.ts";
 import { sendJson } from "../errors.ts";
 import { type Envelope, isObject } from "../mcp/envelope.ts";
 import { SseWriter } from "../mcp/sse.ts";
-import { UpstreamError } from "../upstream-client.ts";
-import { InnerError, rpcErrorOf } from "./inner-answer.ts";
+import { AbortedByRouter, UpstreamError } from "../upstream-client.ts";
+import { InnerError, type Listener, rpcErrorOf } from "./inner-answer.ts";
 import { splitName, splitUri } from "./names.ts";
 import type { AggregateContext } from "./serve.ts";
 import type { AggregateSettings } from "./settings.ts";
@@ -125,17 +126,23 @@ async function relay(
     } else sendJson(response, 200, value, headers);
   };
   if (session.running.size < runningMax) session.running.set(id, upstream);
+  // A client that hangs up does not cancel its call, but nobody could be given the answer any more.
+  const gone = new Ending();
+  const onClose = (): void => gone.abort(new AbortedByRouter("client_gone"));
+  if (response.destroyed) onClose();
+  response.once("close", onClose);
+  const hear: Listener = (heard, value, goOn) => {
+    if (heard.kind === "answer") {
+      finish(fromUpstream(upstream, heard, value));
+      return true;
+    }
+    writer.begin(headers);
+    const more = writer.write({ event: "message", data: JSON.stringify(fromUpstream(upstream, heard, value)) }, mcp.nowMs());
+    if (!more) writer.whenDrained(goOn);
+    return more;
+  };
   try {
-    await session.with(upstream, passed).request(message, passed, (heard, value, goOn) => {
-      if (heard.kind === "answer") {
-        finish(fromUpstream(upstream, heard, value));
-        return true;
-      }
-      writer.begin(headers);
-      const more = writer.write({ event: "message", data: JSON.stringify(fromUpstream(upstream, heard, value)) }, mcp.nowMs());
-      if (!more) writer.whenDrained(goOn);
-      return more;
-    });
+    await session.with(upstream, passed).request(message, passed, hear, gone);
     // An answer always came, or what kept it away was thrown.
     finish({ jsonrpc: "2.0", id, error: { code: -32603, message: `${upstream} gave no answer` } });
   } catch (error) {
@@ -144,6 +151,7 @@ async function relay(
     finish({ jsonrpc: "2.0", id, error: rpcErrorOf(error) });
   } finally {
     clearInterval(heartbeat);
+    response.off("close", onClose);
     session.running.delete(id);
   }
 }

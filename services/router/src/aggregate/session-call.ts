@@ -1,6 +1,7 @@
 import { randomBytes } from "node:crypto";
+import { Ending } from "../ending.ts";
 import { isObject, type ServerMessage } from "../mcp/envelope.ts";
-import { UpstreamError } from "../upstream-client.ts";
+import { AbortedByRouter, UpstreamError } from "../upstream-client.ts";
 import { InnerError, rpcErrorOf } from "./inner-answer.ts";
 import type { InnerSession } from "./inner-session.ts";
 
@@ -73,6 +74,8 @@ export class SessionCall {
   #answer: Parameters<CallListener["finish"]>[0] | null = null;
   #timer: NodeJS.Timeout | undefined;
   #over = false;
+  /** Nobody waits for its answer any more. */
+  readonly #left = new Ending();
 
   constructor(owner: string, what: string, inner: InnerSession, calls: SessionCalls) {
     this.owner = owner;
@@ -88,7 +91,7 @@ export class SessionCall {
     const meta = progressToken === undefined ? {} : { _meta: { progressToken: this.#id } };
     const message = { jsonrpc: "2.0", id: this.#id, method, params: { ...params, ...meta } };
     this.#inner
-      .request(message, headers, (heard, value) => this.#heard(heard, value, progressToken))
+      .request(message, headers, (heard, value) => this.#heard(heard, value, progressToken), this.#left)
       .then(
         () => this.#end({ error: { code: -32603, message: `${this.#inner.upstream} gave no answer` } }),
         (error: unknown) => {
@@ -115,6 +118,7 @@ export class SessionCall {
     if (this.#over) return;
     this.#over = true;
     this.#tell({ jsonrpc: "2.0", method: "notifications/cancelled", params: { requestId: this.#id, reason: "the client has left" } });
+    this.#left.abort(new AbortedByRouter("client_gone"));
   }
   heldUntil(timer: NodeJS.Timeout): void {
     timer.unref();

@@ -1,7 +1,7 @@
 import { createHash } from "node:crypto";
 import { isObject } from "../mcp/envelope.ts";
 import { UpstreamError } from "../upstream-client.ts";
-import { type Asked, InnerError } from "./inner-answer.ts";
+import { type Asked, InnerError, type Listener } from "./inner-answer.ts";
 import type { AggregateSettings } from "./settings.ts";
 import { itemOf, type ListMethod, lists } from "./translate.ts";
 
@@ -63,12 +63,13 @@ export class SharedLists {
       let result: Record<string, unknown> | null = null;
       let error: unknown = null;
       try {
-        await inner.request(message, { "mcpf-timeout-ms": String(askMs) }, (heard, value) => {
+        const hear: Listener = (heard, value) => {
           if (heard.kind !== "answer") return true;
           if (isObject(value["result"])) result = value["result"];
           else error = isObject(value["error"]) ? value["error"]["code"] : -32603;
           return true;
-        });
+        };
+        await inner.request(message, { "mcpf-timeout-ms": String(askMs) }, hear, AbortSignal.timeout(askMs));
       } catch (failure) {
         if (failure instanceof InnerError || failure instanceof UpstreamError) return null;
         throw failure;
