@@ -7,6 +7,7 @@ import { Client } from "@modelcontextprotocol/sdk/client/index.js";
 import { StreamableHTTPClientTransport } from "@modelcontextprotocol/sdk/client/streamableHttp.js";
 import type { RouterControl } from "../src/control/port.ts";
 import { type Fixture, start } from "./control/fixture.ts";
+import { post, toolCall } from "./support/clients.ts";
 import type { FakeControl } from "./support/fake-control.ts";
 import { startMcpServer, type TestMcpServer } from "./support/mcp-server.ts";
 import { startTestRouter } from "./support/router.ts";
@@ -129,4 +130,84 @@ upstreams:
     seen.filter((line) => !line.endsWith("OPTIONS")),
     ["primary POST"],
   );
+});
+
+test("R14: what goes on with a call is not made twice, and a second attempt that asks the user something does not take the race", async (t) => {
+  const seen: string[] = [];
+  const held: (() => void)[] = [];
+  const question = { resultType: "input_required", inputRequests: {}, requestState: "of b" };
+  const serve = (name: string) =>
+    createServer((request, response) => {
+      let body = "";
+      request.setEncoding("utf8").on("data", (chunk: string) => (body += chunk));
+      request.on("end", () => {
+        if (body === "") return response.end();
+        const { id, method, params } = JSON.parse(body) as { id: number; method: string; params: Record<string, unknown> };
+        const say = (result: object): void => {
+          response.writeHead(200, { "content-type": "application/json" }).end(JSON.stringify({ jsonrpc: "2.0", id, result }));
+        };
+        const answer = () => say({ resultType: "complete", content: [{ type: "text", text: name }] });
+        if (method !== "tools/call") return say({ supportedVersions: ["2026-07-28"], capabilities: { tools: {} }, serverInfo: { name } });
+        const kind = "requestState" in params ? "goes on" : JSON.stringify(params["arguments"]);
+        seen.push(`${name} ${kind}`);
+        if (kind === "{}") return answer();
+        if (name === "secondary") return say(question);
+        held.push(answer);
+      });
+    }).listen(0, "127.0.0.1");
+  const servers = [serve("primary"), serve("secondary")];
+  await Promise.all(servers.map((server) => new Promise((resolve) => server.once("listening", resolve))));
+  const [primaryUrl, secondaryUrl] = servers.map((server) => `http://127.0.0.1:${(server.address() as AddressInfo).port}/mcp`);
+  const fixture = await start(t, {
+    yaml: `
+upstreams:
+  fake:
+    kind: mcp
+    trusted: true
+    endpoints:
+      - { name: primary, url: "${primaryUrl}", tier: 0 }
+      - { name: secondary, url: "${secondaryUrl}", tier: 1 }
+    tools:
+      whoami: { read_only: true }
+`,
+  });
+  for (const name of ["primary", "secondary"]) await fixture.health("fake", name, { status: "healthy" });
+  const router = await startTestRouter(fixture.control as RouterControl as FakeControl);
+  t.after(async () => {
+    await router.close(0);
+    for (const server of servers) {
+      server.closeAllConnections();
+      await new Promise((resolve) => server.close(resolve));
+    }
+  });
+  const call = async (params: object): Promise<string> => {
+    const _meta = {
+      "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+      "io.modelcontextprotocol/clientInfo": { name: "raw", version: "1" },
+      "io.modelcontextprotocol/clientCapabilities": {},
+    };
+    const message = toolCall(1, "whoami") as { params: object };
+    const headers = { "mcp-protocol-version": "2026-07-28", "mcp-method": "tools/call", "mcp-name": "whoami" };
+    return (await post(router.mcpUrl, { ...message, params: { ...message.params, ...params, _meta } }, headers)).text;
+  };
+  const warm = async (): Promise<void> => {
+    for (let index = 0; index < 25; index += 1) assert.match(await call({}), /complete/);
+  };
+  await warm();
+  const late = call({ arguments: { late: true } });
+  await until("the second server was asked too", () => seen.includes('secondary {"late":true}'));
+  // Its question is read, if it is, before the answer of the first.
+  await new Promise((resolve) => setTimeout(resolve, 100));
+  held.shift()?.();
+  assert.match(await late, /primary/);
+
+  await warm();
+  const goesOn = call({ requestState: "of primary", inputResponses: {} });
+  await until("the first server was asked", () => seen.includes("primary goes on"));
+  // Longer than the read before needed to be late.
+  await new Promise((resolve) => setTimeout(resolve, 1000));
+  held.shift()?.();
+  assert.match(await goesOn, /primary/);
+  assert.ok(!seen.includes("secondary goes on"), seen.join("\n"));
+  assert.deepEqual(router.problems, []);
 });

@@ -137,7 +137,7 @@ export class CallAnswer {
       response.distrust?.();
       return failed("malformed", `${where} answered with something that is no answer to the request`);
     }
-    if (!lane.takes(kindOf(message))) return { kind: "withheld" };
+    if (!lane.takes(kindOf(message, lane))) return { kind: "withheld" };
     const shown = this.#visible(message, where);
     this.#finish(shown === null ? bytes : Buffer.from(JSON.stringify(shown)), response.status, response);
     return { kind: "answered", told: toldOf(message, response.status), message };
@@ -232,7 +232,7 @@ export class CallAnswer {
           }
           if (event.id !== undefined && event.id !== "") lastEventId = event.id;
           // An event without data is no part of an answer.
-          const taken = event.data === "" ? !lane.isSecond : lane.takes(kindOf(message));
+          const taken = event.data === "" ? !lane.isSecond : lane.takes(kindOf(message, lane));
           if (!taken) {
             // A question that the client is not asked would be waited for until the deadline.
             if (message.kind !== "answer" && message.kind !== "request") return true;
@@ -353,9 +353,12 @@ export function toldOf(message: Answer, httpStatus: number): AttemptResult {
   return { outcome: outcome === "hard" ? "caller" : outcome, httpStatus, toolError };
 }
 
-function kindOf(message: ServerMessage): "answer" | "error" | "before_answer" {
+function kindOf(message: ServerMessage, { isSecond }: AnyLane): "answer" | "error" | "before_answer" {
   if (message.kind !== "answer") return "before_answer";
-  return message.error === null && !message.isError ? "answer" : "error";
+  if (message.error !== null || message.isError) return "error";
+  // A question is not what a late read was made again for: the first attempt goes on, and the user is asked once.
+  const result = isSecond ? message.value["result"] : null;
+  return isObject(result) && result["resultType"] === "input_required" ? "error" : "answer";
 }
 
 export type Failed = Extract<Relayed, { kind: "failed" }>;

@@ -166,10 +166,13 @@ class CallRun {
     }
   }
 
-  /** Another endpoint can only take it where nothing ties it to one, and a call that begins a task would begin two. */
+  /**
+   * Another endpoint can only take it where nothing ties it to one; a call that begins a task would begin two. What goes on with a call carries the
+   * state of the endpoint that asked, and another one would ask the user again (R14).
+   */
   get #mayHedge(): boolean {
     const { relay, envelope } = this.#parts;
-    return relay === null && !this.#isPinned && envelope.params["task"] === undefined;
+    return relay === null && !this.#isPinned && onlyThere.every((name) => envelope.params[name] === undefined);
   }
 
   async #runHedged(first: Attempt, startedAtMs: number): Promise<{ attempt: Attempt; ran: Tried }> {
@@ -281,6 +284,8 @@ class CallRun {
     );
   }
 }
+
+const onlyThere = ["task", "requestState", "inputResponses"];
 
 function agentOf(
   header: string | string[] | undefined,
