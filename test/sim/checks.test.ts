@@ -5,6 +5,7 @@ import { LegacyError } from "../../services/router/src/control/legacy.ts";
 import type { CallControl, RouterControl } from "../../services/router/src/control/port.ts";
 import { type CallHooks, serveCall } from "./calls.ts";
 import { callsOfMany, noSingleWord } from "./checks/moves.ts";
+import { recovers } from "./checks/recovery.ts";
 import type { SimProcess } from "./clock.ts";
 import type { Upstreams } from "./upstreams.ts";
 import { type CallRecord, type Entry, Violation, type World } from "./world-types.ts";
@@ -116,6 +117,44 @@ test("no_move_on_one_word: what is in maintenance is moved off on no observer's 
   assert.equal(judgeMove("active_standby", ["a"], ["gamma/b"], nowMs + 1), null);
   assert.match(judgeMove("active_standby", ["a"], ["gamma/a"], nowMs + 1) ?? "", /which was in maintenance/);
   assert.match(judgeMove("pool", ["a", "b", "c"], ["gamma/a", "gamma/b", "gamma/c"], nowMs + 1) ?? "", /which was in maintenance/);
+});
+
+/** What the check says of an hour without faults from minute 48 on, of which an endpoint was unhealthy until `healthyAtMs`, and a router behind until `routedAtMs`. */
+function judgeRecovery(healthyAtMs: number, routedAtMs: number): string | null {
+  const endpoints = [{ name: "a", tier: 0, url: "http://a.test/mcp" }];
+  const world = {
+    topology: topologySchema.parse({ version: 1, upstreams: { gamma: { kind: "mcp", endpoints } } }),
+    schedule: { world: { quietFromMs: 48 * 60_000 } },
+    nowAtMs: 0,
+    calls: [],
+    running: () => ["router-1", "prober-1"],
+    routeOf: () => ({ active: "a", epoch: world.nowAtMs < routedAtMs ? 6 : 7 }),
+    fail(_guarantee: string, message: string): never {
+      throw new Violation("everything_recovers", world.nowAtMs, message);
+    },
+  };
+  const { onAudit, onSecond, onEnd } = recovers.start(world as unknown as World);
+  const say = (type: string, data: object): void => onAudit?.({ seq: 1, atMs: world.nowAtMs, event: { type, data } } as unknown as Entry);
+  try {
+    say("health.changed", { service: "gamma", endpoint: "a", status: "unhealthy" });
+    say("failover.decided", { service: "gamma", state: { epoch: 7 } });
+    for (; world.nowAtMs <= 60 * 60_000; world.nowAtMs += 1000) {
+      if (world.nowAtMs === healthyAtMs) say("health.changed", { service: "gamma", endpoint: "a", status: "healthy" });
+      onSecond?.();
+    }
+    onEnd?.();
+    return null;
+  } catch (error) {
+    if (error instanceof Violation) return error.message;
+    throw error;
+  }
+}
+
+test("everything_recovers: what is well again 9 minutes after the last fault is too late, also where the run goes on for longer", () => {
+  const [inTime, late] = [55 * 60_000, 57 * 60_000];
+  assert.equal(judgeRecovery(inTime, inTime), null);
+  assert.match(judgeRecovery(late, inTime) ?? "", /gamma\/a is still said to be unhealthy \(at 3360\.000 s\)/);
+  assert.match(judgeRecovery(inTime, late) ?? "", /router-1 holds epoch 6 of gamma, and the log is at 7 \(at 3360\.000 s\)/);
 });
 
 /** How a call of a tool ends whose rolled-back implementation fails after `failsAfterMs`, and whose client leaves after `leavesAfterMs`. */

@@ -30,7 +30,7 @@ function halfDead(): Schedule {
 
 const rule = "rule:failover:calls_failing";
 
-test("an endpoint that fails calls while probes pass is moved off by those that call it, and every guarantee holds", async () => {
+test("an endpoint that fails calls while probes pass is moved off by those that call it, and no guarantee is broken meanwhile", async () => {
   const { violation, coverage } = await pool.run({ schedule: halfDead(), validates: false, hashes: false, logFd: null });
   assert.equal(violation, null, violation?.message);
   assert.equal(coverage[rule], 1);

@@ -5,7 +5,7 @@ const secondMs = 1000;
 const minuteMs = 60 * secondMs;
 const hourMs = 60 * minuteMs;
 
-/** The least world of a run (issue 3): one hour, and its last ten minutes for recovery. */
+/** The least world of a run (issue 3): one hour, and its last twelve minutes for recovery. */
 export const leastWorld: WorldSize = {
   durationMs: hourMs,
   quietFromMs: 48 * minuteMs,
