@@ -15,7 +15,7 @@ export interface LogPort {
   /** Reads from the store that acknowledges, never from a replica. Throws `BusError` `unreachable` or `timeout`. */
   lastOf(stream: StreamName, subject: string, timeoutMs: number): Promise<RawMessage | null>;
   at(stream: StreamName, seq: number, timeoutMs: number): Promise<RawMessage | null>;
-  /** Counts what `mcpf_bus_*` metrics and tests look at. */
+  /** For time-outs only: on a real machine a clock that nobody sets, or a publish would go on for as long as the clock was set back. */
   readonly nowMs: () => number;
   sleep(ms: number): Promise<void>;
 }

@@ -39,12 +39,12 @@ export const apiCodes = {
  */
 export async function callApi<T>(link: NatsLink, verb: string, body: unknown, timeoutMs: number): Promise<T> {
   const bytes = body === undefined ? new Uint8Array() : new TextEncoder().encode(JSON.stringify(body));
-  const endMs = Date.now() + timeoutMs;
+  const endMs = performance.now() + timeoutMs;
   for (;;) {
     try {
-      return readApi<T>(await link.request(`${link.apiPrefix}.${verb}`, bytes, { timeoutMs: Math.max(1, endMs - Date.now()) }));
+      return readApi<T>(await link.request(`${link.apiPrefix}.${verb}`, bytes, { timeoutMs: Math.max(1, endMs - performance.now()) }));
     } catch (error) {
-      if (!(error instanceof UnansweredError && error.reason === "no_responders") || Date.now() + againMs > endMs) throw error;
+      if (!(error instanceof UnansweredError && error.reason === "no_responders") || performance.now() + againMs > endMs) throw error;
       await link.sleep(againMs);
     }
   }

@@ -53,13 +53,13 @@ export function openBucket(link: NatsLink, name: string, limits: BucketLimits): 
 
   /** "Nobody listens" is certain not to have been stored, and passes: the server has just started, or the bucket was just made. */
   async function through<T>(key: string, act: (kv: KV) => Promise<T>): Promise<T> {
-    const endMs = Date.now() + reachMs;
+    const endMs = performance.now() + reachMs;
     for (;;) {
       try {
         return await once(key, act);
       } catch (error) {
         if (!(error instanceof BusError && error.code === "no_responders")) throw error;
-        if (Date.now() > endMs) throw new BusError("unreachable", error.message, { retriable: true, cause: error });
+        if (performance.now() > endMs) throw new BusError("unreachable", error.message, { retriable: true, cause: error });
         await link.sleep(againMs);
       }
     }

@@ -108,7 +108,7 @@ async function* replies(
       wake();
     },
   });
-  const endMs = Date.now() + options.timeoutMs;
+  const endMs = performance.now() + options.timeoutMs;
   try {
     for (const subject of subjects) nc.publish(subject, bytes, { reply: inbox });
     for (let heard = false; ; ) {
@@ -118,7 +118,7 @@ async function* replies(
         yield message;
         continue;
       }
-      const leftMs = endMs - Date.now();
+      const leftMs = endMs - performance.now();
       if (ended || leftMs <= 0 || nc.isClosed()) return;
       const waitMs = heard && options.quietMs !== null ? Math.min(leftMs, options.quietMs) : leftMs;
       let timer: NodeJS.Timeout | undefined;

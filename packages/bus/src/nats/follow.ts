@@ -149,7 +149,7 @@ export async function* read(reader: NatsReader, stream: StreamName, options: Rea
   const { state } = await log.streamInfo(stream, infoMs);
   const endSeq = Math.min(state.last_seq, options.toSeq ?? state.last_seq);
   let next = Math.max(options.fromSeq ?? 1, state.first_seq);
-  let progressMs = Date.now();
+  let progressMs = performance.now();
   while (next <= endSeq) {
     let consumer: PullConsumer | null = null;
     try {
@@ -170,7 +170,7 @@ export async function* read(reader: NatsReader, stream: StreamName, options: Rea
           const stored = collected instanceof Promise ? await collected : collected;
           next = raw.seq + 1;
           yield stored;
-          progressMs = Date.now();
+          progressMs = performance.now();
           if (next > endSeq) return;
         }
       }
@@ -180,7 +180,7 @@ export async function* read(reader: NatsReader, stream: StreamName, options: Rea
     } finally {
       consumer?.close();
     }
-    if (Date.now() - progressMs > readStallMs) {
+    if (performance.now() - progressMs > readStallMs) {
       throw new BusError("timeout", `reading ${stream} stopped before ${endSeq}, at ${next}: NATS does not answer`, { retriable: true });
     }
     await link.sleep(retryMsMin);

@@ -106,10 +106,10 @@ export class NatsLink {
 
   /** Waits for the connection. Throws {@link BusError} `unreachable` after `timeoutMs`. */
   async reach(timeoutMs: number): Promise<NatsConnection> {
-    const endMs = Date.now() + timeoutMs;
+    const endMs = performance.now() + timeoutMs;
     for (;;) {
       if (this.current !== null) return this.current;
-      const leftMs = endMs - Date.now();
+      const leftMs = endMs - performance.now();
       if (this.closed || leftMs <= 0) throw this.unreachable();
       await this.changed(leftMs);
     }
@@ -139,7 +139,7 @@ export class NatsLink {
     bytes: Uint8Array,
     options: { timeoutMs: number; headers?: Readonly<Record<string, string>> },
   ): Promise<Msg> {
-    const endMs = Date.now() + options.timeoutMs;
+    const endMs = performance.now() + options.timeoutMs;
     let nc: NatsConnection;
     try {
       nc = await this.reach(options.timeoutMs);
@@ -153,7 +153,7 @@ export class NatsLink {
       else this.#waiters.add(onLost);
     };
     this.#waiters.add(onLost);
-    const timeout = Math.max(1, endMs - Date.now());
+    const timeout = Math.max(1, endMs - performance.now());
     const requestOptions = options.headers === undefined ? { timeout } : { timeout, headers: wireHeaders(options.headers) };
     try {
       const answer = nc.request(subject, bytes, requestOptions);

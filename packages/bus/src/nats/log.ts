@@ -10,7 +10,7 @@ const infoMs = 5000;
 
 /** JetStream as the shared rules of the fence see it. */
 export class NatsLog implements LogPort {
-  readonly nowMs = Date.now;
+  readonly nowMs = (): number => performance.now();
   readonly #link: NatsLink;
   /** B8, looked up once a connection: streams whose fence holds on this server. */
   readonly #holding = new Set<StreamName>();
