@@ -121,8 +121,9 @@ export interface FollowOptions {
   /** Called once, when all that was in the log at the start has been handed over (also when that was nothing). */
   readonly onCaughtUp?: () => void;
   /**
-   * Called where the log turns out to be another than before (deleted and made again, restored from an older backup), before its first event is
-   * handed over: sequences from before mean nothing in it. `onCaughtUp` is called again at its end. Without it following just goes on there.
+   * Called where the log turns out to be another than before (deleted and made again, restored from an older backup), before its first
+   * event is handed over: sequences from before mean nothing in it. `onCaughtUp` is called again at its end. Without it following just
+   * goes on there.
    */
   readonly onAnotherLog?: () => void;
   readonly onError?: (error: unknown, stored: Stored) => void;

@@ -26,7 +26,7 @@ test("when the log is lost and made again, each endpoint's health is said anew, 
   await until("unhealthy", async () => (await statusOf(fleet, "api", "one")) === "unhealthy", 15_000);
 });
 
-test("a word that loses to an older sequence than was known is decided anew behind that, before the log is known to be another one", async (t) => {
+test("a word that loses to an older sequence than was known is decided anew behind that, before another log is heard of", async (t) => {
   const broker = memoryBroker();
   const restored = memoryBroker().connect();
   let replaced = false;

@@ -16,8 +16,8 @@ import { type ClockReading, compareClocks } from "./clock-guard.ts";
  *     automatic happens for a while (`tilted`).
  * D5  Decisions are taken for a store timestamp of what was folded, or for a boundary of one second of the store's clock: a wrong clock of
  *     this machine moves no decision to another time.
- * D6  Where a stream is replaced (lost and made again, restored from a backup), its sequences are forgotten and it is read from its start, while
- *     what was folded stays: the next decision is behind the new log's last event, and above all that was seen.
+ * D6  Where a stream is replaced (lost and made again, restored from a backup), its sequences are forgotten and it is read from its
+ *     start, while what was folded stays: the next decision is behind the new log's last event, and above all that was seen.
  */
 export interface FencedDecider {
   /** True when a decision may be taken now (D3). */
