@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { afterEach, beforeEach, describe, test } from "node:test";
+import { ResourceUpdatedNotificationSchema } from "@modelcontextprotocol/sdk/types.js";
 import { createMemoryDirectory } from "../src/mcp/directory.ts";
 import { connectV1, connectV2, initializeBody, openSession, post, textOf, toolCall, until } from "./support/clients.ts";
 import { type FakeControl, fakeControl } from "./support/fake-control.ts";
@@ -119,6 +120,25 @@ describe("a session", () => {
     await client.callTool({ name: "whoami" });
     assert.deepEqual(b.seen.levels, ["warning"]);
     assert.deepEqual(b.seen.subscriptions, ["file:///two"], "and not what it has ended");
+    await client.close();
+  });
+
+  test("R3: goes on where one of its subscriptions, or its log level, is refused, and is told that the resource may have changed", async () => {
+    const { client } = await connectV1(router.mcpUrl);
+    const updated: string[] = [];
+    client.setNotificationHandler(ResourceUpdatedNotificationSchema, ({ params }) => void updated.push(params.uri));
+    await client.setLoggingLevel("warning");
+    await client.subscribeResource({ uri: "job://42" });
+    await client.subscribeResource({ uri: "file:///two" });
+    for (const what of ["job://42", "warning"]) b.refuses.add(what);
+    await a.kill();
+    assert.equal(textOf(await client.callTool({ name: "whoami" })), "b");
+    assert.deepEqual(b.seen.subscriptions, ["file:///two"]);
+    await until(() => updated.length > 0);
+    assert.deepEqual(updated, ["job://42"]);
+    await client.unsubscribeResource({ uri: "job://42" });
+    assert.equal(textOf(await client.callTool({ name: "whoami" })), "b");
+    assert.deepEqual([b.seen.initialized.length, b.seen.deleted], [1, []], "one session is enough");
     await client.close();
   });
 

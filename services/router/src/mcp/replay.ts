@@ -13,6 +13,7 @@ import type { ToolBook } from "./tool-book.ts";
  * R1  A request waits until the session is whole there: initialize, initialized, log level, subscriptions, the client's stream.
  * R2  Requests of one session that need the same endpoint share one replay; of several router processes the first writer wins.
  * R3  An endpoint that speaks another version, or offers less than the client was promised, is refused: the client is not told of it.
+ *     That it refuses one resource, or a log level, is no reason: the client is told that the resource may have changed, and reads what became of it.
  * R4  A session that the client has ended is not brought back, and a sticky one is not moved.
  * R5  Where the client knows a tool list, that of the new endpoint is known before a call goes there.
  */
@@ -93,7 +94,7 @@ export function createReplay(deps: ReplayDeps): Replay {
     if (record !== null) remember(session, record.level, record.subscriptions);
     const signal = AbortSignal.timeout(Math.max(1, Math.min(replayMsMax, how.deadlineMs - nowMs())));
     try {
-      const upstreamSession = await introduce(session, endpoint, how, signal);
+      const { upstreamSession, refused } = await introduce(session, endpoint, how, signal);
       await askForTools(session, view, endpoint, upstreamSession, how, signal);
       const stands = await directory.change(session.sealed.key, (now) => {
         const theirs = now.holds[endpoint.name];
@@ -107,6 +108,7 @@ export function createReplay(deps: ReplayDeps): Replay {
       if (stands.ended) throw new ReplayError("ended", "the client has ended this session");
       const hold = settle(session, endpoint, winner);
       await session.stream?.follow(hold, endpoint, view);
+      session.stream?.tellUpdated(refused);
       deps.onReplay(session, endpoint.name, "replayed", nowMs() - startedAtMs);
       return hold;
     } catch (error) {
@@ -121,8 +123,8 @@ export function createReplay(deps: ReplayDeps): Replay {
     return hold;
   };
 
-  /** Says to the endpoint all that the client has said, and returns the upstream's session id. */
-  const introduce = async (session: Session, endpoint: EndpointView, how: ReplayOptions, signal: AbortSignal): Promise<string | null> => {
+  /** Says to the endpoint all that the client has said. */
+  const introduce = async (session: Session, endpoint: EndpointView, how: ReplayOptions, signal: AbortSignal): Promise<Introduced> => {
     const { sealed } = session;
     const say = (method: string, params: unknown, id: string | null, upstreamSession: string | null) =>
       client.send({
@@ -144,22 +146,23 @@ export function createReplay(deps: ReplayDeps): Replay {
     const header = answer.headers["mcp-session-id"];
     const upstreamSession = typeof header === "string" ? header : null;
     try {
-      await complete(session, endpoint, how, answer, (method, params, id) => say(method, params, id, upstreamSession));
+      const refused = await complete(session, endpoint, how, answer, (method, params, id) => say(method, params, id, upstreamSession));
+      return { upstreamSession, refused };
     } catch (error) {
       // Nobody will use what was begun, and each further call would begin another one.
       forget(session, endpoint, newHold(endpoint.name, upstreamSession, nowMs()));
       throw error;
     }
-    return upstreamSession;
   };
 
+  /** Returns the subscriptions that are refused. */
   const complete = async (
     session: Session,
     endpoint: EndpointView,
     how: ReplayOptions,
     answer: UpstreamResponse,
     say: (method: string, params: unknown, id: string | null) => Promise<UpstreamResponse>,
-  ): Promise<void> => {
+  ): Promise<readonly string[]> => {
     const { sealed } = session;
     const { result } = await readAnswer(answer, endpoint);
     if (result["protocolVersion"] !== sealed.version) {
@@ -174,10 +177,14 @@ export function createReplay(deps: ReplayDeps): Replay {
       accepted.discard(1000);
       if (accepted.status >= 400) throw new ReplayError("refused", `${endpoint.name} refused notifications/initialized`, accepted.status);
     }
-    if (session.level !== undefined) await readAnswer(await say("logging/setLevel", session.level, "mcpf-level"), endpoint);
+    if (session.level !== undefined) await answerTo(await say("logging/setLevel", session.level, "mcpf-level"), endpoint);
+    const refused: string[] = [];
     for (const uri of session.subscriptions) {
-      await readAnswer(await say("resources/subscribe", { uri }, "mcpf-subscribe"), endpoint);
+      const { error } = await answerTo(await say("resources/subscribe", { uri }, "mcpf-subscribe"), endpoint);
+      // It stays remembered: another endpoint, or this one when it is started again, may have the resource.
+      if (error !== null) refused.push(uri);
     }
+    return refused;
   };
 
   /** What the client takes for the tools of this endpoint may be another one's (requirement R16). Without an answer nothing is known. */
@@ -247,8 +254,23 @@ function remember(session: Session, level: unknown, subscriptions: readonly stri
   for (const uri of subscriptions) if (session.subscriptions.size < subscriptionsMax) session.subscriptions.add(uri);
 }
 
+interface Introduced {
+  readonly upstreamSession: string | null;
+  /** Subscriptions that the endpoint does not take. */
+  readonly refused: readonly string[];
+}
+
 /** The result of a request of ours; an error of the server makes the endpoint ineligible. */
 async function readAnswer(response: UpstreamResponse, endpoint: EndpointView): Promise<{ result: Record<string, unknown> }> {
+  const message = await answerTo(response, endpoint);
+  if (message.error !== null) {
+    throw new ReplayError("ineligible", `${endpoint.name} answered the replay of a session with error ${message.error}`);
+  }
+  return { result: isObject(message.value["result"]) ? message.value["result"] : {} };
+}
+
+/** The answer to a request of ours, a result or an error of the server. */
+async function answerTo(response: UpstreamResponse, endpoint: EndpointView): Promise<Answered> {
   if (response.status >= 500) {
     response.discard(1000);
     throw new UpstreamError("http_5xx", `${endpoint.name} answered ${response.status} to the replay of a session`, false);
@@ -259,10 +281,7 @@ async function readAnswer(response: UpstreamResponse, endpoint: EndpointView): P
   }
   const message = await firstAnswer(response);
   if (message === null) throw new UpstreamError("malformed", `${endpoint.name} gave no answer to the replay of a session`, false);
-  if (message.error !== null) {
-    throw new ReplayError("ineligible", `${endpoint.name} answered the replay of a session with error ${message.error}`);
-  }
-  return { result: isObject(message.value["result"]) ? message.value["result"] : {} };
+  return message;
 }
 
 type Answered = Extract<ServerMessage, { kind: "answer" }> & { readonly text: string };

@@ -194,6 +194,11 @@ export class SessionStream {
     for (const uri of subscriptions) tell("notifications/resources/updated", { uri });
   }
 
+  /** Resources that the client subscribed to and the server of the session does not take: it reads them, and learns what became of them. */
+  tellUpdated(uris: readonly string[]): void {
+    for (const uri of uris) this.#say({ jsonrpc: "2.0", method: "notifications/resources/updated", params: { uri } });
+  }
+
   /** Whether what came after an event of this stream is still here. */
   covers(seq: number): boolean {
     return this.#log.covers(seq);
@@ -215,8 +220,12 @@ export class SessionStream {
     if (this.#deps.control.upstream(this.#upstreamName)?.active !== endpoint) return;
     if (this.#deps.tools.differing(this.#upstreamName, listedOn, endpoint).length === 0) return;
     this.#session.listedOn = endpoint;
-    const data = JSON.stringify({ jsonrpc: "2.0", method: "notifications/tools/list_changed" });
-    const event = this.#log.add({ event: "message", data }, null);
+    this.#say({ jsonrpc: "2.0", method: "notifications/tools/list_changed" });
+  }
+
+  /** A word of the router's own. */
+  #say(message: object): void {
+    const event = this.#log.add({ event: "message", data: JSON.stringify(message) }, null);
     if (this.#writer !== null) this.#writer.write(event, this.#deps.nowMs());
     else this.#waiting.push(event);
   }

@@ -6,6 +6,7 @@ import { type EventStore, StreamableHTTPServerTransport } from "@modelcontextpro
 import {
   CreateMessageResultSchema,
   ElicitResultSchema,
+  McpError,
   SetLevelRequestSchema,
   SubscribeRequestSchema,
   UnsubscribeRequestSchema,
@@ -37,6 +38,8 @@ export interface TestMcpServer {
   resetAfterWrite: boolean;
   /** The connections of the next so many POSTs with a session break before anything of them is served. */
   breakPosts: number;
+  /** Log levels and URIs of subscriptions that are refused with an error. */
+  readonly refuses: Set<string>;
   /** `whoami` and `write` take this long; a `whoami` that is cancelled meanwhile is in `seen.cancelled`. */
   lagMs: number;
   /** The next so many POSTs with a session are answered with this status and body. */
@@ -71,6 +74,7 @@ export async function startMcpServer(
     seen: { initialized: [], levels: [], subscriptions: [], deleted: [], cancelled: [], started: [], headers: [] },
     resetAfterWrite: false,
     breakPosts: 0,
+    refuses: new Set(),
     lagMs: 0,
     answerWith: null,
     unknownStatus: 404,
@@ -167,6 +171,10 @@ export async function startMcpServer(
       });
     });
 
+  const refuse = (what: string): void => {
+    if (self.refuses.has(what)) throw new McpError(-32002, `not here: ${what}`);
+  };
+
   const makeServer = (): McpServer => {
     const server = new McpServer(
       { name, version: options.version ?? "1.0.0" },
@@ -180,10 +188,12 @@ export async function startMcpServer(
     server.server.oninitialized = () => self.seen.initialized.push(name);
     if (options.capabilities !== "fewer") {
       server.server.setRequestHandler(SetLevelRequestSchema, async (request) => {
+        refuse(request.params.level);
         self.seen.levels.push(request.params.level);
         return {};
       });
       server.server.setRequestHandler(SubscribeRequestSchema, async (request) => {
+        refuse(request.params.uri);
         self.seen.subscriptions.push(request.params.uri);
         return {};
       });
