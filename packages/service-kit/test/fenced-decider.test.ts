@@ -239,3 +239,27 @@ test("D5: a decision is for the time of what was folded last, or for the second 
   await until(() => signals.length === 2);
   assert.equal(decider.decisionMs(), storeMs);
 });
+
+test("D5: an own event that won is folded at the store's time, however wrong the clock of this machine is", async () => {
+  const storeMs = 1_700_000_000_400;
+  const bus = memoryBroker({ nowMs: () => storeMs }).connect();
+  const at: number[] = [];
+  const foldAudit = (_event: Event, { timeMs }: { timeMs: number }): number => at.push(timeMs);
+  // AUDIT comes late: an own event is folded before it is followed.
+  const published = Promise.withResolvers<void>();
+  const follow: Bus["follow"] = (stream, options, handler) =>
+    bus.follow(stream, options, async (stored) => {
+      if (stream === "AUDIT") await published.promise;
+      await handler(stored);
+    });
+  const late: Bus = Object.create(bus, { follow: { value: follow } });
+  const { decider, signals } = await instance(late, "a", { nowMs: () => storeMs - 3_600_000, foldAudit });
+  await until(() => decider.settled);
+  await bus.append(signal("r1"));
+  await until(() => signals.length === 1);
+  assert.equal((await decider.publish("log.started", [], started(1))).outcome, "won");
+  published.resolve();
+  assert.equal(at.length, 1);
+  // The store's clock is known from what was heard, and runs on here; this store's stands still.
+  assert.ok(Math.abs((at[0] ?? 0) - storeMs) < 1_800_000, `${(at[0] ?? 0) - storeMs} ms off`);
+});

@@ -265,7 +265,7 @@ export function startFencedDecider(kit: Kit<unknown>, options: FencedDeciderOpti
         return { outcome: "lost" };
       }
       const content = { kind: "event", event } as const;
-      take({ stream: "AUDIT", seq: result.seq, subject, timeMs: kit.nowMs(), headers: {}, bytes: new Uint8Array(), content });
+      take({ stream: "AUDIT", seq: result.seq, subject, timeMs: storeNowMs(), headers: {}, bytes: new Uint8Array(), content });
       wake();
       return { outcome: "won", seq: result.seq, id: event.id };
     },
