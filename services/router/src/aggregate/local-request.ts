@@ -37,7 +37,10 @@ export function localCaller(context: McpContext): LocalCall {
     }
     const answer = new LocalServerResponse();
     if (asked.signal?.aborted) answer.destroy();
-    asked.signal?.addEventListener("abort", () => answer.destroy(), { once: true });
+    const onAbort = (): void => void answer.destroy();
+    asked.signal?.addEventListener("abort", onAbort, { once: true });
+    // What is asked again and again for a stream that lasts for days has one signal.
+    answer.once("close", () => asked.signal?.removeEventListener("abort", onAbort));
     // What serves `/mcp/<upstream>` reads no more of it.
     const request: ClientRequest = { method, headers };
     const response: ClientResponse = answer;

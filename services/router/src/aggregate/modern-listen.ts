@@ -4,6 +4,7 @@ import { isObject } from "../mcp/envelope.ts";
 import { lasting } from "../mcp/rights.ts";
 import { SseWriter } from "../mcp/sse.ts";
 import { AbortedByRouter, UpstreamError } from "../upstream-client.ts";
+import { ChangeStream } from "./change-stream.ts";
 import { isStream, readMessages } from "./inner-answer.ts";
 import { eraOf, type Link } from "./links.ts";
 import { linkOf, type ModernContext, type ModernRequest, statelessClient } from "./modern.ts";
@@ -14,7 +15,6 @@ import { fromUpstream } from "./translate.ts";
 
 type Value = Record<string, unknown>;
 
-const subscriptionKey = "io.modelcontextprotocol/subscriptionId";
 const changes = {
   toolsListChanged: "notifications/tools/list_changed",
   promptsListChanged: "notifications/prompts/list_changed",
@@ -35,6 +35,7 @@ const urisMax = 256;
  * S2  An upstream that cannot be heard is asked again until it can be. That it is back, that it has been away for longer than its grace, that
  *     it was configured or removed: each is a changed list.
  * S3  What an upstream says reaches nobody who may not use it now.
+ * S4  A client that does not read costs next to nothing (`change-stream.ts`).
  */
 export async function serveModernListen(
   context: ModernContext,
@@ -53,27 +54,19 @@ export async function serveModernListen(
   const given = Array.isArray(filter["resourceSubscriptions"]) ? filter["resourceSubscriptions"].slice(0, urisMax) : [];
   const uris = given.filter((uri): uri is string => typeof uri === "string" && splitUri(uri, asked.settings.upstreams) !== null);
   const writer = new SseWriter(response);
-  const stamped = (method: string, more: Value): Value => {
-    const meta = isObject(more["_meta"]) ? more["_meta"] : {};
-    return { jsonrpc: "2.0", method, params: { ...more, _meta: { ...meta, [subscriptionKey]: id } } };
-  };
-  const say = (value: Value): void => void writer.write({ event: "message", data: JSON.stringify(value) }, mcp.nowMs());
+  const said = new ChangeStream(writer, id, mcp.nowMs);
   const honoured = {
     ...Object.fromEntries(wanted.map((name) => [name, true])),
     ...(uris.length === 0 ? {} : { resourceSubscriptions: uris }),
   };
   writer.begin({});
-  say(stamped("notifications/subscriptions/acknowledged", { notifications: honoured }));
-  const complete = (): void => {
-    say({ jsonrpc: "2.0", id, result: { resultType: "complete", _meta: { [subscriptionKey]: id } } });
-    writer.end();
-  };
-  if (Object.keys(honoured).length === 0) return complete();
+  said.say("notifications/subscriptions/acknowledged", { notifications: honoured });
+  if (Object.keys(honoured).length === 0) return said.complete();
 
   const over = new Ending();
   const end = (reason: "client_gone" | "shutdown"): void => over.abort(new AbortedByRouter(reason));
   const stop = (): void => {
-    complete();
+    said.complete();
     end("shutdown");
   };
   const heard = (upstream: string, value: Value): void => {
@@ -84,10 +77,10 @@ export async function serveModernListen(
     const shown = fromUpstream(upstream, { kind: "notification", method: String(method), value }, { ...value, params: inner });
     const own = isObject(shown["params"]) ? shown["params"] : {};
     if (method === updated && !uris.includes(String(own["uri"]))) return;
-    say(stamped(String(method), own));
+    said.say(String(method), own);
   };
   const tellAll = (): void => {
-    for (const name of wanted) say(stamped(changes[name], {}));
+    for (const name of wanted) said.say(changes[name], {});
   };
   const followed = new Map<string, Followed>();
   const look = (): void => {
@@ -95,7 +88,7 @@ export async function serveModernListen(
       end("client_gone");
       return;
     }
-    if (mcp.nowMs() - writer.lastWriteAtMs >= mcp.heartbeatMs) writer.comment("alive", mcp.nowMs());
+    if (mcp.nowMs() - writer.lastWriteAtMs >= mcp.heartbeatMs) said.comment("alive");
     const settings = settingsNow();
     // That it was switched off ends the stream as a server does that stops.
     if (settings === null) {

@@ -171,9 +171,12 @@ async function relay(
     if (!done) gone.abort(new AbortedByRouter("client_gone"));
   };
   response.once("close", onClose);
-  const say = (value: Value): boolean => {
+  const say: CallListener["notify"] = (value, goOn) => {
     writer.begin({});
-    return writer.write({ event: "message", data: JSON.stringify(fromUpstream(upstream, serverMessageOf(value), value)) }, mcp.nowMs());
+    const shown = fromUpstream(upstream, serverMessageOf(value), value);
+    const more = writer.write({ event: "message", data: JSON.stringify(shown) }, mcp.nowMs());
+    if (!more) writer.whenDrained(goOn);
+    return more;
   };
   const finish = (answer: Value, kind: "stateless" | "session"): void => {
     if (done) return;
@@ -211,9 +214,7 @@ async function relay(
           finish("result" in value ? { result: value["result"] } : { error: value["error"] }, kind);
           return true;
         }
-        const more = say(value);
-        if (!more) writer.whenDrained(goOn);
-        return more;
+        return say(value, goOn);
       },
     );
     finish({ error: { code: -32603, message: `${upstream} gave no answer` } }, kind);

@@ -9,7 +9,8 @@ type Value = Record<string, unknown>;
 
 /** Who hears of a call: the client's request, or the one with which it came back. */
 export interface CallListener {
-  notify(value: Value): void;
+  /** False: it reads slowly; `goOn` is called when it has caught up. */
+  notify(value: Value, goOn: () => void): boolean;
   /** The answer to the request; nothing comes after it. */
   finish(answer: { readonly result: Value } | { readonly error: unknown }): void;
 }
@@ -91,7 +92,7 @@ export class SessionCall {
     const meta = progressToken === undefined ? {} : { _meta: { progressToken: this.#id } };
     const message = { jsonrpc: "2.0", id: this.#id, method, params: { ...params, ...meta } };
     this.#inner
-      .request(message, headers, (heard, value) => this.#heard(heard, value, progressToken), this.#left)
+      .request(message, headers, (heard, value, goOn) => this.#heard(heard, value, progressToken, goOn), this.#left)
       .then(
         () => this.#end({ error: { code: -32603, message: `${this.#inner.upstream} gave no answer` } }),
         (error: unknown) => {
@@ -128,14 +129,15 @@ export class SessionCall {
     clearTimeout(this.#timer);
   }
 
-  #heard(heard: ServerMessage, value: Value, progressToken: unknown): boolean {
+  #heard(heard: ServerMessage, value: Value, progressToken: unknown, goOn: () => void): boolean {
     if (heard.kind === "answer") {
       this.#end(isObject(value["result"]) ? { result: { resultType: "complete", ...value["result"] } } : { error: value["error"] });
     } else if (heard.kind === "notification") {
       const params = isObject(value["params"]) ? value["params"] : {};
       const isProgress = heard.method === "notifications/progress";
-      this.#listener?.notify(isProgress ? { ...value, params: { ...params, progressToken } } : value);
-    } else if (heard.kind === "request") this.#question(heard, value);
+      return this.#listener?.notify(isProgress ? { ...value, params: { ...params, progressToken } } : value, goOn) ?? true;
+    }
+    if (heard.kind === "request") this.#question(heard, value);
     return true;
   }
 
