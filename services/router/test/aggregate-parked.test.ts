@@ -9,10 +9,10 @@ import { controlOf } from "./support/several.ts";
 
 const waitMs = 30_000;
 
-/** What a GET for the rest of the call gets: progress with a new event id, nothing at all, no stream, a stream that stays open, or the answer. */
+/** What a GET for the rest of the call gets: progress with a new event id, nothing, no stream, one that stays open, or the answer. */
 type Piece = "progress" | "nothing" | "refused" | "open" | "answer";
 
-/** A server that parks its calls: it closes the stream of each after an event id, and gives what comes then piece by piece, each on a stream of its own. */
+/** A server that parks its calls: it closes the stream after an event id, and gives what comes then piece by piece, a stream each. */
 class ParkingServer {
   readonly #pieces: readonly Piece[];
   readonly #http: Server;

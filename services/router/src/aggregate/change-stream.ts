@@ -7,8 +7,8 @@ const subscriptionKey = "io.modelcontextprotocol/subscriptionId";
 
 /**
  * The stream of one `subscriptions/listen`, as its client reads it. Guarantee:
- * S4  A client that does not read costs one waiting message for each list and resource that it listens to, without what else the upstream said
- *     with it: that something has changed is as true when it is told once.
+ * S4  A client that does not read costs one waiting message for each list and resource that it listens to, without what else the upstream
+ *     said with it: that something has changed is as true when it is told once.
  */
 export class ChangeStream {
   readonly #writer: SseWriter;

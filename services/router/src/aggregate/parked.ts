@@ -10,8 +10,8 @@ const retryMsMin = 100;
 const retryMsMax = 60_000;
 
 /**
- * Reads a call's stream to its answer. One that ends before it is gone on with by its last event id: a server closes the stream of a long call
- * in good order, as often as it likes. Throws {@link InnerError}, as the call may have run:
+ * Reads a call's stream to its answer. One that ends before it is gone on with by its last event id: a server closes the stream of a long
+ * call in good order, as often as it likes. Throws {@link InnerError}, as the call may have run:
  * F1  when nobody waits for the answer any more (`waited`);
  * F2  when more than `failuresMax` tries in a row fail, or the rest of the call is refused.
  */
