@@ -1,5 +1,7 @@
 import assert from "node:assert/strict";
 import { afterEach, beforeEach, describe, test } from "node:test";
+import { endpointTag } from "../src/mcp/cursor.ts";
+import { readIssuedState } from "../src/mcp/issued-state.ts";
 import { connectV1, connectV2, post, textOf, toolCall, until } from "./support/clients.ts";
 import { type FakeControl, fakeControl } from "./support/fake-control.ts";
 import { startMcpServer } from "./support/mcp-server.ts";
@@ -115,6 +117,53 @@ describe("a client of the modern era", () => {
     await notifyUntil(b, 1);
     await subscription.close();
     await client.close();
+  });
+
+  test("R14: what a call goes on with goes back to the endpoint of the pool that asked, as that one gave it", async () => {
+    control.view = { ...control.view, mode: "pool" };
+    const { begin } = control;
+    let calls = 0;
+    control.begin = (call) => {
+      calls += 1;
+      control.active = call.sessionEndpoint ?? (calls % 2 === 0 ? "a" : "b");
+      return begin(call);
+    };
+    const greet = async (params: object) => {
+      const _meta = {
+        "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+        "io.modelcontextprotocol/clientInfo": { name: "raw", version: "1" },
+        "io.modelcontextprotocol/clientCapabilities": { elicitation: {} },
+      };
+      const headers = { "mcp-protocol-version": "2026-07-28", "mcp-method": "tools/call", "mcp-name": "greet" };
+      const call = toolCall(1, "greet") as { params: object };
+      return (await post(router.mcpUrl, { ...call, params: { ...call.params, ...params, _meta } }, headers)).body;
+    };
+    for (const name of ["Ada", "Eve", 'one that says "mcpf."', "Bob"]) {
+      const asked = await greet({});
+      const server = control.active;
+      const requestState = asked.result?.["requestState"];
+      assert.equal(typeof requestState, "string", JSON.stringify(asked));
+      const again = { requestState, inputResponses: { who: { action: "accept", content: { name } } } };
+      // It is the other one's turn.
+      if (calls % 2 === (server === "a" ? 1 : 0)) calls += 1;
+      assert.equal(textOf((await greet(again)).result), `${server} greets ${name}`);
+      const twice = { ...again, inputResponses: { who: { action: "accept", content: { name: requestState } } } };
+      assert.match(textOf((await greet(twice)).result), new RegExp(`^${server} greets mcpf`));
+    }
+  });
+
+  test("R14: a state loses the name of its endpoint, and nothing else of a message is touched, however it is written", () => {
+    const tag = `mcpf.${endpointTag("a")}.`;
+    const written = (state: string, name: string): string =>
+      `{"jsonrpc":"2.0","id":1,"params":{"big":12345678901234567890,"name":"${name}","requestState":"${state}"}}`;
+    const read = (text: string) => {
+      const { params } = JSON.parse(text) as { params: Record<string, unknown> };
+      return String(readIssuedState(Buffer.from(text), () => params)?.body ?? null);
+    };
+    assert.equal(read(written(`${tag}s.1`, "x")), written("s.1", "x"));
+    const other = JSON.parse(read(written(`\\u006d${tag.slice(1)}s.1`, `${tag}x`))) as { params: Record<string, unknown> };
+    assert.deepEqual([other.params["requestState"], other.params["name"]], ["s.1", `${tag}x`]);
+    assert.equal(read(written("s.1", `${tag}x`)), "null");
   });
 
   test("R1: shares the URL with clients of the session protocol", async () => {

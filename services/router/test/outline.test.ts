@@ -33,7 +33,7 @@ function check(bytes: Buffer): boolean {
   assert.equal(outline.isResult, isObject(value["result"]), text);
   const result = isObject(value["result"]) ? value["result"] : {};
   assert.equal(outline.isError, result["isError"] === true, text);
-  if (outline.isPlain) assert.ok(!("task" in result || "taskId" in result || "nextCursor" in result), text);
+  if (outline.isPlain) assert.ok(!("task" in result || "taskId" in result || "nextCursor" in result || "requestState" in result), text);
   return true;
 }
 
@@ -49,6 +49,7 @@ const keys = fc.constantFrom(
   "isError",
   "task",
   "taskId",
+  "requestState",
   "a",
   "__proto__",
   "ä",

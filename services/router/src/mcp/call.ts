@@ -11,6 +11,7 @@ import { endpointTag, readCursor, tagNextCursor } from "./cursor.ts";
 import { clientInfoKey, clientNameOf, type Envelope } from "./envelope.ts";
 import { standInFor } from "./face.ts";
 import { clientDeadlineMs, type Inbound, type McpContext, operationHeader } from "./inbound.ts";
+import { readIssuedState, tagIssuedState } from "./issued-state.ts";
 import { sendTo } from "./notify.ts";
 import type { Session } from "./session.ts";
 import type { Tried } from "./tried.ts";
@@ -27,7 +28,7 @@ export function serveCall(
   context: McpContext,
   inbound: Inbound,
   envelope: Extract<Envelope, { kind: "request" }>,
-  body: Buffer,
+  given: Buffer,
   session: Session | null,
   relay: RelayAnswer | null = null,
 ): Promise<AttemptResult["outcome"]> {
@@ -36,6 +37,8 @@ export function serveCall(
   // Only a list has one; elsewhere it would choose the endpoint of a call.
   const cursor = envelope.method.endsWith("/list") ? readCursor(envelope.params["cursor"]) : null;
   const listing = cursor === null ? null : (view.endpoints.find(({ name }) => endpointTag(name) === cursor.tag)?.name ?? null);
+  const issued = envelope.era === "modern" ? readIssuedState(given, () => envelope.params) : null;
+  const issuer = issued === null ? null : (view.endpoints.find(({ name }) => endpointTag(name) === issued.tag)?.name ?? null);
   // What is no question about a task is not looked through for one.
   const isOfTask = envelope.method.startsWith("tasks/");
   const runsOn = isOfTask ? context.tasks.endpointOf(view.name, inbound.principal.id, envelope.method, envelope.params) : null;
@@ -45,7 +48,7 @@ export function serveCall(
     method: envelope.method,
     tool: envelope.tool,
     agent: inbound.principal.agent ?? agentOf(request.headers["mcpf-agent"], envelope, session),
-    sessionEndpoint: listing ?? runsOn ?? session?.home ?? null,
+    sessionEndpoint: listing ?? runsOn ?? (view.sessions === "sticky" ? null : issuer) ?? session?.home ?? null,
     deadlineMs: clientDeadlineMs(request.headers, inbound.startedAtMs),
     startedAtMs: inbound.startedAtMs,
     operationId: inbound.operationId,
@@ -66,7 +69,8 @@ export function serveCall(
       if (isRemembered && envelope.tool !== null) context.tasks.learn(view.name, inbound.principal.id, endpoint, message.value["result"]);
       const shown = inbound.principal.mayCallAll(view.name) ? null : visibleAnswer(inbound.principal, view.name, message.value);
       const isTagged = isRemembered && envelope.method.endsWith("/list");
-      return (isTagged ? tagNextCursor(shown ?? message.value, endpoint) : null) ?? shown;
+      if (isTagged) return tagNextCursor(shown ?? message.value, endpoint) ?? shown;
+      return (isRemembered && envelope.era === "modern" ? tagIssuedState(shown ?? message.value, endpoint) : null) ?? shown;
     },
     session === null ? null : { logs: session.logs, version: String(request.headers["mcp-protocol-version"] ?? session.sealed.version) },
   );
@@ -90,7 +94,7 @@ export function serveCall(
     context,
     inbound,
     envelope,
-    body,
+    body: issued?.body ?? given,
     session,
     call,
     answer,

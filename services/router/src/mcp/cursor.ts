@@ -27,5 +27,9 @@ export function readCursor(cursor: unknown): Cursor | null {
 export function tagNextCursor(value: Readonly<Record<string, unknown>>, endpoint: string): Record<string, unknown> | null {
   const { result } = value;
   if (!isObject(result) || typeof result["nextCursor"] !== "string") return null;
-  return { ...value, result: { ...result, nextCursor: `${prefix}${endpointTag(endpoint)}.${result["nextCursor"]}` } };
+  return { ...value, result: { ...result, nextCursor: tagged(endpointTag(endpoint), result["nextCursor"]) } };
+}
+
+export function tagged(tag: string, text: string): string {
+  return `${prefix}${tag}.${text}`;
 }

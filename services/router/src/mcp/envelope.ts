@@ -123,7 +123,7 @@ export type ServerMessage =
       readonly error: number | null;
       readonly isError: boolean;
       readonly value: Record<string, unknown>;
-      /** Known to have nothing in its result that is remembered: no task, no cursor. */
+      /** Known to have nothing in its result that is remembered: no task, no cursor, no state. */
       readonly isPlain?: boolean;
     }
   | { readonly kind: "request"; readonly id: string | number; readonly method: string; readonly value: Record<string, unknown> }

@@ -17,7 +17,7 @@ export interface Outline {
   /** There is a `result`, and it is an object. */
   readonly isResult: boolean;
   readonly isError: boolean;
-  /** The result has none of what is remembered of results: a task, the cursor of a list. */
+  /** The result has none of what is remembered of results: a task, the cursor of a list, the state of a call. */
   readonly isPlain: boolean;
 }
 
@@ -44,7 +44,7 @@ const end = -1;
 const [other, over] = [-1, -2];
 const topKeys = ["jsonrpc", "id", "method", "params", "result", "error"];
 const paramKeys = ["name", "_meta"];
-const resultKeys = ["isError", "task", "taskId", "nextCursor"];
+const resultKeys = ["isError", "task", "taskId", "nextCursor", "requestState"];
 /** By their lengths. */
 const keptTexts = new Array<string>(64).fill("");
 const [quote, backslash, comma, colon, minus, zero] = [0x22, 0x5c, 0x2c, 0x3a, 0x2d, 0x30];
