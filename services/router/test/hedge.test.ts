@@ -132,7 +132,7 @@ upstreams:
   );
 });
 
-test("R14: what goes on with a call is not made twice, and a second attempt that asks the user something does not take the race", async (t) => {
+test("R14: what goes on with a call is not made twice, and a second attempt that asks the user does not take the race", async (t) => {
   const seen: string[] = [];
   const held: (() => void)[] = [];
   const question = { resultType: "input_required", inputRequests: {}, requestState: "of b" };

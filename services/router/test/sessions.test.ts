@@ -123,7 +123,7 @@ describe("a session", () => {
     await client.close();
   });
 
-  test("R3: goes on where one of its subscriptions, or its log level, is refused, and is told that the resource may have changed", async () => {
+  test("R3: goes on where a subscription, or its log level, is refused, and is told that the resource may have changed", async () => {
     const { client } = await connectV1(router.mcpUrl);
     const updated: string[] = [];
     client.setNotificationHandler(ResourceUpdatedNotificationSchema, ({ params }) => void updated.push(params.uri));

@@ -118,7 +118,7 @@ export class LocalResponse implements UpstreamResponse {
 
 const waitingBytesMax = 1024 * 1024;
 
-/** To be called before anything of a request is written: throws where whoever asked has left already, which is proof that it did not run. */
+/** To be called before anything of a request is written: throws where whoever asked has left already; that proves that it did not run. */
 export function refuseEnded(signal: EndSignal | undefined): void {
   if (signal?.aborted) throw endedError(signal.reason, false);
 }

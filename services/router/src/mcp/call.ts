@@ -171,8 +171,8 @@ class CallRun {
   }
 
   /**
-   * Another endpoint can only take it where nothing ties it to one; a call that begins a task would begin two. What goes on with a call carries the
-   * state of the endpoint that asked, and another one would ask the user again (R14).
+   * Another endpoint can only take it where nothing ties it to one; a call that begins a task would begin two. What goes on with a call
+   * carries the state of the endpoint that asked, and another one would ask the user again (R14).
    */
   get #mayHedge(): boolean {
     const { relay, envelope } = this.#parts;

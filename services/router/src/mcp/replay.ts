@@ -13,7 +13,7 @@ import type { ToolBook } from "./tool-book.ts";
  * R1  A request waits until the session is whole there: initialize, initialized, log level, subscriptions, the client's stream.
  * R2  Requests of one session that need the same endpoint share one replay; of several router processes the first writer wins.
  * R3  An endpoint that speaks another version, or offers less than the client was promised, is refused: the client is not told of it.
- *     That it refuses one resource, or a log level, is no reason: the client is told that the resource may have changed, and reads what became of it.
+ *     That it refuses one resource, or a log level, is no reason: the client is told that the resource may have changed, and reads it.
  * R4  A session that the client has ended is not brought back, and a sticky one is not moved.
  * R5  Where the client knows a tool list, that of the new endpoint is known before a call goes there.
  */

@@ -36,8 +36,8 @@ export function createRightsWatch(): RightsWatch {
 }
 
 /**
- * A stream that ends with its client, with the rights of its agent (W1), or with the router, whichever is first. `end` is called for the last two, and
- * at once where the client has left already: nobody hears of that a second time.
+ * A stream that ends with its client, with the rights of its agent (W1), or with the router, whichever is first. `end` is called for the
+ * last two, and at once where the client has left already: nobody hears of that a second time.
  */
 export function lasting(
   { openEnded, rights }: Pick<McpContext, "openEnded" | "rights">,
