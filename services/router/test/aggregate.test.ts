@@ -133,7 +133,7 @@ describe("several upstreams as one server", () => {
     await other.close(0);
   });
 
-  test("who leaves while his session is looked up leaves no stream behind: another router has it, and a stop waits for calls", async (t) => {
+  test("who leaves while his session is looked up leaves no stream: another router has it, and a stop waits for calls", async (t) => {
     const { client, transport } = await connectV1(url);
     const session = transport.sessionId ?? "";
     await client.callTool({ name: "a__whoami", arguments: {} });

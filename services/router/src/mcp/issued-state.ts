@@ -2,9 +2,9 @@ import { endpointTag, readCursor, tagged } from "./cursor.ts";
 import { isObject } from "./envelope.ts";
 
 /**
- * A `requestState` belongs to the server that gave it (requirement R14): with several endpoints it carries the name of its own to the client
- * and loses it on the way back. That one is preferred for the call that goes on; where it cannot take it another one is asked, which knows the
- * state if its replicas share a key, and says so if not.
+ * A `requestState` belongs to the server that gave it (requirement R14): with several endpoints it carries the name of its own to the
+ * client and loses it on the way back. That one is preferred for the call that goes on; where it cannot take it another one is asked,
+ * which knows the state if its replicas share a key, and says so if not.
  */
 const key = Buffer.from('"requestState"');
 
