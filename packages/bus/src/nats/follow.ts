@@ -3,8 +3,9 @@ import { BusError, type Following, type FollowOptions, type ReadOptions, type St
 import type { ClaimCheck } from "../claim-check.ts";
 import { type FollowHandler, guarded, handOver, settledWithin } from "../hand-over.ts";
 import type { BusLog } from "../log.ts";
+import type { RawMessage } from "../message.ts";
 import type { Quarantine } from "../quarantine.ts";
-import { toBusError } from "./api.ts";
+import { type StreamInfoWire, toBusError } from "./api.ts";
 import type { ConsumerStart } from "./consumers.ts";
 import type { NatsLink } from "./link.ts";
 import type { NatsLog } from "./log.ts";
@@ -94,7 +95,14 @@ export function follow(reader: NatsReader, stream: StreamName, options: FollowOp
         if (over()) return "stopped";
         if (step.done) {
           if (step.value.kind === "broken") return step.value.reason;
-          if (step.value.kind === "empty" && !caughtUp) catchUp();
+          if (step.value.kind === "empty" && !caughtUp) {
+            // A start by time may lie behind the last message.
+            const last = await lastBehind(reader, stream, info, { filter, seq: Math.max(seq, firstWanted - 1) });
+            const wanted = start.kind !== "time" || seq > 0 || (last?.timeMs ?? 0) >= Date.parse(start.time);
+            if (over()) return "stopped";
+            if (last !== null && wanted) return "the copy of the stream that was read is not complete yet";
+            catchUp();
+          }
           break;
         }
         const { raw } = step.value;
@@ -142,11 +150,28 @@ function fromSeq(seq: number): ConsumerStart {
   return seq <= 1 ? { kind: "all" } : { kind: "seq", seq };
 }
 
+/**
+ * The last message behind `seq`, or null. A consumer on a replicated stream reads the copy of the server that it happens to be on, which
+ * may lag, for long after that server was away: where its end is, is no word on the end of the stream. The leader has that.
+ */
+async function lastBehind(
+  { log }: NatsReader,
+  stream: StreamName,
+  { config }: StreamInfoWire,
+  { filter, seq }: { filter: string; seq: number },
+): Promise<RawMessage | null> {
+  if (config.num_replicas <= 1) return null;
+  const last = await log.lastOf(stream, filter, infoMs);
+  return last !== null && last.seq > seq ? last : null;
+}
+
 /** Reads in batches up to what is the end now. Throws {@link BusError} when the log stays out of reach. */
 export async function* read(reader: NatsReader, stream: StreamName, options: ReadOptions): AsyncGenerator<Stored> {
   const { link, log, quarantine, claims } = reader;
   await link.reach(infoMs);
-  const { state } = await log.streamInfo(stream, infoMs);
+  const filter = options.filter ?? ">";
+  const info = await log.streamInfo(stream, infoMs);
+  const { state } = info;
   const endSeq = Math.min(state.last_seq, options.toSeq ?? state.last_seq);
   let next = Math.max(options.fromSeq ?? 1, state.first_seq);
   let progressMs = performance.now();
@@ -154,13 +179,13 @@ export async function* read(reader: NatsReader, stream: StreamName, options: Rea
     let consumer: PullConsumer | null = null;
     try {
       await link.reach(infoMs);
-      consumer = await openConsumer(link, stream, { filter: options.filter ?? ">", from: fromSeq(next) });
+      consumer = await openConsumer(link, stream, { filter, from: fromSeq(next) });
       for (let going = true; going; ) {
         const pull = consumer.pull({ batch, wait: false });
         for (;;) {
           const step = await pull.next();
           if (step.done) {
-            if (step.value.kind === "empty") return;
+            if (step.value.kind === "empty" && (await lastBehind(reader, stream, info, { filter, seq: next - 1 })) === null) return;
             going = step.value.kind === "done";
             break;
           }
@@ -181,7 +206,11 @@ export async function* read(reader: NatsReader, stream: StreamName, options: Rea
       consumer?.close();
     }
     if (performance.now() - progressMs > readStallMs) {
-      throw new BusError("timeout", `reading ${stream} stopped before ${endSeq}, at ${next}: NATS does not answer`, { retriable: true });
+      throw new BusError(
+        "timeout",
+        `reading ${stream} stopped before ${endSeq}, at ${next}: NATS does not answer, or the copy that was read lags`,
+        { retriable: true },
+      );
     }
     await link.sleep(retryMsMin);
   }
