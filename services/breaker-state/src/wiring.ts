@@ -36,8 +36,9 @@ export async function startBreakerState(kit: Kit<BreakerStateConfig>): Promise<R
     foldAudit(event, at) {
       breakers.foldAudit(event, at);
       desk.fold(event, at);
-      commands.fold(event);
+      commands.fold(event, at);
     },
+    onAnotherAudit: () => commands.forgetOrder(),
     foldSignal: (event, at) => breakers.foldSignal(event, at, decider.clock.freshAfterSeq),
     prepare: () => desk.load(),
     evaluate(event) {
@@ -94,13 +95,14 @@ export async function startBreakerState(kit: Kit<BreakerStateConfig>): Promise<R
   }
 
   /** Does what an operator ordered. A jump of the clock stops what is automatic, not this. */
-  async function obey(key: string, breaker: Breaker, order: BreakerOrder): Promise<void> {
+  async function obey(key: string, breaker: Breaker, order: BreakerOrder): Promise<"done" | "overtaken"> {
     for (let race = 0; race < lostOrdersMax; race += 1) {
       if (!decider.settled) throw new RefusedError("log_unreachable", "the log is out of reach: ask again with the same commandId", true);
       // Another instance may have taken the command over; what came after that may be all that a lost race has told.
-      if (race > 0 && (await commands.isDone(order.commandId, key, breaker))) return;
+      if (race > 0 && (await commands.isDone(order.commandId, key, breaker))) return "done";
+      if (commands.isOvertaken(order.commandId, key)) return "overtaken";
       const input = { ...inputFor(key, breaker), evidence: [], command: order };
-      if (await publish(input, decideBreaker(input))) return;
+      if (await publish(input, decideBreaker(input))) return "done";
     }
     throw new RefusedError("contended", `${key} is being decided on by others just now: ask again with the same commandId`, true);
   }

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
-import type { Bus } from "@mcp-failover/bus";
-import { type BreakerCommand, canonicalJson } from "@mcp-failover/contracts";
+import type { Bus, RefusedError } from "@mcp-failover/bus";
+import { type BreakerCommand, canonicalJson, makeEvent } from "@mcp-failover/contracts";
 import { type BreakerInput, decideBreaker, nothingVerified, verifyNext } from "@mcp-failover/domain";
 import { applyConfiguration, changesOf, memory, sleep, startInstance, traffic, until } from "./breaker-state.ts";
 
@@ -94,6 +94,31 @@ test("a command that was done to one endpoint only, before its instance died, is
     changes.slice(before).map(({ data }) => [data.endpoint, data.status, data.commandId]),
     [["secondary", "disabled", body.commandId]],
   );
+});
+
+test("an order that could not be carried out does not come through behind a later one, whoever asks for it again", async () => {
+  const late = command("force_open");
+  const { commandId, by, reason, upstream, endpoint, action } = late;
+  // Recorded by an instance that died before it acted.
+  const data = {
+    commandId,
+    command: "breaker",
+    by,
+    reason,
+    timestamp: new Date().toISOString(),
+    parameters: { upstream, endpoint, action },
+  };
+  const source = { service: "breaker-state", instance: "breaker-state-gone", timeMs: Date.now() } as const;
+  await bus.append(makeEvent({ ...source, type: "command.accepted", keys: ["breaker"], id: `command-${commandId}`, data }));
+  await ask(command("reset"));
+  const before = (await changesOf(bus)).length;
+  await assert.rejects(
+    async () => instances[0]?.handlers["command.breaker"]?.(late),
+    (error: RefusedError) => error.code === "overtaken" && error.message.includes("a later order for docs/primary was carried out first"),
+  );
+  assert.equal((await changesOf(bus)).length, before);
+  await ask(command("force_open"));
+  await ask(command("reset"));
 });
 
 test("in metrics_only what would open it is counted, and nothing is blocked", async () => {

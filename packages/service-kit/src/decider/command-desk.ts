@@ -15,6 +15,8 @@ export interface CommandDesk {
   fold(event: Event, at: { seq: number }): void;
   /** Reads which commands were accepted before this process began; call it once both streams are read. */
   load(): Promise<void>;
+  /** Where the `command.accepted` of a command stands; null: it was not heard of, or is forgotten. */
+  acceptedSeq(commandId: string): number | null;
   /** Runs a command, or gives the answer of its first run. Throws {@link RefusedError}. */
   run<A>(command: Command, actions: CommandActions<A>): Promise<A>;
 }
@@ -102,6 +104,7 @@ export function openCommandDesk(kit: Kit<unknown>, decider: () => FencedDecider)
 
   return {
     fold,
+    acceptedSeq: (commandId) => accepted.get(commandId)?.seq ?? null,
     async load() {
       const { lastSeq } = await kit.bus.info("AUDIT");
       const range = { fromSeq: Math.max(1, lastSeq - backSeqs), filter: "command.accepted.>" };

@@ -50,6 +50,8 @@ export interface Folded {
 export interface FencedDeciderOptions {
   readonly foldAudit: (event: Event, at: Folded) => void;
   readonly foldSignal: (event: Event, at: Folded) => void;
+  /** AUDIT is another log from here on (D6): sequences that were kept of it mean nothing any more. */
+  readonly onAnotherAudit?: () => void;
   /** Called after each event folded (once settled) and at each boundary of a second (`null`). Must not throw and not block. */
   readonly evaluate: (event: Event | null) => void;
   /** Reads what the last event of each subject does not tell, once both streams are read; tried again while the log is out of reach. */
@@ -171,9 +173,13 @@ export function startFencedDecider(kit: Kit<unknown>, options: FencedDeciderOpti
   const beginAnew = (stream: "AUDIT" | "SIGNALS"): void => {
     caughtUp[stream] = false;
     ranges[stream] = null;
-    if (stream === "AUDIT") lastSeqs.clear();
-    // Where the old one was fresh from lies beyond all that comes now.
-    else resumeAfter("SIGNALS is another stream than before");
+    if (stream === "AUDIT") {
+      lastSeqs.clear();
+      options.onAnotherAudit?.();
+    } else {
+      // Where the old one was fresh from lies beyond all that comes now.
+      resumeAfter("SIGNALS is another stream than before");
+    }
     saySettled();
   };
 
