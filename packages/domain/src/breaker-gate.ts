@@ -7,7 +7,8 @@ import { defaultPolicy } from "./policy.ts";
  * Invariants, cited by the tests:
  * G1  `forced_open` lets nothing through, whatever else is true; `disabled` and `metrics_only` never stop a call.
  * G2  While somebody keeps the breaker, a half-open one lets this process send as many calls as its permit of this generation says, and an
- *     open one none.
+ *     open one none. A process that came when the permits had been given, and everybody there had got some, makes one call at a time:
+ *     until they are renewed it would have nowhere to go with a read, however well the endpoint is.
  * G3  Static stability: with the log out of reach, or with nobody left to move the breaker on, one trial at a time is let through once its
  *     open time is over; so many good ones as close the fleet's breaker make this process take it for closed, until it hears of the next state.
  */
@@ -16,6 +17,8 @@ export type BreakerGate =
   | "permit"
   /** Only when no other trial of this process is out. */
   | "trial"
+  /** Half-open: only when no other call of this process is out, as one without a permit; else `surplus`. */
+  | "turn"
   /** Half-open, and the permit is used: the fleet's verdict is due soon. */
   | "surplus"
   | "deny";
@@ -55,7 +58,9 @@ export function breakerGate({ state, router, permitsUsed, answeredRun = 0, logRe
       // Nobody can hear what the permits' calls showed: this process goes by its own.
       if (!logReachable) return onTrial;
       const lastExpiryMs = state.permits.reduce((latest, permit) => Math.max(latest, permit.expiresAtMs), 0);
-      return nowMs >= lastExpiryMs + graceMs ? onTrial : "surplus";
+      if (nowMs >= lastExpiryMs + graceMs) return onTrial;
+      // Where one got more than one call, no router that was there went without.
+      return mine === undefined && state.permits.some(({ calls }) => calls > 1) ? "turn" : "surplus";
     }
   }
 }

@@ -17,8 +17,8 @@ import { fractionOf } from "./string-hash.ts";
  * T5  A sticky session's call goes to the endpoint that holds the session or nowhere.
  * T6  No endpoint is proposed more than twice for one call, and twice only when it still lets calls through.
  * T7  Routes are ordered by (generation, epoch): an older one is never applied.
- * T9  A half-open endpoint gets no more calls of this process than the fleet's breaker gave it, not even in panic: such a call goes elsewhere
- *     or waits a moment for the verdict or, where it may not, ends with that reason. An endpoint that asked to be left alone gets what has
+ * T9  A half-open endpoint gets no more calls of this process than the fleet's breaker lets it make (G2), not even in panic: such a call
+ *     goes elsewhere or waits a moment for the verdict or, where it may not, ends with that reason. An endpoint that asked to be left alone gets what has
  *     nowhere else to go.
  * T10 Calls stay in the zone of their router as far as what is there is healthy enough for them; nothing gets a call for its zone alone that it
  *     would not get otherwise.

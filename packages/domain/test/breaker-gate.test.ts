@@ -15,9 +15,15 @@ test("G2: permits are counted, and an open breaker denies until the fleet moves 
   assert.equal(ask({ state: open, nowMs: 2000 }), "deny", "the fleet decides when it is half open");
   assert.equal(ask({ state: half }), "permit");
   assert.equal(ask({ state: half, permitsUsed: 2 }), "surplus");
-  assert.equal(ask({ state: half, router: "r2" }), "surplus");
   assert.equal(ask({ state: half, nowMs: 3000 }), "surplus", "expired");
   assert.equal(ask({ state: { ...half, permits: [] }, nowMs: 1000 }), "surplus", "a router that came later has no permit");
+});
+
+test("G2: a router that came when everybody had got a permit makes one call at a time; one that was there and got none makes none", () => {
+  assert.equal(ask({ state: half, router: "r2" }), "turn");
+  assert.equal(ask({ state: half, router: "r2", answeredRun: 9 }), "turn", "what it sees alone closes nothing");
+  const all = { ...half, permits: ["r1", "r3"].map((router) => ({ router, calls: 1, expiresAtMs: 3000 })) };
+  assert.equal(ask({ state: all, router: "r2" }), "surplus", "there were more routers than calls");
 });
 
 test("G3: without the log, or with nobody left to move it on, single trials go through, and three answers close it for this process", () => {

@@ -12,7 +12,7 @@ export interface Word {
   readonly confirms: boolean;
 }
 
-/** Words stored within `backMs` before SIGNALS `seq`, that one included, newest first. */
+/** Words stored within `backMs` before SIGNALS `seq`, by true time and by the store's own, which deciders go by; that one included, newest first. */
 export function wordsBefore(world: World, seq: number, backMs: number): Word[] {
   const last = world.signal(seq);
   if (last === null) return [];
@@ -20,7 +20,7 @@ export function wordsBefore(world: World, seq: number, backMs: number): Word[] {
   for (let at = seq; at > 0; at -= 1) {
     const entry = world.signal(at);
     if (entry === null || entry.atMs < last.atMs - backMs) break;
-    words.push(...wordsOf(entry));
+    if (entry.timeMs >= last.timeMs - backMs) words.push(...wordsOf(entry));
   }
   return words;
 }

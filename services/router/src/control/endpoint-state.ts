@@ -203,8 +203,8 @@ export class EndpointState implements RouteEndpoint {
       state === null ? "allow" : breakerGate({ ...moment, state, permitsUsed: this.#permitsUsed, answeredRun: this.#answeredRun });
     // A trial that never reports stops counting, as in the local breaker.
     const trialOut = this.#permitsOut > 0 && moment.monotonicMs - this.#permitAtMs < defaultPolicy.localBreaker.trialMs;
-    this.breakerAllows = gate === "allow" || gate === "permit" || (gate === "trial" && !trialOut);
-    this.verdictDue = gate === "surplus";
+    this.breakerAllows = gate === "allow" || gate === "permit" || ((gate === "trial" || gate === "turn") && !trialOut);
+    this.verdictDue = gate === "surplus" || (gate === "turn" && trialOut);
   }
 
   /** Takes the permits for one call. `force`: panic, or an operator's disabled breaker. */

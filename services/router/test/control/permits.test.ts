@@ -101,6 +101,18 @@ test("two routers together send no more calls through a half-open breaker than t
   assert.deepEqual(went, { primary: 3, secondary: 37 });
 });
 
+test("a router that came after the permits were given has one call out at a time: with nowhere else to go it would refuse everything for 30 s", async (t) => {
+  const fixture = await start(t, { yaml: alone });
+  await half(fixture, 2, 10, "router-2");
+  const first = await attemptOf(begin(fixture));
+  assert.equal(first.endpoint.name, "primary");
+  const second = begin(fixture);
+  assert.equal(await second.next(), null, "not beside it");
+  assert.match(second.problem().message, /half open, without a permit for this router/);
+  first.done(ok);
+  assert.deepEqual(await play(begin(fixture), () => ok), ["primary"]);
+});
+
 test("without the log the permits go on as local ones: one trial at a time, and three answers close it for this router", async (t) => {
   const fixture = await start(t);
   await half(fixture, 2, 1);
