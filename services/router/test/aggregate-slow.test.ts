@@ -9,7 +9,7 @@ import { SessionCalls } from "../src/aggregate/session-call.ts";
 import type { AggregateSettings } from "../src/aggregate/settings.ts";
 import { SharedLists } from "../src/aggregate/shared-lists.ts";
 import { LocalResponse } from "../src/bridge/local-exchange.ts";
-import { Ending, type EndSignal } from "../src/ending.ts";
+import { Ending } from "../src/ending.ts";
 import { anybody } from "../src/identity/principal.ts";
 import type { UpstreamResponse } from "../src/upstream-client.ts";
 import { until } from "./support/clients.ts";
@@ -28,7 +28,9 @@ class Connection extends EventEmitter {
     this.headersSent = true;
     return this;
   }
-  flushHeaders(): void {}
+  flushHeaders(): void {
+    this.headersSent = true;
+  }
   write(text: string): boolean {
     this.sent.push(text);
     return !this.isSlow;
