@@ -326,7 +326,8 @@ export class Call implements CallControl {
 
   async #await(): Promise<Attempt | null> {
     const { policy, waiters } = this.#upstream;
-    const waitMs = Math.min(policy.router.epochWaitMs, this.#leftMs());
+    // What is waited for in vain must leave time to try what there is.
+    const waitMs = Math.min(policy.router.epochWaitMs, this.#leftMs() / 2);
     this.#waitUntilMs ??= this.#world.monotonicMs() + waitMs;
     const untilMs = this.#waitUntilMs;
     if (this.#mayWait(this.#world.monotonicMs())) this.#world.lookAtCandidates(this.#upstream);

@@ -101,6 +101,20 @@ test("two routers together send no more calls through a half-open breaker than t
   assert.deepEqual(went, { primary: 3, secondary: 37 });
 });
 
+test("a read whose own time is short waits half of it for a verdict, and is tried where there is a last resort", async (t) => {
+  const fixture = await start(t);
+  await fixture.breaker("warehouse", "primary", {
+    status: "half_open",
+    generation: 2,
+    permits: [{ router: "router-1", calls: 1, expiresAtMs: fixture.clock.nowMs + 30_000 }],
+  });
+  await fixture.breaker("warehouse", "secondary", { status: "open", generation: 2, openUntilMs: fixture.clock.nowMs + 60_000 });
+  const used = await attemptOf(begin(fixture));
+  assert.equal(used.endpoint.name, "primary");
+  const hurried = begin(fixture, { deadlineMs: fixture.clock.nowMs + patientMs(1000) });
+  assert.equal((await attemptOf(hurried)).endpoint.name, "secondary");
+});
+
 test("a router that came after the permits were given has one call out at a time: with nowhere else to go it would refuse everything for 30 s", async (t) => {
   const fixture = await start(t, { yaml: alone });
   await half(fixture, 2, 10, "router-2");
