@@ -24,11 +24,13 @@ export interface Known {
   readonly state: BreakerState;
   /** Last sequence of SIGNALS that the decision had folded. */
   readonly signalsSeq: number;
+  /** When it was taken, in the store's time. */
+  readonly decidedAtMs: number;
   readonly eventId: string | null;
 }
 
 const straysMax = 1000;
-const unknown: Known = { state: initialBreakerState, signalsSeq: 0, eventId: null };
+const unknown: Known = { state: initialBreakerState, signalsSeq: 0, decidedAtMs: 0, eventId: null };
 
 /** Both streams folded, each by itself: AUDIT into configuration and states, SIGNALS into windows. {@link inputFor} alone joins them. */
 export class Breakers {
@@ -58,6 +60,15 @@ export class Breakers {
     return this.#known.get(key) ?? unknown;
   }
 
+  /**
+   * Whether the state in force was decided on more than is folded here. Sequences alone do not tell: a stream that was lost begins again at 1, and
+   * what is stored in it after the decision is no older than that.
+   */
+  isBehind(key: string): boolean {
+    const { signalsSeq, decidedAtMs } = this.known(key);
+    return this.#lastSignal.seq < signalsSeq && this.#lastSignal.timeMs <= decidedAtMs;
+  }
+
   foldAudit(event: Event, at: Folded): void {
     if (event.type === "config.applied") {
       const applied = readTopology({ seq: at.seq, content: { kind: "event", event } }, this.#log);
@@ -72,6 +83,7 @@ export class Breakers {
     this.#known.set(key, {
       state,
       signalsSeq: certificate.folded.SIGNALS?.last ?? 0,
+      decidedAtMs: certificate.nowMs,
       eventId: event.id,
     });
     if (state.status === "open" || state.status === "half_open") this.#timed.add(key);

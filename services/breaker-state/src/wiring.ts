@@ -88,7 +88,7 @@ export async function startBreakerState(kit: Kit<BreakerStateConfig>): Promise<R
       const decision = decideBreaker(input);
       // Another instance has decided on more than this one has read; what it still has to read will tell.
       if (!decision.changed) return;
-      if ((decider.folded().SIGNALS?.last ?? 0) < breakers.known(key).signalsSeq) break;
+      if (breakers.isBehind(key)) break;
       if (await publish(input, decision)) return;
     }
     breakers.hear(key);

@@ -50,3 +50,50 @@ test("of breakers that no configuration names the newest 1,000 are kept, and eve
   assert.ok(isKnown("primary"));
   assert.deepEqual([gone.filter(Boolean).length, gone[499], gone[500], gone[1499]], [1000, false, true, true]);
 });
+
+test("a decision on later evidence is waited for, unless SIGNALS began again: its low numbers are newer than that then", async (t) => {
+  const bus = memoryBroker().connect();
+  t.after(() => bus.close());
+  const breakers = new Breakers(testKit({ service: "breaker-state", bus }).log);
+  const endpoint = "primary";
+  const data: DataOf<"breaker.changed"> = {
+    service: "docs",
+    endpoint,
+    status: "open",
+    previousStatus: "closed",
+    timestamp,
+    reason: "test",
+    by,
+    state: { ...initialBreakerState, status: "open", generation: 1, sinceMs: 0, openUntilMs: 1 },
+    certificate: { ...certificate, nowMs: 5000, folded: { AUDIT: null, SIGNALS: { first: 1, last: 900 } } },
+  };
+  const changed = makeEvent({
+    type: "breaker.changed",
+    keys: ["docs", endpoint],
+    data,
+    id: "e-1",
+    service: "cli",
+    instance: "t",
+    timeMs: 5000,
+  });
+  breakers.foldAudit(changed as never, { seq: 1, timeMs: 5000 });
+  const hear = (seq: number, timeMs: number): void => {
+    const probed = { observer: "p", zone: null, observations: [] };
+    const event = makeEvent({
+      type: "probe.observed",
+      keys: ["p"],
+      data: probed,
+      id: `s-${seq}`,
+      service: "prober",
+      instance: "p",
+      timeMs,
+    });
+    breakers.foldSignal(event as never, { seq, timeMs }, 0);
+  };
+  hear(899, 4990);
+  assert.ok(breakers.isBehind("docs/primary"));
+  hear(900, 5000);
+  assert.ok(!breakers.isBehind("docs/primary"));
+  hear(3, 5010);
+  assert.ok(!breakers.isBehind("docs/primary"), "the stream was lost and made again");
+});
