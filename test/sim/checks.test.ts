@@ -33,7 +33,7 @@ function judgeMove(
   });
   const signals = ["one", "two", "three"].map((observer, index) => {
     const observations = failing.map((endpoint) => ({ upstream: "gamma", endpoint, observer, outcome: "hard", purpose: "confirm" }));
-    return { seq: index + 1, atMs: index, event: { type: "probe.observed", data: { observer, observations } } };
+    return { seq: index + 1, atMs: index, timeMs: nowMs + index, event: { type: "probe.observed", data: { observer, observations } } };
   });
   const world = {
     topology,
@@ -65,6 +65,7 @@ function judgeCalls(routers: Readonly<Record<string, { readonly ok: number; read
     return {
       seq: index + 1,
       atMs: index,
+      timeMs: nowMs + index,
       event: { type: "traffic.observed", data: { router, endpoints: [seen], routes: { gamma: { epoch: 0 } } } },
     };
   });

@@ -49,14 +49,14 @@ export interface CallsSaid {
   readonly hard: number;
 }
 
-/** What routers said within `backMs` before SIGNALS `seq`, that one included, newest first. */
+/** What routers said within `backMs` before SIGNALS `seq`, by both times too, that one included, newest first. */
 export function callsBefore(world: World, seq: number, backMs: number, key: string): CallsSaid[] {
   const last = world.signal(seq);
   const said: CallsSaid[] = [];
   for (let at = seq; at > 0 && last !== null; at -= 1) {
     const entry = world.signal(at);
     if (entry === null || entry.atMs < last.atMs - backMs) break;
-    if (entry.event.type !== "traffic.observed") continue;
+    if (entry.event.type !== "traffic.observed" || entry.timeMs < last.timeMs - backMs) continue;
     const { router, endpoints, routes } = entry.event.data;
     for (const { upstream, endpoint, ok, hard, soft, auth, caller } of endpoints) {
       if (`${upstream}/${endpoint}` !== key) continue;
