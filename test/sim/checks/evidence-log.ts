@@ -47,6 +47,8 @@ export interface CallsSaid {
   readonly epoch: number;
   readonly calls: number;
   readonly hard: number;
+  /** Calls are out that hang. */
+  readonly hangs: boolean;
 }
 
 /** What routers said within `backMs` before SIGNALS `seq`, by both times too, that one included, newest first. */
@@ -58,9 +60,11 @@ export function callsBefore(world: World, seq: number, backMs: number, key: stri
     if (entry === null || entry.atMs < last.atMs - backMs) break;
     if (entry.event.type !== "traffic.observed" || entry.timeMs < last.timeMs - backMs) continue;
     const { router, endpoints, routes } = entry.event.data;
-    for (const { upstream, endpoint, ok, hard, soft, auth, caller } of endpoints) {
+    for (const { upstream, endpoint, ok, hard, soft, auth, caller, hung, slowInFlight = 0 } of endpoints) {
       if (`${upstream}/${endpoint}` !== key) continue;
-      said.push({ atMs: entry.atMs, router, epoch: routes[upstream]?.epoch ?? -1, calls: ok + hard + soft + auth + caller, hard });
+      const epoch = routes[upstream]?.epoch ?? -1;
+      const hangs = hung === true || slowInFlight > 0;
+      said.push({ atMs: entry.atMs, router, epoch, calls: ok + hard + soft + auth + caller, hard, hangs });
     }
   }
   return said;

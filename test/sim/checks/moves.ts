@@ -137,13 +137,17 @@ export const callsOfMany: Check = {
         }
         const last = evidenceSeq(event.data);
         const lastAtMs = world.signal(last)?.atMs ?? 0;
-        const heard = callsBefore(world, last, callsWindowMs + roundingMs, key).filter((said) => said.epoch === epoch && said.calls > 0);
+        const heard = callsBefore(world, last, callsWindowMs + roundingMs, key).filter(
+          (said) => said.epoch === epoch && (said.calls > 0 || said.hangs),
+        );
         const sum = (router: string, backMs: number, of: "calls" | "hard"): number =>
           heard.reduce((all, said) => (said.router === router && said.atMs >= lastAtMs - backMs ? all + said[of] : all), 0);
         const routers = [...new Set(heard.map(({ router }) => router))];
         const accusers = routers.filter((router) => {
           const [newest] = heard.filter((said) => said.router === router);
-          const fresh = newest !== undefined && newest.hard > 0 && newest.atMs >= lastAtMs - evidenceFreshMs - roundingMs;
+          // Calls that hang now go on with the run of those that failed before.
+          const fails = newest !== undefined && (newest.hard > 0 || newest.hangs);
+          const fresh = fails && newest.atMs >= lastAtMs - evidenceFreshMs - roundingMs;
           return fresh && sum(router, callsWindowMs + roundingMs, "hard") >= failedCallsMin;
         });
         // Calls at the very edge of the window may have been forgotten already.
