@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
+import { residentServices } from "@mcp-failover/contracts";
 import { type RunningServer, startNats, startRedis } from "@mcp-failover/testkit";
 import { Redis } from "ioredis";
 import { failuresOf, type Load, startLoad } from "../harness/load.ts";
@@ -100,17 +101,7 @@ describe("parts of the system itself die under load", { concurrency: false }, ()
     await until(
       async () => {
         const names = new Set((await stack.bus.services({ timeoutMs: 500 })).map(({ name }) => name));
-        return [
-          "prober",
-          "breaker-state",
-          "failover-controller",
-          "rollback-controller",
-          "router",
-          "state-store",
-          "notifier",
-          "chaos-runner",
-          "console",
-        ].every((name) => names.has(name));
+        return residentServices.every((name) => names.has(name));
       },
       20_000,
       "every service is back on the bus",

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { type TestContext, test } from "node:test";
 import { type Bus, type MemoryBroker, memoryBroker } from "@mcp-failover/bus";
 import { publishRawToMemory } from "@mcp-failover/bus/internal";
-import { makeEvent, type ProbeRequested, type ProberHeartbeat, type StreamName } from "@mcp-failover/contracts";
+import { makeEvent, type ProbeRequested, type ProberHeartbeat, residentServices, type StreamName } from "@mcp-failover/contracts";
 import { configured, observed, runMcpf } from "./support.ts";
 
 type Finding = { check: string; ok: boolean; detail: string; fix: string | null };
@@ -10,7 +10,7 @@ type Finding = { check: string; ok: boolean; detail: string; fix: string | null 
 /** `mcpf doctor` in a fleet of which all services run, with streams as full as the test says (of 1). */
 async function examined(t: TestContext, broker: MemoryBroker, full: Partial<Record<StreamName, number>> = {}) {
   const bus = broker.connect({ instance: "all" });
-  for (const name of fleet) await bus.serve({ name, instance: name, version: "0.1.0", description: "runs", handlers: {} });
+  for (const name of residentServices) await bus.serve({ name, instance: name, version: "0.1.0", description: "runs", handlers: {} });
   t.after(() => bus.close());
   const info = async (stream: StreamName) => {
     const found = await bus.info(stream);
@@ -22,18 +22,6 @@ async function examined(t: TestContext, broker: MemoryBroker, full: Partial<Reco
   const findings: Finding[] = JSON.parse(ran.stdout).findings;
   return { code: ran.code, wrong: findings.filter(({ ok }) => !ok), of: (check: string) => findings.find((one) => one.check === check) };
 }
-
-const fleet = [
-  "prober",
-  "breaker-state",
-  "failover-controller",
-  "rollback-controller",
-  "router",
-  "state-store",
-  "notifier",
-  "chaos-runner",
-  "console",
-];
 
 test("mcpf doctor is content with a stream that drops its oldest when it is full, and says how far back it reaches", async (t) => {
   const { broker, bus } = await configured();

@@ -33,7 +33,8 @@ interface EventDefinition {
   readonly version: number;
 }
 
-export const serviceNames = [
+/** Those that run for as long as the stack does. */
+export const residentServices = [
   "prober",
   "breaker-state",
   "failover-controller",
@@ -43,9 +44,8 @@ export const serviceNames = [
   "notifier",
   "chaos-runner",
   "console",
-  "bootstrap",
-  "cli",
 ] as const;
+export const serviceNames = [...residentServices, "bootstrap", "cli"] as const;
 export type ServiceName = (typeof serviceNames)[number];
 
 function define<S extends z.ZodType>(

@@ -74,6 +74,7 @@ export {
   type NewEvent,
   type Parsed,
   parseEvent,
+  residentServices,
   type ServiceName,
   sayIssues,
   serviceNames,

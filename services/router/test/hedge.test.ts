@@ -23,9 +23,8 @@ interface World {
   call(tool: string, args?: Record<string, unknown>): Promise<string>;
 }
 
-async function world(t: TestContext, options: { json: boolean }): Promise<World> {
-  const primary = await startMcpServer("primary", options);
-  const secondary = await startMcpServer("secondary", options);
+/** A control of two healthy endpoints whose tool `whoami` is trusted to be read-only. */
+async function pair(t: TestContext, primaryUrl: string, secondaryUrl: string) {
   const fixture = await start(t, {
     yaml: `
 upstreams:
@@ -33,13 +32,20 @@ upstreams:
     kind: mcp
     trusted: true
     endpoints:
-      - { name: primary, url: "${primary.url}", tier: 0 }
-      - { name: secondary, url: "${secondary.url}", tier: 1 }
+      - { name: primary, url: "${primaryUrl}", tier: 0 }
+      - { name: secondary, url: "${secondaryUrl}", tier: 1 }
     tools:
       whoami: { read_only: true }
 `,
   });
   for (const name of ["primary", "secondary"]) await fixture.health("fake", name, { status: "healthy" });
+  return fixture;
+}
+
+async function world(t: TestContext, options: { json: boolean }): Promise<World> {
+  const primary = await startMcpServer("primary", options);
+  const secondary = await startMcpServer("secondary", options);
+  const fixture = await pair(t, primary.url, secondary.url);
   const router = await startTestRouter(fixture.control as RouterControl as FakeControl);
   const client = new Client({ name: "agent", version: "1" });
   await client.connect(new StreamableHTTPClientTransport(router.mcpUrl) as never);
@@ -97,7 +103,7 @@ test("R19: a late GET of a plain HTTP API is answered by the other endpoint; a P
     }).listen(0, "127.0.0.1");
   const servers = [serve("primary", () => lagMs), serve("secondary", () => 0)];
   await Promise.all(servers.map((server) => new Promise((resolve) => server.once("listening", resolve))));
-  const [primaryUrl, secondaryUrl] = servers.map((server) => `http://127.0.0.1:${(server.address() as AddressInfo).port}`);
+  const [primaryUrl = "", secondaryUrl = ""] = servers.map((server) => `http://127.0.0.1:${(server.address() as AddressInfo).port}`);
   const fixture = await start(t, {
     yaml: `
 upstreams:
@@ -157,21 +163,8 @@ test("R14: what goes on with a call is not made twice, and a second attempt that
     }).listen(0, "127.0.0.1");
   const servers = [serve("primary"), serve("secondary")];
   await Promise.all(servers.map((server) => new Promise((resolve) => server.once("listening", resolve))));
-  const [primaryUrl, secondaryUrl] = servers.map((server) => `http://127.0.0.1:${(server.address() as AddressInfo).port}/mcp`);
-  const fixture = await start(t, {
-    yaml: `
-upstreams:
-  fake:
-    kind: mcp
-    trusted: true
-    endpoints:
-      - { name: primary, url: "${primaryUrl}", tier: 0 }
-      - { name: secondary, url: "${secondaryUrl}", tier: 1 }
-    tools:
-      whoami: { read_only: true }
-`,
-  });
-  for (const name of ["primary", "secondary"]) await fixture.health("fake", name, { status: "healthy" });
+  const [primaryUrl = "", secondaryUrl = ""] = servers.map((server) => `http://127.0.0.1:${(server.address() as AddressInfo).port}/mcp`);
+  const fixture = await pair(t, primaryUrl, secondaryUrl);
   const router = await startTestRouter(fixture.control as RouterControl as FakeControl);
   t.after(async () => {
     await router.close(0);

@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { type Bus, BusError, type Stored } from "@mcp-failover/bus";
-import { type ProberHeartbeat, type StreamDefinition, streams } from "@mcp-failover/contracts";
+import { type ProberHeartbeat, residentServices, type StreamDefinition, streams } from "@mcp-failover/contracts";
 import type { Context } from "../context.ts";
 import { CliError, type ExitCode } from "../errors.ts";
 import { table } from "../output.ts";
@@ -18,18 +18,6 @@ const fillWarn = 0.7;
 /** What does not parse is a fault of now for so long. */
 const quarantineMs = 3_600_000;
 const requestMsMax = 2000;
-const expected = [
-  "prober",
-  "breaker-state",
-  "failover-controller",
-  "rollback-controller",
-  "router",
-  "state-store",
-  "notifier",
-  "chaos-runner",
-  "console",
-];
-
 /** Two heartbeats of each prober come in this time. */
 const listenMs = 1200;
 const probersMax = 1000;
@@ -71,7 +59,7 @@ export async function doctor(context: Context): Promise<ExitCode> {
       "apply one: mcpf config apply FILE --reason TEXT",
     );
     const [services, beats] = await Promise.all([bus.services({ timeoutMs: 1000 }), heartbeats(bus)]);
-    for (const name of expected) {
+    for (const name of residentServices) {
       const instances = services.filter((one) => one.name === name).length;
       add(`service ${name}`, instances > 0, `${instances} running`, `start it; its log says why it ended (${context.dataDir}/logs)`);
     }
