@@ -63,36 +63,44 @@ export async function publishFenced(
   let maybeStored = false;
   for (;;) {
     const outcome = await log.publish(message, retry.leftMs());
+    if (outcome.kind === "stored" && !outcome.duplicate) return { outcome: "won", seq: outcome.seq };
     if (outcome.kind === "stored") {
-      if (!outcome.duplicate) return { outcome: "won", seq: outcome.seq };
       // B3: somebody's message has this id. It is ours only if an earlier try of this very call stored it.
-      const there = maybeStored ? await log.at(message.stream, outcome.seq, retry.leftMs()) : null;
-      return there !== null && isOwn(there, message) ? { outcome: "won", seq: outcome.seq } : lost(await last(), look);
-    }
-    if (outcome.kind === "wrong_sequence") {
-      const there = await last();
+      const there = maybeStored ? await told(log.at(message.stream, outcome.seq, retry.leftMs())) : null;
+      if (there && isOwn(there, message)) return { outcome: "won", seq: outcome.seq };
+      const rival = there === undefined ? undefined : await told(last());
+      if (rival !== undefined) return lost(rival, look);
+    } else if (outcome.kind === "wrong_sequence") {
+      const there = await told(last());
+      if (there === undefined) continue;
       if (maybeStored && there !== null && isOwn(there, message)) return { outcome: "won", seq: there.seq };
       if ((there?.seq ?? 0) !== expectedSeq) return lost(there, look);
       // A replicated stream refuses while a rival is on its way; that one may still come to nothing, so nobody has won yet.
       await retry.pause({ kind: "unknown", sent: maybeStored, cause: new Error("another publish on the subject is under way") });
-      continue;
-    }
-    if (!outcome.sent) {
+    } else if (!outcome.sent) {
       await retry.pause(outcome);
-      continue;
+    } else {
+      maybeStored = true;
+      // B2: the log says what became of it.
+      const there = await told(last(), outcome);
+      if (there && isOwn(there, message)) return { outcome: "won", seq: there.seq };
+      if (there !== undefined) await retry.pause(outcome);
     }
-    maybeStored = true;
-    // B2: the log says what became of it. Where it cannot say yet, the next round asks again.
-    const there = await last().catch((cause: unknown) => {
-      if (cause instanceof BusError && cause.retriable) return null;
-      throw cause;
-    });
-    if (there !== null && isOwn(there, message)) return { outcome: "won", seq: there.seq };
-    await retry.pause(outcome);
   }
 
   function last(): Promise<RawMessage | null> {
     return log.lastOf(message.stream, message.subject, retry.leftMs());
+  }
+
+  /** Undefined, after a pause, where the log cannot say it now, as while its replicas elect a leader: then the next round asks again. */
+  async function told<T>(answer: Promise<T>, unknown?: Unknown): Promise<T | undefined> {
+    try {
+      return await answer;
+    } catch (cause) {
+      if (!(cause instanceof BusError && cause.retriable)) throw cause;
+      await retry.pause(unknown ?? { kind: "unknown", sent: maybeStored, cause });
+      return undefined;
+    }
   }
 }
 

@@ -53,6 +53,34 @@ test("a rival that stays on its way for ever ends in a time-out that says that n
   assert.ok(published() > 5 && published() < 50);
 });
 
+test("while the log cannot say what stands there, as in an election, nobody has lost: it is asked again, and then known", async () => {
+  const noLeader = () => {
+    throw new BusError("unreachable", "no leader", { retriable: true });
+  };
+  const rival = scripted([wrong], (tries) => (tries < 3 ? noLeader() : other(3)));
+  const lost = await publishFenced(rival.log, outgoing(0), 5000);
+  assert.ok(lost.outcome === "lost" && lost.last?.seq === 3);
+
+  const duplicate = { kind: "stored", seq: 8, duplicate: true } as const;
+  const foreign = scripted([duplicate], (tries) => (tries < 2 ? noLeader() : other(8)));
+  assert.equal((await publishFenced(foreign.log, outgoing(7), 5000)).outcome, "lost");
+
+  const message = outgoing(7);
+  const unknown = { kind: "unknown", sent: true, cause: new Error("no answer") } as const;
+  const own = scripted([unknown, wrong], (tries) => (tries < 3 ? noLeader() : { ...message, seq: 8, timeMs: 0 }));
+  assert.deepEqual(await publishFenced(own.log, message, 5000), { outcome: "won", seq: 8 });
+});
+
+test("a log that cannot say it for the whole time ends in a time-out, which says so where an earlier try may have stored it", async () => {
+  const noLeader = () => {
+    throw new BusError("unreachable", "no leader", { retriable: true });
+  };
+  const coded = (code: string) => (error: unknown) => error instanceof BusError && error.code === code && error.retriable;
+  await assert.rejects(publishFenced(scripted([wrong], noLeader).log, outgoing(7), 5000), coded("unreachable"));
+  const unknown = { kind: "unknown", sent: true, cause: new Error("no answer") } as const;
+  await assert.rejects(publishFenced(scripted([unknown, wrong], noLeader).log, outgoing(7), 5000), coded("timeout"));
+});
+
 test("an outcome that stays unknown ends in a time-out that says so, after a bounded number of tries", async () => {
   const { log, published } = scripted([{ kind: "unknown", sent: true, cause: new Error("no answer") }], () => other(7));
   await assert.rejects(
