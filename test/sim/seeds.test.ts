@@ -9,6 +9,7 @@ const folder = join(import.meta.dirname, "seeds");
 /** What each schedule once broke. */
 const once: Readonly<Record<string, string>> = {
   "prober-clock-set-back.json": "a prober whose clock is set back by an hour goes on probing (everything_recovers)",
+  "hold-of-another-clock.json": "a clock that is set back an hour holds no endpoint down for that hour (everything_recovers)",
   "order-overtaken.json": "a breaker that was forced open late does not stay so after its reset (everything_recovers)",
   "router-back-in-half-open.json":
     "a router that comes back while all endpoints are half-open does not refuse all reads (the_last_endpoint_is_never_ejected)",

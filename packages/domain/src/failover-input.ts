@@ -1,4 +1,12 @@
-import { type BreakerStatus, type Event, endpointKey, type FailoverState, type Topology, topology } from "@mcp-failover/contracts";
+import {
+  type BreakerStatus,
+  type Event,
+  endpointKey,
+  type FailoverState,
+  type HealthChanged,
+  type Topology,
+  topology,
+} from "@mcp-failover/contracts";
 import { type Evidence, type Testimony, testimonyOn } from "./evidence.ts";
 import { seenEpoch } from "./evidence-routers.ts";
 import { suspectObservers } from "./evidence-suspects.ts";
@@ -14,6 +22,8 @@ import { policyFor } from "./policy.ts";
 import { isRuled } from "./safety-rules.ts";
 import { emptyMap, type ShardedMap } from "./sharded-map.ts";
 
+type KnownHealth = HealthSlice & { readonly changesAtMs: readonly number[] };
+
 /**
  * What a failover decision reads of AUDIT, folded; and the join of both streams into the input of `decideFailover`.
  *
@@ -26,7 +36,7 @@ export interface FailoverAudit {
   /** Of the log; 0 before `log.started`. */
   readonly generation: number;
   readonly states: ShardedMap<FailoverState>;
-  readonly health: ShardedMap<HealthSlice & { readonly changesAtMs: readonly number[] }>;
+  readonly health: ShardedMap<KnownHealth>;
   readonly breakers: ShardedMap<BreakerStatus>;
   /** When each breaker changed last. */
   readonly breakersSinceMs: ShardedMap<number>;
@@ -49,8 +59,8 @@ export const noFailoverAudit: FailoverAudit = {
 /** A rehearsal waits for recovery for so long at most after its fault has ended (`chaosCommand.maxWaitMs`). */
 const rehearsalRestMs = 300_000;
 
-/** Takes in one event of AUDIT; events that no failover decision reads change nothing. */
-export function foldFailoverAudit(audit: FailoverAudit, event: Event): FailoverAudit {
+/** Takes in one event of AUDIT, stored at `timeMs`; events that no failover decision reads change nothing. */
+export function foldFailoverAudit(audit: FailoverAudit, event: Event, timeMs: number): FailoverAudit {
   switch (event.type) {
     case "log.started":
       return { ...audit, generation: Math.max(audit.generation, event.data.generation) };
@@ -62,9 +72,8 @@ export function foldFailoverAudit(audit: FailoverAudit, event: Event): FailoverA
     case "failover.decided":
       return { ...audit, states: audit.states.with(event.data.service, event.data.state) };
     case "health.changed": {
-      const { status, sinceMs, heldDownUntilMs, changesAtMs = [] } = event.data.state;
       const key = endpointKey(event.data.service, event.data.endpoint);
-      return { ...audit, health: audit.health.with(key, { status, sinceMs, heldDownUntilMs, changesAtMs }) };
+      return { ...audit, health: audit.health.with(key, knownHealth(event.data, timeMs)) };
     }
     case "breaker.changed": {
       const key = endpointKey(event.data.service, event.data.endpoint);
@@ -246,11 +255,19 @@ function countAgainst(testimony: Testimony | undefined): number {
   return count;
 }
 
-function healthSliceOf(
-  { status, sinceMs, heldDownUntilMs, changesAtMs }: HealthSlice & { readonly changesAtMs: readonly number[] },
-  flapWindowMs: number,
-  nowMs: number,
-): HealthSlice {
+/** A prober stamps with its own clock, which may be wrong or set; moves are decided by the store's, so all of it is moved there. */
+function knownHealth({ timestamp, state }: HealthChanged, timeMs: number): KnownHealth {
+  const { status, sinceMs, heldDownUntilMs, changesAtMs = [] } = state;
+  const aheadMs = timeMs - Date.parse(timestamp);
+  return {
+    status,
+    sinceMs: sinceMs + aheadMs,
+    heldDownUntilMs: heldDownUntilMs === null ? null : heldDownUntilMs + aheadMs,
+    changesAtMs: changesAtMs.map((atMs) => atMs + aheadMs),
+  };
+}
+
+function healthSliceOf({ status, sinceMs, heldDownUntilMs, changesAtMs }: KnownHealth, flapWindowMs: number, nowMs: number): HealthSlice {
   let flaps = 0;
   for (const atMs of changesAtMs) if (nowMs - atMs < flapWindowMs) flaps += 1;
   return flaps === 0 ? { status, sinceMs, heldDownUntilMs } : { status, sinceMs, heldDownUntilMs, flaps };

@@ -22,6 +22,8 @@ import type { HealthPolicy } from "./policy.ts";
  * H12 What fails from one zone only, while an observer elsewhere sees it well, is never made unhealthy: it is degraded, with the zone
  *     named, until an observer of that zone sees it well again or none is left there.
  * H13 Maintenance changes no status, only what is said with it; its ups and downs are no flapping, and hold nothing down.
+ * H14 A clock that was set holds nothing down for longer: a hold that ends later than the policy's longest, and changes further ahead than
+ *     the window is long, were stamped by another clock and do not count.
  *
  * Score: a moving average (`scoreWeight`) of what each result is worth: a good answer 1 less its share of the time-out, rate limited at
  * most 0.6, degraded at most `degradedScoreMax`, credentials refused at most 0.4 (all above the router's 0.3: alive), a hard failure 0.
@@ -147,7 +149,8 @@ function decideFall(input: HealthInput, before: HealthState, seen: HealthState):
   }
   const changes = countChange(before, "down", input);
   const flapping = input.maintenance == null && policy.holdDownMs > 0 && before.side === "up" && changes.length >= policy.flapChanges;
-  const heldDownUntilMs = flapping ? Math.max(nowMs + policy.holdDownMs, before.heldDownUntilMs ?? 0) : before.heldDownUntilMs;
+  const held = holdInForce(before, policy, nowMs);
+  const heldDownUntilMs = flapping ? Math.max(nowMs + policy.holdDownMs, held ?? 0) : held;
   const reason = `${failures}; ${against} of ${asked} observers agree`;
   return change(flapping ? "flap_hold" : "fall", flapping ? `${reason}; ${changes.length} changes, held down` : reason, {
     ...seen,
@@ -186,8 +189,9 @@ function decideZone(input: HealthInput, before: HealthState, seen: HealthState, 
 
 function decideRise(input: HealthInput, before: HealthState, seen: HealthState): HealthDecision {
   const { nowMs } = input;
-  if (before.heldDownUntilMs !== null && nowMs < before.heldDownUntilMs) {
-    const why = `held down until ${new Date(before.heldDownUntilMs).toISOString()}`;
+  const heldUntilMs = holdInForce(before, input.policy, nowMs);
+  if (heldUntilMs !== null) {
+    const why = `held down until ${new Date(heldUntilMs).toISOString()}`;
     return keep("held_down", `answers again, but ${why}`, seen, [{ option: "healthy", why }]);
   }
   const cause = (seen.impairedRun ?? 0) > 0 ? (seen.cause ?? null) : null;
@@ -323,9 +327,14 @@ function isSilent(state: HealthState, policy: HealthPolicy, nowMs: number): bool
 
 /** The changes between up and down inside the window with this one; from a side that was never known it is none. */
 function countChange(before: HealthState, to: "up" | "down", { policy, nowMs, maintenance }: HealthInput): number[] {
-  const recent = before.changesAtMs.filter((atMs) => nowMs - atMs < policy.flapWindowMs);
+  const recent = before.changesAtMs.filter((atMs) => Math.abs(nowMs - atMs) < policy.flapWindowMs);
   const from = before.side ?? null;
   return (from === null || from === to || maintenance != null ? recent : [...recent, nowMs]).slice(-100);
+}
+
+/** H14. Until when it is held down; null: it is not. */
+function holdInForce({ heldDownUntilMs }: HealthState, { holdDownMs }: HealthPolicy, nowMs: number): number | null {
+  return heldDownUntilMs !== null && nowMs < heldDownUntilMs && heldDownUntilMs - nowMs <= holdDownMs ? heldDownUntilMs : null;
 }
 
 function observersAgainst(votes: readonly Vote[]): number {

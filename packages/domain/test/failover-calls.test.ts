@@ -83,6 +83,7 @@ const configured: FailoverAudit = foldFailoverAudit(
     environment: "development",
     topology: topology.parse({ upstreams: { pinecone: { kind: "mcp", endpoints } } }),
   }),
+  nowMs,
 );
 
 /** What comes of each message of these routers, in turn and through the folds: every second call of each fails, every probe passes. */

@@ -30,9 +30,14 @@ const configured = (upstream: object, failover: object = {}) =>
     topology: topology.parse({ upstreams: { shop: { kind: "mcp", ...upstream } }, failover }),
   });
 const endpoint = (name: string, tier: number, role = "write") => ({ name, tier, role, url: `http://127.0.0.1:1/${name}` });
-const health = (name: string, status: string) =>
-  event("health.changed", ["shop", name], { service: "shop", endpoint: name, state: { status, sinceMs: 5, heldDownUntilMs: null } });
-const fold = (...events: Event[]): FailoverAudit => events.reduce(foldFailoverAudit, noFailoverAudit);
+const health = (name: string, status: string, state: object = {}, clockMs = nowMs) =>
+  event("health.changed", ["shop", name], {
+    service: "shop",
+    endpoint: name,
+    timestamp: new Date(clockMs).toISOString(),
+    state: { status, sinceMs: 5, heldDownUntilMs: null, ...state },
+  });
+const fold = (...events: Event[]): FailoverAudit => events.reduce((audit, next) => foldFailoverAudit(audit, next, nowMs), noFailoverAudit);
 
 function probes(observer: string, seq: number, endpoints: readonly string[], outcome: "ok" | "hard") {
   const observations = endpoints.map((name) => ({
@@ -69,10 +74,21 @@ test("J1: folding the last event of each subject gives the same as folding all o
   assert.deepEqual(fold(...lastOfEach), fold(...all));
 });
 
+test("what a prober says of a time is taken from its clock to the store's: one that is an hour wrong keeps no endpoint from use for an hour", () => {
+  for (const wrongByMs of [-3_600_000, 0, 3_600_000]) {
+    const clockMs = nowMs + wrongByMs;
+    const said = { sinceMs: clockMs - 60_000, heldDownUntilMs: clockMs + 240_000, changesAtMs: [clockMs - 60_000] };
+    const config = configured({ endpoints: [endpoint("a", 0), endpoint("b", 1)] });
+    const audit = fold(config, health("b", "unhealthy", said, clockMs));
+    const { health: known } = failoverInput(audit, noEvidence, "shop", moment);
+    assert.deepEqual(known["b"], { status: "unhealthy", sinceMs: nowMs - 60_000, heldDownUntilMs: nowMs + 240_000, flaps: 1 });
+  }
+});
+
 test("a configuration that does not parse leaves the last good one in force", () => {
   const good = fold(configured({ endpoints: [endpoint("a", 0)] }));
   const bad = event("config.applied", [], { version: 2, environment: "development", topology: { upstreams: {} } });
-  assert.equal(foldFailoverAudit(good, bad), good);
+  assert.equal(foldFailoverAudit(good, bad, nowMs), good);
 });
 
 test("J2: with 200 endpoints in a tier and 150 observers the input stays small, and still decides right", () => {

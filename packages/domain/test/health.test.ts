@@ -174,6 +174,23 @@ test("H5, H6: the third fall in ten minutes holds down five minutes, also for a 
   assert.equal(heir.state?.heldDownUntilMs, null);
 });
 
+test("H14: a clock that is set back an hour neither holds down for that hour, nor counts what it stamped before", () => {
+  const prober = healthyProber();
+  const fallAndRise = () => {
+    for (let n = 0; n < 3; n += 1) prober.waits(250).sees("hard");
+    for (let n = 0; n < 2; n += 1) prober.waits(1000).sees("ok");
+  };
+  for (let n = 0; n < 3; n += 1) fallAndRise();
+  assert.deepEqual([prober.status, prober.said.at(-1)?.decision.rule], ["unhealthy", "flap_hold"]);
+  prober.nowMs -= 3_600_000;
+  prober.graceUntilMs = prober.nowMs;
+  prober.evidence = [];
+  for (let n = 0; n < 2; n += 1) prober.waits(1000).sees("ok");
+  assert.equal(prober.status, "healthy", "a hold of over an hour is none of this clock's");
+  for (let n = 0; n < 3; n += 1) prober.waits(250).sees("hard");
+  assert.deepEqual([prober.status, prober.said.at(-1)?.decision.rule], ["unhealthy", "fall"]);
+});
+
 test("H6: the fourth change inside the window holds down, the fourth in all does not", () => {
   const fallWith = (agesMs: number[], own: Partial<HealthPolicy> = {}) => {
     const prober = healthyProber(own);

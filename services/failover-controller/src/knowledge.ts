@@ -29,7 +29,7 @@ export class Knowledge {
 
   foldAudit(event: Event, { timeMs }: Folded): void {
     const { config } = this.audit;
-    this.audit = foldFailoverAudit(this.audit, event);
+    this.audit = foldFailoverAudit(this.audit, event, timeMs);
     if (this.audit.config !== null && this.audit.config !== config) {
       this.upstreams = Object.keys(this.audit.config.topology.upstreams);
       this.grace.configured(this.audit.config.topology, timeMs);

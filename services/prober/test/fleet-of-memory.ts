@@ -31,6 +31,8 @@ export interface MemoryFleet {
       config?: ProberEnvironment;
       /** Whether it reaches its references; asked each time. */
       reaches?: () => boolean;
+      /** By how much its machine's clock is wrong; asked each time. */
+      clockAheadMs?: () => number;
     },
   ): Promise<MemoryProber>;
   /** All that was said about an endpoint's health, oldest first. */
@@ -99,13 +101,14 @@ async function fleetOn(connect: (instance: string) => Bus): Promise<MemoryFleet>
         seq,
       );
     },
-    async start(instance, { secrets = {}, policy = {}, deaf = false, config = {}, reaches = () => true } = {}) {
+    async start(instance, { secrets = {}, policy = {}, deaf = false, config = {}, reaches = () => true, clockAheadMs = () => 0 } = {}) {
       const own = connect(instance);
       connections.add(own);
       // Who is deaf hears no other prober, and so takes everything for its own.
       const subscribe: Bus["subscribe"] = (type, handler) => own.subscribe(type, type === "prober.heartbeat" ? () => undefined : handler);
       const heard: Bus = deaf ? Object.create(own, { subscribe: { value: subscribe } }) : own;
-      const kit = testKit<ProberEnvironment>({ service: "prober", bus: heard, instance, config, secrets });
+      const right = testKit<ProberEnvironment>({ service: "prober", bus: heard, instance, config, secrets });
+      const kit = Object.create(right, { nowMs: { value: () => right.nowMs() + clockAheadMs() } }) as typeof right;
       const prober = await startProber(kit, { ...proberPolicy, ...quick, ...policy }, undefined, () => Promise.resolve(reaches()));
       running.add(prober);
       return {

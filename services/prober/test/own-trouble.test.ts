@@ -153,3 +153,21 @@ test("a prober whose probes begin too late says that it cannot keep to its sched
   const condition = late.kit.readiness().conditions["load"];
   assert.deepEqual([condition?.ok, condition?.required], [false, false]);
 });
+
+test("a prober whose clock is set back an hour notices what dies afterwards: the grace after its start does not come back for that hour", async (t) => {
+  const fleet = await fleetFor(t);
+  const fake = await server(t);
+  const dead = await server(t, 500);
+  await fleet.configure({ api: http({ one: fake.url, two: dead.url }) });
+  let clockAheadMs = 0;
+  await fleet.start("p1", { clockAheadMs: () => clockAheadMs });
+  await until("healthy", async () => (await statusOf(fleet, "api", "one")) === "healthy", 30_000);
+  await until(
+    "over is the grace, which waits for what is not proven",
+    async () => (await statusOf(fleet, "api", "two")) === "unhealthy",
+    30_000,
+  );
+  clockAheadMs = -3_600_000;
+  fake.handler = answers.reset;
+  await until("unhealthy", async () => (await statusOf(fleet, "api", "one")) === "unhealthy", 30_000);
+});
