@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
 import { allBusSubjects, type BusClient, busAccessOf, busClients, clientApiPrefix, permissionsOf, streams } from "@mcp-failover/contracts";
+import { eventually } from "@mcp-failover/testkit";
 import type { NatsConnection } from "nats";
 import { subjectMatches } from "../src/subjects.ts";
 import { attacks } from "./attacks.ts";
@@ -40,6 +41,38 @@ export function permissions(binary?: string): void {
         await nc.close();
       }
       assert.ok((await world.subjectsIn("AUDIT")).length > 20);
+    });
+
+    test("who may overhear hears every event of the log once, from each who may say it, also by a narrower wildcard", async () => {
+      const listener = await world.attack("client");
+      const heard: string[] = [];
+      const listen = (filter: string): void => {
+        listener.subscribe(filter, { callback: (error, { subject }) => heard.push(error === null ? subject : error.message) });
+      };
+      const ofAudit = streams.find(({ name }) => name === "AUDIT")?.subjects ?? [];
+      for (const filter of permissionsOf("client").subscribe.allow) {
+        if (ofAudit.some((kept) => subjectMatches(kept, example(filter)))) listen(filter);
+      }
+      await listener.flush();
+      const said: string[] = [];
+      for (const client of [...busClients, "bootstrap"] as const) {
+        const nc = await world.attack(client);
+        const own = client === "bootstrap" ? ["log.started", "config.applied"] : busAccessOf(client).says.map(example);
+        for (const subject of own.filter((one) => ofAudit.some((kept) => subjectMatches(kept, one)))) {
+          assert.equal(await refused(nc, subject), null, `${client} publishes ${subject}`);
+          said.push(subject);
+        }
+        await nc.close();
+      }
+      // A developer subscribes to less than all that is allowed.
+      listen("health.changed.x1.*");
+      await listener.flush();
+      const prober = await world.attack("prober");
+      assert.equal(await refused(prober, "health.changed.x1.x1"), null);
+      said.push("health.changed.x1.x1", "health.changed.x1.x1");
+      await eventually(() => heard.length >= said.length, { withinMs: 30_000, what: () => `heard: ${heard.join(", ")}` });
+      assert.deepEqual(heard.toSorted(), said.toSorted());
+      assert.ok(new Set(said).size > 20, `${said.length} events were said`);
     });
   });
 

@@ -7,7 +7,7 @@ import type { StreamName } from "./streams.ts";
  * The accounts of nats-server, made from the table of what each client may do (docs/adr/0009).
  *
  * A1  The streams are in `CORE`. Every client has an account of its own and reaches `CORE` by service imports alone: a reply subject that it
- *     names is looked up in its own account, so that it cannot be made to land in a stream.
+ *     names is looked up in its own account, so that it cannot be made to land in a stream. What it hears comes from the accounts of those who say it.
  * A2  A client imports exactly its own subjects; a stream's interface is imported for looking and pulling, never for changing.
  * A3  Consumers are made by the keeper, for whoever asks on the subject that only its account imports.
  * A4  The bootstrap user alone may change, purge, delete or restore a stream.
@@ -55,7 +55,7 @@ export function importsOf(client: BusClient): readonly Import[] {
     ...asksEvents(access, client).map(([subject, of]): Import => ({ subject, kind: "service", from: accountOf(of), streamed: true })),
     ...access.asks.map((subject): Import => ({ subject, kind: "service", from: accountOf(requests[subject].service as BusClient) })),
     ...told,
-    ...(access.overhears ? keptTypes().map((type): Import => ({ subject: filterOf(type), kind: "stream", from: coreAccount })) : []),
+    ...(access.overhears ? overheard() : []),
     ...interfaceOf(access),
     ...Object.values(consumerSubjects).map((to): Import => ({ subject: `${to}.${client}`, to, kind: "service", from: coreAccount })),
     ...(access.discovers ? discovery("PING").filter(({ from }) => from !== accountOf(client)) : []),
@@ -197,6 +197,13 @@ function typeOf(subject: string): EventType | null {
 
 function keptTypes(): EventType[] {
   return (Object.keys(events) as EventType[]).filter((type) => events[type].stream === "AUDIT");
+}
+
+/** Every event of the log from each who says it: nats-server gives what came to CORE by a service import to no stream import of CORE. */
+function overheard(): Import[] {
+  return keptTypes().flatMap((type) =>
+    events[type].saidBy.map((speaker): Import => ({ subject: filterOf(type), kind: "stream", from: accountOf(speaker) })),
+  );
 }
 
 /** Questions that the client asks of another. */
