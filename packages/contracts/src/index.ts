@@ -204,6 +204,15 @@ export {
 export { joinPath, type ProbeCheck, probeChecks } from "./probe-plan.ts";
 export { type ProbePresetName, probePresetNames, probePresets } from "./probe-presets.ts";
 export {
+  hashesInRedisAcl,
+  type RedisHashes,
+  type RedisUser,
+  redisAccess,
+  redisAcl,
+  redisCredentialFiles,
+  redisUsers,
+} from "./redis-access.ts";
+export {
   type RollbackDecided,
   type RollbackNotice,
   type RollbackRejected,

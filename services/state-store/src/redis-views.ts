@@ -1,7 +1,8 @@
 import { randomUUID } from "node:crypto";
 import { endpointKey } from "@mcp-failover/contracts";
 import { type FailoverRecord, type ReadModel, viewStatus } from "@mcp-failover/domain";
-import { Redis } from "ioredis";
+import { Redis, type RedisOptions } from "ioredis";
+import { readRedisCredentials } from "./redis-credentials.ts";
 
 /**
  * The Redis side of the read model. Keys, pinned:
@@ -71,16 +72,37 @@ export interface RedisViews {
   close(): Promise<void>;
 }
 
-/** Connects for ever in the background; commands fail at once while Redis is away, because the caller keeps what is to be written. */
-export function openRedisViews(url: string): RedisViews {
-  const redis = new Redis(url, {
+/**
+ * Connects for ever in the background; commands fail at once while Redis is away, because the caller keeps what is to be written. What the folder
+ * holds is read anew before every connection, so that rotated passwords and certificates need no restart. Throws `RedisCredentialsError`.
+ */
+export function openRedisViews(url: string, credentialsDir: string | null): RedisViews {
+  let lastError = "connecting";
+  let unread = "";
+  const credentials = (): Pick<RedisOptions, "username" | "password" | "tls"> => {
+    if (credentialsDir === null) return {};
+    const { tls, ...user } = readRedisCredentials(credentialsDir);
+    return { ...user, ...(url.startsWith("rediss://") ? { tls } : {}) };
+  };
+  const options = {
     enableOfflineQueue: false,
     maxRetriesPerRequest: 0,
     commandTimeout: commandTimeoutMs,
     connectTimeout: commandTimeoutMs,
-    retryStrategy: (attempt) => Math.min(50 * 2 ** Math.min(attempt, 6), reconnectMsMax),
-  });
-  let lastError = "connecting";
+    // CLIENT SETINFO is none of our rights, and tells nobody anything.
+    disableClientInfo: true,
+    ...credentials(),
+    retryStrategy: (attempt: number) => {
+      try {
+        Object.assign(redis.options, credentials());
+        unread = "";
+      } catch (error) {
+        unread = `; ${(error as Error).message}`; // What was read before may still hold.
+      }
+      return Math.min(50 * 2 ** Math.min(attempt, 6), reconnectMsMax);
+    },
+  } satisfies RedisOptions;
+  const redis: Redis = new Redis(url, options);
   // ioredis throws an unhandled event when nobody listens.
   redis.on("error", (error: Error) => {
     lastError = error.message;
@@ -147,7 +169,7 @@ export function openRedisViews(url: string): RedisViews {
     hasMark: async () => (await redis.exists("mcp:meta")) === 1,
     onConnection(listener) {
       redis.on("ready", () => listener(true, ""));
-      redis.on("close", () => listener(false, `Redis is out of reach: ${lastError}`));
+      redis.on("close", () => listener(false, `Redis is out of reach: ${lastError}${unread}`));
     },
     async close() {
       redis.disconnect();

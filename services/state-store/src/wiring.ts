@@ -26,7 +26,7 @@ const stopMsMax = 1000;
  */
 export async function startStateStore(kit: Kit<StateStoreConfig>): Promise<Running> {
   const backupPath = join(kit.dataDir, "state-store", "read-model.json");
-  const redis = openRedisViews(kit.config.REDIS_URL);
+  const redis = openRedisViews(kit.config.REDIS_URL, kit.config.REDIS_CREDENTIALS_DIR ?? null);
   let model: ReadModel = emptyReadModel;
   let following: Following | null = null;
   let lastSeq = 0;

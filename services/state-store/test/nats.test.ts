@@ -6,7 +6,7 @@ import { streams } from "@mcp-failover/contracts";
 import { type RunningServer, startNats } from "@mcp-failover/testkit";
 import { Log, redisForTests, startStore, until } from "./world.ts";
 
-const { server, client } = redisForTests();
+const { store: redisOfStore, client } = redisForTests("open");
 let nats: RunningServer;
 before(async () => {
   nats = await startNats();
@@ -31,7 +31,7 @@ test("on NATS: folded as it comes, backed up in the bucket, and folded anew when
       () => redis.get(`mcp:current:${upstream}`),
       (found) => found === wanted,
     );
-  const store = await startStore({ bus: connect("state-store-1"), redisUrl: server().url });
+  const store = await startStore({ bus: connect("state-store-1"), redis: redisOfStore() });
   t.after(() => store.stop());
   for (let round = 0; round < 4; round += 1) await log.move("shop", round % 2 === 0 ? "secondary" : "primary");
   await log.move("old", "secondary");

@@ -8,7 +8,7 @@ import { patientMs, tempDir } from "@mcp-failover/testkit";
 import type { Redis } from "ioredis";
 import { Log, redisForTests, type Store, startStore, until } from "./world.ts";
 
-const { server, client } = redisForTests();
+const { server, store: redisOfStore, client } = redisForTests("guarded");
 let redis: Redis;
 beforeEach(async () => {
   redis = client();
@@ -24,7 +24,7 @@ async function world(t: TestContext, upstreams: string[] = ["shop", "docs"]) {
   const start = async (more: { dataDir?: string; instance?: string; broker?: MemoryBroker; cut?: boolean } = {}): Promise<Store> => {
     const bus = (more.broker ?? broker).connect();
     if (more.cut) memorySeams(bus).cut();
-    const store = await startStore({ bus, redisUrl: server().url, ...more });
+    const store = await startStore({ bus, redis: redisOfStore(), ...more });
     t.after(() => store.stop());
     return store;
   };

@@ -1,9 +1,20 @@
-import { randomUUID } from "node:crypto";
+import { createHash, randomUUID } from "node:crypto";
+import { mkdirSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
 import { after, before } from "node:test";
 import type { Bus } from "@mcp-failover/bus";
-import { type Event, type EventType, type HealthStatus, makeEvent, type NewEvent, type Reply } from "@mcp-failover/contracts";
+import {
+  type Event,
+  type EventType,
+  type HealthStatus,
+  makeEvent,
+  type NewEvent,
+  type Reply,
+  redisAcl,
+  redisCredentialFiles,
+} from "@mcp-failover/contracts";
 import { testKit } from "@mcp-failover/service-kit/testing";
-import { becomes, type RunningServer, startRedis, tempDir } from "@mcp-failover/testkit";
+import { becomes, type RunningServer, selfSigned, startRedis, tempDir } from "@mcp-failover/testkit";
 import { Redis } from "ioredis";
 import { startStateStore } from "../src/wiring.ts";
 
@@ -89,24 +100,69 @@ export class Log {
   }
 }
 
-/** A redis-server and a client for a test file; the database is emptied by the tests themselves. */
-export function redisForTests(): { server: () => RunningServer; client: () => Redis; connect(): Promise<Redis> } {
+/** The user of the tests themselves, who may do anything. */
+const tester = { username: "tester", password: "the-password-of-the-tests" };
+
+/**
+ * A redis-server and a client for a test file; the database is emptied by the tests themselves. Guarded, it speaks TLS alone, and the state-store
+ * has exactly the rights of the table in `contracts`: whatever a test sees it do, it may.
+ */
+export function redisForTests(how: "open" | "guarded"): { server: () => RunningServer; store: () => RedisOfStore; client: () => Redis } {
   let server: RunningServer;
+  let credentials: { folder: string; tls: { ca: string; cert: string; key: string }; remove(): Promise<void> } | null = null;
   const clients: Redis[] = [];
   before(async () => {
-    server = await startRedis();
+    if (how === "open") {
+      server = await startRedis();
+      return;
+    }
+    const { path, remove } = await tempDir("mcpf-redis-");
+    const made = selfSigned({ untilMs: Date.now() + 3_600_000 });
+    // It signs itself, so that the one certificate is server, client and authority.
+    const tls = { ca: made.cert, ...made };
+    const folder = join(path, "state-store");
+    const password = randomUUID();
+    mkdirSync(folder);
+    for (const [name, text] of Object.entries({ ...tls, user: "state-store", password }))
+      writeFileSync(join(folder, redisCredentialFiles[name as keyof typeof redisCredentialFiles]), text);
+    const hashes = { "state-store": [hashOf(password)], "redis-health": [], "redis-reader": [], "redis-reload": [] } satisfies Parameters<
+      typeof redisAcl
+    >[0];
+    writeFileSync(join(path, "users.acl"), `${redisAcl(hashes)}user ${tester.username} on #${hashOf(tester.password)} ~* &* +@all\n`);
+    credentials = { folder, tls, remove };
+    const file = (name: "ca" | "cert" | "key"): string => join(folder, redisCredentialFiles[name]);
+    const guard = {
+      aclFile: join(path, "users.acl"),
+      caFile: file("ca"),
+      certFile: file("cert"),
+      keyFile: file("key"),
+      user: tester.username,
+      password: tester.password,
+    };
+    server = await startRedis({ guard });
   });
   after(async () => {
     for (const client of clients) client.disconnect();
     await server.stop();
+    await credentials?.remove();
   });
   const client = (): Redis => {
-    const one = new Redis(server.url, { retryStrategy: () => 50 });
+    const guarded = credentials === null ? {} : { ...tester, tls: credentials.tls };
+    const one = new Redis(server.url, { retryStrategy: () => 50, ...guarded });
     one.on("error", () => undefined); // Its outages are what is tested.
     clients.push(one);
     return one;
   };
-  return { server: () => server, client, connect: async () => client() };
+  const store = (): RedisOfStore => ({
+    REDIS_URL: server.url,
+    ...(credentials === null ? {} : { REDIS_CREDENTIALS_DIR: credentials.folder }),
+  });
+  return { server: () => server, store, client };
+}
+type RedisOfStore = Parameters<typeof startStateStore>[0]["config"];
+
+function hashOf(password: string): string {
+  return createHash("sha256").update(password).digest("hex");
 }
 
 export interface Store {
@@ -118,11 +174,11 @@ export interface Store {
 }
 
 /** One state-store on a bus of its own. Asked directly, so that a cut bus does not stand between. */
-export async function startStore(options: { bus: Bus; redisUrl: string; dataDir?: string; instance?: string }): Promise<Store> {
+export async function startStore(options: { bus: Bus; redis: RedisOfStore; dataDir?: string; instance?: string }): Promise<Store> {
   const folder = options.dataDir === undefined ? await tempDir("mcpf-state-") : null;
   const dataDir = options.dataDir ?? folder?.path ?? "";
   const { bus, instance = "state-store-1" } = options;
-  const kit = testKit({ service: "state-store", bus, instance, dataDir, config: { REDIS_URL: options.redisUrl } });
+  const kit = testKit({ service: "state-store", bus, instance, dataDir, config: options.redis });
   const running = await startStateStore(kit);
   let stopping: Promise<void> | null = null;
   const end = async (): Promise<void> => {

@@ -2,19 +2,20 @@ import { X509Certificate } from "node:crypto";
 import { chmodSync, chownSync, existsSync, mkdirSync, readFileSync, renameSync, statSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { credentialFiles, makeUserKey, publicKeyOf } from "@mcp-failover/bus";
-import { type BusKeys, type BusUser, busUsers, natsAccounts } from "@mcp-failover/contracts";
+import { type BusKeys, type BusUser, busUsers, natsAccounts, redisUsers } from "@mcp-failover/contracts";
 import { issue, makeAuthority } from "./certificates.ts";
+import { makeRedisPasswords } from "./redis-passwords.ts";
 
 export interface CredentialsOptions {
-  /** Where they lie: a folder for each user, and `nats` for the server. */
+  /** Where they lie: a folder for each user, and `nats` and `redis` for the servers. */
   readonly folder: string;
   readonly nowMs: number;
   /**
-   * `rotate` gives every user a new key and certificate; the key before stays valid beside it, so that nobody is cut off. `retire` ends what
-   * `rotate` left valid. The server has to read its configuration again after either (SIGHUP).
+   * `rotate` gives every user a new key, password and certificate; those before stay valid beside them, so that nobody is cut off. `retire` ends
+   * what `rotate` left valid. The servers have to read their files again after either (nats-server: SIGHUP; redis-server: ACL LOAD).
    */
   readonly change?: "rotate" | "retire";
-  /** Names and addresses of nats-server, for its certificate. It keeps those that it has: a rotation without them must cut nobody off. */
+  /** More names and addresses of the servers, for their certificates. They keep those that they have: a rotation without them must cut nobody off. */
   readonly hosts?: readonly string[];
   /** Who shall own the files. Without it a file made anew stays with its owner, and a new one goes to the owner of its folder. */
   readonly owner?: Owner;
@@ -32,7 +33,10 @@ const certificateMs = 365 * dayMs;
 const renewMs = 30 * dayMs;
 /** A clock that is a little behind does not refuse what was made just now. */
 const backMs = 3_600_000;
-const serverHosts = ["localhost", "127.0.0.1", "nats", "nats-1", "nats-2", "nats-3"];
+const serverHosts = {
+  nats: ["localhost", "127.0.0.1", "nats", "nats-1", "nats-2", "nats-3"],
+  redis: ["localhost", "127.0.0.1", "redis", "redis-replica", "redis-front"],
+} as const;
 
 /** What there is in the folder of the server. */
 export const serverFiles = { accounts: "accounts.conf", cert: "tls.crt", key: "tls.key", ca: "ca.pem" } as const;
@@ -49,7 +53,7 @@ export function makeCredentials(options: CredentialsOptions): { readonly made: r
   };
   mkdirSync(folder, { recursive: true, mode: 0o700 });
   if (options.owner !== undefined) chownSync(folder, options.owner.uid, options.owner.gid);
-  for (const user of ["ca", "nats", ...busUsers]) {
+  for (const user of new Set(["ca", "nats", "redis", ...busUsers, ...redisUsers])) {
     const path = join(folder, user);
     const owner = options.owner ?? heirOf(path);
     mkdirSync(path, { recursive: true, mode: 0o700 });
@@ -77,7 +81,7 @@ export function makeCredentials(options: CredentialsOptions): { readonly made: r
     put(`${place}/tls.key`, made.key);
     put(`${place}/tls.crt`, made.cert);
   };
-  certify("nats", "nats", [...serverHosts, ...(options.hosts ?? [])]);
+  for (const server of ["nats", "redis"] as const) certify(server, server, [...serverHosts[server], ...(options.hosts ?? [])]);
 
   const before = readKeys(folder);
   const keys = {} as Record<BusUser, readonly string[]>;
@@ -97,6 +101,9 @@ export function makeCredentials(options: CredentialsOptions): { readonly made: r
   }
   put("nats/keys.json", `${JSON.stringify(keys, null, 2)}\n`);
   put(`nats/${serverFiles.accounts}`, natsAccounts(keys as BusKeys));
+
+  for (const user of redisUsers) if (!(busUsers as readonly string[]).includes(user)) certify(user, user, [user]);
+  makeRedisPasswords({ change, read: (name) => readText(join(folder, name)), put });
   return { made };
 }
 
