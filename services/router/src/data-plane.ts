@@ -134,6 +134,9 @@ export async function startDataPlane(options: DataPlaneOptions): Promise<DataPla
   return {
     url: server.url,
     port: server.port,
+    get connections() {
+      return server.connections;
+    },
     get sessionCount() {
       return sessions.size;
     },

@@ -4,6 +4,8 @@ import { Server as TlsServer } from "node:tls";
 
 /** The clients' connections that have no request on them. */
 export interface IdleConnections {
+  /** All that are watched, idle or not. */
+  readonly count: number;
   /** A request came on a connection; returns what to call when its answer is over. */
   begin(socket: Socket): () => void;
   /** Closes what has been idle for too long. Called now and then. */
@@ -19,6 +21,9 @@ export function watchIdle(server: Server, idleMs: number): IdleConnections {
     socket.once("close", () => lines.delete(socket));
   });
   return {
+    get count() {
+      return lines.size;
+    },
     begin(socket) {
       const line = lines.get(socket) ?? new Line();
       // A client may send the next request before the answer to the last.

@@ -2,8 +2,13 @@ import { Counter, Gauge, type Registry } from "prom-client";
 import type { DataPlaneMetrics } from "./mcp/inbound.ts";
 import { CallHistogram, type CallSeries } from "./observe/call-histogram.ts";
 
+interface DataPlaneGauges {
+  sessions(): number;
+  connections(): { readonly front: number; readonly node: number };
+}
+
 /** Prometheus metrics of the data plane. Names are pinned: dashboards depend on them. */
-export function dataPlaneMetrics(registry: Registry, gauges: { sessions(): number }): DataPlaneMetrics {
+export function dataPlaneMetrics(registry: Registry, gauges: DataPlaneGauges): DataPlaneMetrics {
   const attempts = new CallHistogram({
     name: "mcpf_router_attempt_seconds",
     help: "Time of one attempt at an endpoint, until its answer was complete",
@@ -29,6 +34,17 @@ export function dataPlaneMetrics(registry: Registry, gauges: { sessions(): numbe
     registers: [registry],
     collect() {
       this.set(gauges.sessions());
+    },
+  });
+  new Gauge({
+    name: "mcpf_router_connections",
+    help: "Connections of clients, by who reads their requests: the strict front, or node:http",
+    labelNames: ["reader"],
+    registers: [registry],
+    collect() {
+      const { front, node } = gauges.connections();
+      this.set({ reader: "front" }, front);
+      this.set({ reader: "node" }, node);
     },
   });
   // Names of the configuration, and a fixed list of outcomes.

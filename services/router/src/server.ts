@@ -31,6 +31,8 @@ import type { ServerTls } from "./tls/server-tls.ts";
 export interface RouterServer {
   readonly url: string;
   readonly port: number;
+  /** Clients' connections, by who reads them. */
+  readonly connections: { readonly front: number; readonly node: number };
   close(graceMs: number): Promise<void>;
 }
 export interface RouterServerOptions {
@@ -115,6 +117,9 @@ export async function startServer(options: RouterServerOptions): Promise<RouterS
 
   return {
     port,
+    get connections() {
+      return { front: front?.count ?? 0, node: idle.count };
+    },
     url: `${options.tls === null ? "http" : "https"}://${options.host.includes(":") ? `[${options.host}]` : options.host}:${port}`,
     async close(graceMs) {
       draining = true;

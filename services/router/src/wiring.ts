@@ -4,7 +4,7 @@ import type { AccessRules } from "./access.ts";
 import type { RouterConfig } from "./config.ts";
 import { createRouterControl } from "./control/control.ts";
 import { answers, reaches } from "./control/reach.ts";
-import { startDataPlane } from "./data-plane.ts";
+import { type DataPlane, startDataPlane } from "./data-plane.ts";
 import { startTokenGuard } from "./identity/start-guard.ts";
 import { createStreamClaims, serveStreamClaims } from "./mcp/claims.ts";
 import { createSharedDirectory } from "./mcp/directory.ts";
@@ -46,7 +46,7 @@ export async function startRouter(kit: Kit<RouterConfig>): Promise<Running> {
   const observing = startObserving(kit);
   const guard = startTokenGuard(kit, control);
   const tls = await startServerTls(config, log);
-  let sessions = (): number => 0;
+  let listening: DataPlane | null = null;
   let accessGiven: object | undefined;
   let access: AccessRules = { hosts: config.MCPF_ROUTER_ALLOWED_HOSTS, origins: config.MCPF_ROUTER_ALLOWED_ORIGINS };
   const plane = await startDataPlane({
@@ -77,13 +77,16 @@ export async function startRouter(kit: Kit<RouterConfig>): Promise<Running> {
     front: config.MCPF_ROUTER_FRONT === "on",
     observing,
     log,
-    metrics: dataPlaneMetrics(registry, { sessions: () => sessions() }),
+    metrics: dataPlaneMetrics(registry, {
+      sessions: () => listening?.sessionCount ?? 0,
+      connections: () => listening?.connections ?? { front: 0, node: 0 },
+    }),
     health: async (asked) => (await probeAnswer(asked, control, stdio)) ?? healthAnswer(asked, kit.readiness, registry),
     bridges: { stdio },
     nowMs: kit.nowMs,
     limits: { heartbeatMs: config.MCPF_ROUTER_HEARTBEAT_MS, sessionIdleMs: config.MCPF_ROUTER_SESSION_IDLE_MS },
   });
-  sessions = () => plane.sessionCount;
+  listening = plane;
   const claims = serveStreamClaims(kit, sealer, plane.sessionByKey);
   log.info({ url: plane.url }, "listening");
   return {

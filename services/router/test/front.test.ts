@@ -1,8 +1,11 @@
 import assert from "node:assert/strict";
 import { once } from "node:events";
 import { createServer, type Server } from "node:http";
+import { createServer as createTlsServer } from "node:https";
 import { type AddressInfo, connect, type Socket } from "node:net";
 import { type TestContext, test } from "node:test";
+import { connect as connectTls } from "node:tls";
+import { selfSigned } from "@mcp-failover/testkit";
 import { type Front, standBefore } from "../src/front/front.ts";
 import type { FrontResponse } from "../src/front/front-response.ts";
 import { openSession, toolCall, until } from "./support/clients.ts";
@@ -19,14 +22,17 @@ interface World {
   /** Answers that the front has not given yet. */
   readonly held: FrontResponse[];
   readonly over: () => number;
+  /** The server's ends of the connections. */
+  readonly sockets: Socket[];
 }
 
 /** A server of node:http with the front before it. Requests whose body is `hold` are answered by the test. */
-async function startWorld(t: TestContext, idleMs = 60_000): Promise<World> {
+async function startWorld(t: TestContext, idleMs = 60_000, tls: { key: string; cert: string } | null = null): Promise<World> {
   const seen: string[] = [];
   const held: FrontResponse[] = [];
   let over = 0;
-  const server = createServer({ keepAliveTimeout: 0 }, (request, response) => {
+  const server = (tls === null ? createServer({ keepAliveTimeout: 0 }) : createTlsServer({ keepAliveTimeout: 0, ...tls })) as Server;
+  server.on("request", (request, response) => {
     let body = "";
     request.setEncoding("latin1").on("data", (part) => {
       body += part;
@@ -49,6 +55,8 @@ async function startWorld(t: TestContext, idleMs = 60_000): Promise<World> {
       else response.end(`front:${body}`);
     },
   });
+  const sockets: Socket[] = [];
+  server.on("connection", (socket) => sockets.push(socket));
   server.listen(0, "127.0.0.1");
   await once(server, "listening");
   t.after(() => {
@@ -56,7 +64,7 @@ async function startWorld(t: TestContext, idleMs = 60_000): Promise<World> {
     server.closeAllConnections();
     server.close();
   });
-  return { server, front, port: (server.address() as AddressInfo).port, seen, held, over: () => over };
+  return { server, front, port: (server.address() as AddressInfo).port, seen, held, over: () => over, sockets };
 }
 
 interface Line {
@@ -64,8 +72,7 @@ interface Line {
   readonly came: () => string;
   readonly closed: () => boolean;
 }
-function dial(t: TestContext, port: number): Line {
-  const socket = connect(port, "127.0.0.1");
+function dial(t: TestContext, port: number, socket: Socket = connect(port, "127.0.0.1")): Line {
   let came = "";
   let closed = false;
   socket.setEncoding("latin1").on("data", (part) => {
@@ -94,6 +101,43 @@ test("F6: the front answers what it takes, and node:http all else, on one connec
   socket.write(post("three"));
   await until(() => came().includes("node:three"));
   assert.deepEqual(seen, ["front POST /mcp/x one", "front POST /mcp/x two", "node GET /other ", "node POST /mcp/x three"]);
+});
+
+test("F6: the same over TLS, on a connection that both read one after the other", async (t) => {
+  const { port, seen, front } = await startWorld(t, 60_000, selfSigned({ untilMs: Date.now() + 86_400_000, name: "localhost" }));
+  const { socket, came } = dial(t, port, connectTls({ port, host: "127.0.0.1", rejectUnauthorized: false }));
+  socket.write(post("one"));
+  await until(() => came().includes("front:one"));
+  assert.equal(front.count, 1);
+  socket.write(
+    post("chunked").replace("content-length: 7\r\n\r\n", "transfer-encoding: chunked\r\n\r\n7\r\n").concat("\r\n0\r\n\r\n", post("two")),
+  );
+  await until(() => came().includes("node:two"));
+  assert.equal(front.count, 0);
+  assert.deepEqual(seen, ["front POST /mcp/x one", "node POST /mcp/x chunked", "node POST /mcp/x two"]);
+});
+
+test("S3: what a stop closes because it has no request on it has sent its last answer whole", async (t) => {
+  const { port, held, front, sockets } = await startWorld(t);
+  const { socket, came, closed } = dial(t, port);
+  socket.write(post("hold"));
+  await until(() => held.length === 1);
+  socket.pause();
+  const response = held[0] as FrontResponse;
+  response.writeHead(200, { "content-type": "text/plain" });
+  // Until the system takes no more of it, and then not so much that the next request would wait.
+  const part = "x".repeat(8 * 1024);
+  for (let parts = 0; sockets[0]?.writableLength === 0 && parts < 10_000; parts += 1) {
+    response.write(part);
+    await new Promise((resolve) => setImmediate(resolve));
+  }
+  response.end("the last of it");
+  assert.ok((sockets[0]?.writableLength ?? 0) > 0);
+  front.closeIdle();
+  front.closeIdle();
+  socket.resume();
+  await until(closed);
+  assert.ok(came().endsWith("e\r\nthe last of it\r\n0\r\n\r\n"), `it ended with ${JSON.stringify(came().slice(-40))}`);
 });
 
 test("F6: requests that come before the answer to the last one wait for it, and go to node:http with every byte", async (t) => {
@@ -198,6 +242,27 @@ test("F4: an answer is ended once, with its length or with chunks, and no header
   await until(() => came().length > before);
   assert.match(came().slice(before), /^HTTP\/1\.1 202 Accepted\r\nDate: [^\r]+\r\nConnection: keep-alive\r\ncontent-length: 0\r\n\r\n$/);
 });
+
+for (const [what, answer] of [
+  ["longer, in one piece", (response) => response.end("abcdefghij")],
+  ["longer, in parts", (response) => [response.write("abcd"), response.write("efghij"), response.end()]],
+  ["shorter, in one piece", (response) => response.end("abc")],
+  ["shorter, in parts", (response) => [response.write("abc"), response.end()]],
+  ["shorter by all of it", (response) => response.end()],
+] as readonly (readonly [string, (response: FrontResponse) => unknown])[]) {
+  test(`F4: a body that is ${what} than its length ends the connection, and nothing of it is read as the next answer`, async (t) => {
+    const { port, held, over } = await startWorld(t);
+    const { socket, came, closed } = dial(t, port);
+    socket.write(post("hold"));
+    await until(() => held.length === 1);
+    const response = held[0] as FrontResponse;
+    response.writeHead(200, { "content-length": "5" });
+    answer(response);
+    await until(closed);
+    assert.ok(came().length === 0 || (came().split("\r\n\r\n")[1] ?? "").length < 5, came());
+    assert.deepEqual([over(), response.destroyed], [1, true]);
+  });
+}
 
 test("F5: a client that reads slowly is waited for, and one that leaves is told of", async (t) => {
   const { port, held, over } = await startWorld(t);

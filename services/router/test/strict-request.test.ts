@@ -2,6 +2,8 @@ import assert from "node:assert/strict";
 import { createServer, type IncomingMessage } from "node:http";
 import { Duplex } from "node:stream";
 import { after, test } from "node:test";
+import { setFlagsFromString } from "node:v8";
+import { runInNewContext } from "node:vm";
 import fc from "fast-check";
 import { readStrict, type StrictRequest } from "../src/front/strict-request.ts";
 
@@ -209,4 +211,24 @@ test("F2: what MCP clients send is taken", () => {
     ],
     body: "grüße",
   });
+});
+
+test("F2: what somebody remembers of a request does not keep the rest of it in memory", () => {
+  setFlagsFromString("--expose-gc");
+  const collect = runInNewContext("gc") as () => void;
+  const requests = 400;
+  const padding = "x".repeat(24 * 1024);
+  const kept: unknown[] = [];
+  const read = (index: number): void => {
+    const head = `host: localhost\r\nX-Somebody-Else-${index}: 1\r\nmcpf-agent: agent-number-${index}\r\nx-padding: ${padding}`;
+    const request = readStrict(latin(`POST /mcp/good HTTP/1.1\r\n${head}\r\ncontent-length: 0\r\n\r\n`));
+    assert.ok(isTaken(request));
+    kept.push(request.headers["mcpf-agent"]);
+  };
+  collect();
+  const before = process.memoryUsage().heapUsed;
+  for (let index = 0; index < requests; index += 1) read(index);
+  collect();
+  const grown = process.memoryUsage().heapUsed - before;
+  assert.ok(grown < (requests * padding.length) / 4, `${kept.length} names of agents hold ${grown} bytes`);
 });

@@ -56,7 +56,9 @@ export class FrontConnection implements AnswerLine {
   }
 
   closeIdle(): void {
-    if (this.#response === null && !this.#isFlushing && this.#waiting === null) this.#socket.destroy();
+    if (this.#response !== null || this.#isFlushing || this.#waiting !== null || !this.#socket.writable) return;
+    // The end of the last answer may still be on its way.
+    this.#socket.destroySoon();
   }
 
   destroy(): void {

@@ -16,7 +16,8 @@ type Headers = Readonly<Record<string, string | number | string[] | undefined>>;
 
 /**
  * The answer to a request that the front took, written as node:http writes it. Guarantees:
- * F4  One answer: a length that is that of the body, or chunks with an end; no header can end its line.
+ * F4  One answer: a length that is that of the body, or chunks with an end; no header can end its line. Where a body is not as long as was
+ *     said, the connection ends, so that no byte of one answer is read as part of another.
  * F5  A short answer is one write. What is streamed goes out as it comes, and tells when the client reads too slowly.
  */
 export class FrontResponse extends EventEmitter implements ClientResponse {
@@ -30,6 +31,8 @@ export class FrontResponse extends EventEmitter implements ClientResponse {
   #head = "";
   #framing: "unknown" | "length" | "chunks" | "none" = "unknown";
   #isHeadOut = false;
+  /** Bytes of the body that are to come, where a length was said. */
+  #left = 0;
   #keepAlive: boolean;
 
   constructor(line: AnswerLine, keepAlive: boolean) {
@@ -48,19 +51,26 @@ export class FrontResponse extends EventEmitter implements ClientResponse {
     if (this.headersSent) throw new Error("the answer has begun already");
     const headers: Headers = this.#set === null ? (given ?? noHeaders) : { ...this.#set, ...given };
     let head = statusLine(status);
+    let length: number | null = null;
+    let keepAlive = this.#keepAlive;
     for (const name in headers) {
       const value = headers[name];
       if (value === undefined) continue;
       const known = nameOf(name);
       if (known === "connection") {
-        this.#keepAlive = this.#keepAlive && value !== "close";
+        keepAlive = keepAlive && value !== "close";
         continue;
       }
-      if (known === "content-length") this.#framing = "length";
+      if (known === "content-length") length = Number(value);
       head += headerLine(known, value);
     }
     if (status === 204 || status === 304) this.#framing = "none";
-    this.#head = `${head}${dateLine()}${this.#keepAlive ? keepAliveLine : closeLine}`;
+    else if (length !== null) {
+      this.#framing = "length";
+      this.#left = length;
+    }
+    this.#keepAlive = keepAlive;
+    this.#head = `${head}${dateLine()}${keepAlive ? keepAliveLine : closeLine}`;
     this.headersSent = true;
     return this;
   }
@@ -76,6 +86,7 @@ export class FrontResponse extends EventEmitter implements ClientResponse {
     if (typeof part === "string" && this.#isHeadOut && this.#framing === "chunks" && part !== "")
       return this.#line.write(`${Buffer.byteLength(part).toString(16)}\r\n${part}\r\n`, "utf8");
     const bytes = typeof part === "string" ? Buffer.from(part) : part;
+    if (!this.#isWithinLength(bytes.length)) return true;
     const head = this.#isHeadOut ? "" : this.#takeHead();
     // An empty chunk would be the end.
     if (bytes.length === 0 || this.#framing === "none") return head === "" || this.#line.write(head, "latin1");
@@ -91,6 +102,7 @@ export class FrontResponse extends EventEmitter implements ClientResponse {
       if (rest !== undefined) this.write(typeof rest === "string" ? Buffer.from(rest, encoding) : rest);
       if (this.#framing === "chunks") this.#line.write("0\r\n\r\n", "latin1");
     }
+    if (this.#framing === "length" && this.#left > 0 && !this.destroyed) return this.destroy();
     this.writableEnded = true;
     if (this.destroyed) return this;
     this.writableFinished = true;
@@ -116,18 +128,28 @@ export class FrontResponse extends EventEmitter implements ClientResponse {
 
   /** Head and body in one piece. */
   #endWhole(rest: string | Buffer | undefined, encoding: BufferEncoding): void {
-    if (rest === undefined || this.#framing === "none") {
-      if (this.#framing === "unknown") this.#head += "content-length: 0\r\n";
-      this.#framing = "length";
+    if (this.#framing === "none") {
       this.#line.write(this.#takeHead(), "latin1");
       return;
     }
-    const text = typeof rest === "string" && encoding === "latin1" ? rest : null;
+    const text = rest === undefined ? "" : typeof rest === "string" && encoding === "latin1" ? rest : null;
     const bytes = text === null ? (typeof rest === "string" ? Buffer.from(rest, encoding) : (rest as Buffer)) : null;
-    if (this.#framing === "unknown") this.#head += `content-length: ${bytes?.length ?? text?.length}\r\n`;
-    this.#framing = "length";
+    const length = text?.length ?? (bytes as Buffer).length;
+    if (this.#framing === "unknown") {
+      this.#head += `content-length: ${length}\r\n`;
+      this.#framing = "length";
+    } else if (!this.#isWithinLength(length)) return;
     if (text !== null) this.#line.write(this.#takeHead() + text, "latin1");
     else this.#line.writeBytes(this.#takeHead(), bytes as Buffer, "");
+  }
+
+  /** Ends the connection before a byte goes out that was not told of. */
+  #isWithinLength(bytes: number): boolean {
+    if (this.#framing !== "length") return true;
+    this.#left -= bytes;
+    if (this.#left >= 0) return true;
+    this.destroy();
+    return false;
   }
 
   #takeHead(): string {

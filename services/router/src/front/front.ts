@@ -10,6 +10,8 @@ import { FrontConnection, type FrontOptions } from "./front-connection.ts";
  * F7  A request that is not whole after two sweeps is given away, so that time-outs of slow clients are those of node:http.
  */
 export interface Front {
+  /** Connections that it reads now. */
+  readonly count: number;
   /** Gives away what is slow, and closes what is idle. Called now and then. */
   sweep(): void;
   closeIdle(): void;
@@ -34,6 +36,9 @@ export function standBefore(server: Server, options: FrontOptions): Front {
     connections.add(connection);
   });
   return {
+    get count() {
+      return connections.size;
+    },
     sweep() {
       const nowMs = performance.now();
       for (const connection of connections) connection.sweep(nowMs);

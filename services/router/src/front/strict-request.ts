@@ -26,6 +26,8 @@ const begin = Buffer.from("POST /mcp/", "latin1");
 /** Both below what node:http takes here. */
 const headBytesMax = 32 * 1024;
 const headersMax = 64;
+/** A part of a text keeps the whole alive: of a longer head, what somebody remembers is copied. */
+const sharedHeadCharsMax = 4 * 1024;
 /** What is longer costs so much by itself that the way through node:http does not matter. */
 const bodyBytesMax = 64 * 1024;
 /** What waits for its end is never longer. */
@@ -93,6 +95,7 @@ HeaderBag.prototype = Object.create(null);
 /** Null: not for here. */
 function readHeaders(head: string, from: number): IncomingHttpHeaders | null {
   const headers = new HeaderBag();
+  const isShared = head.length <= sharedHeadCharsMax;
   let count = 0;
   for (let at = from; at < head.length; ) {
     let end = head.indexOf("\r\n", at);
@@ -104,7 +107,7 @@ function readHeaders(head: string, from: number): IncomingHttpHeaders | null {
     const value = trimmed(head, colon + 1, end);
     if (valueForbidden.test(value)) return null;
     if (name === "connection" && value !== "keep-alive" && value !== "close" && !/^(?:keep-alive|close)$/i.test(value)) return null;
-    headers[name] = value;
+    headers[name] = isShared ? value : ownCopy(value);
     at = end + 2;
   }
   return headers;
@@ -134,6 +137,11 @@ function nameOf(raw: string): string | null {
   if (known !== undefined) return known;
   const lower = raw.toLowerCase();
   const name = headerName.test(raw) && !forbidden.has(lower) ? lower : null;
-  if (names.size < namesMax && raw.length <= nameCharsMax) names.set(raw, name);
+  if (names.size < namesMax && raw.length <= nameCharsMax) names.set(ownCopy(raw), name);
   return name;
+}
+
+/** The same text, which is no part of a longer one. */
+function ownCopy(text: string): string {
+  return Buffer.from(text, "latin1").toString("latin1");
 }
