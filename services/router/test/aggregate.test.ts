@@ -18,6 +18,7 @@ import { SseWriter } from "../src/mcp/sse.ts";
 import { connectV1, connectV2, openSession, post, textOf, toolCall, until } from "./support/clients.ts";
 import { type FakeControl, fakeControl } from "./support/fake-control.ts";
 import { startMcpServer, type TestMcpServer } from "./support/mcp-server.ts";
+import { startNotFoundServer } from "./support/not-found-server.ts";
 import { startTestRouter, type TestRouter } from "./support/router.ts";
 import { controlOf } from "./support/several.ts";
 
@@ -118,6 +119,19 @@ describe("several upstreams as one server", () => {
     assert.equal(lost.body.error?.data?.["code"], "outcome_unknown");
     assert.equal(lost.body.id, 2);
     assert.deepEqual(a.writes, ["x"]);
+  });
+
+  test("never twice: a write that its server answers with 404 is not made again", async (t) => {
+    const placed = await startNotFoundServer("placed", { sessions: false });
+    const other = await startTestRouter(controlOf({ orders: fakeControl([placed]) }));
+    t.after(async () => {
+      await other.close(0);
+      await placed.kill();
+    });
+    const session = await openSession(`${other.url}/mcp`);
+    const answer = await post(`${other.url}/mcp`, toolCall(2, "orders__write"), { "mcp-session-id": session });
+    assert.equal(placed.runs, 1);
+    assert.match(answer.text, /the order was placed/);
   });
 
   test("a session goes on in another router process, in the same sessions with the upstreams", async () => {

@@ -7,6 +7,7 @@ import { CreateMessageRequestSchema } from "@modelcontextprotocol/sdk/types.js";
 import { connectV1, openSession, post, textOf, toolCall, until } from "./support/clients.ts";
 import { type FakeControl, fakeControl } from "./support/fake-control.ts";
 import { startMcpServer, type TestMcpServer } from "./support/mcp-server.ts";
+import { startNotFoundServer } from "./support/not-found-server.ts";
 import { startTestRouter, type TestRouter } from "./support/router.ts";
 
 describe("a call", () => {
@@ -213,6 +214,34 @@ describe("a call", () => {
         ["hard", 3000],
       ],
     );
+  });
+
+  test("R4, R19: that writes runs once at a server that never gave a session id and answers 404, which is the client's answer", async () => {
+    const placed = await startNotFoundServer("placed", { sessions: false });
+    const other = await startNotFoundServer("other", { sessions: false });
+    others.push(placed.kill, other.kill);
+    const pair = fakeControl([placed, other]);
+    const second = await startTestRouter(pair);
+    others.push(() => second.close(0));
+    const answer = await post(second.mcpUrl, toolCall(1, "write", { key: "k" }), { "mcp-session-id": await openSession(second.mcpUrl) });
+    assert.deepEqual([placed.runs, other.runs], [1, 0]);
+    assert.deepEqual([answer.status, answer.body.error?.code], [404, -32000]);
+    assert.match(answer.text, /the order was placed/);
+    assert.deepEqual(
+      pair.told.filter(({ tool }) => tool === "write").map(({ result }) => result.outcome),
+      ["caller"],
+    );
+  });
+
+  test("R19: that writes goes nowhere else when its server does not know the session that it has just given: it may have run", async () => {
+    const forgetful = await startNotFoundServer("forgetful", { sessions: true });
+    const other = await startNotFoundServer("other", { sessions: true });
+    others.push(forgetful.kill, other.kill);
+    const second = await startTestRouter(fakeControl([forgetful, other]));
+    others.push(() => second.close(0));
+    const answer = await post(second.mcpUrl, toolCall(1, "write", { key: "k" }), { "mcp-session-id": await openSession(second.mcpUrl) });
+    assert.equal(answer.body.error?.data?.["code"], "outcome_unknown", answer.text);
+    assert.equal(other.runs, 0);
   });
 
   test("R21: tells the control of tool errors, and of each attempt once", async () => {

@@ -1,6 +1,7 @@
 import type { EndSignal } from "../ending.ts";
 import type { Principal } from "../identity/principal.ts";
 import type { ServerMessage } from "../mcp/envelope.ts";
+import { operationHeader } from "../mcp/inbound.ts";
 import type { UpstreamResponse } from "../upstream-client.ts";
 import { type Asked, errorOf, InnerError, isStream, type Listener, readMessages, wholeAnswer } from "./inner-answer.ts";
 import type { LocalCall } from "./local-request.ts";
@@ -63,7 +64,7 @@ export class InnerSession implements Asked {
     for (let tries = 0; ; tries++) {
       await this.#begin(headers);
       const response = await this.#send("POST", message, headers);
-      if (response.status === 404 && tries === 0) {
+      if (tries === 0 && isSessionGone(response)) {
         response.discard(100);
         this.#begun = false;
         continue;
@@ -197,4 +198,9 @@ export class InnerSession implements Asked {
       await new Promise((resolve) => setTimeout(resolve, waitMs * (0.5 + Math.random())).unref());
     }
   }
+}
+
+/** The router itself refuses a session that is over; a 404 of the upstream is passed on with the operation's id, and its call has run. */
+function isSessionGone({ status, headers }: UpstreamResponse): boolean {
+  return status === 404 && headers[operationHeader] === undefined;
 }

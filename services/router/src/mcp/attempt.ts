@@ -186,8 +186,10 @@ export class AttemptRun {
         }
       }
       if (tried !== "session_lost") return tried;
-      if (isAgain)
-        return notAnswered(hard("other", "no", `${this.#attempt.endpoint.name} does not know the session that it has just given`));
+      if (isAgain) {
+        // It contradicts itself: what it says of the session proves nothing any more.
+        return notAnswered(hard("other", "unknown", `${this.#attempt.endpoint.name} does not know the session that it has just given`));
+      }
       try {
         hold = await this.#hold(session as Session, hold);
       } catch (error) {
@@ -338,7 +340,8 @@ export class AttemptRun {
       if (!(error instanceof UpstreamError)) throw error;
       return notAnswered(hard(error.code, "unknown", error.message));
     }
-    if (hold !== null && isSessionUnknown(status, body)) return "session_lost";
+    // A server that never gave an id cannot mean the session: its 404 is the answer of a call that has run.
+    if (hold !== null && hold.upstreamSession !== null && isSessionUnknown(status, body)) return "session_lost";
     if (!this.#lane.takes("error")) return withheld;
     this.#parts.answer.pass(status, body, response);
     return { kind: "answered", told: { outcome: "caller", httpStatus: status, toolError: false } };

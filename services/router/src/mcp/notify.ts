@@ -153,7 +153,7 @@ async function deliver(
         const headers = session === null || hold === null ? forwardedHeaders(inbound.request.headers) : headersFor(inbound, session, hold);
         response = await afterSend(
           await context.client.send({ endpoint, method: "POST", headers, body, connectMs, signal, lane: "call" }),
-          hold !== null,
+          hold !== null && hold.upstreamSession !== null,
         );
       }
       told =
