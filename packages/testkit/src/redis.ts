@@ -19,7 +19,8 @@ interface RedisGuard {
   /** Of whoever connects; the server's certificate is shown by the one who asks, too. */
   readonly caFile: string;
   readonly user: string;
-  readonly password: string;
+  /** Read at every start: passwords are rotated. */
+  readonly passwordFile: string;
 }
 
 /** Starts a redis-server on a free port of 127.0.0.1. */
@@ -51,13 +52,14 @@ export async function startRedis(options: RedisOptions = {}): Promise<RunningSer
 
 /** What the server answers to PING, after the user has said who it is. */
 async function guardedWords(port: number, guard: RedisGuard): Promise<string> {
-  const [cert, key, ca] = await Promise.all([guard.certFile, guard.keyFile, guard.caFile].map((file) => readFile(file)));
+  const files = [guard.certFile, guard.keyFile, guard.caFile, guard.passwordFile];
+  const [cert, key, ca, password] = await Promise.all(files.map((file) => readFile(file, "utf8")));
   return new Promise<string>((resolve, reject) => {
     const socket = connect({ host: "127.0.0.1", port, cert, key, ca });
     let text = "";
     socket.setTimeout(5000, () => socket.destroy(new Error("no answer within 5 s")));
     socket.once("error", reject);
-    socket.once("secureConnect", () => socket.write(`AUTH ${guard.user} ${guard.password}\r\nPING\r\n`));
+    socket.once("secureConnect", () => socket.write(`AUTH ${guard.user} ${password?.trim()}\r\nPING\r\n`));
     socket.on("data", (chunk: Buffer) => {
       text += chunk.toString();
       const [hailed, answer] = text.split("\r\n").slice(0, -1);

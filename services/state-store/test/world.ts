@@ -137,8 +137,9 @@ export function redisForTests(how: "open" | "guarded"): { server: () => RunningS
       certFile: file("cert"),
       keyFile: file("key"),
       user: tester.username,
-      password: tester.password,
+      passwordFile: join(path, "tester.password"),
     };
+    writeFileSync(guard.passwordFile, tester.password);
     server = await startRedis({ guard });
   });
   after(async () => {
