@@ -113,6 +113,11 @@ export async function proberWorld(): Promise<ProberWorld> {
 
 const stopMsMax = 10_000;
 
+const alive = new Set<ChildProcess>();
+process.once("exit", () => {
+  for (const child of alive) child.kill("SIGKILL");
+});
+
 /** A process of the test's own; what it writes is kept for messages. */
 export function startProcess(program: string, args: readonly string[], env: Record<string, string>): Omit<ProcessHandle, "readyz"> {
   const child: ChildProcess = spawn(program, args, { env: { PATH: process.env["PATH"] ?? "", ...env }, stdio: ["ignore", "pipe", "pipe"] });
@@ -122,9 +127,8 @@ export function startProcess(program: string, args: readonly string[], env: Reco
   };
   child.stdout?.on("data", take);
   child.stderr?.on("data", take);
-  const killAtExit = (): void => void child.kill("SIGKILL");
-  process.once("exit", killAtExit);
-  const exited = once(child, "exit").finally(() => process.off("exit", killAtExit));
+  alive.add(child);
+  const exited = once(child, "exit").finally(() => alive.delete(child));
   return {
     pid: child.pid ?? 0,
     output: () => output,

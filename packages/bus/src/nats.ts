@@ -100,8 +100,8 @@ export function connectBus(options: ConnectOptions): Bus {
     bucket: async (name, limits = {}) => openBucket(link, name, limits),
     async ensureStreams(definitions, { replicas }) {
       await ensureStreams(link, definitions, replicas);
-      // Clients of a bus with permissions make nothing by themselves.
-      if (link.hasAccounts) await makeBuckets(link, replicas);
+      // Clients of a bus with permissions make nothing by themselves, and what others make at first use has one copy.
+      if (link.hasAccounts || replicas > 1) await makeBuckets(link, replicas);
     },
     async close() {
       await Promise.all([...running].map((following) => following.stop()));

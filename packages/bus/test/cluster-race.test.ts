@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
-import { streams } from "@mcp-failover/contracts";
+import { buckets, objectStream, streams } from "@mcp-failover/contracts";
 import { type ClusterNode, eventually, type NatsCluster, newestNats, patientMs, startNatsCluster } from "@mcp-failover/testkit";
 import { appendFenced } from "../src/append.ts";
 import type { ClaimCheck } from "../src/claim-check.ts";
@@ -154,6 +154,20 @@ describe("a replicated log on three nodes of the newest nats-server", { skip }, 
       );
       assert.deepEqual(await held(), winners, `what ${name} holds`);
     }
+  });
+
+  test("all that is kept has three copies, also what was made with one", { timeout: patientMs(120_000) }, async () => {
+    await jetStreamApi(bus, "STREAM.DELETE.KV_router-sessions");
+    const sessions = await bus.bucket("router-sessions", buckets["router-sessions"]);
+    await eventually(() => sessions.put("session", "kept"), { withinMs: 30_000 });
+    const copiesOf = async (name: string) =>
+      (await jetStreamApi<{ config: { num_replicas: number } }>(bus, `STREAM.INFO.${name}`)).config.num_replicas;
+    assert.equal(await copiesOf("KV_router-sessions"), 1);
+    await bus.ensureStreams(streams, { replicas: 3 });
+    for (const name of [...streams.map((stream) => stream.name), ...Object.keys(buckets).map((bucket) => `KV_${bucket}`), objectStream]) {
+      assert.equal(await copiesOf(name), 3, name);
+    }
+    assert.equal((await eventually(() => sessions.get("session"), { withinMs: 30_000 })).value, "kept");
   });
 
   test("a publisher on a node that was cut off does not believe to have won, and what it sent is in the log at most once", {

@@ -1,7 +1,7 @@
 import { buckets } from "@mcp-failover/contracts";
 import type { KV, KvOptions, NatsConnection } from "nats";
 import { type Bucket, BusError } from "../bus.ts";
-import { apiCodes, toBusError } from "./api.ts";
+import { apiCodes, callApi, type StreamInfoWire, toBusError } from "./api.ts";
 import { type NatsLink, UnansweredError } from "./link.ts";
 import { ensureObjects } from "./objects.ts";
 import { untilLost } from "./until-lost.ts";
@@ -18,11 +18,24 @@ interface BucketLimits {
 
 /** Makes all that the services keep things in, and the object store. Throws {@link BusError}. */
 export async function makeBuckets(link: NatsLink, replicas: number): Promise<void> {
-  for (const [name, limits] of Object.entries(buckets)) await openBucket(link, name, { ...limits, replicas }).get("made");
+  for (const [name, limits] of Object.entries(buckets)) {
+    await openBucket(link, name, { ...limits, replicas }).get("made");
+    await replicateBucket(link, `KV_${name}`, replicas);
+  }
   try {
     await ensureObjects(link, replicas);
   } catch (error) {
     throw toBusError(error, "make the object store");
+  }
+}
+
+/** One that was made at first use, before there was a cluster, is on one server, and lost with that. */
+async function replicateBucket(link: NatsLink, stream: string, replicas: number): Promise<void> {
+  try {
+    const { config } = await callApi<StreamInfoWire>(link, `STREAM.INFO.${stream}`, undefined, reachMs);
+    if (config.num_replicas < replicas) await callApi(link, `STREAM.UPDATE.${stream}`, { ...config, num_replicas: replicas }, reachMs);
+  } catch (error) {
+    throw toBusError(error, `replicate ${stream}`);
   }
 }
 
