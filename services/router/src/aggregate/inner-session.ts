@@ -1,8 +1,9 @@
-import type { EndSignal } from "../ending.ts";
+import { Ending, type EndSignal, eitherOf } from "../ending.ts";
+import { rpcCodes } from "../errors.ts";
 import type { Principal } from "../identity/principal.ts";
 import type { ServerMessage } from "../mcp/envelope.ts";
-import { operationHeader } from "../mcp/inbound.ts";
-import type { UpstreamResponse } from "../upstream-client.ts";
+import { clientDeadlineMs, operationHeader } from "../mcp/inbound.ts";
+import { AbortedByRouter, type UpstreamResponse } from "../upstream-client.ts";
 import { type Asked, errorOf, InnerError, isStream, type Listener, readMessages, wholeAnswer } from "./inner-answer.ts";
 import type { LocalCall } from "./local-request.ts";
 import { listenToEnd } from "./parked.ts";
@@ -27,6 +28,8 @@ export interface InnerDeps {
 
 /** A request of the router's own is looked after for so long when the upstream parks it; a client's, until the client leaves. */
 const parkedMsMax = 60_000;
+/** `initialize` has the time of any call of its upstream; what follows it in a begin is waited for so long, all together. */
+const introduceMsMax = 10_000;
 const reopenMsMin = 200;
 const reopenMsMax = 5000;
 
@@ -35,6 +38,7 @@ const reopenMsMax = 5000;
  * failover and replay are those of any client's session. Guarantees:
  * I1  One `initialize` however many requests wait; a session that is lost for good is begun again, once a request.
  * I2  A request has one answer: the upstream's, or a JSON-RPC error.
+ * I3  A session is begun for all who wait: one that waits no longer leaves it to the others, and has its answer by its own deadline.
  */
 export class InnerSession implements Asked {
   readonly upstream: string;
@@ -54,22 +58,29 @@ export class InnerSession implements Asked {
     return this.#begun;
   }
 
-  /** Throws {@link InnerError} where no session can be had. */
+  /** Throws {@link InnerError} where no session can be had. `withdrawn`: whoever asked has left, and what is not sent yet never is. */
   async request(
     message: Record<string, unknown>,
     headers: Readonly<Record<string, string>>,
     listen: Listener,
     waited?: EndSignal,
+    withdrawn?: EndSignal,
   ): Promise<void> {
-    for (let tries = 0; ; tries++) {
-      await this.#begin(headers);
-      const response = await this.#send("POST", message, headers);
-      if (tries === 0 && isSessionGone(response)) {
-        response.discard(100);
-        this.#begun = false;
-        continue;
+    const patience = new Patience(headers);
+    const given = withdrawn === undefined ? patience.over : eitherOf(patience.over, withdrawn);
+    try {
+      for (let tries = 0; ; tries++) {
+        await this.#begunBefore(given, headers);
+        const response = await this.#send("POST", message, patience.left(headers));
+        if (tries === 0 && isSessionGone(response)) {
+          response.discard(100);
+          this.#begun = false;
+          continue;
+        }
+        return await this.#listen(response, message["id"] as string | number, listen, waited);
       }
-      return this.#listen(response, message["id"] as string | number, listen, waited);
+    } finally {
+      patience.end();
     }
   }
 
@@ -103,6 +114,20 @@ export class InnerSession implements Asked {
     this.#stream?.cancel("the session is over");
   }
 
+  /** I3. Nothing of the request was sent where it throws. */
+  #begunBefore(over: EndSignal, headers: Readonly<Record<string, string>>): Promise<void> {
+    if (this.#begun && !over.aborted) return Promise.resolve();
+    const late = new InnerError(lateError(this.upstream));
+    return new Promise((resolve, reject) => {
+      const onOver = (): void => reject(late);
+      if (over.aborted) return onOver();
+      over.addEventListener("abort", onOver, { once: true });
+      this.#begin(headers)
+        .then(resolve, reject)
+        .finally(() => over.removeEventListener("abort", onOver));
+    });
+  }
+
   #begin(headers: Readonly<Record<string, string>>): Promise<void> {
     if (this.#begun) return Promise.resolve();
     this.#beginning ??= this.#initialize(headers).finally(() => {
@@ -111,8 +136,8 @@ export class InnerSession implements Asked {
     return this.#beginning;
   }
 
-  async #initialize(headers: Readonly<Record<string, string>>): Promise<void> {
-    const { known, learned, clientParams, level, subscriptions } = this.#deps;
+  async #initialize({ [deadlineHeader]: _own, ...headers }: Readonly<Record<string, string>>): Promise<void> {
+    const { known, learned, clientParams } = this.#deps;
     const before = this.#id === null ? await known(this.upstream) : null;
     if (before !== null) this.#id = before;
     else {
@@ -128,17 +153,41 @@ export class InnerSession implements Asked {
       });
       const id = response.headers["mcp-session-id"];
       this.#id = typeof id === "string" ? id : null;
-      (await this.#send("POST", { jsonrpc: "2.0", method: "notifications/initialized" }, {})).discard(100);
+      const untilMs = performance.now() + introduceMsMax;
+      const initialized = this.#send("POST", { jsonrpc: "2.0", method: "notifications/initialized" }, {});
+      if (!(await isDoneWithin(initialized, introduceMsMax))) {
+        this.#abandon();
+        throw new InnerError(lateError(this.upstream));
+      }
+      (await initialized).discard(100);
       if (this.#id !== null) await learned(this.upstream, this.#id);
-      const say = async (method: string, params: unknown): Promise<void> => {
-        const said = await this.#send("POST", { jsonrpc: "2.0", id: "mcpa-again", method, params }, {});
-        await this.#listen(said, "mcpa-again", () => undefined);
-      };
-      if (level() !== undefined) await say("logging/setLevel", level());
-      for (const uri of subscriptions(this.upstream)) await say("resources/subscribe", { uri });
+      // What is said again slowly goes on by itself: the session stands.
+      await isDoneWithin(this.#sayAgain(this.#id), untilMs - performance.now());
     }
     this.#begun = true;
     if (this.#deps.wanted()) this.#openStream();
+  }
+
+  /** What the client has set in this session before. */
+  async #sayAgain(id: string | null): Promise<void> {
+    const { level, subscriptions } = this.#deps;
+    const say = async (method: string, params: unknown): Promise<void> => {
+      if (this.#closed || this.#id !== id) return;
+      const message = { jsonrpc: "2.0", id: "mcpa-again", method, params };
+      const said = await this.#send("POST", message, { [deadlineHeader]: String(introduceMsMax) });
+      await this.#listen(said, "mcpa-again", () => undefined);
+    };
+    if (level() !== undefined) await say("logging/setLevel", level());
+    for (const uri of subscriptions(this.upstream)) await say("resources/subscribe", { uri });
+  }
+
+  /** Nobody uses what was begun, and each further try begins another one. */
+  #abandon(): void {
+    if (this.#id === null) return;
+    this.#send("DELETE", null, {}).then(
+      (response) => response.discard(100),
+      () => undefined,
+    );
   }
 
   #openStream(): void {
@@ -203,4 +252,42 @@ export class InnerSession implements Asked {
 /** The router itself refuses a session that is over; a 404 of the upstream is passed on with the operation's id, and its call has run. */
 function isSessionGone({ status, headers }: UpstreamResponse): boolean {
   return status === 404 && headers[operationHeader] === undefined;
+}
+
+const deadlineHeader = "mcpf-timeout-ms";
+const timerMsMax = 2 ** 31 - 1;
+
+/** How long whoever asks waits for its answer, where its headers say so. */
+class Patience {
+  readonly over = new Ending();
+  readonly #untilMs: number;
+  readonly #timer: NodeJS.Timeout | undefined;
+  constructor(headers: Readonly<Record<string, string>>) {
+    const nowMs = performance.now();
+    this.#untilMs = clientDeadlineMs(headers, nowMs);
+    const leftMs = this.#untilMs - nowMs;
+    if (leftMs < timerMsMax) this.#timer = setTimeout(() => this.over.abort(new AbortedByRouter("deadline")), leftMs).unref();
+  }
+
+  /** The headers with what is left of the time. */
+  left(headers: Readonly<Record<string, string>>): Readonly<Record<string, string>> {
+    if (this.#untilMs === Number.POSITIVE_INFINITY) return headers;
+    return { ...headers, [deadlineHeader]: String(Math.max(1, Math.round(this.#untilMs - performance.now()))) };
+  }
+  end(): void {
+    clearTimeout(this.#timer);
+  }
+}
+
+/** False: it goes on by itself. Rejects with the work's own error until then. */
+function isDoneWithin(work: Promise<unknown>, ms: number): Promise<boolean> {
+  return new Promise((resolve, reject) => {
+    const timer = setTimeout(() => resolve(false), Math.max(0, ms)).unref();
+    work.then(() => resolve(true), reject).finally(() => clearTimeout(timer));
+  });
+}
+
+function lateError(upstream: string): Record<string, unknown> {
+  const message = `no session with ${upstream} could be begun in time; nothing was sent`;
+  return { code: rpcCodes.deadline, message, data: { code: "deadline", upstream, retriable: true } };
 }

@@ -92,7 +92,7 @@ export class SessionCall {
     const meta = progressToken === undefined ? {} : { _meta: { progressToken: this.#id } };
     const message = { jsonrpc: "2.0", id: this.#id, method, params: { ...params, ...meta } };
     this.#inner
-      .request(message, headers, (heard, value, goOn) => this.#heard(heard, value, progressToken, goOn), this.#left)
+      .request(message, headers, (heard, value, goOn) => this.#heard(heard, value, progressToken, goOn), this.#left, this.#left)
       .then(
         () => this.#end({ error: { code: -32603, message: `${this.#inner.upstream} gave no answer` } }),
         (error: unknown) => {
