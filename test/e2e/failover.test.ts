@@ -8,6 +8,7 @@ import { patientMs } from "@mcp-failover/testkit";
 import { Client as ClientV2, StreamableHTTPClientTransport as TransportV2 } from "@modelcontextprotocol/client";
 import { Redis } from "ioredis";
 import { connectClient, failuresOf, startLoad } from "../harness/load.ts";
+import { proofsOf, tlsOf } from "../harness/raw-redis.ts";
 import { type RunningStack, startStack } from "../harness/stack.ts";
 import { until } from "../harness/wait.ts";
 import { startWebhook, type WebhookReceiver } from "../harness/webhook.ts";
@@ -118,7 +119,9 @@ describe("the primary dies under load", { concurrency: false }, () => {
     assert.ok(why.decision.votes.every((vote: { ref: { seq: number } | null }) => (vote.ref?.seq ?? 0) > 0));
     assert.match((await stack.mcpf(["why", "everything"])).stdout, /primary +(prober|router)-\d +unhealthy/);
 
-    const redis = new Redis(stack.redisUrl);
+    const reader = join(stack.dataDir, "credentials", "redis-reader");
+    const { user: username, password } = proofsOf(reader);
+    const redis = new Redis(stack.redisUrl, { username, password, tls: tlsOf(reader), disableClientInfo: true, enableReadyCheck: false });
     assert.equal(await redis.get("mcp:current:everything"), "secondary");
     const keys = await redis.zrevrange("mcp:failover:index:everything", 0, -1);
     assert.equal(keys.length, 1);

@@ -11,7 +11,7 @@ interface RedisTls {
   readonly cert?: string;
   readonly key?: string;
 }
-export interface Proofs {
+interface Proofs {
   readonly user: string;
   readonly password: string;
 }
@@ -26,6 +26,12 @@ export interface RawRedis {
 export function tlsOf(folder: string): Required<RedisTls> {
   const read = (name: "ca" | "cert" | "key"): string => readFileSync(join(folder, redisCredentialFiles[name]), "utf8");
   return { ca: read("ca"), cert: read("cert"), key: read("key") };
+}
+
+/** Who the user of a folder of credentials is. */
+export function proofsOf(folder: string): Proofs {
+  const read = (name: "user" | "password"): string => readFileSync(join(folder, redisCredentialFiles[name]), "utf8").trim();
+  return { user: read("user"), password: read("password") };
 }
 
 /** Connects to 127.0.0.1; without TLS where that is null, and as nobody without proofs. Throws what the server or TLS refuses. */

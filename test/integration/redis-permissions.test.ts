@@ -7,7 +7,7 @@ import { redisAccess, redisCredentialFiles, redisUsers } from "@mcp-failover/con
 import { eventually, freePort, type RunningServer, selfSigned, startRedis, tempDir } from "@mcp-failover/testkit";
 import { Redis } from "ioredis";
 import { node24, ROOT } from "../../scripts/lib/repo.mjs";
-import { connectRaw, type Proofs, type RawRedis, tlsOf } from "../harness/raw-redis.ts";
+import { connectRaw, proofsOf, type RawRedis, tlsOf } from "../harness/raw-redis.ts";
 
 /** A key that no user has anything to do with. */
 const foreignKeys = ["other", "mcp", "mcpx:state:shop", "session:mcp:state:shop", "MCP:state:shop"];
@@ -70,11 +70,7 @@ function credentials(...args: string[]): string {
   assert.equal(run.status, 0, run.stderr);
   return run.stdout;
 }
-function proofs(user: string): Proofs {
-  const read = (name: keyof typeof redisCredentialFiles): string =>
-    readFileSync(join(folder, user, redisCredentialFiles[name]), "utf8").trim();
-  return { user: read("user"), password: read("password") };
-}
+const proofs = (user: string) => proofsOf(join(folder, user));
 async function as<T>(user: string, use: (redis: RawRedis) => Promise<T>, proof = proofs(user)): Promise<T> {
   const redis = await connectRaw(server.port, tlsOf(join(folder, user)), proof);
   try {

@@ -11,6 +11,7 @@ import { type LauncherOptions, parseOptions, UsageError, usage } from "./options
 import { planStack, type StackPlan } from "./plan.ts";
 import { busyPorts, planPorts } from "./ports.ts";
 import { type LoadedConfig, readConfig } from "./read-config.ts";
+import { planRedis, prepareRedis } from "./redis-config.ts";
 import { createStack, type Stack, type StackLimits, StartError } from "./stack.ts";
 import { type Terminal, terminal } from "./terminal.ts";
 
@@ -86,13 +87,13 @@ async function runStack(
   const interrupts = listenForInterrupts(world);
   const ports = planPorts(options.portBase);
   const natsUrl = world.env["NATS_URL"] || `nats://127.0.0.1:${ports.nats}`;
-  const redisUrl = world.env["REDIS_URL"] || `redis://127.0.0.1:${ports.redis}`;
   const need = [
     ...(world.env["NATS_URL"] ? [] : (["nats-server"] as const)),
     ...(world.env["REDIS_URL"] ? [] : (["redis-server"] as const)),
   ];
   const { natsServer, redisServer } = await ensureServers({ need, log: shown.say });
   const credentials = prepareBus({ env: world.env, dataDir: options.dataDir, port: ports.nats });
+  const redis = planRedis({ env: world.env, dataDir: options.dataDir, port: ports.redis, program: redisServer ?? null });
   const plan = planStack({
     root: world.root,
     dataDir: options.dataDir,
@@ -103,14 +104,14 @@ async function runStack(
     ports,
     env: world.env,
     natsServer: natsServer ?? null,
-    redisServer: redisServer ?? null,
     natsUrl,
-    redisUrl,
+    redis,
     sessionKey: sessionKey(options.dataDir),
     credentials,
     scriptOf: world.scriptOf ?? ((service) => scriptIn(world.root, service)),
   });
   await portsFree(plan, options, tookOver, shown);
+  prepareRedis(redis, options.dataDir, shown.say);
   if (interrupts.why() !== null) return 0;
 
   const stack = createStack({
@@ -128,7 +129,7 @@ async function runStack(
     routerUrl,
     consoleUrl,
     natsUrl,
-    redisUrl,
+    redisUrl: redis.url,
     ...(credentials === null ? {} : { credentialsDir: credentials }),
     pid: process.pid,
     portBase: options.portBase,
@@ -141,7 +142,7 @@ async function runStack(
     return await untilStopped(stack, interrupts, shown, () => {
       const seconds = ((performance.now() - startMs) / 1000).toFixed(1);
       shown.say(
-        `ready router=${routerUrl} console=${consoleUrl} nats=${withoutPassword(natsUrl)} redis=${withoutPassword(redisUrl)} (${seconds} s)`,
+        `ready router=${routerUrl} console=${consoleUrl} nats=${withoutPassword(natsUrl)} redis=${withoutPassword(redis.url)} (${seconds} s)`,
       );
     });
   } finally {

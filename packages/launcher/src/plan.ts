@@ -4,6 +4,7 @@ import { pick, plainEnvironment, secretHolders, secretsOf, serviceEnvironment, v
 import { natsConfigFile } from "./nats-config.ts";
 import { type PortPlan, portVariable, servicesMax } from "./ports.ts";
 import { answersOn, askHttp } from "./probe-up.ts";
+import type { RedisPlan } from "./redis-config.ts";
 import type { ProcessSpec } from "./supervised.ts";
 
 /** The services of the local stack and how many of each (design: three probers, so that a majority can disagree with one). */
@@ -31,11 +32,10 @@ export interface PlanInput {
   readonly environment: "development" | "production";
   readonly ports: PortPlan;
   readonly env: Readonly<Record<string, string | undefined>>;
-  /** Null: somebody else runs it, and its URL is in `natsUrl` or `redisUrl`. */
+  /** Null: somebody else runs it, and its URL is in `natsUrl`. */
   readonly natsServer: string | null;
-  readonly redisServer: string | null;
   readonly natsUrl: string;
-  readonly redisUrl: string;
+  readonly redis: RedisPlan;
   readonly sessionKey: string;
   /** The folder of the bus's credentials; null: a bus without permissions. */
   readonly credentials: string | null;
@@ -85,7 +85,7 @@ export function planStack(input: PlanInput): StackPlan {
       ports.router,
       ports.console,
       ...(input.natsServer === null ? [] : [ports.nats]),
-      ...(input.redisServer === null ? [] : [ports.redis]),
+      ...(input.redis.server === null ? [] : [ports.redis]),
       ...topology.local.processes.flatMap((local) => [...new Set([ports.public(local), ports.own(local)])]),
       ...[...upstreams, ...services].flatMap(({ healthUrl }) => (healthUrl === null ? [] : [Number(new URL(healthUrl).port)])),
     ],
@@ -105,13 +105,8 @@ function planInfrastructure(input: PlanInput): PlannedProcess[] {
     const isUp = (): Promise<boolean> => answersOn(ports.nats);
     planned.push({ rank: ranks.nats, healthUrl: null, spec: { ...base, ...none, name: "nats", command: [...command], isUp } });
   }
-  if (input.redisServer !== null) {
-    const command = [
-      ...[input.redisServer, "--bind", "127.0.0.1", "--port", String(ports.redis), "--daemonize", "no"],
-      ...["--dir", join(dataDir, "redis"), "--appendonly", "yes", "--save", ""],
-    ] as [string, ...string[]];
-    // While it loads its file, redis-server accepts connections but answers "-LOADING".
-    const isUp = (): Promise<boolean> => answersOn(ports.redis, { text: "PING\r\n", expect: "+PONG" });
+  if (input.redis.server !== null) {
+    const { command, isUp } = input.redis.server;
     planned.push({ rank: ranks.redis, healthUrl: null, spec: { ...base, ...none, name: "redis", command, isUp } });
   }
   return planned;
@@ -165,7 +160,7 @@ function planServices(input: PlanInput): PlannedProcess[] {
     Array.from({ length: count }, (_, number) => {
       const own: Record<string, string> = secretEnvironment(service, input);
       if (service === "router") own["MCPF_SESSION_KEY"] = input.sessionKey;
-      if (service === "state-store") own["REDIS_URL"] = input.redisUrl;
+      if (service === "state-store") Object.assign(own, input.redis.env);
       const planned = planService(input, service, `${service}-${number + 1}`, index, own, ranks.service);
       index += 1;
       return planned;

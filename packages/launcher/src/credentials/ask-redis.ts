@@ -18,7 +18,7 @@ export class RedisAskError extends Error {
  * Says who it is and one command, and gives the first line of the answer to that. `folder` is the user's of the credentials; the password is
  * the one in there unless another is given. Throws {@link RedisAskError}, and what reading files throws.
  */
-export function askRedis(options: {
+export async function askRedis(options: {
   /** `redis://host:port`, or `rediss://` for TLS. */
   readonly url: string;
   readonly folder: string;
@@ -31,7 +31,7 @@ export function askRedis(options: {
   const to = { host: hostname.replace(/^\[|\]$/g, ""), port: Number(port || 6379) };
   const hello = `AUTH ${read("user")} ${options.password ?? read("password")}\r\n${command}\r\n`;
   const tls = protocol === "rediss:" ? { ca: read("ca"), cert: read("cert"), key: read("key") } : null;
-  return new Promise((resolve, reject) => {
+  return await new Promise((resolve, reject) => {
     const fail = (why: string): void => {
       socket.destroy();
       reject(new RedisAskError(why));
