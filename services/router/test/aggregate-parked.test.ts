@@ -2,6 +2,9 @@ import assert from "node:assert/strict";
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
 import { afterEach, describe, test } from "node:test";
+import { listenToEnd } from "../src/aggregate/parked.ts";
+import { LocalResponse } from "../src/bridge/local-exchange.ts";
+import { Ending } from "../src/ending.ts";
 import { initializeBody, type Posted, post, toolCall, until } from "./support/clients.ts";
 import { fakeControl } from "./support/fake-control.ts";
 import { startTestRouter, type TestRouter } from "./support/router.ts";
@@ -117,6 +120,50 @@ describe("a call to /mcp whose upstream parks it", () => {
     ) as Posted["body"];
     assert.equal(last.error?.data?.["code"], "outcome_unknown");
     assert.equal(server.calls, 1);
+  });
+
+  for (const rest of ["open", "nothing"] as const) {
+    test(`R10: has its answer by the deadline that the client names, where the upstream never gives one (${rest})`, async () => {
+      const answer = await call({ ...(await begin([rest])), "mcpf-timeout-ms": "1000" });
+      assert.equal(answer.body.error?.data?.["code"], "outcome_unknown", answer.text);
+      assert.equal(server.calls, 1);
+    });
+  }
+
+  test("is given up when the upstream has said nothing of it for too long, and not while it says anything", async () => {
+    await begin(["nothing"]);
+    const parked = (): LocalResponse => LocalResponse.whole(200, { "content-type": "text/event-stream" }, "id: 1\nretry: 1\ndata: \n\n");
+    const progress = (): Buffer =>
+      Buffer.from(`data: ${JSON.stringify({ jsonrpc: "2.0", method: "notifications/progress", params: {} })}\n\n`);
+    let heard = 0;
+    let left = 0;
+    const listening = listenToEnd(
+      parked(),
+      {
+        upstream: "p",
+        id: 5,
+        listen: () => {
+          heard += 1;
+          return true;
+        },
+        waited: new Ending(),
+        silentMsMax: 400,
+      },
+      async (_lastEventId, signal) => {
+        const open = new LocalResponse(200, { "content-type": "text/event-stream" });
+        const saying = setInterval(() => {
+          if (heard < 20) open.push(progress());
+        }, 50);
+        signal.addEventListener("abort", () => {
+          left += 1;
+          clearInterval(saying);
+          open.cancel("nobody waits");
+        });
+        return open;
+      },
+    );
+    await assert.rejects(listening, /may have run/);
+    assert.deepEqual([heard, left], [20, 1]);
   });
 
   test("is fetched no more when nobody waits for its answer", async () => {

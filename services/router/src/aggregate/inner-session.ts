@@ -77,7 +77,9 @@ export class InnerSession implements Asked {
           this.#begun = false;
           continue;
         }
-        return await this.#listen(response, message["id"] as string | number, listen, waited);
+        // What the upstream has parked is waited for by the router, and no longer than its client does.
+        const wanted = eitherOf(patience.over, waited ?? AbortSignal.timeout(parkedMsMax));
+        return await this.#listen(response, message["id"] as string | number, listen, wanted);
       }
     } finally {
       patience.end();
@@ -221,12 +223,16 @@ export class InnerSession implements Asked {
     });
   }
 
-  async #listen(response: UpstreamResponse, id: string | number, listen: Listener, waitedFor?: EndSignal): Promise<void> {
+  async #listen(
+    response: UpstreamResponse,
+    id: string | number,
+    listen: Listener,
+    waited: EndSignal = AbortSignal.timeout(parkedMsMax),
+  ): Promise<void> {
     const { upstream } = this;
     if (!isStream(response)) return wholeAnswer(response, upstream, id, listen);
-    const waited = waitedFor ?? AbortSignal.timeout(parkedMsMax);
-    return listenToEnd(response, { upstream, id, listen, waited }, (lastEventId) =>
-      this.#send("GET", null, { "last-event-id": lastEventId }, { signal: waited }),
+    return listenToEnd(response, { upstream, id, listen, waited }, (lastEventId, signal) =>
+      this.#send("GET", null, { "last-event-id": lastEventId }, { signal }),
     );
   }
 
