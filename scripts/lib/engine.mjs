@@ -3,6 +3,7 @@ import { existsSync, mkdtempSync, openSync, readdirSync, readFileSync, rmSync, w
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
+import { ROOT } from "./repo.mjs";
 
 /**
  * The container engine that a run uses: one that answers already, else Debian's, started by us under a folder of its own. It is never a
@@ -12,6 +13,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 const PREFIX = "mcpf-engine-";
 const startMsMax = 60_000;
 const stopMsMax = 45_000;
+const tryMsMax = 90_000;
 
 /** @typedef {{ env: Record<string, string>, folder: string | null, compose: [string, ...string[]] }} Engine */
 
@@ -67,9 +69,62 @@ export async function openEngine({ log = (line) => process.stderr.write(`${line}
   return { skipped: `dockerd does not start here:\n${said}` };
 }
 
+/**
+ * Runs one container with all that docker-compose.yml asks of an engine: limits, a read-only root, a network with names, a file of this
+ * machine, a published port. An engine that answers need not be able to: in a sandbox it may lack the right to mount or to filter packets.
+ * @param {{ image: string, project: string }} options `image` has node; `project`: what the reaper knows the run by
+ * @returns {Promise<string | null>} why containers cannot run here
+ */
+export async function cannotRun({ image, project }) {
+  const name = `${project}-trial`;
+  const label = ["--label", `com.docker.compose.project=${project}`];
+  const docker = (/** @type {string[]} */ ...args) => {
+    const ran = spawnSync("docker", args, { encoding: "utf8", timeout: tryMsMax });
+    const said = `${ran.stdout ?? ""}${ran.stderr ?? ""}${ran.error?.message ?? ""}`.trim();
+    return { ok: ran.status === 0, said: said.split("\n").slice(-5).join("\n") };
+  };
+  const serve = "require('http').createServer((_, answer) => answer.end(require('fs').readFileSync('/trial.json'))).listen(8080)";
+  const ask = `fetch('http://${name}:8080').then((answer) => answer.json()).then(() => 0, () => 1).then(process.exit)`;
+  const network = docker("network", "create", ...label, name);
+  if (!network.ok) return `the engine cannot make a network:\n${network.said}`;
+  try {
+    const started = docker(
+      ...["run", "--detach", "--name", name, ...label, "--network", name, "--publish", "127.0.0.1::8080", "--user", "1000:1000", "--init"],
+      ...["--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges:true", "--pids-limit", "128", "--cpus", "1"],
+      ...["--memory", "192m", "--tmpfs", "/tmp:mode=1777,size=16m", "--volume", `${join(ROOT, "package.json")}:/trial.json:ro`],
+      ...[image, "node", "-e", serve],
+    );
+    if (!started.ok) return `the engine cannot run a container:\n${started.said}`;
+    const endMs = Date.now() + tryMsMax;
+    let problem = "";
+    do {
+      const inside = docker("exec", name, "node", "-e", ask);
+      const port = docker("port", name, "8080/tcp");
+      if (!inside.ok) problem = `a container cannot be reached by its name in its network:\n${docker("logs", name).said}\n${inside.said}`;
+      else if (!(await answersAt(port.said))) problem = `a published port of a container cannot be reached from here (${port.said})`;
+      else return null;
+      await sleep(500);
+    } while (Date.now() < endMs);
+    return problem;
+  } finally {
+    docker("rm", "--force", "--volumes", name);
+    docker("network", "rm", name);
+  }
+}
+
+/** @param {string} address */
+async function answersAt(address) {
+  try {
+    return (await fetch(`http://${address}`, { signal: AbortSignal.timeout(10_000) })).ok;
+  } catch {
+    return false; // Not yet, or never: the caller asks again for a while.
+  }
+}
+
 /** Ends an engine that {@link openEngine} started, with all that it ran and kept. @param {string} folder */
 export async function stopEngine(folder) {
   const pid = engineOf(folder);
+  const bridges = bridgesOf(folder);
   if (pid !== null) {
     process.kill(pid, "SIGTERM");
     const endMs = Date.now() + stopMsMax;
@@ -80,6 +135,8 @@ export async function stopEngine(folder) {
     const place = line.split(" ")[1] ?? "";
     if (place.startsWith(`${folder}/`)) spawnSync("umount", ["--lazy", place]);
   }
+  // One that was killed leaves the bridges of its networks.
+  for (const bridge of bridges) if (existsSync(`/sys/class/net/${bridge}`)) spawnSync("ip", ["link", "delete", bridge]);
   restorePacketFilter(join(folder, "packet-filter"));
   rmSync(folder, { recursive: true, force: true, maxRetries: 10, retryDelay: 500 });
 }
@@ -100,6 +157,12 @@ function engineOf(folder) {
   } catch {
     return null; // No such file or process: it does not run.
   }
+}
+
+/** The bridges that the engine has made, or had. @param {string} folder @returns {string[]} */
+function bridgesOf(folder) {
+  const file = join(folder, "data/network/files/local-kv.db");
+  return existsSync(file) ? [...new Set(readFileSync(file, "latin1").match(/\bbr-[0-9a-f]{12}\b/g))] : [];
 }
 
 /** @param {Record<string, string>} env */
@@ -126,10 +189,12 @@ const noRules = ["filter:INPUT,FORWARD,OUTPUT", "nat:PREROUTING,INPUT,OUTPUT,POS
   )
   .join("");
 
+const forwarding = "/proc/sys/net/ipv4/ip_forward";
+
 /** What the engine will change of the machine: its packet filter and whether it forwards packets. */
 function packetFilter() {
   const saved = spawnSync("iptables-save", [], { encoding: "utf8" });
-  const forwards = readFileSync("/proc/sys/net/ipv4/ip_forward", "utf8").trim();
+  const forwards = existsSync(forwarding) ? readFileSync(forwarding, "utf8").trim() : null;
   const hasBridge = existsSync("/sys/class/net/docker0");
   return JSON.stringify({ rules: saved.status === 0 ? saved.stdout : null, forwards, hasBridge });
 }
@@ -139,6 +204,11 @@ function restorePacketFilter(file) {
   if (!existsSync(file)) return;
   const { rules, forwards, hasBridge } = JSON.parse(readFileSync(file, "utf8"));
   if (rules !== null) spawnSync("iptables-restore", [], { input: rules.includes("*") ? rules : noRules });
-  writeFileSync("/proc/sys/net/ipv4/ip_forward", forwards);
+  try {
+    if (forwards !== null && readFileSync(forwarding, "utf8").trim() !== forwards) writeFileSync(forwarding, forwards);
+  } catch (error) {
+    // In a sandbox where it may not be written the engine has not changed it either.
+    process.stderr.write(`containers: ${forwarding} stays as it is: ${error instanceof Error ? error.message : String(error)}\n`);
+  }
   if (!hasBridge) spawnSync("ip", ["link", "delete", "docker0"]);
 }

@@ -34,6 +34,9 @@ const LABEL = "mcp-failover.stand-in";
 /** Goes up when the recipe changes in a way that its inputs do not show. */
 const RECIPE = 1;
 
+/** One step may load a few hundred megabytes from a slow mirror; what takes longer hangs. */
+const stepMsMax = 600_000;
+
 /** @typedef {{ name: string, repository: string, tag: string, version: string }} BaseImage */
 
 /** Every base image that our files name, with the version in its tag. @returns {BaseImage[]} */
@@ -223,28 +226,33 @@ function nodeInto(version, context) {
   cpSync(npm, join(context, "node/lib/node_modules/npm"), { recursive: true, dereference: true });
 }
 
+/** @param {string} version @param {string} file that appears whole or not at all @param {(line: string) => void} log */
+function goInstall(version, file, log) {
+  log(`stand-ins: go install nats-server ${version}, about a minute`);
+  mkdirSync(dirname(file), { recursive: true });
+  const folder = mkdtempSync(join(tmpdir(), "mcpf-go-"));
+  try {
+    const program = `github.com/nats-io/nats-server/v2@v${version}`;
+    run("go", ["install", "-ldflags", "-s -w", program], undefined, { ...process.env, GOBIN: folder, CGO_ENABLED: "0" });
+    copyFileSync(join(folder, "nats-server"), `${file}.${process.pid}`);
+    renameSync(`${file}.${process.pid}`, file);
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+}
+
 /** @param {string} version @param {string} context @param {(line: string) => void} log */
 function natsInto(version, context, log) {
   const cached = join(imageCache(), `nats-server-${version}`);
   if (!existsSync(cached)) {
-    if (spawnSync("go", ["version"]).status === 0) {
-      log(`stand-ins: go install nats-server ${version}, about a minute`);
-      const folder = mkdtempSync(join(tmpdir(), "mcpf-go-"));
-      try {
-        run("go", ["install", "-ldflags", "-s -w", `github.com/nats-io/nats-server/v2@v${version}`], undefined, {
-          ...process.env,
-          GOBIN: folder,
-          CGO_ENABLED: "0",
-        });
-        copyFileSync(join(folder, "nats-server"), `${cached}.${process.pid}`);
-        renameSync(`${cached}.${process.pid}`, cached);
-      } finally {
-        rmSync(folder, { recursive: true, force: true });
-      }
-    } else {
+    try {
+      if (spawnSync("go", ["version"]).status !== 0) throw new StandInError("there is no go here");
+      goInstall(version, cached, log);
+    } catch (error) {
+      if (!(error instanceof StandInError)) throw error;
       const debian = ["/usr/sbin/nats-server", "/usr/bin/nats-server"].find((path) => existsSync(path));
-      if (debian === undefined) throw new StandInError(`nats-server ${version} needs go, and Debian's nats-server is not installed either`);
-      log(`stand-ins: no go here, so Debian's nats-server stands in for ${version}: use MCPF_NATS_CONF=./infra/nats/nats-2.9.conf`);
+      if (debian === undefined) throw new StandInError(`nats-server ${version}: ${error.message}; and Debian's is not installed either`);
+      log(`stand-ins: ${error.message}: Debian's nats-server stands in for ${version}: use MCPF_NATS_CONF=./infra/nats/nats-2.9.conf`);
       copyFileSync(debian, join(context, "nats-server"));
       return;
     }
@@ -260,7 +268,10 @@ function natsInto(version, context, log) {
  */
 function run(command, args, hint, env = process.env) {
   // Builds give way to whatever else this machine does.
-  const ran = spawnSync("nice", ["-n", "10", command, ...args], { encoding: "utf8", env, cwd: tmpdir(), maxBuffer: 64 * 1024 * 1024 });
+  const ran = spawnSync("nice", ["-n", "10", command, ...args], {
+    ...{ encoding: "utf8", env, cwd: tmpdir() },
+    ...{ maxBuffer: 64 * 1024 * 1024, timeout: stepMsMax },
+  });
   if (ran.status === 0) return ran.stdout;
   const said = `${ran.stdout ?? ""}${ran.stderr ?? ""}${ran.error?.message ?? ""}`.trim().split("\n").slice(-8).join("\n");
   throw new StandInError(
