@@ -19,7 +19,7 @@ import { lasting } from "./rights.ts";
 import type { Hold, Session } from "./session.ts";
 import { SessionStream, type StreamOutcome, streamHeaders, streamOutcome } from "./session-stream.ts";
 import { readEvents, SseWriter } from "./sse.ts";
-import { type EventId, eventIdOf, isStreamOf, readEventId, requestIdOf, type StreamLog } from "./stream-log.ts";
+import { type EventId, eventIdOf, isOfSession, isStreamOf, readEventId, requestIdOf, type StreamLog } from "./stream-log.ts";
 
 /** 2.5 s: longer than a stream that nobody claims stays open in another router process. */
 const conflictTries = 50;
@@ -50,7 +50,9 @@ async function comeBack(context: McpContext, inbound: Inbound, session: Session,
     return true;
   }
   const log = session.logs.get(from.stream);
-  if (log !== null && log.state !== "parked" && log.covers(from.seq)) {
+  // The session's own stream was given up, and is not over: more comes, from the upstream or on a stream that is opened anew.
+  const isGivenUp = log?.state === "ended" && isOfSession(from.stream);
+  if (log !== null && log.state !== "parked" && !isGivenUp && log.covers(from.seq)) {
     goOnFromLog(context, inbound, session, log, from);
     return true;
   }
@@ -129,7 +131,9 @@ async function serveFresh(context: McpContext, inbound: Inbound, session: Sessio
   lasting(context, streamOf(inbound), () => attached.close());
   response.once("close", () => attached.detach(writer));
   const lastSeq = from?.stream === attached.name ? from.seq : null;
-  attached.attach(writer, headersOf(inbound, session), borrowed?.events, lastSeq);
+  const before =
+    from === null || lastSeq !== null || !isOfSession(from.stream) ? [] : (session.logs.get(from.stream)?.after(from.seq) ?? []);
+  attached.attach(writer, headersOf(inbound, session), [...before, ...(borrowed?.events ?? [])], lastSeq);
   if (from !== null && (lastSeq === null || !attached.covers(lastSeq))) {
     const known = await context.directory.read(session.sealed.key);
     attached.tellGap(new Set([...(known?.subscriptions ?? []), ...session.subscriptions]));

@@ -179,8 +179,8 @@ export class SessionStream {
   }
 
   /**
-   * The client comes back with an id that is none of this stream: it was another router process's, or is too old. What it has missed is not known
-   * any more, so it is told that everything may have changed that it is told changes of (G6).
+   * The client comes back with an id that is none of this stream: it was another router process's, given up meanwhile, or is too old. What it has
+   * missed is not known any more, so it is told that everything may have changed that it is told changes of (G6).
    */
   tellGap(subscriptions: Iterable<string>): void {
     const { capabilities } = this.#session.sealed;

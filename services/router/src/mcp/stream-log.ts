@@ -216,6 +216,11 @@ function streamNameOf(requestId: string | number | null): string {
   return `${nonce}c${text.length <= requestIdCharsMax ? Buffer.from(text).toString("base64url") : ""}`;
 }
 
+/** Whether it is the session's own. */
+export function isOfSession(stream: string): boolean {
+  return stream[nonceChars] === "s";
+}
+
 /** Whether this may be the stream of a request; of one whose id is too long to be in its name, that is all that can be said. */
 export function isStreamOf(stream: string, requestId: string | number): boolean {
   if (stream[nonceChars] !== "c") return false;
