@@ -24,6 +24,9 @@ import type {
  * B6  A queued message is gone only after its handler said `done`; `later` brings it back, and so does a crash.
  * B7  The connection reconnects for ever, with jitter, and `status` says so meanwhile; nothing in here ends the process.
  * B8  A replicated AUDIT is refused on a server older than 2.11 (nats-server #4320: the fence does not hold there).
+ * B9  A queued message whose handler fails `failuresMax` times for a reason that does not pass, or that was delivered more often than
+ *     `deliveriesMax`, stands in QUARANTINE with the reason before it leaves the queue. So does a malformed one, whatever its handler
+ *     says.
  */
 export interface Bus {
   readonly status: BusStatus;
@@ -106,6 +109,8 @@ export interface StreamInfo {
   readonly messages: number;
   readonly bytes: number;
   readonly maxBytes: number;
+  /** Not over 0: no limit. */
+  readonly maxMessages?: number;
   readonly replicas: number;
 }
 export interface ReadOptions {
@@ -127,6 +132,8 @@ export interface FollowOptions {
    */
   readonly onAnotherLog?: () => void;
   readonly onError?: (error: unknown, stored: Stored) => void;
+  /** With more than so many events behind it for a while this reader is reported as slow; default 10,000. */
+  readonly pendingMax?: number;
 }
 export interface Following {
   /** The last sequence handed over. */
@@ -138,6 +145,10 @@ export interface QueueOptions {
   readonly filter: string;
   readonly ackWaitMs: number;
   readonly concurrency: number;
+  /** Failures of the handler in this process after which a message is put into QUARANTINE; default `queueLimits` of contracts. */
+  readonly failuresMax?: number;
+  /** The same by the server's count of deliveries, which counts `later` and crashes too. */
+  readonly deliveriesMax?: number;
 }
 export interface Delivery {
   readonly stored: Stored;

@@ -11,6 +11,7 @@ import { NatsLink } from "./nats/link.ts";
 import { NatsLog } from "./nats/log.ts";
 import { natsObjects } from "./nats/objects.ts";
 import { consumeQueue } from "./nats/queue.ts";
+import { keepStoreChecked } from "./nats/store-check.ts";
 import { ensureStreams } from "./nats/streams.ts";
 import { quarantine } from "./quarantine.ts";
 
@@ -111,6 +112,35 @@ export function connectBus(options: ConnectOptions): Bus {
   };
   natsLinks.set(bus, link);
   return bus;
+}
+
+interface BusHealth {
+  /** Why NATS does not store, and what to do; null while it does, and where nothing is known. */
+  readonly store: string | null;
+  /** Why readers of streams are slow. */
+  readonly slow: readonly string[];
+  /** What waits for each reader, on the server and here. */
+  readonly pending: readonly { readonly stream: string; readonly filter: string; readonly count: number }[];
+  /** How often the connection was lost. */
+  readonly losses: number;
+}
+
+/** How a connection of `connectBus` is, besides connected or not; what other buses are is not known. */
+export function busHealth(bus: Bus): BusHealth {
+  const link = natsLinks.get(bus);
+  const lags = [...(link?.lags ?? [])];
+  return {
+    store: link?.store.reason ?? null,
+    slow: lags.flatMap(({ slow }) => (slow === null ? [] : [slow])),
+    pending: lags.map(({ stream, filter, pending }) => ({ stream, filter, count: pending })),
+    losses: link?.losses ?? 0,
+  };
+}
+
+/** Has a connection of `connectBus` find out by itself whether NATS stores, where it has nothing to store; `key` is the service. */
+export function checkStore(bus: Bus, key: string): { stop(): void } {
+  const link = natsLinks.get(bus);
+  return link === undefined ? { stop: () => undefined } : keepStoreChecked(link, key);
 }
 
 /** Makes consumers for those who may not make them; `bus` is one of the keeper or of the bootstrap user. Throws a `RangeError` for another bus. */

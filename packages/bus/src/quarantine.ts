@@ -2,21 +2,31 @@ import { sha256 } from "@mcp-failover/contracts";
 import { publishFenced } from "./append.ts";
 import type { Stored } from "./bus.ts";
 import type { LogPort } from "./log-port.ts";
-import { decode, outgoing, type RawMessage } from "./message.ts";
+import { decode, type Outgoing, outgoing, type RawMessage } from "./message.ts";
 
 /** Places already reported by this connection; the fence makes it once in the fleet, this only saves work. */
 const seenMax = 1000;
 /** Under way at a time; more than this are left to the next reader. */
 const pendingMax = 64;
 const timeoutMs = 10_000;
+/** Somebody waits for these, and tries again by himself. */
+const keepMs = 3000;
 /** Base64 makes 3 bytes 4, and the record has to fit into the stream. */
 const payloadBytesMax = 512 * 1024;
+
+interface QuarantineRecord {
+  readonly subject: string;
+  readonly reason: string;
+  readonly headers: Readonly<Record<string, string>>;
+}
 
 export interface Quarantine {
   /** Looks into a message; a malformed one is put into QUARANTINE behind the reader's back. */
   look(raw: RawMessage): Stored;
   /** Makes a message malformed that was read, for what it points at. */
   refuse(stored: Stored, reason: string): Stored;
+  /** Resolves when the message stands in QUARANTINE, whoever put it there. Throws {@link BusError} when it cannot be stored. */
+  keep(stored: Stored, reason: string): Promise<void>;
   /** The same for a message that is in no stream. */
   core(subject: string, bytes: Uint8Array, headers: Readonly<Record<string, string>>, reason: string): void;
 }
@@ -26,11 +36,7 @@ export function quarantine(log: LogPort, onError: (error: unknown, place: string
   const seen = new Set<string>();
   let pending = 0;
 
-  function put(
-    place: string,
-    record: { subject: string; reason: string; headers: Readonly<Record<string, string>> },
-    bytes: Uint8Array,
-  ): void {
+  function put(place: string, record: QuarantineRecord, bytes: Uint8Array): void {
     if (seen.has(place)) return;
     if (pending >= pendingMax) {
       onError(new Error(`${pendingMax} messages are on their way to QUARANTINE already`), place);
@@ -39,14 +45,8 @@ export function quarantine(log: LogPort, onError: (error: unknown, place: string
     if (seen.size >= seenMax) for (const oldest of seen) if (seen.delete(oldest)) break;
     seen.add(place);
     pending += 1;
-    const [, stream = "", at = ""] = place.split(".");
-    const payload = Buffer.from(bytes.subarray(0, payloadBytesMax)).toString("base64");
-    const body = { stream, seq: stream === "core" ? null : Number(at), ...record, truncated: bytes.length > payloadBytesMax, payload };
     Promise.resolve()
-      .then(() => {
-        const encoded = new TextEncoder().encode(JSON.stringify(body));
-        return publishFenced(log, outgoing("QUARANTINE", place, encoded, place, "application/json", { expectedSeq: 0 }), timeoutMs);
-      })
+      .then(() => publishFenced(log, outgoingRecord(place, record, bytes), timeoutMs))
       .catch((error: unknown) => {
         seen.delete(place);
         onError(error, place);
@@ -68,8 +68,22 @@ export function quarantine(log: LogPort, onError: (error: unknown, place: string
       return stored.content.kind === "malformed" && raw.stream !== "QUARANTINE" ? refuse(stored, stored.content.reason) : stored;
     },
     refuse,
+    async keep({ stream, seq, subject, headers, bytes }, reason) {
+      const at = `quarantine.${stream}.${seq}`;
+      await publishFenced(log, outgoingRecord(at, { subject, reason, headers }, bytes), keepMs);
+      if (seen.size < seenMax) seen.add(at);
+    },
     core(subject, bytes, headers, reason) {
       put(`quarantine.core.${sha256(bytes).slice(0, 16)}`, { subject, reason, headers }, bytes);
     },
   };
+}
+
+/** Fenced with 0, so that it stands there once. */
+function outgoingRecord(place: string, record: QuarantineRecord, bytes: Uint8Array): Outgoing {
+  const [, stream = "", at = ""] = place.split(".");
+  const payload = Buffer.from(bytes.subarray(0, payloadBytesMax)).toString("base64");
+  const body = { stream, seq: stream === "core" ? null : Number(at), ...record, truncated: bytes.length > payloadBytesMax, payload };
+  const encoded = new TextEncoder().encode(JSON.stringify(body));
+  return outgoing("QUARANTINE", place, encoded, place, "application/json", { expectedSeq: 0 });
 }

@@ -8,6 +8,7 @@ export function widened(have: StreamDefinition, want: StreamDefinition): StreamD
     subjects: [...new Set([...have.subjects, ...want.subjects])],
     maxAgeMs: orUnlimited(have.maxAgeMs, want.maxAgeMs),
     maxBytes: orUnlimited(have.maxBytes, want.maxBytes),
+    maxMessages: orUnlimited(have.maxMessages, want.maxMessages),
     maxMsgBytes: orUnlimited(have.maxMsgBytes, want.maxMsgBytes),
     duplicateWindowMs: Math.max(have.duplicateWindowMs, want.duplicateWindowMs),
   };

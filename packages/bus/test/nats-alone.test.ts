@@ -338,7 +338,7 @@ describe("NATS alone", { concurrency: 4 }, () => {
     }));
 
   test("the place of a delivered message is read from both forms of its reply subject", () => {
-    const place = { attempt: 2, seq: 1234, delivery: 56, timeMs: 1_700_000_000_123 };
+    const place = { attempt: 2, seq: 1234, delivery: 56, timeMs: 1_700_000_000_123, pending: 7 };
     assert.deepEqual(positionOf("$JS.ACK.AUDIT.c1.2.1234.56.1700000000123456789.7"), place);
     assert.deepEqual(positionOf("$JS.ACK._.hash.AUDIT.c1.2.1234.56.1700000000123999999.7.random"), place);
     assert.equal(positionOf("_INBOX.abc"), null);

@@ -58,7 +58,7 @@ test("mcpf doctor warns of what did not parse in the last hour, names the newest
     assert.equal(of("quarantine")?.ok, expected === 0);
     assert.match(
       of("quarantine")?.detail ?? "",
-      /^1 messages that do not parse, the newest (\d+ min|5 h) ago \(AUDIT\.7\): no such field$/,
+      /^1 messages that do not parse or that nobody could handle, the newest (\d+ min|5 h) ago \(AUDIT\.7\): no such field$/,
     );
     await bus.close();
   }

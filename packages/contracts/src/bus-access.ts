@@ -36,6 +36,8 @@ export const buckets = {
   "router-sessions": { ttlMs: 24 * 3_600_000, maxValueBytes: 64 * 1024, maxBytes: 128 * 1024 * 1024 },
   "chaos-lease": { ttlMs: 15_000, maxValueBytes: 1024 },
   "state-backup": { maxValueBytes: 900 * 1024 },
+  /** A key a service, stored again now and then to know whether NATS stores. */
+  "store-check": { maxValueBytes: 1024, maxBytes: 1024 * 1024 },
 } as const satisfies Record<string, { ttlMs?: number; maxValueBytes: number; maxBytes?: number }>;
 export type BucketName = keyof typeof buckets;
 
@@ -85,7 +87,7 @@ export function busAccessOf(client: BusClient): BusAccess {
     hears: own.hears ?? [],
     reads,
     queues: own.queues ?? [],
-    buckets: own.buckets ?? [],
+    buckets: [...(own.buckets ?? []), ...(client === "cli" || client === "client" ? [] : (["store-check"] as const))],
     objects: own.objects ?? "none",
     asks: own.asks ?? [],
     answers: (Object.keys(requests) as RequestSubject[]).filter((subject) => requests[subject].service === client),

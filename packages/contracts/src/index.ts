@@ -227,7 +227,7 @@ export { type SecretRef, secretRef } from "./secret-ref.ts";
 export { type RequestInput, type RequestOf, type RequestSubject, requests } from "./services.ts";
 export { type SessionClaimed, type SessionReleased, sessionClaimed, sessionReleased } from "./session.ts";
 export { type StatusView, statusView } from "./status.ts";
-export { type StreamDefinition, type StreamName, streams } from "./streams.ts";
+export { queueLimits, type StreamDefinition, type StreamName, streams } from "./streams.ts";
 export { decodeToken, encodeToken, endpointKey, keysOf, subjectOf } from "./tokens.ts";
 export {
   type ChannelConfig,

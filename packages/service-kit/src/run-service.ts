@@ -1,5 +1,14 @@
 import { randomUUID } from "node:crypto";
-import { type Bus, type BusCredentials, BusError, CredentialsError, connectBus, readCredentials } from "@mcp-failover/bus";
+import {
+  type Bus,
+  type BusCredentials,
+  BusError,
+  busHealth,
+  CredentialsError,
+  checkStore,
+  connectBus,
+  readCredentials,
+} from "@mcp-failover/bus";
 import { type EventType, makeEvent, type NewEvent, type ServiceName } from "@mcp-failover/contracts";
 import { type Logger, pino } from "pino";
 import { collectDefaultMetrics, Gauge, Registry } from "prom-client";
@@ -21,6 +30,8 @@ export interface ServiceOptions<C extends z.ZodType> {
 /** An orderly stop takes at most this long; then the process ends anyway, because a supervisor waits. */
 const stopMsMax = 8000;
 const serveRetryMs = 500;
+/** How often it is looked what the bus has noticed. */
+const lookMs = 1000;
 
 /**
  * Runs a service until SIGTERM, SIGINT or the end of its supervisor: environment, log, metrics, health, bus, start, orderly stop.
@@ -70,6 +81,7 @@ export async function runService<C extends z.ZodType>(options: ServiceOptions<C>
     log: { warn: (details, message) => log.warn(details, message), debug: (details, message) => log.debug(details, message) },
   });
   watchBus(bus, ready, registry, options.needsBus ?? true);
+  const noticed = watchNoticed(bus, ready, registry, options.name);
   const health = await startHealthServer({ host: environment.MCPF_HEALTH_HOST, port: environment.MCPF_HEALTH_PORT, readiness, registry });
 
   const kit: Kit<z.infer<C>> = {
@@ -113,6 +125,7 @@ export async function runService<C extends z.ZodType>(options: ServiceOptions<C>
     await work?.running.stop?.();
     work?.serving.cancel();
     await (await work?.serving.current())?.stop();
+    noticed.stop();
     await bus.close();
     await health.close();
     process.exit(0);
@@ -165,6 +178,53 @@ function watchBus(bus: Bus, ready: Kit["ready"], registry: Registry, required: b
   };
   bus.onStatus(say);
   say();
+}
+
+/**
+ * What the connection notices while it is there: NATS that does not store, and readers that fall behind. Either degrades and does not make
+ * not ready, because traffic goes on, and a restart would cure nothing.
+ */
+function watchNoticed(bus: Bus, ready: Kit["ready"], registry: Registry, name: string): { stop(): void } {
+  const checking = checkStore(bus, name);
+  new Gauge({
+    name: "mcpf_bus_stores",
+    help: "1 while NATS stores what is published into streams, as far as this process knows",
+    registers: [registry],
+    collect() {
+      this.set(busHealth(bus).store === null ? 1 : 0);
+    },
+  });
+  new Gauge({
+    name: "mcpf_bus_pending_messages",
+    help: "Messages of a stream that waited, on the server and here, when the last one was handed over",
+    labelNames: ["stream", "filter"],
+    registers: [registry],
+    collect() {
+      this.reset();
+      for (const { stream, filter, count } of busHealth(bus).pending) this.inc({ stream, filter }, count);
+    },
+  });
+  new Gauge({
+    name: "mcpf_bus_slow_readers",
+    help: "Readers of streams that fall behind, or whose handler hangs",
+    registers: [registry],
+    collect() {
+      this.set(busHealth(bus).slow.length);
+    },
+  });
+  const say = (): void => {
+    const { store, slow } = busHealth(bus);
+    ready("store", store === null, store ?? "", { required: false });
+    ready("reading", slow.length === 0, slow.join("; "), { required: false });
+  };
+  const timer = setInterval(say, lookMs);
+  timer.unref();
+  return {
+    stop() {
+      clearInterval(timer);
+      checking.stop();
+    },
+  };
 }
 
 /** Registers the service and its requests, as soon as the bus is there. */

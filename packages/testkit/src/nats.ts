@@ -7,6 +7,8 @@ export interface NatsOptions {
   /** Where JetStream keeps its files; default a new folder that `stop` removes. */
   readonly storeDir?: string;
   readonly port?: number;
+  /** What JetStream may keep on disk; default 16G. */
+  readonly maxFileStore?: string;
   /** More lines for the server's configuration file. */
   readonly config?: string;
   /** Default: `NATS_SERVER_BIN`, else nats-server on PATH. */
@@ -22,7 +24,7 @@ export async function startNats(options: NatsOptions = {}): Promise<RunningServe
     `host: "127.0.0.1"`,
     `port: ${port}`,
     // The streams' limits add up to more than a small disk has; the server would refuse to reserve them.
-    `jetstream { store_dir: ${JSON.stringify(options.storeDir ?? join(dir.path, "store"))}, max_file_store: 16G }`,
+    `jetstream { store_dir: ${JSON.stringify(options.storeDir ?? join(dir.path, "store"))}, max_file_store: ${options.maxFileStore ?? "16G"} }`,
     options.config ?? "",
   ];
   await writeFile(file, `${lines.join("\n")}\n`);

@@ -1,10 +1,11 @@
 import type { StreamName } from "@mcp-failover/contracts";
 import type { Delivery, Following, FollowOptions, QueueOptions, QueueVerdict, Stored } from "../bus.ts";
 import type { ClaimCheck } from "../claim-check.ts";
-import { backOffMs, type FollowHandler, guarded, handOver, place, settledWithin } from "../hand-over.ts";
+import { type FollowHandler, guarded, handOver, place, settledWithin } from "../hand-over.ts";
 import type { BusLog } from "../log.ts";
 import type { RawMessage } from "../message.ts";
 import type { Quarantine } from "../quarantine.ts";
+import { queuedMessages } from "../queued-message.ts";
 import type { BrokerState } from "./broker.ts";
 import type { MemoryLink } from "./link.ts";
 import type { MemoryStream } from "./store.ts";
@@ -116,6 +117,7 @@ export function consumeQueue(
   handler: (delivery: Delivery) => Promise<QueueVerdict>,
 ): Following {
   const { state, link, quarantine, log } = reader;
+  const verdictOn = queuedMessages({ quarantine, say: log }, options, handler);
   let stopped = false;
   let seq = 0;
   const working = new Set<Promise<void>>();
@@ -152,11 +154,7 @@ export function consumeQueue(
       else if (link.connected) queue.extend(message.seq, state.nowMs() + options.ackWaitMs);
     }, options.ackWaitMs / 3);
     try {
-      const stored = quarantine.look(message);
-      const verdict = await handler({ stored, attempt }).catch((err: unknown): QueueVerdict => {
-        log.warn({ err, ...place(stored) }, "a queued message failed and comes back");
-        return { kind: "later", delayMs: backOffMs(attempt) };
-      });
+      const verdict = await verdictOn(message, attempt);
       await link.reach(options.ackWaitMs);
       if (verdict.kind === "done") queue.done(message.seq);
       else queue.extend(message.seq, state.nowMs() + verdict.delayMs);

@@ -88,19 +88,21 @@ export class MemoryStream {
       messages: this.messages.size,
       bytes: this.bytes,
       maxBytes: this.definition.maxBytes,
+      maxMessages: this.definition.maxMessages,
       replicas: 1,
     };
   }
 
   #makeRoom(size: number, nowMs: number): void {
-    const { discard, maxAgeMs, maxBytes, name } = this.definition;
+    const { discard, maxAgeMs, maxBytes, maxMessages, name } = this.definition;
+    const full = (): boolean => this.bytes + size > maxBytes || this.messages.size >= maxMessages;
     for (const [seq, { timeMs }] of this.messages) {
       const tooOld = maxAgeMs > 0 && timeMs < nowMs - maxAgeMs;
-      const tooMany = discard === "old" && this.bytes + size > maxBytes;
+      const tooMany = discard === "old" && full();
       if (!tooOld && !tooMany) break;
       this.remove(seq);
     }
-    if (this.bytes + size > maxBytes) throw streamFull(name);
+    if (full()) throw streamFull(name);
   }
 
   #forgetIds(nowMs: number): void {

@@ -2,7 +2,8 @@ import type { StreamName } from "@mcp-failover/contracts";
 import type { Msg, MsgHdrs } from "nats";
 import { BusError } from "../bus.ts";
 import type { RawMessage } from "../message.ts";
-import { type NatsLink, UnansweredError } from "./link.ts";
+import type { NatsLink } from "./link.ts";
+import { UnansweredError } from "./unanswered.ts";
 
 /** An error that the JetStream API answered with. https://github.com/nats-io/nats-server/blob/main/server/errors.json */
 export class ApiError extends Error {
@@ -31,6 +32,10 @@ export const apiCodes = {
   messageTooLarge: 10054,
   streamNameInUse: 10058,
   insufficientStorage: 10047,
+  /** The limit of the server is reached, or of the account. */
+  insufficientResources: 10023,
+  notEnabled: 10076,
+  notEnabledForAccount: 10039,
 } as const;
 
 /**
@@ -141,6 +146,8 @@ export interface Position {
   /** Its number among the deliveries of the consumer: a gap is a loss. */
   readonly delivery: number;
   readonly timeMs: number;
+  /** How many more waited on the server. */
+  readonly pending: number;
 }
 
 export function positionOf(replyTo: string | undefined): Position | null {
@@ -149,8 +156,14 @@ export function positionOf(replyTo: string | undefined): Position | null {
   // $JS.ACK.<stream>.<consumer>.<attempt>.<seq>.<delivery>.<time>.<pending>, and since 2.11 optionally .<domain>.<account> before <stream>.
   const at = tokens.length === 9 ? 4 : tokens.length >= 11 ? 6 : -1;
   if (at < 0) return null;
-  const [attempt, seq, delivery, timeNs] = tokens.slice(at, at + 4);
-  return { attempt: Number(attempt), seq: Number(seq), delivery: Number(delivery), timeMs: Number(timeNs?.slice(0, -6)) };
+  const [attempt, seq, delivery, timeNs, pending] = tokens.slice(at, at + 5);
+  return {
+    attempt: Number(attempt),
+    seq: Number(seq),
+    delivery: Number(delivery),
+    timeMs: Number(timeNs?.slice(0, -6)),
+    pending: Number(pending),
+  };
 }
 
 export function fromDelivered(stream: StreamName, message: Msg, position: Position): RawMessage {
@@ -172,6 +185,7 @@ export interface StreamInfoWire {
   readonly config: Record<string, unknown> & {
     readonly subjects?: string[];
     readonly max_bytes: number;
+    readonly max_msgs?: number;
     readonly max_age: number;
     readonly max_msg_size?: number;
     readonly duplicate_window?: number;

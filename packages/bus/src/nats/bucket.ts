@@ -2,8 +2,9 @@ import { buckets } from "@mcp-failover/contracts";
 import type { KV, KvOptions, NatsConnection } from "nats";
 import { type Bucket, BusError } from "../bus.ts";
 import { apiCodes, callApi, type StreamInfoWire, toBusError } from "./api.ts";
-import { type NatsLink, UnansweredError } from "./link.ts";
+import type { NatsLink } from "./link.ts";
 import { ensureObjects } from "./objects.ts";
+import { UnansweredError } from "./unanswered.ts";
 import { untilLost } from "./until-lost.ts";
 
 const reachMs = 5000;

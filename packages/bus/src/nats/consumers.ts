@@ -1,16 +1,10 @@
-import { type ConsumerWish, consumerSubjects, type StreamName } from "@mcp-failover/contracts";
+import { type ConsumerWish, consumerSubjects, queueLimits, type StreamName } from "@mcp-failover/contracts";
 import { type ApiError, apiCodes, callApi, readApi } from "./api.ts";
 import type { NatsLink } from "./link.ts";
 
 const apiMs = 5000;
 /** The server forgets a consumer that nobody has pulled from for so long; a handler may be slower, we then begin anew. */
 const inactiveMs = 120_000;
-/**
- * Queued messages that are with handlers at a time, of all instances, or that a handler put off. With so many the server hands out
- * nothing new: a receiver that takes nothing for a day must not get there, because it would stop all others.
- */
-const ackPendingMax = 10_000;
-
 /** Where a consumer begins. */
 export type ConsumerStart = ConsumerWish["from"];
 
@@ -55,8 +49,9 @@ export async function durableConsumer(
     deliver_policy: "all",
     ack_policy: "explicit",
     ack_wait: ackWaitMs * 1e6,
+    // The limit is B9's: one that the server keeps would leave the message where nobody gets it again.
     max_deliver: -1,
-    max_ack_pending: ackPendingMax,
+    max_ack_pending: queueLimits.ackPendingMax,
   };
   try {
     await create(link, stream, durable, filter, config, "create");

@@ -17,7 +17,7 @@ import { type EventLike, encodeBody, parseReplyEvent } from "../message.ts";
 import { noAnswer, readReply, replyText } from "../replies.ts";
 import { headersOf, toBusError } from "./api.ts";
 import type { NatsReader } from "./follow.ts";
-import { UnansweredError } from "./link.ts";
+import { UnansweredError } from "./unanswered.ts";
 
 const defaultTimeoutMs = 5000;
 const discoveryMs = 1000;

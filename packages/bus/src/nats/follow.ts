@@ -7,6 +7,7 @@ import type { RawMessage } from "../message.ts";
 import type { Quarantine } from "../quarantine.ts";
 import { type StreamInfoWire, toBusError } from "./api.ts";
 import type { ConsumerStart } from "./consumers.ts";
+import { Lag } from "./lag.ts";
 import type { NatsLink } from "./link.ts";
 import type { NatsLog } from "./log.ts";
 import { openConsumer, type PullConsumer } from "./pull.ts";
@@ -19,6 +20,8 @@ const retryMsMin = 100;
 const retryMsMax = 1000;
 /** A read that gets nothing for so long gives up. */
 const readStallMs = 15_000;
+/** So many events behind is no burst any more. */
+const pendingMax = 10_000;
 
 export interface NatsReader {
   readonly link: NatsLink;
@@ -43,6 +46,7 @@ export function follow(reader: NatsReader, stream: StreamName, options: FollowOp
   let created: string | null = null;
   let caughtUp = false;
   let consumer: PullConsumer | null = null;
+  const lag = new Lag(stream, filter, options.pendingMax ?? pendingMax);
   const over = () => stopped || link.closed;
 
   async function run(): Promise<void> {
@@ -105,7 +109,9 @@ export function follow(reader: NatsReader, stream: StreamName, options: FollowOp
           }
           break;
         }
-        const { raw } = step.value;
+        const { raw, position, waiting } = step.value;
+        // What there was at the start is read for as long as it takes.
+        if (caughtUp) lag.delivered(position.pending + waiting);
         // A start beyond the end is moved back to the end by the server.
         if (raw.seq <= seq || raw.seq < firstWanted) continue;
         if (!caughtUp && raw.seq > lastAtStart) catchUp();
@@ -114,7 +120,9 @@ export function follow(reader: NatsReader, stream: StreamName, options: FollowOp
         const stored = collected instanceof Promise ? await collected : collected;
         if (over()) return "stopped";
         seq = raw.seq;
+        lag.begun();
         await handOver(stored, handler, options, say);
+        lag.ended();
         if (over()) return "stopped";
       }
     }
@@ -126,7 +134,10 @@ export function follow(reader: NatsReader, stream: StreamName, options: FollowOp
   }
 
   // Begins after the caller has what it returns.
-  const loop = Promise.resolve().then(run);
+  link.lags.add(lag);
+  const loop = Promise.resolve()
+    .then(run)
+    .finally(() => link.lags.delete(lag));
   return {
     get seq() {
       return seq;

@@ -15,7 +15,8 @@ import { guarded } from "../hand-over.ts";
 import type { BusLog } from "../log.ts";
 import { ApiError, apiCodes, callApi } from "./api.ts";
 import { durableConsumer, ephemeralConsumer } from "./consumers.ts";
-import { type NatsLink, UnansweredError } from "./link.ts";
+import type { NatsLink } from "./link.ts";
+import { UnansweredError } from "./unanswered.ts";
 
 const apiMs = 5000;
 /** Requests that are worked on at a time; more wait on the server and are refused by the asker's time-out. */

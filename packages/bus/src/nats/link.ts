@@ -6,6 +6,10 @@ import type { BusCredentials } from "../credentials.ts";
 import { guarded } from "../hand-over.ts";
 import type { BusLog } from "../log.ts";
 import { refuseTooLarge, wireBytes } from "../message.ts";
+import type { Lag } from "./lag.ts";
+import { StoreHealth } from "./store-health.ts";
+import { UnansweredError } from "./unanswered.ts";
+import { whyLost } from "./why-lost.ts";
 
 export interface LinkOptions {
   /** `nats://host:port`, several separated by commas; credentials as `nats://user:password@host`. */
@@ -13,18 +17,6 @@ export interface LinkOptions {
   readonly name: string;
   readonly log: BusLog;
   readonly credentials?: BusCredentials;
-}
-
-/** The request may have reached the server, or certainly has not; either way there is no answer to it. */
-export class UnansweredError extends Error {
-  override readonly name = "UnansweredError";
-  readonly sent: boolean;
-  readonly reason: "disconnected" | "timeout" | "no_responders";
-  constructor(reason: UnansweredError["reason"], sent: boolean, message: string, cause?: unknown) {
-    super(message, { cause });
-    this.reason = reason;
-    this.sent = sent;
-  }
 }
 
 /** Told about every new connection; what it returns ends what it began there. */
@@ -43,6 +35,11 @@ export class NatsLink {
   status: BusStatus;
   /** Core messages that were published while there was no connection. */
   dropped = 0;
+  /** How often a connection was lost. */
+  losses = 0;
+  readonly store = new StoreHealth();
+  /** Of those that read streams now. */
+  readonly lags = new Set<Lag>();
   readonly #options: LinkOptions;
   readonly #listeners = new Set<(status: BusStatus) => void>();
   readonly #attachments = new Map<Attachment, (() => void) | null>();
@@ -230,15 +227,18 @@ export class NatsLink {
   async #listen(nc: NatsConnection): Promise<void> {
     for await (const { type, data } of nc.status()) {
       if (this.#nc !== nc) return;
-      if (type === "disconnect") this.#lost(`lost ${String(data)}`);
-      else if (type === "reconnect") this.#connected(nc);
+      if (type === "disconnect") {
+        // A dial that the server refused ends like this, too, and its refusal says more.
+        if (this.connected) this.#lost(`lost ${String(data)}`);
+      } else if (type === "reconnect") this.#connected(nc);
       else if (type === "error") {
-        // A forbidden publish throws nowhere: this is the only place that hears of it.
-        this.#options.log.warn(
-          { error: String(data), client: this.client, table: "packages/contracts, bus-access.ts" },
-          "NATS refused something",
-        );
         if (!this.connected) this.#lost(String(data));
+        // A forbidden publish throws nowhere: this is the only place that hears of it.
+        else
+          this.#options.log.warn(
+            { error: String(data), client: this.client, table: "packages/contracts, bus-access.ts" },
+            "NATS refused something",
+          );
       } else this.#options.log.debug({ type, data: typeof data === "string" ? data : undefined }, "NATS connection");
     }
   }
@@ -255,20 +255,25 @@ export class NatsLink {
     this.#become({ kind: "connected", server: nc.getServer(), serverVersion: nc.info?.version ?? "0.0.0" });
   }
 
-  #lost(reason: string): void {
-    if (this.connected) this.#lostAtMs = Date.now();
-    this.#become({ kind: "disconnected", sinceMs: this.#lostAtMs, reason });
+  #lost(said: string): void {
+    if (this.connected) {
+      this.#lostAtMs = Date.now();
+      this.losses += 1;
+    }
+    this.#become({ kind: "disconnected", sinceMs: this.#lostAtMs, reason: whyLost(said, this.#options.credentials?.user ?? null) });
   }
 
   #become(status: BusStatus): void {
     const before = this.status;
     if (before.kind === "closed") return;
+    // nats.js says `reconnect` once for each try that was refused before, and each of them would have everybody begin anew.
+    if (before.kind === "connected" && status.kind === "connected" && before.server === status.server) return;
     this.status = status;
     for (const waiter of [...this.#waiters]) {
       this.#waiters.delete(waiter);
       waiter();
     }
-    if (before.kind === status.kind && status.kind === "disconnected") return;
+    if (before.kind === "disconnected" && status.kind === "disconnected" && before.reason === status.reason) return;
     if (status.kind === "disconnected") this.#options.log.warn({ reason: status.reason }, "NATS is out of reach");
     for (const listener of [...this.#listeners]) guarded(() => listener(status), this.#options.log, "a status listener failed");
   }

@@ -4,7 +4,8 @@ import type { LogPort, PublishOutcome } from "../log-port.ts";
 import { headerNames, type Outgoing, type RawMessage } from "../message.ts";
 import { refuseReplicas } from "../replicas.ts";
 import { ApiError, apiCodes, callApi, fromStored, readApi, type StoredWire, type StreamInfoWire, toBusError } from "./api.ts";
-import { type NatsLink, UnansweredError } from "./link.ts";
+import type { NatsLink } from "./link.ts";
+import { UnansweredError } from "./unanswered.ts";
 
 const infoMs = 5000;
 
@@ -31,8 +32,11 @@ export class NatsLog implements LogPort {
       const ack = readApi<{ seq: number; duplicate?: boolean }>(
         await this.#link.request(message.subject, message.bytes, { timeoutMs, headers: message.headers }),
       );
+      // What was there already says nothing about what is stored now.
+      if (ack.duplicate !== true) this.#link.store.stored(message.stream);
       return { kind: "stored", seq: ack.seq, duplicate: ack.duplicate === true };
     } catch (cause) {
+      this.#link.store.failed(message.stream, cause);
       // Closed for good: no later try can work.
       if (cause instanceof UnansweredError && cause.cause instanceof BusError && !cause.cause.retriable) throw cause.cause;
       if (cause instanceof UnansweredError) return { kind: "unknown", sent: cause.sent, cause };
@@ -57,6 +61,7 @@ export class NatsLog implements LogPort {
       messages: state.messages,
       bytes: state.bytes,
       maxBytes: config.max_bytes,
+      maxMessages: config.max_msgs ?? -1,
       replicas: config.num_replicas,
     };
   }

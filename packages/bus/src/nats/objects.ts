@@ -3,9 +3,10 @@ import type { ObjectStore } from "nats";
 import { BusError } from "../bus.ts";
 import { type ObjectPort, objectBucket, objectBucketBytesMax } from "../claim-check.ts";
 import { ApiError, apiCodes, callApi, type StoredWire, toBusError } from "./api.ts";
-import { type NatsLink, UnansweredError } from "./link.ts";
+import type { NatsLink } from "./link.ts";
 import type { NatsLog } from "./log.ts";
 import { openConsumer } from "./pull.ts";
+import { UnansweredError } from "./unanswered.ts";
 import { untilLost } from "./until-lost.ts";
 
 const reachMs = 5000;
@@ -129,9 +130,14 @@ export async function ensureObjects(link: NatsLink, replicas: number): Promise<v
     allow_direct: true,
   };
   try {
-    await callApi(link, `STREAM.CREATE.${objectStream}`, config, apiMs);
+    // Looked for first: a server without room to reserve it once more refuses that before it sees that it is there.
+    const there = await callApi(link, `STREAM.INFO.${objectStream}`, undefined, apiMs).catch((error: unknown) => {
+      if (error instanceof ApiError && error.errCode === apiCodes.streamNotFound) return null;
+      throw error;
+    });
+    if (there === null) await callApi(link, `STREAM.CREATE.${objectStream}`, config, apiMs);
   } catch (error) {
-    // Made with other settings before: they stay.
+    // Made with other settings meanwhile: they stay.
     if (!(error instanceof ApiError && error.errCode === apiCodes.streamNameInUse)) throw error;
   }
 }

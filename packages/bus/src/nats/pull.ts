@@ -3,7 +3,8 @@ import { createInbox, type Msg, type NatsConnection, nuid } from "nats";
 import type { RawMessage } from "../message.ts";
 import { fromDelivered, type Position, positionOf } from "./api.ts";
 import { askForConsumer, type ConsumerStart, durableConsumer, ephemeralConsumer } from "./consumers.ts";
-import { type NatsLink, UnansweredError } from "./link.ts";
+import type { NatsLink } from "./link.ts";
+import { UnansweredError } from "./unanswered.ts";
 
 const heartbeatMs = 2000;
 /** Two heartbeats missed, and some slack for a busy machine. */
@@ -18,6 +19,8 @@ export interface Pulled {
   readonly position: Position;
   /** For answers to a queued message. */
   readonly replyTo: string;
+  /** How many came behind it and wait in this process. */
+  readonly waiting: number;
 }
 /** `done`: it brought what it could. `empty`: there was nothing more. `broken`: make a new consumer. */
 type PullEnd = { readonly kind: "done" | "empty" } | { readonly kind: "broken"; readonly reason: string };
@@ -101,7 +104,7 @@ export async function openConsumer(link: NatsLink, stream: StreamName, reading: 
       }
       lastDelivery = position.delivery;
       count += 1;
-      yield { raw: fromDelivered(stream, message, position), position, replyTo: message.reply ?? "" };
+      yield { raw: fromDelivered(stream, message, position), position, replyTo: message.reply ?? "", waiting: mail.length };
     }
     return { kind: "done" };
   }

@@ -1,23 +1,29 @@
 import type { Delivery, Following, QueueOptions, QueueVerdict } from "../bus.ts";
-import { backOffMs, place, settledWithin } from "../hand-over.ts";
+import { place, settledWithin } from "../hand-over.ts";
+import { queuedMessages } from "../queued-message.ts";
 import type { NatsReader } from "./follow.ts";
+import { Lag } from "./lag.ts";
 import { openConsumer, type PullConsumer, type Pulled } from "./pull.ts";
 
 const stream = "OUTBOX";
 const stopMs = 2000;
+/** So many messages that nobody has tried yet. */
+const pendingMax = 1000;
 const retryMsMin = 100;
 const retryMsMax = 2000;
 /** A handler that is still at work after so many times `ackWaitMs` hangs; its message goes to somebody else. */
 const extensionsMax = 100;
 
-/** B6: a durable consumer that all instances of a service share. */
+/** B6 and B9: a durable consumer that all instances of a service share. */
 export function consumeQueue(
   reader: NatsReader,
   durable: string,
   options: QueueOptions,
   handler: (delivery: Delivery) => Promise<QueueVerdict>,
 ): Following {
-  const { link, quarantine, say } = reader;
+  const { link, say } = reader;
+  const verdictOn = queuedMessages(reader, options, handler);
+  const lag = new Lag(stream, options.filter, pendingMax);
   const working = new Set<Promise<void>>();
   let stopped = false;
   let seq = 0;
@@ -60,6 +66,7 @@ export function consumeQueue(
           break;
         }
         seq = step.value.raw.seq;
+        lag.delivered(step.value.position.pending + step.value.waiting);
         const work = handle(step.value).finally(() => working.delete(work));
         working.add(work);
       }
@@ -74,11 +81,7 @@ export function consumeQueue(
       link.current?.publish(replyTo, "+WPI");
     }, options.ackWaitMs / 3);
     try {
-      const stored = quarantine.look(raw);
-      const verdict = await handler({ stored, attempt }).catch((err: unknown): QueueVerdict => {
-        say.warn({ err, ...place(stored) }, "a queued message failed and comes back");
-        return { kind: "later", delayMs: backOffMs(attempt) };
-      });
+      const verdict = await verdictOn(raw, attempt);
       const nc = await link.reach(options.ackWaitMs);
       nc.publish(replyTo, verdict.kind === "done" ? "+ACK" : `-NAK ${JSON.stringify({ delay: Math.round(verdict.delayMs * 1e6) })}`);
     } catch (err) {
@@ -88,7 +91,10 @@ export function consumeQueue(
     }
   }
 
-  const loop = Promise.resolve().then(run);
+  link.lags.add(lag);
+  const loop = Promise.resolve()
+    .then(run)
+    .finally(() => link.lags.delete(lag));
   return {
     get seq() {
       return seq;

@@ -1,9 +1,11 @@
-import { objectStream, type StreamDefinition } from "@mcp-failover/contracts";
+import { buckets, objectStream, type StreamDefinition } from "@mcp-failover/contracts";
 import { BusError } from "../bus.ts";
 import { refuseReplicas } from "../replicas.ts";
 import { widened } from "../widened.ts";
 import { ApiError, apiCodes, callApi, type StreamInfoWire, toBusError } from "./api.ts";
+import { openBucket } from "./bucket.ts";
 import type { NatsLink } from "./link.ts";
+import { storeCheckBucket } from "./store-check.ts";
 
 const reachMs = 5000;
 const apiMs = 10_000;
@@ -28,17 +30,20 @@ export async function ensureStreams(link: NatsLink, definitions: readonly Stream
       throw toBusError(error, `make the stream ${definition.name}`, definition.name);
     }
   }
-  await replicateObjects(link, replicas);
+  // The bucket of large configurations is made with the first of them; where it is there, it is as safe as the log that points at it.
+  await replicate(link, objectStream, replicas);
+  // Services only look for it: one that they made would be on one server, and lost with that.
+  await openBucket(link, storeCheckBucket, { ...buckets[storeCheckBucket], replicas }).get("made");
+  await replicate(link, `KV_${storeCheckBucket}`, replicas);
 }
 
-/** The bucket of large configurations is made with the first of them; where it is there, it is as safe as the log that points at it. */
-async function replicateObjects(link: NatsLink, replicas: number): Promise<void> {
+async function replicate(link: NatsLink, stream: string, replicas: number): Promise<void> {
   try {
-    const { config } = await callApi<StreamInfoWire>(link, `STREAM.INFO.${objectStream}`, undefined, apiMs);
-    if (config.num_replicas < replicas) await callApi(link, `STREAM.UPDATE.${objectStream}`, { ...config, num_replicas: replicas }, apiMs);
+    const { config } = await callApi<StreamInfoWire>(link, `STREAM.INFO.${stream}`, undefined, apiMs);
+    if (config.num_replicas < replicas) await callApi(link, `STREAM.UPDATE.${stream}`, { ...config, num_replicas: replicas }, apiMs);
   } catch (error) {
     if (error instanceof ApiError && error.errCode === apiCodes.streamNotFound) return;
-    throw toBusError(error, `replicate ${objectStream}`);
+    throw toBusError(error, `replicate ${stream}`);
   }
 }
 
@@ -59,6 +64,7 @@ async function ensure(link: NatsLink, definition: StreamDefinition, replicas: nu
     subjects: config.subjects ?? [],
     maxAgeMs: config.max_age / 1e6,
     maxBytes: config.max_bytes,
+    maxMessages: config.max_msgs ?? -1,
     maxMsgBytes: config.max_msg_size ?? definition.maxMsgBytes,
     duplicateWindowMs: (config.duplicate_window ?? 0) / 1e6,
   };
@@ -73,6 +79,7 @@ function limitsOf(definition: StreamDefinition): Record<string, unknown> {
     subjects: definition.subjects,
     max_age: definition.maxAgeMs * 1e6,
     max_bytes: definition.maxBytes,
+    max_msgs: definition.maxMessages,
     max_msg_size: definition.maxMsgBytes,
     duplicate_window: definition.duplicateWindowMs * 1e6,
   };
@@ -85,6 +92,5 @@ function fixed(definition: StreamDefinition): Record<string, unknown> {
     discard: definition.discard,
     storage: "file",
     max_consumers: -1,
-    max_msgs: -1,
   };
 }

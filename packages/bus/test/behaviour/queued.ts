@@ -1,7 +1,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
-import type { Delivery } from "../../src/index.ts";
+import { streams } from "@mcp-failover/contracts";
+import { BusError, type Delivery } from "../../src/index.ts";
 import { inWorld, item, itemIdOf, type MakeWorld, until } from "./world.ts";
 
 const options = { filter: "outbox.>", ackWaitMs: 600, concurrency: 4 };
@@ -117,6 +118,78 @@ export function queued(makeWorld: MakeWorld): void {
       await until(async () => (await buses[0]?.info("OUTBOX"))?.messages === 0, "the queue is empty");
       assert.equal(handled, 1);
     }),
+  );
+
+  test(
+    "B9: a message whose handler fails each time stands in QUARANTINE with the reason, and the queue goes on",
+    inWorld(makeWorld, async (world) => {
+      const bus = await world.connect();
+      const seen: string[] = [];
+      bus.consumeQueue("notifier", { ...options, failuresMax: 2 }, async ({ stored }) => {
+        seen.push(itemIdOf(stored));
+        if (itemIdOf(stored) === "item-1") throw new Error("no reader can take this");
+        return done;
+      });
+      await bus.append(item("webhook", 1));
+      await bus.append(item("webhook", 2));
+      await until(async () => (await bus.info("OUTBOX")).messages === 0, "the queue is empty");
+      const record = await bus.lastOf("QUARANTINE", "quarantine.OUTBOX.1");
+      assert.match(
+        record?.content.kind === "malformed" ? record.content.reason : "",
+        /its handler failed 2 times.*no reader can take this/,
+      );
+      assert.deepEqual(
+        seen.filter((id) => id === "item-1"),
+        ["item-1", "item-1"],
+      );
+      const body = JSON.parse(Buffer.from(record?.bytes ?? []).toString()) as { subject: string; payload: string };
+      assert.equal(body.subject, "outbox.webhook");
+      assert.match(Buffer.from(body.payload, "base64").toString(), /"item-1"/);
+    }),
+  );
+
+  test(
+    "B9: a message that was put off too often stands in QUARANTINE, one whose handler waits for a neighbour does not",
+    inWorld(makeWorld, async (world) => {
+      const bus = await world.connect();
+      let waited = 0;
+      bus.consumeQueue("notifier", { ...options, failuresMax: 1, deliveriesMax: 3 }, async ({ stored }) => {
+        if (itemIdOf(stored) === "item-1") return { kind: "later", delayMs: 10 };
+        waited += 1;
+        if (waited < 3) throw new BusError("unreachable", "the log is away", { retriable: true });
+        return done;
+      });
+      await bus.append(item("webhook", 1));
+      await bus.append(item("webhook", 2));
+      await until(async () => (await bus.info("OUTBOX")).messages === 0, "the queue is empty");
+      const reasons: string[] = [];
+      for await (const { subject, content } of bus.read("QUARANTINE"))
+        reasons.push(`${subject}: ${content.kind === "malformed" ? content.reason : ""}`);
+      assert.deepEqual(reasons, ["quarantine.OUTBOX.1: it was delivered 3 times and is still not done"]);
+    }),
+  );
+
+  const withoutQuarantine = streams.filter(({ name }) => name !== "QUARANTINE");
+  test(
+    "B9: while QUARANTINE takes nothing, what cannot be handled stays in the queue, malformed or not",
+    inWorld(
+      makeWorld,
+      async (world) => {
+        const bus = await world.connect();
+        const seen = { malformed: 0, event: 0 };
+        bus.consumeQueue("notifier", { ...options, failuresMax: 1 }, async ({ stored }) => {
+          seen[stored.content.kind] += 1;
+          if (stored.content.kind === "event") throw new Error("on purpose");
+          return done;
+        });
+        await world.publishRaw("outbox.webhook", "not json at all");
+        await bus.append(item("webhook", 1));
+        // Each try to put it aside takes its time before it is given up.
+        await until(() => seen.malformed >= 2 && seen.event >= 2, "both came back", 60_000);
+        assert.equal((await bus.info("OUTBOX")).messages, 2);
+      },
+      { streams: withoutQuarantine },
+    ),
   );
 
   test(

@@ -100,7 +100,8 @@ async function checkStream(context: Context, { name, discard }: StreamDefinition
   const check = `stream ${name}`;
   try {
     const info = await bus.info(name);
-    const fill = info.maxBytes > 0 ? info.bytes / info.maxBytes : 0;
+    const part = (is: number, max: number): number => (max > 0 ? is / max : 0);
+    const fill = Math.max(part(info.bytes, info.maxBytes), part(info.messages, info.maxMessages ?? 0));
     const oldest = discard === "old" && info.messages > 0 ? await bus.at(name, info.firstSeq) : null;
     const size = `${info.messages} messages, ${(fill * 100).toFixed(1)} % full`;
     const reach = oldest === null ? "" : `, reaches back ${sayAge(context.nowMs() - oldest.timeMs)}`;
@@ -108,7 +109,7 @@ async function checkStream(context: Context, { name, discard }: StreamDefinition
       check,
       discard === "old" || fill < fillWarn,
       `${size}${reach}${discard === "old" ? ", drops its oldest" : ""}, ${info.replicas} replica(s)`,
-      "make room: raise max_bytes, or export and trim the oldest events",
+      "make room: raise max_bytes or max_msgs, or export and trim the oldest events",
     );
     if (name === "QUARANTINE" && info.messages > 0) addQuarantine(context, info.messages, await bus.at(name, info.lastSeq), add);
   } catch (error) {
@@ -126,8 +127,8 @@ function addQuarantine(context: Context, messages: number, newest: Stored | null
   add(
     "quarantine",
     ageMs === null || ageMs >= quarantineMs,
-    `${messages} messages that do not parse${last}`,
-    "look at them: what publishes them does not speak version 1 of the events",
+    `${messages} messages that do not parse or that nobody could handle${last}`,
+    "look at them: what publishes them does not speak version 1 of the events, or the reader's log says what it failed of",
   );
 }
 

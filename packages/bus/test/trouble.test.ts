@@ -1,0 +1,161 @@
+import assert from "node:assert/strict";
+import { writeFile } from "node:fs/promises";
+import { basename, join } from "node:path";
+import { test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
+import { streams } from "@mcp-failover/contracts";
+import { eventually, startNats, tempDir } from "@mcp-failover/testkit";
+import { type BusStatus, busHealth, connectBus } from "../src/index.ts";
+import { jetStreamApi } from "../src/internal.ts";
+import { ApiError, apiCodes } from "../src/nats/api.ts";
+import { Lag } from "../src/nats/lag.ts";
+import { StoreHealth } from "../src/nats/store-health.ts";
+import { UnansweredError } from "../src/nats/unanswered.ts";
+import { connected, note, until } from "./behaviour/world.ts";
+
+const refusal = (errCode: number, description: string) => new ApiError({ code: 503, err_code: errCode, description });
+const noRoom = refusal(apiCodes.insufficientResources, "insufficient resources");
+
+test("what NATS refuses to store is told until something is stored there again, or nobody tries there and it stores elsewhere", () => {
+  let nowMs = 0;
+  const store = new StoreHealth(() => nowMs);
+  store.failed("AUDIT", noRoom);
+  assert.match(store.reason ?? "", /no room to store in AUDIT: insufficient resources \(JetStream 10023\); free disk/);
+  store.stored("SIGNALS");
+  assert.notEqual(store.reason, null, "another stream may have room");
+  store.stored("AUDIT");
+  assert.equal(store.reason, null);
+  store.failed("AUDIT", refusal(apiCodes.streamStoreFailed, "maximum bytes exceeded"));
+  assert.match(store.reason ?? "", /the stream AUDIT is full/);
+  nowMs = 31_000;
+  assert.notEqual(store.reason, null, "nothing was stored since");
+  store.stored("KV_store-check");
+  assert.equal(store.reason, null);
+});
+
+test("a lost race, too large a message and a lost connection are no trouble of the store; silence is, after five seconds", () => {
+  let nowMs = 0;
+  const store = new StoreHealth(() => nowMs);
+  store.failed("AUDIT", refusal(apiCodes.wrongLastSequence, "wrong last sequence"));
+  store.failed("AUDIT", refusal(apiCodes.messageTooLarge, "too large"));
+  store.failed("AUDIT", new UnansweredError("disconnected", true, "lost"));
+  nowMs = 10_000;
+  assert.equal(store.reason, null);
+  store.failed("AUDIT", new UnansweredError("timeout", true, "no answer"));
+  assert.equal(store.reason, null);
+  nowMs = 15_000;
+  store.failed("AUDIT", new UnansweredError("timeout", true, "no answer"));
+  assert.match(store.reason ?? "", /JetStream does not answer what is to be stored in AUDIT.*disk is full/);
+  store.failed("AUDIT", noRoom);
+  store.failed("AUDIT", new UnansweredError("timeout", true, "no answer"));
+  assert.match(store.reason ?? "", /no room/, "what was said outright is not made vaguer");
+});
+
+test("a reader is slow when more than its bound waits for ten seconds, until half of that; and when its handler hangs for thirty", () => {
+  let nowMs = 0;
+  const lag = new Lag("SIGNALS", "probe.observed.>", 100, () => nowMs);
+  lag.delivered(101);
+  nowMs = 9999;
+  assert.equal(lag.slow, null, "a burst is no lag");
+  nowMs = 10_000;
+  assert.match(lag.slow ?? "", /more than 100 messages of SIGNALS \(probe\.observed\.>\) wait/);
+  lag.delivered(51);
+  assert.notEqual(lag.slow, null, "what hovers at the bound does not flap");
+  lag.delivered(50);
+  assert.equal(lag.slow, null);
+  lag.begun();
+  nowMs += 30_000;
+  assert.match(lag.slow ?? "", /being handled for more than 30 s/);
+  lag.ended();
+  assert.equal(lag.slow, null);
+});
+
+test("on NATS: a reader that falls behind is reported with what waits for it, and is well again once it has read it", async () => {
+  const server = await startNats();
+  const bus = connectBus({ servers: server.url, name: "suite", instance: "suite" });
+  try {
+    await until(() => connected(bus), "it is connected");
+    await bus.ensureStreams(streams, { replicas: 1 });
+    let pauseMs = 200;
+    let seen = 0;
+    bus.follow("AUDIT", { from: "new", filter: "notify.>", pendingMax: 10 }, async () => {
+      seen += 1;
+      await sleep(pauseMs);
+    });
+    await until(() => busHealth(bus).pending.length === 1, "it follows");
+    await eventually(async () => {
+      await bus.append(note("pager", 0));
+      return seen > 0;
+    });
+    const total = 600;
+    for (let n = 1; n <= total; n += 1) await bus.append(note("pager", n));
+    await until(() => busHealth(bus).slow.length === 1, "it is slow", 60_000);
+    assert.match(busHealth(bus).slow[0] ?? "", /more than 10 messages of AUDIT \(notify\.>\) wait/);
+    assert.ok((busHealth(bus).pending[0]?.count ?? 0) > 10);
+    pauseMs = 0;
+    await until(() => seen > total, "it has read all", 60_000);
+    assert.deepEqual(busHealth(bus).slow, []);
+    assert.equal(busHealth(bus).pending[0]?.count, 0);
+  } finally {
+    await bus.close();
+    await server.stop();
+  }
+});
+
+test("on NATS: a full AUDIT is told of by who could not store in it, until there is room", async () => {
+  const server = await startNats();
+  const bus = connectBus({ servers: server.url, name: "suite", instance: "suite" });
+  try {
+    await until(() => connected(bus), "it is connected");
+    await bus.ensureStreams(
+      streams.map((definition) => ({ ...definition, maxBytes: 4096 })),
+      { replicas: 1 },
+    );
+    await assert.rejects(
+      async () => {
+        for (let n = 1; n <= 100; n += 1) await bus.append(note("pager", n));
+      },
+      { code: "stream_full" },
+    );
+    assert.match(busHealth(bus).store ?? "", /the stream AUDIT is full: make room or raise its limit/);
+    await jetStreamApi(bus, "STREAM.PURGE.AUDIT");
+    await bus.append(note("pager", 101));
+    assert.equal(busHealth(bus).store, null);
+  } finally {
+    await bus.close();
+    await server.stop();
+  }
+});
+
+test("on NATS: a credential that is taken away is told as that; once it is back the bus is connected, and says so once", async () => {
+  const dir = await tempDir();
+  const file = join(dir.path, "users.conf");
+  const users = (names: readonly string[]) =>
+    writeFile(file, `authorization { users: [${names.map((name) => `{ user: ${name}, password: ${name} }`).join(", ")}] }\n`);
+  await users(["one", "two"]);
+  const server = await startNats({ config: `include "../${basename(dir.path)}/users.conf"` });
+  const bus = connectBus({ servers: server.url.replace("//", "//one:one@"), name: "suite", instance: "suite" });
+  const told: BusStatus[] = [];
+  try {
+    await until(() => connected(bus), "it is connected");
+    bus.onStatus((status) => told.push(status));
+    await users(["two"]);
+    process.kill(server.pid, "SIGHUP");
+    const refused = (status: BusStatus): boolean =>
+      status.kind === "disconnected" && /refuses the credentials.*put its public key into the server's configuration/.test(status.reason);
+    await until(() => refused(bus.status), "it says why");
+    assert.ok(told.some(refused), "who listens is told of the reason, too");
+    await sleep(1500); // Refused several times.
+    assert.equal(told.filter(refused).length, 1, "once, however often it is refused");
+    await users(["one", "two"]);
+    process.kill(server.pid, "SIGHUP");
+    await until(() => connected(bus), "it is connected again", 30_000);
+    await bus.ensureStreams(streams, { replicas: 1 });
+    assert.equal(told.filter(({ kind }) => kind === "connected").length, 1);
+    assert.equal(busHealth(bus).losses, 1);
+  } finally {
+    await bus.close();
+    await server.stop();
+    await dir.remove();
+  }
+});
