@@ -25,8 +25,8 @@ import type {
  * B7  The connection reconnects for ever, with jitter, and `status` says so meanwhile; nothing in here ends the process.
  * B8  A replicated AUDIT is refused on a server older than 2.11 (nats-server #4320: the fence does not hold there).
  * B9  A queued message whose handler fails `failuresMax` times for a reason that does not pass, or that was delivered more often than
- *     `deliveriesMax`, stands in QUARANTINE with the reason before it leaves the queue. So does a malformed one, whatever its handler
- *     says.
+ *     `deliveriesMax`, stands in QUARANTINE with the reason before it leaves the queue. So does a malformed one, once its handler
+ *     is done with it.
  */
 export interface Bus {
   readonly status: BusStatus;
