@@ -38,7 +38,10 @@ function findGo() {
   return fetchGo();
 }
 
-/** Newer Gos are in the module proxy as modules, which lose the right to be run on the way. @returns {{ program: string, env: Record<string, string> } | null} */
+/**
+ * Newer Gos are in the module proxy as modules, which lose the right to be run on the way.
+ * @returns {{ program: string, env: Record<string, string> } | null}
+ */
 function fetchGo() {
   const arch = { x64: "amd64" }[process.arch] ?? process.arch;
   const wanted = `golang.org/toolchain@v0.0.1-${toolchain.name}.${process.platform}-${arch}`;

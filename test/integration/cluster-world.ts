@@ -23,7 +23,7 @@ interface Acknowledged {
   readonly id: string;
 }
 
-/** The fleet as processes on a cluster of three NATS nodes: two of every controller, two routers on one port, three probers, MCP servers. */
+/** The fleet as processes on three NATS nodes: two of every controller, two routers on one port, three probers, MCP servers. */
 export interface ClusterWorld {
   readonly cluster: NatsCluster;
   readonly bus: Bus;

@@ -134,8 +134,8 @@ describe("a replicated log on three nodes of the newest nats-server", { skip }, 
       expected = winner.seq;
     }
     t.diagnostic(
-      `${winners.length} rounds in ${Math.round((performance.now() - startedMs) / 1000)} s, ${stepDowns} step-downs; unknown outcomes in ${disturbed} ` +
-        `rounds, of them ${settledAfterUnknown.won} turned out won and ${settledAfterUnknown.lost} lost`,
+      `${winners.length} rounds in ${Math.round((performance.now() - startedMs) / 1000)} s, ${stepDowns} step-downs; unknown outcomes in ` +
+        `${disturbed} rounds, of them ${settledAfterUnknown.won} turned out won and ${settledAfterUnknown.lost} lost`,
     );
     leaders.delete(null);
     assert.ok(leaders.size > 1, `the leader was only ever ${[...leaders].join()}: nothing was disturbed`);

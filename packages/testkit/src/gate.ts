@@ -1,6 +1,6 @@
 import { connect, createServer, type Socket } from "node:net";
 
-/** A TCP port before another one, where traffic can be held as by a network that drops everything: nothing is closed, nothing comes through. */
+/** A TCP port before another one. Traffic can be held as by a network that drops everything: nothing is closed or comes through. */
 export interface Gate {
   readonly port: number;
   /** Looks again at what may pass, for what is open already too. */

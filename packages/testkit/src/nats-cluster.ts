@@ -6,7 +6,7 @@ import { freePort } from "./system.ts";
 /** One of the servers of a cluster. */
 export interface ClusterNode extends RunningServer {
   readonly name: string;
-  /** Holds all that goes in and out, from clients and from the other nodes, until `rejoin`: a cable that was pulled, not a process that ended. */
+  /** Holds all that goes in and out, of clients and of other nodes, until `rejoin`: a cable that was pulled, not a process that ended. */
   cutOff(): void;
   rejoin(): void;
 }
