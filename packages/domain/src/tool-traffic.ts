@@ -102,20 +102,22 @@ function addTo({ seconds, tens }: Buckets, row: TrafficTool, timeMs: number): Bu
   return { seconds: add(seconds, row, timeMs, secondMs, secondsKeptMs), tens: add(tens, row, timeMs, tenMs, tensKeptMs) };
 }
 
-function add(buckets: readonly Bucket[], row: TrafficTool, timeMs: number, widthMs: number, keptMs: number): Bucket[] {
+/** Store time does not go back, so the newest bucket is the last: what comes goes into it or behind it. */
+function add(buckets: readonly Bucket[], row: TrafficTool, timeMs: number, widthMs: number, keptMs: number): readonly Bucket[] {
   const startMs = Math.floor(timeMs / widthMs) * widthMs;
-  const kept = buckets.filter((bucket) => bucket.startMs > startMs - keptMs);
-  const at = kept.findIndex((bucket) => bucket.startMs === startMs);
-  const before = kept[at] ?? { startMs, calls: 0, errors: 0, latency: row.latency.map(() => 0) };
+  const last = buckets.at(-1);
+  const goesOn = last !== undefined && last.startMs >= startMs;
+  const before = goesOn ? last : { startMs, calls: 0, errors: 0, latency: row.latency.map(() => 0) };
   const after = {
-    startMs,
+    startMs: before.startMs,
     calls: before.calls + row.calls,
     errors: before.errors + Math.min(row.errors, row.calls),
     latency: before.latency.map((count, index) => count + (row.latency[index] ?? 0)),
   };
-  if (at >= 0) kept[at] = after;
-  else kept.push(after);
-  return kept;
+  if (goesOn) return buckets.with(-1, after);
+  let first = 0;
+  while (first < buckets.length && (buckets[first] as Bucket).startMs <= startMs - keptMs) first += 1;
+  return [...(first === 0 ? buckets : buckets.slice(first)), after];
 }
 
 /** Calls of one scope in [fromMs, toMs), over both edges rounded to whole seconds (or tens, for longer than a minute ago). */

@@ -11,7 +11,7 @@ interface Rest {
 }
 
 /** Each upstream is looked at this often whatever is known of it, so that nothing can be forgotten; a share of them each second. */
-const sweepSeconds = 10;
+const sweepSeconds = 30;
 
 /**
  * Which upstreams have to be decided on: those of which something new was heard that may matter, those that are in trouble (each second),

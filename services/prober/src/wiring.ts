@@ -215,10 +215,10 @@ export async function startProber(
     keeper.lookForSilence();
     metrics.sessions.set(runner.openSessions);
     metrics.loopLag.set(self.lagMs / 1000);
-    const proven = configured && fleet.settled && keeper.allProven();
     // A clock that is set back must not begin a grace that lasts until it has caught up.
     const setBack = graceUntilMs - nowMs > defaultPolicy.health.graceMs;
-    if (graceUntilMs > nowMs && (proven || setBack)) graceUntilMs = Math.floor(nowMs);
+    const early = graceUntilMs > nowMs && (setBack || (configured && fleet.settled && keeper.allProven()));
+    if (early) graceUntilMs = Math.floor(nowMs);
     const graceEnded = configured && fleet.settled && nowMs >= graceUntilMs;
     kit.ready("grace", graceEnded, graceEnded ? "" : "the grace after start has not ended");
     const waitMs = graceEnded ? watchMs : graceWatchMs;

@@ -1,6 +1,6 @@
 import { join } from "node:path";
 import { type Bus, StoreClock } from "@mcp-failover/bus";
-import type { Event, RouteHeld, Topology, TrafficObserved } from "@mcp-failover/contracts";
+import type { Event, Topology, TrafficObserved } from "@mcp-failover/contracts";
 import { chooseImplementation, defaultPolicy, initialFailoverState, policyFor } from "@mcp-failover/domain";
 import type { Kit } from "@mcp-failover/service-kit";
 import { type Access, accessOf } from "./access-of.ts";
@@ -105,7 +105,7 @@ class Control implements RunningControl {
       router: kit.instance,
       nowMs: kit.nowMs,
       makeEvent: (data) => kit.event("traffic.observed", [kit.instance], data),
-      held: () => ({ routes: this.#routesHeld(), rollbacks: this.#table.rollbackEpochs() }),
+      held: () => this.#table.held,
       remarksOn: (upstream, endpoint) => this.#remarksOn(upstream, endpoint),
       windowMs: defaultPolicy.router.windowMs,
       onProblem: (error) => kit.log.debug({ err: error }, "a window of traffic waits for the log"),
@@ -360,17 +360,6 @@ class Control implements RunningControl {
 
   #hears(): boolean {
     return this.#caughtUp && this.#kit.bus.status.kind === "connected";
-  }
-
-  #routesHeld(): Record<string, RouteHeld> {
-    const held: Record<string, RouteHeld> = {};
-    for (const name of this.#upstreams.keys()) {
-      const route = this.#table.route(name);
-      if (route === null) continue;
-      const { generation, epoch, active } = route.state;
-      held[name] = { generation, epoch, eventId: route.eventId, active };
-    }
-    return held;
   }
 
   #makeWorld(): CallWorld {

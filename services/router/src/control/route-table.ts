@@ -6,6 +6,7 @@ import {
   type HealthState,
   type RollbackScope,
   type RollbackState,
+  type RouteHeld,
   type Topology,
 } from "@mcp-failover/contracts";
 import { initialFailoverState, isNewerRoute } from "@mcp-failover/domain";
@@ -51,6 +52,11 @@ export type TableChange =
   | { readonly kind: "failing"; readonly upstream: string }
   | null;
 
+export interface Held {
+  readonly routes: Record<string, RouteHeld>;
+  readonly rollbacks: Record<string, number>;
+}
+
 /** Endpoints' states that are kept before those that are not configured any more are let go. */
 const keptMax = 20_000;
 
@@ -78,6 +84,8 @@ export class RouteTable {
   readonly #rollbacks = new Map<string, HeldRollback>();
   /** Upstreams of which the controller says that there is nowhere to go. */
   readonly #failing = new Set<string>();
+  /** Null: to be made anew. */
+  #held: Held | null = null;
   readonly #log: ReadLog;
 
   constructor(log: ReadLog) {
@@ -111,9 +119,21 @@ export class RouteTable {
     return { state: initialFailoverState(this.#config.topology, upstream, this.#generation), eventId: null };
   }
 
-  /** `scope/name` to the epoch applied, for `traffic.observed`. */
-  rollbackEpochs(): Record<string, number> {
-    return Object.fromEntries([...this.#rollbacks].map(([key, { state }]) => [key, state.epoch]));
+  /** For `traffic.observed`: the route of each configured upstream, and the epoch applied of each `scope/name`. Every window carries it. */
+  get held(): Held {
+    this.#held ??= this.#whatIsHeld();
+    return this.#held;
+  }
+
+  #whatIsHeld(): Held {
+    const routes: Record<string, RouteHeld> = {};
+    for (const name of Object.keys(this.#config?.topology.upstreams ?? {})) {
+      const route = this.route(name);
+      if (route === null) continue;
+      const { generation, epoch, active } = route.state;
+      routes[name] = { generation, epoch, eventId: route.eventId, active };
+    }
+    return { routes, rollbacks: Object.fromEntries([...this.#rollbacks].map(([key, { state }]) => [key, state.epoch])) };
   }
 
   fold(stored: Stored): TableChange {
@@ -121,6 +141,7 @@ export class RouteTable {
     const { event } = stored.content;
     switch (event.type) {
       case "log.started":
+        this.#held = null;
         this.#generation = Math.max(this.#generation, event.data.generation);
         return null;
       case "config.applied":
@@ -146,6 +167,7 @@ export class RouteTable {
     const applied = readTopology(stored, this.#log);
     if (applied === null) return null;
     this.#config = applied;
+    this.#held = null;
     if (this.#health.size + this.#breakers.size > keptMax) this.#forgetRemoved();
     return { kind: "config" };
   }
@@ -153,6 +175,7 @@ export class RouteTable {
   #foldRoute(upstream: string, state: FailoverState, eventId: string): TableChange {
     if (!isNewerRoute(state, this.#routes.get(upstream)?.state ?? null)) return null;
     this.#routes.set(upstream, { state, eventId });
+    this.#held = null;
     this.#failing.delete(upstream);
     return { kind: "route", upstream };
   }
@@ -170,6 +193,7 @@ export class RouteTable {
     const decided = { generation: this.#generation, epoch: state.epoch };
     if (!isNewerRoute(decided, held === undefined ? null : { generation: held.generation, epoch: held.state.epoch })) return null;
     this.#rollbacks.set(key, { generation: this.#generation, scope, name, state });
+    this.#held = null;
     return { kind: "rollback", scope, name };
   }
 
@@ -193,6 +217,7 @@ export class RouteTable {
 
   /** Begins from what was kept on disk. Only for a table that has folded nothing yet. */
   restore(snapshot: TableSnapshot): void {
+    this.#held = null;
     this.#generation = snapshot.generation;
     this.#config = snapshot.config;
     for (const [key, value] of Object.entries(snapshot.routes)) this.#routes.set(key, value);

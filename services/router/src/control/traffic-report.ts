@@ -1,5 +1,6 @@
 import { type Bus, BusError } from "@mcp-failover/bus";
-import type { Event, RouteHeld, TrafficObserved, TrafficUnknown } from "@mcp-failover/contracts";
+import type { Event, TrafficObserved, TrafficUnknown } from "@mcp-failover/contracts";
+import type { Held } from "./route-table.ts";
 import {
   type ClosedWindow,
   countCall,
@@ -22,7 +23,7 @@ export interface ReportOptions {
   readonly nowMs: () => number;
   readonly makeEvent: (data: TrafficObserved) => Event<"traffic.observed">;
   /** What this router holds now. */
-  readonly held: () => { readonly routes: Record<string, RouteHeld>; readonly rollbacks: Record<string, number> };
+  readonly held: () => Held;
   /** What is said of an endpoint besides its calls. */
   readonly remarksOn?: (upstream: string, endpoint: string) => Remarks;
   readonly windowMs: number;
