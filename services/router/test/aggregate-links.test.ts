@@ -1,7 +1,9 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { InnerSession } from "../src/aggregate/inner-session.ts";
-import { Link } from "../src/aggregate/links.ts";
+import { Link, Links } from "../src/aggregate/links.ts";
+import { SessionCall, SessionCalls } from "../src/aggregate/session-call.ts";
+import { anybody, type Principal } from "../src/identity/principal.ts";
 
 /** A link whose one upstream has begun its session and takes or refuses what it is asked. */
 function played() {
@@ -36,4 +38,47 @@ test("the first listener of a resource subscribes to it, the last one ends that"
   const { link, asked } = played();
   for (const by of [1, 1, -1, -1, 1] as const) await link.subscribe("u", "note://one", by);
   assert.deepEqual(asked, ["resources/subscribe note://one", "resources/unsubscribe note://one", "resources/subscribe note://one"]);
+});
+
+const agent = (name: string): Principal => ({ ...anybody, id: `agent:${name}` });
+const silent = { tell: () => Promise.resolve() } as unknown as InnerSession;
+
+test("K3: an agent that begins many sessions pushes out its own, and none of another agent", () => {
+  const links = new Links({ nowMs: () => 0 } as never, undefined as never);
+  const [one, other] = [agent("one"), agent("other")];
+  const link = links.of(one, {}, {});
+  const pushed = links.of(other, { name: "0" }, {});
+  for (let number = 1; number <= 1100; number += 1) links.of(other, { name: `${number}` }, {});
+  assert.equal(links.of(one, {}, {}), link);
+  assert.notEqual(links.of(other, { name: "0" }, {}), pushed);
+});
+
+test("K2, Q1: a session is kept for as long as a call in it waits for its client, and for no longer", () => {
+  let nowMs = 0;
+  const links = new Links({ nowMs: () => nowMs } as never, undefined as never);
+  const calls = new SessionCalls();
+  const link = links.of(anybody, {}, {});
+  const handle = calls.hold(new SessionCall(link, "a tool", silent, calls));
+  nowMs = 11 * 60_000;
+  links.sweep();
+  for (let number = 0; number < 1100; number += 1) links.of(anybody, { name: `${number}` }, {});
+  assert.equal(links.of(anybody, {}, {}), link);
+  assert.ok(calls.take(handle, link.key, "a tool"));
+  nowMs = 22 * 60_000;
+  links.sweep();
+  assert.notEqual(links.of(anybody, {}, {}), link);
+});
+
+test("Q4: an agent with many questions open loses the oldest of its own, and another agent none", () => {
+  const links = new Links({ nowMs: () => 0 } as never, undefined as never);
+  const calls = new SessionCalls();
+  const holdOne = (link: Link): string => calls.hold(new SessionCall(link, "a tool", silent, calls));
+  const [one, other] = [links.of(agent("one"), {}, {}), links.of(agent("other"), {}, {})];
+  const kept = holdOne(one);
+  const [first = "", ...rest] = Array.from({ length: 1100 }, () => holdOne(other));
+  assert.ok(calls.take(kept, one.key, "a tool"));
+  assert.equal(calls.take(first, other.key, "a tool"), null);
+  assert.ok(calls.take(rest.at(-1) ?? "", other.key, "a tool"));
+  calls.close();
+  assert.equal(other.busy, false);
 });

@@ -4,6 +4,7 @@ import type { McpContext } from "../mcp/inbound.ts";
 import { UpstreamError } from "../upstream-client.ts";
 import { InnerSession } from "./inner-session.ts";
 import type { LocalCall } from "./local-request.ts";
+import { oldestOfMost } from "./shares.ts";
 
 type Value = Record<string, unknown>;
 type Heard = (upstream: string, value: Value) => void;
@@ -19,7 +20,8 @@ const endpointsMax = 4;
  * Sessions of the router with upstreams that know nothing else, for clients that have none (2026-07-28). All requests of one agent whose client
  * says the same of itself share them. Guarantees:
  * K1  Two agents, or clients that can do different things, never share a session.
- * K2  One that nobody used for `idleMs` is ended.
+ * K2  One that nobody used for `idleMs` is ended, but none in which a call runs or waits for its client.
+ * K3  When there are too many, one goes of the agent that has the most.
  */
 export class Links {
   readonly #mcp: McpContext;
@@ -38,7 +40,7 @@ export class Links {
     this.#links.set(key, link);
     link.principal = principal;
     link.usedAtMs = this.#mcp.nowMs();
-    if (this.#links.size > linksMax) this.#drop([...this.#links.values()].find(({ busy }) => !busy));
+    if (this.#links.size > linksMax) this.#drop(oldestOfMost(this.#links.values(), agentOf, (one) => one !== link && !one.busy));
     return link;
   }
   sweep(): void {
@@ -55,6 +57,8 @@ export class Links {
     link.end().catch((error: unknown) => this.#mcp.log.debug({ err: error }, "a session of /mcp could not be ended"));
   }
 }
+
+const agentOf = ({ principal }: Link): string => principal.id;
 
 const unnamed = { name: "mcp-failover", version: "1" };
 

@@ -259,7 +259,7 @@ function inSession(
       },
     };
     const call =
-      handle === null ? new SessionCall(link.key, what, link.with(upstream), context.calls) : context.calls.take(handle, link.key, what);
+      handle === null ? new SessionCall(link, what, link.with(upstream), context.calls) : context.calls.take(handle, link.key, what);
     const onGone = (): void => {
       call?.cancel();
       resolve();

@@ -4,6 +4,8 @@ import { isObject, type ServerMessage } from "../mcp/envelope.ts";
 import { AbortedByRouter, UpstreamError } from "../upstream-client.ts";
 import { InnerError, rpcErrorOf } from "./inner-answer.ts";
 import type { InnerSession } from "./inner-session.ts";
+import type { Link } from "./links.ts";
+import { oldestOfMost } from "./shares.ts";
 
 type Value = Record<string, unknown>;
 
@@ -27,6 +29,7 @@ const askable: ReadonlySet<string> = new Set(["elicitation/create", "sampling/cr
  * Q1  While a call waits for answers it stays where it is: it is not made again when the client comes back.
  * Q2  Only who made a call can come back to it, for the same tool, and once an answer.
  * Q3  Who comes back to a call that is not here gets an error that says that it may have run.
+ * Q4  When too many wait, one is given up, of the agent that has the most.
  */
 export class SessionCalls {
   readonly #held = new Map<string, SessionCall>();
@@ -39,22 +42,35 @@ export class SessionCalls {
   /** The call that a `requestState` names, with the answers given to it; null: it is not here any more. */
   take(handle: string, owner: string, what: string): SessionCall | null {
     const call = this.#held.get(handle);
-    if (call === undefined || call.owner !== owner || call.what !== what) return null;
+    if (call === undefined || call.link.key !== owner || call.what !== what) return null;
     this.#held.delete(handle);
     call.released();
+    call.link.running -= 1;
     return call;
   }
   hold(call: SessionCall): string {
     const handle = randomBytes(18).toString("base64url");
     this.#held.set(handle, call);
+    // Its session is not idle meanwhile.
+    call.link.running += 1;
     call.heldUntil(setTimeout(() => this.#giveUp(handle), heldMs));
-    if (this.#held.size > heldMax) this.#giveUp(this.#held.keys().next().value as string);
+    if (this.#held.size > heldMax) {
+      const oldest = oldestOfMost(
+        this.#held,
+        ([, { link }]) => link.principal.id,
+        ([one]) => one !== handle,
+      );
+      if (oldest !== undefined) this.#giveUp(oldest[0]);
+    }
     return handle;
   }
   #giveUp(handle: string): void {
     const call = this.#held.get(handle);
+    if (call === undefined) return;
     this.#held.delete(handle);
-    call?.cancel();
+    call.released();
+    call.link.running -= 1;
+    call.cancel();
   }
   close(): void {
     for (const handle of [...this.#held.keys()]) this.#giveUp(handle);
@@ -62,7 +78,8 @@ export class SessionCalls {
 }
 
 export class SessionCall {
-  readonly owner: string;
+  /** Whose it is, and in which sessions. */
+  readonly link: Link;
   /** Upstream and tool or prompt: what the client has to ask for again. */
   readonly what: string;
   readonly #inner: InnerSession;
@@ -78,8 +95,8 @@ export class SessionCall {
   /** Nobody waits for its answer any more. */
   readonly #left = new Ending();
 
-  constructor(owner: string, what: string, inner: InnerSession, calls: SessionCalls) {
-    this.owner = owner;
+  constructor(link: Link, what: string, inner: InnerSession, calls: SessionCalls) {
+    this.link = link;
     this.what = what;
     this.#inner = inner;
     this.#calls = calls;
