@@ -103,7 +103,7 @@ describe("three NATS nodes, two of every controller, two routers, three probers"
     noCallFailedSince(sinceMs);
   });
 
-  test("the node that leads the log is cut off from its network: commands are done, and an endpoint that dies is moved away from", async () => {
+  test("the node that leads the log is cut off from its network: commands are done, and a dead endpoint is moved away from", async () => {
     const node = await leading();
     const cutMs = Date.now();
     node.cutOff();
@@ -168,7 +168,7 @@ describe("three NATS nodes, two of every controller, two routers, three probers"
     assert.deepEqual((await world.verify()).problems, []);
     t.diagnostic(
       `${stored.length} events, ${moves.length} moves, ${commanded.length} commands, ${acknowledged.length} acknowledged notices, ` +
-        `${report.ok} calls answered, ${report.failed.length} failed, the longest gap between answers ${Math.round(report.longestGapMs)} ms`,
+        `${report.ok} calls answered, ${report.failed.length} failed, longest gap between answers ${Math.round(report.longestGapMs)} ms`,
     );
   });
 });
