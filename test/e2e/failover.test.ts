@@ -58,7 +58,8 @@ describe("the primary dies under load", { concurrency: false }, () => {
 
   test("no call fails, status shows the secondary with the next epoch within 2 s, and open sessions and the SDK go on", async () => {
     const early = await connectClient(`${stack.routerUrl}/mcp/everything`, "early");
-    const sdk = await connect({ servers: stack.natsUrl, name: "e2e" });
+    const proof = stack.credentialsDir === undefined ? {} : { credentials: join(stack.credentialsDir, "client") };
+    const sdk = connect({ servers: stack.natsUrl, name: "e2e", ...proof });
     await until(() => sdk.route("everything")?.endpoint.name === "primary", 5000, "the SDK's first route");
     const load = await startLoad({
       url: `${stack.routerUrl}/mcp/everything`,

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { type ChildProcess, spawn } from "node:child_process";
-import { readFileSync, writeFileSync } from "node:fs";
+import { readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { isAbsolute, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -46,6 +46,8 @@ export interface RunningStack {
   readonly consoleUrl: string;
   readonly natsUrl: string;
   readonly redisUrl: string;
+  /** A folder of credentials for each user of the bus; missing for a bus without permissions. */
+  readonly credentialsDir?: string;
   readonly dataDir: string;
   readonly portBase: number;
   /** From the start of the launcher to its `ready` line. */
@@ -64,7 +66,7 @@ export interface RunningStack {
   logs(name: string): string;
   /** What the launcher said so far. */
   output(): string;
-  /** SIGINT, and then nothing of the stack may be left: no process, no port, no stack.json. Removes the data directory. */
+  /** SIGINT; then no process, port or stack.json may be left, and the bus may have refused nothing. Removes the data directory. */
   stop(): Promise<void>;
   /** SIGKILL to everything, for a test that has failed already. */
   destroy(): Promise<void>;
@@ -72,6 +74,7 @@ export interface RunningStack {
 
 const stopMsMax = 20_000;
 const tailLines = 15;
+const lineCharsMax = 500;
 
 /** Starts a whole stack in a folder and on ports of its own. Fails with what the launcher and the failing processes said. */
 export async function startStack(options: StackOptions = {}): Promise<RunningStack> {
@@ -126,10 +129,8 @@ export async function startStack(options: StackOptions = {}): Promise<RunningSta
   const readyAfterMs = performance.now() - startMs;
   const file = JSON.parse(readText(join(dataDir, "stack.json"))) as Pick<
     RunningStack,
-    "routerUrl" | "consoleUrl" | "natsUrl" | "redisUrl"
-  > & {
-    credentialsDir?: string;
-  };
+    "routerUrl" | "consoleUrl" | "natsUrl" | "redisUrl" | "credentialsDir"
+  >;
   // Tests look at everything, as the bootstrap user may.
   const credentials = file.credentialsDir === undefined ? {} : { credentials: readCredentials(join(file.credentialsDir, "bootstrap")) };
   const bus = connectBus({ servers: file.natsUrl, name: "test", instance: "test", ...credentials });
@@ -176,6 +177,7 @@ export async function startStack(options: StackOptions = {}): Promise<RunningSta
       assert.deepEqual(pids.filter(isAlive), [], "no process is left");
       assert.deepEqual(await listening(portBase, options), [], "no port is left");
       assert.equal(readText(join(dataDir, "stack.json")), "", "stack.json is gone");
+      assert.deepEqual(refusals(dataDir), [], "the bus refuses nobody what it does (packages/contracts, bus-access.ts)");
       await remove();
     },
     async destroy() {
@@ -297,6 +299,18 @@ function readText(file: string): string {
   } catch {
     return ""; // Not there: for a log that means nothing was said.
   }
+}
+
+/** What nats-server says of subjects that a client may not use, and what clients say of it. */
+function refusals(dataDir: string): string[] {
+  const logs = join(dataDir, "logs");
+  return readdirSync(logs).flatMap((file) =>
+    readText(join(logs, file))
+      .split("\n")
+      .filter((line) => /(Publish|Subscription|permissions) violation/i.test(line))
+      .map((line) => `${file}: ${line.slice(0, lineCharsMax)}`)
+      .slice(0, tailLines),
+  );
 }
 
 function tails(dataDir: string): string {

@@ -35,7 +35,7 @@ export interface Context {
   /** Standard output is a terminal, where a person reads it. */
   readonly terminal: boolean;
   stack(): Promise<Stack>;
-  /** Connected, or a {@link CliError} within {@link connectMsMax}. */
+  /** Connected, or a {@link CliError} within {@link connectMsMax}; {@link dialMsMax} while the first connection is being made. */
   bus(): Promise<Bus>;
   /** The fleet as the SDK sees it; it also begins with the routes that were kept last, when NATS is out of reach. Closed with the context. */
   fleet(): Promise<Client>;
@@ -48,6 +48,8 @@ export interface Context {
 }
 
 const connectMsMax = 3000;
+/** For a first connection that nobody has refused yet: on a busy machine the proof of who we are takes its time. */
+const dialMsMax = 10_000;
 
 export function openContext(options: {
   out: Output;
@@ -158,8 +160,12 @@ function hostsOf(urls: string): string | null {
 
 async function untilConnected(bus: Bus, url: string): Promise<void> {
   if (bus.status.kind === "connected") return;
+  const asBegun = bus.status;
   const connected = await new Promise<boolean>((resolve) => {
-    const timer = setTimeout(() => resolve(false), connectMsMax);
+    let timer = setTimeout(() => {
+      if (bus.status !== asBegun) resolve(false);
+      else timer = setTimeout(() => resolve(false), dialMsMax - connectMsMax);
+    }, connectMsMax);
     const stop = bus.onStatus((status) => {
       if (status.kind !== "connected") return;
       clearTimeout(timer);

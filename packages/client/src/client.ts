@@ -1,5 +1,5 @@
 import { randomUUID } from "node:crypto";
-import { type Bus, type BusCredentials, connectBus, StoreClock, type Stored } from "@mcp-failover/bus";
+import { type Bus, type BusCredentials, connectBus, readCredentials, StoreClock, type Stored } from "@mcp-failover/bus";
 import type { HealthChanged, StatusView, UpstreamConfig } from "@mcp-failover/contracts";
 import { defaultPolicy, type Policy, policyFor, UnknownUpstreamError, viewStatus } from "@mcp-failover/domain";
 import { attempt } from "./attempt.ts";
@@ -13,8 +13,8 @@ export interface ConnectOptions {
   /** `nats://host:port`, several with commas. Or give a `bus` that is connected already; it is then yours to close. */
   readonly servers?: string;
   readonly bus?: Bus;
-  /** Who your service is on a bus with permissions (`readCredentials` of the folder that its operator gave you). */
-  readonly credentials?: BusCredentials;
+  /** Who you are on a bus with permissions: the folder that its operator gave you, as `.mcpf/credentials/client` of a local stack, or what it holds. */
+  readonly credentials?: string | BusCredentials;
   /** Of your service; shown by the NATS server. */
   readonly name: string;
   /** Calls of this client to one upstream at once. Default 100. */
@@ -81,7 +81,7 @@ export interface Client {
 const concurrencyMaxDefault = 100;
 const readyMsDefault = 10_000;
 
-/** Connects to the fleet and returns at once: your service starts with or without NATS. */
+/** Connects to the fleet and returns at once: your service starts with or without NATS. Throws the bus's `CredentialsError`. */
 export function connect(options: ConnectOptions): Client {
   const { name, nowMs: wallMs = Date.now, random = Math.random } = options;
   // Whole milliseconds, as timers have them: a fraction left of a call's time would be one more attempt.
@@ -93,7 +93,7 @@ export function connect(options: ConnectOptions): Client {
       servers: options.servers ?? "",
       name,
       instance: `${name}-${randomUUID().slice(0, 8)}`,
-      ...(options.credentials === undefined ? {} : { credentials: options.credentials }),
+      ...proofOf(options.credentials),
     });
   const onError = options.onError ?? ((error) => process.emitWarning(error instanceof Error ? error : String(error)));
   const kept = options.cacheFile === undefined ? null : new KeptRoutes(options.cacheFile, onError);
@@ -357,6 +357,11 @@ export function connect(options: ConnectOptions): Client {
       if (options.bus === undefined) await bus.close();
     },
   };
+}
+
+function proofOf(credentials: string | BusCredentials | undefined): { readonly credentials?: BusCredentials } {
+  if (credentials === undefined) return {};
+  return { credentials: typeof credentials === "string" ? readCredentials(credentials) : credentials };
 }
 
 const nothing = (): void => undefined;

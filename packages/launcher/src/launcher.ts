@@ -1,12 +1,13 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
+import { CredentialsError } from "@mcp-failover/bus";
 import { ConfigError } from "@mcp-failover/contracts";
 import { openSecrets } from "@mcp-failover/service-kit";
 import { ensureServers } from "../../../scripts/lib/ensure-servers.mjs";
 import { BootstrapError } from "./bootstrap.ts";
 import { DataDirInUseError, lockDataDir, sessionKey, writeStackFile } from "./data-dir.ts";
-import { prepareBus } from "./nats-config.ts";
+import { credentialsFolder, prepareBus } from "./nats-config.ts";
 import { type LauncherOptions, parseOptions, UsageError, usage } from "./options.ts";
 import { planStack, type StackPlan } from "./plan.ts";
 import { busyPorts, planPorts } from "./ports.ts";
@@ -72,7 +73,7 @@ export async function runLauncher(world: LauncherWorld): Promise<number> {
 
 /** Errors whose message tells all; of any other the stack trace is wanted. */
 function isExpected(error: unknown): error is Error {
-  const known = [ConfigError, DataDirInUseError, PortsBusyError, StartError, BootstrapError];
+  const known = [ConfigError, CredentialsError, DataDirInUseError, PortsBusyError, StartError, BootstrapError];
   return known.some((kind) => error instanceof kind) || (error as { code?: unknown }).code === "server_missing";
 }
 
@@ -86,13 +87,13 @@ async function runStack(
   const startMs = performance.now();
   const interrupts = listenForInterrupts(world);
   const ports = planPorts(options.portBase);
+  const credentials = credentialsFolder(world.env, options.dataDir);
   const natsUrl = world.env["NATS_URL"] || `nats://127.0.0.1:${ports.nats}`;
   const need = [
     ...(world.env["NATS_URL"] ? [] : (["nats-server"] as const)),
     ...(world.env["REDIS_URL"] ? [] : (["redis-server"] as const)),
   ];
   const { natsServer, redisServer } = await ensureServers({ need, log: shown.say });
-  const credentials = prepareBus({ env: world.env, dataDir: options.dataDir, port: ports.nats });
   const redis = planRedis({ env: world.env, dataDir: options.dataDir, port: ports.redis, program: redisServer ?? null });
   const plan = planStack({
     root: world.root,
@@ -111,6 +112,7 @@ async function runStack(
     scriptOf: world.scriptOf ?? ((service) => scriptIn(world.root, service)),
   });
   await portsFree(plan, options, tookOver, shown);
+  prepareBus({ env: world.env, dataDir: options.dataDir, port: ports.nats, credentials });
   prepareRedis(redis, options.dataDir, shown.say);
   if (interrupts.why() !== null) return 0;
 
@@ -144,6 +146,10 @@ async function runStack(
       shown.say(
         `ready router=${routerUrl} console=${consoleUrl} nats=${withoutPassword(natsUrl)} redis=${withoutPassword(redis.url)} (${seconds} s)`,
       );
+      if (credentials !== null)
+        shown.say(`your own services connect to nats as "client", with the credentials in ${join(credentials, "client")}`);
+      else if (natsServer !== undefined)
+        shown.say("the bus has no permissions: whoever reaches it may say anything (MCPF_BUS_PERMISSIONS=on npm start)");
     });
   } finally {
     removeStackFile();

@@ -1,40 +1,59 @@
 import { existsSync, renameSync, writeFileSync } from "node:fs";
 import { join, relative } from "node:path";
+import { CredentialsError } from "@mcp-failover/bus";
 import { coreAccount } from "@mcp-failover/contracts";
 import { makeCredentials, serverFiles } from "./credentials/make-credentials.ts";
+import { UsageError } from "./options.ts";
 
 /** Permissions on the bus (docs/adr/0009): `on` or `off`. */
 const variable = "MCPF_BUS_PERMISSIONS";
 /** The account of a server without accounts. */
 const globalAccount = "$G";
 
+type Environment = Readonly<Record<string, string | undefined>>;
+
 export function natsConfigFile(dataDir: string): string {
   return join(dataDir, "nats.conf");
 }
 
 /**
- * Makes the credentials of the bus and the configuration of our nats-server. Returns the folder of the credentials; null for a bus without
- * permissions.
+ * The folder of the bus's credentials; null for a bus without permissions, which is the default: `test/e2e` has not been green with them as
+ * a whole. Somebody else's server knows our keys only where its owner says so. Throws {@link UsageError}.
  */
+export function credentialsFolder(env: Environment, dataDir: string): string | null {
+  const wanted = env[variable] || "off";
+  if (wanted !== "on" && wanted !== "off") throw new UsageError(`${variable} ${wanted}: it is on or off`);
+  return wanted === "on" ? join(dataDir, "credentials") : null;
+}
+
+/** Makes the credentials, if any, and the configuration of our nats-server, which must not run yet: its streams may have to move. */
 export function prepareBus(options: {
-  readonly env: Readonly<Record<string, string | undefined>>;
+  readonly env: Environment;
   readonly dataDir: string;
   readonly port: number;
-}): string | null {
-  const { env, dataDir, port } = options;
-  const wanted = env[variable] === "on";
-  if (!wanted) {
-    if (!env["NATS_URL"]) moveStreams(dataDir, coreAccount, globalAccount);
-    return null;
-  }
+  readonly credentials: string | null;
+}): void {
+  const { env, dataDir, port, credentials } = options;
+  const isOurs = !env["NATS_URL"];
   // Whoever runs a server of their own puts them there, and has their server take in `nats/accounts.conf`.
-  const folder = join(dataDir, "credentials");
-  makeCredentials({ folder, nowMs: Date.now() });
-  if (!env["NATS_URL"]) {
+  if (credentials !== null) makeOwn(credentials);
+  if (!isOurs) return;
+  if (credentials === null) moveStreams(dataDir, coreAccount, globalAccount);
+  else {
     moveStreams(dataDir, globalAccount, coreAccount);
-    writeFileSync(natsConfigFile(dataDir), natsConfig({ dataDir, port, credentials: folder }), { mode: 0o600 });
+    writeFileSync(natsConfigFile(dataDir), natsConfig({ dataDir, port, credentials }), { mode: 0o600 });
   }
-  return folder;
+}
+
+function makeOwn(folder: string): void {
+  try {
+    makeCredentials({ folder, nowMs: Date.now() });
+  } catch (error) {
+    const { code = "" } = error as NodeJS.ErrnoException;
+    if (!["EACCES", "EPERM"].includes(code)) throw error;
+    // As those are that were made for containers.
+    throw new CredentialsError(`${folder} belongs to another user (${code}): give another --data-dir, or move it away`);
+  }
 }
 
 /** The configuration of nats-server for the local stack: on loopback, so without TLS; who brings no key is refused. */

@@ -6,14 +6,16 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { connectBus, readCredentials } from "@mcp-failover/bus";
 import { makeEvent, streams } from "@mcp-failover/contracts";
 import { startNats, tempDir } from "@mcp-failover/testkit";
-import { prepareBus } from "../src/nats-config.ts";
+import { credentialsFolder, prepareBus } from "../src/nats-config.ts";
 
 test("a log that was begun without permissions goes on in a stack with them, and the other way round", async () => {
   const { path: dataDir, remove } = await tempDir();
   const storeDir = join(dataDir, "nats");
   try {
     for (const [round, permissions] of ["off", "on", "off"].entries()) {
-      const folder = prepareBus({ env: { MCPF_BUS_PERMISSIONS: permissions }, dataDir, port: 1 });
+      const env = { MCPF_BUS_PERMISSIONS: permissions };
+      const folder = credentialsFolder(env, dataDir);
+      prepareBus({ env, dataDir, port: 1, credentials: folder });
       assert.equal(folder === null, permissions === "off");
       const server = await startNats({
         storeDir,
@@ -34,6 +36,18 @@ test("a log that was begun without permissions goes on in a stack with them, and
   } finally {
     await remove();
   }
+});
+
+test("the bus has permissions where they are asked for, on our own server or somebody else's; what is neither on nor off is refused", () => {
+  const folder = (env: Record<string, string>): string | null => credentialsFolder(env, "/d");
+  const NATS_URL = "nats://127.0.0.1:4222";
+  assert.equal(folder({}), null);
+  assert.equal(folder({ MCPF_BUS_PERMISSIONS: "" }), null);
+  assert.equal(folder({ MCPF_BUS_PERMISSIONS: "on" }), "/d/credentials");
+  assert.equal(folder({ MCPF_BUS_PERMISSIONS: "off" }), null);
+  assert.equal(folder({ NATS_URL }), null);
+  assert.equal(folder({ NATS_URL, MCPF_BUS_PERMISSIONS: "on" }), "/d/credentials");
+  assert.throws(() => folder({ MCPF_BUS_PERMISSIONS: "no" }), /MCPF_BUS_PERMISSIONS no: it is on or off/);
 });
 
 function note(round: number) {

@@ -4,7 +4,7 @@ import { get } from "node:http";
 import { join } from "node:path";
 import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
-import { connectBus } from "@mcp-failover/bus";
+import { connectBus, readCredentials } from "@mcp-failover/bus";
 import { type ProcessInfo, processInfo } from "@mcp-failover/contracts";
 import { z } from "zod";
 import { startOf } from "../src/process-identity.ts";
@@ -49,7 +49,11 @@ test("a stack comes up, answers the launcher's requests, restarts what dies, kee
   assert.deepEqual(file.ports, { MCPF_PORT_UP: stack.portBase + 10 });
   assert.equal(statSync(join(stack.dataDir, "session.key")).mode & 0o777, 0o600);
 
-  const bus = connectBus({ servers: file.natsUrl, name: "test", instance: "test" });
+  // As an operator does who asks for everything.
+  const credentialsOf = (user: string): string | undefined => file.credentialsDir && join(file.credentialsDir, user);
+  const own = credentialsOf("bootstrap");
+  const credentials = own === undefined ? {} : { credentials: readCredentials(own) };
+  const bus = connectBus({ servers: file.natsUrl, name: "test", instance: "test", ...credentials });
   t.after(() => bus.close());
   const ask = async (subject: "launcher.kill" | "launcher.stop" | "launcher.start", body: { process: string; restartAfterMs?: number }) =>
     bus.request(subject, body, { timeoutMs: 5000 });
@@ -134,6 +138,9 @@ test("a stack comes up, answers the launcher's requests, restarts what dies, kee
     for (const [variable, expected] of Object.entries(holders)) {
       const found = new Set(environments.filter(({ env }) => variable in env).map(({ name }) => name.replace(/-\d+$/, "")));
       assert.deepEqual([...found].sort(), expected, variable);
+    }
+    for (const { name, env } of environments) {
+      assert.equal(env.MCPF_CREDENTIALS_DIR, credentialsOf(name.replace(/-\d+$/, "")), `${name} is nobody else on the bus`);
     }
     const upstream = await one("up");
     assert.ok(!readFileSync(`/proc/${upstream.pid}/environ`, "utf8").includes("planted-secret-value"));
