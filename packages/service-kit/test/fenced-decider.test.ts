@@ -263,3 +263,42 @@ test("D5: an own event that won is folded at the store's time, however wrong the
   // The store's clock is known from what was heard, and runs on here; this store's stands still.
   assert.ok(Math.abs((at[0] ?? 0) - storeMs) < 1_800_000, `${(at[0] ?? 0) - storeMs} ms off`);
 });
+
+test("D5: a start on a machine with a wrong clock decides for no time of that clock, and reads all of SIGNALS that is evidence", async () => {
+  for (const skewMs of [900_000, -900_000]) {
+    const broker = memoryBroker();
+    const bus = broker.connect();
+    await bus.append(signal("before"));
+    const decidedMs: number[] = [];
+    const { kit, decider, signals } = await instance(broker.connect(), "a", {
+      nowMs: () => Date.now() + skewMs,
+      evaluate: () => decidedMs.push(decider.decisionMs()),
+    });
+    await until(() => decider.settled && kit.readiness().conditions["log"]?.ok === true);
+    assert.deepEqual(signals, ["before"]);
+    await until(async () => {
+      await bus.append(signal("live"));
+      return decidedMs.length > 5;
+    });
+    for (const atMs of decidedMs) assert.ok(Math.abs(atMs - Date.now()) < 450_000, `decided for ${atMs - Date.now()} ms from now`);
+  }
+});
+
+test("D5: where nothing is said after a start, no second is judged before what was read of SIGNALS is too old to be evidence", async () => {
+  let storeMs = 1_700_000_000_400;
+  const broker = memoryBroker({ nowMs: () => storeMs });
+  const bus = broker.connect();
+  await bus.append(signal("before"));
+  const evaluatedAtMs: number[] = [];
+  const { decider } = await instance(broker.connect(), "a", {
+    signalsBackMs: 1500,
+    evaluate: () => evaluatedAtMs.push(decider.decisionMs()),
+  });
+  storeMs += 7_200_000;
+  await until(() => evaluatedAtMs.length > 0, 20_000);
+  assert.ok((evaluatedAtMs[0] ?? 0) >= 1_700_000_001_000, "by the last message's time and what has passed since");
+  assert.ok((evaluatedAtMs[0] ?? 0) < 1_700_001_000_000, "not by the clock of this machine");
+  assert.equal(decider.heardClock, false);
+  await bus.append(signal("live"));
+  await until(() => decider.decisionMs() >= storeMs);
+});

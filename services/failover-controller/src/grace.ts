@@ -55,7 +55,8 @@ export class Grace {
     const period = this.#periods.get(upstream);
     if (period === undefined || period.untilMs === null) return null;
     const policy = failoverPolicyOf(known.topology, upstream, known.environment);
-    period.untilMs ??= nowMs + policy.graceMs;
+    // A grace ends further on than it lasts where the store's clock was set back: it begins anew.
+    period.untilMs = Math.min(period.untilMs ?? Number.POSITIVE_INFINITY, nowMs + policy.graceMs);
     const proven = [...period.meant].every(([name, { sinceMs }]) =>
       testimonyOn(evidence, upstream, name, policy, nowMs).votes.some(({ verdict, atMs }) => verdict === "healthy" && atMs >= sinceMs),
     );

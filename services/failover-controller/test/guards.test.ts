@@ -303,3 +303,42 @@ test("an endpoint that is given another address is not moved off before its grac
   );
   assert.ok(Date.parse(decided[0]?.data.timestamp ?? "") - appliedMs >= 4000, "5 s, counted from a boundary of a second");
 });
+
+test("a controller that starts on a machine with a fast clock keeps an operator's hold, and its grace is no longer than anybody's", async () => {
+  const { fleet, controllers, start, command } = await stack({ upstreams: two });
+  resultOf(await command("command.hold", { upstream: "bank", forMs: 600_000 }));
+  for (const { stop } of controllers) await stop();
+  fleet.truth.set("shop/primary", "hard");
+  const { kit } = await start("fc-fast", { wait: false, nowMs: () => Date.now() + 900_000 });
+  const asking = setInterval(() => {
+    for (const prober of fleet.probers) fleet.probe(prober, [{ upstream: "shop", endpoint: "primary" }]).catch(() => undefined);
+  }, 300);
+  try {
+    await until(
+      () => fleet.said("failover.decided"),
+      (events) => events.some(({ data }) => data.service === "shop"),
+      30_000,
+    );
+  } finally {
+    clearInterval(asking);
+  }
+  await until(
+    () => kit.readiness().conditions["grace"]?.ok ?? true,
+    (over) => over,
+  );
+  const ofBank = (await fleet.said("failover.decided")).filter(({ data }) => data.service === "bank");
+  assert.deepEqual(
+    ofBank.map(({ data }) => data.action),
+    ["held"],
+  );
+});
+
+test("a grace ends no later than it lasts, also after the store's clock was set back", () => {
+  const grace = new Grace();
+  const endpoints = [{ name: "primary", tier: 0, url: "http://127.0.0.1:1/" }];
+  const known = { topology: topology.parse({ upstreams: { shop: { kind: "mcp", endpoints } } }), environment: "development" } as const;
+  grace.configured(known.topology, 10_000_000);
+  const untilMs = (atMs: number) => grace.untilMs("shop", known, openEvidence(), atMs);
+  assert.deepEqual([untilMs(10_000_000), untilMs(1_000_000), untilMs(1_004_999)], [10_005_000, 1_005_000, 1_005_000]);
+  assert.equal(untilMs(1_005_000), null);
+});

@@ -18,9 +18,9 @@ export async function stack(options: { controllers?: number; upstreams?: Record<
   const broker = memoryBroker();
   const fleet = new FleetDouble(broker.connect(), options.probers);
   await fleet.start(options.upstreams ?? { shop: upstreamOf(["primary", "secondary"]) }, options.more);
-  const start = async (instance: string, { wait = true } = {}) => {
+  const start = async (instance: string, { wait = true, nowMs = () => Date.now() } = {}) => {
     const bus = broker.connect();
-    const kit = testKit({ service: "failover-controller", bus, instance });
+    const kit = testKit({ service: "failover-controller", bus, instance, nowMs });
     const running = await startFailoverController(kit);
     const served = await bus.serve({
       name: "failover-controller",

@@ -43,6 +43,9 @@ const rememberedMax = 2000;
 const backSeqs = 100_000;
 /** How long a repeat waits for the outcome of the first run before it runs the command itself. */
 const firstRunMs = 5000;
+/** How long a command waits to be heard of in the log, where the store's clock is not known by anything else. */
+const hearMsMax = 2000;
+const hearStepMs = 100;
 
 export function openCommandDesk(kit: Kit<unknown>, decider: () => FencedDecider): CommandDesk {
   const accepted = new Map<string, { name: string; seq: number }>();
@@ -94,8 +97,14 @@ export function openCommandDesk(kit: Kit<unknown>, decider: () => FencedDecider)
     }
     return null;
   };
+  /** Where nothing was said since the start, the record is what tells the time that the command is decided for. */
+  const hearClock = async (): Promise<void> => {
+    const untilMs = performance.now() + hearMsMax;
+    while (!decider().heardClock && performance.now() < untilMs) await decider().changed(hearStepMs);
+  };
   const runOnce = async <A>(command: Command, actions: CommandActions<A>): Promise<A> => {
     const { seq, repeated } = await record(command);
+    if (!repeated) await hearClock();
     const done = (): Event | null => outcomes.get(command.commandId) ?? null;
     if (!repeated) return actions.act(done);
     const outcome = await findOutcome(command.commandId, seq, actions.outcomeSubjects);

@@ -1,4 +1,4 @@
-import { BusError, type Following, StoreClock, type Stored } from "@mcp-failover/bus";
+import { BusError, type Following, type FollowOptions, StoreClock, type Stored } from "@mcp-failover/bus";
 import { type Certificate, type DataOf, type Event, type EventType, subjectFor } from "@mcp-failover/contracts";
 import { Counter, Gauge } from "prom-client";
 import type { Kit } from "../kit.ts";
@@ -15,7 +15,8 @@ import { type ClockReading, compareClocks } from "./clock-guard.ts";
  * D4  After a disconnect or a pause of the process, SIGNALS up to then is no evidence (`freshAfterSeq`); after a jump of the clock nothing
  *     automatic happens for a while (`tilted`).
  * D5  Decisions are taken for a store timestamp of what was folded, or for a boundary of one second of the store's clock: a wrong clock of
- *     this machine moves no decision to another time.
+ *     this machine moves no decision to another time, nor what is read of SIGNALS. Until that clock was heard it goes on from the last
+ *     message of the past; no second is judged by that before this machine says about the same, or nothing that was read is evidence by it.
  * D6  Where a stream is replaced (lost and made again, restored from a backup), its sequences are forgotten and it is read from its
  *     start, while what was folded stays: the next decision is behind the new log's last event, and above all that was seen.
  */
@@ -23,9 +24,11 @@ export interface FencedDecider {
   /** True when a decision may be taken now (D3). */
   readonly settled: boolean;
   readonly clock: { readonly tilted: boolean; readonly freshAfterSeq: number };
+  /** The store's clock is known, by a message that was stored while this process listened. */
+  readonly heardClock: boolean;
   /** The time to decide for (D5). */
   decisionMs(): number;
-  /** The store's clock, as far as it is known here; until then this machine's. */
+  /** The store's clock as far as it is known here, never ahead of it; this machine's only while nothing was stored yet. */
   nowMs(): number;
   /** What this process had folded, for certificates. */
   folded(): Certificate["folded"];
@@ -56,7 +59,7 @@ export interface FencedDeciderOptions {
   readonly evaluate: (event: Event | null) => void;
   /** Reads what the last event of each subject does not tell, once both streams are read; tried again while the log is out of reach. */
   readonly prepare?: () => Promise<void>;
-  /** How far back SIGNALS is read at the start. */
+  /** How far back SIGNALS is read at the start, from its last message. Nothing older is evidence. */
   readonly signalsBackMs: number;
   /** What of SIGNALS it goes by; default everything. */
   readonly signalsFilter?: string;
@@ -69,6 +72,8 @@ const secondMs = 1000;
 const tickMsMax = 1000;
 /** A message has the clocks looked at where nobody has for this long. */
 const lookMs = 100;
+/** The last message of the past is taken for the present where this machine's clock says that it is no older. */
+const agreeMs = 10_000;
 /** A failed read is tried again after this. */
 const againMs = 250;
 
@@ -91,6 +96,10 @@ export function startFencedDecider(kit: Kit<unknown>, options: FencedDeciderOpti
   const ranges: { AUDIT: Certificate["folded"]["AUDIT"]; SIGNALS: Certificate["folded"]["SIGNALS"] } = { AUDIT: null, SIGNALS: null };
   const caughtUp = { AUDIT: false, SIGNALS: false };
   let storeMs = 0;
+  /** When `storeMs` was read, by the clock that cannot be set; of use until the store's clock was heard. */
+  let pastReadMs = 0;
+  let heard = false;
+  let settledAtMs: number | null = null;
   let freshAfterSeq = 0;
   let resuming = false;
   let prepared: "no" | "under way" | "yes" = options.prepare === undefined ? "yes" : "no";
@@ -113,7 +122,7 @@ export function startFencedDecider(kit: Kit<unknown>, options: FencedDeciderOpti
       () => {
         prepared = "yes";
         saySettled();
-        if (isSettled()) options.evaluate(null);
+        evaluateSecond();
       },
       (error: unknown) => {
         prepared = "no";
@@ -145,30 +154,56 @@ export function startFencedDecider(kit: Kit<unknown>, options: FencedDeciderOpti
   const onStored = (stored: Stored): void => {
     // Before anything is decided on it: the next tick may be a second away.
     if (performance.now() - reading.monotonicMs >= lookMs) lookAtClocks();
-    storeMs = stored.timeMs;
     // What was there before says when it was stored, not how late it is.
-    if (caughtUp.AUDIT && caughtUp.SIGNALS) storeClock.hear(stored.timeMs);
+    if (caughtUp.AUDIT && caughtUp.SIGNALS) {
+      storeMs = stored.timeMs;
+      storeClock.hear(storeMs);
+      if (!heard) {
+        heard = true;
+        lastBoundaryMs = 0;
+      }
+    } else if (heard || stored.timeMs >= storeMs) {
+      storeMs = stored.timeMs;
+      pastReadMs = performance.now();
+    }
     if (!take(stored)) return;
     wake();
     if (isSettled() && stored.content.kind === "event") options.evaluate(stored.content.event);
   };
-  const follow = (stream: "AUDIT" | "SIGNALS"): Following =>
+  const follow = (stream: "AUDIT" | "SIGNALS", from: FollowOptions["from"]): Following =>
     kit.bus.follow(
       stream,
       {
-        from: stream === "AUDIT" ? "last_per_subject" : { timeMs: kit.nowMs() - options.signalsBackMs },
+        from,
         ...(stream === "SIGNALS" && options.signalsFilter !== undefined ? { filter: options.signalsFilter } : {}),
         onCaughtUp: () => {
           caughtUp[stream] = true;
           saySettled();
           prepareOnce();
-          if (isSettled()) options.evaluate(null);
+          evaluateSecond();
         },
         onAnotherLog: () => beginAnew(stream),
         onError: (error, { seq }) => kit.log.error({ err: error, stream, seq }, "an event could not be folded"),
       },
       onStored,
     );
+
+  /** As far back from its last message as anything is evidence, by the store's clock. */
+  const followSignals = async (): Promise<void> => {
+    while (!stopped) {
+      try {
+        const { lastSeq } = await kit.bus.info("SIGNALS");
+        const last = lastSeq === 0 ? null : await kit.bus.at("SIGNALS", lastSeq);
+        if (stopped) return;
+        // Where the last one has gone, by its age, so have those before it.
+        followings.push(follow("SIGNALS", { timeMs: last === null ? 0 : last.timeMs - options.signalsBackMs }));
+        return;
+      } catch (error) {
+        if (!(error instanceof BusError)) throw error;
+        await new Promise((resolve) => setTimeout(resolve, againMs));
+      }
+    }
+  };
 
   const beginAnew = (stream: "AUDIT" | "SIGNALS"): void => {
     caughtUp[stream] = false;
@@ -212,10 +247,20 @@ export function startFencedDecider(kit: Kit<unknown>, options: FencedDeciderOpti
   });
 
   const storeClock = new StoreClock(() => performance.now());
-  const storeNowMs = (): number => Math.floor(storeClock.nowMs() ?? kit.nowMs());
+  const storeNowMs = (): number => {
+    const pastMs = (): number => (storeMs === 0 ? kit.nowMs() : storeMs + performance.now() - pastReadMs);
+    return Math.floor(storeClock.nowMs() ?? pastMs());
+  };
+  /** Judges the second of the store's clock that it is now, where that is known (D5). */
+  const evaluateSecond = (): void => {
+    if (!isSettled()) return;
+    settledAtMs ??= performance.now();
+    const agrees = heard || storeMs === 0 || Math.abs(kit.nowMs() - storeNowMs()) <= agreeMs;
+    if (agrees || performance.now() - settledAtMs >= options.signalsBackMs) options.evaluate(null);
+  };
   const read = (): ClockReading => ({ wallMs: kit.nowMs(), monotonicMs: performance.now() });
   let reading = read();
-  let lastBoundaryMs = Math.floor(storeNowMs() / secondMs) * secondMs;
+  let lastBoundaryMs = 0;
   let ticking: NodeJS.Timeout;
   let tickDueMs = reading.monotonicMs;
   const lookAtClocks = (): void => {
@@ -241,10 +286,11 @@ export function startFencedDecider(kit: Kit<unknown>, options: FencedDeciderOpti
     if (boundaryMs === lastBoundaryMs) return;
     lastBoundaryMs = boundaryMs;
     wake();
-    if (isSettled()) options.evaluate(null);
+    evaluateSecond();
   };
   ticking = setTimeout(tick, 1);
-  const followings = [follow("AUDIT"), follow("SIGNALS")];
+  const followings = [follow("AUDIT", "last_per_subject")];
+  followSignals().catch((error: unknown) => kit.log.error({ err: error }, "SIGNALS cannot be followed; not deciding"));
   saySettled();
 
   return {
@@ -253,6 +299,9 @@ export function startFencedDecider(kit: Kit<unknown>, options: FencedDeciderOpti
     },
     get clock() {
       return { tilted: performance.now() < tiltedUntilMonotonicMs, freshAfterSeq };
+    },
+    get heardClock() {
+      return heard;
     },
     decisionMs: () => Math.max(storeMs, lastBoundaryMs),
     nowMs: storeNowMs,
