@@ -4,6 +4,7 @@ import { type TestContext, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { connectBus } from "@mcp-failover/bus";
+import { makeEvent, streams } from "@mcp-failover/contracts";
 import { eventually, freePort, startNats } from "@mcp-failover/testkit";
 import type { Readiness } from "../src/index.ts";
 
@@ -108,6 +109,47 @@ test("on NATS it becomes ready, answers requests, lists itself; SIGTERM finishes
   const log = service.log().map(({ msg }) => msg);
   assert.ok(log.indexOf("stopping") > 0 && log.indexOf("finished what it had begun") > log.indexOf("stopping"), service.output());
   assert.deepEqual(await bus.services(), []);
+});
+
+test("a reader that falls behind degrades it, with the reason on /readyz, in its metrics and in its log, until it has read all", async (t) => {
+  const nats = await startNats();
+  const bus = connectBus({ servers: nats.url, name: "test", instance: "test" });
+  t.after(async () => {
+    await bus.close();
+    await nats.stop();
+  });
+  await until("connected", () => bus.status.kind === "connected");
+  await bus.ensureStreams(streams, { replicas: 1 });
+  const service = await run(t, { NATS_URL: nats.url, FIXTURE_MODE: "reads_slowly" });
+  await said(service, '"msg":"started"');
+  const say = (n: number) => {
+    const timeMs = Date.now();
+    const timestamp = new Date(timeMs).toISOString();
+    const data = {
+      notificationId: `n-${n}`,
+      channel: "pager",
+      incidentId: "i-1",
+      kind: "test",
+      attempt: 1,
+      timestamp,
+      error: null,
+      willRetry: false,
+    };
+    return bus.append(
+      makeEvent({ type: "notify.sent", keys: ["pager"], data, id: `n-${n}`, service: "notifier", instance: "test", timeMs }),
+    );
+  };
+  for (let n = 1; n <= 300; n += 1) await say(n);
+  const reading = async () => (await service.readyz()).body.conditions["reading"];
+  await until("it falls behind", async () => (await reading())?.ok === false, 60_000);
+  assert.match(
+    (await reading())?.reason ?? "",
+    /more than 10 messages of AUDIT wait for more than 10 s: give this service more processor time/,
+  );
+  assert.match((await service.get("/metrics")).body, /^mcpf_bus_slow_readers 1$/m);
+  assert.ok(service.log().some(({ condition, level, ok }) => condition === "reading" && level === "warn" && ok === false));
+  await until("it has read all", async () => (await reading())?.ok === true, 90_000);
+  assert.match((await service.get("/metrics")).body, /^mcpf_bus_slow_readers 0$/m);
 });
 
 test("without NATS it lives and is not ready; one that does not need it only is degraded; both stop with 0", async (t) => {
