@@ -15,21 +15,39 @@ let upstream: Server;
 const upstreams = (spares: number) => {
   const url = `http://127.0.0.1:${(upstream.address() as AddressInfo).port}`;
   const spare = Array.from({ length: spares }, (_, index) => ({ name: `spare-${index}`, url: `${url}/spare-${index}`, tier: 1 }));
-  return { upstreams: { echo: { kind: "http", endpoints: [{ name: "primary", url: `${url}/`, tier: 0 }, ...spare] } } };
+  return {
+    upstreams: {
+      echo: { kind: "http", endpoints: [{ name: "primary", url: `${url}/`, tier: 0 }, ...spare] },
+      tools: { kind: "mcp", endpoints: [{ name: "primary", url: `${url}/mcp`, tier: 0 }] },
+    },
+  };
 };
+const initialize = JSON.stringify({
+  jsonrpc: "2.0",
+  id: 1,
+  method: "initialize",
+  params: { protocolVersion: "2025-11-25", capabilities: {}, clientInfo: { name: "test", version: "1" } },
+});
+const initialized = JSON.stringify({
+  jsonrpc: "2.0",
+  id: 1,
+  result: { protocolVersion: "2025-11-25", capabilities: { tools: {} }, serverInfo: { name: "test", version: "1" } },
+});
 
 before(async () => {
   upstream = createServer((incoming, response) => {
     incoming.resume();
     // In flight for a moment, so that a stop has something to wait for.
-    setTimeout(() => response.end("here"), 5);
+    const isMcp = incoming.url === "/mcp";
+    if (isMcp) response.setHeader("content-type", "application/json");
+    setTimeout(() => response.end(isMcp ? initialized : "here"), 5);
   }).listen(0, "127.0.0.1");
   await once(upstream, "listening");
   world = await routerWorld();
   await world.configure(upstreams(0));
   router = await world.startRouter("router", { MCPF_ROUTER_WORKERS: "2" });
   await until(() => workersOf(router.pid).length === 2, 15_000);
-  await until(async () => (await call()) === "200", 15_000);
+  for (const path of paths) await until(async () => (await call(path)) === "200", 15_000);
 });
 after(async () => {
   await world?.stop();
@@ -50,16 +68,20 @@ function workersOf(parent: number): number[] {
   });
 }
 
+const headers = { "content-type": "application/json", accept: "application/json, text/event-stream" };
+/** What the strict front reads, and what node:http does. */
+const paths = ["/mcp/tools", "/http/echo/x"];
+
 /** One call on a connection of its own: its status, or how it failed. */
-function call(): Promise<string> {
+function call(path = "/http/echo/x"): Promise<string> {
   return new Promise((resolve) => {
-    const sent = request(`${world.url}/http/echo/x`, { method: "POST", agent: false, timeout: 5000 }, (response) => {
+    const sent = request(`${world.url}${path}`, { method: "POST", agent: false, timeout: 5000, headers }, (response) => {
       response.on("error", (error: NodeJS.ErrnoException) => resolve(error.code ?? error.message));
       response.on("end", () => resolve(String(response.statusCode))).resume();
     });
     sent.on("timeout", () => sent.destroy(new Error("no answer")));
     sent.on("error", (error: NodeJS.ErrnoException) => resolve(error.code ?? error.message));
-    sent.end("{}");
+    sent.end(initialize);
   });
 }
 
@@ -67,14 +89,14 @@ function call(): Promise<string> {
 async function callsDuring(work: () => Promise<void>): Promise<Map<string, number>> {
   const seen = new Map<string, number>();
   let over = false;
-  const client = async (): Promise<void> => {
+  const client = async (path = ""): Promise<void> => {
     while (!over) {
-      const outcome = await call();
+      const outcome = await call(path);
       seen.set(outcome, (seen.get(outcome) ?? 0) + 1);
       await sleep(2);
     }
   };
-  const clients = Array.from({ length: 4 }, client);
+  const clients = Array.from({ length: 4 }, (_, index) => client(paths[index % paths.length]));
   try {
     await work();
   } finally {

@@ -40,7 +40,7 @@ export const routerConfig = z.object({
   MCPF_ROUTER_TLS_KEY_FILE: z.string().min(1).optional(),
   MCPF_ROUTER_TLS_CLIENT_CA_FILE: z.string().min(1).optional(),
   /** `on`: small plain calls are read by the router's own strict reader (docs/adr/0006), all else by node:http. `off`: node:http reads all. */
-  MCPF_ROUTER_FRONT: z.enum(["on", "off"]).default("off"),
+  MCPF_ROUTER_FRONT: z.enum(["on", "off"]).default("on"),
   /** Where this router stands: endpoints with the same `zone` are preferred. */
   MCPF_ZONE: z.string().min(1).max(64).optional(),
   /** Host names and origins besides loopback and `router.allowed_hosts`, `router.allowed_origins`; `*` allows all. Separated by commas. */

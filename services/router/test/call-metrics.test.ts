@@ -19,7 +19,10 @@ test("each call is counted under its own labels, whichever came before it", asyn
   await fc.assert(
     fc.asyncProperty(fc.array(fc.tuple(upstream, endpoint, outcome, fc.constantFrom("s", "t", null)), { maxLength: 40 }), async (calls) => {
       const registry = new Registry();
-      const [measure, attempts] = [callMetrics(registry), dataPlaneMetrics(registry, { sessions: () => 0, connections: () => ({ front: 0, node: 0 }) })];
+      const [measure, attempts] = [
+        callMetrics(registry),
+        dataPlaneMetrics(registry, { sessions: () => 0, connections: () => ({ front: 0, node: 0 }) }),
+      ];
       const [ofCalls, ofAttempts, known]: [Record<string, number>, Record<string, number>, Set<string>] = [{}, {}, new Set()];
       for (const [up, name, said, tool] of calls) {
         const record: CallRecord = {
