@@ -5,6 +5,9 @@ export type AttemptEnd<T> =
   | { readonly kind: "timeout" }
   | { readonly kind: "cancelled"; readonly reason: unknown };
 
+/** The longest that a timer can wait; one that is to wait longer would end at once. */
+export const foreverMs = 2 ** 31 - 1;
+
 /** A function that goes on after its signal was aborted keeps its place this long at most. */
 const abandonedMs = 30_000;
 
@@ -38,7 +41,7 @@ export function attempt<T>(
     controller.abort(reason);
   };
   const onCancel = (): void => stop({ kind: "cancelled", reason: options.signal?.reason }, options.signal?.reason);
-  const timer = setTimeout(() => stop({ kind: "timeout" }, options.timeoutReason()), Math.max(0, options.timeoutMs));
+  const timer = setTimeout(() => stop({ kind: "timeout" }, options.timeoutReason()), Math.min(foreverMs, Math.max(0, options.timeoutMs)));
   const finish = (end: AttemptEnd<T>): void => {
     clearTimeout(timer);
     options.signal?.removeEventListener("abort", onCancel);

@@ -1,5 +1,6 @@
 import type { BreakerStatus } from "@mcp-failover/contracts";
 import type { BreakerOpenError, BulkheadFullError, CallTimeoutError } from "./errors.ts";
+import { tellListener } from "./listener.ts";
 
 export interface BreakerChange {
   readonly from: BreakerStatus;
@@ -53,7 +54,7 @@ export class BreakerListeners {
     const listeners = this.#by.get(event) ?? new Set();
     this.#by.set(event, listeners);
     // Each registration is its own, also of the same function.
-    const own = (value: BreakerEvents[E]): void => listener(value);
+    const own = (value: BreakerEvents[E]): unknown => listener(value);
     listeners.add(own);
     this.#look();
     return () => {
@@ -64,13 +65,7 @@ export class BreakerListeners {
   }
 
   emit<E extends BreakerEvent>(event: E, value: BreakerEvents[E]): void {
-    for (const listener of this.#by.get(event) ?? []) {
-      try {
-        (listener as Listener<E>)(value);
-      } catch (error) {
-        this.#onError(error);
-      }
-    }
+    for (const listener of this.#by.get(event) ?? []) tellListener(listener as Listener<E>, value, this.#onError);
   }
 
   /** A rule of the caller's that says `otherwise` where it throws, so that its call has an answer all the same. */

@@ -1,6 +1,6 @@
 import type { BreakerStatus } from "@mcp-failover/contracts";
 import { CallBreaker, type CallOutcome, callFailed, callOk, callSlow, defaultCallLimits, denied } from "@mcp-failover/domain";
-import { attempt } from "./attempt.ts";
+import { attempt, foreverMs } from "./attempt.ts";
 import { type BreakerContext, Call, type CallOwner, type CallSpec } from "./breaker-call.ts";
 import { BreakerListeners } from "./breaker-events.ts";
 import { type BreakerOptions, policyOf } from "./breaker-options.ts";
@@ -11,8 +11,6 @@ import { countsByDefault, failureOf, isBadResponse } from "./failure.ts";
 import { WaitingLine } from "./waiting-line.ts";
 
 export type Work<T> = (context: BreakerContext) => T | PromiseLike<T>;
-/** Longer than any call: `setTimeout` takes no more. */
-const foreverMs = 2 ** 31 - 1;
 
 /**
  * Runs single calls through one {@link CallBreaker}: admits them, follows them and counts how they end. What it does on every call is kept small: a call has one

@@ -8,6 +8,7 @@ import {
   mayRetry,
   type RetryBudget,
 } from "@mcp-failover/domain";
+import { foreverMs } from "./attempt.ts";
 import type { BreakerContext, CallSpec } from "./breaker-call.ts";
 import type { BreakerEvent, BreakerEvents } from "./breaker-events.ts";
 import type { BreakerCallOptions, BreakerMemory, BreakerOptions, Fallback, RetryOptions } from "./breaker-options.ts";
@@ -64,7 +65,7 @@ export function createBreaker<R = never>(options: BreakerOptions<R> = {}): Break
   const usual: CallSpec = { signal: undefined, timeoutMs, idempotent, fallback: fallback as Fallback<unknown> | undefined, attempt: 1 };
   const specOf = (own: BreakerCallOptions<unknown>): CallSpec => ({
     signal: own.signal,
-    timeoutMs: own.timeoutMs === undefined ? timeoutMs : own.timeoutMs,
+    timeoutMs: own.timeoutMs === undefined ? timeoutMs : own.timeoutMs === null ? null : Math.min(foreverMs, own.timeoutMs),
     idempotent: own.idempotent ?? idempotent,
     fallback: own.fallback ?? usual.fallback,
     attempt: 1,

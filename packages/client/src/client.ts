@@ -7,6 +7,7 @@ import { BreakerOpenError, BulkheadFullError, CallTimeoutError, ClientClosedErro
 import { failureOf } from "./failure.ts";
 import { FleetView, type PlacedEvent, type ViewChange } from "./fleet-view.ts";
 import { KeptRoutes } from "./kept-routes.ts";
+import { tellListener } from "./listener.ts";
 import { type CallContext, type CallOptions, UpstreamCalls } from "./upstream-calls.ts";
 
 export interface ConnectOptions {
@@ -116,14 +117,9 @@ export function connect(options: ConnectOptions): Client {
   const known = Promise.withResolvers<void>();
 
   const guarded =
-    <A>(handler: (value: A) => void) =>
-    (value: A): void => {
-      try {
-        handler(value);
-      } catch (error) {
-        onError(error);
-      }
-    };
+    <A>(handler: (value: A) => unknown) =>
+    (value: A): void =>
+      tellListener(handler, value, onError);
   const routeOf = (upstream: string): Route | null => {
     const state = view.route(upstream);
     const endpoint = view.topology?.upstreams[upstream]?.endpoints.find((one) => one.name === state?.active);
@@ -369,9 +365,11 @@ const nothing = (): void => undefined;
 const said = (health: HealthChanged): string => `${health.service}/${health.endpoint}/${health.status}/${health.timestamp}`;
 
 /** A fallback after a call that may have run would be the second time (design, principle 6). */
-function mayFallBack(error: unknown, { signal, classify }: CallOptions): boolean {
+function mayFallBack(error: unknown, { signal, classify, readOnly, idempotent }: CallOptions): boolean {
   if (signal?.aborted) return false;
   if (error instanceof CallTimeoutError) return !error.outcomeUnknown;
   if (error instanceof BreakerOpenError || error instanceof NoEndpointError || error instanceof BulkheadFullError) return true;
-  return (classify?.(error) ?? failureOf(error)).class === "soft";
+  const failure = classify?.(error) ?? failureOf(error);
+  // A 429 is no proof: something behind the endpoint may have said it.
+  return failure.class === "soft" && (readOnly === true || idempotent === true || failure.executed === "no");
 }

@@ -11,7 +11,7 @@ import {
   type RouteQuestion,
   type Safety,
 } from "@mcp-failover/domain";
-import { type AttemptEnd, attempt } from "./attempt.ts";
+import { type AttemptEnd, attempt, foreverMs } from "./attempt.ts";
 import { ClientEndpoint, type ClientPermit, type FleetWord } from "./endpoint.ts";
 import {
   BreakerOpenError,
@@ -145,7 +145,7 @@ export class UpstreamCalls {
         refuse,
       };
       const onAbort = (): void => refuse(signal?.reason);
-      const timer = setTimeout(() => refuse(new CallTimeoutError(upstream, timeoutMs, false)), Math.max(0, timeoutMs));
+      const timer = setTimeout(() => refuse(new CallTimeoutError(upstream, timeoutMs, false)), Math.min(foreverMs, Math.max(0, timeoutMs)));
       signal?.addEventListener("abort", onAbort, { once: true });
       if (signal?.aborted) onAbort();
       else if (!this.#line.join(waiting)) refuse(new BulkheadFullError(upstream, concurrencyMax, queueMax));
@@ -335,7 +335,7 @@ export class UpstreamCalls {
         signal?.removeEventListener("abort", wake);
         resolve();
       };
-      const timer = setTimeout(wake, Math.max(0, timeoutMs));
+      const timer = setTimeout(wake, Math.min(foreverMs, Math.max(0, timeoutMs)));
       signal?.addEventListener("abort", wake, { once: true });
       this.#waiting.add(wake);
     });

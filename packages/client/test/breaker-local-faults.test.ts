@@ -159,3 +159,14 @@ test("opossum: a time-out ends the work too, not only the wait for it", async ()
   assert.equal(await outcome(breaker.execute(work)), "late");
   assert.ok(reason instanceof CallTimeoutError);
 });
+
+test("a time-out of one call that is longer than a timer can wait does not end it at once, and a listener that rejects harms nobody", async () => {
+  const errors: unknown[] = [];
+  const breaker = make({ onError: (error) => errors.push(error) });
+  for (const timeoutMs of [Number.POSITIVE_INFINITY, 2 ** 31])
+    assert.equal(await breaker.execute(() => new Promise((resolve) => setTimeout(resolve, 30, "late")), { timeoutMs }), "late");
+  breaker.on("open", async () => Promise.reject(boom));
+  await trip(breaker);
+  await new Promise((resolve) => setImmediate(resolve));
+  assert.deepEqual(errors, [boom]);
+});

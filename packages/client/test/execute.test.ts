@@ -350,6 +350,23 @@ test("a fallback serves a call that no endpoint takes; it has a time-out of its 
   assert.equal(signal?.aborted, true);
 });
 
+test("after a 429, which is no proof that nothing ran, the fallback serves only calls that may run twice", async () => {
+  const { client } = await fleet.client();
+  const limited = fails(Object.assign(new Error("slow down"), { status: 429 }));
+  const fallback = (): string => "fallback";
+  assert.equal(((await rejection(client.execute<string>("docs", limited, { fallback }))) as { status?: number }).status, 429);
+  for (const safe of [{ readOnly: true }, { idempotent: true }])
+    assert.equal(await client.execute<string>("docs", limited, { ...safe, fallback }), "fallback");
+  const proven = { classify: () => ({ class: "soft", code: null, executed: "no" }) as const };
+  assert.equal(await client.execute<string>("docs", limited, { ...proven, fallback }), "fallback");
+});
+
+test("a time-out longer than a timer can wait is none: the call is not ended at once", async () => {
+  const { client } = await fleet.client();
+  for (const timeoutMs of [Number.POSITIVE_INFINITY, 2 ** 31])
+    assert.equal(await client.execute("docs", () => new Promise((resolve) => setTimeout(resolve, 30, "late")), { timeoutMs }), "late");
+});
+
 test("when the bus is cut calls go on with the last routes, and when it is back the client learns what it missed", async () => {
   const { client, bus } = await fleet.client();
   await fleet.moveTo("docs", "secondary", 1);

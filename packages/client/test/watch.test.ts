@@ -8,7 +8,7 @@ import { jetStreamApi, memorySeams } from "@mcp-failover/bus/internal";
 import { BreakerOpenError, ClientClosedError, connect, NoEndpointError, NotReadyError, type RouteChange } from "@mcp-failover/client";
 import { streams } from "@mcp-failover/contracts";
 import { strays } from "@mcp-failover/domain";
-import { startNats, tempDir } from "@mcp-failover/testkit";
+import { eventually, startNats, tempDir } from "@mcp-failover/testkit";
 import { FleetView } from "../src/fleet-view.ts";
 import { Fleet, until, yaml } from "./fleet.ts";
 
@@ -47,6 +47,16 @@ test("a handler that throws is reported, and neither stops other handlers nor th
   client.watchRoutes((route) => heard.push(route.upstream));
   assert.deepEqual(heard, ["docs", "solo"]);
   assert.equal(errors.length, 2);
+});
+
+test("a handler that rejects later is reported too, and does not end the process", async () => {
+  const errors: unknown[] = [];
+  const { client } = await fleet.client({ onError: (error) => errors.push(error) });
+  client.watchRoutes(async () => {
+    await Promise.resolve();
+    throw new Error("mine");
+  });
+  await eventually(() => errors.length === 2, { what: "both are reported" });
 });
 
 test("watchRoutes begins with how they stand, then tells every move, also those of a new configuration", async () => {
