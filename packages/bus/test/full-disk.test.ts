@@ -12,7 +12,7 @@ import { connected, note, until } from "./behaviour/world.ts";
 const diskBytes = 8 * 1024 * 1024;
 const limit = { timeout: patientMs(120_000) };
 
-describe("NATS with a full disk", { concurrency: false }, () => {
+describe("NATS with a full disk", { concurrency: false, timeout: patientMs(300_000) }, () => {
   let dir: Awaited<ReturnType<typeof tempDir>>;
   let mounted = false;
   before(async () => {
