@@ -194,6 +194,38 @@ describe("several upstreams as one server", () => {
     assert.equal((await running).body.result?.content?.[0]?.text, "A is done");
   });
 
+  test("G3: a client that only listens hears an upstream again that lost its session, which must not move, and that all may have changed", async (t) => {
+    const sticky = await startTestRouter(controlOf({ a: fakeControl([a], { sessions: "sticky" }) }));
+    const leave = new AbortController();
+    t.after(async () => {
+      leave.abort();
+      await sticky.close(0);
+    });
+    const session = { "mcp-session-id": await openSession(`${sticky.url}/mcp`) };
+    const subscribe = { jsonrpc: "2.0", id: 2, method: "resources/subscribe", params: { uri: "mcpf+a+note://x" } };
+    assert.ok((await post(`${sticky.url}/mcp`, subscribe, session)).body.result);
+    const stream = await fetch(`${sticky.url}/mcp`, { headers: { accept: "text/event-stream", ...session }, signal: leave.signal });
+    let heard = "";
+    (async () => {
+      for await (const chunk of stream.body ?? []) heard += Buffer.from(chunk).toString();
+    })().catch(() => undefined);
+    const hears = (text: string): Promise<unknown> =>
+      eventually(
+        async () => {
+          await a.shout(text);
+          return heard.includes(text);
+        },
+        { withinMs: 30_000 },
+      );
+    await hears("before");
+    await a.kill();
+    await a.start();
+    await hears("after");
+    assert.deepEqual(a.seen.subscriptions, ["note://x", "note://x"]);
+    assert.match(heard, /tools\/list_changed/);
+    assert.match(heard, /resources\/updated.*mcpf\+a\+note:\/\/x/);
+  });
+
   test("a session that ends at a router process that never used it ends at the upstreams too", async () => {
     const session = await openSession(url);
     for (const name of ["a__whoami", "b_2__whoami"]) await post(url, toolCall(2, name), { "mcp-session-id": session });

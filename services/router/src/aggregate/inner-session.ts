@@ -1,12 +1,13 @@
 import { Ending, type EndSignal, eitherOf } from "../ending.ts";
 import { rpcCodes } from "../errors.ts";
 import type { Principal } from "../identity/principal.ts";
-import type { ServerMessage } from "../mcp/envelope.ts";
+import { type ServerMessage, serverMessageOf } from "../mcp/envelope.ts";
 import { clientDeadlineMs, operationHeader } from "../mcp/inbound.ts";
 import { AbortedByRouter, type UpstreamResponse } from "../upstream-client.ts";
 import { type Asked, errorOf, InnerError, isStream, type Listener, readMessages, wholeAnswer } from "./inner-answer.ts";
 import type { LocalCall } from "./local-request.ts";
 import { listenToEnd } from "./parked.ts";
+import { lists } from "./translate.ts";
 
 export interface InnerDeps {
   readonly call: LocalCall;
@@ -39,15 +40,19 @@ const reopenMsMax = 5000;
  * I1  One `initialize` however many requests wait; a session that is lost for good is begun again, once a request.
  * I2  A request has one answer: the upstream's, or a JSON-RPC error.
  * I3  A session is begun for all who wait: one that waits no longer leaves it to the others, and has its answer by its own deadline.
+ * I4  One that is lost while the client listens is begun again, and the client is told that all may have changed that it is told changes of.
  */
 export class InnerSession implements Asked {
   readonly upstream: string;
   readonly #deps: InnerDeps;
   #id: string | null = null;
   #begun = false;
+  #wasBegun = false;
   #beginning: Promise<void> | null = null;
   #stream: UpstreamResponse | null = null;
   #streaming = false;
+  /** It was begun again for its stream, and has none though its server is there: another time would not help. */
+  #isMute = false;
   #closed = false;
 
   constructor(upstream: string, deps: InnerDeps) {
@@ -167,6 +172,8 @@ export class InnerSession implements Asked {
       await isDoneWithin(this.#sayAgain(this.#id), untilMs - performance.now());
     }
     this.#begun = true;
+    if (this.#wasBegun && before === null && this.#deps.wanted()) this.#tellGap();
+    this.#wasBegun = true;
     if (this.#deps.wanted()) this.#openStream();
   }
 
@@ -190,6 +197,29 @@ export class InnerSession implements Asked {
       (response) => response.discard(100),
       () => undefined,
     );
+  }
+
+  /** Whether the router takes the session for lost; it answers a ping itself where it does not. */
+  async #isOver(id: string | null): Promise<boolean> {
+    const ping = { jsonrpc: "2.0", id: "mcpa-ping", method: "ping" };
+    const response = await this.#send("POST", ping, {}, { id }).catch(() => null);
+    response?.discard(100);
+    return response !== null && isSessionGone(response);
+  }
+
+  /** Whatever keeps it away, it is tried again. */
+  #isBegunAgain(): Promise<boolean> {
+    return this.#begin({}).then(
+      () => true,
+      () => false,
+    );
+  }
+
+  #tellGap(): void {
+    const tell = (value: Record<string, unknown>): void => this.#deps.heard(this.upstream, serverMessageOf(value), value);
+    for (const method of new Set(Object.values(lists).map(({ changed }) => changed))) tell({ jsonrpc: "2.0", method });
+    for (const uri of this.#deps.subscriptions(this.upstream))
+      tell({ jsonrpc: "2.0", method: "notifications/resources/updated", params: { uri } });
   }
 
   #openStream(): void {
@@ -238,10 +268,23 @@ export class InnerSession implements Asked {
 
   /** The upstream's own stream, as long as the client has its own here. */
   async #keepStream(): Promise<void> {
-    for (let waitMs = reopenMsMin; !this.#closed && this.#begun && this.#deps.wanted(); waitMs = Math.min(2 * waitMs, reopenMsMax)) {
-      const response = await this.#send("GET", null, {}).catch(() => null);
-      if (response?.status === 405 || response?.status === 404) return response.discard(100);
-      if (response?.status === 200 && !this.#closed && this.#deps.wanted()) {
+    let isLost = false;
+    const isWanted = (): boolean => !this.#closed && (this.#begun || isLost) && this.#deps.wanted();
+    for (let waitMs = reopenMsMin; isWanted(); waitMs = Math.min(2 * waitMs, reopenMsMax)) {
+      if (isLost) isLost = !(await this.#isBegunAgain());
+      const id = this.#id;
+      const response = isLost ? null : await this.#send("GET", null, {}).catch(() => null);
+      if (response?.status === 405) return response.discard(100);
+      if (response?.status === 404 && this.#id === id) {
+        response.discard(100);
+        // A server that has no streams may say so with 404 too.
+        if (this.#isMute || !(await this.#isOver(id))) return;
+        // A request may have begun it again meanwhile.
+        if (this.#id === id) this.#begun = false;
+        this.#isMute = true;
+        isLost = true;
+      } else if (response?.status === 200 && !this.#closed && this.#deps.wanted()) {
+        this.#isMute = false;
         this.#stream = response;
         waitMs = reopenMsMin;
         await readMessages(response, null, (message, value) => {
@@ -249,7 +292,11 @@ export class InnerSession implements Asked {
           return true;
         });
         this.#stream = null;
-      } else response?.discard(100);
+      } else {
+        // Its server is away, and may have lost the session once more when it is back.
+        if (response === null || response.status >= 500) this.#isMute = false;
+        response?.discard(100);
+      }
       await new Promise((resolve) => setTimeout(resolve, waitMs * (0.5 + Math.random())).unref());
     }
   }
