@@ -22,7 +22,7 @@ function played() {
     }
   }
   const unused = undefined as never;
-  return { link: new PlayedLink(unused, {}, unused, "k"), asked, state };
+  return { link: new PlayedLink(unused, {}, unused, "k"), asked, state, inner: inner as unknown as { begun: boolean } };
 }
 
 test("a subscription that could not be asked for is asked for again, by whoever listens next", async () => {
@@ -42,6 +42,16 @@ test("the first listener of a resource subscribes to it, the last one ends that"
 
 const agent = (name: string): Principal => ({ ...anybody, id: `agent:${name}` });
 const silent = { tell: () => Promise.resolve() } as unknown as InnerSession;
+
+test("a resource whose last listener left while the session was lost is subscribed to again in the next one", async () => {
+  const { link, asked, inner } = played();
+  await link.subscribe("u", "note://one", 1);
+  inner.begun = false;
+  await link.subscribe("u", "note://one", -1);
+  inner.begun = true;
+  await link.subscribe("u", "note://one", 1);
+  assert.deepEqual(asked, ["resources/subscribe note://one", "resources/subscribe note://one"]);
+});
 
 test("K3: an agent that begins many sessions pushes out its own, and none of another agent", () => {
   const links = new Links({ nowMs: () => 0 } as never, undefined as never);

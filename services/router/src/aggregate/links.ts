@@ -125,9 +125,9 @@ export class Link {
     const key = `${upstream} ${uri}`;
     const left = this.#count(key, by);
     const inner = this.with(upstream);
+    if (left <= 0) this.#confirmed.delete(key);
     // A session that is begun later subscribes to all of them itself.
     if (!inner.begun || (by === 1 ? this.#confirmed.has(key) : left > 0)) return;
-    if (by === -1) this.#confirmed.delete(key);
     const method = by === 1 ? "resources/subscribe" : "resources/unsubscribe";
     this.#number += 1;
     try {
