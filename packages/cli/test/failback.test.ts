@@ -52,7 +52,7 @@ async function world(t: TestContext) {
       }),
       0,
     );
-  return { asked, mcpf, say };
+  return { asked, mcpf, say, bus };
 }
 
 test("mcpf failback asks for a way back with a reason, and a dry run shows what was not chosen without asking for consent", async (t) => {
@@ -145,4 +145,13 @@ test("mcpf why tells of a hold after a verification what was tried, by which tra
     [decision.action, decision.rule, decision.traffic],
     ["held", "verify_failed", [{ router: "r1", ok: 0, hard: 20, run: 20 }]],
   );
+});
+
+test("an order says at which sequence of the log it was given, so that it is refused where it comes through after a later one", async (t) => {
+  const { mcpf, asked, bus } = await world(t);
+  const { lastSeq } = await bus.info("AUDIT");
+  assert.ok(lastSeq > 0);
+  assert.equal((await mcpf("hold", "api", "--reason", "r", "--yes")).code, 0);
+  assert.equal((await mcpf("failback", "api", "--reason", "r", "--yes")).code, 0);
+  assert.deepEqual([asked.hold[0]?.givenAtSeq, asked.failback[0]?.givenAtSeq], [lastSeq, lastSeq]);
 });

@@ -6,6 +6,8 @@ const base = {
   commandId: z.string().min(1).max(128),
   by: actor,
   reason: z.string().trim().min(1, "say why: a change needs a reason").max(1000),
+  /** The last sequence of AUDIT when it was given: what operators decided since then overtakes an order that comes through late. */
+  givenAtSeq: z.number().int().nonnegative().optional(),
 };
 
 export const failoverCommand = z.looseObject({

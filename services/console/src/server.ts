@@ -147,9 +147,11 @@ async function failover(kit: Kit, request: IncomingMessage, response: ServerResp
   }
   const { upstream, to, reason, force, commandId } = body.data;
   try {
+    const { lastSeq: givenAtSeq } = await kit.bus.info("AUDIT");
+    const by = { kind: "operator", id: "console" } as const;
     const reply = await kit.bus.request(
       "command.failover",
-      { commandId: commandId ?? randomUUID(), by: { kind: "operator", id: "console" }, reason, upstream, to, force, dryRun: false },
+      { commandId: commandId ?? randomUUID(), by, reason, givenAtSeq, upstream, to, force, dryRun: false },
       { timeoutMs: commandTimeoutMs },
     );
     return sendJson(response, reply.ok ? 200 : 409, reply);

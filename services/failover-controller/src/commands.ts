@@ -114,11 +114,13 @@ export class Commands {
   async #once(name: string, body: AnyCommand, more: object, order: (gatherOver: boolean) => FailoverOrder): Promise<Answer> {
     const { upstream, commandId, by, reason } = body;
     this.#requireKnown(upstream);
-    const command: Command = { name, commandId, by, reason, parameters: { upstream, ...more } };
+    const command: Command = { name, commandId, by, reason, parameters: { upstream, ...more }, givenAtSeq: body.givenAtSeq };
+    const subject = subjectFor("failover.decided", upstream);
+    const requireLast = (): Promise<void> => this.#desk.requireLast(command, subject);
     return this.#desk.run(command, {
-      act: (done) => this.#act(upstream, order, { dryRun: false, done }),
+      act: (done) => this.#act(upstream, order, { dryRun: false, done, requireLast }),
       answerOf: (outcome) => this.#answerOf(upstream, outcome),
-      outcomeSubjects: [subjectFor("failover.decided", upstream), subjectFor("failover.rejected", upstream)],
+      outcomeSubjects: [subject, subjectFor("failover.rejected", upstream)],
     });
   }
 
@@ -126,7 +128,7 @@ export class Commands {
   async #act(
     upstream: string,
     order: (gatherOver: boolean) => FailoverOrder,
-    { dryRun, done }: { dryRun: boolean; done: () => Event | null },
+    { dryRun, done, requireLast }: { dryRun: boolean; done: () => Event | null; requireLast?: () => Promise<void> },
   ): Promise<Answer> {
     const sinceMs = this.#kit.nowMs();
     let fleet: FailoverInput["fleet"] = null;
@@ -159,6 +161,7 @@ export class Commands {
       }
       if (decision.kind !== "decided") break;
       if (dryRun) return answer(upstream, decision, null);
+      await requireLast?.();
       const published = await this.#performer.decided(input, decision);
       if (published.outcome === "won") return this.#withNotice(input, answer(upstream, decision, published.id));
       attempt += 1;

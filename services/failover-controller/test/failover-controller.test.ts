@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { memorySeams } from "@mcp-failover/bus/internal";
+import { makeEvent } from "@mcp-failover/contracts";
 import { decideFailover, type FailoverInput } from "@mcp-failover/domain";
 import { patientMs } from "@mcp-failover/testkit";
 import { until, upstreamOf } from "./fleet-double.ts";
@@ -380,4 +381,33 @@ test("with answers of the log lost on the way, decisions and notices still come 
     const epochs = (await fleet.said(type)).map(({ data }) => ("state" in data ? (data.state as { epoch: number }).epoch : data.epoch));
     assert.deepEqual(epochs, [1, 2], type);
   }
+});
+
+test("an operator's order that comes through late is refused, and undoes nothing that was ordered since", async () => {
+  const { fleet, command, move } = await stack({ controllers: 2 });
+  const lastSeq = async (): Promise<number> => (await fleet.bus.info("AUDIT")).lastSeq;
+  const moves = async () => (await fleet.said("failover.decided")).map(({ data }) => `${data.action} ${data.currentEndpoint}`);
+  const before = await lastSeq();
+  resultOf(await move({ to: "secondary", givenAtSeq: before }));
+  resultOf(await command("command.failback", { upstream: "shop", force: true, dryRun: false, givenAtSeq: await lastSeq() }));
+  for (const to of ["secondary", null]) assert.equal(codeOf(await move({ to, givenAtSeq: before, force: true })), "overtaken");
+  assert.deepEqual(await moves(), ["moved secondary", "moved primary"]);
+  const beforeHold = await lastSeq();
+  resultOf(await command("command.hold", { upstream: "shop", forMs: null, givenAtSeq: beforeHold }));
+  assert.equal(codeOf(await command("command.release", { upstream: "shop", givenAtSeq: beforeHold })), "overtaken");
+  assert.equal((await moves()).length, 3);
+  resultOf(await command("command.release", { upstream: "shop", givenAtSeq: await lastSeq() }));
+});
+
+test("of two orders that do not say when they were given, the one recorded first is refused where the other was carried out already", async () => {
+  const { fleet, move } = await stack({ controllers: 2 });
+  const late = { commandId: "late", by: operator, reason: "test" };
+  const timestamp = new Date().toISOString();
+  const accepted = { ...late, command: "failover", timestamp, parameters: {} };
+  const from = { id: "command-late", service: "failover-controller", instance: "fc-9", timeMs: Date.now() } as const;
+  await fleet.bus.append(makeEvent({ type: "command.accepted", keys: ["failover"], data: accepted, ...from }));
+  resultOf(await move({ to: "secondary" }));
+  resultOf(await move({ to: "primary", force: true }));
+  assert.equal(codeOf(await move({ ...late, to: "secondary", force: true })), "overtaken");
+  assert.equal((await fleet.said("failover.decided")).length, 2);
 });

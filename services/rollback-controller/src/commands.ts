@@ -1,7 +1,7 @@
 import { RefusedError } from "@mcp-failover/bus";
 import { type Event, type Implementation, type RecoverCommand, type RollbackCommand, subjectFor } from "@mcp-failover/contracts";
 import { defaultPolicy, type RollbackOrder, requireScope, type ScopeName, UnknownScopeError } from "@mcp-failover/domain";
-import type { CommandDesk, FencedDecider, NoticeDesk } from "@mcp-failover/service-kit";
+import type { Command, CommandDesk, FencedDecider, NoticeDesk } from "@mcp-failover/service-kit";
 import { type Knowledge, keyOf } from "./knowledge.ts";
 import type { Performer } from "./perform.ts";
 
@@ -59,14 +59,13 @@ export class Commands {
     const { commandId, by, reason } = body;
     const of: ScopeName = { scope: body.scope, name: body.name };
     this.#requireKnown(of);
-    return this.#desk.run(
-      { name, commandId, by, reason, parameters: { ...of, ...more } },
-      {
-        act: (done) => this.#act(of, order, done),
-        answerOf: (outcome) => this.#answerOf(of, outcome),
-        outcomeSubjects: [subjectFor("rollback.decided", of.scope, of.name), subjectFor("rollback.rejected", of.scope, of.name)],
-      },
-    );
+    const command: Command = { name, commandId, by, reason, parameters: { ...of, ...more }, givenAtSeq: body.givenAtSeq };
+    const subject = subjectFor("rollback.decided", of.scope, of.name);
+    return this.#desk.run(command, {
+      act: (done) => this.#act(of, order, { done, requireLast: () => this.#desk.requireLast(command, subject) }),
+      answerOf: (outcome) => this.#answerOf(of, outcome),
+      outcomeSubjects: [subject, subjectFor("rollback.rejected", of.scope, of.name)],
+    });
   }
 
   #requireKnown(of: ScopeName): void {
@@ -81,7 +80,11 @@ export class Commands {
     }
   }
 
-  async #act(of: ScopeName, order: RollbackOrder, done: () => Event | null): Promise<Answer> {
+  async #act(
+    of: ScopeName,
+    order: RollbackOrder,
+    { done, requireLast }: { done: () => Event | null; requireLast: () => Promise<void> },
+  ): Promise<Answer> {
     for (let attempt = 0; attempt < attemptsMax; attempt += 1) {
       const outcome = done();
       if (outcome !== null) return this.#answerOf(of, outcome);
@@ -97,6 +100,7 @@ export class Commands {
         throw new RefusedError(decision.rule, decision.reason);
       }
       if (decision.kind === "none") break;
+      await requireLast();
       const published = await this.#performer.decided(input, decision);
       if (published.outcome === "lost") continue;
       const { action, implementation, rule, state } = decision;

@@ -191,3 +191,15 @@ test("a recovery without a percentage begins a ramp at its first step", async ()
   const back = resultOf(await rollback("tool", "get_orders"));
   assert.deepEqual([back["action"], back["mcpPercent"]], ["rolled_back", 0]);
 });
+
+test("an operator's order that comes through late is refused, and undoes nothing that was ordered since", async () => {
+  const { bus, rollback, recover } = await stack(2);
+  const lastSeq = async (): Promise<number> => (await bus.info("AUDIT")).lastSeq;
+  const before = await lastSeq();
+  resultOf(await rollback("tool", "get_orders", { givenAtSeq: before }));
+  resultOf(await recover("tool", "get_orders", 100, { givenAtSeq: await lastSeq() }));
+  assert.equal(codeOf(await rollback("tool", "get_orders", { givenAtSeq: before })), "overtaken");
+  assert.equal((await said(bus, "rollback.decided")).length, 2);
+  resultOf(await rollback("tool", "get_inventory", { givenAtSeq: before }));
+  resultOf(await rollback("tool", "get_orders", { givenAtSeq: await lastSeq() }));
+});

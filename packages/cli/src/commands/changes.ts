@@ -1,3 +1,4 @@
+import { BusError } from "@mcp-failover/bus";
 import type { Implementation, RollbackScope } from "@mcp-failover/contracts";
 import { z } from "zod";
 import { ask, type Context } from "../context.ts";
@@ -18,6 +19,18 @@ export async function begin(context: Context, options: ChangeOptions, question: 
   return { commandId: context.newId(), by: context.by(), reason: options.reason };
 }
 
+/** Beside that, what was known when the order was given: one that comes through late must not undo what was decided since. */
+async function give(context: Context, options: ChangeOptions, question: string) {
+  const base = await begin(context, options, question);
+  const bus = await context.bus();
+  const known = await bus.info("AUDIT").catch((error: unknown) => {
+    // Who cannot look at the log may still give orders.
+    if (error instanceof BusError) return null;
+    throw error;
+  });
+  return { ...base, ...(known === null ? {} : { givenAtSeq: known.lastSeq }) };
+}
+
 /** Prints what was answered: as it came, or in words. */
 export function done(context: Context, result: unknown, say: (answer: Record<string, unknown>) => string): ExitCode {
   context.out.print(result, () => say((result ?? {}) as Record<string, unknown>));
@@ -31,7 +44,7 @@ export async function failover(
 ): Promise<ExitCode> {
   // A dry run changes nothing, so nobody has to agree to it.
   const yes = options.yes ?? options.dryRun ?? false;
-  const base = await begin(context, { ...options, yes }, `Fail ${upstream} over${options.to ? ` to ${options.to}` : ""}?`);
+  const base = await give(context, { ...options, yes }, `Fail ${upstream} over${options.to ? ` to ${options.to}` : ""}?`);
   const result = await ask(
     context,
     "command.failover",
@@ -48,7 +61,7 @@ export async function failback(
   options: ChangeOptions & { force?: boolean; dryRun?: boolean },
 ): Promise<ExitCode> {
   const yes = options.yes ?? options.dryRun ?? false;
-  const base = await begin(context, { ...options, yes }, `Fail ${upstream} back to its preferred endpoint?`);
+  const base = await give(context, { ...options, yes }, `Fail ${upstream} back to its preferred endpoint?`);
   const parameters = { ...base, upstream, force: options.force ?? false, dryRun: options.dryRun ?? false };
   const result = await ask(context, "command.failback", parameters, commandMsMax);
   return done(context, result, (answer) => sayMove(upstream, answer, options.dryRun ?? false));
@@ -79,7 +92,7 @@ export async function hold(
   if (options.for !== undefined && options.until !== undefined) throw usageError("give --for or --until, not both");
   const untilMs = options.until === undefined ? null : untilOf(options.until, context.nowMs());
   const forMs = untilMs !== null ? untilMs - context.nowMs() : options.for === undefined ? null : parseDuration(options.for);
-  const base = await begin(context, options, `Hold ${upstream}? Nothing will move it by itself.`);
+  const base = await give(context, options, `Hold ${upstream}? Nothing will move it by itself.`);
   const result = await ask(context, "command.hold", { ...base, upstream, forMs }, commandMsMax);
   return done(context, result, (answer) => {
     const howLong = untilMs !== null ? ` until ${new Date(untilMs).toISOString()}` : forMs === null ? "" : ` for ${options.for}`;
@@ -96,7 +109,7 @@ function untilOf(text: string, nowMs: number): number {
 }
 
 export async function release(context: Context, upstream: string, options: ChangeOptions): Promise<ExitCode> {
-  const base = await begin(context, options, `Release ${upstream}?`);
+  const base = await give(context, options, `Release ${upstream}?`);
   const result = await ask(context, "command.release", { ...base, upstream }, commandMsMax);
   return done(context, result, (answer) => `${upstream} is released (epoch ${String(answer["epoch"])})`);
 }
@@ -108,7 +121,7 @@ export async function rollback(
   options: ChangeOptions & { force?: boolean },
 ): Promise<ExitCode> {
   const target = scopeOf(scope, name);
-  const base = await begin(context, options, `Roll ${target.scope} ${target.name} back to legacy?`);
+  const base = await give(context, options, `Roll ${target.scope} ${target.name} back to legacy?`);
   const result = await ask(context, "command.rollback", { ...base, ...target, force: options.force ?? false }, commandMsMax);
   return done(context, result, (answer) => sayImplementation(target, answer, "legacy"));
 }
@@ -125,7 +138,7 @@ export async function recover(
   const percent = options.ramp ? null : Number(options.percent ?? 100);
   if (percent !== null && !(percent >= 1 && percent <= 100))
     throw usageError(`--percent is a number from 1 to 100, not ${options.percent}`);
-  const base = await begin(context, options, `Bring ${target.scope} ${target.name} back to MCP?`);
+  const base = await give(context, options, `Bring ${target.scope} ${target.name} back to MCP?`);
   const result = await ask(context, "command.recover", { ...base, ...target, percent }, commandMsMax);
   return done(
     context,

@@ -9,6 +9,8 @@ import type { FencedDecider } from "./fenced-decider.ts";
  *
  * C1  No command acts before its `command.accepted` is stored.
  * C2  A repeated `commandId` never acts a second time while the first one's outcome is in the log or can still come.
+ * C3  No decision of an operator is published behind one that another operator took since that order was given (`requireLast`, together
+ *     with the fence of the decision): one that comes late, long after whoever gave it had given up, undoes nothing.
  */
 export interface CommandDesk {
   /** Takes in an event of AUDIT: accepted commands, and outcomes by their `commandId`. */
@@ -17,6 +19,11 @@ export interface CommandDesk {
   load(): Promise<void>;
   /** Where the `command.accepted` of a command stands; null: it was not heard of, or is forgotten. */
   acceptedSeq(commandId: string): number | null;
+  /**
+   * Throws {@link RefusedError} `overtaken` where another operator's decision stands on the subject since the command was given: since the
+   * sequence that it says itself, or where it says none, by an order that was recorded after it. Ask right before the decision is published.
+   */
+  requireLast(command: Pick<Command, "commandId" | "givenAtSeq">, subject: string): Promise<void>;
   /** Runs a command, or gives the answer of its first run. Throws {@link RefusedError}. */
   run<A>(command: Command, actions: CommandActions<A>): Promise<A>;
 }
@@ -27,6 +34,8 @@ export interface Command {
   readonly by: Actor;
   readonly reason: string;
   readonly parameters: Record<string, unknown>;
+  /** The last sequence of AUDIT when it was given; undefined: not known. */
+  readonly givenAtSeq?: number | undefined;
 }
 export interface CommandActions<A> {
   /** `done`: the outcome that this command has in the log meanwhile, from another instance that took it over; ask before each decision. */
@@ -114,6 +123,23 @@ export function openCommandDesk(kit: Kit<unknown>, decider: () => FencedDecider)
   return {
     fold,
     acceptedSeq: (commandId) => accepted.get(commandId)?.seq ?? null,
+    async requireLast({ commandId, givenAtSeq }, subject) {
+      const acceptedSeq = accepted.get(commandId)?.seq ?? null;
+      const sinceSeq = givenAtSeq ?? acceptedSeq;
+      if (sinceSeq === null) return;
+      for await (const { content } of kit.bus.read("AUDIT", { fromSeq: sinceSeq + 1, filter: subject })) {
+        const other = content.kind === "event" ? (content.event.data as { commandId?: unknown }).commandId : null;
+        if (typeof other !== "string" || other === commandId) continue;
+        const otherSeq = accepted.get(other)?.seq ?? null;
+        if (givenAtSeq === undefined && acceptedSeq !== null) {
+          if (otherSeq === null)
+            throw new RefusedError("contended", "another order came in just now: ask again with the same commandId", true);
+          if (otherSeq < acceptedSeq) continue;
+        }
+        const why = "another order was carried out since this one was given, and stands";
+        throw new RefusedError("overtaken", `${why}: look at the state, and give this one anew to have it all the same`);
+      }
+    },
     async load() {
       const { lastSeq } = await kit.bus.info("AUDIT");
       const range = { fromSeq: Math.max(1, lastSeq - backSeqs), filter: "command.accepted.>" };
