@@ -34,6 +34,7 @@ const small = streams.map((definition) => ({ ...definition, maxBytes: 2 * 1024 *
 /** Every service as a process of its own with its own credentials, on a nats-server whose accounts are made from the table. */
 describe("on the bus everything goes wrong in turn, and every service tells why and is well again by itself", {
   concurrency: false,
+  timeout: patientMs(900_000),
 }, () => {
   const limit = { timeout: patientMs(300_000) };
   const pairs = Object.fromEntries(busUsers.map((user) => [user, makeUserKey()])) as Record<BusUser, ReturnType<typeof makeUserKey>>;
