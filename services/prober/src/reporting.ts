@@ -48,8 +48,6 @@ export async function openReporting(kit: Kit<ProberEnvironment>, targets: () => 
     reports.take(endpointKey(data.upstream, data.endpoint), {
       status: data.status,
       detail: data.detail === null ? null : secrets.redact(data.detail),
-      // The receiver's own clock: two machines may differ by more than a heartbeat's age.
-      atMs: kit.nowMs(),
     });
   });
   let server: ReportServer | null = null;
@@ -64,7 +62,7 @@ export async function openReporting(kit: Kit<ProberEnvironment>, targets: () => 
       onReport: (upstream, endpoint, { status, detail }) => {
         const report = { upstream, endpoint, status, detail: detail === null ? null : secrets.redact(detail) };
         // Here at once, and also while NATS is gone; the others by the bus.
-        reports.take(endpointKey(upstream, endpoint), { ...report, atMs: kit.nowMs() });
+        reports.take(endpointKey(upstream, endpoint), report);
         if (bus.status.kind === "connected") bus.publish(kit.event("endpoint.reported", [], { ...report, receivedBy: kit.instance }));
       },
     });

@@ -133,6 +133,9 @@ test("every_ms: a good result stands for its time, a bad one is looked at again 
   dear.handler = answers.status(200);
   assert.equal((await resultOf(runner, target)).degraded, undefined);
   assert.equal(dear.requests.length, 5);
+  nowMs -= 3_600_000;
+  assert.equal((await resultOf(runner, target)).degraded, undefined);
+  assert.equal(dear.requests.length, 6, "nobody knows how old it is after the clock was set back");
 });
 
 test("certificate_days of a probe over TLS: read by a handshake of its own, at most once a minute", async (t) => {

@@ -181,21 +181,20 @@ test("Prometheus text: samples of exactly one metric are summed, labels with com
 });
 
 test("heartbeat: silence is down after its time, and says nothing before this prober could have heard one; a target may say itself how it is", async (t) => {
-  let nowMs = 1_800_000_000_000;
-  const reports = openReports();
-  const runner = runnerFor(t, { reports, nowMs: () => nowMs });
+  let clockMs = 0;
+  const reports = openReports(() => clockMs);
+  const runner = runnerFor(t, { reports });
   const target = targetOf({ type: "heartbeat", heartbeat: { token: { secret: "TOKEN" }, max_age_ms: 15_000 } });
   const early = await runner.probe(target, { fresh: false, timeoutMs: 1000 });
   assert.deepEqual([early.kind, early.kind === "not_made" && early.reason], ["not_made", "waiting"]);
-  nowMs += 15_001;
+  clockMs += 15_001;
   const never = await resultOf(runner, target);
   assert.deepEqual([never.outcome, never.error], ["hard", "no heartbeat: expected one every 15000 ms, none was ever heard"]);
-  const report = (status: "ok" | "degraded" | "failing", detail: string | null = null) =>
-    reports.take("up/one", { status, detail, atMs: nowMs });
+  const report = (status: "ok" | "degraded" | "failing", detail: string | null = null) => reports.take("up/one", { status, detail });
   report("ok");
-  nowMs += 15_000;
+  clockMs += 15_000;
   assert.equal((await resultOf(runner, target)).outcome, "ok");
-  nowMs += 1;
+  clockMs += 1;
   const silent = await resultOf(runner, target);
   assert.deepEqual(
     [silent.outcome, silent.code, silent.error],

@@ -3,10 +3,10 @@ import { type TestContext, test } from "node:test";
 import { memoryBroker } from "@mcp-failover/bus";
 import { streams } from "@mcp-failover/contracts";
 import { testKit } from "@mcp-failover/service-kit/testing";
-import { freePort } from "@mcp-failover/testkit";
+import { becomes, freePort } from "@mcp-failover/testkit";
 import type { ProberEnvironment } from "../src/config.ts";
 import { openReporting, ReportAddressError } from "../src/reporting.ts";
-import { targetOf } from "./probe-kit.ts";
+import { resultOf, runnerFor, targetOf } from "./probe-kit.ts";
 
 async function world(t: TestContext) {
   const broker = memoryBroker();
@@ -55,6 +55,34 @@ test("a report with the right token reaches every prober, whoever took it in, an
   );
   assert.equal(spoken.length, 2);
   assert.doesNotMatch(spoken.join(), /heartbeat-token/);
+});
+
+test("what an endpoint says after the clock of its prober was set counts at once, and what it said before gets no younger", async (t) => {
+  const broker = memoryBroker();
+  await broker.connect().ensureStreams(streams, { replicas: 1 });
+  const target = targetOf({ type: "heartbeat", heartbeat: { token: { secret: "TOKEN" }, max_age_ms: 3_600_000 } });
+  let jumpedMs = 0;
+  const nowMs = () => Date.now() + jumpedMs;
+  const config: ProberEnvironment = { MCPF_REPORT_PORT: 0 };
+  const kit = testKit<ProberEnvironment>({ service: "prober", bus: broker.connect(), config, secrets: { TOKEN: "t" }, nowMs });
+  const reporting = await openReporting(kit, () => new Map([["up/one", target]]));
+  t.after(() => reporting.stop());
+  const runner = runnerFor(t, { reports: reporting.reports, nowMs });
+  const says = async (status: string) => {
+    const body = JSON.stringify({ status });
+    const answer = await fetch(`${reporting.url}/report/up/one`, { method: "POST", body, headers: { authorization: "Bearer t" } });
+    assert.equal(answer.status, 204);
+  };
+  await says("ok");
+  jumpedMs = -7_200_000;
+  await says("failing");
+  await becomes(
+    async () => (await resultOf(runner, target)).error,
+    (error) => error === "it reports that it fails",
+  );
+  await says("ok");
+  jumpedMs = 7_200_000;
+  assert.equal((await resultOf(runner, target)).outcome, "ok", "a clock set forward makes no report old");
 });
 
 test("R1: a wrong token, none, and one for an endpoint that expects no reports are refused alike, and change nothing", async (t) => {

@@ -5,24 +5,35 @@ import { hardResult, okResult } from "./result.ts";
 interface Report {
   readonly status: "ok" | "degraded" | "failing";
   readonly detail: string | null;
-  readonly atMs: number;
 }
 
-/** The newest report of each endpoint, by its key. Every prober hears of every report, whoever received it. */
+/** The last report of each endpoint, by its key. Every prober hears of every report, whoever received it. */
 export interface Reports {
   take(key: string, report: Report): void;
-  last(key: string): Report | null;
+  last(key: string): (Report & { readonly ageMs: number }) | null;
+  /** How long reports have been listened to. */
+  readonly listenedMs: number;
   retain(keys: ReadonlySet<string>): void;
 }
 
-export function openReports(): Reports {
-  const reports = new Map<string, Report>();
+/**
+ * Reports age by a clock that nobody sets: by one that was set back, what an endpoint said last would be older than what it said before,
+ * and that would stay young. It is the receiver's own, because two machines may differ by more than a heartbeat's age.
+ */
+export function openReports(clockMs: () => number = () => performance.now()): Reports {
+  const openedMs = clockMs();
+  const reports = new Map<string, Report & { readonly heardMs: number }>();
   return {
-    take(key, report) {
-      const known = reports.get(key);
-      if (known === undefined || report.atMs >= known.atMs) reports.set(key, report);
+    take(key, { status, detail }) {
+      reports.set(key, { status, detail, heardMs: clockMs() });
     },
-    last: (key) => reports.get(key) ?? null,
+    last(key) {
+      const report = reports.get(key);
+      return report === undefined ? null : { status: report.status, detail: report.detail, ageMs: Math.round(clockMs() - report.heardMs) };
+    },
+    get listenedMs() {
+      return clockMs() - openedMs;
+    },
     retain(keys) {
       for (const key of reports.keys()) if (!keys.has(key)) reports.delete(key);
     },
@@ -30,17 +41,15 @@ export function openReports(): Reports {
 }
 
 /** Judges an endpoint by its last report. A prober that has not listened long enough to have heard one says nothing. */
-export function probeHeartbeat(context: CheckContext, reports: Reports, listeningSinceMs: number): CheckFound {
-  const { check, nowMs, upstream, endpoint } = context;
+export function probeHeartbeat({ check, upstream, endpoint }: CheckContext, reports: Reports): CheckFound {
   const ageMsMax = check.heartbeat?.max_age_ms ?? 0;
   const report = reports.last(`${upstream}/${endpoint}`);
-  if (report === null && nowMs - listeningSinceMs <= ageMsMax) {
-    throw new NotMadeError(
-      "waiting",
-      `no heartbeat yet; this prober has listened for ${Math.round(nowMs - listeningSinceMs)} ms of ${ageMsMax}`,
-    );
+  const { listenedMs } = reports;
+  if (report === null && listenedMs <= ageMsMax) {
+    const listened = `this prober has listened for ${Math.round(listenedMs)} ms of ${ageMsMax}`;
+    throw new NotMadeError("waiting", `no heartbeat yet; ${listened}`);
   }
-  const ageMs = report === null ? null : Math.max(0, Math.round(nowMs - report.atMs));
+  const ageMs = report?.ageMs ?? null;
   const seen = { json: { ageMs, status: report?.status ?? null }, jsonProblem: null };
   if (ageMs === null || ageMs > ageMsMax) {
     const last = ageMs === null ? "none was ever heard" : `the last one is ${ageMs} ms old`;

@@ -58,7 +58,8 @@ export function openMcpTasks(): McpTasks {
         check.type === "mcp_tools"
           ? (check.tools?.every_ms ?? probeCheckPolicy.toolsEveryMs)
           : (check.canary?.every_ms ?? probeCheckPolicy.canaryEveryMs);
-      if (watch.last?.isWell && nowMs - watch.last.atMs < everyMs) {
+      // A clock that was set back does not make it younger.
+      if (watch.last?.isWell && nowMs >= watch.last.atMs && nowMs - watch.last.atMs < everyMs) {
         const { found } = watch.last;
         // Alive now, and well when it was last looked at (T1).
         return {

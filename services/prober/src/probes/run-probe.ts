@@ -75,7 +75,6 @@ export function openProbeRunner(options: ProbeRunnerOptions): ProbeRunner {
   const underWay = new Set<Deadline>();
   /** What each check lately took at most, and its last good result where that stands for a while. */
   const kept = new Map<string, { readonly identity: string; slowMs: number; good: { result: Made; atMs: number } | null }>();
-  const listeningSinceMs = nowMs();
   let stopped = false;
 
   function keptOf(key: string, identity: string) {
@@ -109,7 +108,7 @@ export function openProbeRunner(options: ProbeRunnerOptions): ProbeRunner {
       case "bolt":
         return probeBolt(context);
       case "heartbeat":
-        return probeHeartbeat(context, reports, listeningSinceMs);
+        return probeHeartbeat(context, reports);
       case "exec":
         return probeExec(context, execAllow, process.env["PATH"] ?? "");
     }
@@ -132,7 +131,11 @@ export function openProbeRunner(options: ProbeRunnerOptions): ProbeRunner {
     // The plain main check of most endpoints has nothing to keep.
     const entry = check.everyMs === null && index === 0 && !worksHard.has(check.type) ? null : keptOf(key, target.identity);
     const startedAtMs = nowMs();
-    if (check.everyMs !== null && entry?.good && startedAtMs - entry.good.atMs < check.everyMs) return entry.good.result;
+    if (check.everyMs !== null && entry?.good) {
+      const ageMs = startedAtMs - entry.good.atMs;
+      // Below 0 the clock was set back, and nobody knows how old it is.
+      if (ageMs >= 0 && ageMs < check.everyMs) return entry.good.result;
+    }
     const startedMs = performance.now();
     const credentials = credentialsOf(check, secrets);
     let result: ProbeResult;
