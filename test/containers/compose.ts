@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { type ChildProcess, spawn } from "node:child_process";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { freePort } from "@mcp-failover/testkit";
+import { freePort, tempDir } from "@mcp-failover/testkit";
 import { localBin, node24, ROOT } from "../../scripts/lib/repo.mjs";
 import { type CommandResult, run } from "../harness/stack.ts";
 import { until } from "../harness/wait.ts";
@@ -33,12 +33,14 @@ export interface ComposeStack {
   readonly routerUrl: string;
   readonly consoleUrl: string;
   readonly natsUrl: string;
+  /** A folder for each user of the bus, made by the one-shot `credentials`. */
+  readonly credentials: string;
   /** How long `up` took until everything was healthy. */
   readonly healthyAfterMs: number;
   compose(args: readonly string[], timeoutMs?: number): Promise<CommandResult>;
   up(args?: readonly string[]): Promise<void>;
   containers(): Promise<Container[]>;
-  /** All are healthy; bootstrap has ended well. */
+  /** All are healthy; the one-shots have ended well. */
   allHealthy(ms: number): Promise<void>;
   /** SIGKILL to what runs in the container, as a crash would; the engine's restart policy brings it back. Waits until it is healthy again. */
   crash(container: Container): Promise<void>;
@@ -50,6 +52,9 @@ export interface ComposeStack {
 /** Asking the engine is a process or two, which must not keep a core from those who are asked about. */
 const lookMs = 1000;
 let projects = 0;
+
+/** They do their work and end. */
+export const oneShots: ReadonlySet<string> = new Set(["bootstrap", "credentials"]);
 
 /** What the reaper knows this run by. */
 export function runName(): string {
@@ -70,13 +75,16 @@ export async function composeUp(
   projects += 1;
   const project = `${suite.run}n${process.pid}n${projects}`;
   const [router, consolePort, nats] = [await freePort(), await freePort(), await freePort()];
+  const { path: credentials, remove } = await tempDir("mcpf-credentials-");
   const env = {
     ...process.env,
+    MCPF_CREDENTIALS_FOLDER: credentials,
+    MCPF_CREDENTIALS_DIR: join(credentials, "cli"),
     COMPOSE_PROJECT_NAME: project,
     MCPF_ROUTER_PORT: String(router),
     MCPF_CONSOLE_PORT: String(consolePort),
     MCPF_NATS_PORT: String(nats),
-    NATS_URL: `nats://127.0.0.1:${nats}`,
+    NATS_URL: `tls://127.0.0.1:${nats}`,
   };
   const [program, ...first] = suite.compose;
   const files = (options.files ?? ["docker-compose.yml"]).flatMap((file) => ["-f", file]);
@@ -96,7 +104,7 @@ export async function composeUp(
     }));
   };
   const isWell = ({ service, state, health, exitCode }: Container): boolean =>
-    service === "bootstrap" ? state === "exited" && exitCode === 0 : state === "running" && health === "healthy";
+    oneShots.has(service) ? state === "exited" && exitCode === 0 : state === "running" && health === "healthy";
   const allHealthy = async (ms: number): Promise<void> => {
     let all: Container[] = [];
     const tell = (): string => `healthy; not so: ${JSON.stringify(all.filter((one) => !isWell(one)))}`;
@@ -125,6 +133,7 @@ export async function composeUp(
     routerUrl: `http://127.0.0.1:${router}`,
     consoleUrl: `http://127.0.0.1:${consolePort}`,
     natsUrl: env.NATS_URL,
+    credentials,
     healthyAfterMs: performance.now() - startMs,
     compose,
     up,
@@ -148,6 +157,7 @@ export async function composeUp(
     async down() {
       const ran = await compose(["down", "--volumes", "--timeout", "10"]);
       assert.equal(ran.code, 0, ran.stderr);
+      await remove();
     },
   };
 }
@@ -164,7 +174,7 @@ interface Inspected {
 export async function composeLauncher(stack: ComposeStack): Promise<{ stop(): Promise<void> }> {
   const child: ChildProcess = spawn(node24(), [join(ROOT, "packages/launcher/src/compose/main.ts"), "--project", stack.project], {
     cwd: ROOT,
-    env: { ...process.env, NATS_URL: stack.natsUrl },
+    env: { ...process.env, NATS_URL: stack.natsUrl, MCPF_CREDENTIALS_DIR: join(stack.credentials, "launcher") },
     stdio: ["ignore", "pipe", "pipe"],
   });
   let said = "";

@@ -51,7 +51,7 @@ for (const [name, program, args] of tools) {
       }
     }
     for (const [name, { healthcheck }] of Object.entries(services)) {
-      if (name !== "bootstrap") assert.ok((healthcheck?.test?.length ?? 0) > 1, `${name} has a health check`);
+      if (!["bootstrap", "credentials"].includes(name)) assert.ok((healthcheck?.test?.length ?? 0) > 1, `${name} has a health check`);
     }
     assert.equal(services["state-store"]?.depends_on?.["redis"]?.condition, "service_healthy");
     assert.ok(
@@ -128,6 +128,16 @@ test("every container of docker-compose.yml is limited and may do as little as i
     assert.equal(service["read_only"], true, `${name}: its root is read-only`);
     assert.equal(service["init"], true, `${name}: signals reach it, and nobody is left a zombie`);
     assert.deepEqual(service["cap_drop"], ["ALL"], name);
+    // The one that gives files to those who run as another user.
+    assert.deepEqual(service["cap_add"], name === "credentials" ? ["CHOWN", "DAC_OVERRIDE", "FOWNER"] : undefined, name);
+    const keys = (service.volumes ?? []).filter((volume) => volume.includes("MCPF_CREDENTIALS_FOLDER"));
+    if (name === "credentials") assert.deepEqual([service["network_mode"], service.networks], ["none", undefined], "it reaches nobody");
+    else
+      assert.ok(
+        keys.every((volume) => volume.includes(`}/${name}:/`) && volume.endsWith(":ro")),
+        `${name} has its own key only: ${keys.join()}`,
+      );
+    if (name === "credentials") continue;
     assert.deepEqual(service["security_opt"], ["no-new-privileges:true"], name);
     for (const limit of ["mem_limit", "cpus", "pids_limit", "restart"]) assert.ok(service[limit] !== undefined, `${name} has ${limit}`);
     assert.equal(service["container_name"], undefined, `${name} can be scaled`);

@@ -1,7 +1,7 @@
 import { once } from "node:events";
 import { basename } from "node:path";
 import { parseArgs } from "node:util";
-import { connectBus } from "@mcp-failover/bus";
+import { connectBus, readCredentials } from "@mcp-failover/bus";
 import { containerHandlers } from "./containers.ts";
 import { openEngine } from "./engine.ts";
 
@@ -15,7 +15,9 @@ const project =
     .toLowerCase()
     .replaceAll(/[^a-z0-9_-]/g, "");
 const servers = process.env["NATS_URL"] ?? "nats://127.0.0.1:4222";
-const bus = connectBus({ servers, name: "launcher", instance: "launcher-1" });
+const folder = process.env["MCPF_CREDENTIALS_DIR"];
+const credentials = folder === undefined ? {} : { credentials: readCredentials(folder) };
+const bus = connectBus({ servers, name: "launcher", instance: "launcher-1", ...credentials });
 const handlers = containerHandlers(project, openEngine(process.env["DOCKER_HOST"]));
 const serving = await bus.serve({
   name: "launcher",
