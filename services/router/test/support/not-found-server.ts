@@ -2,7 +2,7 @@ import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
 
 /** A server that runs each tool call and answers it with 404, as one does whose own "not found" becomes the status. */
-export interface NotFoundServer {
+interface NotFoundServer {
   readonly name: string;
   readonly url: string;
   readonly runs: number;
