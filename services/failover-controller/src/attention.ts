@@ -13,6 +13,9 @@ interface Rest {
 /** Each upstream is looked at this often whatever is known of it, so that nothing can be forgotten; a share of them each second. */
 const sweepSeconds = 30;
 
+/** A failback that is due and that something holds up (a limit, a cool-down, an endpoint that flaps) is asked for again after this. */
+const failbackAgainMs = 5000;
+
 /**
  * Which upstreams have to be decided on: those of which something new was heard that may matter, those that are in trouble (each second),
  * and those with something due. A fleet of thousands that is well costs next to nothing.
@@ -83,7 +86,9 @@ function restOf(input: FailoverInput, decision: FailoverDecision): Rest | null {
   const judgedBy = judgedByOf(input);
   // A word on any upstream may make an observer credible again, and its words against this one count then.
   const suspectsMs = judgedBy.some((name) => isDoubtedBySuspects(input, name)) ? nowMs : Number.POSITIVE_INFINITY;
-  const dueMs = Math.min(state.held?.untilMs ?? Number.POSITIVE_INFINITY, failbackDueMs(input), suspectsMs, ...endsMs);
+  const failbackMs = failbackDueMs(input);
+  const backMs = failbackMs <= nowMs ? nowMs + failbackAgainMs : failbackMs;
+  const dueMs = Math.min(state.held?.untilMs ?? Number.POSITIVE_INFINITY, backMs, suspectsMs, ...endsMs);
   if (decision.rule === "active_healthy" || decision.rule === "maintenance") return { kind: "calm", judgedBy, dueMs };
   return decision.rule === "no_evidence" ? { kind: "blank", judgedBy, dueMs } : null;
 }

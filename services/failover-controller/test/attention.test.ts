@@ -72,14 +72,14 @@ test("a word against an endpoint that an upstream is not judged by wakes nobody;
   assert.deepEqual(of("pool", "c"), []);
 });
 
-test("what has something due, is in trouble, in its grace, in a verification or due to fail back is looked at each second", () => {
-  const isRestless = (more: object, decision = none("active_healthy"), graceOver = true): boolean => {
+test("what has something due, is in trouble, in its grace or in a verification is looked at each second, what is due to fail back when it is", () => {
+  const isRestless = (more: object, decision = none("active_healthy"), graceOver = true, afterMs = 0): boolean => {
     const attention = new Attention();
     const known = ["other", "u"];
     attention.evaluated(input("other"), none("active_healthy"), true);
     attention.evaluated(input("u", more), decision, graceOver);
     // Two seconds one after another: the sweep can explain one of them at most.
-    const due = [...attention.due(known, nowMs), ...attention.due(known, nowMs)];
+    const due = [...attention.due(known, nowMs + afterMs), ...attention.due(known, nowMs + afterMs)];
     return due.filter((upstream) => upstream === "u").length === 2;
   };
   assert.equal(isRestless({}), false);
@@ -102,10 +102,17 @@ test("what has something due, is in trouble, in its grace, in a verification or 
     ],
     health: { b: { status: "healthy", sinceMs: nowMs - 300_000 } },
   };
-  assert.equal(isRestless(backup), true, "a failback may be due");
-  assert.equal(isRestless({ ...backup, health: { b: { status: "healthy", sinceMs: nowMs - 299_999 } } }), false, "not for long enough");
-  assert.equal(isRestless({ ...backup, state: { ...backup.state, moves: [{ atMs: nowMs - 299_999 }] } }), false, "moved too lately");
-  assert.equal(isRestless({ ...backup, health: { b: { status: "unhealthy", sinceMs: 0 } } }), false, "only its health can change that");
+  const isDueAfter = (afterMs: number, more: object): boolean => isRestless(more, none("active_healthy"), true, afterMs);
+  const wellFor = (ms: number) => ({ ...backup, health: { b: { status: "healthy", sinceMs: nowMs - ms } } });
+  assert.deepEqual([isDueAfter(0, wellFor(299_000)), isDueAfter(1000, wellFor(299_000))], [false, true], "well for long enough");
+  const moved = { ...backup, state: { ...backup.state, moves: [{ atMs: nowMs - 299_000 }] } };
+  assert.deepEqual([isDueAfter(0, moved), isDueAfter(1000, moved)], [false, true], "moved long enough ago");
+  assert.deepEqual([isDueAfter(0, backup), isDueAfter(5000, backup)], [false, true], "due, and something holds it up: asked again");
+  assert.equal(
+    isDueAfter(600_000, { ...backup, health: { b: { status: "unhealthy", sinceMs: 0 } } }),
+    false,
+    "only its health can change that",
+  );
 });
 
 const want = (upstream: string, critical: boolean, sinceMs: number): Want =>
