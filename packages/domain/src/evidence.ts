@@ -14,7 +14,7 @@ import type { FailoverPolicy } from "./policy.ts";
  * What the observers say of the endpoints: SIGNALS folded, AUDIT never read.
  *
  * E1  One observer has one word on one endpoint: its latest. A probe that began before the one already counted changes nothing,
- *     so that the late end of a hung probe does not undo an answer.
+ *     so that the late end of a hung probe does not undo an answer; unless its clock was set back, which costs its words for seconds.
  * E2  Silence is no word: a word older than `evidenceFreshMs` is `unknown`, never `unhealthy`.
  * E3  Only `hard` is a word against an endpoint and only `ok` one for it; `soft`, `auth` and `caller` are answers of something alive
  *     that prove nothing.
@@ -108,8 +108,11 @@ const endpointsMax = 10_000;
 const observersMax = 500;
 /** So many calls that take too long are no slow tool. */
 const stuckCallsMin = 2;
-/** An observer's clock that went back further than this was set, and its probes are in order again from here. */
-const clockSetBackMs = 60_000;
+/**
+ * A probe that is told late began before the one already counted by what it took itself, and by what it takes to send a batch again that had no
+ * answer. One that began longer before was timed by a clock that was set back, and the probes are in order again from there.
+ */
+const toldLateMsMax = 8000;
 
 export const noEvidence: Evidence = {
   words: new Map(),
@@ -193,7 +196,7 @@ type Probe = Event<"probe.observed">["data"]["observations"][number];
 function wordOfProbe(before: Word | undefined, observer: string, probe: Probe, { seq, timeMs }: Signal): Word {
   if (before !== undefined) {
     const behindMs = before.startedAtMs - probe.startedAtMs;
-    if (behindMs > 0 && behindMs <= clockSetBackMs) return before;
+    if (behindMs > 0 && behindMs <= probe.responseTimeMs + toldLateMsMax) return before;
   }
   const hard = probe.outcome === "hard";
   return {

@@ -26,24 +26,27 @@ interface Probe {
   readonly outcome?: OutcomeClass;
   readonly endpoint?: string;
   readonly startedAtMs?: number;
+  readonly responseTimeMs?: number;
   readonly purpose?: "scheduled" | "confirm";
 }
 function probe(observer: string, timeMs: number, ...probes: Probe[]): Signal {
   seqs += 1;
-  const observations = probes.map(({ outcome = "ok", endpoint = "primary", startedAtMs = timeMs, purpose = "scheduled" }) => ({
-    upstream: "pinecone",
-    endpoint,
-    observer,
-    purpose,
-    requestId: null,
-    startedAtMs,
-    responseTimeMs: 1,
-    outcome,
-    code: outcome === "hard" ? ("timeout" as const) : null,
-    error: null,
-    httpStatus: null,
-    era: null,
-  }));
+  const observations = probes.map(
+    ({ outcome = "ok", endpoint = "primary", startedAtMs = timeMs, responseTimeMs = 1, purpose = "scheduled" }) => ({
+      upstream: "pinecone",
+      endpoint,
+      observer,
+      purpose,
+      requestId: null,
+      startedAtMs,
+      responseTimeMs,
+      outcome,
+      code: outcome === "hard" ? ("timeout" as const) : null,
+      error: null,
+      httpStatus: null,
+      era: null,
+    }),
+  );
   const from = {
     type: "probe.observed",
     keys: [observer],
@@ -74,11 +77,28 @@ const say = (evidence: Evidence, nowMs: number, endpoint = "primary"): Record<st
 test("E1: the late end of a probe that hung does not undo an answer that began after it", () => {
   const evidence = fold(
     probe("p1", startMs + 100, { startedAtMs: startMs + 90 }),
-    probe("p1", startMs + 5000, { startedAtMs: startMs, outcome: "hard" }),
+    probe("p1", startMs + 5000, { startedAtMs: startMs, responseTimeMs: 5000, outcome: "hard" }),
   );
   assert.deepEqual(say(evidence, startMs + 5000), { p1: "healthy" });
-  const clockSetBack = fold(probe("p1", startMs, {}), probe("p1", startMs + 100, { startedAtMs: startMs - 3_600_000, outcome: "hard" }));
-  assert.deepEqual(say(clockSetBack, startMs + 100), { p1: "unhealthy" });
+  const long = fold(
+    probe("p1", startMs + 55_000, {}),
+    probe("p1", startMs + 60_000, { startedAtMs: startMs, responseTimeMs: 60_000, outcome: "hard" }),
+  );
+  assert.deepEqual(say(long, startMs + 60_000), { p1: "healthy" }, "a probe may have a minute");
+  const sentAgain = fold(probe("p1", startMs + 4000, {}), probe("p1", startMs + 4100, { startedAtMs: startMs, outcome: "hard" }));
+  assert.deepEqual(say(sentAgain, startMs + 4100), { p1: "healthy" }, "its batch was sent again, after the next one");
+});
+
+test("E1: after the clock of a prober was set back, by however much, what it says counts within seconds, and so do its proofs", () => {
+  for (const backMs of [500, 4000, 8000, 9500, 50_000, 70_000, 3_600_000]) {
+    const signals = [probe("p1", startMs, {})];
+    for (let atMs = startMs + 1000; atMs <= startMs + 9000; atMs += 1000)
+      signals.push(probe("p1", atMs, { startedAtMs: atMs - backMs, outcome: "hard" }));
+    const dead = fold(...signals);
+    assert.deepEqual(say(dead, startMs + 9000), { p1: "unhealthy" }, `${backMs}`);
+    const proven = fold(...signals, probe("p1", startMs + 10_000, { startedAtMs: startMs + 10_000 - backMs, purpose: "confirm" }));
+    assert.equal(testimonyOn(proven, "pinecone", "primary", times, startMs + 10_000).votes[0]?.proof?.atMs, startMs + 10_000, `${backMs}`);
+  }
 });
 
 test("E2: a word that is not fresh any more is unknown", () => {
@@ -232,7 +252,7 @@ test("E1, E2, E3, E7: each observer's vote is what its own last words amount to,
         const before = evidence;
         if (one.kind === "probe") {
           const startedAtMs = timeMs - one.lateMs;
-          const signal = probe(`p${one.who}`, timeMs, { ...one, startedAtMs });
+          const signal = probe(`p${one.who}`, timeMs, { ...one, startedAtMs, responseTimeMs: one.lateMs });
           evidence = foldSignal(evidence, signal);
           takeSignal(own, signal);
           const key = `p${one.who} ${one.endpoint}`;
