@@ -31,5 +31,7 @@ export const statusView = z.looseObject({
     tools: z.record(z.string(), implementation),
   }),
   services: z.array(z.looseObject({ name: z.string(), instances: z.number().int() })),
+  /** Of a state-store that cannot read the log: it shows a backup, which knows nothing after this event of AUDIT. */
+  backupUpToSeq: z.number().int().optional(),
 });
 export type StatusView = z.infer<typeof statusView>;

@@ -30,6 +30,8 @@ export async function startStateStore(kit: Kit<StateStoreConfig>): Promise<Runni
   let model: ReadModel = emptyReadModel;
   let following: Following | null = null;
   let lastSeq = 0;
+  /** All that was in the log at the start is folded. */
+  let caughtUp = false;
   const dirty = {
     all: true,
     disk: false,
@@ -182,7 +184,10 @@ export async function startStateStore(kit: Kit<StateStoreConfig>): Promise<Runni
     if (stopped) return;
     if (from.fromStart) beginAnew("it is another log than the backup's");
     lastSeq = from.seq - 1;
-    const onCaughtUp = (): void => kit.ready("audit", true, "", { required: false });
+    const onCaughtUp = (): void => {
+      caughtUp = true;
+      kit.ready("audit", true, "", { required: false });
+    };
     following = kit.bus.follow("AUDIT", { from: { seq: from.seq }, onCaughtUp }, onStored);
   };
 
@@ -200,8 +205,13 @@ export async function startStateStore(kit: Kit<StateStoreConfig>): Promise<Runni
     }, refreshMs),
   ];
 
+  /** A model that is half folded is the past, and nobody could tell it from the present; a backup can be told by what it goes up to. */
+  const answerable = (): ReadModel => {
+    if (caughtUp || (following === null && model.seq > 0)) return model;
+    throw new RefusedError("not_ready", "the state-store is still reading the log, or cannot reach it: ask again in a second", true);
+  };
   const known = (upstream: string): void => {
-    const names = Object.keys(model.topology?.upstreams ?? {});
+    const names = Object.keys(answerable().topology?.upstreams ?? {});
     if (names.includes(upstream)) return;
     const quoted = JSON.stringify(upstream.slice(0, 100));
     throw new RefusedError("unknown_upstream", `no upstream ${quoted} is configured; known: ${names.join(", ") || "none"}`);
@@ -209,10 +219,12 @@ export async function startStateStore(kit: Kit<StateStoreConfig>): Promise<Runni
   return {
     handlers: {
       "state.status": async () => {
+        answerable();
         if (services.length === 0) await listServices.now();
-        return viewStatus(model, services, kit.nowMs());
+        const view = viewStatus(answerable(), services, kit.nowMs());
+        return caughtUp ? view : { ...view, backupUpToSeq: model.seq };
       },
-      "state.health_report": async () => healthReport(model, kit.nowMs()),
+      "state.health_report": async () => healthReport(answerable(), kit.nowMs()),
       "state.get": async ({ upstream }) => {
         known(upstream);
         return viewStatus(model, [], kit.nowMs()).upstreams.find(({ name }) => name === upstream);

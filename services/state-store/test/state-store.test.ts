@@ -181,6 +181,7 @@ test("with the log out of reach as well, an emptied Redis is whole again: from m
     () => redis.zcard("mcp:failover:index:shop"),
     (failovers) => failovers === 1,
   );
+  assert.equal((status.result as { backupUpToSeq?: number }).backupUpToSeq, seq, "nobody takes a backup for what is now");
   assert.match(again.readiness().conditions["audit"]?.reason ?? "", new RegExp(`showing the backup up to event ${seq} until`));
   // The log comes back: it goes on after the backup.
   await log.move("shop", "primary");
@@ -254,8 +255,8 @@ test("a backup with one altered byte is refused, said, and the log is folded ins
   await writeFile(file, text.replace('"active":"secondary"', '"active":"secondarz"'));
   await redis.flushall();
   const cut = await start({ dataDir, cut: true });
-  const status = (await cut.ask("state.status")) as { result: { upstreams: unknown[] } };
-  assert.deepEqual(status.result.upstreams, [], "better nothing than something else than was");
+  const refused = { code: "not_ready", retriable: true };
+  await assert.rejects(cut.ask("state.status"), refused, "better nothing than something else than was");
   memorySeams(cut.bus).restore();
   await activeInRedis("shop", "secondary");
 });
@@ -297,6 +298,32 @@ test("another log than the backup's is folded anew, and what Redis has of the ol
   await third.move("shop", "secondary");
   await start({ broker: newer, instance: "state-store-3" });
   await activeInRedis("shop", "secondary");
+});
+
+test("while the log is still being read nothing is answered as if it were known: the past is not shown as what is now", async (t) => {
+  const { broker, log } = await world(t);
+  await log.move("shop", "secondary");
+  const bus = broker.connect();
+  const follow = bus.follow.bind(bus);
+  let sayCaughtUp: (() => void) | undefined;
+  bus.follow = (stream, { onCaughtUp, ...options }, handler) => {
+    sayCaughtUp = onCaughtUp;
+    return follow(stream, options, handler);
+  };
+  const store = await startStore({ bus, redis: redisOfStore() });
+  t.after(() => store.stop());
+  const requests = [
+    () => store.ask("state.status"),
+    () => store.ask("state.health_report"),
+    () => store.ask("state.get", { upstream: "shop" }),
+    () => store.ask("state.history", { upstream: "shop", limit: 1 }),
+  ];
+  const refused = { code: "not_ready", retriable: true };
+  for (const request of requests) await assert.rejects(request, refused, "before the first event");
+  await activeInRedis("shop", "secondary");
+  for (const request of requests) await assert.rejects(request, refused, "more of the log may follow");
+  sayCaughtUp?.();
+  for (const request of requests) assert.equal((await request()).ok, true);
 });
 
 test("an upstream that is not configured any more leaves Redis, and comes back with what was known of it", async (t) => {

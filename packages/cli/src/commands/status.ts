@@ -6,12 +6,13 @@ import type { ExitCode } from "../errors.ts";
 import { table } from "../output.ts";
 import { foldLog } from "../read-log.ts";
 
-/** `mcpf status`: 3 when an upstream's active endpoint is not healthy. */
+/** `mcpf status`: 3 when an upstream's active endpoint is not healthy, or there is no upstream at all. */
 export async function status(context: Context): Promise<ExitCode> {
   const view = await readStatus(context);
   context.out.print(view, () => showStatus(view), view.upstreams);
   const sick = view.upstreams.some(({ active, endpoints }) => endpoints.find(({ name }) => name === active)?.health !== "healthy");
-  return sick ? 3 : 0;
+  if (view.upstreams.length === 0) context.out.note("no upstream is configured: run `mcpf config apply failover.yaml`");
+  return sick || view.upstreams.length === 0 ? 3 : 0;
 }
 
 /** The state-store's answer; without one, the log itself, folded here. */
@@ -19,7 +20,12 @@ export async function readStatus(context: Context): Promise<StatusView> {
   const bus = await context.bus();
   try {
     const reply = await bus.request("state.status", {}, { timeoutMs: 3000 });
-    if (reply.ok) return statusView.parse(reply.result);
+    if (reply.ok) {
+      const view = statusView.parse(reply.result);
+      if (view.backupUpToSeq !== undefined)
+        context.out.note(`the state-store cannot read the log: this is its backup, up to event #${view.backupUpToSeq}`);
+      return view;
+    }
     context.out.note(`the state-store refused (${reply.error.message}); this is folded from the log`);
   } catch (error) {
     if (!(error instanceof BusError)) throw error;

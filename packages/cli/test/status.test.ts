@@ -1,0 +1,42 @@
+import assert from "node:assert/strict";
+import { type TestContext, test } from "node:test";
+import { type Bus, memoryBroker, RefusedError } from "@mcp-failover/bus";
+import { streams } from "@mcp-failover/contracts";
+import { configured, runMcpf } from "./support.ts";
+
+/** A state-store until the test is over, that gives this answer. */
+async function serveStatus(t: TestContext, bus: Bus, answer: () => object): Promise<void> {
+  const handlers = { "state.status": async () => answer() };
+  const served = await bus.serve({ name: "state-store", instance: "s", version: "0.1.0", description: "answers", handlers });
+  t.after(async () => {
+    await served.stop();
+    await bus.close();
+  });
+}
+const empty = { upstreams: [], rollback: { system: "mcp", agents: {}, tools: {} }, services: [] };
+
+test("a state-store that is still reading the log costs no answer: the log is folded here, and it is said", async (t) => {
+  const { bus } = await configured();
+  await serveStatus(t, bus, () => {
+    throw new RefusedError("not_ready", "the state-store is still reading the log", true);
+  });
+  const ran = await runMcpf(bus, ["status"]);
+  assert.equal(ran.code, 3);
+  assert.match(ran.stdout, /^api +0 +\* one +unknown/m);
+  assert.match(ran.stderr, /still reading the log.*folded from the log/);
+});
+
+test("a state that comes from a backup is shown as one, with the event up to which it knows anything", async (t) => {
+  const { bus } = await configured();
+  await serveStatus(t, bus, () => ({ ...empty, backupUpToSeq: 41 }));
+  assert.match((await runMcpf(bus, ["status"])).stderr, /cannot read the log: this is its backup, up to event #41/);
+});
+
+test("a fleet without any upstream is not well: 3, and what to do is said", async (t) => {
+  const bus = memoryBroker().connect();
+  t.after(() => bus.close());
+  await bus.ensureStreams(streams, { replicas: 1 });
+  const ran = await runMcpf(bus, ["status"]);
+  assert.equal(ran.code, 3);
+  assert.match(ran.stderr, /no upstream is configured: run `mcpf config apply/);
+});
