@@ -2,7 +2,7 @@ import { RefusedError } from "@mcp-failover/bus";
 import type { Event, FailbackCommand, FailoverCommand, HoldCommand, ReleaseCommand } from "@mcp-failover/contracts";
 import { subjectFor } from "@mcp-failover/contracts";
 import { type FailoverDecision, type FailoverInput, type FailoverOrder, failoverPolicyOf } from "@mcp-failover/domain";
-import type { Command, CommandDesk, FencedDecider, Kit, NoticeDesk } from "@mcp-failover/service-kit";
+import type { Command, CommandDesk, FencedDecider, NoticeDesk } from "@mcp-failover/service-kit";
 import { wantOf } from "./automatic.ts";
 import type { Gatherer } from "./gatherer.ts";
 import type { Knowledge } from "./knowledge.ts";
@@ -30,13 +30,14 @@ export interface Answer {
 }
 
 const attemptsMax = 20;
+/** Whoever gave an order has given it up before long (mcpf after 40 s): it is not carried out after this. */
+const actMsMax = 30_000;
 /** How much longer than `applyWaitMs` an answer waits for its notice. */
 const noticeGraceMs = 1000;
 const waitStepMs = 100;
 
 /** Serves `command.failover`, `command.failback`, `command.hold` and `command.release`. */
 export class Commands {
-  readonly #kit: Pick<Kit, "nowMs">;
   readonly #decider: FencedDecider;
   readonly #knowledge: Knowledge;
   readonly #desk: CommandDesk;
@@ -46,7 +47,6 @@ export class Commands {
   readonly #notices: NoticeDesk;
 
   constructor(parts: {
-    kit: Pick<Kit, "nowMs">;
     decider: FencedDecider;
     knowledge: Knowledge;
     desk: CommandDesk;
@@ -55,7 +55,6 @@ export class Commands {
     reserver: Reserver;
     notices: NoticeDesk;
   }) {
-    this.#kit = parts.kit;
     this.#decider = parts.decider;
     this.#knowledge = parts.knowledge;
     this.#desk = parts.desk;
@@ -130,14 +129,15 @@ export class Commands {
     order: (gatherOver: boolean) => FailoverOrder,
     { dryRun, done, requireLast }: { dryRun: boolean; done: () => Event | null; requireLast?: () => Promise<void> },
   ): Promise<Answer> {
-    const sinceMs = this.#kit.nowMs();
+    // By the clock that cannot be set: whoever asked does not wait longer because ours was.
+    const sinceMs = performance.now();
     let fleet: FailoverInput["fleet"] = null;
-    for (let attempt = 0; attempt < attemptsMax; ) {
+    for (let attempt = 0; attempt < attemptsMax && performance.now() - sinceMs < actMsMax; ) {
       const outcome = done();
       if (outcome !== null) return this.#answerOf(upstream, outcome);
       const proofWaitMs = this.#proofWaitMs(upstream);
       const { input, decision } = this.#knowledge.decide(upstream, {
-        command: order(this.#kit.nowMs() - sinceMs >= proofWaitMs),
+        command: order(performance.now() - sinceMs >= proofWaitMs),
         fleet,
         clock: this.#decider.clock,
         gatherSinceMs: null,

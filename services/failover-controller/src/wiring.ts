@@ -62,7 +62,7 @@ export async function startFailoverController(kit: Kit<unknown>): Promise<Runnin
   const reserver = new Reserver({ knowledge, decider, publish: (input, decision) => performer.reserved(input, decision) });
   const parts = { decider, knowledge, gatherer, performer, reserver, attention, waiting };
   const upstreams = oneAtATime(kit, (upstream) => decideByItself(upstream, parts));
-  const commands = new Commands({ kit, decider, knowledge, desk, gatherer, performer, reserver, notices });
+  const commands = new Commands({ decider, knowledge, desk, gatherer, performer, reserver, notices });
   kit.ready("configuration", false, "no configuration has been applied yet: run `mcpf config apply failover.yaml`");
 
   return {

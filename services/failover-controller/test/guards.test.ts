@@ -342,3 +342,17 @@ test("a grace ends no later than it lasts, also after the store's clock was set 
   assert.deepEqual([untilMs(10_000_000), untilMs(1_000_000), untilMs(1_004_999)], [10_005_000, 1_005_000, 1_005_000]);
   assert.equal(untilMs(1_005_000), null);
 });
+
+test("an order that waits for proof is answered in its time, though the clock of the controller is set back meanwhile", async () => {
+  let skewMs = 0;
+  const { fleet, start, move } = await stack({ controllers: 0 });
+  await start("fc-1", { nowMs: () => Date.now() + skewMs });
+  for (const prober of fleet.probers) fleet.silent.add(prober);
+  const asked = move({ to: "secondary" });
+  await until(
+    () => fleet.said("command.accepted"),
+    (events) => events.length > 0,
+  );
+  skewMs = -3_600_000;
+  assert.equal(codeOf(await asked), "candidate_unknown");
+});

@@ -89,11 +89,11 @@ export function openCommandDesk(kit: Kit<unknown>, decider: () => FencedDecider)
     return { seq, repeated: duplicate };
   };
   const findOutcome = async (commandId: string, fromSeq: number, subjects: readonly string[]): Promise<Event | null> => {
-    const untilMs = kit.nowMs() + firstRunMs;
+    const untilMs = performance.now() + firstRunMs;
     for (;;) {
       const found = outcomes.get(commandId);
       if (found !== undefined) return found;
-      const leftMs = untilMs - kit.nowMs();
+      const leftMs = untilMs - performance.now();
       if (leftMs <= 0) break;
       await decider().changed(Math.min(leftMs, 250));
     }

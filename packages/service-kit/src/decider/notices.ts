@@ -60,7 +60,7 @@ const waitStepMs = 100;
 
 /** Opens the desk of one service's decisions. Call `stop` at the end. */
 export function openNoticeDesk<T extends EventType>(
-  kit: Pick<Kit, "log" | "bus" | "nowMs">,
+  kit: Pick<Kit, "log" | "bus">,
   decider: () => FencedDecider,
   options: NoticeOptions<T>,
 ): NoticeDesk {
@@ -139,10 +139,10 @@ export function openNoticeDesk<T extends EventType>(
       }
     },
     async waitTold(key, epoch, timeoutMs) {
-      const untilMs = kit.nowMs() + timeoutMs;
+      const untilMs = performance.now() + timeoutMs;
       for (;;) {
         const applied = toldOf(key, epoch);
-        if (applied !== null || kit.nowMs() >= untilMs) return applied;
+        if (applied !== null || performance.now() >= untilMs) return applied;
         await decider().changed(waitStepMs);
       }
     },
