@@ -1,5 +1,47 @@
-import type { Bus, Stored } from "@mcp-failover/bus";
+import type { Bus, FollowOptions, Stored } from "@mcp-failover/bus";
+import type { StreamName } from "@mcp-failover/contracts";
 import { emptyReadModel, foldReadModel, type ReadModel } from "@mcp-failover/domain";
+import { CliError } from "./errors.ts";
+
+/** A stream that gives nothing for so long, and is not at its end, cannot be read. */
+export const silenceMsMax = 10_000;
+
+/**
+ * Hands over what a stream holds, to its end; gives the store's time of the last. Following tries for ever, and whoever waits at a terminal
+ * would take that for "nothing happened". Throws a BusError where the stream is out of reach, and a {@link CliError} where nothing comes.
+ */
+export async function readToEnd(
+  bus: Bus,
+  stream: StreamName,
+  options: Pick<FollowOptions, "from" | "filter">,
+  take: (stored: Stored) => void,
+): Promise<number> {
+  await bus.info(stream);
+  let lastMs = 0;
+  let ended = false;
+  const end = Promise.withResolvers<void>();
+  const silence = setTimeout(() => {
+    ended = true;
+    end.reject(new CliError(1, "timeout", `${stream} could not be read in time: see that NATS is well, and try again`, true));
+  }, silenceMsMax);
+  const onCaughtUp = (): void => {
+    ended = true;
+    end.resolve();
+  };
+  const following = bus.follow(stream, { ...options, onCaughtUp }, (stored) => {
+    if (ended) return;
+    silence.refresh();
+    lastMs = stored.timeMs;
+    take(stored);
+  });
+  try {
+    await end.promise;
+  } finally {
+    clearTimeout(silence);
+    await following.stop();
+  }
+  return lastMs;
+}
 
 /** Folds AUDIT into the read model, from its start. */
 export async function foldLog(

@@ -1,6 +1,10 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { memoryBroker } from "@mcp-failover/bus";
+import { memorySeams } from "@mcp-failover/bus/internal";
 import { makeEvent } from "@mcp-failover/contracts";
+import { becomes } from "@mcp-failover/testkit";
+import { runCli } from "../src/index.ts";
 import { configured, runMcpf } from "./support.ts";
 
 const call = { upstream: "api", endpoint: "one", method: "tools/call", agent: "picker" };
@@ -27,4 +31,53 @@ test("R19: `mcpf events find` finds the operation id of a call whose outcome is 
   assert.match(none.stderr, /look further back with --since/);
   assert.equal((await runMcpf(bus, ["events", "find", "op"])).code, 2);
   await bus.close();
+});
+
+const readers = [
+  ["events", "tail"],
+  ["events", "find", "something"],
+] as const;
+
+test("a log that is not there, or gives nothing, is an error with a reason, and never silence", async (t) => {
+  const missing = memoryBroker({ streams: [] }).connect();
+  t.after(() => missing.close());
+  const { bus } = await configured();
+  t.after(() => bus.close());
+  t.mock.timers.enable({ apis: ["setTimeout"] });
+  for (const argv of [...readers, ["events", "tail", "--follow"]]) {
+    const ran = await runMcpf(missing, argv);
+    assert.deepEqual([ran.code, ran.stdout], [1, ""], argv.join(" "));
+    assert.match(ran.stderr, /the stream AUDIT does not exist yet/, argv.join(" "));
+  }
+  for (const argv of readers) {
+    bus.follow = () => {
+      setImmediate(() => t.mock.timers.tick(10_000));
+      return { seq: 0, stop: async () => undefined };
+    };
+    const ran = await runMcpf(bus, argv);
+    assert.deepEqual([ran.code, ran.stdout], [1, ""], argv.join(" "));
+    assert.match(ran.stderr, /AUDIT could not be read in time/, argv.join(" "));
+  }
+});
+
+test("whoever watches the log is told when NATS is out of reach and when it is back, and the end of the connection ends it", async () => {
+  const { bus } = await configured();
+  let said = "";
+  const write = (text: string): void => {
+    said += text;
+  };
+  const ended = runCli(["events", "tail", "--follow"], { env: {}, bus, write, writeError: write });
+  const says = (text: RegExp) =>
+    becomes(
+      () => said,
+      (all) => text.test(all),
+    );
+  await says(/config\.applied/);
+  memorySeams(bus).cut("cut by a test");
+  await says(/NATS is out of reach \(cut by a test\)/);
+  memorySeams(bus).restore();
+  await says(/NATS is back/);
+  await bus.close();
+  assert.equal(await ended, 1);
+  assert.match(said, /the connection to NATS has ended/);
 });

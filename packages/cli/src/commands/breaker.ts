@@ -1,4 +1,4 @@
-import type { Bus, Stored } from "@mcp-failover/bus";
+import type { Bus } from "@mcp-failover/bus";
 import {
   type Actor,
   type BreakerAction,
@@ -26,6 +26,7 @@ import { z } from "zod";
 import { ask, type Context } from "../context.ts";
 import { CliError, type ExitCode } from "../errors.ts";
 import { table } from "../output.ts";
+import { readToEnd } from "../read-log.ts";
 import { begin, type ChangeOptions } from "./changes.ts";
 import { proberNames, targetsOf } from "./probe.ts";
 
@@ -81,7 +82,6 @@ export async function command(context: Context, name: keyof typeof requested, ta
 
 const probeMs = 5000;
 const answerMarginMs = 1000;
-const catchUpMs = 10_000;
 
 interface Tested extends Target {
   readonly status: BreakerState["status"];
@@ -105,7 +105,9 @@ export async function test(context: Context, target: string): Promise<ExitCode> 
   const probes = await probeOnce(context, bus, targets);
   const signals = openBreakerSignals();
   const longestMs = Math.max(...targets.map(({ upstream }) => backMsOf(policies(upstream))));
-  const nowMs = await readSignals(bus, context.nowMs() - longestMs, (event, timeMs) => foldBreakerSignal(signals, event, timeMs));
+  const nowMs = await readToEnd(bus, "SIGNALS", { from: { timeMs: context.nowMs() - longestMs } }, ({ content, timeMs }) => {
+    if (content.kind === "event") foldBreakerSignal(signals, content.event, timeMs);
+  });
   const tested: Tested[] = [];
   for (const { upstream, endpoint } of targets) {
     const policy = policies(upstream);
@@ -153,27 +155,6 @@ async function probeOnce(context: Context, bus: Bus, targets: readonly Target[])
 /** Time windows look back one window from each of the last evaluations; windows in calls, as far as anything is known. */
 function backMsOf(policy: BreakerPolicy): number {
   return policy.windowCalls === null ? 2 * policy.windowMs : policy.baselineMs;
-}
-
-/** Hands over SIGNALS from a time to their end; gives the store's time of the last. */
-async function readSignals(bus: Bus, fromMs: number, take: (event: Event, timeMs: number) => void): Promise<number> {
-  let lastMs = 0;
-  const caughtUp = Promise.withResolvers<void>();
-  const timer = setTimeout(
-    () => caughtUp.reject(new CliError(1, "timeout", "SIGNALS could not be read in time: try again", true)),
-    catchUpMs,
-  );
-  const following = bus.follow("SIGNALS", { from: { timeMs: fromMs }, onCaughtUp: caughtUp.resolve }, ({ content, timeMs }: Stored) => {
-    lastMs = timeMs;
-    if (content.kind === "event") take(content.event, timeMs);
-  });
-  try {
-    await caughtUp.promise;
-  } finally {
-    clearTimeout(timer);
-    await following.stop();
-  }
-  return lastMs;
 }
 
 async function policiesOf(bus: Bus): Promise<(upstream: string) => BreakerPolicy> {

@@ -1,7 +1,7 @@
 import { once } from "node:events";
 import { createReadStream, createWriteStream } from "node:fs";
 import { createInterface } from "node:readline";
-import { type Bus, BusError, type Stored } from "@mcp-failover/bus";
+import { type Bus, BusError, type FollowOptions, type Stored } from "@mcp-failover/bus";
 import { canonicalJson, type Event, parseEvent } from "@mcp-failover/contracts";
 import { evidenceRefs, type LogMessage, nothingVerified, verifyNext, viewStatus } from "@mcp-failover/domain";
 import { z } from "zod";
@@ -9,7 +9,7 @@ import type { Context } from "../context.ts";
 import { deciders } from "../deciders.ts";
 import { CliError, type ExitCode, usageError } from "../errors.ts";
 import { table } from "../output.ts";
-import { foldLog, sayStored } from "../read-log.ts";
+import { foldLog, readToEnd, sayStored, silenceMsMax } from "../read-log.ts";
 import { parseDuration } from "./changes.ts";
 import { readStatus } from "./status.ts";
 
@@ -30,29 +30,37 @@ export async function tail(context: Context, filter: string | undefined, options
   const bus = await context.bus();
   const sinceMs = context.nowMs() - (options.since === undefined ? defaultSinceMs : parseDuration(options.since));
   const show = (stored: Stored): void => context.out.line(lineOf(stored), sayStored(stored));
-  let ended = false;
-  await new Promise<void>((resolve) => {
-    const following = bus.follow(
-      "AUDIT",
-      {
-        from: { timeMs: sinceMs },
-        ...(filter === undefined ? {} : { filter }),
-        onCaughtUp: () => {
-          if (!options.follow) resolve();
-        },
-      },
-      (stored) => {
-        if (!ended) show(stored);
-      },
-    );
-    if (options.follow) {
-      process.once("SIGINT", () => {
-        following.stop().then(resolve, resolve);
-      });
-    }
-  });
-  ended = true;
+  const wanted = { from: { timeMs: sinceMs }, ...(filter === undefined ? {} : { filter }) };
+  if (options.follow) await followLog(context, bus, wanted, show);
+  else await readToEnd(bus, "AUDIT", wanted, show);
   return 0;
+}
+
+/** Until SIGINT. Whoever watches must not take a log that is out of reach for one in which nothing happens. */
+async function followLog(
+  context: Context,
+  bus: Bus,
+  wanted: Pick<FollowOptions, "from" | "filter">,
+  show: (stored: Stored) => void,
+): Promise<void> {
+  await bus.info("AUDIT");
+  const end = Promise.withResolvers<void>();
+  const silence = setTimeout(() => context.out.note("AUDIT could not be read yet; it is tried again"), silenceMsMax);
+  const following = bus.follow("AUDIT", { ...wanted, onCaughtUp: () => clearTimeout(silence) }, show);
+  const stopListening = bus.onStatus((status) => {
+    if (status.kind === "connected") context.out.note("NATS is back");
+    else if (status.kind === "closed") end.reject(new CliError(1, "unreachable", "the connection to NATS has ended: run it again", true));
+    else context.out.note(`NATS is out of reach (${status.reason}): what happens meanwhile is shown when it is back`);
+  });
+  process.once("SIGINT", end.resolve);
+  try {
+    await end.promise;
+  } finally {
+    process.off("SIGINT", end.resolve);
+    clearTimeout(silence);
+    stopListening();
+    await following.stop();
+  }
 }
 
 function lineOf(stored: Stored): object {

@@ -2,7 +2,7 @@ import type { Stored } from "@mcp-failover/bus";
 import type { TrafficUnknown } from "@mcp-failover/contracts";
 import type { Context } from "../context.ts";
 import { type ExitCode, usageError } from "../errors.ts";
-import { sayStored } from "../read-log.ts";
+import { readToEnd, sayStored } from "../read-log.ts";
 import { parseDuration } from "./changes.ts";
 
 const foundMax = 1000;
@@ -14,14 +14,11 @@ export async function find(context: Context, text: string, options: { since?: st
   const sinceMs = context.nowMs() - parseDuration(options.since ?? "1h");
   let found = 0;
   for (const stream of ["AUDIT", "SIGNALS"] as const) {
-    const { promise: over, resolve } = Promise.withResolvers<void>();
-    const following = bus.follow(stream, { from: { timeMs: sinceMs }, onCaughtUp: resolve }, (stored) => {
+    await readToEnd(bus, stream, { from: { timeMs: sinceMs } }, (stored) => {
       if (found >= foundMax || !Buffer.from(stored.bytes).includes(text)) return;
       found += 1;
       context.out.line(lineOf(stored, text), sayFound(stored, text));
     });
-    await over;
-    await following.stop();
   }
   if (found === 0)
     context.out.note(`nothing says ${JSON.stringify(text)} since ${new Date(sinceMs).toISOString()}; look further back with --since`);
