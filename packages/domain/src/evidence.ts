@@ -109,8 +109,8 @@ const observersMax = 500;
 /** So many calls that take too long are no slow tool. */
 const stuckCallsMin = 2;
 /**
- * A probe that is told late began before the one already counted by what it took itself, and by what it takes to send a batch again that had no
- * answer. One that began longer before was timed by a clock that was set back, and the probes are in order again from there.
+ * A probe that is told late began before the one already counted by what it took itself, and by what it takes to send a batch again that
+ * had no answer. One that began longer before was timed by a clock that was set back, and the probes are in order again from there.
  */
 const toldLateMsMax = 8000;
 
