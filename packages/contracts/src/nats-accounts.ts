@@ -6,8 +6,9 @@ import type { StreamName } from "./streams.ts";
 /**
  * The accounts of nats-server, made from the table of what each client may do (docs/adr/0009).
  *
- * A1  The streams are in `CORE`. Every client has an account of its own and reaches `CORE` by service imports alone: a reply subject that it
- *     names is looked up in its own account, so that it cannot be made to land in a stream. What it hears comes from the accounts of those who say it.
+ * A1  The streams are in `CORE`. Every client has an account of its own and reaches `CORE` by service imports alone: a reply subject that
+ *     it names is looked up in its own account, so that it cannot be made to land in a stream. What it hears comes from the accounts of
+ *     those who say it.
  * A2  A client imports exactly its own subjects; a stream's interface is imported for looking and pulling, never for changing.
  * A3  Consumers are made by the keeper, for whoever asks on the subject that only its account imports.
  * A4  The bootstrap user alone may change, purge, delete or restore a stream.
