@@ -43,7 +43,7 @@ function findGo() {
  * @returns {{ program: string, env: Record<string, string> } | null}
  */
 function fetchGo() {
-  const arch = { x64: "amd64" }[process.arch] ?? process.arch;
+  const arch = process.arch === "x64" ? "amd64" : process.arch;
   const wanted = `golang.org/toolchain@v0.0.1-${toolchain.name}.${process.platform}-${arch}`;
   process.stdout.write(`this Go is too old for nats-server ${version}: fetching ${toolchain.name}\n`);
   // Outside of any module.
