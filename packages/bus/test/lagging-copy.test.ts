@@ -38,6 +38,7 @@ function laggingStream(copies: readonly number[]) {
     closed: false,
     client: null,
     apiPrefix: "$JS.API",
+    lags: new Set(),
     reach: async () => nc,
     onStatus: () => () => undefined,
     changed: async () => undefined,
