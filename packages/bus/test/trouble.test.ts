@@ -7,7 +7,7 @@ import { streams } from "@mcp-failover/contracts";
 import { eventually, startNats, tempDir } from "@mcp-failover/testkit";
 import { type BusStatus, busHealth, connectBus } from "../src/index.ts";
 import { jetStreamApi } from "../src/internal.ts";
-import { ApiError, apiCodes } from "../src/nats/api.ts";
+import { ApiError, apiCodes, toBusError } from "../src/nats/api.ts";
 import { Lag } from "../src/nats/lag.ts";
 import { StoreHealth } from "../src/nats/store-health.ts";
 import { UnansweredError } from "../src/nats/unanswered.ts";
@@ -15,6 +15,14 @@ import { connected, note, until } from "./behaviour/world.ts";
 
 const refusal = (errCode: number, description: string) => new ApiError({ code: 503, err_code: errCode, description });
 const noRoom = refusal(apiCodes.insufficientResources, "insufficient resources");
+
+test("a cluster whose nodes have not all found each other yet is waited for, as what has no leader is; what is wrong is not", () => {
+  const isWaitedFor = (status: number, errCode: number): boolean =>
+    toBusError(new ApiError({ code: status, err_code: errCode, description: "said" }), "make the stream AUDIT").retriable;
+  assert.equal(isWaitedFor(400, apiCodes.noSuitablePeers), true);
+  assert.equal(isWaitedFor(503, 10008), true);
+  assert.equal(isWaitedFor(400, apiCodes.streamNameInUse), false);
+});
 
 test("what NATS refuses to store is told until something is stored there again, or nobody tries there and it stores elsewhere", () => {
   let nowMs = 0;

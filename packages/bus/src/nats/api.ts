@@ -36,6 +36,8 @@ export const apiCodes = {
   insufficientResources: 10023,
   notEnabled: 10076,
   notEnabledForAccount: 10039,
+  /** Nodes of a cluster that has just begun have not all found each other, or have no room. */
+  noSuitablePeers: 10005,
 } as const;
 
 /**
@@ -79,8 +81,8 @@ export function toBusError(error: unknown, what: string, stream?: StreamName): B
   }
   if (error instanceof ApiError) {
     if (error.errCode === apiCodes.streamNotFound) return missingStream(stream ?? "(unknown)", error);
-    // 5xx: no leader just now, JetStream is starting, and the like. It passes.
-    const passes = error.status >= 500;
+    // 5xx: no leader just now, JetStream is starting, and the like. It passes, as a cluster does that is not whole yet.
+    const passes = error.status >= 500 || error.errCode === apiCodes.noSuitablePeers;
     return new BusError(passes ? "unreachable" : "rejected", `could not ${what}: ${error.message} (JetStream ${error.errCode})`, {
       retriable: passes,
       cause: error,
