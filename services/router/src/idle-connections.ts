@@ -6,10 +6,19 @@ import { Server as TlsServer } from "node:tls";
 export interface IdleConnections {
   /** All that are watched, idle or not. */
   readonly count: number;
+  /** Some are so young that their first request may be on its way: a stop waits for it. */
+  readonly expecting: boolean;
   /** A request came on a connection; returns what to call when its answer is over. */
   begin(socket: Socket): () => void;
   /** Closes what has been idle for too long. Called now and then. */
   sweep(): void;
+}
+
+/** The first request of a connection comes within this time; who takes longer may find it closed by a stop. */
+const youngMs = 500;
+
+export function isYoung(sinceMs: number): boolean {
+  return performance.now() - sinceMs < youngMs;
 }
 
 /** Watches the connections of a server. `idleMs` is kept to within the time between two sweeps. */
@@ -24,8 +33,13 @@ export function watchIdle(server: Server, idleMs: number): IdleConnections {
     get count() {
       return lines.size;
     },
+    get expecting() {
+      for (const line of lines.values()) if (!line.wasAsked && isYoung(line.idleSinceMs)) return true;
+      return false;
+    },
     begin(socket) {
       const line = lines.get(socket) ?? new Line();
+      line.wasAsked = true;
       // A client may send the next request before the answer to the last.
       line.requests += 1;
       return line.over;
@@ -39,6 +53,7 @@ export function watchIdle(server: Server, idleMs: number): IdleConnections {
 
 class Line {
   requests = 0;
+  wasAsked = false;
   idleSinceMs = performance.now();
   readonly over = (): void => {
     this.requests -= 1;

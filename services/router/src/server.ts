@@ -26,7 +26,8 @@ import type { ServerTls } from "./tls/server-tls.ts";
  * S2  No body is read beyond the limit of its upstream.
  * S4  A connection without a request is closed after `idleMs`; a client's own keep-alive is shorter, so that the client closes first and
  *     does not write into a closed connection.
- * S3  A stop takes no new connections, lets what is in flight end for `graceMs`, then closes the streams, then everything.
+ * S3  A stop takes no new connections, lets what is in flight end for `graceMs`, also the first request of a connection that was taken just
+ *     before, then closes the streams, then everything.
  */
 export interface RouterServer {
   readonly url: string;
@@ -125,7 +126,8 @@ export async function startServer(options: RouterServerOptions): Promise<RouterS
       draining = true;
       const closed = new Promise<void>((resolve) => server.close(() => resolve()));
       const untilMs = mcp.nowMs() + graceMs;
-      while (inFlight > mcp.openEnded.size && mcp.nowMs() < untilMs) {
+      const isWaitedFor = (): boolean => inFlight > mcp.openEnded.size || idle.expecting || front?.expecting === true;
+      while (isWaitedFor() && mcp.nowMs() < untilMs) {
         server.closeIdleConnections();
         front?.closeIdle();
         await new Promise((resolve) => setTimeout(resolve, 20));

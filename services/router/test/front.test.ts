@@ -361,3 +361,23 @@ test("S1, S3: an answer of the router is the same whoever reads the request, and
   assert.match(came(), /^HTTP\/1\.1 200 OK\r\n/);
   assert.deepEqual([ours.problems, nodes.problems], [[], []]);
 });
+
+test("S3: a connection that was taken just before a stop has its first request answered, whoever reads it", async (t) => {
+  const upstream = await startMcpServer("a");
+  const control = fakeControl([upstream]);
+  t.after(() => upstream.kill());
+  for (const front of [true, false]) {
+    const router = await startTestRouter(control, { front });
+    const { socket, came, closed } = dial(t, router.port);
+    // It is taken before the next one, which has its answer.
+    await fetch(`${router.url}/healthz`);
+    const stopped = router.close(10_000);
+    await new Promise((resolve) => setTimeout(resolve, 100));
+    const body = JSON.stringify(toolCall("c", "whoami", {}));
+    const head = "host: localhost\r\ncontent-type: application/json\r\naccept: application/json, text/event-stream";
+    socket.write(`POST /mcp/nobody HTTP/1.1\r\n${head}\r\ncontent-length: ${Buffer.byteLength(body)}\r\n\r\n${body}`);
+    await until(closed);
+    assert.match(came(), /^HTTP\/1\.1 404 /, `front: ${front}`);
+    await stopped;
+  }
+});

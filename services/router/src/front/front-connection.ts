@@ -1,4 +1,5 @@
 import type { Socket } from "node:net";
+import { isYoung } from "../idle-connections.ts";
 import { type AnswerLine, FrontResponse } from "./front-response.ts";
 import { readStrict, requestBytesMax, type StrictRequest } from "./strict-request.ts";
 
@@ -35,6 +36,7 @@ export class FrontConnection implements AnswerLine {
   #pieces = 0;
   #sweepsWaited = 0;
   #idleSinceMs = performance.now();
+  #wasAsked = false;
 
   constructor(socket: Socket, options: FrontOptions, owner: ConnectionOwner) {
     this.#socket = socket;
@@ -55,8 +57,13 @@ export class FrontConnection implements AnswerLine {
     } else if (this.#idleSinceMs < nowMs - this.#options.idleMs) this.#socket.destroy();
   }
 
+  /** Its first request may be on its way. */
+  get isExpecting(): boolean {
+    return !this.#wasAsked && isYoung(this.#idleSinceMs);
+  }
+
   closeIdle(): void {
-    if (this.#response !== null || this.#isFlushing || this.#waiting !== null || !this.#socket.writable) return;
+    if (this.isExpecting || this.#response !== null || this.#isFlushing || this.#waiting !== null || !this.#socket.writable) return;
     // The end of the last answer may still be on its way.
     this.#socket.destroySoon();
   }
@@ -125,6 +132,7 @@ export class FrontConnection implements AnswerLine {
     this.#waiting = read.end === bytes.length ? null : bytes.subarray(read.end);
     this.#pieces = 0;
     this.#sweepsWaited = 0;
+    this.#wasAsked = true;
     const response = new FrontResponse(this, read.keepAlive);
     this.#response = response;
     this.#options.serve(read, response);

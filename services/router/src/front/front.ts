@@ -12,6 +12,8 @@ import { FrontConnection, type FrontOptions } from "./front-connection.ts";
 export interface Front {
   /** Connections that it reads now. */
   readonly count: number;
+  /** The first request of some may be on its way: a stop waits for it. */
+  readonly expecting: boolean;
   /** Gives away what is slow, and closes what is idle. Called now and then. */
   sweep(): void;
   closeIdle(): void;
@@ -38,6 +40,10 @@ export function standBefore(server: Server, options: FrontOptions): Front {
   return {
     get count() {
       return connections.size;
+    },
+    get expecting() {
+      for (const connection of connections) if (connection.isExpecting) return true;
+      return false;
     },
     sweep() {
       const nowMs = performance.now();
