@@ -112,7 +112,7 @@ test("K1, K4: while both workers are replaced by new ones, every call on a new c
     router.kill("SIGHUP");
     await until(() => workersOf(router.pid).length === 2 && workersOf(router.pid).every((pid) => !old.includes(pid)), 20_000);
   });
-  assert.deepEqual([...seen.keys()], ["200"], JSON.stringify([...seen]));
+  assert.deepEqual([...seen.keys()], ["200"], `${JSON.stringify([...seen])}\n${router.output()}`);
 });
 
 test("a configuration that changes under calls drops none", async () => {
@@ -133,7 +133,7 @@ test("K1, K2: a worker that is killed is started again, and no connection is ref
     await sleep(300);
   });
   // What it had taken dies with it, also what was just being handed to it; the rest goes to the other one.
-  assert.equal(seen.get("ECONNREFUSED"), undefined, JSON.stringify([...seen]));
+  assert.equal(seen.get("ECONNREFUSED"), undefined, `${JSON.stringify([...seen])}\n${router.output()}`);
   assert.ok((seen.get("200") ?? 0) > 0);
 });
 

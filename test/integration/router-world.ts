@@ -1,3 +1,4 @@
+import { createServer } from "node:net";
 import { join } from "node:path";
 import { type Bus, connectBus } from "@mcp-failover/bus";
 import { hashOf, makeEvent, streams, subjectFor, topology } from "@mcp-failover/contracts";
@@ -27,6 +28,26 @@ export interface RouterWorld {
   stop(): Promise<void>;
 }
 
+/**
+ * The first of two free ports side by side: a second worker has the next one for its health. Below the ports that the system gives to
+ * connections, of which a test makes hundreds.
+ */
+async function freePair(): Promise<number> {
+  for (let attempt = 0; attempt < 100; attempt += 1) {
+    const port = 10_000 + 2 * Math.floor(Math.random() * 10_000);
+    if ((await isFree(port)) && (await isFree(port + 1))) return port;
+  }
+  throw new Error("no two free ports side by side on 127.0.0.1 after 100 tries");
+}
+
+function isFree(port: number): Promise<boolean> {
+  return new Promise((resolve) => {
+    const server = createServer();
+    server.once("error", () => resolve(false));
+    server.listen(port, "127.0.0.1", () => server.close(() => resolve(true)));
+  });
+}
+
 export async function routerWorld(): Promise<RouterWorld> {
   const nats = await startNats();
   const dir = await tempDir();
@@ -41,7 +62,7 @@ export async function routerWorld(): Promise<RouterWorld> {
   let version = 0;
   let epoch = 0;
   const startService: RouterWorld["startService"] = async (service, instance, env = {}) => {
-    const healthPort = await freePort();
+    const healthPort = await freePair();
     const started = startProcess(process.execPath, [join(root, "services", service, "src", "main.ts")], {
       NATS_URL: nats.url,
       MCPF_INSTANCE: instance,
