@@ -225,6 +225,26 @@ test("M4: sessions are rotated, ended when idle or out of the configuration, and
   assert.equal(legacy.initialized, legacy.deleted);
 });
 
+test("M4: a session that is being made while the prober stops is ended too", async () => {
+  const legacy = await legacyServer();
+  cleanups.push(() => legacy.kill());
+  const { handler } = legacy;
+  const answered = Promise.withResolvers<void>();
+  legacy.handler = (request, response, body) => {
+    if (!body.includes('"initialize"')) return handler(request, response, body);
+    void answered.promise.then(() => handler(request, response, body));
+    legacy.sessions.add("begun");
+  };
+  const opened = openProbeRunner({ policy: proberPolicy, secrets: openSecrets({}, undefined), nowMs: () => Date.now() });
+  const probe = opened.probe(targetOf("mcp", legacy.url), { fresh: false, timeoutMs: 5000 });
+  while (!legacy.sessions.delete("begun")) await new Promise((resolve) => setTimeout(resolve, 5));
+  const closed = opened.close();
+  answered.resolve();
+  await closed;
+  assert.equal((await probe).kind, "not_made");
+  assert.deepEqual([legacy.initialized, legacy.deleted, legacy.sessions.size], [1, 1, 0]);
+});
+
 test("the era is found anew: a legacy server that was replaced by a modern one, and back, stays up all the time", async () => {
   let nowMs = 1_800_000_000_000;
   const legacy = await legacyServer();

@@ -23,6 +23,8 @@ export interface McpProber {
   retain(identities: ReadonlyMap<string, string>, nowMs: number): void;
   /** How many sessions are open on servers, as far as this prober knows. */
   readonly openSessions: number;
+  /** Begins no session any more, and waits for the answers to those that are begun: one that is not known yet cannot be ended (M4). */
+  finishHandshakes(): Promise<unknown>;
   /** Ends every session. */
   close(): Promise<void>;
 }
@@ -56,6 +58,8 @@ export function openMcpProber(
   const contacts = new Map<string, Contact>();
   const sessions: Sessions = openSessions(wire, policy.endSessionMs);
   const tasks = openMcpTasks();
+  const handshakes = new Set<Promise<unknown>>();
+  let closing = false;
 
   function contactOf(context: CheckContext): Contact {
     const known = contacts.get(context.key);
@@ -145,12 +149,13 @@ export function openMcpProber(
 
   /** M2: only ever called right after the server has answered something. */
   async function openSession(context: CheckContext, contact: Contact): Promise<ProbeResult> {
+    if (closing) throw new Error("the prober stops");
     const { headers, fresh, signal, nowMs } = context;
     const { url, tls } = context.check;
     const session: Session = { id: null, url, headers, tls, version: legacyVersion, sinceMs: nowMs, usedAtMs: nowMs };
     let kept = false;
     try {
-      const answer = await callRpc(wire, {
+      const handshake = callRpc(wire, {
         url,
         headers,
         tls,
@@ -165,6 +170,8 @@ export function openMcpProber(
           sessions.opened(session);
         },
       });
+      handshakes.add(handshake);
+      const answer = await handshake.finally(() => handshakes.delete(handshake));
       if (answer.kind !== "result") return judgeHandshake(answer);
       session.version = versionOf(answer.result);
       const own = { ...headers, ...sessionHeaders(session) };
@@ -225,6 +232,10 @@ export function openMcpProber(
     },
     get openSessions() {
       return sessions.count;
+    },
+    finishHandshakes() {
+      closing = true;
+      return Promise.allSettled(handshakes);
     },
     async close() {
       contacts.clear();

@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from "node:timers/promises";
 import { classifyTransportError, type ProberPolicy } from "@mcp-failover/domain";
 import { MissingSecretError, type Secrets } from "@mcp-failover/service-kit";
 import type { Target } from "../targets.ts";
@@ -227,6 +228,7 @@ export function openProbeRunner(options: ProbeRunnerOptions): ProbeRunner {
     },
     async close() {
       stopped = true;
+      await Promise.race([mcp.finishHandshakes(), sleep(policy.endSessionMs, null, { ref: false })]);
       for (const deadline of underWay) deadline.end();
       await mcp.close();
       await wire.close();
