@@ -121,8 +121,11 @@ describe("the primary dies under load", { concurrency: false }, () => {
     assert.match((await stack.mcpf(["why", "everything"])).stdout, /primary +(prober|router)-\d +unhealthy/);
 
     const reader = join(stack.dataDir, "credentials", "redis-reader");
-    const { user: username, password } = proofsOf(reader);
-    const redis = new Redis(stack.redisUrl, { username, password, tls: tlsOf(reader), disableClientInfo: true, enableReadyCheck: false });
+    const asReader = (): Redis => {
+      const { user: username, password } = proofsOf(reader);
+      return new Redis(stack.redisUrl, { username, password, tls: tlsOf(reader), disableClientInfo: true, enableReadyCheck: false });
+    };
+    const redis = stack.redisUrl.startsWith("rediss:") ? asReader() : new Redis(stack.redisUrl);
     assert.equal(await redis.get("mcp:current:everything"), "secondary");
     const keys = await redis.zrevrange("mcp:failover:index:everything", 0, -1);
     assert.equal(keys.length, 1);

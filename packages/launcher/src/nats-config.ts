@@ -5,7 +5,7 @@ import { coreAccount } from "@mcp-failover/contracts";
 import { makeCredentials, serverFiles } from "./credentials/make-credentials.ts";
 import { UsageError } from "./options.ts";
 
-/** Permissions on the bus (docs/adr/0009): `on` or `off`. */
+/** Permissions on the bus (docs/adr/0009), and users of our own Redis: `on` or `off`. */
 const variable = "MCPF_BUS_PERMISSIONS";
 /** The account of a server without accounts. */
 const globalAccount = "$G";
@@ -21,9 +21,14 @@ export function natsConfigFile(dataDir: string): string {
  * a whole. Somebody else's server knows our keys only where its owner says so. Throws {@link UsageError}.
  */
 export function credentialsFolder(env: Environment, dataDir: string): string | null {
+  return wantsPermissions(env) ? join(dataDir, "credentials") : null;
+}
+
+/** Throws {@link UsageError}. */
+export function wantsPermissions(env: Environment): boolean {
   const wanted = env[variable] || "off";
   if (wanted !== "on" && wanted !== "off") throw new UsageError(`${variable} ${wanted}: it is on or off`);
-  return wanted === "on" ? join(dataDir, "credentials") : null;
+  return wanted === "on";
 }
 
 /** Makes the credentials, if any, and the configuration of our nats-server, which must not run yet: its streams may have to move. */

@@ -3,8 +3,8 @@ import { connect } from "node:net";
 
 const waitMs = 1000;
 
-/** Whether something accepts connections on a port of this machine. */
-export function answersOn(port: number): Promise<boolean> {
+/** Whether something accepts connections on a port of this machine; with `say`, whether it answers that with `expect` first. */
+export function answersOn(port: number, say?: { text: string; expect: string }): Promise<boolean> {
   return new Promise((resolve) => {
     const socket = connect({ host: "127.0.0.1", port });
     const end = (answer: boolean): void => {
@@ -13,7 +13,12 @@ export function answersOn(port: number): Promise<boolean> {
     };
     socket.setTimeout(waitMs, () => end(false));
     socket.once("error", () => end(false));
-    socket.once("connect", () => end(true));
+    socket.once("connect", () => {
+      if (say === undefined) end(true);
+      else socket.write(say.text);
+    });
+    socket.once("data", (chunk: Buffer) => end(say !== undefined && chunk.toString().startsWith(say.expect)));
+    socket.once("end", () => end(false));
   });
 }
 

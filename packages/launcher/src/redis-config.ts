@@ -4,6 +4,8 @@ import type { RedisUser } from "@mcp-failover/contracts";
 import { askRedis } from "./credentials/ask-redis.ts";
 import { makeCredentials } from "./credentials/make-credentials.ts";
 import { redisServerFiles } from "./credentials/redis-passwords.ts";
+import { wantsPermissions } from "./nats-config.ts";
+import { answersOn } from "./probe-up.ts";
 
 /** How Redis is run and reached. */
 export interface RedisPlan {
@@ -14,7 +16,8 @@ export interface RedisPlan {
   readonly server: {
     readonly command: readonly [string, ...string[]];
     readonly isUp: () => Promise<boolean>;
-    readonly overTls: boolean;
+    /** Null: it has no users, and whoever reaches it may do anything. */
+    readonly guard: { readonly overTls: boolean } | null;
   } | null;
 }
 
@@ -22,7 +25,10 @@ const writer: RedisUser = "state-store";
 const asker: RedisUser = "redis-health";
 const askMs = 10_000;
 
-/** Plans our own redis-server (`program`), or says where the one of `REDIS_URL` is, for which `REDIS_CREDENTIALS_DIR` is as given. */
+/**
+ * Plans our own redis-server (`program`), with users and TLS where the bus has permissions, or says where the one of `REDIS_URL` is, for which
+ * `REDIS_CREDENTIALS_DIR` is as given. Throws `UsageError`.
+ */
 export function planRedis(options: {
   readonly env: Readonly<Record<string, string | undefined>>;
   readonly dataDir: string;
@@ -34,6 +40,14 @@ export function planRedis(options: {
     const url = env["REDIS_URL"] ?? "";
     const folder = env["REDIS_CREDENTIALS_DIR"];
     return { url, env: { REDIS_URL: url, ...(folder ? { REDIS_CREDENTIALS_DIR: folder } : {}) }, server: null };
+  }
+  const stored = ["--daemonize", "no", "--dir", join(dataDir, "redis"), "--appendonly", "yes", "--save", ""];
+  if (!wantsPermissions(env)) {
+    const url = `redis://127.0.0.1:${port}`;
+    // While it loads its file, redis-server accepts connections but answers "-LOADING".
+    const isUp = (): Promise<boolean> => answersOn(port, { text: "PING\r\n", expect: "+PONG" });
+    const command = [program, "--bind", "127.0.0.1", "--port", String(port), ...stored] as const;
+    return { url, env: { REDIS_URL: url }, server: { command, isUp, guard: null } };
   }
   const credentials = credentialsIn(dataDir);
   const file = (name: keyof typeof redisServerFiles): string => join(credentials, "redis", redisServerFiles[name]);
@@ -49,12 +63,8 @@ export function planRedis(options: {
     url,
     env: { REDIS_URL: url, REDIS_CREDENTIALS_DIR: join(credentials, writer) },
     server: {
-      overTls,
-      command: [
-        ...([program, "--bind", "127.0.0.1", ...entrance, "--aclfile", file("acl"), "--daemonize", "no"] as const),
-        ...["--dir", join(dataDir, "redis"), "--appendonly", "yes", "--save", ""],
-      ],
-      // While it loads its file, redis-server accepts connections but answers "-LOADING".
+      guard: { overTls },
+      command: [program, "--bind", "127.0.0.1", ...entrance, "--aclfile", file("acl"), ...stored],
       isUp: () =>
         askRedis({ url, folder: join(credentials, asker), command: "PING" }).then(
           (said) => said === "+PONG",
@@ -66,11 +76,12 @@ export function planRedis(options: {
 
 /** Makes what our own redis-server and its users prove themselves with. */
 export function prepareRedis(plan: RedisPlan, dataDir: string, say: (text: string) => void): void {
-  if (plan.server === null) return;
+  const guard = plan.server?.guard;
+  if (guard == null) return;
   makeCredentials({ folder: credentialsIn(dataDir), nowMs: Date.now() });
-  if (!plan.server.overTls)
+  if (!guard.overTls)
     say(
-      `${plan.server.command[0]} is built without TLS: Redis is spoken to in plain text, on loopback; its users and their passwords hold`,
+      `${plan.server?.command[0]} is built without TLS: Redis is spoken to in plain text, on loopback; its users and their passwords hold`,
     );
 }
 

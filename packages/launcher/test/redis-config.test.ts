@@ -21,6 +21,7 @@ function run(t: TestContext, [program, ...args]: readonly [string, ...string[]],
   t.after(stop);
   return stop;
 }
+const guarded = { MCPF_BUS_PERMISSIONS: "on" };
 const patience = { withinMs: 30_000 };
 const ask = (plan: RedisPlan, dataDir: string, user: string, command: string): Promise<string> =>
   askRedis({ url: plan.url, folder: join(dataDir, "credentials", user), command }).catch((error: Error) => error.message);
@@ -57,8 +58,13 @@ test("a Redis that was begun by anybody goes on behind TLS and users, and nobody
     socket.once("error", reject);
   });
   await stop();
+  const opened = planRedis({ env: {}, dataDir, port, program: redisServer });
+  assert.ok(opened.server !== null);
+  const stopOpen = run(t, opened.server.command, dataDir);
+  await eventually(opened.server.isUp, patience);
+  await stopOpen();
 
-  const plan = planRedis({ env: {}, dataDir, port, program: redisServer });
+  const plan = planRedis({ env: guarded, dataDir, port, program: redisServer });
   const said: string[] = [];
   prepareRedis(plan, dataDir, (text) => said.push(text));
   assert.ok(plan.server !== null);
@@ -86,7 +92,7 @@ test("where redis-server is built without TLS that is said, and users and passwo
     `#!/bin/sh\nfor one; do case "$one" in --tls-*) echo "*** FATAL CONFIG FILE ERROR: >>> '$one'" >&2; exit 1;; esac; done\nexec ${redisServer} "$@"\n`,
   );
   chmodSync(program, 0o755);
-  const plan = planRedis({ env: {}, dataDir, port, program });
+  const plan = planRedis({ env: guarded, dataDir, port, program });
   const said: string[] = [];
   prepareRedis(plan, dataDir, (text) => said.push(text));
   assert.match(said.join("\n"), /is built without TLS: Redis is spoken to in plain text, on loopback/);
@@ -103,6 +109,12 @@ test("somebody else's Redis is as it was given; our own is reached with our own 
   const plan = (env: Record<string, string>, program: string | null = null) => planRedis({ env, dataDir: "/d", port: 1, program });
   assert.deepEqual(plan({ REDIS_URL }), { url: REDIS_URL, env: { REDIS_URL }, server: null });
   assert.deepEqual(plan({ REDIS_URL, REDIS_CREDENTIALS_DIR: "/c" }).env, { REDIS_URL, REDIS_CREDENTIALS_DIR: "/c" });
-  const own = plan({ REDIS_CREDENTIALS_DIR: "/c" }, redisServer);
+  const own = plan({ REDIS_CREDENTIALS_DIR: "/c", ...guarded }, redisServer);
   assert.equal(own.env["REDIS_CREDENTIALS_DIR"], "/d/credentials/state-store");
+  const open = plan({ REDIS_CREDENTIALS_DIR: "/c" }, redisServer);
+  assert.deepEqual(
+    [open.url, open.env],
+    ["redis://127.0.0.1:1", { REDIS_URL: "redis://127.0.0.1:1" }],
+    "it has users where the bus has permissions",
+  );
 });
