@@ -75,6 +75,21 @@ describe("lists of several endpoints", () => {
     assert.ok(control.ended.includes("error"));
   });
 
+  test("R16: before one endpoint alone a cursor that another router behind it has named goes back as it came", async () => {
+    await begin({ same: plain });
+    const alone = await startTestRouter(fakeControl([a]));
+    try {
+      const session = await openSession(alone.mcpUrl);
+      const cursor = `mcpf.${endpointTag("of the other router")}.1`;
+      const message = { jsonrpc: "2.0", id: 1, method: "resources/list", params: { cursor } };
+      const answer = await post(alone.mcpUrl, message, { "mcp-session-id": session });
+      assert.equal(answer.body.error, undefined);
+      assert.ok(a.seen.includes(`resources/list ${cursor}`), a.seen.join(", "));
+    } finally {
+      await alone.close(0);
+    }
+  });
+
   test("R16: a cursor of an endpoint that is gone is refused with -32602, and never given to another one", async () => {
     const session = await begin({ same: plain });
     const cursor = (await ask(session, "resources/list")).body.result?.["nextCursor"];

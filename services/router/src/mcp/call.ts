@@ -34,10 +34,12 @@ export function serveCall(
 ): Promise<AttemptResult["outcome"]> {
   const { control, nowMs } = context;
   const { view, request, response } = inbound;
+  // A single endpoint's is given on as it is: what looks like ours was named by another router behind it.
+  const isNamed = view.endpoints.length > 1;
   // Only a list has one; elsewhere it would choose the endpoint of a call.
-  const cursor = envelope.method.endsWith("/list") ? readCursor(envelope.params["cursor"]) : null;
+  const cursor = isNamed && envelope.method.endsWith("/list") ? readCursor(envelope.params["cursor"]) : null;
   const listing = cursor === null ? null : (view.endpoints.find(({ name }) => endpointTag(name) === cursor.tag)?.name ?? null);
-  const issued = envelope.era === "modern" ? readIssuedState(given, () => envelope.params) : null;
+  const issued = isNamed && envelope.era === "modern" ? readIssuedState(given, () => envelope.params) : null;
   const issuer = issued === null ? null : (view.endpoints.find(({ name }) => endpointTag(name) === issued.tag)?.name ?? null);
   // What is no question about a task is not looked through for one.
   const isOfTask = envelope.method.startsWith("tasks/");
@@ -65,7 +67,7 @@ export function serveCall(
     },
     nowMs,
     (message, endpoint) => {
-      const isRemembered = view.endpoints.length > 1 && message.isPlain !== true;
+      const isRemembered = isNamed && message.isPlain !== true;
       if (isRemembered && envelope.tool !== null) context.tasks.learn(view.name, inbound.principal.id, endpoint, message.value["result"]);
       const shown = inbound.principal.mayCallAll(view.name) ? null : visibleAnswer(inbound.principal, view.name, message.value);
       const isTagged = isRemembered && envelope.method.endsWith("/list");
