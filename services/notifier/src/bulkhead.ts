@@ -19,6 +19,8 @@ interface Lane {
  * C1  At most {@link triesMax} tries of one channel are under way; one, while the last try got no answer.
  * C2  After a try without an answer its channel is left alone for 1 s, doubling to 60 s. Tries that end together are one silence.
  * C3  Only channels that are busy or silent are remembered.
+ *
+ * `nowMs` is of a clock that nobody sets: a wall clock that is set back must not mute a channel.
  */
 export class Bulkhead {
   readonly #lanes = new Map<string, Lane>();

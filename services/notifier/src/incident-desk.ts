@@ -1,4 +1,4 @@
-import { BusError, RefusedError, type Stored } from "@mcp-failover/bus";
+import { BusError, RefusedError, StoreClock, type Stored } from "@mcp-failover/bus";
 import type { AcknowledgeCommand, ChannelConfig, Event, Notification } from "@mcp-failover/contracts";
 import {
   acknowledgeIncident,
@@ -48,6 +48,8 @@ export class IncidentDesk {
   /** Incidents whose telling this instance has decided. */
   readonly #mine = new Set<string>();
   #lastSeq = 0;
+  /** Waits are counted from times of the store: a machine with a slow clock would page late, one with a fast clock end incidents at once. */
+  readonly #storeClock = new StoreClock(() => performance.now());
   #settling: Promise<void> | null = null;
 
   constructor(kit: Kit) {
@@ -59,8 +61,9 @@ export class IncidentDesk {
     return this.#model.topology?.notifications.channels ?? null;
   }
 
-  /** Notes one event of AUDIT; {@link settle} takes it in. */
-  note(stored: Stored): void {
+  /** Notes one event of AUDIT; {@link settle} takes it in. `isLive`: it was stored just now. */
+  note(stored: Stored, isLive: boolean): void {
+    if (isLive) this.#storeClock.hear(stored.timeMs);
     // A log goes forward: this is another one, and nothing known is of it.
     if (stored.seq <= this.#lastSeq) this.#forgetLog();
     this.#lastSeq = stored.seq;
@@ -75,6 +78,11 @@ export class IncidentDesk {
         "more events wait for incidents than are kept; the oldest was dropped, see that the log can be written",
       );
     }
+  }
+
+  /** The connection is back: what comes at first may have been stored long ago. */
+  reconnected(): void {
+    this.#storeClock.reconnected();
   }
 
   /** Takes in what waits, in the log's order, then tells what is due. One run at a time; what the log does not take now waits for the next. */
@@ -98,10 +106,15 @@ export class IncidentDesk {
     for (let race = 0; race < racesMax; race += 1) {
       const known = find();
       if (known === undefined) throw new RefusedError("unknown_incident", unknown);
-      const after = acknowledgeIncident(known.incident, by, this.#kit.nowMs());
+      const after = acknowledgeIncident(known.incident, by, this.#nowMs());
       if (after === null || (await this.#publish(after))) return { incident: incidentId, status: (after ?? known.incident).status };
     }
     throw new RefusedError("conflict", `${incidentId} changes too fast; ask again`, true);
+  }
+
+  /** The store's clock once anything was heard live, this machine's until then. */
+  #nowMs(): number {
+    return Math.floor(this.#storeClock.nowMs() ?? this.#kit.nowMs());
   }
 
   async #run(): Promise<void> {
@@ -138,7 +151,7 @@ export class IncidentDesk {
       for (let race = 0; race < racesMax; race += 1) {
         const incident = this.#incidents.get(this.#latest.get(key) ?? "")?.incident ?? null;
         // Nobody is told of a day-old event, as after the first start on an old log.
-        const old = this.#kit.nowMs() - placed.timeMs > giveUpMs;
+        const old = this.#nowMs() - placed.timeMs > giveUpMs;
         if (old && (incident === null || incident.status === "resolved")) return;
         const after = foldIncident(incident, placed, this.#contextOf(key));
         if (after === null || (await this.#publish(after))) return;
@@ -157,7 +170,7 @@ export class IncidentDesk {
   async #tell(id: string): Promise<void> {
     const { channels } = this;
     if (channels === null) return;
-    const nowMs = this.#kit.nowMs();
+    const nowMs = this.#nowMs();
     const before = this.#incidents.get(id)?.incident;
     if (before === undefined) return;
     const settled = settleIncident(before, this.#contextOf(before.dedupKey), nowMs);

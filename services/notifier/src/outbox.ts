@@ -117,7 +117,7 @@ async function attemptOn(
     bulkhead.forget(message.channel);
     return { kind: "refused", error: `no channel ${message.channel} is configured any more`, retryAfterMs: null, answered: true };
   }
-  const waitMs = bulkhead.enter(channel.name, kit.nowMs());
+  const waitMs = bulkhead.enter(channel.name, performance.now());
   if (waitMs > 0 && old && bulkhead.isSilent(channel.name)) {
     return { kind: "refused", error: `${channel.name} does not answer`, retryAfterMs: null, answered: true };
   }
@@ -128,7 +128,7 @@ async function attemptOn(
     answered = outcome.kind === "sent" || outcome.answered;
     return outcome;
   } finally {
-    bulkhead.leave(channel.name, answered, kit.nowMs());
+    bulkhead.leave(channel.name, answered, performance.now());
   }
 }
 

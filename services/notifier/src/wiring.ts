@@ -28,17 +28,21 @@ export async function startNotifier(kit: Kit): Promise<Running> {
       },
     },
     (stored) => {
-      desk.note(stored);
+      desk.note(stored, caughtUp);
       settle();
     },
   );
   const deliver = openOutbox(kit, () => desk.channels);
   const queue = kit.bus.consumeQueue("notifier", { filter: "outbox.>", ackWaitMs, concurrency }, deliver);
   const timer = setInterval(settle, tickMs);
+  const unlisten = kit.bus.onStatus(({ kind }) => {
+    if (kind === "connected") desk.reconnected();
+  });
   return {
     handlers: { "command.acknowledge": (command) => desk.acknowledge(command) },
     async stop() {
       clearInterval(timer);
+      unlisten();
       await following.stop();
       if (caughtUp)
         await desk.settle().catch((error: unknown) => kit.log.error({ err: error }, "incidents could not be settled before the stop"));

@@ -51,6 +51,13 @@ describe("notifier", { concurrency: 8 }, () => {
     assert.equal((await one.bus.info("OUTBOX")).messages, 0);
   });
 
+  test("a notifier whose clock is ten minutes slow tells at once, for it counts by the store's", async (t) => {
+    const one = await world(t);
+    await one.start(t, "notifier-1", -600_000);
+    await one.executed("secondary");
+    assert.deepEqual(await taken(one, 1), [failedOver]);
+  });
+
   test("what a receiver refuses is sent again, once, and first refusal and success are on record", async (t) => {
     const one = await world(t);
     one.statuses = [503];

@@ -84,14 +84,18 @@ export class World {
     this.#http?.closeAllConnections();
   }
 
-  async start(t: TestContext, instance = "notifier-1"): Promise<{ bus: Bus; stop(): Promise<void> }> {
+  /** `clockAheadMs`: by how much its machine's clock is wrong. */
+  async start(t: TestContext, instance = "notifier-1", clockAheadMs = 0): Promise<{ bus: Bus; stop(): Promise<void> }> {
     const bus = this.broker.connect();
     const note =
       (level: string) =>
       (...words: unknown[]): void =>
         void this.logged.push(`${level} ${JSON.stringify(words)}`);
     const log = { debug: note("debug"), info: note("info"), warn: note("warn"), error: note("error") } as unknown as Kit["log"];
-    const kit: Kit = { ...testKit({ service: "notifier", bus, instance, secrets: { HOOK_TOKEN: token } }), log };
+    const kit: Kit = {
+      ...testKit({ service: "notifier", bus, instance, secrets: { HOOK_TOKEN: token }, nowMs: () => Date.now() + clockAheadMs }),
+      log,
+    };
     const running = await startNotifier(kit as Kit);
     const served = await bus.serve({ name: "notifier", instance, version: "0.1.0", description: "", handlers: running.handlers ?? {} });
     await until(
