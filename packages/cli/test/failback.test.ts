@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { type TestContext, test } from "node:test";
+import { BusError } from "@mcp-failover/bus";
 import { type DataOf, type FailbackCommand, type HoldCommand, makeEvent } from "@mcp-failover/contracts";
 import { configured, runMcpf } from "./support.ts";
 
@@ -154,4 +155,29 @@ test("an order says at which sequence of the log it was given, so that it is ref
   assert.equal((await mcpf("hold", "api", "--reason", "r", "--yes")).code, 0);
   assert.equal((await mcpf("failback", "api", "--reason", "r", "--yes")).code, 0);
   assert.deepEqual([asked.hold[0]?.givenAtSeq, asked.failback[0]?.givenAtSeq], [lastSeq, lastSeq]);
+});
+
+test("an order whose answer is lost is given again under its own id, and never told to be worth another try where nobody knows what became of it", async (t) => {
+  const { mcpf, asked, bus } = await world(t);
+  const request = bus.request.bind(bus);
+  let lost = 0;
+  const lose = (count: number): void => {
+    lost = count;
+    bus.request = (async (...all: Parameters<typeof request>) => {
+      const answer = await request(...all);
+      if (lost === 0) return answer;
+      lost -= 1;
+      throw new BusError("timeout", "no answer to it; it may have been done all the same", { retriable: true });
+    }) as typeof bus.request;
+  };
+  lose(1);
+  assert.equal((await mcpf("failback", "api", "--reason", "r", "--yes")).code, 0);
+  assert.equal(asked.failback.length, 2);
+  assert.equal(new Set(asked.failback.map(({ commandId }) => commandId)).size, 1, "it is one order");
+  lose(3);
+  const unknown = await mcpf("failback", "api", "--reason", "r", "--yes", "-o", "json");
+  assert.equal(unknown.code, 1);
+  const { error } = JSON.parse(unknown.stderr || unknown.stdout);
+  assert.deepEqual([error.code, error.retriable ?? false], ["timeout", false]);
+  assert.match(error.message, /Look at `mcpf status` before you give the order again/);
 });

@@ -1,8 +1,9 @@
+import { setTimeout as sleep } from "node:timers/promises";
 import { BusError } from "@mcp-failover/bus";
-import type { Implementation, RollbackScope } from "@mcp-failover/contracts";
+import type { Implementation, RequestInput, RequestSubject, RollbackScope } from "@mcp-failover/contracts";
 import { z } from "zod";
 import { ask, type Context } from "../context.ts";
-import { type ExitCode, usageError } from "../errors.ts";
+import { CliError, type ExitCode, usageError } from "../errors.ts";
 
 export interface ChangeOptions {
   readonly reason?: string;
@@ -31,6 +32,27 @@ async function give(context: Context, options: ChangeOptions, question: string) 
   return { ...base, ...(known === null ? {} : { givenAtSeq: known.lastSeq }) };
 }
 
+/** An order without an answer is given so often in all, under its own id: however often it comes it is done once. */
+const timesMax = 3;
+const againMs = 500;
+/** Of errors after which nobody knows whether an order was done. */
+const unknownCodes: ReadonlySet<string> = new Set(["timeout", "unreachable"]);
+
+async function order<S extends RequestSubject>(context: Context, subject: S, body: RequestInput<S>): Promise<unknown> {
+  for (let time = 1; ; time += 1) {
+    try {
+      return await ask(context, subject, body, commandMsMax);
+    } catch (error) {
+      if (!(error instanceof CliError && error.retriable)) throw error;
+      if (time < timesMax) await sleep(againMs);
+      else if (unknownCodes.has(error.code)) {
+        // The same line again would be another order, which may undo this one.
+        throw new CliError(1, error.code, `${error.message}. Look at \`mcpf status\` before you give the order again`);
+      } else throw error;
+    }
+  }
+}
+
 /** Prints what was answered: as it came, or in words. */
 export function done(context: Context, result: unknown, say: (answer: Record<string, unknown>) => string): ExitCode {
   context.out.print(result, () => say((result ?? {}) as Record<string, unknown>));
@@ -45,12 +67,8 @@ export async function failover(
   // A dry run changes nothing, so nobody has to agree to it.
   const yes = options.yes ?? options.dryRun ?? false;
   const base = await give(context, { ...options, yes }, `Fail ${upstream} over${options.to ? ` to ${options.to}` : ""}?`);
-  const result = await ask(
-    context,
-    "command.failover",
-    { ...base, upstream, to: options.to ?? null, force: options.force ?? false, dryRun: options.dryRun ?? false },
-    commandMsMax,
-  );
+  const parameters = { ...base, upstream, to: options.to ?? null, force: options.force ?? false, dryRun: options.dryRun ?? false };
+  const result = await order(context, "command.failover", parameters);
   return done(context, result, (answer) => sayMove(upstream, answer, options.dryRun ?? false));
 }
 
@@ -63,7 +81,7 @@ export async function failback(
   const yes = options.yes ?? options.dryRun ?? false;
   const base = await give(context, { ...options, yes }, `Fail ${upstream} back to its preferred endpoint?`);
   const parameters = { ...base, upstream, force: options.force ?? false, dryRun: options.dryRun ?? false };
-  const result = await ask(context, "command.failback", parameters, commandMsMax);
+  const result = await order(context, "command.failback", parameters);
   return done(context, result, (answer) => sayMove(upstream, answer, options.dryRun ?? false));
 }
 
@@ -93,7 +111,7 @@ export async function hold(
   const untilMs = options.until === undefined ? null : untilOf(options.until, context.nowMs());
   const forMs = untilMs !== null ? untilMs - context.nowMs() : options.for === undefined ? null : parseDuration(options.for);
   const base = await give(context, options, `Hold ${upstream}? Nothing will move it by itself.`);
-  const result = await ask(context, "command.hold", { ...base, upstream, forMs }, commandMsMax);
+  const result = await order(context, "command.hold", { ...base, upstream, forMs });
   return done(context, result, (answer) => {
     const howLong = untilMs !== null ? ` until ${new Date(untilMs).toISOString()}` : forMs === null ? "" : ` for ${options.for}`;
     return `${upstream} is held${howLong} (epoch ${String(answer["epoch"])})`;
@@ -110,7 +128,7 @@ function untilOf(text: string, nowMs: number): number {
 
 export async function release(context: Context, upstream: string, options: ChangeOptions): Promise<ExitCode> {
   const base = await give(context, options, `Release ${upstream}?`);
-  const result = await ask(context, "command.release", { ...base, upstream }, commandMsMax);
+  const result = await order(context, "command.release", { ...base, upstream });
   return done(context, result, (answer) => `${upstream} is released (epoch ${String(answer["epoch"])})`);
 }
 
@@ -122,7 +140,7 @@ export async function rollback(
 ): Promise<ExitCode> {
   const target = scopeOf(scope, name);
   const base = await give(context, options, `Roll ${target.scope} ${target.name} back to legacy?`);
-  const result = await ask(context, "command.rollback", { ...base, ...target, force: options.force ?? false }, commandMsMax);
+  const result = await order(context, "command.rollback", { ...base, ...target, force: options.force ?? false });
   return done(context, result, (answer) => sayImplementation(target, answer, "legacy"));
 }
 
@@ -139,7 +157,7 @@ export async function recover(
   if (percent !== null && !(percent >= 1 && percent <= 100))
     throw usageError(`--percent is a number from 1 to 100, not ${options.percent}`);
   const base = await give(context, options, `Bring ${target.scope} ${target.name} back to MCP?`);
-  const result = await ask(context, "command.recover", { ...base, ...target, percent }, commandMsMax);
+  const result = await order(context, "command.recover", { ...base, ...target, percent });
   return done(
     context,
     result,
