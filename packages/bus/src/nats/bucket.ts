@@ -1,7 +1,7 @@
 import { buckets } from "@mcp-failover/contracts";
 import type { KV, KvOptions, NatsConnection } from "nats";
 import { type Bucket, BusError } from "../bus.ts";
-import { apiCodes, callApi, type StreamInfoWire, toBusError } from "./api.ts";
+import { ApiError, apiCodes, callApi, type StreamInfoWire, toBusError } from "./api.ts";
 import type { NatsLink } from "./link.ts";
 import { ensureObjects } from "./objects.ts";
 import { UnansweredError } from "./unanswered.ts";
@@ -21,7 +21,7 @@ interface BucketLimits {
 export async function makeBuckets(link: NatsLink, replicas: number): Promise<void> {
   for (const [name, limits] of Object.entries(buckets)) {
     await openBucket(link, name, { ...limits, replicas }).get("made");
-    await replicateBucket(link, `KV_${name}`, replicas);
+    await replicate(link, `KV_${name}`, replicas);
   }
   try {
     await ensureObjects(link, replicas);
@@ -30,12 +30,13 @@ export async function makeBuckets(link: NatsLink, replicas: number): Promise<voi
   }
 }
 
-/** One that was made at first use, before there was a cluster, is on one server, and lost with that. */
-async function replicateBucket(link: NatsLink, stream: string, replicas: number): Promise<void> {
+/** What was made before there was a cluster is on one server, and lost with that. What is not there is left to who makes it. */
+export async function replicate(link: NatsLink, stream: string, replicas: number): Promise<void> {
   try {
     const { config } = await callApi<StreamInfoWire>(link, `STREAM.INFO.${stream}`, undefined, reachMs);
     if (config.num_replicas < replicas) await callApi(link, `STREAM.UPDATE.${stream}`, { ...config, num_replicas: replicas }, reachMs);
   } catch (error) {
+    if (error instanceof ApiError && error.errCode === apiCodes.streamNotFound) return;
     throw toBusError(error, `replicate ${stream}`);
   }
 }

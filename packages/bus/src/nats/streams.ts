@@ -3,7 +3,7 @@ import { BusError } from "../bus.ts";
 import { refuseReplicas } from "../replicas.ts";
 import { widened } from "../widened.ts";
 import { ApiError, apiCodes, callApi, type StreamInfoWire, toBusError } from "./api.ts";
-import { openBucket } from "./bucket.ts";
+import { openBucket, replicate } from "./bucket.ts";
 import type { NatsLink } from "./link.ts";
 import { storeCheckBucket } from "./store-check.ts";
 
@@ -35,16 +35,6 @@ export async function ensureStreams(link: NatsLink, definitions: readonly Stream
   // Services only look for it: one that they made would be on one server, and lost with that.
   await openBucket(link, storeCheckBucket, { ...buckets[storeCheckBucket], replicas }).get("made");
   await replicate(link, `KV_${storeCheckBucket}`, replicas);
-}
-
-async function replicate(link: NatsLink, stream: string, replicas: number): Promise<void> {
-  try {
-    const { config } = await callApi<StreamInfoWire>(link, `STREAM.INFO.${stream}`, undefined, apiMs);
-    if (config.num_replicas < replicas) await callApi(link, `STREAM.UPDATE.${stream}`, { ...config, num_replicas: replicas }, apiMs);
-  } catch (error) {
-    if (error instanceof ApiError && error.errCode === apiCodes.streamNotFound) return;
-    throw toBusError(error, `replicate ${stream}`);
-  }
 }
 
 async function ensure(link: NatsLink, definition: StreamDefinition, replicas: number): Promise<void> {
