@@ -112,7 +112,7 @@ export async function startDataPlane(options: DataPlaneOptions): Promise<DataPla
     heartbeatMs: limits.heartbeatMs,
     openEnded: new Set(),
   };
-  const aggregate = createAggregate(mcp);
+  const aggregate = createAggregate(mcp, observing?.trace ?? null);
   const server = await startServer({
     aggregate,
     host: options.host,

@@ -10,7 +10,7 @@ import type { CallRecord } from "../src/observe/observed-control.ts";
 import { createOtlpExporter, parseOtlpHeaders } from "../src/observe/otlp.ts";
 import { startObserving } from "../src/observe/start-observing.ts";
 import { formatTraceparent, parseTraceparent, type Span } from "../src/observe/trace.ts";
-import { openSession, post, toolCall, until } from "./support/clients.ts";
+import { initializeBody, openSession, post, toolCall, until } from "./support/clients.ts";
 import { type FakeControl, fakeControl } from "./support/fake-control.ts";
 import { startMcpServer, type TestMcpServer } from "./support/mcp-server.ts";
 import { startTestRouter, type TestRouter } from "./support/router.ts";
@@ -251,6 +251,68 @@ describe("traces", () => {
     const call = spans.find(({ kind }) => kind === 2);
     assert.equal(call?.parentSpanId, from.spanId);
     assert.equal(bodies[0], given.replace(from.spanId, call?.spanId ?? ""));
+  });
+
+  const spansNamed = (spans: Exported[], name: string, kind: number): Exported[] =>
+    spans.filter((span) => span.traceId === from.traceId && span.name === name && span.kind === kind);
+  /** The call of the client at `/mcp`, below it that of the upstream, below that its attempt, which is what the upstream was given. */
+  async function assertOneTrace(spans: Exported[], wholeName: string): Promise<void> {
+    await until(() => spansNamed(spans, wholeName, 2).length > 0 && spansNamed(spans, "tools/call whoami", 3).length > 0);
+    const [whole] = spansNamed(spans, wholeName, 2);
+    await until(() => spansNamed(spans, "tools/call whoami", 2).length > 0);
+    const [call] = spansNamed(spans, "tools/call whoami", 2);
+    const [attempt] = spansNamed(spans, "tools/call whoami", 3);
+    assert.deepEqual([whole?.parentSpanId, call?.parentSpanId, attempt?.parentSpanId], [from.spanId, whole?.spanId, call?.spanId]);
+    assert.ok(
+      a.seen.headers.some((seen) => seen["traceparent"] === formatTraceparent({ ...from, spanId: attempt?.spanId ?? "" })),
+      "the upstream goes on below its attempt",
+    );
+  }
+
+  test("a call to /mcp is one trace too, from the agent through the upstream's part of it to the upstream: in a session", async () => {
+    const { url, spans } = await collector();
+    const router = await observedRouter({ OTEL_EXPORTER_OTLP_ENDPOINT: url });
+    const all = new URL(`${router.url}/mcp`);
+    const session = { "mcp-session-id": await openSession(all) };
+    await post(all, toolCall(1, "fake__whoami"), { ...session, traceparent: formatTraceparent(from) });
+    await assertOneTrace(spans, "tools/call fake__whoami");
+  });
+
+  test("a call to /mcp is one trace too, from the agent through the upstream's part of it to the upstream: without a session, by its _meta", async () => {
+    const { url, spans } = await collector();
+    const router = await observedRouter({ OTEL_EXPORTER_OTLP_ENDPOINT: url });
+    const _meta = {
+      "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+      "io.modelcontextprotocol/clientInfo": { name: "agent", version: "1" },
+      "io.modelcontextprotocol/clientCapabilities": {},
+      traceparent: formatTraceparent(from),
+    };
+    const params = { name: "fake__whoami", arguments: {}, _meta };
+    const named = { "mcp-protocol-version": "2026-07-28", "mcp-method": "tools/call", "mcp-name": "fake__whoami" };
+    const other = formatTraceparent({ ...from, traceId: "1".repeat(32) });
+    const message = { jsonrpc: "2.0", id: 1, method: "tools/call", params };
+    const answer = await post(new URL(`${router.url}/mcp`), message, { ...named, traceparent: other });
+    assert.equal(answer.status, 200, answer.text);
+    await assertOneTrace(spans, "tools/call fake__whoami");
+  });
+
+  test("each message of a batch is a step of its own, and each is what its own upstream call goes on below", async () => {
+    const { url, spans } = await collector();
+    const { mcpUrl } = await observedRouter({ OTEL_EXPORTER_OTLP_ENDPOINT: url });
+    const begun = await post(mcpUrl, { ...initializeBody, params: { ...initializeBody.params, protocolVersion: "2025-03-26" } });
+    const headers = { "mcp-session-id": begun.headers.get("mcp-session-id") ?? "", traceparent: formatTraceparent(from) };
+    await post(mcpUrl, JSON.stringify([toolCall(1, "whoami"), toolCall(2, "whoami")]), headers);
+    const [calls, attempts] = [2, 3].map((kind) => () => spansNamed(spans, "tools/call whoami", kind)) as [
+      () => Exported[],
+      () => Exported[],
+    ];
+    await until(() => calls().length === 2 && attempts().length === 2);
+    const ids = calls().map(({ spanId }) => spanId);
+    assert.equal(new Set(ids).size, 2);
+    assert.deepEqual(new Set(attempts().map(({ parentSpanId }) => parentSpanId)), new Set(ids));
+    const seen = new Set(a.seen.headers.map((one) => one["traceparent"]));
+    for (const { spanId } of attempts())
+      assert.ok(seen.has(formatTraceparent({ ...from, spanId })), "the upstream goes on below its attempt");
   });
 
   test("what the caller does not sample is passed on and not exported; without a collector traceparent stays as it came", async () => {

@@ -8,6 +8,7 @@ import { RefusedRequest, rpcCodes, sendJson, sendRefusal } from "../errors.ts";
 import type { Principal } from "../identity/principal.ts";
 import type { McpContext } from "../mcp/inbound.ts";
 import { serveMcp } from "../mcp/serve-mcp.ts";
+import type { Observing } from "../observe/start-observing.ts";
 import { UpstreamError, type UpstreamResponse } from "../upstream-client.ts";
 
 /** A request to `/mcp/<upstream>` made inside the router: all that holds for one from outside holds for it, but no socket lies between. */
@@ -23,13 +24,16 @@ interface LocalRequest {
 }
 export type LocalCall = (request: LocalRequest) => Promise<UpstreamResponse>;
 
-export function localCaller(context: McpContext): LocalCall {
+export function localCaller(context: McpContext, beginTrace: Observing["trace"] = null): LocalCall {
   // Streams in here belong to no connection that a stop would have to wait for.
   const inner: McpContext = { ...context, openEnded: new Set() };
   return (asked) => {
     const view = inner.control.upstream(asked.upstream);
     if (view === null || view.kind !== "mcp") return Promise.resolve(refusal(404, -32000, `no upstream ${asked.upstream} is configured`));
-    const { method, headers, body, principal } = asked;
+    const { method, body, principal } = asked;
+    const headers = { ...asked.headers };
+    // What the router asks by itself is no step of anybody's trace.
+    const trace = headers["traceparent"] === undefined ? undefined : beginTrace?.(headers);
     if (!principal.still(asked.upstream))
       return Promise.resolve(refusal(403, rpcCodes.forbidden, `${asked.upstream} may not be used any more`));
     if ((body?.length ?? 0) > view.bodyBytesMax) {
@@ -51,6 +55,7 @@ export function localCaller(context: McpContext): LocalCall {
       principal,
       operationId: `op-${randomBytes(9).toString("base64url")}`,
       startedAtMs: inner.nowMs(),
+      trace,
     };
     const serve = async (): Promise<unknown> => serveMcp(inner, inbound, () => body ?? Buffer.alloc(0));
     serve().catch((error: unknown) => {

@@ -6,6 +6,9 @@ import { checkGetHeaders, checkPostHeaders, type McpContext, sessionNotFound } f
 import { lasting } from "../mcp/rights.ts";
 import { newSessionKey, nowhere, SessionTooLargeError } from "../mcp/seal.ts";
 import { SseWriter } from "../mcp/sse.ts";
+import { spanNameOf } from "../observe/observed-control.ts";
+import type { Observing } from "../observe/start-observing.ts";
+import type { RequestTrace } from "../observe/trace.ts";
 import type { InnerSession } from "./inner-session.ts";
 import { Links } from "./links.ts";
 import { type LocalCall, localCaller } from "./local-request.ts";
@@ -45,8 +48,9 @@ const idleMs = 30 * 60_000;
 const sessionsMax = 20_000;
 const looksAtOnce = 20;
 
-export function createAggregate(mcp: McpContext): Aggregate {
-  const call: LocalCall = localCaller(mcp);
+/** `beginTrace`: null where no traces are made. */
+export function createAggregate(mcp: McpContext, beginTrace: Observing["trace"]): Aggregate {
+  const call: LocalCall = localCaller(mcp, beginTrace);
   const lists = new SharedLists(mcp.nowMs);
   const sessions = new Map<string, AggregateSession>();
   const links = new Links(mcp, call);
@@ -130,11 +134,15 @@ export function createAggregate(mcp: McpContext): Aggregate {
     response: ClientResponse,
     principal: Principal,
     settings: AggregateSettings,
-    body: Buffer,
+    given: Buffer,
   ) => {
     checkPostHeaders(request.headers);
-    checkDepth(body);
-    const envelope = readEnvelope(body);
+    checkDepth(given);
+    const read = readEnvelope(given);
+    const trace = read.kind === "request" ? beginTrace?.(request.headers) : undefined;
+    const body = trace === undefined || read.kind !== "request" ? given : trace.enterMessage(read.params["_meta"], given);
+    const envelope = body === given ? read : readEnvelope(body);
+    if (trace !== undefined && envelope.kind === "request") endWith(response, trace, envelope);
     if (envelope.kind !== "response" && envelope.era === "modern") {
       if (envelope.kind === "request") return modern(request, response, envelope, principal, settings);
       // A client of that era ends a request by hanging up; it has nothing else to tell a server that knows no session.
@@ -150,6 +158,20 @@ export function createAggregate(mcp: McpContext): Aggregate {
       return serveRequest(context, response, envelope, JSON.parse(body.toString("utf8")) as Record<string, unknown>);
     await tell(context, envelope);
     response.writeHead(202, { "content-length": 0 }).end();
+  };
+
+  /** The step of the whole request; what each upstream was asked for it is below that, with what came of it. */
+  const endWith = (response: ClientResponse, trace: RequestTrace, { method, tool }: Extract<Envelope, { kind: "request" }>): void => {
+    const startMs = mcp.nowMs();
+    response.once("close", () => {
+      trace.ended({
+        name: spanNameOf(method, tool),
+        startMs,
+        endMs: mcp.nowMs(),
+        failed: !response.writableFinished,
+        attributes: { "mcp.method.name": method.slice(0, 128), ...(tool === null ? {} : { "gen_ai.tool.name": tool.slice(0, 128) }) },
+      });
+    });
   };
 
   const modernContext: ModernContext = { mcp, call, lists, links, calls };

@@ -61,7 +61,10 @@ export async function serveBatch(
         if (hasRequests && id !== null) writer.write({ event: "message", data: JSON.stringify(answer) }, context.nowMs());
       };
       try {
-        const own = { ...inbound, response: part, operationId: `${inbound.operationId}-${index}` };
+        const headers = { ...inbound.request.headers };
+        const trace = inbound.trace?.part(headers);
+        const request = { method: inbound.request.method, headers };
+        const own = { ...inbound, request, response: part, trace, operationId: `${inbound.operationId}-${index}` };
         await serveOne(own, Buffer.from(JSON.stringify(message)));
       } catch (error) {
         if (error instanceof RefusedRequest) refuse(error.rpcCode, error.message);

@@ -115,7 +115,7 @@ class ObservedCall implements CallControl {
       operationId: operationId ?? null,
     });
     trace?.ended({
-      name: nameOf(method, tool),
+      name: spanNameOf(method, tool),
       startMs: startedAtMs,
       endMs,
       failed: outcome === "error",
@@ -172,7 +172,7 @@ class ObservedAttempt implements Attempt {
   #export(step: TraceContext, result: AttemptResult, retry: boolean): void {
     const { upstream, method, tool, trace } = this.#call;
     trace?.attemptEnded(step, {
-      name: nameOf(method, tool),
+      name: spanNameOf(method, tool),
       startMs: this.#startMs,
       endMs: this.#nowMs(),
       failed: result.outcome === "hard",
@@ -188,7 +188,7 @@ class ObservedAttempt implements Attempt {
 }
 
 /** As the conventions for MCP name spans: the method, and the tool. */
-function nameOf(method: string, tool: string | null): string {
+export function spanNameOf(method: string, tool: string | null): string {
   return (tool === null ? method : `${method} ${tool}`).slice(0, 200);
 }
 

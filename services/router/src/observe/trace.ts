@@ -62,6 +62,15 @@ export class RequestTrace {
     return this.#own.sampled;
   }
 
+  /** For one message of several in this request, which is a step of its own: `headers` are its own too, and changed in place. */
+  part(headers: Headers): RequestTrace {
+    const part = new RequestTrace(headers, this.#exporter, 0);
+    part.#parent = this.#parent;
+    part.#own = { ...this.#own, spanId: newSpanId() };
+    headers["traceparent"] = formatTraceparent(part.#own);
+    return part;
+  }
+
   /** The body to be sent in place of `body`; its `_meta.traceparent`, where there is one, comes before the header. */
   enterMessage(meta: unknown, body: Buffer): Buffer {
     const given = typeof meta === "object" && meta !== null ? (meta as Record<string, unknown>)["traceparent"] : undefined;
