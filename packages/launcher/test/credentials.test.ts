@@ -64,6 +64,25 @@ test("names that the server was once given stay in its certificate when it is ro
   }
 });
 
+test("what redis-server needs is given to the user that it runs as, also what was made for another before", {
+  skip: process.getuid?.() !== 0,
+}, async () => {
+  const { path: folder, remove } = await tempDir();
+  try {
+    const ours = { uid: 4711, gid: 4712 };
+    const owners = (name: string): string => `${statSync(join(folder, name)).uid}:${statSync(join(folder, name)).gid}`;
+    const ofRedis = ["redis", "redis/users.acl", "redis/tls.key", "redis-health", "redis-health/redis.password"];
+    makeCredentials({ folder, nowMs: Date.now(), owner: ours });
+    for (const name of ofRedis) assert.equal(owners(name), "4711:4712", name);
+    const again = makeCredentials({ folder, nowMs: Date.now(), owner: ours, redisOwner: { uid: 4713, gid: 4714 } });
+    assert.deepEqual(again.made, [], "nothing is made anew");
+    for (const name of ofRedis) assert.equal(owners(name), "4713:4714", name);
+    for (const name of ["state-store/redis.password", "nats/tls.key", "ca/ca.key"]) assert.equal(owners(name), "4711:4712", name);
+  } finally {
+    await remove();
+  }
+});
+
 test("files stay with whom they were given to when they are made anew", { skip: process.getuid?.() !== 0 }, async () => {
   const { path: folder, remove } = await tempDir();
   try {

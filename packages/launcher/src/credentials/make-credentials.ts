@@ -1,5 +1,5 @@
 import { X509Certificate } from "node:crypto";
-import { chmodSync, chownSync, existsSync, mkdirSync, readFileSync, renameSync, statSync, writeFileSync } from "node:fs";
+import { chmodSync, chownSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync, statSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { credentialFiles, makeUserKey, publicKeyOf } from "@mcp-failover/bus";
 import { type BusKeys, type BusUser, busUsers, natsAccounts, redisUsers } from "@mcp-failover/contracts";
@@ -19,6 +19,8 @@ export interface CredentialsOptions {
   readonly hosts?: readonly string[];
   /** Who shall own the files. Without it a file made anew stays with its owner, and a new one goes to the owner of its folder. */
   readonly owner?: Owner;
+  /** The same for the folders of redis-server and of those who ask it from its own container, which runs as another user. Default `owner`. */
+  readonly redisOwner?: Owner;
 }
 interface Owner {
   readonly uid: number;
@@ -45,19 +47,22 @@ export const serverFiles = { accounts: "accounts.conf", cert: "tls.crt", key: "t
 export function makeCredentials(options: CredentialsOptions): { readonly made: readonly string[] } {
   const { folder, nowMs, change } = options;
   const made: string[] = [];
+  const ownerOf = (name: string): Owner | null => (/^redis(-|$)/.test(name) ? options.redisOwner : null) ?? options.owner ?? null;
   const put = (name: string, text: string): void => {
     const file = join(folder, name);
     if (readText(file) === text) return;
-    writeWhole(file, text, options.owner ?? heirOf(file));
+    writeWhole(file, text, ownerOf(dirname(name)) ?? heirOf(file));
     made.push(name);
   };
   mkdirSync(folder, { recursive: true, mode: 0o700 });
   if (options.owner !== undefined) chownSync(folder, options.owner.uid, options.owner.gid);
   for (const user of new Set(["ca", "nats", "redis", ...busUsers, ...redisUsers])) {
     const path = join(folder, user);
-    const owner = options.owner ?? heirOf(path);
+    const owner = ownerOf(user) ?? heirOf(path);
     mkdirSync(path, { recursive: true, mode: 0o700 });
     if (owner !== null) chownSync(path, owner.uid, owner.gid);
+    // Also what stays as it is: it may have been made for somebody else.
+    for (const file of ownerOf(user) === null ? [] : readdirSync(path)) give(join(path, file), ownerOf(user));
   }
   const valid = (cert: string | null): boolean => cert !== null && Date.parse(new X509Certificate(cert).validTo) - nowMs > renewMs;
   const span = (ms: number) => ({ fromMs: nowMs - backMs, untilMs: nowMs + ms });
@@ -122,6 +127,12 @@ function hostsOf(cert: string | null): string[] {
 function heirOf(path: string): Owner | null {
   if (process.getuid?.() !== 0) return null;
   return statSync(path, { throwIfNoEntry: false }) ?? statSync(dirname(path), { throwIfNoEntry: false }) ?? null;
+}
+
+function give(file: string, owner: Owner | null): void {
+  if (owner === null) return;
+  const { uid, gid } = statSync(file);
+  if (uid !== owner.uid || gid !== owner.gid) chownSync(file, owner.uid, owner.gid);
 }
 
 /** Whole or not at all, and never readable for others. */
