@@ -43,6 +43,21 @@ export async function readToEnd(
   return lastMs;
 }
 
+/**
+ * The newest time that the store gave a message: its clock as far as the log shows it, and never ahead of it. Routers and probers of a fleet
+ * that is alive store something every few seconds. Null: nothing is stored. For what the fleet's services decide by that clock: this machine's may be wrong.
+ */
+export async function storedMs(bus: Bus): Promise<number | null> {
+  const newest = await Promise.all(
+    (["AUDIT", "SIGNALS"] as const).map(async (stream) => {
+      const { lastSeq, messages } = await bus.info(stream);
+      return messages === 0 ? null : ((await bus.at(stream, lastSeq))?.timeMs ?? null);
+    }),
+  );
+  const times = newest.filter((timeMs) => timeMs !== null);
+  return times.length === 0 ? null : Math.max(...times);
+}
+
 /** Folds AUDIT into the read model, from its start. */
 export async function foldLog(
   bus: Bus,

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { type TestContext, test } from "node:test";
-import { RefusedError } from "@mcp-failover/bus";
+import { memoryBroker, RefusedError } from "@mcp-failover/bus";
 import { type BreakerCommand, type BreakerState, makeEvent, type Observation } from "@mcp-failover/contracts";
 import { initialBreakerState } from "@mcp-failover/domain";
 import { configured, observed, runMcpf, serveProber } from "./support.ts";
@@ -9,8 +9,8 @@ const by = { kind: "operator" as const, id: "ada" };
 const timestamp = "2026-01-01T00:00:00.000Z";
 
 /** A bus with a configuration, a breaker-state that records its commands, and one prober. */
-async function world(t: TestContext, outcome: Observation["outcome"] | null = null) {
-  const { broker, bus } = await configured();
+async function world(t: TestContext, outcome: Observation["outcome"] | null = null, storeNowMs: () => number = Date.now) {
+  const { broker, bus } = await configured(undefined, memoryBroker({ nowMs: storeNowMs }));
   let ids = 0;
   const from = (service: "breaker-state" | "prober") => {
     ids += 1;
@@ -41,7 +41,9 @@ async function world(t: TestContext, outcome: Observation["outcome"] | null = nu
       const refused = outcome === "hard" ? { code: "refused" as const, error: "connection refused" } : {};
       const observations = observed("p1", asked, { outcome, responseTimeMs: 3, ...refused });
       const event = makeEvent({ type: "probe.observed", keys: ["p1"], data: { observer: "p1", observations }, ...from("prober") });
-      prober.append(event).then(() => respond(event), assert.fail);
+      // As a prober does: whoever asked is answered while the log is still being written.
+      respond(event);
+      setTimeout(() => void prober.append(event).catch(assert.fail), 20);
     });
   }
   const mcpf = (...argv: string[]) => runMcpf(bus, argv, { MCPF_OPERATOR: "ada" });
@@ -150,4 +152,20 @@ test("test probes once, and says what the fleet would decide on all that it know
   );
   const nobody = await world(t);
   assert.match((await nobody.mcpf("breaker", "test", "api/one")).stderr, /no prober is running/);
+});
+
+test("test judges by the store's clock, as the fleet does, on a machine that is an hour ahead of it or behind it", async (t) => {
+  for (const aheadMs of [3_600_000, -3_600_000]) {
+    const storeNowMs = (): number => Date.now() + aheadMs;
+    const { mcpf, say, failing } = await world(t, "hard", storeNowMs);
+    await failing(4);
+    const said = JSON.parse((await mcpf("breaker", "test", "api/one", "-o", "json")).stdout);
+    assert.deepEqual([said.next.status, said.next.rule, said.evidence[0]?.hardRun], ["open", "consecutive_failures", 5], `${aheadMs}`);
+    await say("two", { status: "open", generation: 1, openings: 1, sinceMs: storeNowMs(), openUntilMs: storeNowMs() + 600_000 });
+    const open = JSON.parse((await mcpf("breaker", "test", "api/two", "-o", "json")).stdout);
+    assert.deepEqual([open.status, open.next.status], ["open", "open"], `its ten minutes are not over: ${aheadMs}`);
+    await say("two", { status: "open", generation: 2, openings: 1, sinceMs: storeNowMs() - 9000, openUntilMs: storeNowMs() - 1000 });
+    const over = JSON.parse((await mcpf("breaker", "test", "api/two", "-o", "json")).stdout);
+    assert.deepEqual([over.status, over.next.status], ["open", "half_open"], `its time is over: ${aheadMs}`);
+  }
 });

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { type TestContext, test } from "node:test";
-import { BusError } from "@mcp-failover/bus";
+import { BusError, RefusedError } from "@mcp-failover/bus";
 import { type DataOf, type FailbackCommand, type HoldCommand, makeEvent } from "@mcp-failover/contracts";
 import { configured, runMcpf } from "./support.ts";
 
@@ -19,6 +19,7 @@ async function world(t: TestContext) {
     overrode: [],
     rejected: [{ option: "three", why: "its health is unhealthy" }],
   };
+  const answers = { hold: (): object => ({ upstream: "api", epoch: 3 }) };
   const served = await bus.serve({
     name: "failover-controller",
     instance: "f-1",
@@ -31,7 +32,7 @@ async function world(t: TestContext) {
       },
       "command.hold": async (body) => {
         asked.hold.push(body);
-        return { upstream: "api", epoch: 3 };
+        return answers.hold();
       },
     },
   });
@@ -53,7 +54,7 @@ async function world(t: TestContext) {
       }),
       0,
     );
-  return { asked, mcpf, say, bus };
+  return { asked, answers, mcpf, say, bus };
 }
 
 test("mcpf failback asks for a way back with a reason, and a dry run shows what was not chosen without asking for consent", async (t) => {
@@ -75,21 +76,33 @@ test("mcpf failback asks for a way back with a reason, and a dry run shows what 
   );
 });
 
-test("mcpf hold --until holds to that time, and refuses one that is no time, is over, or comes with --for", async (t) => {
-  const { mcpf, asked } = await world(t);
+test("mcpf hold --until says the time itself, whatever this machine's clock says of it, and refuses one that is no time or comes with --for", async (t) => {
+  const { mcpf, asked, answers } = await world(t);
   const until = new Date(Math.ceil(Date.now() / 1000) * 1000 + 3_600_000).toISOString();
   const held = await mcpf("hold", "api", "--until", until, "--reason", "upgrade", "--yes");
   assert.deepEqual([held.code, held.stdout], [0, `api is held until ${until} (epoch 3)\n`]);
-  const forMs = asked.hold[0]?.forMs ?? 0;
-  assert.ok(Math.abs(forMs - 3_600_000) < 5000, `${forMs}`);
+  assert.equal(asked.hold[0]?.untilMs, Date.parse(until));
+  // By this machine's clock it is over: whether it is, the controller says.
+  const over = await mcpf("hold", "api", "--until", "2020-01-01T00:00:00Z", "--reason", "upgrade", "--yes");
+  assert.deepEqual([over.code, asked.hold[1]?.untilMs, asked.hold[1]?.forMs], [0, Date.parse("2020-01-01T00:00:00Z"), 1]);
+  answers.hold = () => {
+    throw new RefusedError("until_over", "it is over: it is 12:00 by the store's clock; give a time that is still to come");
+  };
+  assert.equal(
+    (await mcpf("hold", "api", "--until", until, "--reason", "upgrade", "--yes")).code,
+    2,
+    "wrong usage, as the controller says",
+  );
+  const { length } = asked.hold;
   for (const wrong of [
     ["--until", "tomorrow"],
-    ["--until", "2020-01-01T00:00:00Z"],
     ["--until", until, "--for", "1h"],
   ]) {
     assert.equal((await mcpf("hold", "api", ...wrong, "--reason", "upgrade", "--yes")).code, 2, wrong.join(" "));
   }
-  assert.equal(asked.hold.length, 1);
+  assert.equal(asked.hold.length, length);
+  assert.equal((await mcpf("hold", "api", "--for", "10m", "--reason", "upgrade", "--yes")).code, 2);
+  assert.deepEqual([asked.hold.at(-1)?.forMs, asked.hold.at(-1)?.untilMs], [600_000, undefined]);
 });
 
 test("mcpf why tells of a hold after a verification what was tried, by which traffic it was judged, and prints the same as JSON", async (t) => {

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import type { Bus } from "@mcp-failover/bus";
+import { type Bus, memoryBroker } from "@mcp-failover/bus";
 import { type HealthReport, healthReport } from "@mcp-failover/contracts";
 import { configured, runMcpf } from "./support.ts";
 
@@ -43,4 +43,18 @@ test("mcpf status --report shows the state-store's word, and is 3 when a critica
   await serving.stop();
   await store.close();
   await bus.close();
+});
+
+test("what is folded here is judged by the store's clock: maintenance is over when the services say so, not when this machine does", async (t) => {
+  for (const aheadMs of [3_600_000, -3_600_000]) {
+    const storeNowMs = Date.now() + aheadMs;
+    const around = (byMs: number): string => new Date(storeNowMs + byMs).toISOString();
+    const yaml = `
+maintenance: [{ name: disks, upstreams: [shop], reason: new disks, from: "${around(-600_000)}", until: "${around(600_000)}" }]
+upstreams: { shop: { kind: http, endpoints: [{ name: primary, url: "http://127.0.0.1:9001/", tier: 0 }] } }`;
+    const { bus } = await configured(yaml, memoryBroker({ nowMs: () => storeNowMs }));
+    t.after(() => bus.close());
+    const [shop] = healthReport.parse(JSON.parse((await report(bus, "-o", "json")).stdout)).services;
+    assert.equal(shop?.maintenance?.name, "disks", `the store is ${aheadMs} ms ahead`);
+  }
 });

@@ -45,6 +45,8 @@ export const holdCommand = z.looseObject({
     .positive()
     .max(10 * yearMs, "at most ten years; leave it out to hold until it is released")
     .nullable(),
+  /** When it ends, by the store's clock; wins over `forMs`, which whoever asks had to count by a clock of their own. */
+  untilMs: z.number().int().positive().optional(),
 });
 export type HoldCommand = z.infer<typeof holdCommand>;
 export const releaseCommand = z.looseObject({ ...base, upstream: z.string() });

@@ -109,8 +109,21 @@ function heldDown(input: FailoverInput, endpoint: { readonly name: string } | un
 }
 
 export function obeyHold(input: FailoverInput, order: Extract<FailoverOrder, { kind: "hold" | "release" }>): FailoverDecision {
-  if (order.kind === "hold") return decided(input, "held", { rule: "operator", reason: order.reason });
-  if (input.state.held !== null) return decided(input, "released", { rule: "operator", reason: order.reason });
-  const reason = `${input.upstream} is not held; there is nothing to release`;
-  return { kind: "rejected", rule: "not_held", reason, automatic: false, sinceMs: input.nowMs, rejected: [], targets: [] };
+  const { upstream, state, nowMs } = input;
+  const no = (rule: string, reason: string): FailoverDecision => ({
+    kind: "rejected",
+    rule,
+    reason,
+    automatic: false,
+    sinceMs: nowMs,
+    rejected: [],
+    targets: [],
+  });
+  if (order.kind === "hold") {
+    if (order.untilMs === undefined || order.untilMs > nowMs) return decided(input, "held", { rule: "operator", reason: order.reason });
+    const times = `${new Date(order.untilMs).toISOString()} is over: it is ${new Date(nowMs).toISOString()} by the store's clock`;
+    return no("until_over", `${times}; give a time that is still to come`);
+  }
+  if (state.held !== null) return decided(input, "released", { rule: "operator", reason: order.reason });
+  return no("not_held", `${upstream} is not held; there is nothing to release`);
 }

@@ -48,7 +48,7 @@ export type FailoverOrder = {
 } /** `from`: what was active when the order was taken on; absent in orders of before. */ & (
   | { kind: "failover"; to: string | null; force: boolean; afterSeq: number; gatherOver: boolean; from?: string }
   | { kind: "failback"; force: boolean; afterSeq: number; gatherOver: boolean }
-  | { kind: "hold"; forMs: number | null }
+  | { kind: "hold"; forMs: number | null; untilMs?: number }
   | { kind: "release" }
 );
 
@@ -113,7 +113,7 @@ export function decided(input: FailoverInput, action: "moved" | "held" | "releas
   if (action === "moved") moves.push({ atMs: nowMs, epoch, from: state.active, to: to.name, automatic: command === null });
   const trial = trialAfter(input, action, outcome.rule, epoch);
   const undone = action === "moved" && command === null && outcome.rule !== "failback" ? failbackRecord(input) : {};
-  const untilMs = command?.kind === "hold" && command.forMs !== null ? nowMs + command.forMs : null;
+  const untilMs = command?.kind === "hold" ? (command.untilMs ?? (command.forMs === null ? null : nowMs + command.forMs)) : null;
   return {
     kind: "decided",
     action,

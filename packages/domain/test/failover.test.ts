@@ -337,3 +337,12 @@ test("a hold and its release leave what is active, and since when, as it is", ()
   assert.deepEqual(released.kind === "decided" && [released.state.held, released.state.epoch], [null, 5]);
   assert.equal(decide({ state, command: release }), "rejected not_held");
 });
+
+test("a hold that says when it ends does so by the store's clock, whatever its length is by another, and one that is over is refused", () => {
+  const hold = { kind: "hold", commandId: "c", by: ann, reason: "maintenance", forMs: null } as const;
+  const held = decideFailover(world({ command: { ...hold, forMs: 7_200_000, untilMs: nowMs + 1000 } }));
+  assert.equal(held.kind === "decided" && held.state.held?.untilMs, nowMs + 1000);
+  assert.equal(decide({ command: { ...hold, untilMs: nowMs + 1 } }), "decided operator");
+  assert.equal(decide({ command: { ...hold, untilMs: nowMs } }), "rejected until_over");
+  assert.equal(decide({ command: hold }), "decided operator");
+});

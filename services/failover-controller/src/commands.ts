@@ -93,8 +93,10 @@ export class Commands {
   }
 
   hold(body: HoldCommand): Promise<Answer> {
-    const { commandId, by, reason, forMs } = body;
-    return this.#once("hold", body, { forMs }, () => ({ kind: "hold", commandId, by, reason, forMs }));
+    const { commandId, by, reason, forMs, untilMs } = body;
+    // What was counted by the asker's clock is no part of the order where the order says when it ends.
+    const end = untilMs === undefined ? { forMs } : { forMs: null, untilMs };
+    return this.#once("hold", body, end, () => ({ kind: "hold", commandId, by, reason, ...end }));
   }
 
   release(body: ReleaseCommand): Promise<Answer> {

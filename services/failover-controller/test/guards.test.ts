@@ -333,6 +333,28 @@ test("a controller that starts on a machine with a fast clock keeps an operator'
   );
 });
 
+test("a hold until a time ends at that time of the store's clock, an hour ahead of every other, and one that is over by it is refused", async (t) => {
+  const storeNowMs = (): number => Date.now() + 3_600_000;
+  const { fleet, start, command } = await stack({ controllers: 0, storeNowMs });
+  // The store's clock is heard by what it takes, as in any fleet that is alive.
+  const alive = setInterval(() => {
+    for (const prober of fleet.probers) fleet.probe(prober, [{ upstream: "shop", endpoint: "primary" }]).catch(() => undefined);
+  }, 200);
+  t.after(() => clearInterval(alive));
+  await start("fc-1");
+  const holdUntil = (untilMs: number) => command("command.hold", { upstream: "shop", forMs: 1, untilMs });
+  const over = await holdUntil(Date.now() + 1_800_000);
+  assert.equal(codeOf(over), "until_over");
+  assert.match(over.ok ? "" : over.error.message, /by the store's clock; give a time that is still to come/);
+  const untilMs = storeNowMs() + 600_000;
+  resultOf(await holdUntil(untilMs));
+  const [held] = await fleet.said("failover.decided");
+  assert.deepEqual([held?.data.action, held?.data.state.held?.untilMs], ["held", untilMs]);
+  const recorded = (await fleet.said("command.accepted")).at(-1)?.data.parameters;
+  assert.deepEqual([recorded?.["forMs"], recorded?.["untilMs"]], [null, untilMs]);
+  await recheck(fleet);
+});
+
 test("a grace ends no later than it lasts, also after the store's clock was set back", () => {
   const grace = new Grace();
   const endpoints = [{ name: "primary", tier: 0, url: "http://127.0.0.1:1/" }];

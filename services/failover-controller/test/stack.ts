@@ -14,8 +14,10 @@ after(async () => {
 });
 
 /** A broker with a fleet of probers and some controllers on it. */
-export async function stack(options: { controllers?: number; upstreams?: Record<string, object>; more?: object; probers?: string[] } = {}) {
-  const broker = memoryBroker();
+export async function stack(
+  options: { controllers?: number; upstreams?: Record<string, object>; more?: object; probers?: string[]; storeNowMs?: () => number } = {},
+) {
+  const broker = memoryBroker(options.storeNowMs === undefined ? {} : { nowMs: options.storeNowMs });
   const fleet = new FleetDouble(broker.connect(), options.probers);
   await fleet.start(options.upstreams ?? { shop: upstreamOf(["primary", "secondary"]) }, options.more);
   const start = async (instance: string, { wait = true, nowMs = () => Date.now() } = {}) => {

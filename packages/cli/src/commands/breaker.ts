@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from "node:timers/promises";
 import type { Bus } from "@mcp-failover/bus";
 import {
   type Actor,
@@ -26,7 +27,7 @@ import { z } from "zod";
 import { ask, type Context } from "../context.ts";
 import { CliError, type ExitCode } from "../errors.ts";
 import { table } from "../output.ts";
-import { readToEnd } from "../read-log.ts";
+import { readToEnd, storedMs } from "../read-log.ts";
 import { begin, type ChangeOptions } from "./changes.ts";
 import { proberNames, targetsOf } from "./probe.ts";
 
@@ -81,6 +82,8 @@ export async function command(context: Context, name: keyof typeof requested, ta
 }
 
 const probeMs = 5000;
+const storedLooksMax = 10;
+const storedLookMs = 50;
 const answerMarginMs = 1000;
 
 interface Tested extends Target {
@@ -105,7 +108,10 @@ export async function test(context: Context, target: string): Promise<ExitCode> 
   const probes = await probeOnce(context, bus, targets);
   const signals = openBreakerSignals();
   const longestMs = Math.max(...targets.map(({ upstream }) => backMsOf(policies(upstream))));
-  const nowMs = await readToEnd(bus, "SIGNALS", { from: { timeMs: context.nowMs() - longestMs } }, ({ content, timeMs }) => {
+  // breaker-state decides by the store's clock, and what the probes found is its newest word.
+  await untilStored(bus, probes);
+  const atLeastMs = (await storedMs(bus)) ?? context.nowMs();
+  const lastMs = await readToEnd(bus, "SIGNALS", { from: { timeMs: atLeastMs - longestMs } }, ({ content, timeMs }) => {
     if (content.kind === "event") foldBreakerSignal(signals, content.event, timeMs);
   });
   const tested: Tested[] = [];
@@ -113,7 +119,7 @@ export async function test(context: Context, target: string): Promise<ExitCode> 
     const policy = policies(upstream);
     const state = (await lastChange(bus, { upstream, endpoint }))?.data.state ?? initialBreakerState;
     // A second further on: the second that is just going on is judged at its end.
-    const atMs = Math.max(nowMs, context.nowMs()) + policy.bucketMs;
+    const atMs = Math.max(lastMs, atLeastMs) + policy.bucketMs;
     const evidence = evidenceOf(signals.windows.get(endpointKey(upstream, endpoint)) ?? emptyWindow, state, policy, atMs);
     const routers = liveRouters(signals, atMs, policy.routerLiveMs);
     const decision = decideBreaker({ upstream, endpoint, policy, nowMs: atMs, state, evidence, routers });
@@ -150,6 +156,19 @@ async function probeOnce(context: Context, bus: Bus, targets: readonly Target[])
     if (reply.type === "probe.observed") seen.push(...reply.data.observations.filter(({ requestId }) => requestId === data.requestId));
   }
   return seen;
+}
+
+/** An answer comes to whoever asked before it is in the log: waits, not for long, until what each prober found is. */
+async function untilStored(bus: Bus, probes: readonly Observation[]): Promise<void> {
+  const missing = new Map(probes.map(({ observer, requestId }) => [observer, requestId]));
+  for (let look = 0; look < storedLooksMax && missing.size > 0; look += 1) {
+    if (look > 0) await sleep(storedLookMs);
+    for (const [observer, requestId] of missing) {
+      const last = await bus.lastOf("SIGNALS", subjectFor("probe.observed", observer));
+      const { event } = last?.content.kind === "event" ? last.content : { event: null };
+      if (event?.type === "probe.observed" && event.data.observations.some((one) => one.requestId === requestId)) missing.delete(observer);
+    }
+  }
 }
 
 /** Time windows look back one window from each of the last evaluations; windows in calls, as far as anything is known. */

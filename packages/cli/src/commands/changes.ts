@@ -108,22 +108,22 @@ export async function hold(
   options: ChangeOptions & { for?: string; until?: string },
 ): Promise<ExitCode> {
   if (options.for !== undefined && options.until !== undefined) throw usageError("give --for or --until, not both");
-  const untilMs = options.until === undefined ? null : untilOf(options.until, context.nowMs());
-  const forMs = untilMs !== null ? untilMs - context.nowMs() : options.for === undefined ? null : parseDuration(options.for);
+  const untilMs = options.until === undefined ? null : timeOf(options.until);
+  // The controller goes by `untilMs`, whether it is over too: this machine's clock may be wrong. One of an older version knows `forMs` alone.
+  const forMs = untilMs !== null ? Math.max(1, untilMs - context.nowMs()) : options.for === undefined ? null : parseDuration(options.for);
   const base = await give(context, options, `Hold ${upstream}? Nothing will move it by itself.`);
-  const result = await order(context, "command.hold", { ...base, upstream, forMs });
+  const result = await order(context, "command.hold", { ...base, upstream, forMs, ...(untilMs === null ? {} : { untilMs }) });
   return done(context, result, (answer) => {
     const howLong = untilMs !== null ? ` until ${new Date(untilMs).toISOString()}` : forMs === null ? "" : ` for ${options.for}`;
     return `${upstream} is held${howLong} (epoch ${String(answer["epoch"])})`;
   });
 }
 
-/** `2026-03-01T02:00:00Z` as a time that is still to come. */
-function untilOf(text: string, nowMs: number): number {
-  const untilMs = /^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}/.test(text) ? Date.parse(text) : Number.NaN;
-  if (Number.isNaN(untilMs)) throw usageError(`${JSON.stringify(text)} is no time: write it as 2026-03-01T02:00:00Z`);
-  if (untilMs <= nowMs) throw usageError(`${text} is over already; give a time that is still to come`);
-  return untilMs;
+/** `2026-03-01T02:00:00Z` as a time. */
+function timeOf(text: string): number {
+  const timeMs = /^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}/.test(text) ? Date.parse(text) : Number.NaN;
+  if (Number.isNaN(timeMs)) throw usageError(`${JSON.stringify(text)} is no time: write it as 2026-03-01T02:00:00Z`);
+  return timeMs;
 }
 
 export async function release(context: Context, upstream: string, options: ChangeOptions): Promise<ExitCode> {

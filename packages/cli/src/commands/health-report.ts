@@ -4,7 +4,7 @@ import { healthReport } from "@mcp-failover/domain";
 import type { Context } from "../context.ts";
 import type { ExitCode } from "../errors.ts";
 import { table } from "../output.ts";
-import { foldLog } from "../read-log.ts";
+import { foldLog, storedMs } from "../read-log.ts";
 
 /** `mcpf status --report`: the reference's health report; 3 when a critical service is unhealthy. */
 export async function statusReport(context: Context): Promise<ExitCode> {
@@ -24,7 +24,8 @@ async function readReport(context: Context): Promise<HealthReport> {
     if (!(error instanceof BusError)) throw error;
     context.out.note(`no state-store answers (${error.code}); this is folded from the log`);
   }
-  return healthReport((await foldLog(bus)).model, context.nowMs());
+  const { model } = await foldLog(bus);
+  return healthReport(model, (await storedMs(bus)) ?? context.nowMs());
 }
 
 function show(report: HealthReport): string {

@@ -4,7 +4,7 @@ import { viewStatus } from "@mcp-failover/domain";
 import type { Context } from "../context.ts";
 import type { ExitCode } from "../errors.ts";
 import { table } from "../output.ts";
-import { foldLog } from "../read-log.ts";
+import { foldLog, storedMs } from "../read-log.ts";
 
 /** `mcpf status`: 3 when an upstream's active endpoint is not healthy, or there is no upstream at all. */
 export async function status(context: Context): Promise<ExitCode> {
@@ -37,7 +37,7 @@ export async function readStatus(context: Context): Promise<StatusView> {
   return viewStatus(
     model,
     [...counts].map(([name, instances]) => ({ name, instances })),
-    context.nowMs(),
+    (await storedMs(bus)) ?? context.nowMs(),
   );
 }
 
