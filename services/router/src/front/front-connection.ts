@@ -1,5 +1,6 @@
 import type { Socket } from "node:net";
 import { isYoung } from "../idle-connections.ts";
+import { writeTogether } from "../write-together.ts";
 import { type AnswerLine, FrontResponse } from "./front-response.ts";
 import { readStrict, requestBytesMax, type StrictRequest } from "./strict-request.ts";
 
@@ -73,19 +74,20 @@ export class FrontConnection implements AnswerLine {
   }
 
   write(text: string, encoding: "latin1" | "utf8"): boolean {
-    return !this.#socket.writable || this.#socket.write(text, encoding);
+    if (!this.#socket.writable) return true;
+    writeTogether(this.#socket);
+    return this.#socket.write(text, encoding);
   }
 
   writeBytes(before: string, bytes: Buffer, after: string): boolean {
     const socket = this.#socket;
     if (!socket.writable) return true;
+    writeTogether(socket);
     // One segment and one system call, as text of single bytes.
     if (bytes.length <= joinedBytesMax) return socket.write(before + bytes.toString("latin1") + after, "latin1");
-    socket.cork();
     if (before !== "") socket.write(before, "latin1");
     let more = socket.write(bytes);
     if (after !== "") more = socket.write(after, "latin1");
-    socket.uncork();
     return more;
   }
 

@@ -2,6 +2,7 @@ import { connect as connectTcp, isIP, Socket, type TcpNetConnectOpts } from "nod
 import { type ConnectionOptions, connect as connectTls } from "node:tls";
 import type { EndpointTls } from "@mcp-failover/contracts";
 import { clientContext } from "../tls/client-tls.ts";
+import { writeTogether } from "../write-together.ts";
 import { type AnswerHeaders, type AnswerTarget, ResponseParser } from "./response-parser.ts";
 
 /** Where connections of one kind go. */
@@ -79,15 +80,14 @@ export class Connection implements AnswerTarget {
   carry(carried: Carried, head: string, body: Buffer | null): void {
     this.#carried = carried;
     this.#parser.begin(carried.method);
+    writeTogether(this.#socket);
     if (body === null) this.#socket.write(head, "latin1");
     else if (body.length <= joinedBytesMax) {
       // One segment and one system call; text of single bytes is written from the stack, where a buffer would have to be made.
       this.#socket.write(head + body.toString("latin1"), "latin1");
     } else {
-      this.#socket.cork();
       this.#socket.write(head, "latin1");
       this.#socket.write(body);
-      this.#socket.uncork();
     }
   }
 
