@@ -12,6 +12,7 @@ import { fractionOf } from "./string-hash.ts";
  * S4  A first failure, and a first answer of what was not up, are checked after `fastRetryMs`; what is failing is probed at least
  *     every `downIntervalMs`.
  * S5  A quick probe waits at least `confirmUsualFactor` times the usual response time, and never longer than the time-out.
+ * S6  Who limits our rate is probed no sooner than its `Retry-After` says, up to one interval, and never by a fast retry.
  */
 export interface ScheduleInput {
   readonly key: string;
@@ -28,7 +29,7 @@ export interface NextProbe {
   readonly purpose: "scheduled" | "retry";
 }
 
-/** The next probe after one that has just ended (S1 to S4). Pure. */
+/** The next probe after one that has just ended (S1 to S4, S6). Pure. */
 export function nextProbe({ key, policy, state, lastOutcome, retryAfterMs, nowMs }: ScheduleInput): NextProbe {
   const slotMs = gridSlot(key, policy, nowMs);
   const regular: NextProbe = { atMs: slotMs, purpose: "scheduled" };

@@ -218,6 +218,7 @@ test("F6: hold, cool-down, the fleet and a jump of the clock stop an automatic m
   assert.equal(decide({ fleet: { granted: false, reason: "full", expiresAtMs: 0 } }), "rejected fleet_limit");
   assert.equal(decide({ clock: { tilted: true, freshAfterSeq: 0 } }), "rejected clock_gap");
   assert.equal(decide({ policy: { ...policy, automatic: false } }), "rejected automatic_off");
+  assert.equal(decide({ policy: { ...policy, movesPerHour: 0 } }), "rejected automatic_off", "none an hour is no limit that was reached");
 });
 
 test("F6: an active endpoint that is not configured any more is replaced in spite of hold and cool-down", () => {

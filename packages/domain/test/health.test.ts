@@ -205,9 +205,9 @@ test("H6: the fourth change inside the window holds down, the fourth in all does
 });
 
 test("H7: refused credentials and rate limits are degraded with their own rule, and clear with two good answers", () => {
-  for (const [outcome, rule] of [
-    ["auth", "credentials_refused"],
-    ["soft", "rate_limited"],
+  for (const [outcome, rule, scoreMax] of [
+    ["auth", "credentials_refused", 0.4],
+    ["soft", "rate_limited", 0.6],
   ] as const) {
     const prober = healthyProber();
     assert.equal(prober.waits(5000).sees(outcome).publish, false, "one is not enough");
@@ -216,6 +216,7 @@ test("H7: refused credentials and rate limits are degraded with their own rule, 
     for (let n = 0; n < 20; n += 1) prober.waits(5000).sees(outcome);
     assert.equal(prober.status, "degraded");
     assert.ok((prober.state?.score ?? 0) > 0.3, "it stays above what the router takes for dead");
+    assert.ok((prober.state?.score ?? 1) < scoreMax + 0.01, "and gets less than a sound one");
     prober.waits(5000).sees("ok");
     assert.equal(prober.waits(5000).sees("ok").rule, "cleared");
     assert.equal(prober.status, "healthy");

@@ -84,6 +84,28 @@ test("S4: a first failure and a first answer are checked within 250 ms; what is 
   assert.ok(at({ status: "healthy", okRun: 7, failRun: 0 }, "ok") > 1000, "what is well is left alone until its slot");
 });
 
+test("S6: who limits our rate is asked no sooner than it says, and after a whole interval at the latest; nor quickly, whatever it was before", () => {
+  const from = 1_800_000_000_000;
+  const own = { ...policy, intervalMs: 60_000 };
+  const at = (retryAfterMs: number | null, status: "healthy" | "unknown" | "unhealthy" = "healthy"): number => {
+    const asked = {
+      key: "a/b",
+      policy: own,
+      state: { status, okRun: 1, failRun: 0 },
+      lastOutcome: "soft" as const,
+      retryAfterMs,
+      nowMs: from,
+    };
+    const { atMs, purpose } = nextProbe(asked);
+    assert.equal(purpose, "scheduled");
+    return atMs - from;
+  };
+  const slot = gridSlot("a/b", own, from) - from;
+  assert.deepEqual([at(null), at(0), at(null, "unknown"), at(null, "unhealthy")], [slot, slot, slot, slot]);
+  assert.equal(at(slot + 1000), slot + 1000);
+  assert.equal(at(3_600_000), 60_000, "two intervals on its result would prove nothing any more");
+});
+
 test("S5: a quick probe waits for four usual response times, never beyond the time-out", () => {
   assert.equal(probeTimeoutMs(policy, "scheduled", 3), 5000);
   assert.equal(probeTimeoutMs(policy, "confirm", null), 500);

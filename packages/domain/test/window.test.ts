@@ -139,6 +139,15 @@ test("calls that hang count as slow by their age, before any of them has ended",
   assert.equal(see(young, from + 1000)[0]?.evaluations.at(-1)?.slow, 0);
 });
 
+test("one call that hangs among many that are answered counts as slow, once, by the age of the oldest", () => {
+  const busy = secondsOf(emptyWindow, t0, 60, 40);
+  const slowOf = (oldestInFlightMs: number): number | undefined => {
+    const window = router(busy, calls("ok", 40), t0 + 60_000, { inFlight: 3, oldestInFlightMs });
+    return see(window, t0 + 61_000)[0]?.evaluations.at(-1)?.slow;
+  };
+  assert.deepEqual([slowOf(999), slowOf(5000)], [0, 1]);
+});
+
 test("the same signals give the same windows", () => {
   fc.assert(
     fc.property(fc.array(fc.tuple(outcome, fc.integer({ min: 0, max: 3000 }), fc.constantFrom("a", "b"))), (script) => {
