@@ -12,6 +12,16 @@ const subject = z.union([
   z.strictObject({ issuer: z.url({ protocol: /^https?$/ }), subject: z.string().min(1).max(512) }),
 ]);
 
+const certificate = z.union(
+  [
+    z.strictObject({ dns: z.string().regex(/^[a-z0-9_.-]{1,253}$/) }),
+    z.strictObject({ uri: z.string().min(1).max(2048) }),
+    z.strictObject({ common_name: z.string().min(1).max(256) }),
+    z.strictObject({ sha256: z.string().regex(/^[0-9a-f]{64}$/) }),
+  ],
+  { error: "write { dns: name in lower case }, { uri: spiffe://... }, { common_name: ... } or { sha256: 64 digits in lower case }" },
+);
+
 /** One agent. */
 export const agentConfig = z.strictObject({
   /** The upstream tools that it uses; it can be rolled back as a whole. */
@@ -28,6 +38,11 @@ export const agentConfig = z.strictObject({
     .optional(),
   /** What names it in the tokens of `router.auth.issuers` (by default their `sub`). */
   subjects: z.array(subject).min(1).max(100).optional(),
+  /**
+   * What names it in the certificate that its client shows, where the router's port asks for one: a name in it, or the SHA-256 of the whole
+   * (DER). A request with a bearer token is the token's.
+   */
+  certificates: z.array(certificate).min(1).max(100).optional(),
   /** What it may use; everything where nothing is said. */
   allow: z.strictObject({ upstreams: z.array(pattern).max(1000).optional(), tools: z.array(pattern).max(1000).optional() }).optional(),
 });
@@ -35,29 +50,37 @@ export type AgentConfig = z.infer<typeof agentConfig>;
 
 const loopback = /^http:\/\/(?:127\.0\.0\.1|localhost|\[::1\])(?::\d+)?(?:\/|$)/;
 
+const isSafeForKeys = (url: string): boolean => url.startsWith("https://") || loopback.test(url);
+
 /** Keys from a line that anybody can change would let anybody in. */
 const keysUrl = z
   .url({ protocol: /^https?$/, error: "give a URL that begins with https://" })
-  .refine((url) => url.startsWith("https://") || loopback.test(url), "use https://; http:// is for loopback alone");
+  .refine(isSafeForKeys, "use https://; http:// is for loopback alone");
 
 /** OAuth 2.1: the router is a protected resource (RFC 9728), tokens are JWTs (RFC 9068). */
 export const routerAuth = z.strictObject({
   issuers: z
     .array(
-      z.strictObject({
-        /** Exactly as in `iss`. */
-        issuer: z.url({ protocol: /^https?$/ }),
-        jwks_url: keysUrl,
-        /** Values of `aud` that mean this router, besides its `public_urls` with and without the path of the upstream. */
-        audiences: z.array(z.string().min(1).max(512)).max(20).optional(),
-        /** The claim that `agents.*.subjects` are compared with. */
-        agent_claim: z.string().min(1).max(128).default("sub"),
-        /** Scopes that a token has to have. */
-        scopes: z
-          .array(z.string().regex(/^[\x21\x23-\x5b\x5d-\x7e]+$/))
-          .max(20)
-          .optional(),
-      }),
+      z
+        .strictObject({
+          /** Exactly as in `iss`. */
+          issuer: z.url({ protocol: /^https?$/ }),
+          /** Without it the issuer's own metadata say where its keys are (RFC 8414, OpenID Connect Discovery). */
+          jwks_url: keysUrl.optional(),
+          /** Values of `aud` that mean this router, besides its `public_urls` with and without the path of the upstream. */
+          audiences: z.array(z.string().min(1).max(512)).max(20).optional(),
+          /** The claim that `agents.*.subjects` are compared with. */
+          agent_claim: z.string().min(1).max(128).default("sub"),
+          /** Scopes that a token has to have. */
+          scopes: z
+            .array(z.string().regex(/^[\x21\x23-\x5b\x5d-\x7e]+$/))
+            .max(20)
+            .optional(),
+        })
+        .refine(({ issuer, jwks_url: keys }) => keys !== undefined || isSafeForKeys(issuer), {
+          path: ["jwks_url"],
+          error: "give it, or an issuer that begins with https://: its metadata say where its keys are",
+        }),
     )
     .min(1, "give at least one issuer")
     .max(10),
@@ -85,6 +108,9 @@ export function reportAgentProblems(config: Identities, report: (path: readonly 
   for (const [name, agent] of Object.entries(config.agents)) {
     agent.tokens?.forEach((token, index) => {
       claim(["agents", name, "tokens", index], "secret" in token ? `secret ${token.secret}` : `sha256 ${token.sha256}`, name);
+    });
+    agent.certificates?.forEach((one, index) => {
+      claim(["agents", name, "certificates", index], `certificate ${JSON.stringify(one)}`, name);
     });
     agent.subjects?.forEach((one, index) => {
       const at = ["agents", name, "subjects", index];

@@ -20,8 +20,9 @@ test("agents with tokens, subjects and limits are taken, and those without as th
   assert.deepEqual(
     problemsOf(`agents:
   a: { tokens: [{ secret: A }, { sha256: ${"ab".repeat(32)} }], allow: { upstreams: ["a*"], tools: ["a/read_*", "x"] } }
-  b: { subjects: [b] }
-router: { public_urls: ["https://r"], auth: { issuers: [${issuer("i")}] } }`),
+  b: { subjects: [{ issuer: "https://i", subject: b }] }
+  c: { certificates: [{ dns: c.agents.example }, { uri: "spiffe://mesh/c" }, { common_name: c }, { sha256: ${"cd".repeat(32)} }] }
+router: { public_urls: ["https://r"], auth: { issuers: [${issuer("i")}, { issuer: "https://discovered" }] } }`),
     [],
   );
 });
@@ -41,6 +42,9 @@ test("a token or a subject of two agents, a subject of nobody, and a router with
     ),
     ...problemsOf(`router: { public_urls: ["https://r"], auth: { issuers: [{ issuer: 'https://i', jwks_url: 'http://i/jwks' }] } }`),
     ...problemsOf("agents: { a: { tokens: [plain-text] } }"),
+    ...problemsOf(`router: { public_urls: ["https://r"], auth: { issuers: [{ issuer: 'http://i' }] } }`),
+    ...problemsOf("agents: { a: { certificates: [{ dns: x }] }, b: { certificates: [{ dns: x }] } }"),
+    ...problemsOf("agents: { a: { certificates: [x] } }"),
   ];
   const expected = [
     /agents\.b\.tokens\.0: the agent a has it too/,
@@ -51,6 +55,9 @@ test("a token or a subject of two agents, a subject of nobody, and a router with
     /no issuer "https:\/\/k"/,
     /jwks_url: use https/,
     /agents\.a\.tokens\.0/,
+    /jwks_url: give it, or an issuer that begins with https/,
+    /agents\.b\.certificates\.0: the agent a has it too/,
+    /agents\.a\.certificates\.0: write \{ dns/,
   ];
   assert.equal(said.length, expected.length, said.join("\n"));
   for (const [index, pattern] of expected.entries()) assert.match(said[index] ?? "", pattern);

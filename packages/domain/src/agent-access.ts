@@ -22,7 +22,9 @@ export function grantOf(agent: AgentConfig): AgentGrant {
 /** Whether agents have to say who they are: one of them has a credential, or there is an issuer of tokens. */
 export function identityRequired(topology: Pick<Topology, "agents" | "router">): boolean {
   const agents = Object.values(topology.agents);
-  return topology.router.auth !== undefined || agents.some(({ tokens, subjects }) => tokens !== undefined || subjects !== undefined);
+  const hasCredential = ({ tokens, subjects, certificates }: AgentConfig): boolean =>
+    tokens !== undefined || subjects !== undefined || certificates !== undefined;
+  return topology.router.auth !== undefined || agents.some(hasCredential);
 }
 
 /** Without identities everybody may use everything, as it is on a developer's machine. */

@@ -108,6 +108,7 @@ describe("what an agent may use", () => {
     assert.equal(identityRequired(agentConfig({})), false);
     assert.equal(identityRequired(agentConfig({ a: { tools: ["x"], allow: { tools: ["y"] } } })), false);
     assert.equal(identityRequired(agentConfig({ a: { tokens: [{ secret: "A" }] } })), true);
+    assert.equal(identityRequired(agentConfig({ a: { certificates: [{ dns: "a" }] } })), true);
     assert.deepEqual(grantOf(agentConfig({ a: { allow: { tools: ["y"] } } }).agents["a"] as never), { upstreams: ["*"], tools: ["y"] });
   });
 

@@ -2,7 +2,7 @@ import cluster from "node:cluster";
 import { randomBytes } from "node:crypto";
 import { createServer, type IncomingMessage, type Server, type ServerOptions, type ServerResponse } from "node:http";
 import { createServer as createTlsServer } from "node:https";
-import type { AddressInfo } from "node:net";
+import type { AddressInfo, Socket } from "node:net";
 import { type AccessRules, checkAccess, checkMetricsHost, checkOneHost, checkPath } from "./access.ts";
 import type { Aggregate } from "./aggregate/serve.ts";
 import type { ClientResponse } from "./client-exchange.ts";
@@ -65,10 +65,10 @@ export async function startServer(options: RouterServerOptions): Promise<RouterS
   const { mcp } = options;
   let draining = false;
   let inFlight = 0;
-  const begin = (request: Incoming, response: ClientResponse): void => {
+  const begin = (request: Incoming, response: ClientResponse, socket: Socket | null): void => {
     inFlight++;
     if (draining) response.setHeader("connection", "close");
-    serve(options, request, response).catch((error: unknown) => {
+    serve(options, request, response, socket).catch((error: unknown) => {
       if (error instanceof RefusedRequest) return refuse(request, response, error);
       mcp.log.error({ err: error, path: request.url }, "a request failed inside the router");
       if (response.headersSent) response.destroy();
@@ -98,11 +98,14 @@ export async function startServer(options: RouterServerOptions): Promise<RouterS
         over();
       });
       response.on("error", onTrouble);
-      begin(request, response);
+      begin(request, response, request.socket);
     },
   );
   const idle = watchIdle(server, idleMs);
-  const front = options.front ? standBefore(server, { serve: begin, over: ended, idleMs, onTrouble }) : null;
+  // Whose certificate a request came with is known by its connection, which the front does not tell.
+  const isFront = options.front && options.tls?.options.requestCert !== true;
+  const serveWhole = (request: StrictRequest, response: ClientResponse): void => begin(request, response, null);
+  const front = isFront ? standBefore(server, { serve: serveWhole, over: ended, idleMs, onTrouble }) : null;
   await listen(server, options.host, options.port);
   const { port } = server.address() as AddressInfo;
 
@@ -185,7 +188,7 @@ async function listen(server: Server, host: string, port: number): Promise<void>
 type Incoming = IncomingMessage | StrictRequest;
 const isWhole = (request: Incoming): request is StrictRequest => "body" in request;
 
-async function serve(options: RouterServerOptions, request: Incoming, response: ClientResponse): Promise<void> {
+async function serve(options: RouterServerOptions, request: Incoming, response: ClientResponse, socket: Socket | null): Promise<void> {
   const url = request.url ?? "/";
   const query = url.indexOf("?");
   const path = query === -1 ? url : url.slice(0, query);
@@ -194,7 +197,7 @@ async function serve(options: RouterServerOptions, request: Incoming, response: 
     if (!isWhole(request)) checkOneHost(request.rawHeaders);
     checkAccess(request.headers.host, request.headers.origin, options.access());
     const { aggregate } = options;
-    const principal = await options.guard.identify(request.headers, "mcp", "");
+    const principal = await options.guard.identify(request.headers, "mcp", "", socket);
     return aggregate.serve(request, response, principal, async () => readBody(request, aggregate.bodyBytesMax()));
   }
   if ((face !== "mcp" && face !== "http") || !name) {
@@ -215,7 +218,7 @@ async function serve(options: RouterServerOptions, request: Incoming, response: 
   if (!isWhole(request)) checkOneHost(request.rawHeaders);
   checkAccess(request.headers.host, request.headers.origin, options.access());
   const { mcp } = options;
-  const identified = options.guard.identify(request.headers, face, name);
+  const identified = options.guard.identify(request.headers, face, name, socket);
   const principal = identified instanceof Promise ? await identified : identified;
   checkUpstream(principal, name);
   const view = viewOf(options, face, name, principal);

@@ -1,11 +1,15 @@
 import type { IncomingHttpHeaders } from "node:http";
+import type { Socket } from "node:net";
 import { RefusedRequest, rpcCodes } from "../errors.ts";
 import { anybody, type Principal } from "./principal.ts";
 
 /** Says who makes a request, and what a client has to know to become somebody. */
 export interface Guard {
-  /** Throws {@link RefusedRequest} with 401. A promise only where a token is seen for the first time. */
-  identify(headers: IncomingHttpHeaders, face: "mcp" | "http", upstream: string): Principal | Promise<Principal>;
+  /**
+   * Throws {@link RefusedRequest} with 401. A promise only where a token is seen for the first time. `socket`: of the connection, whose
+   * certificate may say who it is.
+   */
+  identify(headers: IncomingHttpHeaders, face: "mcp" | "http", upstream: string, socket?: Socket | null): Principal | Promise<Principal>;
   /** The protected-resource metadata of a path (RFC 9728), or null. */
   metadata(path: string): object | null;
 }

@@ -1,16 +1,25 @@
 import { createLocalJWKSet, type JSONWebKeySet, type JWTVerifyGetKey } from "jose";
+import { fetchJson } from "./fetch-json.ts";
+import { keySetUrlOf } from "./issuer-metadata.ts";
 
 /**
  * The keys of issuers. Guarantees:
  * K1  A key set is fetched by one request at a time, with a time-out, a limit on its size, and no redirect followed.
  * K2  It is fetched again when it is old, and when a token names a key that is not in it, but then not more often than every `againMs`.
  * K3  When it cannot be fetched the last good one goes on, however old; also after a restart, from disk.
+ * K4  Where the issuer's metadata say where its keys are, they are asked each time the keys are, so that keys may move.
  */
 export interface KeySets {
-  /** Null: none was ever had. */
+  /** `url`: of the keys, or {@link discoveredOf}. Null: none was ever had. */
   get(url: string): Promise<JWTVerifyGetKey | null>;
   /** A token names a key that is not there: fetches again if that is due. False: nothing new. */
   again(url: string): Promise<boolean>;
+}
+
+const discovered = "discover ";
+/** Stands for the keys of an issuer whose metadata say where they are. */
+export function discoveredOf(issuer: string): string {
+  return `${discovered}${issuer}`;
 }
 
 /** Where the last good key sets are kept. */
@@ -112,24 +121,10 @@ export function createKeySets(options: KeySetOptions): KeySets {
 }
 
 /** Throws when the answer is no key set, too large or too late. */
-async function fetchKeySet(url: string): Promise<JSONWebKeySet> {
-  const response = await fetch(url, {
-    redirect: "error",
-    signal: AbortSignal.timeout(fetchMsMax),
-    headers: { accept: "application/json" },
-  });
-  if (response.status !== 200 || response.body === null) {
-    await response.body?.cancel();
-    throw new Error(`${url} answered ${response.status}`);
-  }
-  const chunks: Uint8Array[] = [];
-  let size = 0;
-  for await (const chunk of response.body) {
-    size += chunk.length;
-    if (size > setBytesMax) throw new Error(`${url} answered with more than ${setBytesMax} bytes`);
-    chunks.push(chunk);
-  }
-  const value: unknown = JSON.parse(Buffer.concat(chunks).toString("utf8"));
+async function fetchKeySet(source: string): Promise<JSONWebKeySet> {
+  const signal = AbortSignal.timeout(fetchMsMax);
+  const url = source.startsWith(discovered) ? await keySetUrlOf(source.slice(discovered.length), signal) : source;
+  const value = await fetchJson(url, setBytesMax, signal);
   const keys = typeof value === "object" && value !== null ? (value as { keys?: unknown }).keys : undefined;
   if (!Array.isArray(keys) || keys.length > keysMax) throw new Error(`${url} answered with something that is no key set`);
   // A secret key would let everybody who can read it sign; only public ones are taken.

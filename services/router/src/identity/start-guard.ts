@@ -24,8 +24,13 @@ export function startTokenGuard(kit: GuardKit, control: Pick<RouterControl, "con
     onProblem: (agent, error) => log.error({ agent, err: error }, "a token of an agent cannot be used"),
   });
   let said: boolean | null = null;
+  let saidOfCertificates = false;
   const look = (): void => {
     if (control.configuration?.() === null) return;
+    const inVain = guard.byCertificate() && config.MCPF_ROUTER_TLS_CLIENT_CA_FILE === undefined;
+    if (inVain && !saidOfCertificates)
+      log.warn("agents have certificates, but no client is asked for one: set MCPF_ROUTER_TLS_CLIENT_CA_FILE");
+    saidOfCertificates = inVain;
     const exposed = !isLoopback(config.MCPF_ROUTER_HOST) && !guard.required();
     if (exposed === said) return;
     said = exposed;

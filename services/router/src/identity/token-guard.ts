@@ -4,8 +4,9 @@ import type { RouterAuth, SecretRef, Topology } from "@mcp-failover/contracts";
 import { audienceMatches, grantOf, identityRequired, mayUseUpstream } from "@mcp-failover/domain";
 import { decodeJwt, errors, type JWTPayload, jwtVerify } from "jose";
 import { RefusedRequest } from "../errors.ts";
+import { type Peer, peerOf } from "../tls/peer.ts";
 import type { Guard } from "./guard.ts";
-import type { KeySets } from "./key-sets.ts";
+import { discoveredOf, type KeySets } from "./key-sets.ts";
 import { anybody, type Principal, principalOf } from "./principal.ts";
 
 /**
@@ -14,6 +15,7 @@ import { anybody, type Principal, principalOf } from "./principal.ts";
  * I2  A token is compared by its SHA-256; neither it nor the hash is ever in a log line, an error or an answer.
  * I3  A JWT is good with a signature by a key of its issuer, in its time, and made for this router (`aud`), which is looked at for every
  *     request; a good one is believed for at most `believedMs` without looking at the signature again.
+ * I5  A certificate of a client counts where the request has no token, while it is valid, and only where it names one agent and no second one.
  * I4  Keys that cannot be fetched refuse nobody whom the last good ones let in.
  */
 export interface TokenGuardOptions {
@@ -31,6 +33,10 @@ interface Rules {
   readonly byHash: ReadonlyMap<string, Principal>;
   /** Agent by `issuer subject`. */
   readonly bySubject: ReadonlyMap<string, string>;
+  /** Agent by a name in a certificate, as `agentsOf` writes it. */
+  readonly byCertificate: ReadonlyMap<string, string>;
+  /** Of connections that were seen with this configuration. */
+  readonly byPeer: WeakMap<Peer, Principal>;
   readonly issuers: readonly Issuer[];
   readonly publicUrls: readonly string[];
   readonly topology: Topology | null;
@@ -44,8 +50,17 @@ const leewaySeconds = 30;
 const algorithms = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "Ed25519"];
 const wellKnown = "/.well-known/oauth-protected-resource";
 
-export function createTokenGuard(options: TokenGuardOptions): Guard & { required(): boolean } {
-  let rules: Rules = { required: false, byHash: new Map(), bySubject: new Map(), issuers: [], publicUrls: [], topology: null };
+export function createTokenGuard(options: TokenGuardOptions): Guard & { required(): boolean; byCertificate(): boolean } {
+  let rules: Rules = {
+    required: false,
+    byHash: new Map(),
+    bySubject: new Map(),
+    byCertificate: new Map(),
+    byPeer: new WeakMap(),
+    issuers: [],
+    publicUrls: [],
+    topology: null,
+  };
   /** JWTs by their hash. Dropped with every new configuration. */
   const believed = new Map<
     string,
@@ -71,6 +86,28 @@ export function createTokenGuard(options: TokenGuardOptions): Guard & { required
     };
   /** Until somebody has to say who he is. */
   const everybody: Principal = { ...anybody, still: () => !current().required };
+
+  /** Null: the certificate names nobody. */
+  const ofPeer = (peer: Peer, now: Rules, place: Place): Principal | null => {
+    if (peer.untilMs <= options.nowMs()) throw unauthorized(now, place, "the certificate of the client has expired");
+    const before = now.byPeer.get(peer);
+    if (before !== undefined) return before;
+    const agents = agentsOf(peer, now);
+    const [name = ""] = agents;
+    if (agents.size > 1) throw unauthorized(now, place, `the certificate of the client names ${agents.size} agents`);
+    const config = now.topology?.agents[name];
+    if (config === undefined) return null;
+    const principal = principalOf(`agent:${name}`, name, grantOf(config), (upstream) => {
+      if (peer.untilMs <= options.nowMs()) return false;
+      const later = current();
+      if (!later.required) return true;
+      const still = agentsOf(peer, later);
+      const grant = still.size === 1 && still.has(name) ? later.topology?.agents[name] : undefined;
+      return grant !== undefined && (upstream === "" || mayUseUpstream(grantOf(grant), upstream));
+    });
+    now.byPeer.set(peer, principal);
+    return principal;
+  };
 
   const verify = async (token: string, hash: string, now: Rules, place: Place): Promise<Principal> => {
     const issuer = issuerOf(token, now);
@@ -106,8 +143,9 @@ export function createTokenGuard(options: TokenGuardOptions): Guard & { required
   };
 
   const verified = async (token: string, issuer: Issuer, now: Rules, place: Place): Promise<JWTPayload> => {
+    const source = issuer.jwks_url ?? discoveredOf(issuer.issuer);
     for (let tries = 1; ; tries++) {
-      const key = await options.keys.get(issuer.jwks_url);
+      const key = await options.keys.get(source);
       if (key === null) {
         throw new RefusedRequest(503, -32000, "the keys of the tokens' issuer are out of reach; try again", { "retry-after": "5" });
       }
@@ -121,7 +159,7 @@ export function createTokenGuard(options: TokenGuardOptions): Guard & { required
         });
         return payload;
       } catch (error) {
-        if (error instanceof errors.JWKSNoMatchingKey && tries === 1 && (await options.keys.again(issuer.jwks_url))) continue;
+        if (error instanceof errors.JWKSNoMatchingKey && tries === 1 && (await options.keys.again(source))) continue;
         if (!(error instanceof errors.JOSEError)) throw error;
         throw unauthorized(now, place, sayWhy(error));
       }
@@ -130,12 +168,20 @@ export function createTokenGuard(options: TokenGuardOptions): Guard & { required
 
   return {
     required: () => current().required,
-    identify(headers, face, upstream) {
+    byCertificate: () => current().byCertificate.size > 0,
+    identify(headers, face, upstream, socket) {
       const now = current();
       if (!now.required) return everybody;
       const place = { face, upstream };
       const token = bearerOf(headers);
-      if (token === null) throw unauthorized(now, place, null);
+      if (token === null) {
+        // Who sends something else as a credential is not let in by what is beside it.
+        const mayName = now.byCertificate.size > 0 && headers.authorization === undefined;
+        const peer = mayName && socket ? peerOf(socket) : null;
+        const named = peer === null ? null : ofPeer(peer, now, place);
+        if (named === null) throw unauthorized(now, place, null);
+        return named;
+      }
       const hash = hashOf(token);
       const known = now.byHash.get(hash);
       if (known !== undefined) return known;
@@ -197,7 +243,20 @@ function rulesOf(topology: Topology, options: TokenGuardOptions, stillOf: (hash:
       bySubject.set(typeof subject === "string" ? `${issuers[0]?.issuer} ${subject}` : `${subject.issuer} ${subject.subject}`, name);
     }
   }
-  return { required: identityRequired(topology), byHash, bySubject, issuers, publicUrls: topology.router.public_urls, topology };
+  const byCertificate = new Map(
+    Object.entries(topology.agents).flatMap(([name, { certificates = [] }]) =>
+      certificates.map((one) => [Object.entries(one).flat().join(" "), name] as const),
+    ),
+  );
+  const { public_urls: publicUrls } = topology.router;
+  return { required: identityRequired(topology), byHash, bySubject, byCertificate, byPeer: new WeakMap(), issuers, publicUrls, topology };
+}
+
+/** The agents that a certificate names, each as the configuration writes it. */
+function agentsOf({ dns, uris, commonName, sha256 }: Peer, { byCertificate }: Rules): ReadonlySet<string> {
+  const names = [`sha256 ${sha256}`, ...dns.map((one) => `dns ${one}`), ...uris.map((one) => `uri ${one}`)];
+  if (commonName !== null) names.push(`common_name ${commonName}`);
+  return new Set(names.flatMap((one) => byCertificate.get(one) ?? []));
 }
 
 function checkAudience(audience: unknown, issuer: Issuer, rules: Rules, place: Place): void {
@@ -237,7 +296,10 @@ function unauthorized(rules: Rules, place: Place, why: string | null, scopes: re
     const { origin, pathname } = new URL(base);
     parts.push(`resource_metadata="${origin}${wellKnown}${pathname.replace(/\/$/, "")}${pathOf(place)}"`);
   }
-  const message = why === null ? "send a bearer token: Authorization: Bearer ..." : `the token is refused: ${why}`;
+  const message =
+    why === null
+      ? `send a bearer token: Authorization: Bearer ...${rules.byCertificate.size > 0 ? ", or a certificate that names an agent" : ""}`
+      : `the token is refused: ${why}`;
   return new RefusedRequest(scopes.length > 0 ? 403 : 401, -32000, message, { "www-authenticate": `Bearer ${parts.join(", ")}` });
 }
 

@@ -193,7 +193,16 @@ async function startIssuer() {
   let keys: { kid: string; private: Awaited<ReturnType<typeof generateKeyPair>>["privateKey"]; jwk: object }[] = [];
   let fetches = 0;
   let answer: "keys" | "error" | "redirect" | "endless" = "keys";
-  const server = createServer((_request, response) => {
+  const metadata = new Map<string, object>();
+  const asked: string[] = [];
+  const server = createServer((request, response) => {
+    const path = request.url ?? "";
+    if (path.includes("/.well-known/") && answer === "keys") {
+      asked.push(path);
+      const found = metadata.get(path);
+      response.writeHead(found === undefined ? 404 : 200, { "content-type": "application/json" }).end(JSON.stringify(found ?? {}));
+      return;
+    }
     fetches++;
     if (answer === "error") response.writeHead(500).end();
     else if (answer === "redirect") response.writeHead(302, { location: "http://127.0.0.1:9/" }).end();
@@ -214,9 +223,14 @@ async function startIssuer() {
         server.closeAllConnections();
       }),
   );
+  const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
   const self = {
     issuer: "https://idp.example",
-    jwksUrl: `http://127.0.0.1:${(server.address() as AddressInfo).port}/jwks`,
+    url,
+    jwksUrl: `${url}/jwks`,
+    /** What it says of itself, by path; and the paths that it was asked for. */
+    metadata,
+    asked,
     get fetches() {
       return fetches;
     },
@@ -377,5 +391,69 @@ describe("agents by OAuth 2.1 bearer token", () => {
       [503, "5"],
       "without any key nobody is told that his token is bad",
     );
+  });
+
+  test("K4: an issuer without jwks_url is asked where its keys are, by RFC 8414 and then by OpenID Connect, again with each fetch, and its word is kept", async () => {
+    const dir = await tempDir();
+    stop.push(() => dir.remove());
+    const store = keySetFile(join(dir.path, "router", "key-sets.json"));
+    const issuer = await startIssuer();
+    const name = `${issuer.url}/tenant`;
+    const config = {
+      agents: { alice: { subjects: ["alice-at-idp"] } },
+      router: { public_urls: ["https://router.example"], auth: { issuers: [{ issuer: name }] } },
+    };
+    const ask = async (router: TestRouter): Promise<number> =>
+      (await post(router.mcpUrl, initializeBody, bearer(await issuer.sign({ iss: name })))).status;
+    issuer.metadata.set("/tenant/.well-known/openid-configuration", { issuer: name, jwks_uri: `${issuer.url}/keys/one` });
+    const router = await routerWith(config, { store });
+    assert.equal(await ask(router), 200);
+    assert.equal(await ask(router), 200);
+    assert.deepEqual(issuer.asked, [
+      "/.well-known/oauth-authorization-server/tenant",
+      "/.well-known/openid-configuration/tenant",
+      "/tenant/.well-known/openid-configuration",
+    ]);
+
+    issuer.metadata.set("/.well-known/oauth-authorization-server/tenant", { issuer: name, jwks_uri: `${issuer.url}/keys/two` });
+    await issuer.rotate("two");
+    nowMs += 31_000;
+    assert.equal(await ask(router), 200, "a key that is not known is a reason to ask anew");
+    assert.equal(issuer.asked.at(-1), "/.well-known/oauth-authorization-server/tenant");
+
+    for (const answer of ["error", "redirect", "endless"] as const) {
+      issuer.answer = answer;
+      nowMs += 3_600_000;
+      assert.equal(await ask(router), 200, answer);
+      assert.equal(await ask(await routerWith(config, { store })), 200, `${answer}, after a restart`);
+    }
+  });
+
+  test("K4: metadata that are about another issuer, or whose keys do not come by https, let nobody in", async () => {
+    const issuer = await startIssuer();
+    const name = issuer.url;
+    const config = {
+      agents: { alice: { subjects: ["alice-at-idp"] } },
+      router: { public_urls: ["https://router.example"], auth: { issuers: [{ issuer: name }] } },
+    };
+    for (const said of [
+      { issuer: "https://idp.example", jwks_uri: issuer.jwksUrl },
+      { issuer: `${name}/`, jwks_uri: issuer.jwksUrl },
+      { issuer: name, jwks_uri: issuer.jwksUrl.replace("127.0.0.1", "keys.example") },
+      { issuer: name, jwks_uri: "data:application/json,{}" },
+      { issuer: name },
+      { jwks_uri: issuer.jwksUrl },
+    ]) {
+      issuer.metadata.set("/.well-known/oauth-authorization-server", said);
+      const { mcpUrl } = await routerWith(config);
+      const answer = await post(mcpUrl, initializeBody, bearer(await issuer.sign({ iss: name })));
+      assert.deepEqual([answer.status, answer.headers.get("retry-after")], [503, "5"], JSON.stringify(said));
+    }
+    assert.equal(issuer.fetches, 0, "its keys were not even asked for");
+    assert.equal(problems.length, 6);
+    for (const problem of problems) assert.match(problem, /give jwks_url/);
+    issuer.metadata.set("/.well-known/oauth-authorization-server", { issuer: name, jwks_uri: issuer.jwksUrl });
+    const { mcpUrl } = await routerWith(config);
+    assert.equal((await post(mcpUrl, initializeBody, bearer(await issuer.sign({ iss: name })))).status, 200);
   });
 });
