@@ -13,10 +13,15 @@ type Read =
 
 const headerBytesMax = 4096;
 
-/** Our reader: `closed` says that the server closes after the last byte. */
-function ours(bytes: Buffer, cuts: readonly number[], method = "POST"): Read & { readonly reusable: boolean } {
+/** Our reader: `closed` says that the server closes after the last byte. `before` came on the same connection. */
+function ours(
+  bytes: Buffer,
+  cuts: readonly number[],
+  method = "POST",
+  before: readonly Buffer[] = [],
+): Read & { readonly reusable: boolean } {
   let [status, headers, ended] = [0, {} as AnswerHeaders, false];
-  const chunks: Buffer[] = [];
+  let chunks: Buffer[] = [];
   const parser = new ResponseParser(
     {
       onHead: (code, named) => {
@@ -34,6 +39,11 @@ function ours(bytes: Buffer, cuts: readonly number[], method = "POST"): Read & {
     },
     headerBytesMax,
   );
+  for (const earlier of before) {
+    parser.begin("POST");
+    parser.feed(earlier);
+    [status, headers, ended, chunks] = [0, {}, false, []];
+  }
   parser.begin(method);
   try {
     let from = 0;
@@ -220,6 +230,56 @@ test("H2: how the bytes are cut changes nothing", () => {
     }),
     { numRuns: 4000 },
   );
+});
+
+/** What servers answer. */
+const wellFormed = fc
+  .record({
+    status: fc.constantFrom("200 OK", "202 Accepted", "404 Not Found", "204 No Content"),
+    name: fc.constantFrom("content-length: ", "Content-Length:", "content-length:\t ", "transfer-encoding: chunked"),
+    before: fc.subarray(["content-type: application/json\r\n", "Date: now\r\n", "mcp-session-id: abc\r\n", "set-cookie: a\r\n"]),
+    after: fc.subarray(["connection: keep-alive\r\n", "set-cookie: b\r\n", "keep-alive: timeout=5\r\n", "x:\r\n"]),
+    text: fc.constantFrom("hello", "", '{"jsonrpc":"2.0"}', "\r\n\r\n"),
+  })
+  .map(({ status, name, before, after, text }) => {
+    const isChunked = name.endsWith("chunked");
+    const body = status.startsWith("204") ? "" : isChunked ? `${text.length.toString(16)}\r\n${text}\r\n0\r\n\r\n` : text;
+    const framing = status.startsWith("204") ? "" : isChunked ? `${name}\r\n` : `${name}${text.length}\r\n`;
+    const chunks = text === "" && isChunked ? "0\r\n\r\n" : body;
+    return Buffer.from(`HTTP/1.1 ${status}\r\n${before.join("")}${framing}${after.join("")}\r\n${chunks}`);
+  });
+/** The same answer with another length, or with another byte somewhere. */
+const alike = fc
+  .tuple(
+    wellFormed,
+    fc.constantFrom("0", "4", "5", "6", "12", "05", "+5", "5 5", "", "99999999", "0x5", " 5"),
+    fc.nat(400),
+    fc.nat(255),
+    fc.boolean(),
+  )
+  .map(([bytes, digits, place, byte, isLength]) => {
+    const text = bytes.toString("latin1");
+    if (isLength) return [bytes, Buffer.from(text.replace(/(content-length:[ \t]*)\d+/i, `$1${digits}`), "latin1")] as const;
+    const changed = Buffer.from(bytes);
+    changed[place % bytes.length] = byte;
+    return [bytes, changed] as const;
+  });
+
+test("M1: what a connection has heard before does not change how an answer is read", () => {
+  let matched = 0;
+  fc.assert(
+    fc.property(alike, method, cuts, fc.boolean(), ([first, second], asked, at, isThrice) => {
+      // A connection goes on only after such an answer.
+      const known = ours(first, []);
+      if (known.kind !== "answer" || !known.reusable || first.length > headerBytesMax) return;
+      matched += 1;
+      const before = isThrice ? [first, first] : [first];
+      assert.deepEqual(ours(second, at, asked, before), ours(second, at, asked));
+      assert.deepEqual(ours(first, at, asked, [...before, first]), ours(first, at, asked));
+    }),
+    { numRuns: 6000 },
+  );
+  assert.ok(matched > 3000, `only ${matched} answers were followed by one like them: the test shows little`);
 });
 
 test("H1, H4: smuggling patterns are refused, or leave the connection unusable", () => {

@@ -5,7 +5,8 @@ import { after, test } from "node:test";
 import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
 import fc from "fast-check";
-import { readStrict, type StrictRequest } from "../src/front/strict-request.ts";
+import { type KnownRequest, readStrict as readAfter, type StrictRequest } from "../src/front/strict-request.ts";
+import { KnownHead } from "../src/known-head.ts";
 
 interface Seen {
   readonly method: string | undefined;
@@ -55,6 +56,8 @@ function nodes(bytes: Buffer): Promise<readonly Seen[]> {
 function seenOf({ method, url, headers, body }: StrictRequest): Seen {
   return { method, url, headers: Object.entries(headers).sort(), body: body.toString("latin1") };
 }
+/** The first request of a connection. */
+const readStrict = (bytes: Buffer) => readAfter(bytes, new KnownHead());
 const latin = (text: string): Buffer => Buffer.from(text, "latin1");
 const isTaken = (read: ReturnType<typeof readStrict>): read is StrictRequest => typeof read === "object";
 
@@ -167,6 +170,58 @@ test("F1: what was taken stays what it is, whatever comes after it, and a part o
     }),
     { numRuns: 2000 },
   );
+});
+
+/** The same request with another length, or with another byte somewhere. */
+const alike = fc
+  .tuple(
+    changed,
+    fc.constantFrom("0", "4", "5", "6", "12", "05", "+5", "5 5", "", "99999999", "0x5", " 5"),
+    fc.nat(400),
+    fc.nat(255),
+    fc.boolean(),
+  )
+  .map(([bytes, digits, place, byte, isLength]) => {
+    if (isLength) return [bytes, latin(bytes.toString("latin1").replace(/(content-length: )\d+/i, `$1${digits}`))] as const;
+    const other = Buffer.from(bytes);
+    if (other.length > 0) other[place % other.length] = byte;
+    return [bytes, other] as const;
+  });
+
+test("M1: what a connection has said before does not change how a request is read, and no request has the headers of another one", () => {
+  let matched = 0;
+  fc.assert(
+    fc.property(alike, fc.boolean(), ([first, second], isTwice) => {
+      const known: KnownRequest = new KnownHead();
+      const before = readAfter(first, known);
+      if (!isTaken(before)) return;
+      matched += 1;
+      if (isTwice) readAfter(first, known);
+      for (const bytes of [second, first, second]) {
+        const read = readAfter(bytes, known);
+        assert.deepEqual(read, readStrict(bytes));
+        if (isTaken(read)) read.headers["traceparent"] = "changed by its trace";
+      }
+      assert.deepEqual(before, readStrict(first));
+    }),
+    { numRuns: 6000 },
+  );
+  assert.ok(matched > 300, `only ${matched} requests were followed by one like them: the test shows little`);
+});
+
+test("M1, M2: the same head is known again with every length, and a connection that changes it each time is not remembered", () => {
+  const known: KnownRequest = new KnownHead();
+  const lengths = [5, 0, 12, 5, 1, 65_536, 65_537];
+  for (const length of lengths) {
+    const bytes = latin(wellFormed("accept: a\r\n", "z".repeat(length)));
+    const headEnd = bytes.indexOf("\r\n\r\n");
+    assert.deepEqual(readAfter(bytes, known), readStrict(bytes));
+    assert.notEqual(known.match(bytes, 0, headEnd), null);
+    assert.equal(known.length, length);
+  }
+  const said = (index: number): Buffer => latin(wellFormed(`x-turn: ${index}\r\n`));
+  for (let index = 0; index < 20; index += 1) assert.deepEqual(readAfter(said(index), known), readStrict(said(index)));
+  assert.equal(known.match(said(19), 0, said(19).indexOf("\r\n\r\n")), null);
 });
 
 const wellFormed = (more = "", text = "hello"): string =>

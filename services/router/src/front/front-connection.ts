@@ -1,8 +1,9 @@
 import type { Socket } from "node:net";
 import { isYoung } from "../idle-connections.ts";
+import { KnownHead } from "../known-head.ts";
 import { writeTogether } from "../write-together.ts";
 import { type AnswerLine, FrontResponse } from "./front-response.ts";
-import { readStrict, requestBytesMax, type StrictRequest } from "./strict-request.ts";
+import { type KnownRequest, readStrict, requestBytesMax, type StrictRequest } from "./strict-request.ts";
 
 export interface FrontOptions {
   readonly serve: (request: StrictRequest, response: FrontResponse) => void;
@@ -35,6 +36,7 @@ export class FrontConnection implements AnswerLine {
   /** Bytes that no one has read. */
   #waiting: Buffer | null = null;
   #pieces = 0;
+  readonly #known: KnownRequest = new KnownHead();
   #sweepsWaited = 0;
   #idleSinceMs = performance.now();
   #wasAsked = false;
@@ -120,7 +122,7 @@ export class FrontConnection implements AnswerLine {
       if (bytes.length > requestBytesMax) this.#socket.pause();
       return;
     }
-    const read = readStrict(bytes);
+    const read = readStrict(bytes, this.#known);
     if (read === "more") {
       this.#waiting = bytes;
       this.#pieces += 1;

@@ -1,5 +1,6 @@
 import type { IncomingHttpHeaders } from "node:http";
 import type { ClientRequest } from "../client-exchange.ts";
+import type { KnownHead } from "../known-head.ts";
 
 /**
  * Reads the one kind of request that nobody can read in another way, and leaves every other one to node:http. Guarantees, each fuzzed beside it:
@@ -42,30 +43,52 @@ const lengthPattern = /^(?:0|[1-9]\d{0,6})$/;
 /** What changes the framing or the connection, or asks for something before the answer. */
 const forbidden = new Set(["transfer-encoding", "expect", "upgrade", "te", "trailer", "keep-alive", "proxy-connection", "http2-settings"]);
 
+/** What a head says besides the length of the body. */
+interface StrictHead {
+  readonly url: string;
+  readonly headers: IncomingHttpHeaders;
+  readonly keepAlive: boolean;
+}
+/** What a connection remembers of its last head. */
+export type KnownRequest = KnownHead<StrictHead>;
+
 /** The first request in `bytes`. */
-export function readStrict(bytes: Buffer): Read {
-  const known = Math.min(begin.length, bytes.length);
-  if (begin.compare(bytes, 0, known, 0, known) !== 0) return "other";
+export function readStrict(bytes: Buffer, known: KnownRequest): Read {
+  const begun = Math.min(begin.length, bytes.length);
+  if (begin.compare(bytes, 0, begun, 0, begun) !== 0) return "other";
   const headEnd = bytes.indexOf("\r\n\r\n", begin.length, "latin1");
   if (headEnd === -1) return bytes.length > headBytesMax || isOdd(bytes.toString("latin1")) ? "other" : "more";
+  const head = known.match(bytes, 0, headEnd);
+  if (head === null) return readNew(bytes, headEnd, known);
+  return readBody(bytes, headEnd, head, known.length);
+}
+
+function readNew(bytes: Buffer, headEnd: number, known: KnownRequest): Read {
   if (headEnd > headBytesMax) return "other";
   const head = bytes.toString("latin1", 0, headEnd);
   const lineEnd = head.indexOf("\r\n");
   if (lineEnd === -1) return "other";
   const url = targetOf(head.slice(0, lineEnd));
   if (url === null) return "other";
-  const headers = readHeaders(head, lineEnd + 2);
-  if (headers === null) return "other";
+  const read = readHeaders(head, lineEnd + 2);
+  if (read === null) return "other";
+  const { headers, lengthFrom, lengthTo } = read;
   const length = headers["content-length"];
   if (length === undefined || !lengthPattern.test(length) || !headers.host) return "other";
+  const strict = { url, headers, keepAlive: isKept(headers.connection) };
+  known.learn(bytes, 0, headEnd, lengthFrom, lengthTo, strict);
+  return readBody(bytes, headEnd, strict, Number(length));
+}
+
+function readBody(bytes: Buffer, headEnd: number, { url, headers, keepAlive }: StrictHead, length: number): Read {
+  if (length > bodyBytesMax) return "other";
   const bodyAt = headEnd + 4;
-  const end = bodyAt + Number(length);
-  if (end - bodyAt > bodyBytesMax) return "other";
+  const end = bodyAt + length;
   if (end > bytes.length) return "more";
-  const keepAlive = isKept(headers.connection);
   // Nothing may follow the last request of a connection.
   if (!keepAlive && end < bytes.length) return "other";
-  return { method: "POST", url, headers, body: bytes.subarray(bodyAt, end), keepAlive, end };
+  // Each request has headers of its own: its trace changes them.
+  return { method: "POST", url, headers: ownHeaders(headers, length), body: bytes.subarray(bodyAt, end), keepAlive, end };
 }
 
 /** Whether a head that is not whole yet will not be one: node:http says so at once, and is not kept waiting. */
@@ -92,11 +115,18 @@ const HeaderBag = function HeaderBag() {
 } as unknown as new () => IncomingHttpHeaders;
 HeaderBag.prototype = Object.create(null);
 
+interface ReadHeaders {
+  readonly headers: IncomingHttpHeaders;
+  /** Where the digits of the length stand; without meaning where there is none. */
+  readonly lengthFrom: number;
+  readonly lengthTo: number;
+}
+
 /** Null: not for here. */
-function readHeaders(head: string, from: number): IncomingHttpHeaders | null {
+function readHeaders(head: string, from: number): ReadHeaders | null {
   const headers = new HeaderBag();
   const isShared = head.length <= sharedHeadCharsMax;
-  let count = 0;
+  let [count, lengthFrom, lengthTo] = [0, 0, 0];
   for (let at = from; at < head.length; ) {
     let end = head.indexOf("\r\n", at);
     if (end === -1) end = head.length;
@@ -104,26 +134,31 @@ function readHeaders(head: string, from: number): IncomingHttpHeaders | null {
     if (colon === -1 || colon >= end || ++count > headersMax) return null;
     const name = nameOf(head.slice(at, colon));
     if (name === null || headers[name] !== undefined) return null;
-    const value = trimmed(head, colon + 1, end);
+    // Without the spaces and tabs around it (RFC 9110, 5.5).
+    let [first, last] = [colon + 1, end];
+    while (first < last && isSpace(head.charCodeAt(first))) first += 1;
+    while (last > first && isSpace(head.charCodeAt(last - 1))) last -= 1;
+    const value = head.slice(first, last);
     if (valueForbidden.test(value)) return null;
+    if (name === "content-length") [lengthFrom, lengthTo] = [first, last];
     if (name === "connection" && value !== "keep-alive" && value !== "close" && !/^(?:keep-alive|close)$/i.test(value)) return null;
     headers[name] = isShared ? value : ownCopy(value);
     at = end + 2;
   }
-  return headers;
+  return { headers, lengthFrom, lengthTo };
+}
+
+function ownHeaders(headers: IncomingHttpHeaders, length: number): IncomingHttpHeaders {
+  const own = new HeaderBag();
+  for (const name in headers) own[name] = headers[name];
+  own["content-length"] = String(length);
+  return own;
 }
 
 function isKept(connection: string | undefined): boolean {
   return connection === undefined || connection === "keep-alive" || connection.toLowerCase() === "keep-alive";
 }
 
-/** Without the spaces and tabs around it (RFC 9110, 5.5). */
-function trimmed(text: string, from: number, to: number): string {
-  let [first, last] = [from, to];
-  while (first < last && isSpace(text.charCodeAt(first))) first += 1;
-  while (last > first && isSpace(text.charCodeAt(last - 1))) last -= 1;
-  return text.slice(first, last);
-}
 const isSpace = (code: number): boolean => code === 32 || code === 9;
 
 /** Names come again and again: each is looked at once. */

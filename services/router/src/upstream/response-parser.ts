@@ -1,3 +1,5 @@
+import { KnownHead } from "../known-head.ts";
+
 /**
  * Reads the answers of one connection: a strict subset of HTTP/1.1 (RFC 9112), because what two readers understand differently is how requests
  * are smuggled. Guarantees, each with its test and all of them fuzzed beside node:http:
@@ -18,6 +20,7 @@ export class ResponseParser {
   #keepAlive = false;
   /** Of a head or line that is not whole yet. */
   #waiting: Buffer | null = null;
+  readonly #known = new KnownHead<ReadHead>();
 
   constructor(target: AnswerTarget, headerBytesMax: number) {
     this.#target = target;
@@ -95,29 +98,44 @@ export class ResponseParser {
       return bytes.length;
     }
     this.#waiting = null;
-    this.#readHead(all.toString("latin1", from, end));
+    const known = this.#known.match(all, from, end);
+    if (known === null) this.#readHead(all, from, end);
+    else this.#again(known, this.#known.length);
     return end + 4 - (all === bytes ? 0 : waited - at);
   }
 
-  #readHead(head: string): void {
+  #readHead(bytes: Buffer, from: number, end: number): void {
+    const head = bytes.toString("latin1", from, end);
     const lineEnd = head.indexOf("\r\n");
     const statusLine = lineEnd === -1 ? head : head.slice(0, lineEnd);
     const parts = statusPattern.exec(statusLine);
     if (parts === null) throw new MalformedAnswer("its status line is none");
     const status = Number(parts[2]);
-    const read = readHeaders(head, lineEnd === -1 ? head.length : lineEnd + 2);
+    const read = { status, isCurrent: parts[1] === "1", ...readHeaders(head, lineEnd === -1 ? head.length : lineEnd + 2) };
     if (status < 200) {
       // Asked for by nobody (101 would make another protocol of the connection).
       if (status === 101 || ++this.#interim > interimMax) throw new MalformedAnswer(`it answered ${status}`);
       return;
     }
-    this.#frame(status, parts[1] === "1", read);
-    this.#target.onHead(status, read.headers);
+    this.#frame(read, read.lengths);
+    this.#known.learn(bytes, from, end, read.lengthFrom, read.lengthTo, read);
+    this.#deliver(read.status, read.headers);
+  }
+
+  /** Its like was read before, with another length perhaps. */
+  #again(read: ReadHead, length: number): void {
+    const lengths = read.lengths === null ? null : String(length);
+    this.#frame(read, lengths);
+    this.#deliver(read.status, lengths === read.lengths ? read.headers : withLength(read.headers, String(length)));
+  }
+
+  #deliver(status: number, headers: AnswerHeaders): void {
+    this.#target.onHead(status, headers);
     if (this.#state === "length" && this.#left === 0) this.#finish();
   }
 
   /** Where the body ends (RFC 9112, 6.3). */
-  #frame(status: number, isCurrent: boolean, { lengths, codings, connection }: Headers): void {
+  #frame({ status, isCurrent, codings, connection }: ReadHead, lengths: string | null): void {
     this.#keepAlive = isCurrent && !closes(connection);
     if (codings !== null) {
       if (lengths !== null) throw new MalformedAnswer("it has both a length and a transfer coding");
@@ -232,8 +250,16 @@ const chunkLineBytesMax = 1024;
 interface Headers {
   readonly headers: AnswerHeaders;
   readonly lengths: string | null;
+  /** Where the digits of the length stand; equal where it has none. */
+  readonly lengthFrom: number;
+  readonly lengthTo: number;
   readonly codings: string | null;
   readonly connection: string | null;
+}
+interface ReadHead extends Headers {
+  readonly status: number;
+  /** HTTP/1.1. */
+  readonly isCurrent: boolean;
 }
 
 /** An object without a prototype that is no dictionary, so that reading and walking it is cheap. */
@@ -247,19 +273,24 @@ function readHeaders(head: string, begin: number): Headers {
   let lengths: string | null = null;
   let codings: string | null = null;
   let connection: string | null = null;
-  let count = 0;
+  let [count, lengthFrom, lengthTo] = [0, 0, 0];
   for (let at = begin; at < head.length; ) {
     let end = head.indexOf("\r\n", at);
     if (end === -1) end = head.length;
     const colon = head.indexOf(":", at);
     if (colon === -1 || colon >= end || ++count > headersMax) throw new MalformedAnswer("a header is none");
     const name = nameOf(head.slice(at, colon));
-    const value = trimmed(head, colon + 1, end);
+    // Without the spaces and tabs around it, and nothing else: `trim` takes what a header may hold, and what it must not.
+    let [first, last] = [colon + 1, end];
+    while (first < last && isSpace(head.charCodeAt(first))) first += 1;
+    while (last > first && isSpace(head.charCodeAt(last - 1))) last -= 1;
+    const value = head.slice(first, last);
     if (valueForbidden.test(value)) throw new MalformedAnswer("a header has a control character in it");
     // Two of them may be understood as either.
     if (name === "content-length") {
       if (lengths !== null) throw new MalformedAnswer("it has two lengths");
       lengths = value;
+      [lengthFrom, lengthTo] = [first, last];
     } else if (name === "transfer-encoding") {
       if (codings !== null) throw new MalformedAnswer("it has two transfer codings");
       codings = value;
@@ -270,16 +301,16 @@ function readHeaders(head: string, begin: number): Headers {
     else before.push(value);
     at = end + 2;
   }
-  return { headers, lengths, codings, connection };
+  return { headers, lengths, lengthFrom, lengthTo, codings, connection };
 }
 
-/** Without the spaces and tabs around it, and nothing else: `trim` takes what a header may hold, and what it must not. */
-function trimmed(text: string, begin: number, end: number): string {
-  let [from, to] = [begin, end];
-  while (from < to && isSpace(text.charCodeAt(from))) from += 1;
-  while (to > from && isSpace(text.charCodeAt(to - 1))) to -= 1;
-  return text.slice(from, to);
+function withLength(headers: AnswerHeaders, length: string): AnswerHeaders {
+  const own = new HeaderBag();
+  for (const name in headers) own[name] = headers[name] as string | string[];
+  own["content-length"] = length;
+  return own;
 }
+
 const isSpace = (code: number): boolean => code === 32 || code === 9;
 
 /** Names come again and again: each is checked once. */
