@@ -44,10 +44,17 @@ export function checkMetricsHost(host: string | undefined, rules: AccessRules): 
   checkAccess(host, undefined, rules);
 }
 
+/** The last Host and its name: nearly all requests name the same one. */
+let lastHost = "";
+let lastName: string | null = null;
+
 function hostName(host: string | undefined): string | null {
   if (host === undefined) return null;
+  if (host === lastHost) return lastName;
   const match = /^(\[[0-9a-fA-F:.]+\]|[^:/@?#\s]+)(?::\d{1,5})?$/.exec(host);
-  return match?.[1]?.toLowerCase() ?? null;
+  lastHost = host;
+  lastName = match?.[1]?.toLowerCase() ?? null;
+  return lastName;
 }
 
 /** Which of several Hosts was meant, every reader may see in another way (RFC 9112, 3.2). */
