@@ -18,7 +18,7 @@ import { rewriteEvent } from "./rewrite.ts";
 import { lasting } from "./rights.ts";
 import type { Hold, Session } from "./session.ts";
 import { SessionStream, type StreamOutcome, streamHeaders, streamOutcome } from "./session-stream.ts";
-import { readEvents, SseWriter } from "./sse.ts";
+import { formatEvent, readEvents, SseWriter } from "./sse.ts";
 import { type EventId, eventIdOf, isOfSession, isStreamOf, readEventId, requestIdOf, type StreamLog } from "./stream-log.ts";
 
 /** 2.5 s: longer than a stream that nobody claims stays open in another router process. */
@@ -84,7 +84,7 @@ function goOnFromLog(context: McpContext, inbound: Inbound, session: Session, lo
   if (missed.length === 0 && log.state === "live" && session.sealed.version >= firstPrimedVersion) {
     writer.write({ id: eventIdOf(from), data: "" }, context.nowMs());
   }
-  for (const event of missed) writer.write(event, context.nowMs());
+  for (const text of missed) writer.writeText(text, context.nowMs());
   if (log.state !== "live") {
     writer.end();
     return;
@@ -133,7 +133,7 @@ async function serveFresh(context: McpContext, inbound: Inbound, session: Sessio
   const lastSeq = from?.stream === attached.name ? from.seq : null;
   const before =
     from === null || lastSeq !== null || !isOfSession(from.stream) ? [] : (session.logs.get(from.stream)?.after(from.seq) ?? []);
-  attached.attach(writer, headersOf(inbound, session), [...before, ...(borrowed?.events ?? [])], lastSeq);
+  attached.attach(writer, headersOf(inbound, session), [...before, ...(borrowed?.events ?? []).map(formatEvent)], lastSeq);
   if (from !== null && (lastSeq === null || !attached.covers(lastSeq))) {
     const known = await context.directory.read(session.sealed.key);
     attached.tellGap(new Set([...(known?.subscriptions ?? []), ...session.subscriptions]));
@@ -226,7 +226,7 @@ async function resume(context: McpContext, inbound: Inbound, session: Session, h
   const writer = new SseWriter(response);
   writer.begin(headersOf(inbound, session));
   writer.flushHeaders();
-  for (const event of missed) writer.write(event, context.nowMs());
+  for (const text of missed) writer.writeText(text, context.nowMs());
   let isSilent = missed.length === 0;
   // SDK clients remember only ids of this connection: without one they could not come again, should it end before its next event.
   const prime = (): void => {
@@ -250,7 +250,7 @@ async function resume(context: McpContext, inbound: Inbound, session: Session, h
       if (message.kind === "answer" && message.id !== null) session.parked.delete(message.id);
       const shown = message.kind === "answer" ? visibleAnswer(inbound.principal, view.name, message.value) : null;
       const own = shown === null ? event : { ...event, data: JSON.stringify(shown) };
-      const more = writer.write(log.add(rewriteEvent(own, message, hold), hold, message.kind === "answer"), context.nowMs());
+      const more = writer.writeText(log.add(rewriteEvent(own, message, hold), hold, message.kind === "answer").text, context.nowMs());
       isSilent = false;
       if (message.kind === "answer") log.end(context.nowMs());
       if (!more) writer.whenDrained(() => upstream.resume());

@@ -33,8 +33,11 @@ export class LogBudget {
   }
 
   #took(name: string, kept: Kept, chars: number): void {
-    const owner = this.#owners.get(name) ?? { chars: 0, kept: new Set() };
-    this.#owners.set(name, owner);
+    let owner = this.#owners.get(name);
+    if (owner === undefined) {
+      owner = { chars: 0, kept: new Set() };
+      this.#owners.set(name, owner);
+    }
     owner.kept.add(kept);
     owner.chars += chars;
     this.#chars += chars;

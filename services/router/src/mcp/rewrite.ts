@@ -27,6 +27,14 @@ export function splitRequestId(id: string | number | null): { tag: string; id: s
   return typeof inner === "string" || typeof inner === "number" ? { tag: rest.slice(0, dot), id: inner } : null;
 }
 
+/**
+ * Whether {@link rewriteEvent} could change an event with this data, by what a text without these letters cannot say: the `id` that every request
+ * has, and what is withdrawn. Most events of a stream are neither, and need not be parsed. Letters may be written as escapes, and then it may.
+ */
+export function isToBeRead(data: string): boolean {
+  return data.includes('"id"') || data.includes("cancelled") || data.includes("\\u");
+}
+
 /** An event of the upstream as the client gets it. Without a session (`hold` null) it stays as it is. */
 export function rewriteEvent(event: SseEvent, message: ServerMessage, hold: Hold | null): SseEvent {
   if (hold === null) return event;

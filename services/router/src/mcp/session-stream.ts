@@ -1,14 +1,14 @@
 import type { EndpointView, RouterControl, UpstreamView } from "../control/port.ts";
 import { AbortedByRouter, type UpstreamClient, UpstreamError, type UpstreamResponse } from "../upstream-client.ts";
-import { readServerMessage, type ServerMessage } from "./envelope.ts";
+import { readServerMessage } from "./envelope.ts";
 import type { DataPlaneLog } from "./inbound.ts";
 import { openAnywhere } from "./open-anywhere.ts";
 import type { Replay } from "./replay.ts";
-import { rewriteEvent } from "./rewrite.ts";
+import { isToBeRead, rewriteEvent } from "./rewrite.ts";
 import type { Hold, Session } from "./session.ts";
 import { isSessionUnknown } from "./session-unknown.ts";
 import { readEvents, type SseEvent, type SseWriter } from "./sse.ts";
-import type { StreamLog } from "./stream-log.ts";
+import type { Logged, StreamLog } from "./stream-log.ts";
 import type { ToolBook } from "./tool-book.ts";
 
 /**
@@ -68,7 +68,7 @@ export class SessionStream {
   #abort: AbortController | null = null;
   #endpoint: string | null = null;
   #writer: SseWriter | null = null;
-  #waiting: SseEvent[] = [];
+  #waiting: Logged[] = [];
   #waitingChars = 0;
   #unclaimed: NodeJS.Timeout | undefined;
   #reopening = false;
@@ -164,15 +164,15 @@ export class SessionStream {
   attach(
     writer: SseWriter,
     headers: Readonly<Record<string, string>>,
-    earlier: readonly SseEvent[] = [],
+    earlier: readonly string[] = [],
     lastSeq: number | null = null,
   ): void {
     this.#writer = writer;
     writer.begin(headers);
     writer.flushHeaders();
     const nowMs = this.#deps.nowMs();
-    const missed = lastSeq !== null && this.#log.covers(lastSeq) ? this.#log.after(lastSeq) : this.#waiting;
-    for (const event of [...earlier, ...missed]) writer.write(event, nowMs);
+    const missed = lastSeq !== null && this.#log.covers(lastSeq) ? this.#log.after(lastSeq) : this.#waiting.map(({ text }) => text);
+    for (const text of [...earlier, ...missed]) writer.writeText(text, nowMs);
     this.#waiting = [];
     this.#waitingChars = 0;
     this.#upstream?.resume();
@@ -186,7 +186,8 @@ export class SessionStream {
     const { capabilities } = this.#session.sealed;
     const tell = (method: string, params?: object): void => {
       const data = JSON.stringify({ jsonrpc: "2.0", method, ...(params === undefined ? {} : { params }) });
-      this.#writer?.write(this.#log.add({ event: "message", data }, null), this.#deps.nowMs());
+      const { text } = this.#log.add({ event: "message", data }, null);
+      this.#writer?.writeText(text, this.#deps.nowMs());
     };
     for (const list of ["tools", "prompts", "resources"]) {
       if (capabilities.includes(`${list}.listChanged`)) tell(`notifications/${list}/list_changed`);
@@ -225,9 +226,9 @@ export class SessionStream {
 
   /** A word of the router's own. */
   #say(message: object): void {
-    const event = this.#log.add({ event: "message", data: JSON.stringify(message) }, null);
-    if (this.#writer !== null) this.#writer.write(event, this.#deps.nowMs());
-    else this.#waiting.push(event);
+    const logged = this.#log.add({ event: "message", data: JSON.stringify(message) }, null);
+    if (this.#writer !== null) this.#writer.writeText(logged.text, this.#deps.nowMs());
+    else this.#waiting.push(logged);
   }
 
   /** Gives the client this long to come (G2). */
@@ -251,7 +252,10 @@ export class SessionStream {
     const quiet = setTimeout(look, quietMs);
     const last = setTimeout(() => this.close(), handOverMsMax);
     this.#away = { send, quiet, last };
-    send(this.#waiting, true);
+    send(
+      this.#waiting.map(({ event }) => event),
+      true,
+    );
     this.#waiting = [];
     this.#waitingChars = 0;
     this.#upstream?.resume();
@@ -311,20 +315,20 @@ export class SessionStream {
 
   #event(connection: number, event: SseEvent, hold: Hold): boolean {
     if (connection !== this.#connection || this.#closed) return true;
-    const message: ServerMessage = event.data === "" ? { kind: "other" } : readServerMessage(event.data);
-    const rewritten = this.#log.add(rewriteEvent(event, message, hold), hold);
+    const own = isToBeRead(event.data) ? rewriteEvent(event, readServerMessage(event.data), hold) : event;
+    const logged = this.#log.add(own, hold);
     if (this.#writer !== null) {
-      const more = this.#writer.write(rewritten, this.#deps.nowMs());
+      const more = this.#writer.writeText(logged.text, this.#deps.nowMs());
       if (!more) this.#writer.whenDrained(() => this.#upstream?.resume());
       return more;
     }
     if (this.#away !== null) {
       this.#away.quiet.refresh();
-      this.#away.send([rewritten], true);
+      this.#away.send([logged.event], true);
       return true;
     }
-    this.#waiting.push(rewritten);
-    this.#waitingChars += rewritten.data.length + 64;
+    this.#waiting.push(logged);
+    this.#waitingChars += logged.text.length;
     return this.#waitingChars < waitingCharsMax;
   }
 

@@ -1,3 +1,5 @@
+import { ServerResponse } from "node:http";
+import type { Socket } from "node:net";
 import { createParser, type EventSourceMessage } from "eventsource-parser";
 import type { ClientResponse } from "../client-exchange.ts";
 import type { BodySink, UpstreamError, UpstreamResponse } from "../upstream-client.ts";
@@ -87,9 +89,21 @@ export function readEvents(response: UpstreamResponse, listener: SseListener): v
   response.read(sink);
 }
 
+/**
+ * The socket of an answer in chunks whose head is out, where node:http has the answer: it writes a chunk in three pieces, a tick later, which
+ * costs an event as much as all else that is done for it. Null: events go the usual way, after those of an answer that is not its turn yet.
+ */
+function socketOf(response: ClientResponse): Socket | null {
+  if (!(response instanceof ServerResponse) || !response.chunkedEncoding || response.socket === null) return null;
+  // Something is kept back by node:http: a chunk must not overtake it.
+  return response.writableLength === response.socket.writableLength ? response.socket : null;
+}
+
 /** The client's side of a stream. Writes are dropped after the client went away. */
 export class SseWriter {
   readonly #response: ClientResponse;
+  /** Where chunks are written past node:http ({@link socketOf}). */
+  #socket: Socket | null = null;
   #open = false;
   #lastWriteAtMs = 0;
   #drained: (() => void) | null = null;
@@ -120,10 +134,24 @@ export class SseWriter {
   }
   /** Returns false when the client reads too slowly; `whenDrained` tells when to go on. */
   write(event: SseEvent, nowMs: number): boolean {
-    return this.#write(formatEvent(event), nowMs);
+    return this.writeText(formatEvent(event), nowMs);
+  }
+  writeText(text: string, nowMs: number): boolean {
+    if (this.gone) return true;
+    this.#lastWriteAtMs = nowMs;
+    const socket = this.#socket;
+    if (socket === null) {
+      const more = this.#response.write(text);
+      // Its head is out now.
+      if (!this.#listening) this.#socket = socketOf(this.#response);
+      return more;
+    }
+    if (!socket.writable) return true;
+    const bytes = Buffer.byteLength(text);
+    return socket.write(`${bytes.toString(16)}\r\n${text}\r\n`, bytes === text.length ? "latin1" : "utf8");
   }
   comment(text: string, nowMs: number): void {
-    this.#write(`: ${text}\n\n`, nowMs);
+    this.writeText(`: ${text}\n\n`, nowMs);
   }
   flushHeaders(): void {
     if (!this.gone) this.#response.flushHeaders();
@@ -139,15 +167,17 @@ export class SseWriter {
       next?.();
     };
     this.#response.on("drain", drained);
+    // node:http does not tell of what was written past it.
+    const socket = this.#socket;
+    socket?.on("drain", drained);
     // What comes for a client that is gone is not held back for it.
-    this.#response.on("close", drained);
+    this.#response.on("close", () => {
+      // The next request of the connection is none of this stream's.
+      socket?.off("drain", drained);
+      drained();
+    });
   }
   end(): void {
     if (!this.gone) this.#response.end();
-  }
-  #write(text: string, nowMs: number): boolean {
-    if (this.gone) return true;
-    this.#lastWriteAtMs = nowMs;
-    return this.#response.write(text);
   }
 }

@@ -1,7 +1,7 @@
 import { randomBytes } from "node:crypto";
 import type { Kept, LogShare } from "./log-budget.ts";
 import type { Hold } from "./session.ts";
-import type { SseEvent } from "./sse.ts";
+import { formatEvent, type SseEvent } from "./sse.ts";
 
 /**
  * What streams have told their client, so that one whose connection broke goes on where it was (requirement R9), also where the upstream gives
@@ -27,11 +27,17 @@ export interface EventId {
 export interface EventSink {
   readonly gone: boolean;
   readonly lastWriteAtMs: number;
-  /** False when it is slow; `whenDrained` tells when to go on. */
-  write(event: SseEvent, nowMs: number): boolean;
+  /** The text of an event. False when it is slow; `whenDrained` tells when to go on. */
+  writeText(text: string, nowMs: number): boolean;
   comment(text: string, nowMs: number): void;
   whenDrained(go: () => void): void;
   end(): void;
+}
+
+/** An event that has its id, and its text, which is made once for all who get it. */
+export interface Logged {
+  readonly event: SseEvent;
+  readonly text: string;
 }
 
 /** Per stream. A client that is gone for longer than these events gets the rest, and its answer. */
@@ -46,7 +52,7 @@ const requestIdCharsMax = 64;
 export class StreamLog implements Kept {
   readonly name: string;
   readonly #share: LogShare;
-  #events: { readonly seq: number; readonly event: SseEvent }[] = [];
+  #events: { readonly seq: number; readonly text: string; readonly chars: number }[] = [];
   #chars = 0;
   #seq: number;
   #tag = "";
@@ -84,18 +90,19 @@ export class StreamLog implements Kept {
   }
 
   /** Gives an event its id and keeps it. `isLast`: it is the answer (L4). */
-  add(event: SseEvent, hold: Hold | null, isLast = false): SseEvent {
+  add(event: SseEvent, hold: Hold | null, isLast = false): Logged {
     this.note(event.id, hold);
     this.#seq += 1;
     const own = { ...event, id: eventIdOf({ tag: this.#tag, stream: this.name, seq: this.#seq, upstreamId: this.#upstreamId, isLast }) };
-    this.#keep(own);
-    return own;
+    const text = formatEvent(own);
+    this.#keep(text);
+    return { event: own, text };
   }
 
   /** Gives an event its id, keeps it, and passes it on to who hears the stream now. False: hold the source back until the sink has drained. */
   write(event: SseEvent, hold: Hold | null, nowMs: number, isLast = false): boolean {
-    const own = this.add(event, hold, isLast);
-    return this.sink === null || this.sink.gone || this.sink.write(own, nowMs);
+    const { text } = this.add(event, hold, isLast);
+    return this.sink === null || this.sink.gone || this.sink.writeText(text, nowMs);
   }
 
   /** The answer has been given, or never will be; what is kept stays for a while. */
@@ -114,8 +121,9 @@ export class StreamLog implements Kept {
   covers(seq: number): boolean {
     return seq <= this.#seq && (seq === this.#seq || (this.#events[0]?.seq ?? Number.POSITIVE_INFINITY) <= seq + 1);
   }
-  after(seq: number): readonly SseEvent[] {
-    return this.#events.filter((kept) => kept.seq > seq).map(({ event }) => event);
+  /** The texts of the events after one. */
+  after(seq: number): readonly string[] {
+    return this.#events.filter((kept) => kept.seq > seq).map(({ text }) => text);
   }
   forget(): void {
     const chars = this.#chars;
@@ -126,16 +134,17 @@ export class StreamLog implements Kept {
   }
   dropOldest(): number {
     const oldest = this.#events.shift();
-    const freed = oldest === undefined ? 0 : charsOf(oldest.event);
+    const freed = oldest?.chars ?? 0;
     this.#chars -= freed;
     if (oldest !== undefined) this.#share.gave(this, freed, this.#events.length === 0);
     return freed;
   }
 
-  #keep(event: SseEvent): void {
+  #keep(text: string): void {
     if (this.#isForgotten) return;
-    const chars = charsOf(event);
-    this.#events.push({ seq: this.#seq, event });
+    // To measure it makes one piece of it: put together from parts, it would keep all that came with them.
+    const chars = Buffer.byteLength(text) + besideChars;
+    this.#events.push({ seq: this.#seq, text, chars });
     this.#chars += chars;
     this.#share.took(this, chars);
     while (this.#events.length > eventsMax || this.#chars > charsMax) this.dropOldest();
@@ -190,10 +199,8 @@ export class StreamLogs {
   }
 }
 
-/** An upstream's ids may be long too, and each event has one. */
-function charsOf({ data, id = "" }: SseEvent): number {
-  return data.length + id.length + 128;
-}
+/** What an event takes beside its text. */
+const besideChars = 128;
 
 const eventIdPattern = /^([\w-]{8}|)\.([\w-]{5,128})\.([0-9a-z]{1,8})(_?)\.([^\n\r\0]*)$/;
 const nonceChars = 4;
