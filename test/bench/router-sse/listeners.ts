@@ -1,5 +1,8 @@
-// Clients with a session and an open stream each, which look whether every event comes, and when.
+// Clients with a session and an open stream each, which look whether every event comes, once, and when.
 import { Agent, type IncomingMessage, request } from "node:http";
+import { connect, type Socket } from "node:net";
+import { nowMs } from "./clock.ts";
+import type { Stopped } from "./upstream.ts";
 
 export interface Open {
   readonly kind: "open";
@@ -7,41 +10,48 @@ export interface Open {
   readonly path: string;
   readonly streams: number;
 }
+/** What is sent from here on is measured. */
 export interface Measure {
   readonly kind: "measure";
-  readonly ms: number;
+}
+/** The server is silent: what it has sent has to come. */
+export interface Settle {
+  readonly kind: "settle";
+  readonly sent: Stopped["sent"];
   readonly lateMs: number;
 }
 export interface Measured {
   readonly kind: "measured";
+  /** Sent since the measurement began, and heard. */
   readonly events: number;
-  readonly tookMs: number;
-  /** Numbers that were passed over, and streams that ended or said nothing. */
+  /** Of all that was sent since the first event, also of streams that nobody heard. */
   readonly lost: number;
+  readonly twice: number;
+  /** Streams that ended. */
+  readonly ended: number;
   readonly late: number;
   readonly p50Ms: number;
   readonly p99Ms: number;
   readonly worstMs: number;
 }
 
-const atOnce = 250;
+const atOnce = 100;
+/** So long after the last event that came, nothing is waited for any more. */
+const silentMs = 5000;
 const agent = new Agent({ keepAlive: true, maxSockets: atOnce });
-const streamAgent = new Agent({ maxSockets: Number.POSITIVE_INFINITY });
 const version = "2025-11-25";
 
-interface Listener {
-  /** Number of the last event. */
-  last: number;
-  eventsNow: number;
-  over: boolean;
-}
-let listeners: Listener[] = [];
-let open: IncomingMessage[] = [];
+const open: Socket[] = [];
+/** Number of the last event of each of the server's streams. */
+const last = new Map<number, number>();
 let lost = 0;
-let measuring = false;
+let twice = 0;
+let ended = 0;
+let measuredFromMs = Number.POSITIVE_INFINITY;
 let delaysMs: number[] = [];
+let lastHeardMs = 0;
 
-process.on("message", (message: Open | Measure | { kind: "close" }) => {
+process.on("message", (message: Open | Measure | Settle) => {
   if (message.kind === "open") {
     openAll(message).then(
       () => process.send?.({ kind: "opened" }),
@@ -50,13 +60,10 @@ process.on("message", (message: Open | Measure | { kind: "close" }) => {
         process.exit(1);
       },
     );
-  } else if (message.kind === "measure") measure(message);
-  else {
-    for (const stream of open) stream.destroy();
-    listeners = [];
-    open = [];
-    process.send?.({ kind: "closed" });
-  }
+  } else if (message.kind === "measure") {
+    delaysMs = [];
+    measuredFromMs = nowMs();
+  } else settle(message);
 });
 process.once("disconnect", () => process.exit(0));
 process.send?.({ kind: "ready" });
@@ -70,6 +77,7 @@ async function openAll({ port, path, streams }: Open): Promise<void> {
     }
   };
   await Promise.all(Array.from({ length: atOnce }, lane));
+  agent.destroy();
 }
 
 async function openOne(port: number, path: string): Promise<void> {
@@ -79,21 +87,7 @@ async function openOne(port: number, path: string): Promise<void> {
   const session = String(first["mcp-session-id"]);
   const own = { "mcp-session-id": session, "mcp-protocol-version": version };
   await post(port, path, { jsonrpc: "2.0", method: "notifications/initialized" }, own);
-  const listener: Listener = { last: 0, eventsNow: 0, over: false };
-  await new Promise<void>((resolve, reject) => {
-    const asking = request({ port, path, agent: streamAgent, headers: { accept: "text/event-stream", ...own } }, (answer) => {
-      if (answer.statusCode !== 200) {
-        reject(new Error(`a stream was answered with ${answer.statusCode}`));
-        return;
-      }
-      open.push(answer);
-      listeners.push(listener);
-      read(answer, listener);
-      resolve();
-    });
-    asking.on("error", reject);
-    asking.end();
-  });
+  await listen(port, path, own);
 }
 
 function post(port: number, path: string, message: object, own: Record<string, string>): Promise<IncomingMessage["headers"]> {
@@ -110,53 +104,129 @@ function post(port: number, path: string, message: object, own: Record<string, s
   });
 }
 
-function read(answer: IncomingMessage, listener: Listener): void {
-  let rest = "";
-  answer.setEncoding("utf8");
-  answer.on("data", (text: string) => {
-    const atMs = performance.timeOrigin + performance.now();
-    const events = (rest + text).split("\n\n");
-    rest = events.pop() ?? "";
-    for (const event of events) {
-      const at = event.indexOf("data: {");
-      if (at === -1) continue;
-      const { n, atMs: saidMs } = (JSON.parse(event.slice(at + 6)) as { params: { data: { n: number; atMs: number } } }).params.data;
-      if (listener.last !== 0 && measuring) lost += Math.abs(n - listener.last - 1);
-      listener.last = n;
-      if (!measuring) continue;
-      listener.eventsNow += 1;
-      delaysMs.push(atMs - saidMs);
-    }
+/** All sockets are read into it: what is read is looked at before the next read. */
+const shared = Buffer.allocUnsafeSlow(64 * 1024);
+
+/** A client by hand: one of node:http costs more for each event than what is measured. */
+function listen(port: number, path: string, own: Record<string, string>): Promise<void> {
+  const { promise, resolve, reject } = Promise.withResolvers<void>();
+  const read = chunkReader(eventReader());
+  let head: string | null = "";
+  const socket = connect({
+    port,
+    host: "127.0.0.1",
+    noDelay: true,
+    onread: {
+      buffer: shared,
+      callback: (length) => {
+        const text = shared.toString("latin1", 0, length);
+        if (head === null) {
+          read(text);
+          return true;
+        }
+        head += text;
+        const end = head.indexOf("\r\n\r\n");
+        if (end === -1) return true;
+        if (!head.startsWith("HTTP/1.1 200 ") || !/^transfer-encoding: chunked\r?$/im.test(head)) {
+          reject(new Error(`a stream was answered with ${head.slice(0, end)}`));
+          socket.destroy();
+          return false;
+        }
+        const rest = head.slice(end + 4);
+        head = null;
+        if (rest !== "") read(rest);
+        resolve();
+        return true;
+      },
+    },
   });
-  const over = (): void => {
-    listener.over = true;
-  };
-  answer.on("error", over);
-  answer.on("close", over);
+  socket.on("error", reject);
+  socket.once("close", () => {
+    ended += 1;
+    reject(new Error("a stream ended before it began"));
+  });
+  const headers = Object.entries({ host: `127.0.0.1:${port}`, accept: "text/event-stream", ...own });
+  socket.write(`GET ${path} HTTP/1.1\r\n${headers.map(([name, value]) => `${name}: ${value}\r\n`).join("")}\r\n`);
+  open.push(socket);
+  return promise;
 }
 
-function measure({ ms, lateMs }: Measure): void {
-  lost = 0;
-  delaysMs = [];
-  for (const listener of listeners) listener.eventsNow = 0;
-  measuring = true;
-  const beganMs = performance.now();
-  setTimeout(() => {
-    measuring = false;
-    const tookMs = performance.now() - beganMs;
-    const silent = listeners.filter(({ eventsNow, over }) => over || eventsNow === 0).length;
+/** Takes the body of an answer out of its chunks. */
+function chunkReader(take: (text: string) => void): (text: string) => void {
+  let waiting = "";
+  let left = 0;
+  return (text) => {
+    let rest = waiting + text;
+    waiting = "";
+    while (rest !== "") {
+      if (left === 0) {
+        // The end of the last chunk is before the line of this one.
+        const begin = rest.startsWith("\r\n") ? 2 : 0;
+        const lineEnd = rest.indexOf("\r\n", begin);
+        if (lineEnd === -1 || rest === "\r\n") {
+          waiting = rest;
+          return;
+        }
+        left = Number.parseInt(rest.slice(begin, lineEnd), 16);
+        if (!(left > 0)) return;
+        rest = rest.slice(lineEnd + 2);
+      }
+      take(rest.slice(0, left));
+      const taken = Math.min(left, rest.length);
+      left -= taken;
+      rest = rest.slice(taken);
+    }
+  };
+}
+
+function eventReader(): (text: string) => void {
+  let waiting = "";
+  return (text) => {
+    const atMs = nowMs();
+    let all = waiting + text;
+    for (let end = all.indexOf("\n\n"); end !== -1; end = all.indexOf("\n\n")) {
+      const event = all.slice(0, end);
+      all = all.slice(end + 2);
+      const data = event.indexOf("data: {");
+      if (data !== -1) heard(event.slice(data + 6), atMs);
+    }
+    waiting = all;
+  };
+}
+
+function heard(data: string, atMs: number): void {
+  const said = (JSON.parse(data) as { params: { data: { s: number; n: number; atMs: number } } }).params.data;
+  const before = last.get(said.s) ?? 0;
+  if (said.n <= before) {
+    twice += 1;
+    return;
+  }
+  lost += said.n - before - 1;
+  last.set(said.s, said.n);
+  lastHeardMs = atMs;
+  if (said.atMs >= measuredFromMs) delaysMs.push(atMs - said.atMs);
+}
+
+function settle({ sent, lateMs }: Settle): void {
+  const missing = (): number => Object.entries(sent).reduce((sum, [name, n]) => sum + n - (last.get(Number(name)) ?? 0), 0);
+  lastHeardMs = nowMs();
+  const look = setInterval(() => {
+    const left = missing();
+    if (left > 0 && nowMs() - lastHeardMs < silentMs) return;
+    clearInterval(look);
     const sorted = Float64Array.from(delaysMs).sort();
     const at = (share: number): number => sorted[Math.max(0, Math.ceil(sorted.length * share) - 1)] ?? Number.NaN;
     const measured: Measured = {
       kind: "measured",
       events: sorted.length,
-      tookMs,
-      lost: lost + silent,
-      late: delaysMs.filter((delay) => delay > lateMs).length,
+      lost: lost + left,
+      twice,
+      ended,
+      late: sorted.length - sorted.findLastIndex((delay) => delay <= lateMs) - 1,
       p50Ms: at(0.5),
       p99Ms: at(0.99),
       worstMs: at(1),
     };
     process.send?.(measured);
-  }, ms);
+  }, 100);
 }
