@@ -213,6 +213,12 @@ export {
   redisUsers,
 } from "./redis-access.ts";
 export {
+  hashesInRedisClusterAcl,
+  redisClusterAcl,
+  redisClusterUsers,
+  redisSentinelAcl,
+} from "./redis-cluster-access.ts";
+export {
   type RollbackDecided,
   type RollbackNotice,
   type RollbackRejected,

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { type Bus, connectBus, readCredentials } from "@mcp-failover/bus";
-import { busUsers, redisUsers } from "@mcp-failover/contracts";
+import { busUsers, redisClusterUsers, redisUsers } from "@mcp-failover/contracts";
 import { startNats, tempDir } from "@mcp-failover/testkit";
 import { makeCredentials } from "../src/credentials/make-credentials.ts";
 
@@ -16,7 +16,7 @@ test("credentials are made once, for their owner's eyes, and every certificate i
     assert.ok(makeCredentials({ folder, nowMs }).made.length > 50);
     assert.deepEqual(makeCredentials({ folder, nowMs }).made, [], "asking again changes nothing");
     const authority = new X509Certificate(readFileSync(join(folder, "ca", "ca.pem")));
-    for (const user of ["nats", "redis", ...busUsers, ...redisUsers]) {
+    for (const user of ["nats", "redis", ...busUsers, ...redisUsers, ...redisClusterUsers]) {
       for (const file of readdirSync(join(folder, user)))
         assert.equal(statSync(join(folder, user, file)).mode & 0o077, 0, `${user}/${file}`);
       const certificate = new X509Certificate(readFileSync(join(folder, user, "tls.crt")));
@@ -25,11 +25,19 @@ test("credentials are made once, for their owner's eyes, and every certificate i
     const configuration = readFileSync(join(folder, "nats", "accounts.conf"), "utf8");
     for (const user of busUsers)
       assert.ok(!configuration.includes(readFileSync(join(folder, user, "nats.seed"), "utf8").trim()), `the seed of ${user}`);
-    const acl = readFileSync(join(folder, "redis", "users.acl"), "utf8");
-    for (const user of redisUsers) {
+    const acls = ["redis/users.acl", "redis/cluster.acl", "redis-sentinel/sentinel.acl"].map((name) =>
+      readFileSync(join(folder, name), "utf8"),
+    );
+    for (const user of [...redisUsers, ...redisClusterUsers]) {
       const password = readFileSync(join(folder, user, "redis.password"), "utf8").trim();
-      assert.ok(password.length >= 43 && !acl.includes(password), `the password of ${user}`);
+      assert.ok(password.length >= 43 && acls.every((acl) => !acl.includes(password)), `the password of ${user}`);
     }
+    for (const user of redisClusterUsers)
+      assert.deepEqual(
+        acls.map((acl) => acl.includes(`user ${user} on #`)),
+        [false, true, true],
+        `a Redis without a replica does not know ${user}`,
+      );
     assert.ok(
       makeCredentials({ folder, nowMs: nowMs + 350 * 24 * 3_600_000 }).made.includes("prober/tls.crt"),
       "renewed before it expires",

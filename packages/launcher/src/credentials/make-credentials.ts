@@ -2,7 +2,7 @@ import { X509Certificate } from "node:crypto";
 import { chmodSync, chownSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync, statSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { credentialFiles, makeUserKey, publicKeyOf } from "@mcp-failover/bus";
-import { type BusKeys, type BusUser, busUsers, natsAccounts, redisUsers } from "@mcp-failover/contracts";
+import { type BusKeys, type BusUser, busUsers, natsAccounts, redisClusterUsers, redisUsers } from "@mcp-failover/contracts";
 import { issue, makeAuthority } from "./certificates.ts";
 import { makeRedisPasswords } from "./redis-passwords.ts";
 
@@ -56,7 +56,7 @@ export function makeCredentials(options: CredentialsOptions): { readonly made: r
   };
   mkdirSync(folder, { recursive: true, mode: 0o700 });
   if (options.owner !== undefined) chownSync(folder, options.owner.uid, options.owner.gid);
-  for (const user of new Set(["ca", "nats", "redis", ...busUsers, ...redisUsers])) {
+  for (const user of new Set(["ca", "nats", "redis", ...busUsers, ...redisUsers, ...redisClusterUsers])) {
     const path = join(folder, user);
     const owner = ownerOf(user) ?? heirOf(path);
     mkdirSync(path, { recursive: true, mode: 0o700 });
@@ -107,7 +107,8 @@ export function makeCredentials(options: CredentialsOptions): { readonly made: r
   put("nats/keys.json", `${JSON.stringify(keys, null, 2)}\n`);
   put(`nats/${serverFiles.accounts}`, natsAccounts(keys as BusKeys));
 
-  for (const user of redisUsers) if (!(busUsers as readonly string[]).includes(user)) certify(user, user, [user]);
+  for (const user of [...redisUsers, ...redisClusterUsers])
+    if (!(busUsers as readonly string[]).includes(user)) certify(user, user, [user]);
   makeRedisPasswords({ change, read: (name) => readText(join(folder, name)), put });
   return { made };
 }
