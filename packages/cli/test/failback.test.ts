@@ -194,3 +194,86 @@ test("an order whose answer is lost is given again under its own id, and never t
   assert.deepEqual([error.code, error.retriable ?? false], ["timeout", false]);
   assert.match(error.message, /Look at `mcpf status` before you give the order again/);
 });
+
+test("mcpf why prints the certificate of a move, who applied it, what it overrode, and what was refused or failed since; as JSON the same", async (t) => {
+  const { mcpf, say, bus } = await world(t);
+  const vote = {
+    observer: "p1",
+    kind: "prober",
+    verdict: "unhealthy",
+    outcome: "hard",
+    code: "refused",
+    atMs: 1_000,
+    ref: { stream: "SIGNALS", seq: 7 },
+  };
+  const certificate = {
+    decider: "decideFailover",
+    rule: "operator_forced",
+    policyHash: "hash-of-the-policy",
+    nowMs: 1,
+    folded: { AUDIT: { first: 1, last: 3 }, SIGNALS: { first: 2, last: 9 } },
+    input: { evidence: { one: { votes: [vote] } } },
+    rejected: [{ option: "three", why: "its health is unhealthy" }],
+  };
+  const common = { service: "api", timestamp, by, reason: "one is dead" };
+  const moved = { generation: 1, epoch: 4, active: "two", tier: 1, sinceMs: 1, held: null, moves: [] };
+  await say({
+    ...common,
+    action: "moved",
+    previousEndpoint: "one",
+    currentEndpoint: "two",
+    automatic: false,
+    commandId: "c-1",
+    overrode: ["cooldown", "breaker"],
+    state: moved,
+    certificate,
+  });
+  const first = JSON.parse((await mcpf("why", "api", "-o", "json")).stdout);
+  assert.deepEqual([first.executed, first.rejected, first.failing], [null, null, null]);
+  const decided = (await bus.info("AUDIT")).lastSeq;
+  const from = (id: string) => ({ id, service: "failover-controller", instance: "test", timeMs: Date.now() }) as const;
+  const applied = { appliedBy: ["router-1"], notAppliedBy: ["router-2"] };
+  const executed = {
+    ...common,
+    epoch: 4,
+    decisionId: "e-1",
+    previousEndpoint: "one",
+    currentEndpoint: "two",
+    automatic: false,
+    ...applied,
+  };
+  await bus.append(makeEvent({ type: "failover.executed", keys: ["api"], data: executed, ...from("e-2") }));
+  const refused = { ...certificate, rule: "cooldown", rejected: [] };
+  const refusal = { ...common, epoch: 4, rule: "cooldown", reason: "it was moved a moment ago", automatic: true, commandId: null };
+  await bus.append(makeEvent({ type: "failover.rejected", keys: ["api"], data: { ...refusal, certificate: refused }, ...from("e-3") }));
+  const dead = { service: "api", timestamp, rule: "no_candidate", reason: "nothing else is proven", failing: true };
+  const failing = { ...certificate, rule: "no_candidate", rejected: [{ option: "one", why: "it is dead" }] };
+  await bus.append(makeEvent({ type: "failover.failed", keys: ["api"], data: { ...dead, certificate: failing }, ...from("e-4") }));
+
+  const why = JSON.parse((await mcpf("why", "api", "-o", "json")).stdout);
+  const { decision } = why;
+  assert.deepEqual([decision.seq, decision.epoch, decision.from, decision.to, decision.by], [decided, 4, "one", "two", "ada"]);
+  assert.deepEqual(
+    [decision.overrode, decision.policyHash, decision.folded],
+    [["cooldown", "breaker"], "hash-of-the-policy", certificate.folded],
+  );
+  assert.deepEqual([decision.votes, decision.alternatives], [[{ endpoint: "one", ...vote }], certificate.rejected]);
+  assert.deepEqual([why.executed.appliedBy, why.executed.notAppliedBy, why.executed.seq], [["router-1"], ["router-2"], decided + 1]);
+  assert.deepEqual([why.rejected.rule, why.rejected.reason], ["cooldown", "it was moved a moment ago"]);
+  assert.deepEqual([why.failing.rule, why.failing.alternatives], ["no_candidate", [{ option: "one", why: "it is dead" }]]);
+
+  const { stdout } = await mcpf("why", "api");
+  for (const line of [
+    /^Moved one -> two \(epoch 4\)/,
+    /because +one is dead/,
+    /rule +operator_forced, by ada; policy hash-of-the-policy/,
+    /overrode +cooldown, breaker/,
+    /read +AUDIT 1\.\.3, SIGNALS 2\.\.9/,
+    /one +p1 +unhealthy +refused +1970-01-01T00:00:01\.000Z +SIGNALS #7/,
+    /not three: its health is unhealthy/,
+    /executed .*applied by router-1, not by router-2/,
+    /FAILING, nowhere to go.*\n.*nothing else is proven/,
+    /Refused since.*\n.*it was moved a moment ago/,
+  ])
+    assert.match(stdout, line);
+});

@@ -7,8 +7,10 @@ import { proberPolicy } from "@mcp-failover/domain";
 import { type Fleet, joinFleet } from "../src/fleet.ts";
 import { createLimits } from "../src/limits.ts";
 import { type ObservationLog, openObservationLog } from "../src/observations.ts";
+import type { Performer } from "../src/perform.ts";
 import type { ProbeMade } from "../src/probes/run-probe.ts";
 import { createProbing, type ProbingOptions } from "../src/probing.ts";
+import { createQuestions } from "../src/questions.ts";
 import { createSchedule } from "../src/schedule.ts";
 import { targetOf } from "./probe-kit.ts";
 
@@ -131,7 +133,7 @@ test("a schedule never runs two probes of one endpoint, plans from the end of ea
   await sleep(10);
   // Asked for while one is under way: it does not start a second one, and comes no later than asked.
   schedule.plan("a/b", { atMs: 0, purpose: "scheduled" });
-  await sleep(250);
+  for (const endMs = performance.now() + 8000; schedule.size > 0 && performance.now() < endMs; ) await sleep(10);
   assert.deepEqual(runs, ["a/b scheduled", "a/b scheduled", "a/b scheduled", "a/b retry"]);
   assert.deepEqual([most, failures.length, schedule.size], [1, 1, 0]);
   assert.ok(lags.every((lagMs) => lagMs >= 0));
@@ -156,6 +158,7 @@ function heartbeat(prober: string, more: Partial<ProberHeartbeat> = {}): ProberH
 
 test("G2: only the time in which others could be heard counts until a prober settles", async (t) => {
   let shiftMs = 0;
+  const begunMs = performance.now();
   const fleet = joinFleet({
     self: "p1",
     zone: null,
@@ -168,12 +171,15 @@ test("G2: only the time in which others could be heard counts until a prober set
   });
   t.after(() => fleet.stop());
   fleet.setConnected(false);
+  // A busy machine may stand still between two lines: till here it could hear others too.
+  const beforeMs = performance.now() - begunMs;
   // So that the next look comes soon, and finds the bus connected.
   shiftMs += 390;
-  fleet.setConnected(true);
   const connectedMs = performance.now();
-  while (!fleet.settled && performance.now() - connectedMs < 5000) await sleep(5);
-  assert.ok(performance.now() - connectedMs >= 590, `settled ${performance.now() - connectedMs} ms after it could hear anybody`);
+  fleet.setConnected(true);
+  while (!fleet.settled && performance.now() - connectedMs < 10_000) await sleep(5);
+  const heardMs = beforeMs + performance.now() - connectedMs;
+  assert.ok(fleet.settled && heardMs >= 590, `settled when it could have heard others for ${heardMs} ms`);
 });
 
 test("G1 to G3: who is silent is dead, who leaves is gone, who is not ready owns nothing, and while nobody can be heard nobody dies", async (t) => {
@@ -287,4 +293,81 @@ test("who asks is served by a probe under way that is over in time, and never wa
   assert.equal(begun.length, 4, "what is over serves nobody");
   begun[3]?.end();
   await afterwards;
+});
+
+test("a regular probe: its place is that of a critical upstream or not, what was due meanwhile is counted as overrun, and Retry-After puts the next one off", async () => {
+  const clock = { nowMs: 1_800_000_000_000 };
+  const places: unknown[] = [];
+  const skipped: unknown[] = [];
+  const ignore = (): void => undefined;
+  let found: object = { outcome: "ok", retryAfterMs: null };
+  let tookMs = 0;
+  const targets = new Map(
+    [true, false].map((critical) => [String(critical), targetOf({ interval_ms: 1000 }, undefined, { upstream: { critical } })]),
+  );
+  const probing = createProbing({
+    instance: "p1",
+    targets: () => targets,
+    runner: {
+      probe: async () => {
+        const startedAtMs = clock.nowMs;
+        clock.nowMs += tookMs;
+        return { kind: "made", result: { code: null, error: null, responseTimeMs: 1, ...found }, startedAtMs };
+      },
+    },
+    limits: {
+      acquire: (_host: string, lane: string, critical: boolean) => {
+        places.push([lane, critical]);
+        return null;
+      },
+      release: ignore,
+    },
+    keeper: { owns: () => true, usualMs: () => null, observe: () => ({ state: { status: "healthy", okRun: 3, failRun: 0 } }) },
+    health: { last: () => null },
+    observations: { add: ignore },
+    metrics: { skipped: { inc: (labels: object, count: number) => skipped.push([labels, count]) }, countProbe: ignore },
+    self: { due: ignore, began: ignore, ended: ignore, answered: ignore },
+    nowMs: () => clock.nowMs,
+    clockMs: () => clock.nowMs,
+  } as unknown as ProbingOptions);
+  const probe = (key: "true" | "false" = "true") => probing.scheduled(key, { atMs: clock.nowMs, purpose: "scheduled" });
+  await probe("true");
+  await probe("false");
+  assert.deepEqual(places, [
+    ["scheduled", true],
+    ["scheduled", false],
+  ]);
+  assert.deepEqual(skipped, []);
+  tookMs = 5000;
+  await probe();
+  assert.deepEqual(skipped, [[{ reason: "overrun" }, 5]]);
+  tookMs = 0;
+  found = { outcome: "soft", retryAfterMs: 60_000 };
+  assert.equal((await probe())?.atMs, clock.nowMs + 1000, "an interval, the most that it may be put off");
+});
+
+test("no more questions are asked at once than the limit, and an isolated prober, whose word is worth nothing, asks none", async () => {
+  let isolated = false;
+  const asked: ((words: Observation[]) => void)[] = [];
+  const questions = createQuestions({
+    instance: "p1",
+    policy: { questionsMax: 2, answerMarginMs: 1 },
+    targets: () => new Map(),
+    probing: { confirmTimeoutMs: () => 10, now: async () => null, scheduled: async () => null },
+    performer: { askPeers: () => new Promise<Observation[]>((resolve) => asked.push(resolve)) } as unknown as Performer,
+    peers: () => ["p2"],
+    zoneOf: () => null,
+    isolated: () => isolated,
+  });
+  const target = targetOf({});
+  const first = [questions.ask(target), questions.ask(target)];
+  assert.equal(await questions.ask(target), null, "two are under way");
+  for (const answer of asked) answer([]);
+  assert.deepEqual(await Promise.all(first), Array(2).fill({ asked: 2, votes: [] }));
+  const next = questions.ask(target);
+  asked.at(-1)?.([]);
+  assert.deepEqual(await next, { asked: 2, votes: [] });
+  isolated = true;
+  assert.equal(await questions.ask(target), null);
+  assert.equal(asked.length, 3);
 });

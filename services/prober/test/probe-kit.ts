@@ -1,5 +1,9 @@
 import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { connect } from "node:net";
 import type { TestContext } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
 import { topology } from "@mcp-failover/contracts";
 import { proberPolicy } from "@mcp-failover/domain";
 import { openSecrets } from "@mcp-failover/service-kit";
@@ -40,4 +44,20 @@ export async function resultOf(
   for (let again = 0; again < 5 && probe.kind === "not_made" && probe.reason === "late"; again += 1) probe = await make();
   assert.equal(probe.kind, "made", JSON.stringify(probe));
   return (probe as ProbeMade).result;
+}
+
+/** A port whose packets are swallowed: the process behind it stands still, and its queue of connections is full. */
+export async function silentPort(t: TestContext): Promise<number> {
+  const code = 'const s=require("node:net").createServer();s.listen({port:0,host:"127.0.0.1",backlog:1},()=>console.log(s.address().port))';
+  const child = spawn(process.execPath, ["-e", code], { stdio: ["ignore", "pipe", "inherit"] });
+  t.after(() => child.kill("SIGKILL"));
+  const [first] = (await once(child.stdout, "data")) as [Buffer];
+  const port = Number(first.toString("utf8"));
+  child.kill("SIGSTOP");
+  const sockets = Array.from({ length: 6 }, () => connect(port, "127.0.0.1").on("error", () => undefined));
+  t.after(() => {
+    for (const socket of sockets) socket.destroy();
+  });
+  await sleep(200);
+  return port;
 }

@@ -1,12 +1,12 @@
 import assert from "node:assert/strict";
 import { createSocket } from "node:dgram";
 import { createServer as createHttp } from "node:http";
-import { type AddressInfo, createServer as createTcp, type Server } from "node:net";
+import { type AddressInfo, createServer as createTcp, type Server, type Socket } from "node:net";
 import { type TestContext, test } from "node:test";
 import { createServer as createTls } from "node:tls";
-import { patientMs, selfSigned, startRedis } from "@mcp-failover/testkit";
+import { eventually, patientMs, selfSigned, startRedis } from "@mcp-failover/testkit";
 import { WebSocketServer } from "ws";
-import { resultOf, runnerFor, targetOf } from "./probe-kit.ts";
+import { resultOf, runnerFor, silentPort, targetOf } from "./probe-kit.ts";
 
 const dayMs = 86_400_000;
 
@@ -16,7 +16,7 @@ async function listening(t: TestContext, server: Server): Promise<number> {
   return (server.address() as AddressInfo).port;
 }
 
-test("tcp: a port that takes connections is well, a closed one refused, and one that nobody answers at times out", async (t) => {
+test("tcp: a port that takes connections is well, and a closed one refused", async (t) => {
   const runner = runnerFor(t);
   const server = createTcp((socket) => socket.destroy());
   const port = await listening(t, server);
@@ -27,6 +27,44 @@ test("tcp: a port that takes connections is well, a closed one refused, and one 
   assert.equal((await resultOf(runner, targetOf({ type: "tcp" }, `http://127.0.0.1:${port}/api`))).outcome, "ok");
   const refused = await resultOf(runner, targetOf({ type: "tcp", port: 9 }));
   assert.deepEqual([refused.outcome, refused.code], ["hard", "refused"]);
+});
+
+test("whatever its type, a probe of a server that takes connections and says nothing ends with its time-out, and leaves no connection", async (t) => {
+  const open = new Set<Socket>();
+  const server = createTcp((socket) => {
+    open.add(socket);
+    socket.on("close", () => open.delete(socket)).on("error", () => undefined);
+    socket.resume();
+  });
+  const port = await listening(t, server);
+  const runner = runnerFor(t);
+  const at = (scheme: string): string => `${scheme}://127.0.0.1:${port}`;
+  const mcp = { upstream: { kind: "mcp", tools: { look: { read_only: true } } } };
+  const probes: [Parameters<typeof targetOf>[0], string, Parameters<typeof targetOf>[2]?][] = [
+    [{ type: "http" }, at("http")],
+    [{ type: "mcp" }, at("http"), mcp],
+    [{ type: "mcp_tools" }, at("http"), mcp],
+    [{ type: "mcp_canary", mcp_canary: { tool: "look" } }, at("http"), mcp],
+    [{ type: "resource", resource: { metric: "m", limit: 1 } }, at("http")],
+    [{ type: "tls" }, at("https")],
+    [{ type: "websocket" }, at("http")],
+    [{ type: "redis", port }, at("http")],
+    [{ type: "bolt", port }, at("http")],
+  ];
+  for (const [probe, url, more] of probes) {
+    const result = await resultOf(runner, targetOf(probe, url, more), { timeoutMs: 300 });
+    assert.deepEqual([result.outcome, result.code], ["hard", "timeout"], `${JSON.stringify(probe)}: ${result.error}`);
+  }
+  await eventually(async () => open.size === 0, { withinMs: 8000, what: "no connection is left" });
+});
+
+test("tcp and tls: a port whose packets the network swallows is down at the time-out", async (t) => {
+  const port = await silentPort(t);
+  const runner = runnerFor(t);
+  for (const type of ["tcp", "tls"]) {
+    const result = await resultOf(runner, targetOf({ type, url: `${type}://127.0.0.1:${port}` }), { timeoutMs: 300 });
+    assert.deepEqual([result.outcome, result.code], ["hard", "timeout"], type);
+  }
 });
 
 test("tls: the days of a certificate are counted; the last 14 degrade, or what the configuration says; an untrusted or expired one is down", async (t) => {

@@ -1,14 +1,13 @@
 import assert from "node:assert/strict";
-import { spawn } from "node:child_process";
-import { once } from "node:events";
 import { createServer } from "node:http";
 import { createServer as createHttpsServer } from "node:https";
-import { type AddressInfo, connect, createServer as createTcpServer, type Socket } from "node:net";
+import { type AddressInfo, createServer as createTcpServer, type Socket } from "node:net";
 import { type TestContext, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { getCACertificates, setDefaultCACertificates } from "node:tls";
 import { patientMs, selfSigned } from "@mcp-failover/testkit";
 import { errorCodeOf, openWire, type SendRequest } from "../src/probes/wire.ts";
+import { silentPort } from "./probe-kit.ts";
 
 function wireFor(t: TestContext, connections?: number) {
   const wire = openWire(connections);
@@ -24,22 +23,6 @@ const get = (url: string, more: Partial<SendRequest> = {}): SendRequest => ({
   signal: AbortSignal.timeout(5000),
   ...more,
 });
-
-/** A port whose packets are swallowed: the process behind it stands still, and its queue of connections is full. */
-async function silentPort(t: TestContext): Promise<number> {
-  const code = 'const s=require("node:net").createServer();s.listen({port:0,host:"127.0.0.1",backlog:1},()=>console.log(s.address().port))';
-  const child = spawn(process.execPath, ["-e", code], { stdio: ["ignore", "pipe", "inherit"] });
-  t.after(() => child.kill("SIGKILL"));
-  const [first] = (await once(child.stdout, "data")) as [Buffer];
-  const port = Number(first.toString("utf8"));
-  child.kill("SIGSTOP");
-  const sockets = Array.from({ length: 6 }, () => connect(port, "127.0.0.1").on("error", () => undefined));
-  t.after(() => {
-    for (const socket of sockets) socket.destroy();
-  });
-  await sleep(200);
-  return port;
-}
 
 test("W4: a request that is given up ends at once, also where the network swallows the packets of its connection", async (t) => {
   const port = await silentPort(t);

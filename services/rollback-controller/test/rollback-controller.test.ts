@@ -34,13 +34,13 @@ function event<T extends EventType>(type: T, keys: readonly string[], data: Data
   return makeEvent(from as NewEvent<T>);
 }
 
-async function stack(controllers = 1) {
+async function stack(controllers = 1, topology: typeof config = config) {
   const broker = memoryBroker();
   const bus = broker.connect();
   const timestamp = new Date().toISOString();
   await bus.appendFenced(event("log.started", [], { generation: 1, timestamp, by: service, reason: "test" }), 0);
   const applied = { version: 1, hash: "h", fileHash: null, timestamp, by: service, reason: "test", environment: "development" as const };
-  await bus.appendFenced(event("config.applied", [], { ...applied, topology: config }), 0);
+  await bus.appendFenced(event("config.applied", [], { ...applied, topology }), 0);
   for (let count = 1; count <= controllers; count += 1) {
     const own = broker.connect();
     const kit = testKit({ service: "rollback-controller", bus: own, instance: `rc-${count}` });
@@ -132,7 +132,7 @@ test("an unknown name is refused with the known ones, and a scope without a lega
   assert.deepEqual(await said(bus, "rollback.decided"), []);
 });
 
-test("the answer waits for the live routers and names those that have not applied the decision", async () => {
+test("the answer waits for the live routers, and says who has applied the decision", async () => {
   const { bus, rollback } = await stack();
   await traffic(bus, { calls: 0, errors: 0 });
   await traffic(bus, { calls: 0, errors: 0 }, {}, "r2");
@@ -146,6 +146,29 @@ test("the answer waits for the live routers and names those that have not applie
   assert.deepEqual(await said(bus, "rollback.executed"), []);
   await traffic(bus, { calls: 0, errors: 0 }, { "tool/get_orders": 1 }, "r2");
   assert.deepEqual(resultOf(await asking)["appliedBy"], ["r1", "r2"]);
+});
+
+test("rollback.fallback_timeout bounds a switch: a router that has not applied it by then is named, and the switch is told all the same", async () => {
+  const { bus, rollback } = await stack(1, { ...config, rollback: { ...config.rollback, fallback_timeout: 1 } });
+  const report = async (applied: number): Promise<void> => {
+    await traffic(bus, { calls: 0, errors: 0 }, { "tool/get_orders": applied });
+    await traffic(bus, { calls: 0, errors: 0 }, {}, "r2");
+  };
+  await report(0);
+  const asking = rollback("tool", "get_orders");
+  const [executed] = await until(
+    async () => {
+      await report(1);
+      return said(bus, "rollback.executed");
+    },
+    (events) => events.length > 0,
+    20_000,
+  );
+  assert.deepEqual([executed?.data.appliedBy, executed?.data.notAppliedBy], [["r1"], ["r2"]]);
+  const [decided] = await said(bus, "rollback.decided");
+  const tookMs = Date.parse(executed?.time ?? "") - Date.parse(decided?.time ?? "");
+  assert.ok(tookMs >= 900, `told after ${tookMs} ms`);
+  resultOf(await asking);
 });
 
 test("a tool whose MCP calls fail too often is rolled back by itself, once, and its certificate can be recomputed", async () => {
