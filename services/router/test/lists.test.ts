@@ -164,4 +164,34 @@ describe("lists of several endpoints", () => {
     // What nobody here has seen begin is the active endpoint's business.
     assert.equal((await ask(session, "tasks/get", { taskId: "unknown" })).body.result?.["by"], "b");
   });
+
+  test("R17: without a session too: a task of 2026-07-28 is asked for, cancelled and given input where it runs, or nowhere", async () => {
+    await begin({ same: plain, job: plain });
+    const _meta = {
+      "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+      "io.modelcontextprotocol/clientInfo": { name: "agent", version: "1" },
+      "io.modelcontextprotocol/clientCapabilities": { extensions: { "io.modelcontextprotocol/tasks": {} } },
+    };
+    const say = (method: string, params: Readonly<Record<string, unknown>>) => {
+      const named = { "mcp-protocol-version": "2026-07-28", "mcp-method": method, "mcp-name": String(params["name"] ?? params["taskId"]) };
+      return post(router.mcpUrl, { jsonrpc: "2.0", id: 1, method, params: { ...params, _meta } }, named);
+    };
+    const made = await say("tools/call", { name: "job", arguments: {} });
+    assert.deepEqual(made.body.result, { resultType: "task", taskId: "task-of-a", status: "working" } as never);
+    control.move("b");
+    a.seen.splice(0);
+    assert.equal((await say("tasks/get", { taskId: "task-of-a" })).body.result?.["by"], "a", "the routes have moved on, the task has not");
+    for (const method of ["tasks/update", "tasks/cancel"]) await say(method, { taskId: "task-of-a" });
+    assert.deepEqual(
+      a.seen.filter((method) => method.startsWith("tasks/")),
+      ["tasks/get", "tasks/update", "tasks/cancel"],
+    );
+    await a.kill();
+    const lost = await say("tasks/get", { taskId: "task-of-a" });
+    assert.match(String(lost.body.error?.message), /runs on a/);
+    assert.ok(
+      b.seen.every((method) => !method.startsWith("tasks/") && method !== "tools/call"),
+      b.seen.join(", "),
+    );
+  });
 });

@@ -56,6 +56,8 @@ test("balancing: least_connections fills up the endpoint that has the fewest cal
   );
   for (const attempt of out.get("e1") ?? []) attempt.done(ok);
   for (let call = 0; call < 3; call += 1) assert.equal(await begin(), "e1", "what has ended is not counted any more");
+  const next = [await begin(), await begin(), await begin()];
+  assert.equal(new Set(next).size, 3, "and what has begun is");
 });
 
 test("balancing: peak_ewma turns away from an endpoint as soon as it answers slowly, and comes back once it is quick again", async (t) => {

@@ -33,8 +33,10 @@ export async function startListServer(name: string, tools: Readonly<Record<strin
         const message = JSON.parse(Buffer.concat(chunks).toString() || "{}") as {
           id?: unknown;
           method: string;
-          params?: { cursor?: string; name?: string; taskId?: string };
+          params?: { cursor?: string; name?: string; taskId?: string; _meta?: object };
         };
+        // Of the era without sessions, where a task is the whole result.
+        const isModern = request.headers["mcp-protocol-version"] === "2026-07-28";
         seen.push(`${message.method}${message.params?.cursor === undefined ? "" : ` ${message.params.cursor}`}`);
         const answer = (result: object): void => {
           response.writeHead(200, { "content-type": "application/json", "mcp-session-id": session });
@@ -44,7 +46,9 @@ export async function startListServer(name: string, tools: Readonly<Record<strin
           const capabilities = { tools: { listChanged: true }, resources: {} };
           return answer({ protocolVersion: "2025-11-25", capabilities, serverInfo: { name, version: "1" } });
         }
-        if (id !== session) return void response.writeHead(404).end("{}");
+        if (message.method === "server/discover")
+          return answer({ resultType: "complete", supportedVersions: ["2026-07-28"], capabilities: {} });
+        if (id !== session && !isModern) return void response.writeHead(404).end("{}");
         if (message.id === undefined) return void response.writeHead(202).end();
         const all = Object.entries(tools).map(([tool, inputSchema]) => ({ name: tool, inputSchema }));
         if (message.method === "tools/list") return answer({ tools: all });
@@ -54,6 +58,7 @@ export async function startListServer(name: string, tools: Readonly<Record<strin
           return answer({ resources, ...(page + 1 < pages ? { nextCursor: String(page + 1) } : {}) });
         }
         if (message.method === "tasks/get") return answer({ taskId: message.params?.taskId, status: "working", by: name });
+        if (message.params?.name === "job" && isModern) return answer({ resultType: "task", taskId: `task-of-${name}`, status: "working" });
         if (message.params?.name === "job") return answer({ task: { taskId: `task-of-${name}`, status: "working" } });
         return answer({ content: [{ type: "text", text: `${name} ran ${message.params?.name}` }] });
       });
