@@ -327,3 +327,38 @@ test("a signal reaches the command, which ends in its own way", async (t) => {
   supervised.forward("SIGTERM");
   assert.equal(await ended, 9);
 });
+
+test("X2: restarts are at least a second apart, however soon a change comes after the start", async (t) => {
+  const file = join(folder, `restarts-${process.pid}`);
+  const script = `
+    if (process.env.N === "2") require("node:fs").writeFileSync(${JSON.stringify(file)}, String(Date.now()));
+    if (process.env.N === "2") process.exit(6);
+    setInterval(() => undefined, 1000);`;
+  const { child: supervised } = child(script, "restart");
+  t.after(() => supervised.forward("SIGKILL"));
+  const startedMs = Date.now();
+  supervised.start({ PATH: process.env["PATH"], N: "1" });
+  supervised.change({ PATH: process.env["PATH"], N: "2" });
+  assert.equal(await supervised.ended, 6);
+  const afterMs = Number(await readFile(file, "utf8")) - startedMs;
+  assert.ok(afterMs >= 995, `started again after ${afterMs} ms`);
+});
+
+test("with --on-change signal the command that runs is told by that signal, and is not started again", async (t) => {
+  const file = join(folder, `told-${process.pid}`);
+  const script = `
+    process.on("SIGUSR2", () => process.exit(8));
+    require("node:fs").writeFileSync(${JSON.stringify(file)}, "yes");
+    setInterval(() => undefined, 1000);`;
+  const command: [string, ...string[]] = [process.execPath, "-e", script];
+  const onChange = { kind: "signal", signal: "SIGUSR2" } as const;
+  const supervised = new SupervisedChild({ command, onChange, stopMs: 5000, say: () => undefined });
+  t.after(() => supervised.forward("SIGKILL"));
+  supervised.start({ PATH: process.env["PATH"] });
+  for (let count = 0; !existsSync(file); count += 1) {
+    assert.ok(count < 1000, "the command never started");
+    await sleep(10);
+  }
+  supervised.change({ PATH: process.env["PATH"], N: "2" });
+  assert.equal(await supervised.ended, 8, "by its own answer to the signal, once");
+});
