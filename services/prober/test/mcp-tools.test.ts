@@ -1,8 +1,11 @@
 import assert from "node:assert/strict";
 import { type TestContext, test } from "node:test";
-import { proberPolicy } from "@mcp-failover/domain";
+import { probeCheckPolicy, proberPolicy } from "@mcp-failover/domain";
 import { type RealMcpServer, realLegacyServer, realModernServer } from "./mcp-servers.ts";
 import { resultOf, runnerFor, targetOf } from "./probe-kit.ts";
+import { fakeServer } from "./servers.ts";
+
+const { toolPagesMax, toolsMax } = probeCheckPolicy;
 
 const eras = { legacy: realLegacyServer, modern: realModernServer } as const;
 type Era = keyof typeof eras;
@@ -153,4 +156,29 @@ test("a canary that takes its time is not condemned by a quick probe, and one th
   later(1000);
   const hung = await resultOf(runner, canary, { fresh: true, timeoutMs: 250 });
   assert.deepEqual([hung.outcome, hung.code], ["hard", "timeout"]);
+});
+
+test("T3: a tool list whose pages never end, or that is too long, is drift after so many, and no probe without end", async (t) => {
+  let pages = 0;
+  let perPage = 1;
+  const server = await fakeServer((_request, response, body) => {
+    const { id, method } = JSON.parse(body) as { id: string; method: string };
+    if (method === "tools/list") pages += 1;
+    const tools = Array.from({ length: perPage }, (_, index) => ({ name: `tool-${pages}-${index}`, inputSchema: { type: "object" } }));
+    const result =
+      method === "server/discover" ? { supportedVersions: ["2026-07-28"], capabilities: {} } : { tools, nextCursor: `page-${pages}` };
+    response.writeHead(200, { "content-type": "application/json" }).end(JSON.stringify({ jsonrpc: "2.0", id, result }));
+  });
+  t.after(() => server.kill());
+  const runner = runnerFor(t);
+  const probe = () => resultOf(runner, targetOf({ type: "mcp_tools" }, server.url, { upstream: { kind: "mcp" } }), { timeoutMs: 20_000 });
+  const endless = await probe();
+  assert.deepEqual(
+    [endless.outcome, endless.degraded, pages],
+    ["ok", { code: "tools_drift", detail: `tools/list: expected at most ${toolPagesMax} pages, saw more` }, toolPagesMax],
+  );
+  perPage = toolsMax;
+  pages = 0;
+  const long = await probe();
+  assert.deepEqual([long.outcome, long.degraded?.detail, pages], ["ok", `tools/list: expected at most ${toolsMax} tools, saw more`, 2]);
 });
