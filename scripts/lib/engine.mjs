@@ -172,10 +172,15 @@ function answers(env) {
   );
 }
 
-/** @returns {[string, ...string[]] | undefined} */
-function findCompose() {
-  if (spawnSync("docker", ["compose", "version"]).status === 0) return ["docker", "compose"];
-  return spawnSync("docker-compose", ["version"]).status === 0 ? ["docker-compose"] : undefined;
+/**
+ * Compose's second version where the client has it as a plugin, else the first, which is a program of its own (Debian's).
+ * @param {NodeJS.ProcessEnv} [env]
+ * @returns {[string, ...string[]] | undefined}
+ */
+export function findCompose(env = process.env) {
+  /** @type {[string, ...string[]][]} */
+  const programs = [["docker", "compose"], ["docker-compose"]];
+  return programs.find(([program, ...first]) => spawnSync(program, [...first, "version"], { env, timeout: 20_000 }).status === 0);
 }
 
 const noRules = ["filter:INPUT,FORWARD,OUTPUT", "nat:PREROUTING,INPUT,OUTPUT,POSTROUTING"]
