@@ -184,6 +184,38 @@ test("a move that real traffic shows to be no better is followed by the next can
   await recheck(fleet);
 });
 
+test("over the hourly limit the upstream is held, and what that keeps it from is told at once, for somebody to be paged", async () => {
+  const failover = { moves_per_hour: 1, cooldown_ms: 0, verify_ms: 0 };
+  const { fleet } = await stack({ controllers: 2, upstreams: { shop: upstreamOf(["primary", "secondary", "third"], { failover }) } });
+  const dies = async (endpoint: string): Promise<void> => {
+    fleet.truth.set(`shop/${endpoint}`, "hard");
+    for (const prober of fleet.probers) await fleet.probe(prober, [{ upstream: "shop", endpoint }]);
+  };
+  await dies("primary");
+  const [first] = await until(
+    () => fleet.said("failover.decided"),
+    (events) => events.length > 0,
+    20_000,
+  );
+  await dies(first?.data.currentEndpoint ?? "");
+  const [told] = await until(
+    () => fleet.said("failover.rejected"),
+    (events) => events.length > 0,
+    20_000,
+  );
+  assert.deepEqual([told?.data.rule, told?.data.automatic], ["held", true]);
+  assert.match(told?.data.reason ?? "", /1 automatic moves within an hour, 1 allowed; held until an operator releases it/);
+  const decided = await fleet.said("failover.decided");
+  assert.deepEqual(
+    decided.map(({ data }) => [data.action, data.certificate.rule, data.state.held?.untilMs ?? null]),
+    [
+      ["moved", "majority_unhealthy", null],
+      ["held", "moves_per_hour", null],
+    ],
+  );
+  await recheck(fleet);
+});
+
 test("an operator's failback goes to the better tier, is told like a move, and is refused where there is nothing to go back to", async () => {
   const { fleet, move, command } = await stack({ controllers: 2 });
   const back = (more: object = {}) => command("command.failback", { upstream: "shop", force: false, dryRun: false, ...more });
