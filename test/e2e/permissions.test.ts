@@ -1,8 +1,9 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
-import { connectBus, readCredentials } from "@mcp-failover/bus";
+import { connectBus } from "@mcp-failover/bus";
 import { connect } from "@mcp-failover/client";
+import { Redis } from "ioredis";
 import { type RunningStack, startStack } from "../harness/stack.ts";
 import { until } from "../harness/wait.ts";
 
@@ -18,38 +19,47 @@ describe("a stack with permissions on the bus", { concurrency: false }, () => {
 
   const folder = (user: string): string => join(stack.credentialsDir ?? assert.fail("no credentials"), user);
 
-  test("comes up, and tells where your own services find who they are", async () => {
+  test("comes up, and tells what who brings no key may do, as `mcpf doctor` does", async () => {
     await until(
       async () => (await stack.status()).upstreams.every(({ endpoints }) => endpoints.every(({ health }) => health === "healthy")),
       60_000,
       "all is healthy",
     );
-    await until(() => stack.output().includes(`"client", with the credentials in ${folder("client")}`), 5000, stack.output);
+    await until(() => stack.output().includes("who brings no key may listen and read, and say nothing"), 5000, stack.output);
+    const { findings } = (await stack.mcpf(["doctor", "-o", "json"], { timeoutMs: 60_000 })).json();
+    const told = findings.find(({ check }: { check: string }) => check === "permissions");
+    assert.equal(told?.detail, "who brings no key may listen and read, and say nothing");
   });
 
-  test("whoever brings no key is let in by nobody", async () => {
+  test("who brings no key is refused everything but looking: in the log, in Redis, by the services", async () => {
     const stranger = connectBus({ servers: stack.natsUrl, name: "stranger", instance: "stranger" });
+    const redis = new Redis(stack.redisUrl);
     try {
-      await until(() => stranger.status.kind === "disconnected" && /authorization/i.test(stranger.status.reason), 30_000, "the refusal");
-      await assert.rejects(stranger.lastOf("AUDIT", "config.applied"));
+      await until(() => stranger.status.kind === "connected", 30_000, "the stranger is let in");
+      const applied = await stack.bus.lastOf("AUDIT", "config.applied");
+      assert.equal((await stranger.lastOf("AUDIT", "config.applied"))?.seq, applied?.seq);
+      assert.ok(applied?.content.kind === "event");
+      await assert.rejects(stranger.append(applied.content.event), /permissions violation: onlooker may not publish config\.applied/);
+      await assert.rejects(stranger.request("launcher.kill", { process: "nats" }), /permissions violation/);
+      assert.equal((await stack.bus.lastOf("AUDIT", "config.applied"))?.seq, applied.seq);
+      assert.equal(await redis.get("mcp:current:warehouse"), "primary");
+      await assert.rejects(redis.set("mcp:current:warehouse", "forged"), /NOPERM/);
+      assert.equal(await redis.get("mcp:current:warehouse"), "primary");
     } finally {
+      redis.disconnect();
       await stranger.close();
     }
   });
 
-  test("an operator fails over; the SDK follows it, and a subscriber of `failover.executed.>` hears it", async () => {
-    const fleet = connect({ servers: stack.natsUrl, credentials: folder("client"), name: "own-service" });
-    const listener = connectBus({
-      servers: stack.natsUrl,
-      name: "listener",
-      instance: "listener",
-      credentials: readCredentials(folder("client")),
-    });
+  test("an operator fails over; the SDK follows it with and without a key, and a subscriber of `failover.executed.>` without one hears it", async () => {
+    const fleet = connect({ servers: stack.natsUrl, name: "own-service" });
+    const known = connect({ servers: stack.natsUrl, credentials: folder("client"), name: "own-service-with-a-key" });
+    const listener = connectBus({ servers: stack.natsUrl, name: "listener", instance: "listener" });
     try {
       const heard: string[] = [];
       listener.subscribe("failover.executed", ({ data }) => heard.push(`${data.service}: ${data.currentEndpoint}`));
       await until(() => listener.status.kind === "connected", 30_000, "the listener is connected");
-      await fleet.ready(30_000);
+      await Promise.all([fleet.ready(30_000), known.ready(30_000)]);
       // All that it ever was: the fleet may move it back by itself soon.
       const routes: string[] = [];
       fleet.watchRoutes(({ upstream, endpoint }) => routes.push(`${upstream}: ${endpoint.name}`));
@@ -67,8 +77,10 @@ describe("a stack with permissions on the bus", { concurrency: false }, () => {
         30_000,
         () => `heard: ${heard}`,
       );
+      await until(() => known.route("warehouse").epoch === fleet.route("warehouse").epoch, 30_000, "both know the same");
     } finally {
       await fleet.close();
+      await known.close();
       await listener.close();
     }
   });

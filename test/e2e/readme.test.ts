@@ -52,9 +52,7 @@ describe("the README", { concurrency: false }, () => {
 
   test("the client's example runs as it is printed", async () => {
     const [example = ""] = blocks("ts").filter((block) => block.includes("@mcp-failover/client"));
-    // On a bus with permissions a reader says who they are.
-    const proof = stack.credentialsDir === undefined ? "" : `credentials: ${JSON.stringify(join(stack.credentialsDir, "client"))}, `;
-    const here = example.replace(/nats:\/\/127\.0\.0\.1:\d+/, stack.natsUrl).replace("name:", `${proof}name:`);
+    const here = example.replace(/nats:\/\/127\.0\.0\.1:\d+/, stack.natsUrl);
     const code = `${here}\nconsole.log(answer.status);\nawait client.close();\n`;
     const file = join(ROOT, "test", `readme-example-${process.pid}.ts`);
     await writeFile(file, code);

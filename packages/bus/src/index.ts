@@ -21,5 +21,5 @@ export { type BusCredentials, CredentialsError, credentialFiles, makeUserKey, pu
 export { KeptFile, type KeptFileOptions, writeWhole } from "./kept-file.ts";
 export type { BusLog } from "./log.ts";
 export { type MemoryBroker, type MemoryBrokerOptions, type MemoryConnectOptions, memoryBroker } from "./memory.ts";
-export { busHealth, type ConnectOptions, checkStore, connectBus, keepConsumersOn } from "./nats.ts";
+export { busHealth, type ConnectOptions, checkStore, clientOf, connectBus, keepConsumersOn } from "./nats.ts";
 export { StoreClock } from "./store-clock.ts";

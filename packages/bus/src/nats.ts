@@ -1,3 +1,4 @@
+import type { BusClient } from "@mcp-failover/contracts";
 import { append, appendFenced } from "./append.ts";
 import type { Bus, Following } from "./bus.ts";
 import { claimCheck } from "./claim-check.ts";
@@ -135,6 +136,11 @@ export function busHealth(bus: Bus): BusHealth {
     pending: lags.map(({ stream, filter, pending }) => ({ stream, filter, count: pending })),
     losses: link?.losses ?? 0,
   };
+}
+
+/** As whom a connection of `connectBus` was let in: one of the table, or null for who may do anything (everybody, on a server without accounts). */
+export function clientOf(bus: Bus): BusClient | null {
+  return natsLinks.get(bus)?.client ?? null;
 }
 
 /** Has a connection of `connectBus` find out by itself whether NATS stores, where it has nothing to store; `key` is the service. */

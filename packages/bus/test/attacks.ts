@@ -1,9 +1,9 @@
 import assert from "node:assert/strict";
 import { setTimeout as sleep } from "node:timers/promises";
-import { clientApiPrefix as api, type BusUser, consumerSubjects } from "@mcp-failover/contracts";
+import { clientApiPrefix as api, consumerSubjects, onlooker } from "@mcp-failover/contracts";
 import { headers, type NatsConnection } from "nats";
 import { jetStreamApi } from "../src/internal.ts";
-import type { GuardedWorld } from "./guarded-world.ts";
+import type { Anybody, GuardedWorld } from "./guarded-world.ts";
 
 /** What somebody would try who has the key of one service. */
 export interface Attack {
@@ -34,7 +34,7 @@ async function standing(world: GuardedWorld): Promise<Before> {
 }
 
 /** Runs the attack, then looks into the streams: neither a message that was not there nor a change of the stream. */
-function attack(name: string, as: BusUser, act: (nc: NatsConnection, world: GuardedWorld) => Promise<void> | void): Attack {
+function attack(name: string, as: Anybody, act: (nc: NatsConnection, world: GuardedWorld) => Promise<void> | void): Attack {
   return {
     name: `${as}: ${name}`,
     async run(world) {
@@ -155,43 +155,43 @@ const words: Attack[] = [
   attack("sends a notification of its own", "console", (nc) => inVain(nc, "outbox.mail")),
 ];
 
-const streamsOfOthers: Attack[] = (
+const streamsOfOthers = [
+  ["purges AUDIT", "cli", "STREAM.PURGE.AUDIT", {}],
+  ["deletes AUDIT", "failover-controller", "STREAM.DELETE.AUDIT", {}],
+  ["empties AUDIT by a small max_age", "prober", "STREAM.UPDATE.AUDIT", { name: "AUDIT", subjects: ["failover.>"], max_age: 1e9 }],
+  ["makes a stream that takes the events of another", "router", "STREAM.CREATE.MINE", { name: "MINE", subjects: ["outbox.>"] }],
+  ["deletes one message of AUDIT", "state-store", "STREAM.MSG.DELETE.AUDIT", { seq: 1 }],
+  ["restores AUDIT from its own copy", "notifier", "STREAM.RESTORE.AUDIT", { config: { name: "AUDIT" }, state: {} }],
+  ["takes a snapshot of AUDIT to a subject of its own", "console", "STREAM.SNAPSHOT.AUDIT", { deliver_subject: forged }],
   [
-    ["purges AUDIT", "cli", "STREAM.PURGE.AUDIT", {}],
-    ["deletes AUDIT", "failover-controller", "STREAM.DELETE.AUDIT", {}],
-    ["empties AUDIT by a small max_age", "prober", "STREAM.UPDATE.AUDIT", { name: "AUDIT", subjects: ["failover.>"], max_age: 1e9 }],
-    ["makes a stream that takes the events of another", "router", "STREAM.CREATE.MINE", { name: "MINE", subjects: ["outbox.>"] }],
-    ["deletes one message of AUDIT", "state-store", "STREAM.MSG.DELETE.AUDIT", { seq: 1 }],
-    ["restores AUDIT from its own copy", "notifier", "STREAM.RESTORE.AUDIT", { config: { name: "AUDIT" }, state: {} }],
-    ["takes a snapshot of AUDIT to a subject of its own", "console", "STREAM.SNAPSHOT.AUDIT", { deliver_subject: forged }],
-    [
-      "makes a consumer that pushes the signals into AUDIT",
-      "breaker-state",
-      "CONSUMER.CREATE.SIGNALS",
-      { stream_name: "SIGNALS", config: { deliver_subject: forged } },
-    ],
-    [
-      "makes a named consumer that pushes",
-      "breaker-state",
-      "CONSUMER.CREATE.SIGNALS.mine",
-      { stream_name: "SIGNALS", config: { name: "mine", deliver_subject: forged } },
-    ],
-    [
-      "makes a durable consumer that pushes",
-      "router",
-      "CONSUMER.DURABLE.CREATE.AUDIT.mine",
-      { stream_name: "AUDIT", config: { durable_name: "mine", deliver_subject: "probe.observed.x" } },
-    ],
-    ["lists the consumers of others", "router", "CONSUMER.NAMES.AUDIT", {}],
-    ["makes the leader step down", "router", "STREAM.LEADER.STEPDOWN.AUDIT", {}],
-    ["reads the queue of the notifier", "prober", "STREAM.MSG.GET.OUTBOX", { seq: 1 }],
-  ] as const
-).map(([name, as, verb, body]) =>
-  attack(name, as, async (nc) => {
+    "makes a consumer that pushes the signals into AUDIT",
+    "breaker-state",
+    "CONSUMER.CREATE.SIGNALS",
+    { stream_name: "SIGNALS", config: { deliver_subject: forged } },
+  ],
+  [
+    "makes a named consumer that pushes",
+    "breaker-state",
+    "CONSUMER.CREATE.SIGNALS.mine",
+    { stream_name: "SIGNALS", config: { name: "mine", deliver_subject: forged } },
+  ],
+  [
+    "makes a durable consumer that pushes",
+    "router",
+    "CONSUMER.DURABLE.CREATE.AUDIT.mine",
+    { stream_name: "AUDIT", config: { durable_name: "mine", deliver_subject: "probe.observed.x" } },
+  ],
+  ["lists the consumers of others", "router", "CONSUMER.NAMES.AUDIT", {}],
+  ["makes the leader step down", "router", "STREAM.LEADER.STEPDOWN.AUDIT", {}],
+  ["reads the queue of the notifier", "prober", "STREAM.MSG.GET.OUTBOX", { seq: 1 }],
+] as const;
+
+function changesStreams(name: string, as: Anybody, verb: string, body: object): Attack {
+  return attack(name, as, async (nc) => {
     // Both ways: as our own code would, and past it.
     for (const prefix of [api, "$JS.API"]) await inVain(nc, `${prefix}.${verb}`, body);
-  }),
-);
+  });
+}
 
 const others: Attack[] = [
   attack("asks the keeper for a stream that it does not read", "router", (nc) =>
@@ -248,4 +248,86 @@ const others: Attack[] = [
   }),
 ];
 
-export const attacks: readonly Attack[] = [...forgedReplies, ...words, ...streamsOfOthers, ...others];
+export const attacks: readonly Attack[] = [
+  ...forgedReplies,
+  ...words,
+  ...streamsOfOthers.map(([name, as, verb, body]) => changesStreams(name, as, verb, body)),
+  ...others,
+];
+
+const saidByOthers = [
+  ...["failover.decided.pinecone", forged, "health.changed.pinecone.primary", "breaker.changed.pinecone.primary", "config.applied"],
+  ...["log.started", "outbox.mail", "quarantine.AUDIT.1", "probe.requested", "traffic.observed.router-1", "$O.configurations.M.x"],
+  ...[
+    "command.failover",
+    "command.rollback.tool",
+    "launcher.kill",
+    "fault.set",
+    "state.status",
+    "$SRV.PING.router",
+    "$SYS.REQ.SERVER.PING",
+  ],
+  ...["$KV.chaos-lease.active", `${api}.$KV.chaos-lease.active`, "$JS.ACK.OUTBOX.notifier.1.1.1.1.0"],
+];
+
+/** What somebody would try who has no key, where such may look. */
+export const attacksOfOnlookers: readonly Attack[] = [
+  ...saidByOthers.map((subject) => attack(`says ${subject}`, onlooker, (nc) => inVain(nc, subject))),
+  ...streamsOfOthers.map(([name, , verb, body]) => changesStreams(name, onlooker, verb, body)),
+  ...["SIGNALS", "OUTBOX", "QUARANTINE", "KV_router-sessions", "OBJ_configurations"].flatMap((stream) => [
+    ...(stream.startsWith("OBJ_") ? [] : [changesStreams(`reads ${stream}`, onlooker, `STREAM.MSG.GET.${stream}`, { seq: 1 })]),
+    changesStreams(`removes from ${stream}`, onlooker, `STREAM.MSG.DELETE.${stream}`, { seq: 1 }),
+  ]),
+  ...(["SIGNALS", "OUTBOX", "QUARANTINE"] as const).map((stream) =>
+    attack(`asks the keeper for ${stream}`, onlooker, (nc) =>
+      inVain(nc, consumerSubjects.open, { stream, filter: ">", from: { kind: "all" } }),
+    ),
+  ),
+  attack("the reply of its pull is an event", onlooker, async (nc) => {
+    nc.publish(`${api}.CONSUMER.MSG.NEXT.AUDIT.${await ownConsumer(nc)}`, JSON.stringify({ batch: 10, no_wait: true }), { reply: forged });
+  }),
+  attack("the reply of reading one message is an event", onlooker, (nc) =>
+    nc.publish(`${api}.STREAM.MSG.GET.AUDIT`, JSON.stringify({ seq: 1 }), { reply: forged }),
+  ),
+  attack("the reply of looking at a stream is an event", onlooker, (nc) => nc.publish(`${api}.STREAM.INFO.AUDIT`, "", { reply: forged })),
+  attack("the reply of a request to the keeper is an event", onlooker, (nc) =>
+    nc.publish(consumerSubjects.open, JSON.stringify({ stream: "AUDIT", filter: ">", from: { kind: "all" } }), { reply: forged }),
+  ),
+  attack("answers the request of a service", onlooker, async (nc, world) => {
+    for (const subject of ["command.failover", "mcpf.consumer.open.prober", ">"])
+      nc.subscribe(subject, { callback: (error, message) => (error ? undefined : void message.respond('{"ok":true,"result":"forged"}')) });
+    await nc.flush();
+    const asker = await world.attack("console");
+    const answer = await asker.request("command.failover", "{}", { timeout: answerMs }).catch(() => null);
+    assert.doesNotMatch(answer?.string() ?? "", /"result":"forged"/);
+  }),
+  attack("listens to what services ask and answer, to signals, notifications and keys", onlooker, async (nc, world) => {
+    const heard: string[] = [];
+    for (const subject of [">", "_INBOX.>", "outbox.>", "mcpf.>", "$JS.>", "$KV.>", "CORE.API.>", "command.>", "probe.>"])
+      nc.subscribe(subject, {
+        callback: (error, message) => (error ? undefined : void heard.push(`${message.subject} ${message.string()}`)),
+      });
+    await nc.flush();
+    const notifier = await world.attack("notifier");
+    await notifier.request("outbox.mail", payload, { timeout: 10_000 });
+    await ownConsumer(notifier);
+    const prober = await world.attack("prober");
+    await prober.request("probe.observed.x1", payload, { timeout: 10_000 }).catch(() => null);
+    await nc.flush();
+    await sleep(settleMs);
+    // Others of these tests say events meanwhile, which are for everybody; and onlookers have one account, with each other's answers in it.
+    assert.deepEqual(
+      heard.filter(
+        (one) => !one.startsWith("health.changed.mine.") && !(one.startsWith("_INBOX.") && !/notifier-|OUTBOX|SIGNALS/.test(one)),
+      ),
+      [],
+    );
+  }),
+  attack("takes the consumer of a service, or removes it", onlooker, async (nc, world) => {
+    const name = await ownConsumer(await world.attack("router"));
+    await inVain(nc, `${api}.CONSUMER.DELETE.AUDIT.${name}`);
+    await inVain(nc, consumerSubjects.close, { stream: "AUDIT", name });
+    const there = await jetStreamApi<{ consumers: string[] }>(world.admin, "CONSUMER.NAMES.AUDIT", {});
+    assert.ok(there.consumers.includes(name), "the consumer is still there");
+  }),
+];

@@ -1,8 +1,8 @@
 import assert from "node:assert/strict";
-import { type BusKeys, type BusUser, busUsers, natsAccounts, streams } from "@mcp-failover/contracts";
+import { type BusClient, type BusKeys, type BusUser, busUsers, natsAccounts, onlooker, streams } from "@mcp-failover/contracts";
 import { type RunningServer, startNats } from "@mcp-failover/testkit";
 import { connect, type NatsConnection, nkeyAuthenticator } from "nats";
-import { type Bus, type BusCredentials, connectBus, keepConsumersOn, makeUserKey } from "../src/index.ts";
+import { type Bus, connectBus, keepConsumersOn, makeUserKey } from "../src/index.ts";
 import { jetStreamApi } from "../src/internal.ts";
 
 /** A real nats-server with the accounts that are made from the table, its streams and the keeper. */
@@ -10,19 +10,22 @@ export interface GuardedWorld {
   readonly server: RunningServer;
   /** In the account of the streams. */
   readonly admin: Bus;
-  /** As our code connects. */
-  connect(user: BusUser): Promise<Bus>;
-  /** As an attacker would, who has the key of one service. */
-  attack(user: BusUser): Promise<NatsConnection>;
+  /** As our code connects; an onlooker brings no key. */
+  connect(user: Anybody): Promise<Bus>;
+  /** As an attacker would, who has the key of one service, or none. */
+  attack(user: Anybody): Promise<NatsConnection>;
   /** What a stream holds: the subject of each message. */
   subjectsIn(stream: string): Promise<string[]>;
   close(): Promise<void>;
 }
 
-export async function guardedWorld(options: { binary?: string; accountsAlone?: boolean } = {}): Promise<GuardedWorld> {
+/** Who may come to a guarded world. */
+export type Anybody = BusUser | BusClient;
+
+export async function guardedWorld(options: { binary?: string; accountsAlone?: boolean; onlookers?: boolean } = {}): Promise<GuardedWorld> {
   const pairs = Object.fromEntries(busUsers.map((user) => [user, makeUserKey()])) as Record<BusUser, { seed: string; publicKey: string }>;
   const keys = Object.fromEntries(busUsers.map((user) => [user, [pairs[user].publicKey]])) as unknown as BusKeys;
-  const config = natsAccounts(keys);
+  const config = natsAccounts(keys, { onlookers: options.onlookers ?? false });
   const server = await startNats({
     // A busy machine needs longer to prove who it is than the server waits by itself.
     config: `authorization { timeout: 60 }\n${options.accountsAlone ? withoutPermissions(config) : config}`,
@@ -31,9 +34,9 @@ export async function guardedWorld(options: { binary?: string; accountsAlone?: b
   const seedOf = (user: BusUser): Uint8Array => new TextEncoder().encode(pairs[user].seed);
   const buses: Bus[] = [];
   const raw: NatsConnection[] = [];
-  const open = async (user: BusUser): Promise<Bus> => {
-    const credentials: BusCredentials = { user, seed: () => seedOf(user), tls: null };
-    const bus = connectBus({ servers: server.url, name: user, instance: `${user}-1`, credentials });
+  const open = async (user: Anybody): Promise<Bus> => {
+    const proof = user === onlooker ? {} : { credentials: { user, seed: () => seedOf(user), tls: null } };
+    const bus = connectBus({ servers: server.url, name: user, instance: `${user}-1`, ...proof });
     buses.push(bus);
     for (let tries = 0; bus.status.kind !== "connected"; tries += 1) {
       assert.ok(tries < 600, `${user} connects: ${JSON.stringify(bus.status)}`);
@@ -55,7 +58,7 @@ export async function guardedWorld(options: { binary?: string; accountsAlone?: b
         waitOnFirstConnect: true,
         maxReconnectAttempts: 100,
         timeout: 30_000,
-        authenticator: nkeyAuthenticator(seedOf(user)),
+        ...(user === onlooker ? {} : { authenticator: nkeyAuthenticator(seedOf(user)) }),
       });
       raw.push(nc);
       return nc;
@@ -76,7 +79,8 @@ export async function guardedWorld(options: { binary?: string; accountsAlone?: b
 
 /** The accounts must hold by themselves: the lists of permissions only make refusals audible. */
 function withoutPermissions(config: string): string {
-  const accounts = JSON.parse(config.slice("accounts ".length)) as Record<string, { users: { permissions?: unknown }[] }>;
+  const end = config.lastIndexOf("}") + 1;
+  const accounts = JSON.parse(config.slice("accounts ".length, end)) as Record<string, { users: { permissions?: unknown }[] }>;
   for (const [name, { users }] of Object.entries(accounts)) if (name !== "CORE") for (const user of users) delete user.permissions;
-  return `accounts ${JSON.stringify(accounts)}\n`;
+  return `accounts ${JSON.stringify(accounts)}${config.slice(end)}`;
 }

@@ -1,10 +1,21 @@
 import assert from "node:assert/strict";
+import { randomUUID } from "node:crypto";
 import { after, before, describe, test } from "node:test";
-import { allBusSubjects, type BusClient, busAccessOf, busClients, clientApiPrefix, permissionsOf, streams } from "@mcp-failover/contracts";
+import {
+  allBusSubjects,
+  type BusClient,
+  busAccessOf,
+  busClients,
+  clientApiPrefix,
+  makeEvent,
+  onlooker,
+  permissionsOf,
+  streams,
+} from "@mcp-failover/contracts";
 import { eventually } from "@mcp-failover/testkit";
 import type { NatsConnection } from "nats";
 import { subjectMatches } from "../src/subjects.ts";
-import { attacks } from "./attacks.ts";
+import { attacks, attacksOfOnlookers } from "./attacks.ts";
 import { type GuardedWorld, guardedWorld } from "./guarded-world.ts";
 
 /** What the accounts guarantee (packages/contracts, nats-accounts.ts), on one nats-server; undefined: the system's. */
@@ -13,7 +24,7 @@ export function permissions(binary?: string): void {
   describe("the table of the bus", () => {
     let world: GuardedWorld;
     before(async () => {
-      world = await guardedWorld(server);
+      world = await guardedWorld({ ...server, onlookers: true });
     });
     after(() => world?.close());
 
@@ -76,6 +87,50 @@ export function permissions(binary?: string): void {
     });
   });
 
+  describe("who brings no key, where such may look", { concurrency: 8 }, () => {
+    let world: GuardedWorld;
+    before(async () => {
+      world = await guardedWorld({ ...server, onlookers: true });
+    });
+    after(() => world?.close());
+
+    test("listens by any wildcard, also `>`, with the plainest of clients", async () => {
+      const nc = await world.attack(onlooker);
+      const heard = new Set<string>();
+      for (const filter of [">", "breaker.>", "*.changed.>", "breaker.changed.x2.*"])
+        nc.subscribe(filter, {
+          callback: (error, { subject }) => {
+            if (error !== null || subject === "breaker.changed.x2.x1") heard.add(`${filter}: ${error?.message ?? subject}`);
+          },
+        });
+      await nc.flush();
+      const said = "breaker.changed.x2.x1";
+      assert.equal(await refused(await world.attack("breaker-state"), said), null);
+      await eventually(() => heard.size >= 4, { withinMs: 30_000, what: () => `heard: ${[...heard].join(", ")}` });
+      assert.deepEqual(
+        [...heard].toSorted(),
+        [">", "*.changed.>", "breaker.>", "breaker.changed.x2.*"].map((filter) => `${filter}: ${said}`).toSorted(),
+      );
+    });
+
+    test("reads and follows AUDIT by our own client, and is told why it may not say anything", async () => {
+      const bus = await world.connect(onlooker);
+      const last = await (await world.connect("chaos-runner")).append(note());
+      const followed: string[] = [];
+      const following = bus.follow(
+        "AUDIT",
+        { filter: "command.accepted.>", from: { seq: 1 } },
+        ({ subject }) => void followed.push(subject),
+      );
+      await eventually(() => followed.includes("command.accepted.chaos-run"), { withinMs: 30_000, what: () => `followed: ${followed}` });
+      assert.equal((await bus.lastOf("AUDIT", "command.accepted.chaos-run"))?.seq, last.seq);
+      await assert.rejects(bus.append(note()), /permissions violation: onlooker may not publish command\.accepted\.chaos-run/);
+      await following.stop();
+    });
+
+    for (const attack of attacksOfOnlookers) test(attack.name, () => attack.run(world));
+  });
+
   for (const accountsAlone of binary === undefined ? [false, true] : [false]) {
     const how = accountsAlone ? "by the accounts alone, without the lists of permissions" : "by accounts and permissions";
     describe(`${attacks.length} attacks fail ${how}`, { concurrency: 8 }, () => {
@@ -87,6 +142,25 @@ export function permissions(binary?: string): void {
       for (const attack of attacks) test(`A1 to A4: ${attack.name}`, () => attack.run(world));
     });
   }
+}
+
+function note() {
+  return makeEvent({
+    type: "command.accepted",
+    keys: ["chaos-run"],
+    data: {
+      commandId: "c1",
+      command: "chaos.run",
+      by: { kind: "operator", id: "test" },
+      reason: "a test",
+      timestamp: new Date().toISOString(),
+      parameters: {},
+    },
+    id: randomUUID(),
+    service: "chaos-runner",
+    instance: "test",
+    timeMs: Date.now(),
+  });
 }
 
 /** A subject that a filter stands for. */

@@ -140,7 +140,7 @@ async function readStack(dataDir: string, env: Readonly<Record<string, string | 
     throw new CliError(1, "no_stack", `${file} does not say where NATS is: start the stack anew with \`npm start\``);
   const given = env["MCPF_CREDENTIALS_DIR"];
   // Those of the stack are for its own server.
-  const own = found.credentialsDir === undefined || env["NATS_URL"] !== undefined ? null : join(found.credentialsDir, "cli");
+  const own = found.credentialsDir === undefined || natsUrl !== found.natsUrl ? null : join(found.credentialsDir, "cli");
   return {
     natsUrl,
     routerUrl: found.routerUrl ?? null,

@@ -27,9 +27,11 @@ export interface BusAccess {
   readonly overhears: boolean;
 }
 
+/** Who brings no key, where a server lets such in at all (docs/adr/0011): looks and listens, and says nothing. */
+export const onlooker = "onlooker";
 /** Everybody who connects to the bus but the bootstrap user, which owns the streams, and the keeper, which makes consumers. */
-export const busClients = [...serviceNames.filter((name) => name !== "bootstrap"), "launcher", "fault-proxy", "client"] as const;
-export type BusClient = Exclude<ServiceName, "bootstrap"> | "launcher" | "fault-proxy" | "client";
+export const busClients = [...serviceNames.filter((name) => name !== "bootstrap"), "launcher", "fault-proxy", "client", onlooker] as const;
+export type BusClient = Exclude<ServiceName, "bootstrap"> | "launcher" | "fault-proxy" | "client" | typeof onlooker;
 
 /** The buckets, with the limits that they are made with. */
 export const buckets = {
@@ -73,21 +75,22 @@ const wants: Readonly<Record<BusClient, Wants>> = {
   launcher: { asks: ["state.status"] },
   "fault-proxy": {},
   client: { ...log, overhears: true },
+  onlooker: { ...log, overhears: true },
 };
+
+/** They are no services: nothing of theirs is stored, and nobody asks them anything. */
+export const onlyAsks: ReadonlySet<BusClient> = new Set(["cli", "client", onlooker]);
 
 export function busAccessOf(client: BusClient): BusAccess {
   const own = wants[client];
   const reads = own.reads ?? [];
+  const setsAside = [...reads.filter((stream) => stream !== "QUARANTINE").map((stream) => `quarantine.${stream}.*`), "quarantine.core.*"];
   return {
-    says: [
-      ...saidBy(client),
-      ...reads.filter((stream) => stream !== "QUARANTINE").map((stream) => `quarantine.${stream}.*`),
-      "quarantine.core.*",
-    ],
+    says: client === onlooker ? [] : [...saidBy(client), ...setsAside],
     hears: own.hears ?? [],
     reads,
     queues: own.queues ?? [],
-    buckets: [...(own.buckets ?? []), ...(client === "cli" || client === "client" ? [] : (["store-check"] as const))],
+    buckets: [...(own.buckets ?? []), ...(onlyAsks.has(client) ? [] : (["store-check"] as const))],
     objects: own.objects ?? "none",
     asks: own.asks ?? [],
     answers: (Object.keys(requests) as RequestSubject[]).filter((subject) => requests[subject].service === client),

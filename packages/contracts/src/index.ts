@@ -10,6 +10,7 @@ export {
   buckets,
   busAccessOf,
   busClients,
+  onlooker,
 } from "./bus-access.ts";
 export type { AgentRate, HedgeConfig } from "./call-limits.ts";
 export { canonicalJson, hashOf, sha256 } from "./canonical.ts";
@@ -136,6 +137,7 @@ export {
   consumerSubjects,
   coreAccount,
   discoverable,
+  hasOnlookers,
   importsOf,
   natsAccounts,
   objectStream,

@@ -1,4 +1,4 @@
-import { askedEvents, type BusAccess, type BusClient, busAccessOf, busClients } from "./bus-access.ts";
+import { askedEvents, type BusAccess, type BusClient, busAccessOf, busClients, onlooker, onlyAsks } from "./bus-access.ts";
 import { type EventType, events, isEventType } from "./events.ts";
 import { requests } from "./services.ts";
 import type { StreamName } from "./streams.ts";
@@ -24,8 +24,9 @@ export const objectStream = "OBJ_configurations";
 
 /** Users of `CORE` itself. */
 const coreUsers = ["bootstrap", "keeper"] as const;
-export type BusUser = BusClient | (typeof coreUsers)[number];
-export const busUsers: readonly BusUser[] = [...busClients, ...coreUsers];
+type KeyedClient = Exclude<BusClient, typeof onlooker>;
+export type BusUser = KeyedClient | (typeof coreUsers)[number];
+export const busUsers: readonly BusUser[] = [...busClients.filter((client): client is KeyedClient => client !== onlooker), ...coreUsers];
 
 /** Public NKeys that are valid for each user: two while one is replaced by the other. */
 export type BusKeys = Readonly<Record<BusUser, readonly string[]>>;
@@ -43,7 +44,7 @@ interface Import {
 type Json = Readonly<Record<string, unknown>>;
 
 /** The name of a client's account. */
-export function accountOf(client: BusUser): string {
+export function accountOf(client: BusUser | BusClient): string {
   return client === "bootstrap" || client === "keeper" ? coreAccount : client.toUpperCase().replaceAll("-", "_");
 }
 
@@ -63,12 +64,25 @@ export function importsOf(client: BusClient): readonly Import[] {
   ];
 }
 
-/** Text for nats-server: `accounts { … }`. */
-export function natsAccounts(keys: BusKeys): string {
+/** Who brings no key: refused, or let in as the onlooker. */
+interface Strangers {
+  readonly onlookers: boolean;
+}
+/** In the configuration of a server that lets onlookers in. */
+const onlookersLine = `no_auth_user: ${onlooker}`;
+
+/** Whether a server with this configuration lets onlookers in. */
+export function hasOnlookers(configuration: string): boolean {
+  return configuration.includes(`\n${onlookersLine}\n`);
+}
+
+/** Text for nats-server: `accounts { … }`, and who those are that bring no key. */
+export function natsAccounts(keys: BusKeys, { onlookers }: Strangers = { onlookers: false }): string {
+  const clients = busClients.filter((client) => onlookers || client !== onlooker);
   const accounts: Record<string, Json> = {};
   const exported = new Map<string, Map<string, { entry: Json; to: Set<string> }>>();
   const imports = new Map<string, readonly Import[]>([
-    ...busClients.map((client) => [accountOf(client), importsOf(client)] as const),
+    ...clients.map((client) => [accountOf(client), importsOf(client)] as const),
     [coreAccount, coreImports()],
   ]);
   for (const [account, list] of imports) {
@@ -96,19 +110,28 @@ export function natsAccounts(keys: BusKeys): string {
     users: [...keys.bootstrap.map((nkey) => ({ nkey })), ...keys.keeper.map((nkey) => ({ nkey, permissions: keeperPermissions }))],
     ...side(coreAccount),
   };
-  for (const client of busClients) {
+  for (const client of clients) {
     const permissions = permissionsOf(client);
-    accounts[accountOf(client)] = { users: keys[client].map((nkey) => ({ nkey, permissions })), ...side(accountOf(client)) };
+    // nats-server 2.9 takes a name for who brings no key, and no NKey. Whoever says the name without a password is nobody else.
+    const users = client === onlooker ? [{ user: onlooker, permissions }] : keys[client].map((nkey) => ({ nkey, permissions }));
+    accounts[accountOf(client)] = { users, ...side(accountOf(client)) };
   }
-  return `accounts ${JSON.stringify(accounts, null, 2)}\n`;
+  return `accounts ${JSON.stringify(accounts, null, 2)}\n${onlookers ? `${onlookersLine}\n` : ""}`;
 }
 
 /** What a client may publish and subscribe to in its own account: a refusal then names the subject, where an import that is missing would be silence. */
-export function permissionsOf(
-  client: BusClient,
-): { readonly publish: { readonly allow: readonly string[] }; readonly subscribe: { readonly allow: readonly string[] } } & Json {
+export function permissionsOf(client: BusClient): {
+  readonly publish: { readonly allow: readonly string[] };
+  readonly subscribe: { readonly allow: readonly string[]; readonly deny?: readonly string[] };
+} & Json {
   const access = busAccessOf(client);
   const imports = importsOf(client);
+  // Nothing is in their account but what they may hear and their own questions, so that any wildcard will do.
+  if (client === onlooker)
+    return {
+      publish: { allow: unique(imports.filter(({ kind }) => kind === "service").map(({ subject, to }) => to ?? subject)) },
+      subscribe: { allow: [">"], deny: [`${clientApiPrefix}.>`, "mcpf.>"] },
+    };
   const spoken = access.says.filter((subject) => !isKept(subject));
   const asked = (Object.keys(askedEvents) as (keyof typeof askedEvents)[]).filter((type) => askedEvents[type] === client);
   const ownEvents = (Object.keys(events) as EventType[]).filter((type) => (events[type].saidBy as readonly string[]).includes(client));
@@ -244,7 +267,7 @@ function discovery(verb: "PING" | "INFO" | "STATS"): Import[] {
 }
 
 /** Clients that register as services; the others only ask. */
-export const discoverable: readonly BusClient[] = busClients.filter((client) => client !== "cli" && client !== "client");
+export const discoverable: readonly BusClient[] = busClients.filter((client) => !onlyAsks.has(client));
 
 function unique<T>(list: readonly T[]): T[] {
   return [...new Set(list)];

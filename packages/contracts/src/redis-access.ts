@@ -1,8 +1,8 @@
 /**
  * What each user may do in Redis. The ACL file of redis-server, the tests of permissions and the documentation are made from it.
  *
- * Nobody else gets in: the user `default` is off. No user may look through all keys, empty a database, or change how the server runs
- * (KEYS, FLUSHALL, CONFIG, DEBUG, MODULE, REPLICAOF, ...): what is not named here is refused.
+ * Nobody else gets in: the user `default` is off, or an onlooker where the server lets such in. No user may empty a database or change how the
+ * server runs (FLUSHALL, CONFIG, DEBUG, MODULE, REPLICAOF, ...), nor look through all keys but an onlooker: what is not named here is refused.
  */
 interface RedisAccess {
   readonly what: string;
@@ -39,6 +39,12 @@ export const redisAccess: Readonly<Record<RedisUser, RedisAccess>> = {
   },
 };
 
+/** Who brings no password, where a server lets such in (docs/adr/0011): as the reader, and with what plain clients and people at a prompt ask besides. */
+const redisOnlooker: Omit<RedisAccess, "what"> = {
+  commands: [...redisAccess["redis-reader"].commands, "command", "dbsize", "info", "keys", "scan", "strlen"],
+  keys: redisAccess["redis-reader"].keys,
+};
+
 /** In a user's folder of credentials; `packages/launcher` writes them, whoever connects reads them. */
 export const redisCredentialFiles = {
   user: "redis.user",
@@ -51,18 +57,24 @@ export const redisCredentialFiles = {
 /** SHA-256, in hexadecimal, of the passwords that are valid for each user: two while one is replaced by the other. */
 export type RedisHashes = Readonly<Record<RedisUser, readonly string[]>>;
 
-/** The ACL file of redis-server (6.2 and newer). A user without a password can do nothing. */
-export function redisAcl(hashes: RedisHashes): string {
+const defaultOff = "user default off resetpass resetkeys resetchannels -@all";
+
+/** The ACL file of redis-server (6.2 and newer). A user without a password can do nothing, but for the onlookers where there are those. */
+export function redisAcl(hashes: RedisHashes, { onlookers }: { readonly onlookers: boolean } = { onlookers: false }): string {
   const lines = redisUsers.map((user) => {
     const { commands, keys } = redisAccess[user];
     const proofs = hashes[user].map((hash) => {
       if (!/^[0-9a-f]{64}$/.test(hash)) throw new RangeError(`not a SHA-256 for ${user}`);
       return `#${hash}`;
     });
-    const rights = ["resetchannels", ...keys.map((key) => `~${key}`), "-@all", ...commands.map((command) => `+${command}`)];
-    return ["user", user, proofs.length === 0 ? "off" : "on", ...proofs, ...rights].join(" ");
+    return ["user", user, proofs.length === 0 ? "off" : "on", ...proofs, ...rightsOf({ commands, keys })].join(" ");
   });
-  return `${["user default off resetpass resetkeys resetchannels -@all", ...lines].join("\n")}\n`;
+  const nobody = onlookers ? ["user default on nopass resetkeys", ...rightsOf(redisOnlooker)].join(" ") : defaultOff;
+  return `${[nobody, ...lines].join("\n")}\n`;
+}
+
+function rightsOf({ commands, keys }: Omit<RedisAccess, "what">): string[] {
+  return ["resetchannels", ...keys.map((key) => `~${key}`), "-@all", ...commands.map((command) => `+${command}`)];
 }
 
 /** The hashes that an ACL file of ours holds. */

@@ -12,7 +12,7 @@ import { type LauncherOptions, parseOptions, UsageError, usage } from "./options
 import { planStack, type StackPlan } from "./plan.ts";
 import { busyPorts, planPorts } from "./ports.ts";
 import { type LoadedConfig, readConfig } from "./read-config.ts";
-import { planRedis, prepareRedis } from "./redis-config.ts";
+import { planRedis } from "./redis-config.ts";
 import { createStack, type Stack, type StackLimits, StartError } from "./stack.ts";
 import { type Terminal, terminal } from "./terminal.ts";
 
@@ -113,7 +113,6 @@ async function runStack(
   });
   await portsFree(plan, options, tookOver, shown);
   prepareBus({ env: world.env, dataDir: options.dataDir, port: ports.nats, credentials });
-  prepareRedis(redis, options.dataDir, shown.say);
   if (interrupts.why() !== null) return 0;
 
   const stack = createStack({
@@ -146,10 +145,12 @@ async function runStack(
       shown.say(
         `ready router=${routerUrl} console=${consoleUrl} nats=${withoutPassword(natsUrl)} redis=${withoutPassword(redis.url)} (${seconds} s)`,
       );
-      if (credentials !== null)
-        shown.say(`your own services connect to nats as "client", with the credentials in ${join(credentials, "client")}`);
-      else if (natsServer !== undefined)
-        shown.say("the bus has no permissions: whoever reaches it may say anything (MCPF_BUS_PERMISSIONS=on npm start)");
+      if (credentials === null) {
+        if (natsServer !== undefined)
+          shown.say("the bus has no permissions: whoever reaches it may say anything (MCPF_BUS_PERMISSIONS=on npm start)");
+      } else if (natsServer !== undefined)
+        shown.say(`who brings no key may listen and read, and say nothing; the keys of all others are in ${credentials}`);
+      else shown.say(`your own services connect to nats as "client", with the credentials in ${join(credentials, "client")}`);
     });
   } finally {
     removeStackFile();

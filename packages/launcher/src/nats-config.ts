@@ -16,15 +16,12 @@ export function natsConfigFile(dataDir: string): string {
   return join(dataDir, "nats.conf");
 }
 
-/**
- * The folder of the bus's credentials; null for a bus without permissions, which is the default: `test/e2e` has not been green with them as
- * a whole. Somebody else's server knows our keys only where its owner says so. Throws {@link UsageError}.
- */
+/** The folder of the bus's credentials; null for a bus without permissions. Throws {@link UsageError}. */
 export function credentialsFolder(env: Environment, dataDir: string): string | null {
   return wantsPermissions(env) ? join(dataDir, "credentials") : null;
 }
 
-/** Throws {@link UsageError}. */
+/** Where it is said so. Throws {@link UsageError}. */
 export function wantsPermissions(env: Environment): boolean {
   const wanted = env[variable] || "off";
   if (wanted !== "on" && wanted !== "off") throw new UsageError(`${variable} ${wanted}: it is on or off`);
@@ -41,7 +38,7 @@ export function prepareBus(options: {
   const { env, dataDir, port, credentials } = options;
   const isOurs = !env["NATS_URL"];
   // Whoever runs a server of their own puts them there, and has their server take in `nats/accounts.conf`.
-  if (credentials !== null) makeOwn(credentials);
+  if (credentials !== null) makeOwn(credentials, { onlookers: isOurs });
   if (!isOurs) return;
   if (credentials === null) moveStreams(dataDir, coreAccount, globalAccount);
   else {
@@ -50,9 +47,9 @@ export function prepareBus(options: {
   }
 }
 
-function makeOwn(folder: string): void {
+function makeOwn(folder: string, { onlookers }: { readonly onlookers: boolean }): void {
   try {
-    makeCredentials({ folder, nowMs: Date.now() });
+    makeCredentials({ folder, nowMs: Date.now(), onlookers });
   } catch (error) {
     const { code = "" } = error as NodeJS.ErrnoException;
     if (!["EACCES", "EPERM"].includes(code)) throw error;
@@ -61,7 +58,7 @@ function makeOwn(folder: string): void {
   }
 }
 
-/** The configuration of nats-server for the local stack: on loopback, so without TLS; who brings no key is refused. */
+/** The configuration of nats-server for the local stack: on loopback, so without TLS, and with onlookers. */
 function natsConfig(options: { readonly dataDir: string; readonly port: number; readonly credentials: string }): string {
   return [
     `host: "127.0.0.1"`,

@@ -1,12 +1,16 @@
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
-import { chmodSync, mkdirSync, writeFileSync } from "node:fs";
-import { connect } from "node:net";
+import { once } from "node:events";
+import { mkdirSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { connect, type Socket } from "node:net";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
 import { eventually, freePort, tempDir } from "@mcp-failover/testkit";
 import { askRedis } from "../src/credentials/ask-redis.ts";
-import { planRedis, prepareRedis, type RedisPlan } from "../src/redis-config.ts";
+import { makeCredentials } from "../src/credentials/make-credentials.ts";
+import { credentialsFolder, prepareBus } from "../src/nats-config.ts";
+import { planRedis, type RedisPlan } from "../src/redis-config.ts";
 
 const redisServer = process.env["REDIS_SERVER_BIN"] ?? "redis-server";
 
@@ -21,52 +25,48 @@ function run(t: TestContext, [program, ...args]: readonly [string, ...string[]],
   t.after(stop);
   return stop;
 }
-const guarded = { MCPF_BUS_PERMISSIONS: "on" };
 const patience = { withinMs: 30_000 };
 const ask = (plan: RedisPlan, dataDir: string, user: string, command: string): Promise<string> =>
   askRedis({ url: plan.url, folder: join(dataDir, "credentials", user), command }).catch((error: Error) => error.message);
 
-/** What a server says to PING by somebody who says nothing of itself, without TLS. */
-function plainWords(port: number): Promise<string> {
-  return new Promise((resolve) => {
-    const socket = connect({ host: "127.0.0.1", port });
-    let text = "";
-    socket.once("connect", () => socket.write("PING\r\n"));
-    socket.on("data", (chunk: Buffer) => {
-      text += chunk.toString("latin1");
-      if (text.includes("\r\n")) socket.destroy();
-    });
-    socket.on("error", () => undefined); // Refused or cut off: it said what it said.
-    socket.once("close", () => resolve(text));
+/** What a server says to each command of somebody who says nothing of themselves: the first line of each answer. */
+async function plainWords(port: number, commands: readonly string[]): Promise<string[]> {
+  const redis = await new Promise<Socket>((resolve, reject) => {
+    const socket = connect({ host: "127.0.0.1", port }, () => resolve(socket));
+    socket.once("error", reject);
   });
+  const said: string[] = [];
+  for (const command of commands) {
+    redis.write(`${command}\r\n`);
+    let text = "";
+    while (!text.includes("\r\n")) text += String((await once(redis, "data"))[0]);
+    said.push(text.slice(0, text.indexOf("\r\n")));
+  }
+  redis.destroy();
+  return said;
 }
 
-test("a Redis that was begun by anybody goes on behind TLS and users, and nobody gets in without", async (t) => {
+const guarded = { MCPF_BUS_PERMISSIONS: "on" };
+
+/** Plans it as `npm start` does, with the credentials that the bus makes. */
+function guardedPlan(dataDir: string, port: number, env: Record<string, string> = guarded): RedisPlan {
+  prepareBus({ env, dataDir, port: 1, credentials: credentialsFolder(env, dataDir) });
+  return planRedis({ env, dataDir, port, program: redisServer });
+}
+
+test("a Redis that was begun by anybody goes on with users; who has no password may look at what it shows, and do nothing else", async (t) => {
   const { path: dataDir, remove } = await tempDir();
   t.after(() => remove());
   mkdirSync(join(dataDir, "redis"));
   const port = await freePort();
-  const stop = run(
-    t,
-    [redisServer, "--bind", "127.0.0.1", "--port", String(port), "--dir", join(dataDir, "redis"), "--appendonly", "yes", "--save", ""],
-    dataDir,
-  );
-  await eventually(async () => (await plainWords(port)) === "+PONG\r\n", patience);
-  await new Promise<void>((resolve, reject) => {
-    const socket = connect({ host: "127.0.0.1", port }, () => socket.write("SET mcp:meta before\r\n"));
-    socket.once("data", () => socket.end(resolve));
-    socket.once("error", reject);
-  });
-  await stop();
-  const opened = planRedis({ env: {}, dataDir, port, program: redisServer });
+  const opened = planRedis({ env: { MCPF_BUS_PERMISSIONS: "off" }, dataDir, port, program: redisServer });
   assert.ok(opened.server !== null);
   const stopOpen = run(t, opened.server.command, dataDir);
   await eventually(opened.server.isUp, patience);
+  assert.deepEqual(await plainWords(port, ["SET mcp:meta before", "SET other theirs"]), ["+OK", "+OK"]);
   await stopOpen();
 
-  const plan = planRedis({ env: guarded, dataDir, port, program: redisServer });
-  const said: string[] = [];
-  prepareRedis(plan, dataDir, (text) => said.push(text));
+  const plan = guardedPlan(dataDir, port);
   assert.ok(plan.server !== null);
   run(t, plan.server.command, dataDir);
   await eventually(plan.server.isUp, patience);
@@ -74,34 +74,50 @@ test("a Redis that was begun by anybody goes on behind TLS and users, and nobody
     await ask(plan, dataDir, "redis-reader", "STRLEN mcp:meta"),
     "NOPERM this user has no permissions to run the 'strlen' command",
   );
-  assert.equal(await ask(plan, dataDir, "redis-reader", "GET mcp:meta"), "$6");
   assert.equal(await ask(plan, dataDir, "state-store", "SET mcp:meta after"), "+OK");
-  assert.doesNotMatch(await plainWords(port), /PONG/);
-  assert.deepEqual([plan.url, said], [`rediss://127.0.0.1:${port}`, []], "this build has TLS");
+  assert.deepEqual(
+    [plan.url, plan.env["REDIS_CREDENTIALS_DIR"]],
+    [`redis://127.0.0.1:${port}`, join(dataDir, "credentials", "state-store")],
+  );
+
+  for (const [says, answer] of [
+    ["PING", /^\+PONG$/],
+    ["GET mcp:meta", /^\$5$/],
+    ["STRLEN mcp:meta", /^:5$/],
+    ["TTL mcp:meta", /^:-1$/],
+    ["KEYS mcp:*", /^\*1$/],
+    ["INFO server", /^\$\d+$/],
+  ] as const)
+    assert.match((await plainWords(port, [says]))[0] ?? "", answer, says);
+  for (const says of [
+    ...["GET other", "SET mcp:meta x", "SET mcp:current:u secondary", "DEL mcp:meta", "EXPIRE mcp:meta 1", "FLUSHALL", "FLUSHDB"],
+    ...["CONFIG GET *", "CONFIG SET dir /tmp", "ACL LIST", "ACL WHOAMI", "ACL SETUSER default +@all", "ACL LOAD", "MONITOR", "SUBSCRIBE x"],
+    ...["SHUTDOWN NOSAVE", "REPLICAOF 127.0.0.1 1", "PSYNC ? -1", "DUMP mcp:meta", "CLIENT LIST", "CLIENT KILL TYPE normal", "SELECT 1"],
+    ...["EVAL return(1) 0", "FUNCTION LIST", "PUBLISH x y", "SAVE", "MULTI", "OBJECT FREQ mcp:meta", "COPY mcp:meta mcp:other"],
+  ])
+    assert.match((await plainWords(port, [says]))[0] ?? "", /^-NOPERM/, says);
+  assert.match((await plainWords(port, ["AUTH state-store wrong"]))[0] ?? "", /^-WRONGPASS/);
+  assert.equal(await ask(plan, dataDir, "redis-reader", "GET mcp:meta"), "$5", "it is as the state-store left it");
 });
 
-test("where redis-server is built without TLS that is said, and users and passwords hold all the same", async (t) => {
-  const { path: dataDir, remove } = await tempDir();
-  t.after(() => remove());
-  mkdirSync(join(dataDir, "redis"));
-  const port = await freePort();
-  // A build without TLS knows none of its settings, and ends at the first.
-  const program = join(dataDir, "redis-server");
-  writeFileSync(
-    program,
-    `#!/bin/sh\nfor one; do case "$one" in --tls-*) echo "*** FATAL CONFIG FILE ERROR: >>> '$one'" >&2; exit 1;; esac; done\nexec ${redisServer} "$@"\n`,
-  );
-  chmodSync(program, 0o755);
-  const plan = planRedis({ env: guarded, dataDir, port, program });
-  const said: string[] = [];
-  prepareRedis(plan, dataDir, (text) => said.push(text));
-  assert.match(said.join("\n"), /is built without TLS: Redis is spoken to in plain text, on loopback/);
-  assert.equal(plan.env["REDIS_URL"], `redis://127.0.0.1:${port}`);
-  assert.ok(plan.server !== null);
-  run(t, plan.server.command, dataDir);
-  await eventually(plan.server.isUp, patience);
-  assert.match(await plainWords(port), /^-NOAUTH/);
-  assert.match(await ask(plan, dataDir, "redis-reader", "SET mcp:meta x"), /^NOPERM/);
+test("new passwords leave who has none as they were: let in to look here, and shut out where the bus is somebody else's", () => {
+  for (const [env, first] of [
+    [guarded, "user default on nopass "],
+    [{ NATS_URL: "nats://127.0.0.1:1", MCPF_BUS_PERMISSIONS: "on" }, "user default off "],
+  ] as const) {
+    const dataDir = mkdtempSync(join(tmpdir(), "mcpf-redis-config-"));
+    try {
+      guardedPlan(dataDir, 1, env);
+      const acl = (): string => readFileSync(join(dataDir, "credentials", "redis", "users.acl"), "utf8");
+      const before = acl();
+      assert.ok(before.startsWith(first), before);
+      makeCredentials({ folder: join(dataDir, "credentials"), nowMs: Date.now(), change: "rotate" });
+      assert.notEqual(acl(), before);
+      assert.ok(acl().startsWith(first), acl());
+    } finally {
+      rmSync(dataDir, { recursive: true });
+    }
+  }
 });
 
 test("somebody else's Redis is as it was given; our own is reached with our own credentials", () => {
@@ -111,7 +127,7 @@ test("somebody else's Redis is as it was given; our own is reached with our own 
   assert.deepEqual(plan({ REDIS_URL, REDIS_CREDENTIALS_DIR: "/c" }).env, { REDIS_URL, REDIS_CREDENTIALS_DIR: "/c" });
   const own = plan({ REDIS_CREDENTIALS_DIR: "/c", ...guarded }, redisServer);
   assert.equal(own.env["REDIS_CREDENTIALS_DIR"], "/d/credentials/state-store");
-  const open = plan({ REDIS_CREDENTIALS_DIR: "/c" }, redisServer);
+  const open = plan({ REDIS_CREDENTIALS_DIR: "/c", MCPF_BUS_PERMISSIONS: "off" }, redisServer);
   assert.deepEqual(
     [open.url, open.env],
     ["redis://127.0.0.1:1", { REDIS_URL: "redis://127.0.0.1:1" }],

@@ -44,7 +44,7 @@ test("a stack comes up, answers the launcher's requests, restarts what dies, kee
   const file = JSON.parse(readFileSync(join(stack.dataDir, "stack.json"), "utf8"));
   assert.equal(file.routerUrl, url);
   assert.equal(file.natsUrl, `nats://127.0.0.1:${stack.portBase + 2}`);
-  assert.equal(file.redisUrl, `${file.credentialsDir === undefined ? "redis" : "rediss"}://127.0.0.1:${stack.portBase + 3}`);
+  assert.equal(file.redisUrl, `redis://127.0.0.1:${stack.portBase + 3}`);
   assert.equal(file.pid, stack.child.pid);
   assert.deepEqual(file.ports, { MCPF_PORT_UP: stack.portBase + 10 });
   assert.equal(statSync(join(stack.dataDir, "session.key")).mode & 0o777, 0o600);

@@ -1,5 +1,5 @@
 import { setTimeout as sleep } from "node:timers/promises";
-import { type BusClient, clientApiPrefix } from "@mcp-failover/contracts";
+import { type BusClient, clientApiPrefix, onlooker } from "@mcp-failover/contracts";
 import { connect, type Msg, headers as makeHeaders, type NatsConnection, NatsError, nkeyAuthenticator } from "nats";
 import { BusError, type BusStatus } from "../bus.ts";
 import type { BusCredentials } from "../credentials.ts";
@@ -45,6 +45,8 @@ export class NatsLink {
   readonly #attachments = new Map<Attachment, (() => void) | null>();
   readonly #closing = new AbortController();
   #nc: NatsConnection | null = null;
+  /** The server lets us in without a key, as one who looks. */
+  #looksOn = false;
   #lostAtMs = Date.now();
   /** Calls of those who wait for the next change of the connection. */
   readonly #waiters = new Set<() => void>();
@@ -57,12 +59,13 @@ export class NatsLink {
 
   /** In which account we are: one of the clients, or null for that of the streams (the bootstrap user, the keeper, and a server without accounts). */
   get client(): BusClient | null {
+    if (this.#looksOn) return onlooker;
     const user = this.#options.credentials?.user;
     return user === undefined || user === "bootstrap" || user === "keeper" ? null : user;
   }
   /** The server keeps its clients in accounts. */
   get hasAccounts(): boolean {
-    return this.#options.credentials !== undefined;
+    return this.#options.credentials !== undefined || this.#looksOn;
   }
   /** Where the interface of JetStream is. */
   get apiPrefix(): string {
@@ -201,6 +204,7 @@ export class NatsLink {
     while (!this.closed) {
       try {
         const nc = await connect(this.#connectOptions());
+        await this.#learnWho(nc);
         if (this.closed) return await nc.close();
         this.#nc = nc;
         this.#connected(nc);
@@ -230,8 +234,10 @@ export class NatsLink {
       if (type === "disconnect") {
         // A dial that the server refused ends like this, too, and its refusal says more.
         if (this.connected) this.#lost(`lost ${String(data)}`);
-      } else if (type === "reconnect") this.#connected(nc);
-      else if (type === "error") {
+      } else if (type === "reconnect") {
+        await this.#learnWho(nc);
+        this.#connected(nc);
+      } else if (type === "error") {
         if (!this.connected) this.#lost(String(data));
         // A forbidden publish throws nowhere: this is the only place that hears of it.
         else
@@ -240,6 +246,25 @@ export class NatsLink {
             "NATS refused something",
           );
       } else this.#options.log.debug({ type, data: typeof data === "string" ? data : undefined }, "NATS connection");
+    }
+  }
+
+  /**
+   * Whether the server has let us into the account of its onlookers (docs/adr/0011), where JetStream has another prefix and makes no
+   * consumers. Nothing is asked of a server without users, nor where we say who we are.
+   */
+  async #learnWho(nc: NatsConnection): Promise<void> {
+    const bringsNothing = this.#options.credentials === undefined && !this.#urls().some((url) => url.username !== "");
+    this.#looksOn = false;
+    if (!bringsNothing || (nc.info?.nonce === undefined && nc.info?.auth_required !== true)) return;
+    for (let asked = false; !asked && !this.closed; ) {
+      try {
+        await nc.request(`${clientApiPrefix}.INFO`, undefined, { timeout: dialMs });
+        this.#looksOn = asked = true;
+      } catch (error) {
+        // Refused, or nobody is there: somebody else's server, with users of its own.
+        asked = !(error instanceof NatsError && error.code === "TIMEOUT");
+      }
     }
   }
 
@@ -294,10 +319,12 @@ export class NatsLink {
     return new UnansweredError("disconnected", true, error instanceof Error ? error.message : String(error), error);
   }
 
+  #urls(): URL[] {
+    return this.#options.servers.split(",").map((server) => new URL(server.includes("://") ? server.trim() : `nats://${server.trim()}`));
+  }
+
   #connectOptions() {
-    const urls = this.#options.servers
-      .split(",")
-      .map((server) => new URL(server.includes("://") ? server.trim() : `nats://${server.trim()}`));
+    const urls = this.#urls();
     const user = urls.find((url) => url.username !== "");
     return {
       servers: urls.map((url) => url.host),

@@ -1,5 +1,5 @@
 import { setTimeout as sleep } from "node:timers/promises";
-import { type Bus, BusError, type Stored } from "@mcp-failover/bus";
+import { type Bus, BusError, clientOf, connectBus, type Stored } from "@mcp-failover/bus";
 import { type ProberHeartbeat, residentServices, type StreamDefinition, streams } from "@mcp-failover/contracts";
 import type { Context } from "../context.ts";
 import { CliError, type ExitCode } from "../errors.ts";
@@ -76,6 +76,7 @@ export async function doctor(context: Context): Promise<ExitCode> {
     if (!(error instanceof CliError) && !(error instanceof BusError)) throw error;
     add("nats", false, error.message, "start the stack with `npm start`, or give NATS_URL");
   }
+  await checkStrangers(context, add);
   await checkWeb(context, add);
   context.out.print(
     { ok: findings.every(({ ok }) => ok), findings },
@@ -162,6 +163,29 @@ async function checkReadiness(services: readonly { name: string; metadata: Recor
         reasons.join("; ") || answer.detail,
         "see its log; the reason names the neighbour that is missing",
       );
+  }
+}
+
+/** What NATS lets somebody do who brings nothing: tried, because only the server knows. */
+async function checkStrangers(context: Context, add: Add): Promise<void> {
+  const stack = await context.stack().catch(() => null);
+  if (stack === null) return;
+  const servers = stack.natsUrl.replaceAll(/\/\/[^@/,]*@/g, "//");
+  const stranger = connectBus({ servers, name: "mcpf/stranger", instance: `mcpf-${process.pid}-stranger` });
+  try {
+    const asBegun = stranger.status;
+    for (const endMs = performance.now() + requestMsMax; stranger.status === asBegun && performance.now() < endMs; ) await sleep(20);
+    const { status } = stranger;
+    const refused = status.kind === "disconnected" && /refuses the credentials|TLS|certificate|user|password/i.test(status.reason);
+    const detail =
+      status.kind !== "connected"
+        ? `who brings no key is ${refused ? "refused" : "not let in now"}`
+        : clientOf(stranger) === null
+          ? "off: whoever reaches NATS may say and change anything"
+          : "who brings no key may listen and read, and say nothing";
+    add("permissions", true, detail, "");
+  } finally {
+    await stranger.close();
   }
 }
 

@@ -2,7 +2,7 @@ import { X509Certificate } from "node:crypto";
 import { chmodSync, chownSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync, statSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { credentialFiles, makeUserKey, publicKeyOf } from "@mcp-failover/bus";
-import { type BusKeys, type BusUser, busUsers, natsAccounts, redisClusterUsers, redisUsers } from "@mcp-failover/contracts";
+import { type BusKeys, type BusUser, busUsers, hasOnlookers, natsAccounts, redisClusterUsers, redisUsers } from "@mcp-failover/contracts";
 import { issue, makeAuthority } from "./certificates.ts";
 import { makeRedisPasswords } from "./redis-passwords.ts";
 
@@ -17,6 +17,8 @@ export interface CredentialsOptions {
   readonly change?: "rotate" | "retire";
   /** More names and addresses of the servers, for their certificates. They keep those that they have: a rotation without them must cut nobody off. */
   readonly hosts?: readonly string[];
+  /** Whether who brings no key or password is let in to look (docs/adr/0011). Without it, it stays as it is; at first nobody is. */
+  readonly onlookers?: boolean;
   /** Who shall own the files. Without it a file made anew stays with its owner, and a new one goes to the owner of its folder. */
   readonly owner?: Owner;
   /** The same for the folders of redis-server and of those who ask it from its own container, which runs as another user. Default `owner`. */
@@ -105,11 +107,13 @@ export function makeCredentials(options: CredentialsOptions): { readonly made: r
     keys[user] = [...new Set([publicKeyOf(seed), ...known])].slice(0, 2);
   }
   put("nats/keys.json", `${JSON.stringify(keys, null, 2)}\n`);
-  put(`nats/${serverFiles.accounts}`, natsAccounts(keys as BusKeys));
+  const accounts = `nats/${serverFiles.accounts}`;
+  const onlookers = options.onlookers ?? hasOnlookers(readText(join(folder, accounts)) ?? "");
+  put(accounts, natsAccounts(keys as BusKeys, { onlookers }));
 
   for (const user of [...redisUsers, ...redisClusterUsers])
     if (!(busUsers as readonly string[]).includes(user)) certify(user, user, [user]);
-  makeRedisPasswords({ change, read: (name) => readText(join(folder, name)), put });
+  makeRedisPasswords({ change, onlookers, read: (name) => readText(join(folder, name)), put });
   return { made };
 }
 

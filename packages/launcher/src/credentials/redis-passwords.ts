@@ -22,10 +22,11 @@ const passwordBytes = 32;
 /** Makes what is missing of the users' passwords, and the ACL files, which hold their hashes alone. Names of files are those in the folder of credentials. */
 export function makeRedisPasswords(options: {
   readonly change: "rotate" | "retire" | undefined;
+  readonly onlookers: boolean;
   read(name: string): string | null;
   put(name: string, text: string): void;
 }): void {
-  const { change, read, put } = options;
+  const { change, onlookers, read, put } = options;
   const aclFile = `redis/${redisServerFiles.acl}`;
   const before = hashesInRedisAcl(read(aclFile) ?? "");
   const hashes = {} as Record<RedisUser, readonly string[]>;
@@ -40,7 +41,7 @@ export function makeRedisPasswords(options: {
     return [...new Set([hashOf(password), ...known])].slice(0, 2);
   };
   for (const user of redisUsers) hashes[user] = renew(user, before[user] ?? []);
-  put(aclFile, redisAcl(hashes satisfies RedisHashes));
+  put(aclFile, redisAcl(hashes satisfies RedisHashes, { onlookers }));
 
   const clusterBefore = read(clusterAcl) ?? "";
   const ofCluster = Object.fromEntries(redisClusterUsers.map((user) => [user, renew(user, hashesInRedisClusterAcl(clusterBefore, user))]));
