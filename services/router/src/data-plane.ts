@@ -1,4 +1,5 @@
 import type { AccessRules } from "./access.ts";
+import type { LastLists } from "./aggregate/last-lists.ts";
 import { createAggregate } from "./aggregate/serve.ts";
 import { type Bridges, bridgedClient } from "./bridge/bridged-client.ts";
 import type { RouterControl } from "./control/port.ts";
@@ -29,6 +30,8 @@ export interface DataPlaneOptions {
   readonly control: RouterControl;
   readonly directory: SessionDirectory;
   readonly claims: StreamClaims;
+  /** What upstreams of `/mcp` gave last, in common with other processes. */
+  readonly lastLists?: LastLists;
   readonly access: () => AccessRules;
   /** Who makes a request; without it everybody may do everything. */
   readonly guard?: Guard;
@@ -112,7 +115,7 @@ export async function startDataPlane(options: DataPlaneOptions): Promise<DataPla
     heartbeatMs: limits.heartbeatMs,
     openEnded: new Set(),
   };
-  const aggregate = createAggregate(mcp, observing?.trace ?? null);
+  const aggregate = createAggregate(mcp, observing?.trace ?? null, options.lastLists ?? null);
   const server = await startServer({
     aggregate,
     host: options.host,

@@ -10,6 +10,7 @@ import { spanNameOf } from "../observe/observed-control.ts";
 import type { Observing } from "../observe/start-observing.ts";
 import type { RequestTrace } from "../observe/trace.ts";
 import type { InnerSession } from "./inner-session.ts";
+import type { LastLists } from "./last-lists.ts";
 import { Links } from "./links.ts";
 import { type LocalCall, localCaller } from "./local-request.ts";
 import { type ModernContext, type ModernRequest, serveModern } from "./modern.ts";
@@ -48,10 +49,10 @@ const idleMs = 30 * 60_000;
 const sessionsMax = 20_000;
 const looksAtOnce = 20;
 
-/** `beginTrace`: null where no traces are made. */
-export function createAggregate(mcp: McpContext, beginTrace: Observing["trace"]): Aggregate {
+/** `beginTrace`: null where no traces are made. `last`: null where this process has nothing in common with others. */
+export function createAggregate(mcp: McpContext, beginTrace: Observing["trace"], last: LastLists | null): Aggregate {
   const call: LocalCall = localCaller(mcp, beginTrace);
-  const lists = new SharedLists(mcp.nowMs);
+  const lists = new SharedLists(mcp.nowMs, last);
   const sessions = new Map<string, AggregateSession>();
   const links = new Links(mcp, call);
   const calls = new SessionCalls();

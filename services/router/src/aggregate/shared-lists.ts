@@ -2,6 +2,7 @@ import { createHash } from "node:crypto";
 import { isObject } from "../mcp/envelope.ts";
 import { UpstreamError } from "../upstream-client.ts";
 import { type Asked, InnerError, type Listener } from "./inner-answer.ts";
+import type { LastLists } from "./last-lists.ts";
 import type { AggregateSettings } from "./settings.ts";
 import { itemOf, type ListMethod, lists } from "./translate.ts";
 
@@ -16,6 +17,16 @@ export interface Listed {
   readonly fresh: boolean;
 }
 
+interface Remembered {
+  readonly items: readonly Item[];
+  readonly hash: string;
+  readonly atMs: number;
+  /** When other processes were told. */
+  readonly keptAtMs: number;
+}
+
+const keptAgainMs = 60_000;
+const soughtAgainMs = 5000;
 const pagesMax = 50;
 const itemsMax = 5000;
 const rememberedMax = 2000;
@@ -25,15 +36,20 @@ const askMs = 5000;
 /**
  * The lists of the upstreams, asked anew for each client. Guarantees:
  * L1  An upstream that cannot be asked takes nothing from the others; what it gave last stays listed for `graceMs`.
+ *     Router processes tell each other what they were given, where they have something in common.
  * L2  What one client was given is never shown to another principal.
  */
 export class SharedLists {
-  readonly #remembered = new Map<string, { readonly items: readonly Item[]; readonly hash: string; readonly atMs: number }>();
+  readonly #remembered = new Map<string, Remembered>();
+  /** When other processes were asked in vain. */
+  readonly #soughtAtMs = new Map<string, number>();
   readonly #nowMs: () => number;
+  readonly #last: LastLists | null;
   /** A client may list while its lists are looked at: servers take two requests with one id for one. */
   #asked = 0;
-  constructor(nowMs: () => number) {
+  constructor(nowMs: () => number, last: LastLists | null = null) {
     this.#nowMs = nowMs;
+    this.#last = last;
   }
 
   /** Null: it cannot be asked, and nothing that is recent enough is known of it. */
@@ -43,14 +59,45 @@ export class SharedLists {
     const items = await this.#fetch(method, inner, settings);
     if (items !== null) {
       const hash = createHash("sha256").update(JSON.stringify(items)).digest("base64url");
-      this.#remembered.delete(key);
-      this.#remembered.set(key, { items, hash, atMs: this.#nowMs() });
-      if (this.#remembered.size > rememberedMax) this.#remembered.delete(this.#remembered.keys().next().value as string);
+      this.#remember(key, { items, hash, atMs: this.#nowMs(), keptAtMs: this.#keep(key, items, hash) });
       return { upstream, items, hash, fresh: true };
     }
+    const sinceMs = this.#nowMs() - settings.graceMs;
+    const mine = this.#remembered.get(key);
+    const before = mine !== undefined && mine.atMs >= sinceMs ? mine : await this.#seek(key, sinceMs);
+    return before === null ? null : { upstream, items: before.items, hash: before.hash, fresh: false };
+  }
+
+  #remember(key: string, one: Remembered): void {
+    this.#remembered.delete(key);
+    this.#remembered.set(key, one);
+    if (this.#remembered.size > rememberedMax) this.#remembered.delete(this.#remembered.keys().next().value as string);
+  }
+
+  /** Tells the other processes what is new, and now and then that it still holds. Returns when they were told. */
+  #keep(key: string, items: readonly Item[], hash: string): number {
+    const nowMs = this.#nowMs();
     const before = this.#remembered.get(key);
-    if (before === undefined || before.atMs < this.#nowMs() - settings.graceMs) return null;
-    return { upstream, items: before.items, hash: before.hash, fresh: false };
+    if (before !== undefined && before.hash === hash && nowMs - before.keptAtMs < keptAgainMs) return before.keptAtMs;
+    this.#last?.keep(key, { items, hash, atMs: nowMs });
+    return nowMs;
+  }
+
+  /** What another process was given since then. */
+  async #seek(key: string, sinceMs: number): Promise<Remembered | null> {
+    const nowMs = this.#nowMs();
+    if (this.#last === null || nowMs - (this.#soughtAtMs.get(key) ?? Number.NEGATIVE_INFINITY) < soughtAgainMs) return null;
+    const found = await this.#last.find(key);
+    if (found === null || found.atMs < sinceMs) {
+      this.#soughtAtMs.delete(key);
+      this.#soughtAtMs.set(key, nowMs);
+      if (this.#soughtAtMs.size > rememberedMax) this.#soughtAtMs.delete(this.#soughtAtMs.keys().next().value as string);
+      return null;
+    }
+    // Another machine's clock may be ahead.
+    const one = { items: found.items, hash: found.hash, atMs: Math.min(found.atMs, nowMs), keptAtMs: Math.min(found.atMs, nowMs) };
+    this.#remember(key, one);
+    return one;
   }
 
   /** Null: it could not be asked. An upstream that has no such list has an empty one. */

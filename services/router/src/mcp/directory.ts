@@ -1,5 +1,5 @@
-import type { Bucket } from "@mcp-failover/bus";
 import { z } from "zod";
+import { type SharedBucketOptions, sharedBucket } from "./shared-bucket.ts";
 
 /**
  * Where a session went after its id was sealed. Most sessions never get an entry: the id itself says where they live. Guarantees:
@@ -56,37 +56,10 @@ export function createMemoryDirectory(): SessionDirectory {
   };
 }
 
-/** Shared through a KV bucket. `reachable` spares the wait while the bus is known to be away. */
-export function createSharedDirectory(options: {
-  readonly bucket: () => Promise<Bucket>;
-  readonly reachable: () => boolean;
-  readonly timeoutMs: number;
-  readonly onTrouble: (error: unknown) => void;
-}): SessionDirectory {
+/** Shared through a KV bucket. */
+export function createSharedDirectory(options: SharedBucketOptions): SessionDirectory {
   const local = createMemoryDirectory();
-  let opened: Promise<Bucket> | null = null;
-  const open = (): Promise<Bucket> => {
-    opened ??= options.bucket().catch((error: unknown) => {
-      opened = null;
-      throw error;
-    });
-    return opened;
-  };
-  const shared = async <T>(work: (bucket: Bucket) => Promise<T>): Promise<{ value: T } | null> => {
-    if (!options.reachable()) return null;
-    let timer: NodeJS.Timeout | undefined;
-    const late = new Promise<never>((_, reject) => {
-      timer = setTimeout(() => reject(new Error(`the session directory did not answer within ${options.timeoutMs} ms`)), options.timeoutMs);
-    });
-    try {
-      return { value: await Promise.race([open().then(work), late]) };
-    } catch (error) {
-      options.onTrouble(error);
-      return null;
-    } finally {
-      clearTimeout(timer);
-    }
-  };
+  const shared = sharedBucket(options);
 
   return {
     async read(key) {

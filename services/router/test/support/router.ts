@@ -1,3 +1,4 @@
+import type { LastLists } from "../../src/aggregate/last-lists.ts";
 import type { Bridges } from "../../src/bridge/bridged-client.ts";
 import { type DataPlane, type DataPlaneLimits, startDataPlane } from "../../src/data-plane.ts";
 import type { Guard } from "../../src/identity/guard.ts";
@@ -17,6 +18,7 @@ export async function startTestRouter(
   control: FakeControl,
   options: {
     directory?: SessionDirectory;
+    lastLists?: LastLists;
     claims?: StreamClaims;
     limits?: Partial<DataPlaneLimits>;
     secret?: string;
@@ -52,6 +54,7 @@ export async function startTestRouter(
     nowMs: () => Date.now(),
     tls: options.tls ?? null,
     front: options.front ?? true,
+    ...(options.lastLists === undefined ? {} : { lastLists: options.lastLists }),
     ...(options.observing === undefined ? {} : { observing: options.observing }),
     ...(options.guard === undefined ? {} : { guard: options.guard }),
     ...(options.bridges === undefined ? {} : { bridges: options.bridges }),
