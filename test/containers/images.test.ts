@@ -3,7 +3,7 @@ import { readdirSync, readFileSync, statSync } from "node:fs";
 import { mkdir } from "node:fs/promises";
 import { join, relative } from "node:path";
 import { describe, test } from "node:test";
-import { tempDir } from "@mcp-failover/testkit";
+import { patientMs, tempDir } from "@mcp-failover/testkit";
 import { ROOT } from "../../scripts/lib/repo.mjs";
 import { run } from "../harness/stack.ts";
 import { until } from "../harness/wait.ts";
@@ -57,7 +57,8 @@ describe("the images", { skip }, () => {
       // It listens before it has found its neighbours; a signal before that would end node by itself, with another code.
       await until(
         async () =>
-          (await run("docker", ["exec", name, "infra/docker/healthcheck.sh", "9090", "/healthz"], process.env, 30_000)).code === 0,
+          (await run("docker", ["exec", name, "infra/docker/healthcheck.sh", "9090", "/healthz"], process.env, patientMs(30_000))).code ===
+          0,
         120_000,
       );
       await docker(["stop", "--time", "60", name], 90_000);
@@ -137,7 +138,12 @@ async function scanLayers(folder: string, known: Set<string>): Promise<string[]>
 }
 
 async function tar(folder: string, archive: string): Promise<void> {
-  const ran = await run("tar", ["-x", "-f", archive, "-C", folder, "--no-same-owner", "--exclude", "dev/*"], process.env, 120_000);
+  const ran = await run(
+    "tar",
+    ["-x", "-f", archive, "-C", folder, "--no-same-owner", "--exclude", "dev/*"],
+    process.env,
+    patientMs(240_000),
+  );
   assert.equal(ran.code, 0, ran.stderr);
 }
 

@@ -120,6 +120,21 @@ interface Limited extends ComposeService {
   readonly ports?: readonly string[];
   readonly networks?: readonly string[];
 }
+test("Redis takes neither plain text nor anybody without a user, alone and with its replica", () => {
+  const read = (file: string) => readFileSync(join(ROOT, file), "utf8");
+  const { services } = parse(read("docker-compose.yml"), { merge: true, maxAliasCount: -1 }) as {
+    services: Record<string, { command?: readonly string[]; environment?: Readonly<Record<string, string>> }>;
+  };
+  const said = (services["redis"]?.command ?? []).join(" ");
+  for (const setting of ["--port 0", "--tls-port 6379", "--tls-auth-clients yes", "--aclfile /etc/mcpf/credentials/users.acl"])
+    assert.ok(said.includes(setting), setting);
+  assert.match(services["state-store"]?.environment?.["REDIS_URL"] ?? "", /^rediss:/);
+  const cluster = read("infra/redis/cluster.sh");
+  for (const setting of ['"port 0"', '"tls-auth-clients yes"', '"tls-replication yes"', "cluster.acl", "sentinel.acl"])
+    assert.ok(cluster.includes(setting), setting);
+  assert.doesNotMatch(`${read("infra/compose/cluster.yml")}${read("docker-compose.yml")}`, /protected-mode|redis:\/\//);
+});
+
 test("every container of docker-compose.yml is limited and may do as little as it needs", () => {
   const { services } = parse(readFileSync(join(ROOT, "docker-compose.yml"), "utf8"), { merge: true, maxAliasCount: -1 }) as {
     services: Record<string, Limited>;
@@ -132,11 +147,14 @@ test("every container of docker-compose.yml is limited and may do as little as i
     assert.deepEqual(service["cap_add"], name === "credentials" ? ["CHOWN", "DAC_OVERRIDE", "FOWNER"] : undefined, name);
     const keys = (service.volumes ?? []).filter((volume) => volume.includes("MCPF_CREDENTIALS_FOLDER"));
     if (name === "credentials") assert.deepEqual([service["network_mode"], service.networks], ["none", undefined], "it reaches nobody");
-    else
+    else {
+      // redis-server is asked for its health by somebody of its own, who may do nothing else.
+      const own = name === "redis" ? ["redis", "redis-health"] : [name];
       assert.ok(
-        keys.every((volume) => volume.includes(`}/${name}:/`) && volume.endsWith(":ro")),
+        keys.every((volume) => own.some((folder) => volume.includes(`}/${folder}:/`)) && volume.endsWith(":ro")),
         `${name} has its own key only: ${keys.join()}`,
       );
+    }
     if (name === "credentials") continue;
     assert.deepEqual(service["security_opt"], ["no-new-privileges:true"], name);
     for (const limit of ["mem_limit", "cpus", "pids_limit", "restart"]) assert.ok(service[limit] !== undefined, `${name} has ${limit}`);
