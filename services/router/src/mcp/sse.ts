@@ -3,6 +3,7 @@ import type { Socket } from "node:net";
 import { createParser, type EventSourceMessage } from "eventsource-parser";
 import type { ClientResponse } from "../client-exchange.ts";
 import type { BodySink, UpstreamError, UpstreamResponse } from "../upstream-client.ts";
+import { writeTogether } from "../write-together.ts";
 
 /** One event of a stream, ready to be written. */
 export interface SseEvent {
@@ -147,6 +148,7 @@ export class SseWriter {
       return more;
     }
     if (!socket.writable) return true;
+    writeTogether(socket);
     const bytes = Buffer.byteLength(text);
     return socket.write(`${bytes.toString(16)}\r\n${text}\r\n`, bytes === text.length ? "latin1" : "utf8");
   }
