@@ -111,9 +111,19 @@ const { windowMs: judgedMs, evaluations: judgedTimes } = defaultPolicy.rollback;
 /** The oldest second that the oldest evaluation counts, and one more. */
 const quietAfterMs = judgedMs + (judgedTimes + 1) * secondMs;
 
-/** The upstream whose tool of this name has a legacy implementation; the configuration allows one. */
+const ownersOf = new WeakMap<Topology, Map<string, string>>();
+
+/** The upstream whose tool of this name has a legacy implementation; the configuration allows one. Looked for once a configuration. */
 function legacyOwner(config: Topology, tool: string): string | null {
-  return Object.entries(config.upstreams).find(([, { tools }]) => tools[tool]?.legacy !== undefined)?.[0] ?? null;
+  let owners = ownersOf.get(config);
+  if (owners === undefined) {
+    owners = new Map();
+    for (const [upstream, { tools }] of Object.entries(config.upstreams)) {
+      for (const [name, { legacy }] of Object.entries(tools)) if (legacy !== undefined && !owners.has(name)) owners.set(name, upstream);
+    }
+    ownersOf.set(config, owners);
+  }
+  return owners.get(tool) ?? null;
 }
 
 function hasLegacy(config: Topology, { scope, name }: ScopeName): boolean {

@@ -95,7 +95,8 @@ export function takeToolTraffic(into: ToolTraffic, { seq, timeMs, event }: ToolW
 }
 
 function keysOf({ upstream, tool, agent }: TrafficTool): string[] {
-  return [`tool/${upstream}/${tool}`, ...(agent === null ? [] : [`agent/${agent}`]), "system/system"];
+  const key = `tool/${upstream}/${tool}`;
+  return agent === null ? [key, "system/system"] : [key, `agent/${agent}`, "system/system"];
 }
 
 function addTo({ seconds, tens }: Buckets, row: TrafficTool, timeMs: number): Buckets {
@@ -107,17 +108,25 @@ function add(buckets: readonly Bucket[], row: TrafficTool, timeMs: number, width
   const startMs = Math.floor(timeMs / widthMs) * widthMs;
   const last = buckets.at(-1);
   const goesOn = last !== undefined && last.startMs >= startMs;
-  const before = goesOn ? last : { startMs, calls: 0, errors: 0, latency: row.latency.map(() => 0) };
-  const after = {
-    startMs: before.startMs,
-    calls: before.calls + row.calls,
-    errors: before.errors + Math.min(row.errors, row.calls),
-    latency: before.latency.map((count, index) => count + (row.latency[index] ?? 0)),
-  };
+  const errors = Math.min(row.errors, row.calls);
+  const after: Bucket = goesOn
+    ? {
+        startMs: last.startMs,
+        calls: last.calls + row.calls,
+        errors: last.errors + errors,
+        latency: sumOf(last.latency, row.latency),
+      }
+    : { startMs, calls: row.calls, errors, latency: row.latency };
   if (goesOn) return buckets.with(-1, after);
   let first = 0;
   while (first < buckets.length && (buckets[first] as Bucket).startMs <= startMs - keptMs) first += 1;
   return [...(first === 0 ? buckets : buckets.slice(first)), after];
+}
+
+function sumOf(counts: readonly number[], more: readonly number[]): readonly number[] {
+  const sums = counts.slice();
+  for (let index = 0; index < sums.length; index += 1) sums[index] = (sums[index] as number) + (more[index] ?? 0);
+  return sums;
 }
 
 /** Calls of one scope in [fromMs, toMs), over both edges rounded to whole seconds (or tens, for longer than a minute ago). */
@@ -149,15 +158,19 @@ export function lastBadMs(traffic: ToolTraffic, scope: string, slowMs: number): 
 
 function isBad({ implementation, errors, latency }: TrafficTool): boolean {
   if (implementation !== "mcp") return false;
-  return errors > 0 || latency.some((count, index) => count > 0 && (latencyBucketsMs[index - 1] ?? 0) >= slowAtLeastMs);
+  if (errors > 0) return true;
+  for (let index = 1; index < latency.length; index += 1) {
+    if ((latency[index] as number) > 0 && (latencyBucketsMs[index - 1] ?? 0) >= slowAtLeastMs) return true;
+  }
+  return false;
 }
 
 /** Calls in the buckets that lie wholly above a limit; one that straddles it is not counted against anybody. */
 function slowOf({ latency }: Bucket, slowMs: number): number {
   let slow = 0;
-  latency.forEach((count, index) => {
+  for (let index = 0; index < latency.length; index += 1) {
     const lowerMs = index === 0 ? 0 : (latencyBucketsMs[index - 1] ?? Number.POSITIVE_INFINITY);
-    if (lowerMs >= slowMs) slow += count;
-  });
+    if (lowerMs >= slowMs) slow += latency[index] as number;
+  }
   return slow;
 }
