@@ -110,7 +110,10 @@ export function openNoticeDesk<T extends EventType>(
     pumping = null;
   };
   const pump = (): void => {
-    if (untold.size === 0) rest();
+    if (untold.size === 0) {
+      rest();
+      return;
+    }
     for (const key of [...untold.keys()]) {
       if (telling.has(key) || !decider().settled) continue;
       telling.add(key);
