@@ -16,6 +16,8 @@ const sweepSeconds = 30;
 /** A failback that is due and that something holds up (a limit, a cool-down, an endpoint that flaps) is asked for again after this. */
 const failbackAgainMs = 5000;
 
+const none: readonly string[] = [];
+
 /**
  * Which upstreams have to be decided on: those of which something new was heard that may matter, those that are in trouble (each second),
  * and those with something due. A fleet of thousands that is well costs next to nothing.
@@ -37,7 +39,7 @@ export class Attention {
   }
 
   /** The upstreams for which an event may change something now. */
-  heard(event: Event, known: readonly string[]): Iterable<string> {
+  heard(event: Event, known: readonly string[]): readonly string[] {
     switch (event.type) {
       case "config.applied":
       case "log.started":
@@ -52,12 +54,12 @@ export class Attention {
       case "traffic.observed":
         return this.#awake(event.data.endpoints, ({ hard, inFlight, ok }) => hard > 0 || (inFlight > 0 && ok === 0));
       default:
-        return [];
+        return none;
     }
   }
 
   /** The upstreams to look at at a boundary of a second. */
-  due(known: readonly string[], nowMs: number): Iterable<string> {
+  due(known: readonly string[], nowMs: number): readonly string[] {
     this.#second = (this.#second + 1) % sweepSeconds;
     return known.filter((upstream, index) => {
       const rest = this.#resting.get(upstream);
@@ -69,13 +71,17 @@ export class Attention {
   #awake<W extends { readonly upstream: string; readonly endpoint: string }>(
     words: readonly W[],
     isAgainst: (word: W) => boolean,
-  ): Iterable<string> {
-    const found = new Set<string>();
+  ): readonly string[] {
+    // Mostly all is well: no list is made then.
+    let found: string[] | null = null;
     for (const word of words) {
-      const rest = this.#resting.get(word.upstream);
-      if (rest?.kind !== "calm" || (isAgainst(word) && rest.judgedBy.includes(word.endpoint))) found.add(word.upstream);
+      const { upstream } = word;
+      const rest = this.#resting.get(upstream);
+      if (rest?.kind === "calm" && !(isAgainst(word) && rest.judgedBy.includes(word.endpoint))) continue;
+      if (found === null) found = [upstream];
+      else if (!found.includes(upstream)) found.push(upstream);
     }
-    return found;
+    return found ?? none;
   }
 }
 

@@ -49,11 +49,12 @@ export async function startFailoverController(kit: Kit<unknown>): Promise<Runnin
     evaluate(event) {
       notices.pump();
       const known = knowledge.upstreams;
-      const now = [...(event === null ? attention.due(known, decider.decisionMs()) : attention.heard(event, known))];
+      const now = event === null ? attention.due(known, decider.decisionMs()) : attention.heard(event, known);
       // Where hundreds fail at once, the critical ones are decided on first.
-      for (const critical of now.length > 1 ? [true, false] : [null]) {
-        for (const upstream of now) if (critical === null || knowledge.isCritical(upstream) === critical) upstreams.evaluate(upstream);
-      }
+      if (now.length > 1) {
+        for (const critical of [true, false])
+          for (const upstream of now) if (knowledge.isCritical(upstream) === critical) upstreams.evaluate(upstream);
+      } else for (const upstream of now) upstreams.evaluate(upstream);
       sayGrace();
     },
   });
