@@ -51,7 +51,11 @@ export function evidenceOf(window: EndpointWindow, cut: EvidenceCut, policy: Bre
     const evidence = evidenceOfObserver(window[key] as ObserverWindow, cut, policy, nowMs);
     if (evidence !== null) found.push(evidence);
   }
-  return found.sort((a, b) => (a.observer === b.observer ? (a.kind < b.kind ? -1 : 1) : a.observer < b.observer ? -1 : 1));
+  return found.length > 1 ? found.sort(byObserver) : found;
+}
+
+function byObserver(a: ObserverEvidence, b: ObserverEvidence): number {
+  return a.observer === b.observer ? (a.kind < b.kind ? -1 : 1) : a.observer < b.observer ? -1 : 1;
 }
 
 function evidenceOfObserver(one: ObserverWindow, cut: EvidenceCut, policy: BreakerPolicy, nowMs: number): ObserverEvidence | null {
@@ -209,31 +213,41 @@ function firstSlowIndex(slowMs: number): number {
  */
 function slowMsOf(one: ObserverWindow, policy: BreakerPolicy, nowMs: number): number | null {
   const beforeMs = nowMs - policy.windowMs;
-  const histogram = new Array<number>(latencyBucketsMs.length + 1).fill(0);
+  const { slots, buckets } = one;
+  const histogram: number[] = [];
+  for (let index = 0; index <= latencyBucketsMs.length; index += 1) histogram.push(0);
   let calls = 0;
-  const add = (latency: readonly number[]): void => {
-    for (let index = 0; index < histogram.length; index += 1) {
-      const count = latency[index] ?? 0;
-      histogram[index] = (histogram[index] ?? 0) + count;
-      calls += count;
-    }
-  };
   let coveredMs = Number.NEGATIVE_INFINITY;
-  for (const slot of one.slots) {
+  for (let index = 0; index < slots.length; index += 1) {
+    const slot = slots[index] as WindowBucket;
     if (slot.atMs + slotMs > beforeMs || slot.atMs < beforeMs - policy.baselineMs) continue;
-    add(slot.latency);
+    calls += addTo(histogram, slot.latency);
     coveredMs = slot.atMs + slotMs;
   }
-  for (const bucket of one.buckets) {
-    if (calls >= policy.minimumCalls) break;
-    if (bucket.atMs >= coveredMs) add(bucket.latency);
+  for (let index = 0; index < buckets.length && calls < policy.minimumCalls; index += 1) {
+    const bucket = buckets[index] as WindowBucket;
+    if (bucket.atMs >= coveredMs) calls += addTo(histogram, bucket.latency);
   }
   if (calls < policy.minimumCalls) return null;
   let below = 0;
-  const index = histogram.findIndex((count) => {
-    below += count;
-    return below >= 0.95 * calls;
-  });
-  const p95 = latencyBucketsMs[index];
+  let at = 0;
+  for (; at < histogram.length; at += 1) {
+    below += histogram[at] as number;
+    if (below >= 0.95 * calls) break;
+  }
+  const p95 = latencyBucketsMs[at];
   return p95 === undefined ? null : Math.max(policy.slowMsMin, policy.slowFactor * p95);
+}
+
+/** How many were added. Most places of a histogram are empty. */
+function addTo(histogram: number[], latency: readonly number[]): number {
+  let calls = 0;
+  const { length } = histogram;
+  for (let index = 0; index < latency.length && index < length; index += 1) {
+    const count = latency[index] as number;
+    if (count === 0) continue;
+    histogram[index] = (histogram[index] as number) + count;
+    calls += count;
+  }
+  return calls;
 }

@@ -10,7 +10,7 @@ import { type EndpointWindow, emptyWindow, foldProbe, foldTraffic } from "./wind
  * them are values: one that was read stays as it was.
  */
 export interface BreakerSignals {
-  /** By `upstream/endpoint`; the one heard of longest ago is the first. */
+  /** By `upstream/endpoint`; those heard of longest ago go first. */
   readonly windows: ReadonlyMap<string, EndpointWindow>;
   /** When each router last reported, longest ago first; routers report at least every 2 s, also without traffic. */
   readonly routers: ReadonlyMap<string, number>;
@@ -77,9 +77,15 @@ export function liveRouters(signals: BreakerSignals, nowMs: number, liveMs: numb
   return live.sort();
 }
 
+/** The order in which endpoints were heard of is kept once: to move a key costs more than all else here. */
 function put({ windows, heardMs }: OwnSignals, key: string, window: EndpointWindow, timeMs: number): void {
-  setBounded(heardMs, key, timeMs, endpointsMax);
-  setBounded(windows, key, window, endpointsMax);
+  heardMs.delete(key);
+  heardMs.set(key, timeMs);
+  windows.set(key, window);
+  if (heardMs.size <= endpointsMax) return;
+  const oldest = heardMs.keys().next().value as string;
+  heardMs.delete(oldest);
+  windows.delete(oldest);
 }
 
 /** The key heard of longest ago goes first. */
