@@ -1,6 +1,8 @@
-import { describe } from "node:test";
+import assert from "node:assert/strict";
+import { describe, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Bus } from "@mcp-failover/bus";
+import { headerNames } from "@mcp-failover/bus/internal";
 import { parseEvent, type StreamName, streams } from "@mcp-failover/contracts";
 import { fence } from "../../packages/bus/test/behaviour/fence.ts";
 import { following } from "../../packages/bus/test/behaviour/following.ts";
@@ -11,6 +13,7 @@ import { simBus } from "./nats/bus.ts";
 import { SimLink } from "./nats/link.ts";
 import { Line } from "./nats/network.ts";
 import { SimServer } from "./nats/server.ts";
+import { SimStream } from "./nats/store.ts";
 import { Random } from "./random.ts";
 
 /** The simulated NATS at the pace of the real clock, so that the suite of the other two adapters can be held to it. */
@@ -87,3 +90,31 @@ const makeWorld: MakeWorld = async (options = {}) => {
 
 describe("the simulated NATS keeps the bus's fence", { concurrency: 8 }, () => fence(makeWorld));
 describe("the simulated NATS is followed as the bus says", { concurrency: 8 }, () => following(makeWorld));
+
+test("the simulated NATS knows an id for the whole of the duplicate window, whatever it stores meanwhile, and no longer", () => {
+  const definition = streams.find(({ name }) => name === "SIGNALS");
+  assert.ok(definition !== undefined);
+  const stream = new SimStream(definition, false);
+  const isRepeated = (id: string, windows: number): boolean => {
+    const timeMs = Math.round(1_000_000_000 + windows * definition.duplicateWindowMs);
+    const content = { kind: "malformed", reason: "a test" } as const;
+    const message = { stream: definition.name, subject: "any", bytes: new Uint8Array(), headers: { [headerNames.messageId]: id }, content };
+    const outcome = stream.store(message, { process: "test", atMs: 0, timeMs });
+    return outcome.kind === "stored" && outcome.duplicate;
+  };
+  const told = [
+    ["a", 0],
+    ["b", 0.9],
+    ["a", 1],
+    ["c", 1.1],
+    ["b", 1.8],
+    ["b", 2],
+    ["c", 2.05],
+    ["d", 2.5],
+    ["b", 2.9],
+    ["c", 2.9],
+    ["b", 3.5],
+  ] as const;
+  const repeated = told.map(([id, windows]) => isRepeated(id, windows));
+  assert.deepEqual(repeated, [false, false, true, false, true, false, true, false, true, false, false]);
+});

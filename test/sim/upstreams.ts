@@ -59,7 +59,8 @@ export class Upstreams {
   readonly #queue: EventQueue;
   readonly #random: Random;
   readonly #endpoints = new Map<EndpointKey, EndpointState>();
-  readonly #kept = new Map<SimProcess, Map<string, number>>();
+  /** By process and lane: the life of the endpoint that a connection is kept to. */
+  readonly #kept = new Map<SimProcess, Record<Lane, Map<EndpointState, number>>>();
   /** By machine and endpoint ("every" for all): how many cuts, each way. */
   readonly #cuts = new Map<string, { out: number; in: number }>();
   readonly #onTruth: (truth: Omit<TruthRecord, "atMs">) => void;
@@ -257,16 +258,16 @@ export class Upstreams {
   }
 
   #hasKept(process: SimProcess, endpoint: EndpointState, lane: Lane): boolean {
-    return this.#kept.get(process)?.get(`${lane} ${endpoint.key}`) === endpoint.life;
+    return this.#kept.get(process)?.[lane].get(endpoint) === endpoint.life;
   }
 
   #keep(one: UnderWay, endpoint: EndpointState): void {
     let kept = this.#kept.get(one.process);
     if (kept === undefined) {
-      kept = new Map();
+      kept = { probes: new Map(), calls: new Map() };
       this.#kept.set(one.process, kept);
     }
-    kept.set(`${one.lane} ${endpoint.key}`, endpoint.life);
+    kept[one.lane].set(endpoint, endpoint.life);
   }
 
   #runSoon(endpoint: EndpointState, one: UnderWay, afterMs: number): void {

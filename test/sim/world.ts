@@ -71,7 +71,8 @@ class SimWorld implements World {
   readonly #options: RunOptions;
   readonly #hooks: CheckHooks[] = [];
   readonly #controls = new Map<ProcessName, RunningControl>();
-  readonly #held = new Map<string, RouteRecord>();
+  /** By router, then by upstream. */
+  readonly #held = new Map<ProcessName, Map<string, RouteRecord>>();
   readonly #lastTruth = new Map<EndpointKey, TruthRecord>();
   readonly #plan: FaultPlan;
   readonly #random: Random;
@@ -331,12 +332,16 @@ class SimWorld implements World {
   #noteRoute(router: ProcessName, upstream: string): void {
     const view = this.#controls.get(router)?.upstream(upstream);
     if (view == null) return;
-    const key = `${router} ${upstream}`;
-    const held = this.#held.get(key);
+    let heldHere = this.#held.get(router);
+    if (heldHere === undefined) {
+      heldHere = new Map();
+      this.#held.set(router, heldHere);
+    }
+    const held = heldHere.get(upstream);
     const { active, epoch, generation } = view;
     if (held !== undefined && held.active === active && held.epoch === epoch && held.generation === generation) return;
     const route: RouteRecord = { atMs: this.nowAtMs, router, upstream, active, epoch, generation };
-    this.#held.set(key, route);
+    heldHere.set(upstream, route);
     this.routes.push(route);
     this.say(`route ${router} ${upstream} ${active} epoch ${epoch} generation ${generation}`);
     for (const hooks of this.#hooks) hooks.onRoute?.(route);

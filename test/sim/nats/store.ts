@@ -17,7 +17,10 @@ export class SimStream {
   readonly kept: Kept[] = [];
   bytes = 0;
   readonly #lastBySubject = new Map<string, Kept>();
-  readonly #ids = new Map<string, Kept>();
+  /** What was stored under which id: in the duplicate window that goes on, and in the one before it. Older ones count for nothing. */
+  #ids = new Map<string, Kept>();
+  #idsBefore = new Map<string, Kept>();
+  #idsSinceMs = 0;
 
   readonly #freezes: boolean;
 
@@ -42,7 +45,7 @@ export class SimStream {
     const { subject, headers, content } = message;
     const id = headers[headerNames.messageId];
     const timeMs = Math.max(from.timeMs, this.kept.at(-1)?.timeMs ?? 0);
-    const repeated = id === undefined ? undefined : this.#ids.get(id);
+    const repeated = id === undefined ? undefined : (this.#ids.get(id) ?? this.#idsBefore.get(id));
     if (repeated !== undefined && repeated.timeMs >= timeMs - this.definition.duplicateWindowMs) {
       return { kind: "stored", kept: repeated, duplicate: true };
     }
@@ -69,13 +72,23 @@ export class SimStream {
     this.kept.push(kept);
     this.bytes += sizeBytes;
     this.#lastBySubject.set(subject, kept);
-    if (id !== undefined) this.#ids.set(id, kept);
+    if (id !== undefined) this.#remember(id, kept);
     return { kind: "stored", kept, duplicate: false };
+  }
+
+  #remember(id: string, kept: Kept): void {
+    if (kept.timeMs - this.#idsSinceMs > this.definition.duplicateWindowMs) {
+      this.#idsBefore = this.#ids;
+      this.#ids = new Map();
+      this.#idsSinceMs = kept.timeMs;
+    }
+    this.#ids.set(id, kept);
   }
 
   /** As after a change of leader, or a restart that lost them. */
   forgetIds(): void {
     this.#ids.clear();
+    this.#idsBefore.clear();
   }
 
   at(seq: number): Kept | null {
