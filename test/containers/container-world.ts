@@ -49,9 +49,6 @@ export interface Contained {
   /** Nothing in it runs any more, and nobody is told. */
   pause(): Promise<void>;
   unpause(): Promise<void>;
-  /** Off the network: what is sent to it comes to nothing, and its name is not known. */
-  disconnect(): Promise<void>;
-  connect(): Promise<void>;
   /** With what it wrote outside of volumes. */
   remove(): Promise<void>;
   /** Runs a program in it and gives what it prints; fails where that does. */
@@ -134,12 +131,6 @@ export async function containerWorld(run = runName()): Promise<ContainerWorld> {
         },
         async unpause() {
           await engine("unpause", host);
-        },
-        async disconnect() {
-          await engine("network", "disconnect", network, host);
-        },
-        async connect() {
-          await engine("network", "connect", network, host);
         },
         async remove() {
           await engine("rm", "--force", "--volumes", host);

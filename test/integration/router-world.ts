@@ -48,43 +48,12 @@ function isFree(port: number): Promise<boolean> {
   });
 }
 
-export async function routerWorld(): Promise<RouterWorld> {
-  const nats = await startNats();
-  const dir = await tempDir();
-  const bus = connectBus({ servers: nats.url, name: "test/router-world", instance: "test" });
-  await until(() => bus.status.kind === "connected", 5000);
-  await bus.ensureStreams(streams, { replicas: 1 });
-  const port = await freePort();
-  const url = `http://127.0.0.1:${port}`;
-  const processes: Process[] = [];
-  const routers: Process[] = [];
+/** Says what bootstrap and a controller would; whoever uses it is the only one on this bus that does. */
+export function decisionsOn(bus: Bus): Pick<RouterWorld, "configure" | "move"> {
   const by = { kind: "operator" as const, id: "test" };
   let version = 0;
   let epoch = 0;
-  const startService: RouterWorld["startService"] = async (service, instance, env = {}) => {
-    const healthPort = await freePair();
-    const started = startProcess(process.execPath, [join(root, "services", service, "src", "main.ts")], {
-      NATS_URL: nats.url,
-      MCPF_INSTANCE: instance,
-      MCPF_DATA_DIR: dir.path,
-      MCPF_HEALTH_PORT: String(healthPort),
-      ...env,
-    });
-    processes.push(started);
-    await until(
-      async () => (await fetch(`http://127.0.0.1:${healthPort}/readyz`)).ok,
-      30_000,
-      () => `${instance} did not get ready: ${started.output()}`,
-    );
-    return started;
-  };
-
   return {
-    startService,
-    bus,
-    nats,
-    url,
-    routers,
     async configure(config) {
       const parsed = topology.parse(config);
       const seq = (await bus.lastOf("AUDIT", subjectFor("config.applied")))?.seq ?? 0;
@@ -151,6 +120,44 @@ export async function routerWorld(): Promise<RouterWorld> {
         seq,
       );
     },
+  };
+}
+
+export async function routerWorld(): Promise<RouterWorld> {
+  const nats = await startNats();
+  const dir = await tempDir();
+  const bus = connectBus({ servers: nats.url, name: "test/router-world", instance: "test" });
+  await until(() => bus.status.kind === "connected", 5000);
+  await bus.ensureStreams(streams, { replicas: 1 });
+  const port = await freePort();
+  const url = `http://127.0.0.1:${port}`;
+  const processes: Process[] = [];
+  const routers: Process[] = [];
+  const startService: RouterWorld["startService"] = async (service, instance, env = {}) => {
+    const healthPort = await freePair();
+    const started = startProcess(process.execPath, [join(root, "services", service, "src", "main.ts")], {
+      NATS_URL: nats.url,
+      MCPF_INSTANCE: instance,
+      MCPF_DATA_DIR: dir.path,
+      MCPF_HEALTH_PORT: String(healthPort),
+      ...env,
+    });
+    processes.push(started);
+    await until(
+      async () => (await fetch(`http://127.0.0.1:${healthPort}/readyz`)).ok,
+      30_000,
+      () => `${instance} did not get ready: ${started.output()}`,
+    );
+    return started;
+  };
+
+  return {
+    startService,
+    bus,
+    nats,
+    url,
+    routers,
+    ...decisionsOn(bus),
     async startRouter(instance, env = {}) {
       const router = await startService("router", instance, { MCPF_ROUTER_PORT: String(port), ...env });
       routers.push(router);
