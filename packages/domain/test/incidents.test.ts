@@ -405,6 +405,19 @@ test("an upstream that is not critical never pages, and a rollback by the system
   assert.equal(byHand.told[0]?.incident.severity, "notify");
 });
 
+test("a failover that is needed and that a rule or a hold forbids is told in the very step, to the pager where the upstream is critical", () => {
+  for (const [critical, severity] of [
+    [true, "page"],
+    [false, "notify"],
+  ] as const) {
+    const desk = new Desk(critical).takes((seq) => rejected(seq, "shop", "held"));
+    assert.deepEqual([desk.told[0]?.kind, desk.told[0]?.incident.severity], ["opened", severity]);
+    assert.match(JSON.stringify(desk.told[0]?.incident), /shop needs a failover that a rule forbids \(held\)/);
+    desk.takes((seq) => rejected(seq, "shop", "held")).waits(60_000);
+    assert.equal(new Set(desk.told.map(({ incident }) => incident.id)).size, 1, "it is one incident, however often it is refused");
+  }
+});
+
 test("acknowledging works on an open incident alone, and what gets worse is told all the same", () => {
   const desk = new Desk().takes(health("secondary", "unhealthy")).waits(notifyWaitMs);
   const acknowledged = acknowledgeIncident(desk.last.get("upstream/shop") as Incident, operator, desk.nowMs);
