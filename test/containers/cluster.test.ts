@@ -177,19 +177,19 @@ describe("docker-compose.yml with infra/compose/cluster.yml over it", { skip: sk
       "2",
       "the other two nodes are known",
     );
-    // What a node does first; then whoever was let in asks whether the other one is there.
+    // A node introduces itself, hears who wants to join, and answers to that one alone.
     const join = `
       const f = (name) => require("fs").readFileSync("/credentials/" + process.argv[1] + "/" + name);
       let end = "never connected";
       process.on("exit", () => console.log(end));
-      const plain = require("net").connect(6222, "nats").on("error", () => process.exit());
-      plain.once("data", (info) => {
-        end = String(info).includes('"tls_required":true') ? "refused" : "in plain text";
-        const options = { socket: plain, ca: f("ca.pem"), cert: f("tls.crt"), key: f("tls.key"), servername: "nats" };
-        const node = require("tls").connect(options, () => node.write("PING\\r\\n"));
-        node.on("data", (said) => { if (String(said).includes("PONG")) { end = "let in"; process.exit(); } });
-        node.on("error", () => process.exit()).on("close", () => process.exit());
-      });`;
+      const options = { host: "nats", port: 6222, ca: f("ca.pem"), cert: f("tls.crt"), key: f("tls.key") };
+      const node = require("tls").connect(options, () => { end = "refused"; });
+      const hello = JSON.stringify({ verbose: false, tls_required: true, name: "stranger", cluster: "mcp-failover" });
+      node.on("data", (said) => {
+        if (String(said).startsWith("INFO ")) node.write("CONNECT " + hello + "\\r\\nPING\\r\\n");
+        if (String(said).includes("PONG")) { end = "let in"; process.exit(); }
+      });
+      node.on("error", (error) => { if (end !== "refused") end = error.message; process.exit(); }).on("close", () => process.exit());`;
     const joinAs = async (user: string): Promise<string> => {
       const at = ["--network", `${stack.project}_control`, "--volume", `${stack.credentials}:/credentials:ro`, "--user", "0:0"];
       const label = ["--label", `com.docker.compose.project=${stack.project}`];
