@@ -206,7 +206,8 @@ async function serve(options: RouterServerOptions, request: Incoming, response: 
       sendJson(response, 200, metadata, { "cache-control": "max-age=300", "access-control-allow-origin": "*" });
       return;
     }
-    if (path === "/metrics") checkMetricsHost(request.headers.host, options.access());
+    // A probe has a process asked: no page is to do that either.
+    if (path === "/metrics" || path.startsWith("/probe/")) checkMetricsHost(request.headers.host, options.access());
     const health = await options.health(path);
     if (health !== null) {
       response.writeHead(health.status, { "content-type": health.type });

@@ -118,6 +118,23 @@ describe("the router's HTTP face for MCP", () => {
     assert.equal(await ask({ host: "[::1]:80" }), 200);
   });
 
+  test("R23: tells a rebound page nothing of itself, and asks no process for it", async () => {
+    const ask = (path: string, host: string): Promise<number> =>
+      new Promise((resolve, reject) => {
+        const request = httpRequest(new URL(path, router.url), { headers: { host } }, (response) => {
+          response.resume();
+          resolve(response.statusCode ?? 0);
+        });
+        request.on("error", reject);
+        request.end();
+      });
+    for (const path of ["/metrics", "/probe/fake/a"]) {
+      assert.equal(await ask(path, "evil.example.com"), 403, path);
+      for (const host of ["localhost:1", "10.0.0.7:7300"]) assert.notEqual(await ask(path, host), 403, `${path} by ${host}`);
+    }
+    assert.equal(await ask("/healthz", "evil.example.com"), 200, "whoever looks after the process may ask whether it lives");
+  });
+
   test("R24: keeps clients' credentials to itself, and gives an endpoint its own alone", async () => {
     const foreign = await listen((request, response) => {
       seen.push(request.headers);

@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { rename, writeFile } from "node:fs/promises";
+import type { ServerResponse } from "node:http";
 import { createServer, request as httpsRequest, type RequestOptions } from "node:https";
 import type { AddressInfo } from "node:net";
 import { join } from "node:path";
@@ -7,7 +8,7 @@ import { afterEach, beforeEach, test } from "node:test";
 import type { TLSSocket } from "node:tls";
 import { selfSigned, tempDir } from "@mcp-failover/testkit";
 import { watchServerTls } from "../../src/tls/server-tls.ts";
-import { until } from "../support/clients.ts";
+import { openSession, post, textOf, toolCall, until } from "../support/clients.ts";
 import { type FakeControl, fakeControl } from "../support/fake-control.ts";
 import { startTestRouter, type TestRouter } from "../support/router.ts";
 
@@ -208,4 +209,64 @@ test("R24: mTLS: each endpoint sees the router's certificate for it, also when t
   ]);
   assert.equal((await fetch(`${again.url}/http/fake/x`)).status, 200);
   assert.equal(peers.at(-1), "router-renewed");
+});
+
+test("R24: mTLS: a server of MCP sees the router's certificate by each transport, on the stream as on what is posted beside it", async () => {
+  const [server, client] = [made(), made("router-at-mcp")];
+  const peers: string[] = [];
+  let stream: ServerResponse | null = null;
+  const mcp = createServer({ ...server, ca: client.cert, requestCert: true, rejectUnauthorized: true }, (request, response) => {
+    peers.push(`${request.method} ${request.url} ${String((request.socket as TLSSocket).getPeerCertificate().subject.CN)}`);
+    let body = "";
+    request.on("data", (chunk: Buffer) => {
+      body += chunk.toString();
+    });
+    request.on("end", () => {
+      if (request.method === "GET") {
+        response.writeHead(200, { "content-type": "text/event-stream" }).write("event: endpoint\ndata: /message\n\n");
+        stream = response;
+        return;
+      }
+      const { id, method } = JSON.parse(body || "{}") as { id?: number; method?: string };
+      const asked = { protocolVersion: "2025-06-18", capabilities: { tools: {} }, serverInfo: { name: "m", version: "1" } };
+      const result = method === "initialize" ? asked : { content: [{ type: "text", text: "by mTLS" }] };
+      const answer = JSON.stringify({ jsonrpc: "2.0", id, result });
+      if (request.url !== "/message") {
+        if (id === undefined) response.writeHead(202).end();
+        else response.writeHead(200, { "content-type": "application/json" }).end(answer);
+        return;
+      }
+      response.writeHead(202).end("Accepted");
+      if (id !== undefined) stream?.write(`event: message\ndata: ${answer}\n\n`);
+    });
+  });
+  mcp.on("tlsClientError", () => undefined);
+  await new Promise<void>((resolve) => mcp.listen(0, "127.0.0.1", resolve));
+  stop.push(
+    () =>
+      new Promise((resolve) => {
+        mcp.close(resolve);
+        mcp.closeAllConnections();
+      }),
+  );
+  const url = `https://127.0.0.1:${(mcp.address() as AddressInfo).port}`;
+  const tls = {
+    ca_file: await put("ca.pem", server.cert),
+    cert_file: await put("mcp.crt", client.cert),
+    key_file: await put("mcp.key", client.key),
+  };
+  for (const [path, via, seen] of [
+    ["/mcp", undefined, ["POST /mcp router-at-mcp"]],
+    ["/sse", { kind: "sse" }, ["GET /sse router-at-mcp", "POST /message router-at-mcp"]],
+  ] as const) {
+    peers.splice(0);
+    const one = { ...endpoint("a", `${url}${path}`, tls), ...(via === undefined ? {} : { via }) };
+    const router = await startTestRouter(fakeControl([one]));
+    stop.push(() => router.close(0));
+    const session = await openSession(router.mcpUrl);
+    const answer = await post(router.mcpUrl, toolCall(1, "any"), { "mcp-session-id": session });
+    assert.equal(textOf(answer.body.result), "by mTLS", answer.text);
+    for (const each of seen) assert.ok(peers.includes(each), `${path}: ${peers.join(", ")}`);
+    assert.ok(peers.every((each) => each.endsWith(" router-at-mcp")));
+  }
 });
