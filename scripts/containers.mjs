@@ -196,7 +196,9 @@ async function tests(env) {
   process.exitCode = counts.failed > 0 ? 1 : 0;
 }
 
-const leftMs = () => RUN_MS_MAX - (Date.now() - startedMs);
+function leftMs() {
+  return RUN_MS_MAX - (Date.now() - startedMs);
+}
 
 /**
  * @param {readonly import("./lib/test-count.mjs").FileCounts[]} reports
