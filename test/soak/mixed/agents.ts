@@ -1,6 +1,6 @@
 import { Client, StreamableHTTPClientTransport } from "@modelcontextprotocol/client";
 import type { Random } from "../../sim/random.ts";
-import { askKind, type Book } from "./book.ts";
+import { askKind, type Book, type Outcome } from "./book.ts";
 import { countAnswers, outcomeOf } from "./counted.ts";
 import { headers, patienceMs, SessionAgent, type Wanted } from "./session-agent.ts";
 
@@ -172,8 +172,11 @@ async function leave(url: string, book: Book, random: Random): Promise<void> {
       body: JSON.stringify({ jsonrpc: "2.0", id: 1, method: "tools/call", params }),
       signal: abort.signal,
     });
-    await answer.text();
-    book.end(kind, mark, begunMs, answer.ok ? "ok" : `http ${answer.status}`);
+    const text = await answer.text();
+    // The router's own errors come with 200 (R22), and a write that got one was not said to be done.
+    const code = /"code":"(\w+)"/.exec(text)?.[1];
+    const outcome: Outcome = text.includes(`${name} ${mark}"`) ? "ok" : code !== undefined ? `error ${code}` : "wrong";
+    book.end(kind, mark, begunMs, answer.ok ? outcome : `http ${code ?? answer.status}`, text);
   } catch (error) {
     if (abort.signal.aborted) book.end(kind, mark, begunMs, "left");
     else book.end(kind, mark, begunMs, "broken", outcomeOf(error).detail);
