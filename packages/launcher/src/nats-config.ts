@@ -22,7 +22,7 @@ export function credentialsFolder(env: Environment, dataDir: string): string | n
 }
 
 /** Where it is said so. Throws {@link UsageError}. */
-export function wantsPermissions(env: Environment): boolean {
+function wantsPermissions(env: Environment): boolean {
   const wanted = env[variable] || "off";
   if (wanted !== "on" && wanted !== "off") throw new UsageError(`${variable} ${wanted}: it is on or off`);
   return wanted === "on";
