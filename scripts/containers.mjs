@@ -158,7 +158,7 @@ async function tests(env) {
   const patterns = process.argv.slice(2);
   const files = readdirSync(folder)
     .filter((name) => name.endsWith(".test.ts") && (patterns.length === 0 || patterns.some((pattern) => name.includes(pattern))))
-    .sort()
+    .sort((a, b) => rank(a) - rank(b) || a.localeCompare(b))
     .map((name) => join(folder, name));
   if (files.length === 0) throw new Error(`no test file for ${patterns.join(" ")}`);
   // One file after the other, so that none is begun that would be cut off.
@@ -173,9 +173,8 @@ async function tests(env) {
     reports.push(await runFiles([file], env));
   }
   let counts = together(reports, files.length - inTime.length);
-  if (counts.failed > 0 && leftMs() < FILE_MS_MIN)
-    return skip(`${counts.failedTests.join(", ")} failed, and there is no time left for a second try (MCPF_CONTAINERS_MINUTES)`);
-  if (counts.failed > 0) {
+  if (counts.failed > 0 && leftMs() < FILE_MS_MIN) say("there is no time left for a second try (MCPF_CONTAINERS_MINUTES)");
+  else if (counts.failed > 0) {
     // Real processes on a busy machine: what passes in a second try is told, and stops nobody else's work.
     say(`trying again: ${counts.failedTests.join(", ")}`);
     const again = await runFiles(counts.failedFiles.length > 0 ? counts.failedFiles : inTime, env);
@@ -194,6 +193,14 @@ async function tests(env) {
   say(`${counts.passed + counts.failed} container tests ran`);
   process.stdout.write(`containers: ${closingLine(counts)}\n`);
   process.exitCode = counts.failed > 0 ? 1 : 0;
+}
+
+/**
+ * The whole stack comes first, and the cluster last: they are what most people run, and what takes longest.
+ * @param {string} name
+ */
+function rank(name) {
+  return name.startsWith("whole") ? 0 : name.startsWith("cluster") ? 2 : 1;
 }
 
 function leftMs() {
