@@ -128,6 +128,12 @@ export class Breakers {
     return this.#known.get(key)?.state.status === "half_open";
   }
 
+  /** Open, and its time is not over: whatever is heard changes nothing. */
+  waitsForItsTime(key: string, nowMs: number): boolean {
+    const { status, openUntilMs } = this.known(key).state;
+    return status === "open" && nowMs < (openUntilMs ?? 0);
+  }
+
   /** Something is to be looked at in the next second, whatever is heard till then. */
   hear(key: string): void {
     this.#heard.add(key);

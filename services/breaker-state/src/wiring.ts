@@ -63,7 +63,8 @@ export async function startBreakerState(kit: Kit<BreakerStateConfig>): Promise<R
 
   function look(key: string): void {
     const breaker = breakers.configured.get(key);
-    if (breaker === undefined || deciding.has(key)) return;
+    // Of an endpoint that is down every probe is heard, and most of the time there is nothing to decide.
+    if (breaker === undefined || deciding.has(key) || breakers.waitsForItsTime(key, decider.decisionMs())) return;
     const decision = decideBreaker(inputFor(key, breaker));
     if (decision.wouldOpen) wouldOpen.inc({ upstream: breaker.upstream, endpoint: breaker.endpoint });
     if (!decision.changed) return;
