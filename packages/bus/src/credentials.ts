@@ -2,6 +2,7 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { BusUser } from "@mcp-failover/contracts";
 import { nkeys } from "nats";
+import { userKey } from "./nkey.ts";
 
 /** Who a connection is, and what it proves it with. */
 export interface BusCredentials {
@@ -50,13 +51,13 @@ export function readCredentials(folder: string): BusCredentials {
 
 /** A new NKey for a user: the seed is the secret, the public key goes into the server's configuration. */
 export function makeUserKey(): { seed: string; publicKey: string } {
-  const pair = nkeys.createUser();
-  return { seed: new TextDecoder().decode(pair.getSeed()), publicKey: pair.getPublicKey() };
+  const seed = nkeys.createUser().getSeed();
+  return { seed: new TextDecoder().decode(seed), publicKey: userKey(seed).publicKey };
 }
 
 /** The public key that belongs to a seed. Throws what `nkeys` throws for anything else. */
 export function publicKeyOf(seed: string): string {
-  return nkeys.fromSeed(new TextEncoder().encode(seed)).getPublicKey();
+  return userKey(new TextEncoder().encode(seed)).publicKey;
 }
 
 function exists(file: string): boolean {

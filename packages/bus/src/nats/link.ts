@@ -1,11 +1,12 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { type BusClient, clientApiPrefix, onlooker } from "@mcp-failover/contracts";
-import { connect, type Msg, headers as makeHeaders, type NatsConnection, NatsError, nkeyAuthenticator } from "nats";
+import { connect, type Msg, headers as makeHeaders, type NatsConnection, NatsError } from "nats";
 import { BusError, type BusStatus } from "../bus.ts";
 import type { BusCredentials } from "../credentials.ts";
 import { guarded } from "../hand-over.ts";
 import type { BusLog } from "../log.ts";
 import { refuseTooLarge, wireBytes } from "../message.ts";
+import { userKey } from "../nkey.ts";
 import type { Lag } from "./lag.ts";
 import { StoreHealth } from "./store-health.ts";
 import { UnansweredError } from "./unanswered.ts";
@@ -350,7 +351,10 @@ export class NatsLink {
 function proofOf(credentials: BusCredentials | undefined, tls: boolean) {
   if (credentials === undefined) return {};
   return {
-    authenticator: (nonce?: string) => nkeyAuthenticator(credentials.seed())(nonce),
+    authenticator: (nonce?: string) => {
+      const key = userKey(credentials.seed());
+      return { nkey: key.publicKey, sig: nonce ? key.prove(nonce) : "" };
+    },
     ...(tls && credentials.tls !== null ? { tls: credentials.tls } : {}),
   };
 }
