@@ -12,6 +12,7 @@ import { join, relative, resolve, sep } from "node:path";
 import { parseArgs } from "node:util";
 import { ensureInstall } from "./lib/ensure-install.mjs";
 import { ensureServers } from "./lib/ensure-servers.mjs";
+import { importersOf } from "./lib/importers.mjs";
 import { withMoreTries } from "./lib/more-tries.mjs";
 import { node24, ROOT, toolEnv } from "./lib/repo.mjs";
 import { runChild } from "./lib/run-child.mjs";
@@ -182,7 +183,7 @@ async function runGroup(files, concurrency, stuckAfterMs, env) {
           .filter((line) => line !== "")
           .map((line) => JSON.parse(line))
       : [];
-    const counts = countTests(events, files, ROOT);
+    const counts = countTests(events, files, ROOT, importersOf);
     for (const file of counts.silent) {
       process.stderr.write(`npm test: ${relative(ROOT, file)} reported no test: it declares none, ended early, or did not get its turn\n`);
     }

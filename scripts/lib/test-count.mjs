@@ -4,7 +4,7 @@ import { relative } from "node:path";
  * @typedef {{ type: string, name?: string, nesting?: number, file?: string, kind?: string, skipped?: boolean, failureType?: string }} TestEvent
  * @typedef {{ passed: number, failed: number, skipped: number }} Counts
  * @typedef {Counts & { silent: string[], failedFiles: string[], failedTests: string[], elsewhere: Counts }} FileCounts `silent`: the files
- *   that failed without a failing test to show for it; `elsewhere`: the counts of the files in which nothing failed
+ *   that failed without a failing test to show for it; `failedFiles`: those to run again; `elsewhere`: the counts of what does not run again
  */
 
 /**
@@ -15,9 +15,10 @@ import { relative } from "node:path";
  * @param {readonly TestEvent[]} events of the JSON reporter
  * @param {readonly string[]} files that were to run, absolute
  * @param {string} cwd of the run: node:test names a file by its path from there
+ * @param {(file: string, files: readonly string[]) => readonly string[]} importersOf which of the files run what is written in another one
  * @returns {FileCounts}
  */
-export function countTests(events, files, cwd) {
+export function countTests(events, files, cwd, importersOf = () => []) {
   /** @type {Map<string | undefined, Counts>} */
   const byFile = new Map();
   /** @type {string[]} */
@@ -38,7 +39,14 @@ export function countTests(events, files, cwd) {
     else if (type === "test:pass") counts.passed += 1;
   }
   const silent = files.filter((file) => !byFile.has(file));
-  const failedFiles = [...silent, ...files.filter((file) => (byFile.get(file)?.failed ?? 0) > 0)];
+  const failed = new Set(silent);
+  for (const [file, counts] of byFile) {
+    if (counts.failed === 0 || file === undefined) continue;
+    for (const one of files.includes(file) ? [file] : importersOf(file, files)) failed.add(one);
+  }
+  const failedFiles = files.filter((file) => failed.has(file));
+  const runsAgain = (/** @type {string | undefined} */ file) =>
+    file !== undefined && (failed.has(file) || (!files.includes(file) && importersOf(file, failedFiles).length > 0));
   const all = sum([...byFile.values()]);
   return {
     ...all,
@@ -46,7 +54,7 @@ export function countTests(events, files, cwd) {
     silent,
     failedFiles,
     failedTests: [...failedTests, ...silent.map((file) => relative(cwd, file))],
-    elsewhere: sum([...byFile.values()].filter(({ failed }) => failed === 0)),
+    elsewhere: sum([...byFile].flatMap(([file, counts]) => (counts.failed > 0 || runsAgain(file) ? [] : [counts]))),
   };
 }
 

@@ -46,3 +46,17 @@ test("more files than allowed, or a failure that is no test's own, are not tried
     assert.deepEqual([failed, asked.length], [3, 1]);
   }
 });
+
+test("a failed test of a suite that a file imports is tried again by nobody: its own file is none that was to run", async () => {
+  for (const atMost of [0, 3]) {
+    let asked = 0;
+    const run = (some: readonly string[]) => {
+      asked += 1;
+      const own = some.map((file) => ({ type: "test:pass", name: "holds", nesting: 0, file, kind: "test" }));
+      const imported = { type: "test:fail", name: "is unsteady", nesting: 0, file: "/repo/test/suite.ts", kind: "test" };
+      return Promise.resolve({ ...countTests([...own, imported], some, cwd), beyondTests: false });
+    };
+    const { failed } = await withMoreTries(files, atMost, run);
+    assert.deepEqual([failed, asked], [1, 1]);
+  }
+});

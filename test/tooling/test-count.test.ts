@@ -1,5 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { fileURLToPath } from "node:url";
+import { importersOf } from "../../scripts/lib/importers.mjs";
 import { closingLine, countTests } from "../../scripts/lib/test-count.mjs";
 
 /** The counts alone, with the files that said nothing. */
@@ -36,6 +38,23 @@ test("a file that declares no test is failed, although node:test reports the fil
 test("a file that crashes is one failed test", () => {
   const crashed = { ...passed, type: "test:fail", name: file, failureType: "testCodeFailure" };
   assert.deepEqual(countsOf([crashed], [file], cwd), { passed: 0, failed: 1, skipped: 0, silent: [] });
+});
+
+test("what failed in a suite that files import fails these, and what else they import runs again with them", () => {
+  const [suite, other] = ["/repo/test/suite.ts", "/repo/test/other.ts"];
+  const events = [passed, { ...passed, type: "test:fail", file: suite, failureType: "testCodeFailure" }, { ...passed, file: other }];
+  const files = [file, "/repo/test/b.test.ts"];
+  const importersOf = (_file: string, some: readonly string[]) => some.filter((one) => one !== file);
+  const counts = countTests(events, files, cwd, importersOf);
+  assert.deepEqual(counts.failedFiles, ["/repo/test/b.test.ts"]);
+  assert.deepEqual(counts.elsewhere, { passed: 1, failed: 0, skipped: 0 });
+});
+
+test("the test files that import a suite are found, also through others", () => {
+  const of = (path: string): string => fileURLToPath(new URL(`../../${path}`, import.meta.url));
+  const files = ["memory", "nats", "permissions"].map((name) => of(`packages/bus/test/${name}.test.ts`));
+  const found = importersOf(of("packages/bus/test/behaviour/queued.ts"), files);
+  assert.deepEqual(found, files.slice(0, 2));
 });
 
 test("a file that never got its turn is failed", () => {
