@@ -16,7 +16,7 @@ const keyBytes = 32;
 const pkcs8Head = Buffer.from("302e020100300506032b657004220420", "hex");
 
 /** A key pair that proves who a connection is. */
-export interface UserKey {
+interface UserKey {
   /** `U…`, as the server's configuration names it. */
   readonly publicKey: string;
   /** The signature of `text`, in base64. */
