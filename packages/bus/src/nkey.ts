@@ -1,11 +1,10 @@
 import { createPrivateKey, createPublicKey, sign } from "node:crypto";
 import { nkeys } from "nats";
 
-/**
- * NKeys of users by Node's own Ed25519: nkeys.js computes it in JavaScript, which takes a process at its start about 40 ms of CPU for one
- * proof. The texts are those of https://docs.nats.io/reference/reference-protocols/nkeys (RFC 4648 base32 without padding over a prefix,
- * the key, and a CRC-16).
- */
+// NKeys of users (https://github.com/nats-io/nkeys: base32 without padding of a prefix, the key and a CRC-16) by Node's own Ed25519:
+// nkeys.js computes it in JavaScript, where the first proof takes a process about 40 ms of CPU.
+
+/** Of RFC 4648. */
 const letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
 /** The first byte of a user's public key, which makes its first letter a U. */
 const userPrefix = 20 << 3;
