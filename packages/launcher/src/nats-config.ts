@@ -21,9 +21,9 @@ export function credentialsFolder(env: Environment, dataDir: string): string | n
   return wantsPermissions(env) ? join(dataDir, "credentials") : null;
 }
 
-/** Where it is said so. Throws {@link UsageError}. */
+/** By default on our own server alone: somebody else's has to have taken in the accounts first. Throws {@link UsageError}. */
 function wantsPermissions(env: Environment): boolean {
-  const wanted = env[variable] || "off";
+  const wanted = env[variable] || (env["NATS_URL"] ? "off" : "on");
   if (wanted !== "on" && wanted !== "off") throw new UsageError(`${variable} ${wanted}: it is on or off`);
   return wanted === "on";
 }

@@ -23,8 +23,8 @@ export const usage = `usage: npm start -- [--config FILE] [--data-dir DIR] [--po
   --port-base N    the router listens on N, the console on N+1 (default 7300)
   --env NAME       which environment block of the configuration holds (default MCPF_ENV, else development)
 
-  MCPF_BUS_PERMISSIONS=on lets every service say its own words alone, gives Redis users, and lets who brings no key only look (default
-  off: whoever reaches nats-server or redis-server may do anything there)
+  Every service may say its own words alone, Redis has users, and who brings no key may only look. MCPF_BUS_PERMISSIONS=off lets whoever
+  reaches nats-server or redis-server do anything there. With NATS_URL it is off unless you say on
 `;
 
 /** Ports up to `N + 1499` are used: offsets reach 999, and 500 more lie behind fault proxies. */

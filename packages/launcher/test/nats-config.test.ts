@@ -38,11 +38,11 @@ test("a log that was begun without permissions goes on in a stack with them, and
   }
 });
 
-test("the bus has permissions where they are asked for, on our own server or somebody else's; what is neither on nor off is refused", () => {
+test("our own server has permissions unless they are put off, somebody else's where they are asked for; what is neither is refused", () => {
   const folder = (env: Record<string, string>): string | null => credentialsFolder(env, "/d");
   const NATS_URL = "nats://127.0.0.1:4222";
-  assert.equal(folder({}), null);
-  assert.equal(folder({ MCPF_BUS_PERMISSIONS: "" }), null);
+  assert.equal(folder({}), "/d/credentials");
+  assert.equal(folder({ MCPF_BUS_PERMISSIONS: "" }), "/d/credentials");
   assert.equal(folder({ MCPF_BUS_PERMISSIONS: "on" }), "/d/credentials");
   assert.equal(folder({ MCPF_BUS_PERMISSIONS: "off" }), null);
   assert.equal(folder({ NATS_URL }), null);
