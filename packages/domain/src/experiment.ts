@@ -182,7 +182,7 @@ export function judgeExperiment(facts: ExperimentFacts): ExperimentVerdict {
       detail:
         recoveryTime === null
           ? "it did not recover while the fault lasted"
-          : `${recoveryTime} ms after the injection; the fault was taken back ${revertedAtMs === null ? "never" : `after ${revertedAtMs - (injectedAtMs ?? 0)} ms`}`,
+          : `${Math.round(recoveryTime)} ms after the injection; the fault was taken back ${revertedAtMs === null ? "never" : `after ${Math.round(revertedAtMs - (injectedAtMs ?? 0))} ms`}`,
     },
     noDataLoss,
     dataIntegrity,
@@ -213,7 +213,8 @@ export function judgeExperiment(facts: ExperimentFacts): ExperimentVerdict {
 }
 
 function checkRecovered({ scenario, endpoint, sights, injectedAtMs }: ExperimentFacts, recoveryTime: number | null): ChaosCheck {
-  if (recoveryTime !== null) return { name: "recovered", passed: true, detail: `well again ${recoveryTime} ms after the injection` };
+  if (recoveryTime !== null)
+    return { name: "recovered", passed: true, detail: `well again ${Math.round(recoveryTime)} ms after the injection` };
   const last = sights.at(-1);
   const state =
     last === undefined ? "its status was never seen" : `${last.active} is active and ${last.endpoints[last.active] ?? "unknown"}`;

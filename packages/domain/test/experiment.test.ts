@@ -151,6 +151,12 @@ test("X3: one call that failed or got no answer, before or during the fault, is 
   );
 });
 
+test("what a person reads of a verdict is in whole milliseconds, whatever clock it was measured by", () => {
+  const injectedAtMs = (recovered.injectedAtMs ?? 0) - 0.34033203125;
+  const { validation } = judgeExperiment({ ...recovered, injectedAtMs });
+  for (const { detail } of validation.checks ?? []) assert.doesNotMatch(detail, /\d\.\d+ ms/);
+});
+
 test("X4: one answer that differs, and one gap, repeat or step back of the epochs, is integrity lost", () => {
   fc.assert(
     fc.property(fc.nat(49), (at) => {

@@ -24,7 +24,10 @@ export function sharedBucket(options: SharedBucketOptions): SharedBucket {
     if (!options.reachable()) return null;
     let timer: NodeJS.Timeout | undefined;
     const late = new Promise<never>((_, reject) => {
-      timer = setTimeout(() => reject(new Error(`the session directory did not answer within ${options.timeoutMs} ms`)), options.timeoutMs);
+      timer = setTimeout(
+        () => reject(new Error(`what the routers have in common did not answer within ${options.timeoutMs} ms`)),
+        options.timeoutMs,
+      );
     });
     try {
       return { value: await Promise.race([open().then(work), late]) };
