@@ -12,7 +12,8 @@ import type { DataPlaneLog, DataPlaneMetrics, McpContext, StreamClaims } from ".
 import { createReplay } from "./mcp/replay.ts";
 import { createRightsWatch } from "./mcp/rights.ts";
 import { createSealer } from "./mcp/seal.ts";
-import { createSessionTable, type Session } from "./mcp/session.ts";
+import type { Session } from "./mcp/session.ts";
+import { createSessionTable } from "./mcp/session-table.ts";
 import { createTaskBook } from "./mcp/task-book.ts";
 import { createToolBook } from "./mcp/tool-book.ts";
 import { observedControl } from "./observe/observed-control.ts";
@@ -52,11 +53,19 @@ export interface DataPlaneOptions {
 export interface DataPlaneLimits {
   readonly heartbeatMs: number;
   readonly sessionsMax: number;
+  /** Of one agent; of one address, where nobody has to say who he is. */
+  readonly agentSessionsMax: number;
   readonly sessionIdleMs: number;
   /** Connections an endpoint, of calls and of streams each. */
   readonly connectionsMax: number;
 }
-const limitsDefault: DataPlaneLimits = { heartbeatMs: 15_000, sessionsMax: 50_000, sessionIdleMs: 30 * 60_000, connectionsMax: 2048 };
+const limitsDefault: DataPlaneLimits = {
+  heartbeatMs: 15_000,
+  sessionsMax: 50_000,
+  agentSessionsMax: 10_000,
+  sessionIdleMs: 30 * 60_000,
+  connectionsMax: 2048,
+};
 
 export interface DataPlane extends RouterServer {
   readonly sessionCount: number;
@@ -78,6 +87,7 @@ export async function startDataPlane(options: DataPlaneOptions): Promise<DataPla
   const sessions = createSessionTable({
     sealer: createSealer(options.sessionSecret),
     sessionsMax: limits.sessionsMax,
+    agentSessionsMax: limits.agentSessionsMax,
     idleMs: limits.sessionIdleMs,
     nowMs,
   });

@@ -98,7 +98,7 @@ export function httpStatusOf(code: RouterErrorCode): number {
 export class RefusedRequest extends Error {
   override readonly name = "RefusedRequest";
   readonly code = "refused";
-  readonly retriable = false;
+  readonly retriable: boolean = false;
   readonly status: number;
   readonly rpcCode: number;
   readonly headers: Readonly<Record<string, string>>;

@@ -65,7 +65,7 @@ export async function startServer(options: RouterServerOptions): Promise<RouterS
   const { mcp } = options;
   let draining = false;
   let inFlight = 0;
-  const begin = (request: Incoming, response: ClientResponse, socket: Socket | null): void => {
+  const begin = (request: Incoming, response: ClientResponse, socket: Socket): void => {
     inFlight++;
     if (draining) response.setHeader("connection", "close");
     serve(options, request, response, socket).catch((error: unknown) => {
@@ -102,10 +102,9 @@ export async function startServer(options: RouterServerOptions): Promise<RouterS
     },
   );
   const idle = watchIdle(server, idleMs);
-  // Whose certificate a request came with is known by its connection, which the front does not tell.
+  // A port that asks for certificates is node:http's alone.
   const isFront = options.front && options.tls?.options.requestCert !== true;
-  const serveWhole = (request: StrictRequest, response: ClientResponse): void => begin(request, response, null);
-  const front = isFront ? standBefore(server, { serve: serveWhole, over: ended, idleMs, onTrouble }) : null;
+  const front = isFront ? standBefore(server, { serve: begin, over: ended, idleMs, onTrouble }) : null;
   await listen(server, options.host, options.port);
   const { port } = server.address() as AddressInfo;
 
@@ -188,7 +187,7 @@ async function listen(server: Server, host: string, port: number): Promise<void>
 type Incoming = IncomingMessage | StrictRequest;
 const isWhole = (request: Incoming): request is StrictRequest => "body" in request;
 
-async function serve(options: RouterServerOptions, request: Incoming, response: ClientResponse, socket: Socket | null): Promise<void> {
+async function serve(options: RouterServerOptions, request: Incoming, response: ClientResponse, socket: Socket): Promise<void> {
   const url = request.url ?? "/";
   const query = url.indexOf("?");
   const path = query === -1 ? url : url.slice(0, query);

@@ -88,7 +88,11 @@ export async function startRouter(kit: Kit<RouterConfig>): Promise<Running> {
     health: async (asked) => (await probeAnswer(asked, control, stdio)) ?? healthAnswer(asked, kit.readiness, registry),
     bridges: { stdio },
     nowMs: kit.nowMs,
-    limits: { heartbeatMs: config.MCPF_ROUTER_HEARTBEAT_MS, sessionIdleMs: config.MCPF_ROUTER_SESSION_IDLE_MS },
+    limits: {
+      heartbeatMs: config.MCPF_ROUTER_HEARTBEAT_MS,
+      agentSessionsMax: config.MCPF_ROUTER_AGENT_SESSIONS_MAX,
+      sessionIdleMs: config.MCPF_ROUTER_SESSION_IDLE_MS,
+    },
   });
   listening = plane;
   const claims = serveStreamClaims(kit, sealer, plane.sessionByKey);

@@ -285,8 +285,10 @@ describe("a session", () => {
   test("R5: beyond the number that is held at once (sweep.test.ts) comes back by its id", async () => {
     const small = await startTestRouter(control, { limits: { sessionsMax: 2 } });
     others.push(() => small.close(0));
-    const ids = [await openSession(small.mcpUrl), await openSession(small.mcpUrl), await openSession(small.mcpUrl)];
-    await Promise.all(ids.map((id) => fetch(small.mcpUrl, { headers: { "mcp-session-id": id, accept: "nothing" } })));
+    // Without `initialized` no stream of theirs is open, and all are idle.
+    const ids: string[] = [];
+    for (let index = 0; index < 3; index++) ids.push((await post(small.mcpUrl, initializeBody)).headers.get("mcp-session-id") ?? "");
+    assert.equal(small.sessionCount, 2);
     for (const id of ids) {
       const answer = await post(small.mcpUrl, toolCall(1, "whoami"), { "mcp-session-id": id });
       assert.equal(textOf(answer.body.result), "a");

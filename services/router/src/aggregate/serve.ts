@@ -21,6 +21,7 @@ import { AggregateSession } from "./session.ts";
 import { SessionCalls } from "./session-call.ts";
 import { type AggregateSettings, aggregateSettings } from "./settings.ts";
 import { SharedLists } from "./shared-lists.ts";
+import { oldestOfMost } from "./shares.ts";
 
 /** `/mcp`: the tools, prompts and resources of several upstreams as one MCP server, built on `/mcp/<upstream>`. */
 export interface Aggregate {
@@ -92,34 +93,40 @@ export function createAggregate(mcp: McpContext, beginTrace: Observing["trace"],
   };
 
   const sessionOf = async (id: string | string[] | undefined, principal: Principal): Promise<AggregateSession> => {
-    const session = typeof id === "string" ? mcp.sessions.open(id, ownName, principal.id) : null;
+    const session = typeof id === "string" ? mcp.sessions.open(id, ownName, principal) : null;
     if (session === null) throw sessionNotFound();
     let known = sessions.get(session.id);
     if (known === undefined) {
       if ((await mcp.directory.read(session.sealed.key))?.ended) throw sessionNotFound();
       known = sessions.get(session.id) ?? new AggregateSession(mcp, call, session, principal);
       sessions.set(session.id, known);
-      if (sessions.size > sessionsMax) dropOldest();
+      if (sessions.size > sessionsMax) dropOldest(known);
     }
     known.usedAtMs = mcp.nowMs();
     known.principal = principal;
     return known;
   };
-  const dropOldest = (): void => {
-    for (const [id, session] of sessions) {
-      if (session.busy) continue;
-      session.close();
-      sessions.delete(id);
-      return;
-    }
+  const dropOldest = (kept: AggregateSession): void => {
+    const oldest = oldestOfMost(
+      sessions.values(),
+      ({ principal }) => principal.holder,
+      (one) => one !== kept && !one.busy,
+    );
+    if (oldest === undefined) return;
+    oldest.close();
+    sessions.delete(oldest.session.id);
   };
 
   const begin = (response: ClientResponse, envelope: Extract<Envelope, { kind: "request" }>, principal: Principal): void => {
     const asked = envelope.params["protocolVersion"];
     const version = typeof asked === "string" && versions.includes(asked) ? asked : (versions[0] as string);
     const part = { key: newSessionKey(), upstream: ownName, version, capabilities: [], endpoint: nowhere, upstreamSession: null };
+    mcp.sessions.admit(principal.holder);
     try {
-      const session = mcp.sessions.start({ ...part, clientParams: envelope.params, issuedAtMs: mcp.nowMs(), principal: principal.id });
+      const session = mcp.sessions.start(
+        { ...part, clientParams: envelope.params, issuedAtMs: mcp.nowMs(), principal: principal.id },
+        principal.holder,
+      );
       const changes = { listChanged: true };
       const capabilities = { tools: changes, prompts: changes, resources: { subscribe: true, ...changes }, logging: {}, completions: {} };
       const result = { protocolVersion: version, capabilities, serverInfo: { name: "mcp-failover", version: "1" } };

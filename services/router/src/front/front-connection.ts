@@ -6,7 +6,7 @@ import { type AnswerLine, FrontResponse } from "./front-response.ts";
 import { type KnownRequest, readStrict, requestBytesMax, type StrictRequest } from "./strict-request.ts";
 
 export interface FrontOptions {
-  readonly serve: (request: StrictRequest, response: FrontResponse) => void;
+  readonly serve: (request: StrictRequest, response: FrontResponse, socket: Socket) => void;
   /** An answer is over, or its client is gone; once a request. */
   readonly over: () => void;
   /** A connection without a request is closed after this time. */
@@ -139,7 +139,7 @@ export class FrontConnection implements AnswerLine {
     this.#wasAsked = true;
     const response = new FrontResponse(this, read.keepAlive);
     this.#response = response;
-    this.#options.serve(read, response);
+    this.#options.serve(read, response, this.#socket);
   };
 
   /** All that was not answered goes to node:http, which reads the connection from now on. */

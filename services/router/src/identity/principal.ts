@@ -4,6 +4,8 @@ import { type AgentGrant, mayCallAllTools, mayCallTool, mayUseUpstream, openGran
 export interface Principal {
   /** Unique over all ways to authenticate; empty where nobody has to. */
   readonly id: string;
+  /** Whose share is taken of what is bounded by agent: `id`, else where the request came from (`anonymous.ts`). */
+  readonly holder: string;
   /** Name in `agents:`; null where nobody has to say who he is. */
   readonly agent: string | null;
   mayUse(upstream: string): boolean;
@@ -24,6 +26,7 @@ export function principalOf(
   const all = new Map<string, boolean>();
   return {
     id,
+    holder: id,
     agent,
     grant,
     still,

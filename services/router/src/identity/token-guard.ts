@@ -5,6 +5,7 @@ import { audienceMatches, grantOf, identityRequired, mayUseUpstream } from "@mcp
 import { decodeJwt, errors, type JWTPayload, jwtVerify } from "jose";
 import { RefusedRequest } from "../errors.ts";
 import { type Peer, peerOf } from "../tls/peer.ts";
+import { anonymousOf } from "./anonymous.ts";
 import type { Guard } from "./guard.ts";
 import { discoveredOf, type KeySets } from "./key-sets.ts";
 import { anybody, type Principal, principalOf } from "./principal.ts";
@@ -85,7 +86,7 @@ export function createTokenGuard(options: TokenGuardOptions): Guard & { required
       return !now.required || (principal !== undefined && (upstream === "" || principal.mayUse(upstream)));
     };
   /** Until somebody has to say who he is. */
-  const everybody: Principal = { ...anybody, still: () => !current().required };
+  const everybody = anonymousOf({ ...anybody, still: () => !current().required });
 
   /** Null: the certificate names nobody. */
   const ofPeer = (peer: Peer, now: Rules, place: Place): Principal | null => {
@@ -171,7 +172,7 @@ export function createTokenGuard(options: TokenGuardOptions): Guard & { required
     byCertificate: () => current().byCertificate.size > 0,
     identify(headers, face, upstream, socket) {
       const now = current();
-      if (!now.required) return everybody;
+      if (!now.required) return everybody(socket);
       const place = { face, upstream };
       const token = bearerOf(headers);
       if (token === null) {

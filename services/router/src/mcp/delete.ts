@@ -11,7 +11,7 @@ import { streamHeaders } from "./session-stream.ts";
 export async function serveDelete(context: McpContext, inbound: Inbound): Promise<void> {
   const { request, response, view, principal } = inbound;
   const sessionId = request.headers["mcp-session-id"];
-  const session = typeof sessionId === "string" ? context.sessions.open(sessionId, view.name, principal.id) : null;
+  const session = typeof sessionId === "string" ? context.sessions.open(sessionId, view.name, principal) : null;
   if (session === null) throw sessionNotFound();
   const record = await context.directory.read(session.sealed.key);
   if (record?.ended) {

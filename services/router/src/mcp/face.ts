@@ -78,7 +78,7 @@ function begin(context: McpContext, { view, principal }: Inbound, params: Readon
   const version = context.faces.agreedVersion(view.name, params["protocolVersion"]);
   const { serverInfo, instructions } = context.faces.server(view.name);
   try {
-    const session = context.sessions.start({
+    const sealed = {
       key: newSessionKey(),
       upstream: view.name,
       version,
@@ -88,7 +88,8 @@ function begin(context: McpContext, { view, principal }: Inbound, params: Readon
       upstreamSession: null,
       issuedAtMs: context.nowMs(),
       principal: principal.id,
-    });
+    };
+    const session = context.sessions.start(sealed, principal.holder);
     const result = {
       protocolVersion: version,
       capabilities: { tools: {} },

@@ -33,7 +33,7 @@ export async function serveGet(context: McpContext, inbound: Inbound): Promise<v
   checkGetHeaders(request.headers);
   const sessionId = request.headers["mcp-session-id"];
   if (typeof sessionId !== "string") return passGet(context, inbound);
-  const session = context.sessions.open(sessionId, inbound.view.name, inbound.principal.id);
+  const session = context.sessions.open(sessionId, inbound.view.name, inbound.principal);
   if (session === null || session.lost) throw sessionNotFound();
   const lastEventId = request.headers["last-event-id"];
   const from = typeof lastEventId === "string" ? readEventId(lastEventId) : null;

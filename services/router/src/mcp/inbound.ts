@@ -10,7 +10,7 @@ import type { EraBook } from "./era.ts";
 import type { FaceBook } from "./face.ts";
 import type { Replay } from "./replay.ts";
 import type { RightsWatch } from "./rights.ts";
-import type { SessionTable } from "./session.ts";
+import type { SessionTable } from "./session-table.ts";
 import type { TaskBook } from "./task-book.ts";
 import type { ToolBook } from "./tool-book.ts";
 

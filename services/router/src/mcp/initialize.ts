@@ -40,7 +40,7 @@ export async function serveInitialize(
       return { kind: "answered", told, message: first };
     }
     try {
-      const session = context.sessions.start({
+      const sealed = {
         key: newSessionKey(),
         upstream: inbound.view.name,
         version: String(result?.protocolVersion ?? ""),
@@ -50,7 +50,8 @@ export async function serveInitialize(
         upstreamSession,
         issuedAtMs: context.nowMs(),
         principal: inbound.principal.id,
-      });
+      };
+      const session = context.sessions.start(sealed, inbound.principal.holder);
       answer.whole(bytes, { "mcp-session-id": session.id });
     } catch (error) {
       if (!(error instanceof SessionTooLargeError)) throw error;

@@ -1,4 +1,4 @@
-import { RefusedRequest, rpcCodes, rpcErrorMessage, sendJson } from "../errors.ts";
+import { RefusedRequest, type RouterError, rpcCodes, rpcErrorMessage, sendJson } from "../errors.ts";
 import { forbiddenTool } from "../identity/tool-access.ts";
 import { readBatch, serveBatch } from "./batch.ts";
 import { serveCall } from "./call.ts";
@@ -8,6 +8,7 @@ import { serveInitialize } from "./initialize.ts";
 import { serveListen } from "./listen.ts";
 import { serveNotification, serveResponse } from "./notify.ts";
 import { type Session, subscriptionsMax } from "./session.ts";
+import { SessionsFullError } from "./session-table.ts";
 
 /** One message of a client, or several in protocol 2025-03-26. Throws {@link RefusedRequest} at once, or later by its promise. */
 export function servePost(context: McpContext, inbound: Inbound, body: Buffer): Promise<unknown> | undefined {
@@ -27,7 +28,7 @@ function versionOf({ sessions }: McpContext, { request, view, principal }: Inbou
   const id = request.headers["mcp-session-id"];
   const said = request.headers["mcp-protocol-version"];
   if (typeof id !== "string") return typeof said === "string" ? said : "2025-03-26";
-  return sessions.open(id, view.name, principal.id)?.sealed.version;
+  return sessions.open(id, view.name, principal)?.sealed.version;
 }
 
 /** No promise of its own: most of what is done for a call waits for nothing. */
@@ -39,18 +40,25 @@ function serveOne(context: McpContext, inbound: Inbound, given: Buffer): Promise
   const forbidden = forbiddenTool(inbound.principal, view.name, envelope, body, request.headers);
   if (forbidden !== null) {
     if (envelope.kind !== "request") throw new RefusedRequest(403, rpcCodes.forbidden, forbidden.message);
-    const place = { upstream: view.name, operationId: inbound.operationId };
-    sendJson(inbound.response, 200, rpcErrorMessage(envelope.id, forbidden, place), { [operationHeader]: inbound.operationId });
-    return undefined;
+    return refuse(inbound, envelope.id, forbidden);
   }
   if (envelope.kind !== "response" && envelope.era === "modern") {
     if (envelope.kind === "request" && envelope.method === "subscriptions/listen") return serveListen(context, inbound, envelope, body);
     if (envelope.kind === "request") return serveCall(context, inbound, envelope, body, null);
     return serveNotification(context, inbound, envelope, body, null);
   }
-  if (envelope.kind === "request" && envelope.method === "initialize") return serveInitialize(context, inbound, envelope, body);
   const sessionId = request.headers["mcp-session-id"];
-  const session = typeof sessionId === "string" ? context.sessions.open(sessionId, view.name, inbound.principal.id) : null;
+  let session: Session | null = null;
+  try {
+    if (envelope.kind === "request" && envelope.method === "initialize") {
+      if (view.sessions !== "stateless") context.sessions.admit(inbound.principal.holder);
+      return serveInitialize(context, inbound, envelope, body);
+    }
+    if (typeof sessionId === "string") session = context.sessions.open(sessionId, view.name, inbound.principal);
+  } catch (error) {
+    if (envelope.kind !== "request" || !(error instanceof SessionsFullError)) throw error;
+    return refuse(inbound, envelope.id, error.problem);
+  }
   if (typeof sessionId === "string" && (session === null || session.lost)) throw sessionNotFound();
   switch (envelope.kind) {
     case "request":
@@ -60,6 +68,11 @@ function serveOne(context: McpContext, inbound: Inbound, given: Buffer): Promise
     case "response":
       return serveResponse(context, inbound, envelope, body, session);
   }
+}
+
+/** The typed error for a request of which nothing was sent. */
+function refuse({ response, view, operationId }: Inbound, id: string | number, problem: RouterError): undefined {
+  sendJson(response, 200, rpcErrorMessage(id, problem, { upstream: view.name, operationId }), { [operationHeader]: operationId });
 }
 
 function serveRequest(

@@ -1,6 +1,6 @@
 import { createHash } from "node:crypto";
-import { LogBudget } from "./log-budget.ts";
-import { nowhere, type SealedSession, type Sealer } from "./seal.ts";
+import type { LogBudget } from "./log-budget.ts";
+import { nowhere, type SealedSession } from "./seal.ts";
 import type { SessionStream } from "./session-stream.ts";
 import { StreamLogs } from "./stream-log.ts";
 
@@ -34,13 +34,16 @@ export class Session {
   lost = false;
   stream: SessionStream | null = null;
   lastUsedAtMs: number;
-  /** When it was put at the end of the table. */
+  /** When it was put at the end of its agent's. */
   orderedAtMs: number;
+  /** The agent whose share of the process's memory it takes. */
+  readonly holder: string;
 
-  constructor(id: string, sealed: SealedSession, nowMs: number, budget: LogBudget = new LogBudget()) {
-    this.logs = new StreamLogs(budget.of(sealed.principal ?? ""));
+  constructor(id: string, sealed: SealedSession, nowMs: number, holder: string, budget: LogBudget) {
+    this.logs = new StreamLogs(budget.of(holder));
     this.id = id;
     this.sealed = sealed;
+    this.holder = holder;
     this.home = sealed.endpoint;
     this.lastUsedAtMs = nowMs;
     this.orderedAtMs = nowMs;
@@ -102,96 +105,6 @@ export function newHold(endpoint: string, upstreamSession: string | null, nowMs:
   return { endpoint, upstreamSession, tag, usedAtMs: nowMs, inFlight: 0 };
 }
 
-const orderMs = 1000;
 export const subscriptionsMax = 256;
 export const runningMax = 1024;
 export const parkedMax = 256;
-
-export interface SessionTableOptions {
-  readonly sealer: Sealer;
-  readonly sessionsMax: number;
-  readonly idleMs: number;
-  readonly nowMs: () => number;
-}
-
-/** The sessions that this process has in memory. */
-export interface SessionTable {
-  readonly size: number;
-  /** Opens a session id. Null: not one of ours, of another upstream, of another principal, or ended; they all look the same from outside. */
-  open(id: string, upstream: string, principal?: string): Session | null;
-  /** Starts a session; throws when its content is too large for an id. */
-  start(sealed: SealedSession): Session;
-  end(session: Session): void;
-  /** Drops idle sessions and old marks of ended ones. */
-  sweep(): void;
-  all(): Iterable<Session>;
-}
-
-export function createSessionTable(options: SessionTableOptions): SessionTable {
-  const { sealer, nowMs } = options;
-  const sessions = new Map<string, Session>();
-  const endedIds = new Map<string, number>();
-  const budget = new LogBudget();
-  const drop = (session: Session): void => {
-    session.logs.clear();
-    sessions.delete(session.id);
-  };
-
-  const keep = (session: Session): Session => {
-    sessions.set(session.id, session);
-    if (sessions.size > options.sessionsMax) dropOldest();
-    return session;
-  };
-  // The map is in order of last use; a busy session is passed over.
-  const dropOldest = (): void => {
-    let looked = 0;
-    for (const session of sessions.values()) {
-      if (!session.busy) {
-        drop(session);
-        return;
-      }
-      if (++looked >= 100) return;
-    }
-  };
-
-  return {
-    get size() {
-      return sessions.size;
-    },
-    open(id, upstream, principal = "") {
-      const known = sessions.get(id);
-      if (known !== undefined) {
-        if (known.sealed.upstream !== upstream || (known.sealed.principal ?? "") !== principal || known.ended) return null;
-        const atMs = nowMs();
-        // In order of last use to within a second: each move costs more than finding it.
-        if (atMs - known.orderedAtMs >= orderMs || atMs < known.orderedAtMs) {
-          known.orderedAtMs = atMs;
-          sessions.delete(id);
-          sessions.set(id, known);
-        }
-        known.lastUsedAtMs = atMs;
-        return known;
-      }
-      if (endedIds.has(id)) return null;
-      const sealed = sealer.open(id);
-      if (sealed === null || sealed.upstream !== upstream || (sealed.principal ?? "") !== principal) return null;
-      return keep(new Session(id, sealed, nowMs(), budget));
-    },
-    start: (sealed) => keep(new Session(sealer.seal(sealed), sealed, nowMs(), budget)),
-    end(session) {
-      session.ended = true;
-      drop(session);
-      endedIds.set(session.id, nowMs());
-      if (endedIds.size > options.sessionsMax) endedIds.delete(endedIds.keys().next().value as string);
-    },
-    sweep() {
-      const before = nowMs() - options.idleMs;
-      for (const session of sessions.values()) {
-        if (session.lastUsedAtMs < before && !session.busy) drop(session);
-        else session.logs.sweep(nowMs());
-      }
-      for (const [id, atMs] of endedIds) if (atMs < nowMs() - 24 * 3_600_000) endedIds.delete(id);
-    },
-    all: () => sessions.values(),
-  };
-}
