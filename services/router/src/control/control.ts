@@ -112,6 +112,7 @@ class Control implements RunningControl {
     });
     this.#watch = new HangWatch({
       monotonicMs: options.monotonicMs ?? (() => performance.now()),
+      moment: () => this.#world.moment(),
       look: options.answers ?? answers,
       onHung: (upstream, endpoint) => {
         kit.log.warn({ upstream, endpoint }, "an endpoint hangs: calls are out and not even a look is answered; reads go elsewhere");

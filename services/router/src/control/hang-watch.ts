@@ -1,12 +1,13 @@
 import { judgeHung, lookMsFor, overdueMs } from "@mcp-failover/domain";
 import { InOrder } from "../in-order.ts";
 import type { CallAttempt } from "./attempt.ts";
-import type { EndpointState } from "./endpoint-state.ts";
+import type { EndpointMoment, EndpointState } from "./endpoint-state.ts";
 import type { Look } from "./reach.ts";
 import type { UpstreamState } from "./upstream-state.ts";
 
 export interface HangWatchOptions {
   readonly monotonicMs: () => number;
+  readonly moment: () => EndpointMoment;
   /** Asks a server for any answer at all. */
   readonly look: (url: string, timeoutMs: number) => Promise<Look>;
   readonly onHung: (upstream: string, endpoint: string) => void;
@@ -124,18 +125,22 @@ export class HangWatch {
     if (!dead && !endpoint.hung && silentMs < policy.router.hungMsMin / 2) return;
     const p95Ms = endpoint.usualP95Ms(nowMs, policy.router.hungCallsMin);
     const limitMs = overdueMs(p95Ms, policy.router);
-    if (dead) {
-      for (const attempt of watched.attempts) if (nowMs - attempt.begunMs >= limitMs) attempt.leave();
-    }
+    if (dead) this.#leave(endpoint, watched, nowMs - limitMs);
     const { hung } = endpoint;
     const verdict = judgeHung({ oldestBegunMs, heardAtMs, silentLookAtMs: watched.silentLookAtMs, hung, p95Ms, nowMs }, policy.router);
     if (verdict === "hung") {
       endpoint.hang(nowMs, policy.localBreaker);
       if (!hung) this.#options.onHung(name, endpoint.name);
-      for (const attempt of watched.attempts) attempt.leave();
+      this.#leave(endpoint, watched, nowMs);
       watched.upstream.waiters.wakeAll();
     }
     if (verdict !== "well") this.#look(endpoint, watched, lookMsFor(limitMs, policy.router), nowMs);
+  }
+
+  /** Ends what began by then and may go elsewhere. Where nothing else is up, thousands may be waiting, and none of them is asked at each tick. */
+  #leave(endpoint: EndpointState, { upstream, attempts }: Watched, begunMsMax: number): void {
+    if (attempts.size === 0 || !upstream.hasOtherThan(endpoint, this.#options.moment())) return;
+    for (const attempt of attempts) if (attempt.begunMs <= begunMsMax) attempt.leave();
   }
 
   #look(endpoint: EndpointState, watched: Watched, timeoutMs: number, nowMs: number): void {

@@ -13,7 +13,7 @@ import {
 } from "@mcp-failover/domain";
 import { UpstreamAdmission } from "./admission.ts";
 import { resolveHeaders } from "./endpoint-headers.ts";
-import { EndpointState } from "./endpoint-state.ts";
+import { type EndpointMoment, EndpointState } from "./endpoint-state.ts";
 import { viaOf } from "./endpoint-via.ts";
 import { type LegacyTool, legacyToolOf } from "./legacy.ts";
 import type { CallDescription, EndpointView, LearnedTool, UpstreamView } from "./port.ts";
@@ -131,6 +131,16 @@ export class UpstreamState {
       const silent = endpoint.silentAtMs !== null && monotonicMs - endpoint.silentAtMs < silentMs;
       const availability = availabilityOf(endpoint, null);
       return !silent && (availability === "good" || availability === "unproven");
+    });
+  }
+
+  /** Another endpoint that lets calls through now: without one a call that has been at `endpoint` has nowhere to go but back, or into panic. */
+  hasOtherThan(endpoint: EndpointState, moment: EndpointMoment): boolean {
+    return this.endpoints.some((other) => {
+      if (other === endpoint) return false;
+      other.refresh(moment);
+      const availability = availabilityOf(other, null);
+      return availability === "good" || availability === "unproven";
     });
   }
 

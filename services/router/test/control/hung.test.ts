@@ -3,7 +3,7 @@ import { createServer } from "node:http";
 import { type AddressInfo, createServer as createTcpServer } from "node:net";
 import { type TestContext, test } from "node:test";
 import type { TrafficObserved } from "@mcp-failover/contracts";
-import type { RunningControl } from "../../src/control/control.ts";
+import type { ControlOptions, RunningControl } from "../../src/control/control.ts";
 import type { Attempt } from "../../src/control/port.ts";
 import { answers, type Look } from "../../src/control/reach.ts";
 import { attemptOf, describe, type Fixture, ok, play, settled, start, until, warehouse } from "./fixture.ts";
@@ -11,10 +11,11 @@ import { attemptOf, describe, type Fixture, ok, play, settled, start, until, war
 const timedOut = { outcome: "hard", code: "timeout", executed: "unknown", message: "hangs" } as const;
 
 /** A control whose looks get the answers that the test sets, and that knows what is usual at the primary. */
-async function usual(t: TestContext): Promise<Fixture & { looks: Record<string, Look>; looked: string[] }> {
+async function usual(t: TestContext, more: ControlOptions = {}): Promise<Fixture & { looks: Record<string, Look>; looked: string[] }> {
   const looks: Record<string, Look> = {};
   const looked: string[] = [];
   const fixture = await start(t, {
+    ...more,
     answers: async (url) => {
       looked.push(url);
       return looks[url] ?? "answers";
@@ -118,6 +119,25 @@ test("what may write is never given up, and nothing is where there is nowhere be
   assert.equal(givenUp(read), false);
   await fixture.health("warehouse", "secondary", { status: "healthy" });
   await until("the read is given up once there is somewhere to go", () => givenUp(read));
+});
+
+test("a read that has nowhere to go costs nothing at each look at its endpoint, however many there are", async (t) => {
+  let plans = 0;
+  const random = () => {
+    plans += 1;
+    return 0.5;
+  };
+  const fixture = await usual(t, { random });
+  fixture.looks[primaryUrl] = "silent";
+  await fixture.health("warehouse", "secondary", { status: "unhealthy", score: 0 });
+  const reads = await Promise.all(Array.from({ length: 20 }, () => attemptOf(fixture.control.begin(describe(fixture)))));
+  fixture.clock.nowMs += 3000;
+  await until("it is found to hang", () => fixture.looked.includes(primaryUrl));
+  plans = 0;
+  await settled(300);
+  assert.equal(plans, 0, "calls that were planned anew");
+  await fixture.health("warehouse", "secondary", { status: "healthy" });
+  await until("all are given up once there is somewhere to go", () => reads.every(givenUp));
 });
 
 test("an idempotent write that waits for an endpoint that hangs runs again once the fleet has moved the upstream, and not before", async (t) => {
