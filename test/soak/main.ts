@@ -6,6 +6,7 @@ import { parseArgs } from "node:util";
 import { closingLine } from "../../scripts/lib/test-count.mjs";
 import { table } from "../bench/table.ts";
 import { cases } from "./cases.ts";
+import { endOf, NothingShownError, soakEnds } from "./mixed/judge.ts";
 import { runMixed } from "./mixed/mixed.ts";
 import { tell } from "./mixed/tell.ts";
 import { problemsOf, type SoakResult, soak, stillMoves } from "./soak.ts";
@@ -20,6 +21,7 @@ const stillMovesMs = 60_000;
 const say = (line: string): void => void process.stdout.write(`${line}\n`);
 const total = { passed: 0, failed: 0, skipped: 0 };
 const results: SoakResult[] = [];
+let nothingShown: string | null = null;
 try {
   const { values } = parseArgs({
     options: {
@@ -37,8 +39,10 @@ try {
     return value;
   };
   if (values.case === "mixed") {
+    const seed = positive("seed", Math.ceil(Math.random() * 1_000_000_000));
+    say(`seed ${seed}`);
     const result = await runMixed({
-      seed: positive("seed", Math.ceil(Math.random() * 1_000_000_000)),
+      seed,
       durationMs: values.quick ? usualMixed.quickMs : positive("minutes", usualMixed.minutes) * 60_000,
       callsPerSecond: positive("rate", usualMixed.callsPerSecond),
       faultEveryMs: values.quick ? usualMixed.quickFaultEveryMs : usualMixed.faultEveryMs,
@@ -46,6 +50,7 @@ try {
     });
     tell(result, say);
     total[result.problems.length === 0 ? "passed" : "failed"] += 1;
+    nothingShown = endOf(result.problems) === soakEnds.nothingShown ? result.problems.join("; ") : null;
     writeJson(values.json, result);
   } else {
     const names = [...cases.map(({ name }) => name), "mixed"];
@@ -59,9 +64,11 @@ try {
 } catch (error) {
   process.stderr.write(`npm run soak: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}\n`);
   total.failed += 1;
+  if (error instanceof NothingShownError) nothingShown = error.message;
 }
+if (nothingShown !== null) say(`NOTHING SHOWN: ${nothingShown.split("\n")[0]}`);
 say(closingLine(total));
-process.exitCode = total.failed > 0 ? 1 : 0;
+process.exitCode = total.failed === 0 ? soakEnds.passed : nothingShown === null ? soakEnds.failed : soakEnds.nothingShown;
 
 async function runCase(one: (typeof cases)[number], durationMs: number, callsPerSecond: number): Promise<void> {
   say(`== ${one.name}: ${one.what}`);

@@ -3,7 +3,7 @@ import { describe, test } from "node:test";
 import { Random } from "../sim/random.ts";
 import { Book } from "../soak/mixed/book.ts";
 import { drawFault } from "../soak/mixed/faults.ts";
-import { faultProblems, growthOf, growthProblems, leftovers } from "../soak/mixed/judge.ts";
+import { endOf, faultProblems, growthOf, growthProblems, leftovers } from "../soak/mixed/judge.ts";
 import type { Look, RouterLook } from "../soak/mixed/look.ts";
 
 const mib = 1024 * 1024;
@@ -64,6 +64,22 @@ test("F: a run without its faults is told, one that missed some of many is not",
     assert.match(faultProblems(faults, 10 * minutes, 20_000).join(), /^F: \d+ of \d+ faults were done, in 600 s$/);
   }
   assert.equal(faultProblems([], 5000, 20_000).length, 1, "a run too short for any fault");
+});
+
+test("a run in which too little was done or seen shows nothing and may be tried again; one broken invariant is a failure whatever else there is", () => {
+  const noFaults = faultProblems([], 60_000, 10_000);
+  const notLooked = growthProblems(growthOf([], 0));
+  assert.equal(endOf([]), 0);
+  assert.equal(endOf([...noFaults, ...notLooked]), 75);
+  const book = new Book("m1", 8000);
+  book.answeredTwice("session read", "m1-1");
+  for (const broken of [
+    ...book.problems([]),
+    "S5: only good answers again",
+    "M1: the heap of router-1 grew",
+    "M2: router-1 has 9 sessions",
+  ])
+    assert.equal(endOf([...noFaults, broken, ...notLooked]), 1, broken);
 });
 
 describe("what the mixed soak says of what is kept", () => {

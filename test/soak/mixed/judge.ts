@@ -15,6 +15,8 @@ const slack = { sessions: 0, sockets: 12, fds: 24, children: 1, timers: 8, tcp: 
 const undoneShareMax = 0.2;
 const undoneMin = 2;
 const serviceSlack = { fds: 12, children: 0 } as const;
+/** Problems that say of a run that too little was done or seen in it, and nothing of the stack. */
+const tooLittle = [/^F: /, /^M1: .* was looked at too seldom to say anything$/];
 
 /** What speaks against the faults of a run: that too few were done. */
 export function faultProblems(faults: readonly { readonly problem: string | null }[], durationMs: number, everyMs: number): string[] {
@@ -81,6 +83,21 @@ export function leftovers(before: Look, after: Look): string[] {
     }
   }
   return problems;
+}
+
+/** How a run ends. `nothingShown` is EX_TEMPFAIL of sysexits.h: it may be tried again, and nothing else may (.ci/run). */
+export const soakEnds = { passed: 0, failed: 1, nothingShown: 75 } as const;
+
+/** The run could not begin: a machine too busy to say anything of the stack. */
+export class NothingShownError extends Error {
+  readonly code = "soak_nothing_shown";
+  readonly retriable = true;
+}
+
+/** One broken invariant is a failure, whatever else there was too little of. */
+export function endOf(problems: readonly string[]): (typeof soakEnds)[keyof typeof soakEnds] {
+  if (problems.length === 0) return soakEnds.passed;
+  return problems.every((problem) => tooLittle.some((kind) => kind.test(problem))) ? soakEnds.nothingShown : soakEnds.failed;
 }
 
 export const mib = (bytes: number): string => (bytes / 1024 / 1024).toFixed(1);

@@ -9,7 +9,7 @@ import { type Agents, startAgents } from "./agents.ts";
 import { Book } from "./book.ts";
 import { mixedConfig, stdioAllow } from "./config.ts";
 import { drawFault, type FaultWorld } from "./faults.ts";
-import { faultProblems, growthOf, growthProblems, leftovers, mib } from "./judge.ts";
+import { faultProblems, growthOf, growthProblems, leftovers, mib, NothingShownError } from "./judge.ts";
 import { type Look, lookAt } from "./look.ts";
 import { deadlineMs, patienceMs } from "./session-agent.ts";
 
@@ -51,7 +51,10 @@ const lookEveryMs = 10_000;
 const sayEveryMs = 30_000;
 const inFlightMax = 2000;
 
-/** Mixed traffic with a fault every so often; what became of every request, and what is left in the end. */
+/**
+ * Mixed traffic with a fault every so often; what became of every request, and what is left in the end. Throws {@link NothingShownError} where no
+ * traffic could begin.
+ */
 export async function runMixed(options: MixedOptions): Promise<MixedResult> {
   const { say, seed } = options;
   const dir = await tempDir("mcpf-mixed-");
@@ -61,10 +64,10 @@ export async function runMixed(options: MixedOptions): Promise<MixedResult> {
     config: mixedConfig(opsFile),
     readyMs: 180_000,
     env: { NODE_OPTIONS: `--import=${preload}`, MCPF_STDIO_ALLOW: stdioAllow, MCPF_ROUTER_SESSION_IDLE_MS: "20000" },
-  });
+  }).catch(notReady);
   let isOver = false;
   try {
-    await until(() => allHealthy(stack), healthyMs, "every endpoint healthy");
+    await until(() => allHealthy(stack), healthyMs, "every endpoint healthy").catch(notReady);
     const book = new Book(`m${seed}`, deadlineMs);
     const world: FaultWorld = { stack, book, opsFile };
     // What is made once and kept (connections to NATS, code, standby processes) is there before anything is counted.
@@ -110,6 +113,8 @@ export async function runMixed(options: MixedOptions): Promise<MixedResult> {
         async () => {
           const look = looks.at(-1);
           say(`  ${atS()} s: ${book.sent} requests, ${book.inFlight} in flight, ${problemsNow(book)}${look ? `; ${told(look)}` : ""}`);
+          // Said as soon as it is known: this run may be ended before it judges.
+          for (const problem of book.problems([]).filter(isFinal).slice(0, 3)) say(`  PROBLEM: ${problem}`);
         },
       ),
     ];
@@ -148,6 +153,10 @@ export async function runMixed(options: MixedOptions): Promise<MixedResult> {
     await stack.stop();
     await dir.remove();
   }
+}
+
+function notReady(cause: Error): never {
+  throw new NothingShownError(`the stack did not get ready: ${cause.message}`, { cause });
 }
 
 async function allHealthy(stack: RunningStack): Promise<boolean> {
@@ -221,6 +230,9 @@ async function every(ms: number, isOver: () => boolean, act: () => Promise<void>
     await act();
   }
 }
+
+/** What nothing that comes later can put right. */
+const isFinal = (problem: string): boolean => /^S1: answered twice|^S3: /.test(problem);
 
 function problemsNow(book: Book): string {
   const count = (name: string): number => book.total((outcome) => outcome === name);
