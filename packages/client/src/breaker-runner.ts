@@ -40,6 +40,7 @@ export class BreakerRunner implements CallOwner {
   /** Where those go on that are late but not over. */
   readonly #secondList: DeadlineList | null;
   #running = 0;
+  #admitting = false;
 
   constructor(options: BreakerOptions<unknown>, timeoutMs: number | null) {
     this.#name = options.name ?? "function";
@@ -223,11 +224,18 @@ export class BreakerRunner implements CallOwner {
     if (this.#line.length > 0) this.#admit();
   }
 
+  /** A call that ends at once leaves from within its own start: then it only frees its place, and this loop goes on, so that no line overflows the stack. */
   #admit(): void {
-    while (this.#running < this.#concurrencyMax) {
-      const next = this.#line.next();
-      if (next === null) return;
-      next.start();
+    if (this.#admitting) return;
+    this.#admitting = true;
+    try {
+      while (this.#running < this.#concurrencyMax) {
+        const next = this.#line.next();
+        if (next === null) return;
+        next.start();
+      }
+    } finally {
+      this.#admitting = false;
     }
   }
 

@@ -171,6 +171,31 @@ test("S1: those that wait are told at once when the breaker opens", async () => 
   for (const error of await Promise.all(waiting)) assert.ok(error instanceof BreakerOpenError);
 });
 
+test("S1, S2, S3: however many wait, and though each ends at once, all have their answer and all places come back", async () => {
+  const count = 10_000;
+  const breaker = createBreaker({ concurrencyMax: 1, queueMax: count, timeoutMs: null, consecutiveFailures: null, failureRatio: null });
+  const gate = Promise.withResolvers<string>();
+  const first = breaker.execute(() => gate.promise);
+  const waiting = Promise.allSettled(
+    Array.from({ length: count }, (_, index) =>
+      breaker.execute(() => {
+        if (index % 2 === 1) throw boom;
+        return index;
+      }),
+    ),
+  );
+  assert.equal(breaker.stats().waiting, count);
+  gate.resolve("first");
+  assert.equal(await first, "first");
+  const ends = await waiting;
+  assert.deepEqual(
+    ends.slice(-2).map((end) => (end.status === "fulfilled" ? end.value : end.reason)),
+    [count - 2, boom],
+  );
+  const { calls, successes, failures, running, waiting: left } = breaker.stats();
+  assert.deepEqual([calls, successes, failures, running, left], [count + 1, count / 2 + 1, count / 2, 0, 0]);
+});
+
 test("calls that take too long open the breaker while they are still out", async () => {
   const breaker = createBreaker({ timeoutMs: 60_000, slowMs: 20, slowRatio: 0.5, minimumCalls: 5 });
   const controller = new AbortController();
