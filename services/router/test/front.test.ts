@@ -154,6 +154,23 @@ test("F6: requests that come before the answer to the last one wait for it, and 
   assert.deepEqual(came().match(/(?:front|node):(?:one|two|three)?/g), ["front:one", "node:two", "node:three", "node:"]);
 });
 
+for (const [what, rest, then] of [
+  ["no HTTP at all", "}}\r\n\r\n", /^HTTP\/1\.1 400 Bad Request/],
+  ["a CONNECT, at which node:http closes", "CONNECT a:1 HTTP/1.1\r\nhost: a\r\n\r\n", /^$/],
+] as const) {
+  test(`F6: the answer to a request is sent whole before what waits behind it is read, be that ${what}`, async (t) => {
+    const { port, held } = await startWorld(t);
+    const { socket, came, closed } = dial(t, port);
+    socket.write(post("hold") + rest);
+    await until(() => held.length === 1);
+    held[0]?.end("front:one");
+    await until(closed);
+    const [answer = "", after = ""] = came().split(/(?<=front:one)/);
+    assert.match(answer, /^HTTP\/1\.1 200 OK\r\n.*\r\n\r\nfront:one$/s);
+    assert.match(after, then);
+  });
+}
+
 test("F6: a request with another hidden behind its end is two requests, whoever reads them", async (t) => {
   const { port, seen } = await startWorld(t);
   const { socket, came } = dial(t, port);

@@ -1,7 +1,7 @@
 import type { Socket } from "node:net";
 import { isYoung } from "../idle-connections.ts";
 import { KnownHead } from "../known-head.ts";
-import { writeTogether } from "../write-together.ts";
+import { sendWritten, writeTogether } from "../write-together.ts";
 import { type AnswerLine, FrontResponse } from "./front-response.ts";
 import { type KnownRequest, readStrict, requestBytesMax, type StrictRequest } from "./strict-request.ts";
 
@@ -154,6 +154,8 @@ export class FrontConnection implements AnswerLine {
     // Paused, so that nothing of it is lost before the other one listens.
     socket.pause();
     socket.unshift(bytes);
+    // node:http destroys the socket over what it cannot read, and the last answer is not to be lost with that.
+    sendWritten(socket);
     this.#owner.giveAway();
     process.nextTick(() => socket.resume());
   }
