@@ -15,6 +15,7 @@ import {
 import { homedir, tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { findGo, natsServerCache, natsServerModule } from "./newest-nats-server.mjs";
 import { ROOT } from "./repo.mjs";
 
 /**
@@ -228,12 +229,14 @@ function nodeInto(version, context) {
 
 /** @param {string} version @param {string} file that appears whole or not at all @param {(line: string) => void} log */
 function goInstall(version, file, log) {
+  const go = findGo((line) => log(`stand-ins: ${line}`));
+  if ("problem" in go) throw new StandInError(go.problem);
   log(`stand-ins: go install nats-server ${version}, about a minute`);
   mkdirSync(dirname(file), { recursive: true });
   const folder = mkdtempSync(join(tmpdir(), "mcpf-go-"));
   try {
-    const program = `github.com/nats-io/nats-server/v2@v${version}`;
-    run("go", ["install", "-ldflags", "-s -w", program], undefined, { ...process.env, GOBIN: folder, CGO_ENABLED: "0" });
+    const env = { ...process.env, ...go.env, GOBIN: folder };
+    run(go.program, ["install", "-ldflags", "-s -w", natsServerModule(version)], undefined, env);
     copyFileSync(join(folder, "nats-server"), `${file}.${process.pid}`);
     renameSync(`${file}.${process.pid}`, file);
   } finally {
@@ -241,12 +244,16 @@ function goInstall(version, file, log) {
   }
 }
 
-/** @param {string} version @param {string} context @param {(line: string) => void} log */
-function natsInto(version, context, log) {
-  const cached = join(imageCache(), `nats-server-${version}`);
+/**
+ * The server of exactly this version: what an earlier run or `node scripts/newest-nats.mjs` has built, else built now. Only where that cannot be,
+ * Debian's.
+ * @param {string} version @param {string} context @param {(line: string) => void} log
+ */
+export function natsInto(version, context, log) {
+  const places = [join(imageCache(), `nats-server-${version}`), join(natsServerCache(version), "nats-server")];
+  const cached = places.find((place) => existsSync(place)) ?? places[0] ?? "";
   if (!existsSync(cached)) {
     try {
-      if (spawnSync("go", ["version"]).status !== 0) throw new StandInError("there is no go here");
       goInstall(version, cached, log);
     } catch (error) {
       if (!(error instanceof StandInError)) throw error;

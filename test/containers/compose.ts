@@ -22,7 +22,7 @@ export const skip: string | false = suite === null ? "no container engine is pre
 export const skipCluster: string | false =
   skip !== false || !process.env["MCPF_NATS_CONF"]?.includes("2.9")
     ? skip
-    : "Debian's nats-server 2.9 stands in here, and its fence does not hold with replicas: the newest one is built where Go is installed";
+    : "Debian's nats-server 2.9 stands in here, and its fence does not hold with replicas: run `node scripts/newest-nats.mjs`, which says what is missing";
 
 interface Container {
   readonly id: string;
