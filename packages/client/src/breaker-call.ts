@@ -9,6 +9,12 @@ export interface BreakerContext {
   readonly attempt: number;
 }
 
+/** How an attempt failed, for whoever may make another: an error's class does not say whose it is, as breakers can be within breakers. */
+export interface AttemptNote {
+  /** Whether its function was called. Null: it has not failed, its caller went away, or its error does not count. */
+  called: boolean | null;
+}
+
 /** How a call is made; calls without options of their own share one. */
 export interface CallSpec {
   readonly signal: AbortSignal | undefined;
@@ -16,6 +22,8 @@ export interface CallSpec {
   readonly idempotent: boolean;
   readonly fallback: Fallback<unknown> | undefined;
   readonly attempt: number;
+  /** Of an attempt that others may follow. */
+  readonly note: AttemptNote | null;
 }
 
 /** Whoever made a call hears that its caller cancels. */

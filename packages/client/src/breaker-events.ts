@@ -69,7 +69,7 @@ export class BreakerListeners {
   }
 
   /** A rule of the caller's that says `otherwise` where it throws, so that its call has an answer all the same. */
-  guard(rule: (of: unknown) => boolean, otherwise: boolean): (of: unknown) => boolean {
+  guard<R>(rule: (of: unknown) => R, otherwise: R): (of: unknown) => R {
     return (of) => {
       try {
         return rule(of);

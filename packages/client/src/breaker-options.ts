@@ -70,7 +70,7 @@ export interface BreakerOptions<R = never> {
   readonly isFailure?: (error: unknown) => boolean;
   /** Whether a value counts against it; it is returned all the same. Default: a `Response` with 5xx. */
   readonly isFailureResult?: (value: unknown) => boolean;
-  /** What an error proves, for retries, where the default (`failureOf`) does not know it. */
+  /** What an error of the function proves, for retries and `outcomeUnknown`, where the default (`failureOf`) does not know it. */
   readonly classify?: (error: unknown) => Failure | null;
   /** Answers for the function: when it failed, timed out, or was not called. Not when the caller cancels, or by an error that does not count. */
   readonly fallback?: Fallback<R>;

@@ -7,7 +7,7 @@ import { type BreakerOptions, policyOf } from "./breaker-options.ts";
 import { talliesCount, tally } from "./breaker-stats.ts";
 import { DeadlineList } from "./deadline-list.ts";
 import { BreakerOpenError, BulkheadFullError, CallTimeoutError } from "./errors.ts";
-import { countsByDefault, failureOf, isBadResponse } from "./failure.ts";
+import { countsByDefault, type Failure, failureOf, isBadResponse } from "./failure.ts";
 import { WaitingLine } from "./waiting-line.ts";
 
 export type Work<T> = (context: BreakerContext) => T | PromiseLike<T>;
@@ -20,7 +20,7 @@ export type Work<T> = (context: BreakerContext) => T | PromiseLike<T>;
  * S1  At most `concurrencyMax` functions run at once and `queueMax` calls wait; a function that goes on after its end keeps its place, 30 s at most.
  * S2  No call outlives its time: then its caller has an error, and its signal is aborted.
  * S3  Every call ends in exactly one of the counts of `stats`, and its permit comes back exactly once.
- * S4  A listener, a fallback, `isFailure` or `isFailureResult` that throws harms no other call, and keeps none from its answer.
+ * S4  A listener, a fallback, `isFailure`, `isFailureResult` or `classify` that throws harms no other call, and keeps none from its answer.
  */
 export class BreakerRunner implements CallOwner {
   readonly core: CallBreaker;
@@ -35,6 +35,7 @@ export class BreakerRunner implements CallOwner {
   readonly #line: WaitingLine;
   readonly #isFailure: (error: unknown) => boolean;
   readonly #isFailureResult: (value: unknown) => boolean;
+  readonly #classify: (error: unknown) => Failure | null;
   /** Where calls with the usual time-out begin. Null: nothing is watched. */
   readonly #firstList: DeadlineList | null;
   /** Where those go on that are late but not over. */
@@ -57,9 +58,10 @@ export class BreakerRunner implements CallOwner {
     this.#concurrencyMax = options.concurrencyMax ?? defaultCallLimits.concurrencyMax;
     this.#queueMax = options.queueMax ?? defaultCallLimits.queueMax;
     this.#line = new WaitingLine(this.#queueMax);
-    const { isFailure, isFailureResult } = options;
+    const { isFailure, isFailureResult, classify } = options;
     this.#isFailure = isFailure === undefined ? countsByDefault : this.listeners.guard(isFailure, true);
     this.#isFailureResult = isFailureResult === undefined ? isBadResponse : this.listeners.guard(isFailureResult, false);
+    this.#classify = classify === undefined ? () => null : this.listeners.guard(classify, null);
     const onTimeout = (call: Call): void => this.#timeOut(call);
     if (slowMs !== null && (timeoutMs === null || slowMs < timeoutMs)) {
       this.#firstList = new DeadlineList(slowMs, (entry) => this.#grewSlow(entry as Call));
@@ -184,7 +186,7 @@ export class BreakerRunner implements CallOwner {
     this.#count(tally.timeout);
     this.listeners.emit("timeout", { error });
     this.#abandon(call, error);
-    call.resolve?.(this.answer(error, call.spec));
+    call.resolve?.(this.answer(error, call.spec, true));
   }
 
   #grewSlow(call: Call): void {
@@ -224,7 +226,7 @@ export class BreakerRunner implements CallOwner {
     if (this.#line.length > 0) this.#admit();
   }
 
-  /** A call that ends at once leaves from within its own start: then it only frees its place, and this loop goes on, so that no line overflows the stack. */
+  /** A call that ends at once leaves from within its own start: the loop goes on by itself, however long the line is. */
   #admit(): void {
     if (this.#admitting) return;
     this.#admitting = true;
@@ -268,7 +270,7 @@ export class BreakerRunner implements CallOwner {
     this.#fail(call, nowMs);
     this.core.tally(tally.failure, 1, nowMs);
     this.listeners.emit("failure", { error, latencyMs });
-    return this.answer<T>(error, call.spec);
+    return this.answer<T>(error, call.spec, true);
   }
 
   #measured(call: Call, nowMs: number): number | null {
@@ -342,7 +344,7 @@ export class BreakerRunner implements CallOwner {
   #refuse<T>(spec: CallSpec, error = this.#openError()): Promise<T> {
     this.#count(tally.rejected);
     this.listeners.emit("reject", { error });
-    return this.answer(error, spec);
+    return this.answer(error, spec, false);
   }
 
   #cancelled(reason: unknown): Promise<never> {
@@ -376,7 +378,7 @@ export class BreakerRunner implements CallOwner {
         leave(() => {
           this.#count(tally.timeout);
           this.listeners.emit("timeout", { error });
-          return this.answer(error, spec);
+          return this.answer(error, spec, false);
         });
       };
       const timer = timeoutMs === null ? undefined : setTimeout(onTimeout, timeoutMs);
@@ -386,18 +388,24 @@ export class BreakerRunner implements CallOwner {
       leave(() => {
         this.#count(tally.full);
         this.listeners.emit("full", { error, running: this.#running, waiting: this.#line.length });
-        return this.answer(error, spec);
+        return this.answer(error, spec, false);
       });
     });
   }
 
-  /** Ends a call with whatever its fallback says, or with its error. */
-  answer<T>(error: unknown, spec: CallSpec): Promise<T> {
-    const { fallback, signal, timeoutMs } = spec;
+  /** What an error of the function proves. */
+  failureOf(error: unknown): Failure {
+    return this.#classify(error) ?? failureOf(error);
+  }
+
+  /** Ends a call with whatever its fallback says, or with its error. `called`: its function was. */
+  answer<T>(error: unknown, spec: CallSpec, called: boolean): Promise<T> {
+    const { fallback, signal, timeoutMs, note } = spec;
+    if (note !== null) note.called = called;
     if (fallback === undefined) return Promise.reject(error);
     this.#count(tally.fallback);
     this.listeners.emit("fallback", { error });
-    const outcomeUnknown = !spec.idempotent && mayHaveRun(error);
+    const outcomeUnknown = called && !spec.idempotent && this.failureOf(error).executed !== "no";
     const late = (): Error => new CallTimeoutError(this.#name, timeoutMs ?? foreverMs, false);
     const options = { timeoutMs: timeoutMs ?? foreverMs, timeoutReason: late, signal, onSettled: () => undefined };
     return attempt((of) => fallback(error, { signal: of, outcomeUnknown }), options).then((end) => {
@@ -409,10 +417,4 @@ export class BreakerRunner implements CallOwner {
 
 function isThenable<T>(value: T | PromiseLike<T>): value is PromiseLike<T> {
   return typeof (value as PromiseLike<T> | null | undefined)?.then === "function";
-}
-
-/** Whether the function was called, and may have done its work before it failed. */
-function mayHaveRun(error: unknown): boolean {
-  if (error instanceof BreakerOpenError || error instanceof BulkheadFullError) return false;
-  return error instanceof CallTimeoutError ? error.outcomeUnknown : failureOf(error).executed !== "no";
 }

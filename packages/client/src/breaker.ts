@@ -9,13 +9,12 @@ import {
   type RetryBudget,
 } from "@mcp-failover/domain";
 import { foreverMs } from "./attempt.ts";
-import type { BreakerContext, CallSpec } from "./breaker-call.ts";
+import type { AttemptNote, BreakerContext, CallSpec } from "./breaker-call.ts";
 import type { BreakerEvent, BreakerEvents } from "./breaker-events.ts";
 import type { BreakerCallOptions, BreakerMemory, BreakerOptions, Fallback, RetryOptions } from "./breaker-options.ts";
 import { BreakerRunner, type Work } from "./breaker-runner.ts";
 import { type BreakerStats, statsOf, tally } from "./breaker-stats.ts";
-import { BreakerOpenError, BulkheadFullError, CallTimeoutError } from "./errors.ts";
-import { countsByDefault, failureOf } from "./failure.ts";
+import { CallTimeoutError } from "./errors.ts";
 
 /** A circuit breaker around functions of this process, with time-out, bulkhead, retries and fallback; it needs no fleet and no NATS. */
 export interface Breaker<R = never> {
@@ -62,13 +61,21 @@ export function createBreaker<R = never>(options: BreakerOptions<R> = {}): Break
   if (initial !== undefined) {
     core.restore({ ...initial, openForMs: initial.openForMs - Math.max(0, Date.now() - initial.savedAtMs) }, nowMs());
   }
-  const usual: CallSpec = { signal: undefined, timeoutMs, idempotent, fallback: fallback as Fallback<unknown> | undefined, attempt: 1 };
+  const usual: CallSpec = {
+    signal: undefined,
+    timeoutMs,
+    idempotent,
+    fallback: fallback as Fallback<unknown> | undefined,
+    attempt: 1,
+    note: null,
+  };
   const specOf = (own: BreakerCallOptions<unknown>): CallSpec => ({
     signal: own.signal,
     timeoutMs: own.timeoutMs === undefined ? timeoutMs : own.timeoutMs === null ? null : Math.min(foreverMs, own.timeoutMs),
     idempotent: own.idempotent ?? idempotent,
     fallback: own.fallback ?? usual.fallback,
     attempt: 1,
+    note: null,
   });
   const retrying = options.retry === undefined ? null : retries(runner, options as BreakerOptions<unknown>, options.retry);
   const execute = <T>(work: Work<T>, own?: BreakerCallOptions<unknown>): Promise<T> => {
@@ -123,25 +130,28 @@ export function createBreaker<R = never>(options: BreakerOptions<R> = {}): Break
  */
 function retries(
   runner: BreakerRunner,
-  { nowMs = () => performance.now(), random = Math.random, isFailure = countsByDefault, classify }: BreakerOptions<unknown>,
+  { nowMs = () => performance.now(), random = Math.random }: BreakerOptions<unknown>,
   { attemptsMax = defaultCallLimits.attemptsMax, delayMs = defaultCallLimits.retryDelayMs, delayMsMax, attemptTimeoutMs }: RetryOptions,
 ): <T>(work: Work<T>, spec: CallSpec) => Promise<T> {
   let budget: RetryBudget = initialRetryBudget(nowMs(), defaultPolicy.router);
   return async (work, spec) => {
     const deadlineMs = spec.timeoutMs === null ? Number.POSITIVE_INFINITY : nowMs() + spec.timeoutMs;
     budget = creditCall(budget, nowMs());
+    const note: AttemptNote = { called: null };
     for (let attempt = 1; ; attempt += 1) {
       const leftMs = deadlineMs - nowMs();
       const timeMs = Math.min(leftMs, attemptTimeoutMs ?? leftMs);
       // The usual time-out has a timer of its own for all calls, so that the first attempt costs what a call costs.
       const timeoutMs = attempt === 1 && timeMs === leftMs ? spec.timeoutMs : timeMs === Number.POSITIVE_INFINITY ? null : timeMs;
       try {
-        return await runner.run(work, { ...spec, timeoutMs, fallback: undefined, attempt });
+        note.called = null;
+        return await runner.run(work, { ...spec, timeoutMs, fallback: undefined, attempt, note });
       } catch (error) {
-        if (spec.signal?.aborted) throw error;
-        const notCalled = error instanceof BreakerOpenError || error instanceof BulkheadFullError;
-        if (!notCalled && !(error instanceof CallTimeoutError) && !isFailure(error)) throw error;
-        const { executed } = classify?.(error) ?? failureOf(error);
+        const { called } = note;
+        if (spec.signal?.aborted || called === null) throw error;
+        // The time of an attempt can be over in the queue: then another may have more luck, but not after a refusal.
+        const refused = !called && !(error instanceof CallTimeoutError);
+        const { executed } = runner.failureOf(error);
         const answer = mayRetry({
           safety: spec.idempotent ? "idempotent" : "unsafe",
           executed,
@@ -152,7 +162,7 @@ function retries(
           nowMs: nowMs(),
         });
         const waitMs = Math.min(delayMsMax ?? defaultCallLimits.retryDelayMsMax, delayMs * 2 ** (attempt - 1)) * (1 - random() / 2);
-        if (notCalled || !answer.retry || nowMs() + waitMs >= deadlineMs) return runner.answer(error, spec);
+        if (refused || !answer.retry || nowMs() + waitMs >= deadlineMs) return runner.answer(error, spec, called);
         if (answer.charged) budget = chargeRetry(budget, nowMs());
         runner.core.tally(tally.retry, 1, nowMs());
         runner.listeners.emit("retry", { attempt: attempt + 1, error });

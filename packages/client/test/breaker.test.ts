@@ -257,6 +257,71 @@ test("the fallback answers for failures, time-outs and refusals, and is told whe
   assert.equal(await rejection(breaker.execute(() => Promise.reject(mine))), mine);
 });
 
+for (const retry of [undefined, { delayMs: 1 }]) {
+  const how = retry === undefined ? "once" : "with retries";
+  test(`the refusal of a breaker within the function is no proof that the function was not called (${how})`, async () => {
+    const closed = createBreaker({ name: "mail", concurrencyMax: 1, queueMax: 1 });
+    closed.forceOpen();
+    const full = createBreaker({ name: "disk", concurrencyMax: 1, queueMax: 1, timeoutMs: null });
+    const gate = Promise.withResolvers<void>();
+    const held = full.execute(() => gate.promise);
+    const waits = full.execute(() => 1);
+    const late = createBreaker({ name: "cache", timeoutMs: 10, idempotent: true });
+    const told: [string, boolean][] = [];
+    const outer = createBreaker({
+      ...(retry === undefined ? {} : { retry }),
+      concurrencyMax: 1,
+      fallback: (error: unknown, { outcomeUnknown }: FallbackContext) => void told.push([(error as Error).name, outcomeUnknown]),
+    });
+    let charged = 0;
+    for (const inner of [() => closed.execute(() => 1), () => full.execute(() => 1), () => late.execute(never)]) {
+      await outer.execute(() => {
+        charged += 1;
+        return inner();
+      });
+    }
+    assert.equal(charged, 3, "none is called again");
+    assert.deepEqual(told, [
+      ["BreakerOpenError", true],
+      ["BulkheadFullError", true],
+      ["CallTimeoutError", true],
+    ]);
+    gate.resolve();
+    await Promise.all([held, waits]);
+    const busy = Promise.withResolvers<void>();
+    const running = outer.execute(() => busy.promise);
+    await outer.execute(() => assert.fail("called"));
+    outer.forceOpen();
+    await outer.execute(() => assert.fail("called"));
+    assert.deepEqual(told.slice(3), [
+      ["BulkheadFullError", false],
+      ["BreakerOpenError", false],
+    ]);
+    busy.resolve();
+    await running;
+  });
+}
+
+test("`classify` says what an error proves: to retries, and to the fallback", async () => {
+  const proof = { class: "hard", code: "refused", executed: "no" } as const;
+  const told: boolean[] = [];
+  const fallback = (_: unknown, { outcomeUnknown }: FallbackContext) => void told.push(outcomeUnknown);
+  for (const retry of [undefined, { delayMs: 1 }]) {
+    let calls = 0;
+    const breaker = createBreaker({
+      ...(retry === undefined ? {} : { retry }),
+      classify: (error) => (error === boom ? proof : null),
+      fallback,
+    });
+    await breaker.execute(() => {
+      calls += 1;
+      return fails();
+    });
+    assert.equal(calls, retry === undefined ? 1 : 3);
+  }
+  assert.deepEqual(told, [false, false]);
+});
+
 test("S4: a fallback that hangs ends with the time-out, one that throws with its error", async () => {
   const breaker = createBreaker({ timeoutMs: 20 });
   let signal: AbortSignal | undefined;
@@ -335,15 +400,31 @@ test("S4: what judges by a rule that throws has its answer all the same, its pla
   const broken = () => {
     throw new TypeError("the rule is broken");
   };
-  for (const timeoutMs of [null, 5000]) {
+  for (const [timeoutMs, retry, rules] of [
+    [null, {}, 3],
+    [5000, {}, 3],
+    // What the error proves is asked for too: whether there may be another attempt.
+    [null, { retry: { delayMs: 1 }, classify: broken }, 4],
+    [5000, { retry: { delayMs: 1 }, classify: broken }, 4],
+  ] as const) {
     const reported: unknown[] = [];
     const onError = (error: unknown) => void reported.push(error);
-    const breaker = createBreaker({ timeoutMs, isFailure: broken, isFailureResult: broken, onError });
+    const breaker = createBreaker({ timeoutMs, ...retry, isFailure: broken, isFailureResult: broken, onError });
     assert.equal(await breaker.execute(() => 1), 1);
     assert.equal(await breaker.execute(async () => 2), 2);
     assert.equal(await rejection(breaker.execute(fails)), boom);
     const { running, successes, failures } = breaker.stats();
-    assert.deepEqual([running, successes, failures, reported.length], [0, 2, 1, 3]);
+    assert.deepEqual([running, successes, failures, reported.length], [0, 2, 1, rules]);
+    const refused = Object.assign(new Error("no"), { code: "ECONNREFUSED" });
+    let calls = 0;
+    const answer = breaker.execute(
+      () => {
+        calls += 1;
+        return Promise.reject(refused);
+      },
+      { fallback: (error, { outcomeUnknown }) => [error, outcomeUnknown] },
+    );
+    assert.deepEqual([await answer, calls], [[refused, false], "retry" in retry ? 3 : 1]);
   }
 });
 
