@@ -15,7 +15,8 @@ import { anybody, type Principal, principalOf } from "./principal.ts";
  * I1  Where an agent has a credential, or there is an issuer, nobody is let in without a good token: 401 says how to get one.
  * I2  A token is compared by its SHA-256; neither it nor the hash is ever in a log line, an error or an answer.
  * I3  A JWT is good with a signature by a key of its issuer, in its time, and made for this router (`aud`), which is looked at for every
- *     request; a good one is believed for at most `believedMs` without looking at the signature again.
+ *     request; a good one is believed for at most `believedMs` without looking at the signature again, and never longer than the configuration
+ *     that let it in.
  * I5  A certificate of a client counts where the request has no token, while it is valid, and only where it names one agent and no second one.
  * I4  Keys that cannot be fetched refuse nobody whom the last good ones let in.
  */
@@ -110,10 +111,13 @@ export function createTokenGuard(options: TokenGuardOptions): Guard & { required
     return principal;
   };
 
-  const verify = async (token: string, hash: string, now: Rules, place: Place): Promise<Principal> => {
+  /** Null: the configuration changed meanwhile, and says perhaps something else of this token. */
+  const verify = async (token: string, hash: string, now: Rules, place: Place): Promise<Principal | null> => {
     const issuer = issuerOf(token, now);
     if (issuer === null) throw unauthorized(now, place, "the token is none of an issuer that is configured");
     const payload = await verified(token, issuer, now, place);
+    // From here on nothing is waited for: what is believed is what the configuration says now.
+    if (current() !== now) return null;
     const name = payload[issuer.agent_claim];
     const agent = typeof name === "string" ? now.bySubject.get(`${issuer.issuer} ${name}`) : undefined;
     const config = agent === undefined ? undefined : now.topology?.agents[agent];
@@ -167,7 +171,7 @@ export function createTokenGuard(options: TokenGuardOptions): Guard & { required
     }
   };
 
-  return {
+  const guard: ReturnType<typeof createTokenGuard> = {
     required: () => current().required,
     byCertificate: () => current().byCertificate.size > 0,
     identify(headers, face, upstream, socket) {
@@ -193,7 +197,8 @@ export function createTokenGuard(options: TokenGuardOptions): Guard & { required
       }
       believed.delete(hash);
       if (now.issuers.length === 0 || token.split(".").length !== 3) throw unauthorized(now, place, "the token is not known");
-      return verify(token, hash, now, place);
+      // Each further time is one more new configuration.
+      return verify(token, hash, now, place).then((principal) => principal ?? guard.identify(headers, face, upstream, socket));
     },
     metadata(path) {
       const now = current();
@@ -213,6 +218,7 @@ export function createTokenGuard(options: TokenGuardOptions): Guard & { required
       };
     },
   };
+  return guard;
 }
 
 interface Place {

@@ -10,7 +10,7 @@ import { exportJWK, generateKeyPair, type JSONWebKeySet, SignJWT } from "jose";
 import { keySetFile } from "../../src/identity/key-set-file.ts";
 import { createKeySets, type KeySetStore } from "../../src/identity/key-sets.ts";
 import { createTokenGuard } from "../../src/identity/token-guard.ts";
-import { connectV1, initializeBody, post, textOf, toolCall } from "../support/clients.ts";
+import { connectV1, initializeBody, post, textOf, toolCall, until } from "../support/clients.ts";
 import { type FakeControl, fakeControl } from "../support/fake-control.ts";
 import { startMcpServer, type TestMcpServer } from "../support/mcp-server.ts";
 import { startTestRouter, type TestRouter } from "../support/router.ts";
@@ -20,6 +20,8 @@ let a: TestMcpServer;
 let control: FakeControl;
 let nowMs = 0;
 let problems: string[] = [];
+/** Gives the router that was started last another configuration. */
+let configure: (config: object) => void = () => undefined;
 beforeEach(async () => {
   a = await startMcpServer("a", { json: true });
   control = fakeControl([{ name: "a", url: a.url }], { legacyTools: ["whoami", "write"] });
@@ -34,7 +36,12 @@ afterEach(async () => {
 const sha256 = (text: string): string => createHash("sha256").update(text).digest("hex");
 
 async function routerWith(config: object, options: { store?: KeySetStore; againMs?: number } = {}): Promise<TestRouter> {
-  const parsed = topology.parse({ upstreams: { fake: { kind: "mcp", endpoints: [{ name: "a", url: a.url, tier: 0 }] } }, ...config });
+  const parse = (given: object) =>
+    topology.parse({ upstreams: { fake: { kind: "mcp", endpoints: [{ name: "a", url: a.url, tier: 0 }] } }, ...given });
+  let parsed = parse(config);
+  configure = (given) => {
+    parsed = parse(given);
+  };
   const values: Record<string, string> = { ALICE_TOKEN: "token-of-alice" };
   const guard = createTokenGuard({
     configuration: () => parsed,
@@ -193,6 +200,7 @@ async function startIssuer() {
   let keys: { kid: string; private: Awaited<ReturnType<typeof generateKeyPair>>["privateKey"]; jwk: object }[] = [];
   let fetches = 0;
   let answer: "keys" | "error" | "redirect" | "endless" = "keys";
+  let held: Promise<void> | null = null;
   const metadata = new Map<string, object>();
   const asked: string[] = [];
   const server = createServer((request, response) => {
@@ -213,7 +221,13 @@ async function startIssuer() {
       };
       response.on("error", () => undefined);
       pump();
-    } else response.writeHead(200, { "content-type": "application/json" }).end(JSON.stringify({ keys: keys.map(({ jwk }) => jwk) }));
+    } else {
+      const give = (): void => {
+        response.writeHead(200, { "content-type": "application/json" }).end(JSON.stringify({ keys: keys.map(({ jwk }) => jwk) }));
+      };
+      if (held === null) give();
+      else void held.then(give);
+    }
   });
   await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
   stop.push(
@@ -236,6 +250,15 @@ async function startIssuer() {
     },
     set answer(what: typeof answer) {
       answer = what;
+    },
+    /** Gives its keys only after what this returns is called. */
+    hold(): () => void {
+      const { promise, resolve } = Promise.withResolvers<void>();
+      held = promise;
+      return () => {
+        held = null;
+        resolve();
+      };
     },
     async rotate(kid: string) {
       const pair = await generateKeyPair("ES256", { extractable: true });
@@ -352,6 +375,27 @@ describe("agents by OAuth 2.1 bearer token", () => {
     nowMs += 60_000;
     assert.equal((await post(mcpUrl, toolCall(2, "whoami"), { ...headers, ...bearer(token) })).status, 401, "it has expired meanwhile");
     assert.equal(issuer.fetches, 1);
+  });
+
+  test("I3: a token that is looked at while the configuration changes is worth what the new one says, then and later", async () => {
+    for (const [what, later, expected] of [
+      ["its subject is another one's", { subjects: ["somebody-else"] }, { status: 403 }],
+      ["it may use another upstream", { subjects: ["alice-at-idp"], allow: { upstreams: ["other"] } }, { status: 403 }],
+      ["it may use more", { subjects: ["alice-at-idp"] }, { status: 200 }],
+    ] as const) {
+      const issuer = await startIssuer();
+      const config = configuration(issuer);
+      const { mcpUrl } = await routerWith(config);
+      const release = issuer.hold();
+      const headers = bearer(await issuer.sign());
+      const looked = post(mcpUrl, initializeBody, headers);
+      await until(() => issuer.fetches === 1);
+      configure({ ...config, agents: { alice: later } });
+      assert.equal((await post(mcpUrl, initializeBody)).status, 401, "somebody else's request shows the new configuration to the guard");
+      release();
+      const [first, second] = [await looked, await post(mcpUrl, initializeBody, headers)];
+      assert.deepEqual([first.status, second.status], [expected.status, expected.status], what);
+    }
   });
 
   test("K2: a new key is fetched when a token names it, but not for every token that names a wrong one", async () => {
