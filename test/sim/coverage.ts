@@ -62,6 +62,7 @@ const faultCells: Readonly<Record<FaultKind, readonly string[]>> = {
   pause: services.map((service) => `pause:${service}`),
   clock_jump: ["clock_jump"],
   clock_drift: ["clock_drift"],
+  prober_clocks: ["prober_clocks:ahead", "prober_clocks:behind"],
   nats_restart: ["nats_restart"],
   messages: needed(messages).map((what) => `messages:${what}`),
   liar: needed(liars).map((says) => `liar:${says}`),

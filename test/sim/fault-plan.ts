@@ -45,6 +45,7 @@ export class FaultPlan {
       if ("process" in fault && (fault.process === name || ("peer" in fault && fault.peer === name))) return true;
       if (fault.kind === "endpoint" && fault.endpoint === name) return true;
       if (fault.kind === "nats_restart" && name === "nats") return true;
+      if (fault.kind === "prober_clocks" && this.#world.nodes.get(name)?.service === "prober") return true;
     }
     return false;
   }
@@ -91,6 +92,14 @@ export class FaultPlan {
       case "clock_jump":
         (fault.process === "nats" ? this.#world.server.host : this.#node(fault.process)?.host)?.jump(fault.byMs);
         return () => undefined;
+      case "prober_clocks": {
+        const all = [...this.#world.nodes.values()].filter(({ service }) => service === "prober");
+        const jump = (byMs: number): void => {
+          for (const { host } of all) host.jump(byMs);
+        };
+        jump(fault.byMs);
+        return () => jump(-fault.byMs);
+      }
       case "clock_drift": {
         const host = this.#node(fault.process)?.host;
         if (host === undefined || host.rate !== 1) return null;
@@ -293,6 +302,8 @@ function nameOf(fault: Fault): string {
       return `messages:${fault.what}`;
     case "liar":
       return `liar:${fault.says}`;
+    case "prober_clocks":
+      return `prober_clocks:${fault.byMs > 0 ? "ahead" : "behind"}`;
     case "command":
       return `command:${fault.command}`;
     default:

@@ -181,6 +181,7 @@ const kinds: readonly (readonly [FaultKind, number])[] = [
   ["pause", 6],
   ["clock_jump", 4],
   ["clock_drift", 3],
+  ["prober_clocks", 4],
   ["nats_restart", 5],
   ["messages", 10],
   ["liar", 6],
@@ -275,6 +276,8 @@ function faultOf(random: Random, id: number, atMs: number, { world, topology, ke
       // Store times never go back (nor does evidence): a server that is set back by an hour says for an hour that no time passes.
       return random.chance(0.2) ? { ...base, kind, process: "nats", byMs: Math.max(-3000, byMs) } : { ...base, kind, process, byMs };
     }
+    case "prober_clocks":
+      return { ...base, kind, forMs, byMs: random.pick([-1, 1]) * random.whole(10, 60) * secondMs };
     case "clock_drift":
       return { ...base, kind, process, forMs: Math.min(leftMs, forMs * 4), ratio: random.pick([-0.05, -0.002, 0.002, 0.05]) };
     case "nats_restart":

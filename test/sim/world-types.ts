@@ -87,6 +87,8 @@ export type Fault = { readonly id: number; readonly atMs: number } & (
   /** SIGSTOP of one of ours, or a frozen machine: timers fire late, nothing is read meanwhile. */
   | { readonly kind: "pause"; readonly process: ProcessName; readonly forMs: number }
   | { readonly kind: "clock_jump"; readonly process: ProcessName; readonly byMs: number }
+  /** The wall clocks of all probers jump together, as by the one time server that they all use, and back `forMs` later. */
+  | { readonly kind: "prober_clocks"; readonly byMs: number; readonly forMs: number }
   /** Both clocks of the process run faster (above 0) or slower by this ratio. */
   | { readonly kind: "clock_drift"; readonly process: ProcessName; readonly ratio: number; readonly forMs: number }
   /** The server is down; what it has acknowledged is there again afterwards. `forgetsIds`: not its memory of message ids. */

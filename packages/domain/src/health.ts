@@ -16,7 +16,8 @@ import type { HealthPolicy } from "./policy.ts";
  * H7  `auth`, `soft` and answers that are not as the configuration asks (`degraded`) are answers: they never count for a fall. So many
  *     of one in a row make degraded, with their own cause.
  * H8  It rises only after `successesUp` answers in a row.
- * H9  A result that began before one already counted changes nothing: a hung probe's late end says nothing about now.
+ * H9  A result that began before one already counted changes nothing: a hung probe's late end says nothing about now. One that began
+ *     longer before than it took itself was timed by a clock that was set back: it counts, and results are in order again from there.
  * H10 Equal inputs give equal decisions; nothing but the input is read, and it is not altered.
  * H11 The score is between 0 and 1, and 0 while unhealthy.
  * H12 What fails from one zone only, while an observer elsewhere sees it well, is never made unhealthy: it is degraded, with the zone
@@ -255,13 +256,17 @@ function decideImpairment(input: HealthInput, before: HealthState, seen: HealthS
   return keep("keep", "nothing new", seen);
 }
 
+/** A result is heard so long after its end at most, by a prober that is busy. */
+const heardLateMsMax = 2000;
+
 /** What the evidence makes of the state: runs, score, usual response time. Status and hold are left as they are. */
 export function foldEvidence(before: HealthState, evidence: readonly HealthEvidence[], policy: HealthPolicy): HealthState {
   // One copy for all results: a fleet's probers fold thousands of them a second.
   const state = { ...before };
   let newestStartMs = Number.NEGATIVE_INFINITY;
   for (const result of evidence) {
-    if (result.startedAtMs < newestStartMs) continue;
+    const behindMs = newestStartMs - result.startedAtMs;
+    if (behindMs > 0 && behindMs <= result.responseTimeMs + heardLateMsMax) continue;
     newestStartMs = result.startedAtMs;
     if (state.lastObservedAtMs !== null && result.startedAtMs - state.lastObservedAtMs > policy.freshMs) Object.assign(state, noRuns);
     foldResult(state, result, policy);

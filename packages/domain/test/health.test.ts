@@ -247,6 +247,23 @@ test("H9: a hung probe that ends after newer answers changes nothing", () => {
   assert.deepEqual([prober.decides().state.failRun, prober.status], [0, "healthy"]);
 });
 
+test("H9: after a clock was set back, by however much, what is seen counts at once, and is in order again from there", () => {
+  for (const backMs of [10_000, 60_000, 3_600_000]) {
+    const prober = healthyProber();
+    for (let n = 0; n < 8; n += 1) prober.waits(5000).sees("ok");
+    prober.nowMs -= backMs;
+    prober.graceUntilMs = prober.nowMs;
+    const newest = prober.nowMs;
+    for (let n = 0; n < 3; n += 1) prober.waits(250).sees("hard");
+    assert.deepEqual([prober.status, prober.said.at(-1)?.decision.rule], ["unhealthy", "fall"], `set back by ${backMs} ms`);
+    for (let n = 0; n < 2; n += 1) prober.waits(1000).sees("ok");
+    assert.equal(prober.status, "healthy");
+    prober.waits(250).sees("ok");
+    prober.evidence.push({ startedAtMs: newest, responseTimeMs: 5000, outcome: "hard", code: "timeout", purpose: "scheduled" });
+    assert.equal(prober.decides().state.failRun, 0, "and a late end of before is one");
+  }
+});
+
 test("a score that moved a quarter is said once in 30 s, without a change of status", () => {
   const prober = healthyProber();
   for (let n = 0; n < 5; n += 1) prober.waits(5000).sees("ok", 4000);
