@@ -8,7 +8,7 @@ import { failureOf } from "./failure.ts";
 import { FleetView, type PlacedEvent, type ViewChange } from "./fleet-view.ts";
 import { KeptRoutes } from "./kept-routes.ts";
 import { tellListener } from "./listener.ts";
-import { type CallContext, type CallOptions, UpstreamCalls } from "./upstream-calls.ts";
+import { type CallContext, type CallNote, type CallOptions, UpstreamCalls } from "./upstream-calls.ts";
 
 export interface ConnectOptions {
   /** `nats://host:port`, several with commas. Or give a `bus` that is connected already; it is then yours to close. */
@@ -325,11 +325,12 @@ export function connect(options: ConnectOptions): Client {
       return { ...status, connected: logReachable() };
     },
     async execute(upstream, call, { fallback, ...callOptions } = {}) {
+      const note: CallNote = { thrown: undefined };
       try {
         mustKnow(upstream);
-        return await callsOf(upstream).run(call, callOptions);
+        return await callsOf(upstream).run(call, callOptions, note);
       } catch (error) {
-        if (fallback === undefined || !mayFallBack(error, callOptions)) throw error;
+        if (fallback === undefined || !mayFallBack(error, note, callOptions)) throw error;
         const timeoutMs = callOptions.timeoutMs ?? policyOf(upstream).router.fallbackMs;
         const late = (): Error => new CallTimeoutError(upstream, timeoutMs, false);
         const end = await attempt((signal) => fallback(error, { signal }), {
@@ -364,12 +365,15 @@ const nothing = (): void => undefined;
 
 const said = (health: HealthChanged): string => `${health.service}/${health.endpoint}/${health.status}/${health.timestamp}`;
 
+const refusals = [BreakerOpenError, NoEndpointError, BulkheadFullError, CallTimeoutError];
+
 /** A fallback after a call that may have run would be the second time (design, principle 6). */
-function mayFallBack(error: unknown, { signal, classify, readOnly, idempotent }: CallOptions): boolean {
-  if (signal?.aborted) return false;
-  if (error instanceof CallTimeoutError) return !error.outcomeUnknown;
-  if (error instanceof BreakerOpenError || error instanceof NoEndpointError || error instanceof BulkheadFullError) return true;
+function mayFallBack(error: unknown, { thrown }: CallNote, { signal, classify, readOnly, idempotent }: CallOptions): boolean {
+  if (signal?.aborted || (error instanceof CallTimeoutError && error.outcomeUnknown)) return false;
+  const safe = readOnly === true || idempotent === true;
+  // What comes out of the function proves nothing of what it did before.
+  if (refusals.some((refusal) => error instanceof refusal) && (safe || error !== thrown)) return true;
   const failure = classify?.(error) ?? failureOf(error);
   // A 429 is no proof: something behind the endpoint may have said it.
-  return failure.class === "soft" && (readOnly === true || idempotent === true || failure.executed === "no");
+  return failure.class === "soft" && (safe || failure.executed === "no");
 }

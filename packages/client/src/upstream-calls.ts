@@ -49,6 +49,11 @@ export interface CallOptions {
   readonly classify?: ((error: unknown) => Failure | null) | undefined;
 }
 
+/** What the function threw last: an error's class does not say whose it is, as the function may have a breaker or a client of its own. */
+export interface CallNote {
+  thrown: unknown;
+}
+
 /** What the calls of one upstream need to know at each step; read anew each time, because the fleet may move meanwhile. */
 export interface UpstreamWorld {
   readonly upstream: string;
@@ -108,7 +113,7 @@ export class UpstreamCalls {
     for (const wake of [...this.#waiting]) wake();
   }
 
-  async run<T>(call: (context: CallContext) => T | PromiseLike<T>, options: CallOptions): Promise<T> {
+  async run<T>(call: (context: CallContext) => T | PromiseLike<T>, options: CallOptions, note: CallNote): Promise<T> {
     const beganMs = this.#world.nowMs();
     if (this.#running >= this.#world.concurrencyMax) await this.#place(options);
     else this.#running += 1;
@@ -117,7 +122,7 @@ export class UpstreamCalls {
       this.#line.next()?.start();
     });
     try {
-      return await this.#attempts(call, options, { leave, beganMs });
+      return await this.#attempts(call, options, { leave, beganMs, note });
     } finally {
       leave.done();
     }
@@ -155,7 +160,7 @@ export class UpstreamCalls {
   async #attempts<T>(
     call: (context: CallContext) => T | PromiseLike<T>,
     options: CallOptions,
-    { leave, beganMs }: { readonly leave: CountDown; readonly beganMs: number },
+    { leave, beganMs, note }: { readonly leave: CountDown; readonly beganMs: number; readonly note: CallNote },
   ): Promise<T> {
     const world = this.#world;
     const policy = world.policy();
@@ -197,6 +202,7 @@ export class UpstreamCalls {
         endpoint.release(permit);
         throw end.reason;
       }
+      if (end.kind === "error") note.thrown = end.error;
       let failure: Failure;
       try {
         failure = end.kind === "timeout" ? overtime : (options.classify?.(end.error) ?? failureOf(end.error));

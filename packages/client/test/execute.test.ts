@@ -9,6 +9,7 @@ import {
   CallTimeoutError,
   type Client,
   ClientClosedError,
+  createBreaker,
   NoEndpointError,
   OutcomeUnknownError,
 } from "@mcp-failover/client";
@@ -348,6 +349,35 @@ test("a fallback serves a call that no endpoint takes; it has a time-out of its 
   );
   assert.ok(late instanceof CallTimeoutError);
   assert.equal(signal?.aborted, true);
+});
+
+test("a refusal out of the function is no proof that it did not run: the fallback serves only calls that may run twice", async () => {
+  const { client } = await fleet.client();
+  const { client: small } = await fleet.client({ concurrencyMax: 1 });
+  const gate = Promise.withResolvers<void>();
+  const held = small.execute("docs", () => gate.promise);
+  const closed = createBreaker({ name: "mail" });
+  closed.forceOpen();
+  const late = createBreaker({ name: "cache", timeoutMs: 10, idempotent: true });
+  const fallback = (): string => "fallback";
+  for (const [inner, expected] of [
+    [() => closed.execute(() => "mail"), BreakerOpenError],
+    [() => late.execute<string>(() => new Promise(() => undefined)), CallTimeoutError],
+    [() => small.execute("docs", where), BulkheadFullError],
+    [fails(new NoEndpointError("search", "its routes are not known")), NoEndpointError],
+  ] as const) {
+    let calls = 0;
+    const call = (): string | Promise<string> => {
+      calls += 1;
+      return inner();
+    };
+    assert.ok((await rejection(client.execute<string>("docs", call, { fallback }))) instanceof expected, expected.name);
+    assert.equal(calls, 1);
+    for (const safe of [{ readOnly: true }, { idempotent: true }])
+      assert.equal(await client.execute<string>("docs", call, { ...safe, fallback }), "fallback");
+  }
+  gate.resolve();
+  await held;
 });
 
 test("after a 429, which is no proof that nothing ran, the fallback serves only calls that may run twice", async () => {
