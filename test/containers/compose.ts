@@ -45,6 +45,8 @@ export interface ComposeStack {
   /** How long `up` took until everything was healthy. */
   readonly healthyAfterMs: number;
   compose(args: readonly string[], timeoutMs?: number): Promise<CommandResult>;
+  /** Commands as the documentation has them, with `docker compose` for whatever compose is called here. */
+  sh(commands: string): Promise<CommandResult>;
   up(args?: readonly string[]): Promise<void>;
   containers(): Promise<Container[]>;
   /** All are healthy; the one-shots have ended well. */
@@ -171,6 +173,7 @@ export async function composeUp(
     credentials,
     healthyAfterMs: performance.now() - startMs,
     compose,
+    sh: (commands) => run("sh", ["-c", commands.replaceAll("docker compose", suite.compose.join(" "))], env, patientMs(300_000)),
     up,
     containers,
     allHealthy,

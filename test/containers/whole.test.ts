@@ -208,6 +208,33 @@ describe("docker-compose.yml, as a whole", { skip, concurrency: false }, () => {
     assert.deepEqual([count.get("prober"), count.get("router"), count.get("front")], [5, 2, 1]);
   });
 
+  test("docs/containers.md's rotation, word for word: all are well with their new keys, and the engine still starts NATS again", async () => {
+    const section = /^## Keys and their rotation\n([\s\S]*?)^## /m.exec(readFileSync(join(ROOT, "docs/containers.md"), "utf8"))?.[1] ?? "";
+    const steps = [...section.matchAll(/^```sh\n([\s\S]*?)^```/gm)].map((match) => match[1] ?? "");
+    assert.deepEqual(
+      steps.map((step) => /--(rotate|retire) /.exec(step)?.[1]),
+      ["rotate", "retire"],
+    );
+    const { seed } = readCredentials(join(stack.credentials, "prober"));
+    const before = seed();
+    for (const step of steps) {
+      const ran = await stack.sh(step);
+      assert.equal(ran.code, 0, `${step}\n${ran.stdout}${ran.stderr}`);
+      await stack.allHealthy(240_000);
+      const renewed = connectAs("prober");
+      await until(() => renewed.status.kind === "connected", slowMs, "the server knows the new key").finally(() => renewed.close());
+    }
+    const credentials = { ...readCredentials(join(stack.credentials, "prober")), seed: () => before };
+    const old = connectBus({ servers: stack.natsUrl, name: "test", instance: "test", credentials });
+    const isRefused = (): boolean => old.status.kind === "disconnected" && /auth/i.test(old.status.reason);
+    await until(isRefused, slowMs, "the key before is known no longer").finally(() => old.close());
+
+    const [nats] = (await stack.containers()).filter(({ service }) => service === "nats");
+    await stack.crash(nats ?? assert.fail("no container of nats"));
+    await stack.allHealthy(240_000);
+    await allWell();
+  });
+
   test("an agent at 50 reads a second keeps its session and gets every answer while each container in turn is killed and comes back", async (t) => {
     await allWell();
     const load = await startLoad({
