@@ -91,6 +91,23 @@ test("what redis-server needs is given to the user that it runs as, also what wa
   }
 });
 
+test("a rotation that names the owner of the others alone leaves redis-server its folders", { skip: process.getuid?.() !== 0 }, async () => {
+  const { path: folder, remove } = await tempDir();
+  try {
+    const ours = { uid: 4711, gid: 4712 };
+    makeCredentials({ folder, nowMs: Date.now(), owner: ours, redisOwner: { uid: 4713, gid: 4714 } });
+    // As of a user that a newer version brings.
+    rmSync(join(folder, "redis-reload"), { recursive: true });
+    makeCredentials({ folder, nowMs: Date.now(), owner: ours, change: "rotate" });
+    const owners = (name: string): string => `${statSync(join(folder, name)).uid}:${statSync(join(folder, name)).gid}`;
+    for (const name of ["redis", "redis/users.acl", "redis/tls.key", "redis-health/redis.password", "redis-reload", "redis-reload/tls.key"])
+      assert.equal(owners(name), "4713:4714", name);
+    assert.equal(owners("state-store/redis.password"), "4711:4712");
+  } finally {
+    await remove();
+  }
+});
+
 test("files stay with whom they were given to when they are made anew", { skip: process.getuid?.() !== 0 }, async () => {
   const { path: folder, remove } = await tempDir();
   try {

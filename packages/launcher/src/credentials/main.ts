@@ -13,7 +13,7 @@ const usage = `usage: npm run dev:credentials -- [--folder DIR] [--rotate | --re
   --retire       the keys and passwords before are valid no longer; services that still use them are cut off
   --redis URL    afterwards has the redis-server there (rediss://HOST:PORT) read its users again
   --owner        who shall own the files, for containers that run as another user (needs root); they stay theirs
-  --redis-owner  the same for the folders redis and redis-*, where redis-server runs as yet another user (default: --owner)
+  --redis-owner  the same for the folders redis and redis-*, where redis-server runs as yet another user; they stay its (at first: --owner)
   --host NAME    one more name or address of the servers, for their certificates; it stays in there
 
 After --rotate or --retire let nats-server read its configuration again: nats-server --signal reload=PID, or SIGHUP; and redis-server its

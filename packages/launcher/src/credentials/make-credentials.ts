@@ -21,7 +21,7 @@ export interface CredentialsOptions {
   readonly onlookers?: boolean;
   /** Who shall own the files. Without it a file made anew stays with its owner, and a new one goes to the owner of its folder. */
   readonly owner?: Owner;
-  /** The same for the folders of redis-server and of those who ask it from its own container, which runs as another user. Default `owner`. */
+  /** The same for the folders of redis-server and of those who ask it from its own container, which runs as another user. Default: whom `redis` was given to before, else `owner`. */
   readonly redisOwner?: Owner;
 }
 interface Owner {
@@ -49,7 +49,8 @@ export const serverFiles = { accounts: "accounts.conf", cert: "tls.crt", key: "t
 export function makeCredentials(options: CredentialsOptions): { readonly made: readonly string[] } {
   const { folder, nowMs, change } = options;
   const made: string[] = [];
-  const ownerOf = (name: string): Owner | null => (/^redis(-|$)/.test(name) ? options.redisOwner : null) ?? options.owner ?? null;
+  const redisOwner = options.redisOwner ?? givenOwner(join(folder, "redis"));
+  const ownerOf = (name: string): Owner | null => (/^redis(-|$)/.test(name) ? redisOwner : null) ?? options.owner ?? null;
   const put = (name: string, text: string): void => {
     const file = join(folder, name);
     if (readText(file) === text) return;
@@ -132,6 +133,12 @@ function hostsOf(cert: string | null): string[] {
 function heirOf(path: string): Owner | null {
   if (process.getuid?.() !== 0) return null;
   return statSync(path, { throwIfNoEntry: false }) ?? statSync(dirname(path), { throwIfNoEntry: false }) ?? null;
+}
+
+/** Who a folder was given to; what is still root's was given to nobody. */
+function givenOwner(path: string): Owner | null {
+  const owner = existsSync(path) ? heirOf(path) : null;
+  return owner?.uid === 0 ? null : owner;
 }
 
 function give(file: string, owner: Owner | null): void {
