@@ -6,6 +6,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
+import { parseEnv } from "node:util";
 import { type Bus, memoryBroker } from "@mcp-failover/bus";
 import { makeEvent, parseTopology, streams } from "@mcp-failover/contracts";
 import fc from "fast-check";
@@ -227,18 +228,65 @@ test("--watch notices a failover that comes while the file is written for the fi
   }
 });
 
-test("whatever a value holds, a shell and Node's --env-file read it back", async () => {
-  const text = fc.string({ unit: fc.constantFrom("a", "'", '"', "$", "`", "\\", " ", "#", "=", "\n", "é") });
-  const of = (value: string) => ({ routes: [], variables: new Map([["VALUE", value]]), secret: new Set<string>() });
-  const values = fc.sample(text, { numRuns: 30, seed: 7 });
+test("whatever a value holds, a shell reads it back, and Node's --env-file too, or it is refused by the name of its variable", async () => {
+  const text = fc.string({ unit: fc.constantFrom("a", "'", '"', "$", "`", "\\", " ", "#", "=", "\n", "\r", "n", "é"), maxLength: 12 });
+  const key = "-----BEGIN PRIVATE KEY-----\nabc+/=\n-----END PRIVATE KEY-----\n";
+  const written = [
+    JSON.stringify({ type: "service_account", private_key: key }, null, 2),
+    key,
+    "it's two\nlines",
+    "it's $HOME `two`",
+    "a\\nb",
+    "\\",
+    "",
+  ];
+  const values = [...written, `it's"x`, "it's\\x", "a\\nb'c", "two\r\nlines", ...fc.sample(text, { numRuns: 300, seed: 7 })];
+  const of = (value: string) => ({
+    routes: [],
+    variables: new Map([
+      ["VALUE", value],
+      ["AFTER", "it's after"],
+    ]),
+    secret: new Set<string>(),
+  });
   const shell = values.map((value) => `${showVariables(of(value), "export")}printf '%s\\0' "$VALUE"\n`).join("");
   assert.deepEqual(execFileSync("sh", ["-c", shell], { encoding: "utf8" }).split("\0").slice(0, -1), values);
-  const file = join(folder, "values.env");
-  for (const value of values.filter((one) => !(/'/.test(one) && /["\\]/.test(one)) && !/\n/.test(one)).slice(0, 8)) {
-    await writeFile(file, showVariables(of(value), "dotenv"));
-    const read = execFileSync(process.execPath, [`--env-file=${file}`, "-p", "JSON.stringify(process.env.VALUE)"], { encoding: "utf8" });
-    assert.equal(JSON.parse(read), value);
+  for (const value of values) {
+    if (/\r/.test(value) || (/'/.test(value) && /["\\]/.test(value))) {
+      const error = { name: "CliError", code: "not_for_dotenv", exitCode: 2, message: /^VALUE .*--format json/ };
+      assert.throws(() => showVariables(of(value), "dotenv"), error, JSON.stringify(value));
+    } else {
+      const read = parseEnv(showVariables(of(value), "dotenv"));
+      assert.deepEqual({ ...read }, { VALUE: value, AFTER: "it's after" }, JSON.stringify(value));
+    }
   }
+  const file = join(folder, "values.env");
+  const variables = new Map(written.map((value, index) => [`V${index}`, value]));
+  await writeFile(file, showVariables({ routes: [], variables, secret: new Set() }, "dotenv"));
+  const script = "JSON.stringify(Object.keys(process.env).filter((name) => /^V\\d$/.test(name)).sort().map((name) => process.env[name]))";
+  const read = execFileSync(process.execPath, [`--env-file=${file}`, "-p", script], { encoding: "utf8", env: {} });
+  assert.deepEqual(JSON.parse(read), written);
+});
+
+test("a value that no dotenv file can hold is told by the name of its variable, and the file stays as it was", async () => {
+  const { bus } = await fleet();
+  const file = join(folder, "refused.env");
+  await writeFile(file, "BEFORE=1\n");
+  const secret = `it's"x`;
+  for (const [argv, last] of [
+    [["env", "pinecone", "--file", file], ""],
+    [["exec", "pinecone", "--file", file, "--", "true"], ""],
+    [["env", "pinecone", "--file", file, "--format", "json"], "json"],
+  ] as const) {
+    const { code, stdout, stderr } = await mcpf(bus, argv, { env: { PINECONE_API_KEY: secret } });
+    assert.equal(code, last === "json" ? 0 : 2, stderr);
+    if (last !== "json") assert.match(stderr, /PINECONE_API_KEY .*--format json/);
+    assert.doesNotMatch(stdout + stderr, /it's"x/);
+    const content = await readFile(file, "utf8");
+    if (last === "json") assert.equal(JSON.parse(content).PINECONE_API_KEY, secret);
+    else assert.equal(content, "BEFORE=1\n");
+  }
+  await bus.close();
 });
 
 const child = (script: string, onChange: "restart" | "none", stopMs = 5000) => {

@@ -81,8 +81,9 @@ export function secretsFor(context: Context): Secrets {
 }
 
 export async function writeFileOf(path: string, active: ActiveVariables, format: VariablesFormat): Promise<void> {
+  const text = showVariables(active, format);
   try {
-    await writeWhole(path, showVariables(active, format));
+    await writeWhole(path, text);
   } catch (error) {
     throw new CliError(
       1,
