@@ -5,7 +5,7 @@ import { giveUpConnection, jetStreamApi, memorySeams } from "@mcp-failover/bus/i
 import { type DataOf, type Event, makeEvent, type NewEvent, streams } from "@mcp-failover/contracts";
 import { eventually, startNats } from "@mcp-failover/testkit";
 import { compareClocks } from "../src/decider/clock-guard.ts";
-import { type FencedDeciderOptions, startFencedDecider } from "../src/decider/fenced-decider.ts";
+import { type FencedDecider, type FencedDeciderOptions, startFencedDecider } from "../src/decider/fenced-decider.ts";
 import { testKit } from "../src/testing.ts";
 
 const by = { kind: "service", id: "test" } as const;
@@ -15,6 +15,9 @@ after(async () => {
 });
 
 const started = (generation: number): DataOf<"log.started"> => ({ generation, timestamp: new Date().toISOString(), by, reason: "test" });
+/** Decided on what is folded now. */
+const say = (decider: FencedDecider, generation: number) =>
+  decider.publish("log.started", [], started(generation), { expectedSeq: decider.foldedSeq("log.started", []) });
 let ids = 0;
 function signal(router: string): Event<"traffic.observed"> {
   ids += 1;
@@ -80,12 +83,12 @@ test("D1, D2: of two that publish on what both have folded one wins, the other f
   const a = await instance(broker.connect(), "a");
   const b = await instance(broker.connect(), "b");
   await until(() => a.decider.settled && b.decider.settled);
-  const outcomes = await Promise.all([a, b].map(({ decider }) => decider.publish("log.started", [], started(1))));
+  const outcomes = await Promise.all([a, b].map(({ decider }) => say(decider, 1)));
   assert.deepEqual(outcomes.map(({ outcome }) => outcome).sort(), ["lost", "won"]);
   assert.equal((await a.lost()) + (await b.lost()), 1);
   // Whoever lost knows at once what stands there, so that its next decision is on the state in force.
   assert.deepEqual([a.generations, b.generations], [[1], [1]]);
-  assert.equal((await b.decider.publish("log.started", [], started(2))).outcome, "won");
+  assert.equal((await say(b.decider, 2)).outcome, "won");
   await until(() => a.generations.length === 2);
   await new Promise((resolve) => setTimeout(resolve, 50));
   assert.deepEqual(
@@ -97,14 +100,29 @@ test("D1, D2: of two that publish on what both have folded one wins, the other f
   );
 });
 
+test("D1: a decision loses to one that was folded after it was taken, however long it is on its way before it is published", async () => {
+  const broker = memoryBroker();
+  const a = await instance(broker.connect(), "a");
+  const b = await instance(broker.connect(), "b");
+  await until(() => a.decider.settled && b.decider.settled);
+  const expectedSeq = a.decider.foldedSeq("log.started", []);
+  assert.equal((await say(b.decider, 1)).outcome, "won");
+  await until(() => a.generations.length === 1);
+  assert.deepEqual(await a.decider.publish("log.started", [], started(2), { expectedSeq }), { outcome: "lost" });
+  assert.equal(await a.lost(), 1);
+  assert.equal((await say(a.decider, 3)).outcome, "won", "decided anew, on what it had lost to");
+  await until(() => b.generations.length === 2);
+  assert.deepEqual(b.generations, [1, 3]);
+});
+
 test("D1: a publish whose answer was lost is settled, not repeated as another decision", async () => {
   const bus = memoryBroker().connect();
   const { decider, generations } = await instance(bus, "a");
   await until(() => decider.settled);
   memorySeams(bus).losePublishes(1, { stored: true });
-  assert.equal((await decider.publish("log.started", [], started(1))).outcome, "won");
+  assert.equal((await say(decider, 1)).outcome, "won");
   memorySeams(bus).losePublishes(1, { stored: false });
-  assert.equal((await decider.publish("log.started", [], started(2))).outcome, "won");
+  assert.equal((await say(decider, 2)).outcome, "won");
   assert.equal((await bus.info("AUDIT")).messages, 2);
   assert.deepEqual(generations, [1, 2]);
 });
@@ -114,14 +132,14 @@ test("D6: when AUDIT is lost and made again, its events are folded from its star
   const { decider, generations, kit } = await instance(connect("a"), "a");
   await until(() => decider.settled, 10_000);
   for (let generation = 1; generation <= 5; generation += 1) {
-    assert.equal((await decider.publish("log.started", [], started(generation))).outcome, "won");
+    assert.equal((await say(decider, generation)).outcome, "won");
   }
   await loseStream("AUDIT");
   const { kit: another } = await instance(admin, "b");
   await admin.appendFenced(another.event("log.started", [], started(7)), 0);
   await until(() => generations.at(-1) === 7, 15_000);
   await until(() => decider.settled && kit.readiness().conditions["log"]?.ok === true, 10_000);
-  const outcome = await decider.publish("log.started", [], started(8));
+  const outcome = await say(decider, 8);
   assert.deepEqual([outcome.outcome, outcome.outcome === "won" && outcome.seq], ["won", 2]);
   assert.deepEqual(decider.folded().AUDIT, { first: 1, last: 2 });
   assert.deepEqual(generations, [1, 2, 3, 4, 5, 7, 8]);
@@ -133,18 +151,18 @@ test("D6: who loses to an older sequence than it has folded decides on that, bef
   const { decider, generations, kit } = await instance(Object.create(bus, { appendFenced: { get: () => fenced } }), "a");
   let fenced: Bus["appendFenced"] = (event, seq, options) => bus.appendFenced(event, seq, options);
   await until(() => decider.settled);
-  for (let generation = 1; generation <= 3; generation += 1) await decider.publish("log.started", [], started(generation));
+  for (let generation = 1; generation <= 3; generation += 1) await say(decider, generation);
   // From here on what is stored goes to a log restored from a backup, which ends before what was folded.
   fenced = (event, seq, options) => store.appendFenced(event, seq, options);
   await store.append(kit.event("log.started", [], started(2)));
-  assert.deepEqual(await decider.publish("log.started", [], started(4)), { outcome: "lost" });
+  assert.deepEqual(await say(decider, 4), { outcome: "lost" });
   assert.deepEqual(generations, [1, 2, 3, 2], "the next decision is on what stands there");
-  assert.equal((await decider.publish("log.started", [], started(5))).outcome, "won");
+  assert.equal((await say(decider, 5)).outcome, "won");
   // A log with nothing on the subject, likewise.
   const empty = memoryBroker().connect();
   fenced = (event, seq, options) => empty.appendFenced(event, seq, options);
-  assert.deepEqual(await decider.publish("log.started", [], started(6)), { outcome: "lost" });
-  assert.equal((await decider.publish("log.started", [], started(7))).outcome, "won");
+  assert.deepEqual(await say(decider, 6), { outcome: "lost" });
+  assert.equal((await say(decider, 7)).outcome, "won");
 });
 
 test("D6: when SIGNALS is lost and made again, what comes is evidence, however far the lost one had counted", async () => {
@@ -257,7 +275,7 @@ test("D5: an own event that won is folded at the store's time, however wrong the
   await until(() => decider.settled);
   await bus.append(signal("r1"));
   await until(() => signals.length === 1);
-  assert.equal((await decider.publish("log.started", [], started(1))).outcome, "won");
+  assert.equal((await say(decider, 1)).outcome, "won");
   published.resolve();
   assert.equal(at.length, 1);
   // The store's clock is known from what was heard, and runs on here; this store's stands still.

@@ -1,5 +1,5 @@
 import { BusError, RefusedError } from "@mcp-failover/bus";
-import { endpointKey } from "@mcp-failover/contracts";
+import { type BreakerChanged, endpointKey } from "@mcp-failover/contracts";
 import { type BreakerDecision, type BreakerInput, type BreakerOrder, decideBreaker, defaultPolicy, policyHash } from "@mcp-failover/domain";
 import { type FencedDecider, type Kit, openCommandDesk, type Running, startFencedDecider } from "@mcp-failover/service-kit";
 import { Counter } from "prom-client";
@@ -58,6 +58,7 @@ export async function startBreakerState(kit: Kit<BreakerStateConfig>): Promise<R
   });
   const commands: BreakerCommands = new BreakerCommands({ kit, decider, desk, breakers, obey });
 
+  const seqOf = ({ upstream, endpoint }: Breaker): number => decider.foldedSeq("breaker.changed", [upstream, endpoint]);
   const inputFor = (key: string, breaker: Breaker): BreakerInput =>
     breakers.inputFor(key, breaker, decider.decisionMs(), decider.clock.freshAfterSeq);
 
@@ -85,12 +86,13 @@ export async function startBreakerState(kit: Kit<BreakerStateConfig>): Promise<R
       const breaker = breakers.configured.get(key);
       if (breaker === undefined) return;
       if (!decider.settled || decider.clock.tilted) break;
+      const expectedSeq = seqOf(breaker);
       const input = inputFor(key, breaker);
       const decision = decideBreaker(input);
       // Another instance has decided on more than this one has read; what it still has to read will tell.
       if (!decision.changed) return;
       if (breakers.isBehind(key)) break;
-      if (await publish(input, decision)) return;
+      if (await publish(input, decision, expectedSeq)) return;
     }
     breakers.hear(key);
   }
@@ -102,16 +104,17 @@ export async function startBreakerState(kit: Kit<BreakerStateConfig>): Promise<R
       // Another instance may have taken the command over; what came after that may be all that a lost race has told.
       if (race > 0 && (await commands.isDone(order.commandId, key, breaker))) return "done";
       if (commands.isOvertaken(order.commandId, key)) return "overtaken";
+      const expectedSeq = seqOf(breaker);
       const input = { ...inputFor(key, breaker), evidence: [], command: order };
-      if (await publish(input, decideBreaker(input))) return "done";
+      if (await publish(input, decideBreaker(input), expectedSeq)) return "done";
     }
     throw new RefusedError("contended", `${key} is being decided on by others just now: ask again with the same commandId`, true);
   }
 
   /** False: another instance was first. */
-  async function publish(input: BreakerInput, decision: BreakerDecision): Promise<boolean> {
+  async function publish(input: BreakerInput, decision: BreakerDecision, expectedSeq: number): Promise<boolean> {
     const { upstream, endpoint, command } = input;
-    const result = await decider.publish("breaker.changed", [upstream, endpoint], {
+    const data: BreakerChanged = {
       service: upstream,
       endpoint,
       status: decision.state.status,
@@ -130,7 +133,8 @@ export async function startBreakerState(kit: Kit<BreakerStateConfig>): Promise<R
         input,
         rejected: [...decision.rejected],
       },
-    });
+    };
+    const result = await decider.publish("breaker.changed", [upstream, endpoint], data, { expectedSeq });
     if (result.outcome === "lost") return false;
     changes.inc({ rule: decision.rule });
     const { status } = decision.state;

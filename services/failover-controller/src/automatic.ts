@@ -28,6 +28,7 @@ export async function decideByItself(upstream: string, parts: Parts): Promise<vo
   for (let attempt = 0; attempt < attemptsMax; attempt += 1) {
     if (!decider.settled || !knowledge.isConfigured(upstream)) return;
     const nowMs = decider.decisionMs();
+    const expectedSeq = decider.foldedSeq("failover.decided", [upstream]);
     const { input, decision } = knowledge.decide(upstream, {
       command: null,
       fleet,
@@ -74,7 +75,7 @@ export async function decideByItself(upstream: string, parts: Parts): Promise<vo
         break;
       }
       case "decided": {
-        const published = await performer.decided(input, decision);
+        const published = await performer.decided(input, decision, { expectedSeq });
         fleet = null;
         if (published.outcome === "lost") break;
         gatherer.over(upstream);

@@ -138,6 +138,7 @@ export class Commands {
       const outcome = done();
       if (outcome !== null) return this.#answerOf(upstream, outcome);
       const proofWaitMs = this.#proofWaitMs(upstream);
+      const expectedSeq = this.#decider.foldedSeq("failover.decided", [upstream]);
       const { input, decision } = this.#knowledge.decide(upstream, {
         command: order(performance.now() - sinceMs >= proofWaitMs),
         fleet,
@@ -163,8 +164,7 @@ export class Commands {
       }
       if (decision.kind !== "decided") break;
       if (dryRun) return answer(upstream, decision, null);
-      await requireLast?.();
-      const published = await this.#performer.decided(input, decision);
+      const published = await this.#performer.decided(input, decision, { expectedSeq, requireLast });
       if (published.outcome === "won") return this.#withNotice(input, answer(upstream, decision, published.id));
       attempt += 1;
       fleet = null;

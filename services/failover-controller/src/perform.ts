@@ -1,4 +1,4 @@
-import type { Certificate } from "@mcp-failover/contracts";
+import type { Certificate, FailoverRejected } from "@mcp-failover/contracts";
 import {
   type FailoverDecision,
   type FailoverInput,
@@ -30,11 +30,17 @@ export class Performer {
     this.#knowledge = knowledge;
   }
 
-  /** `failover.decided`: the route itself. */
-  async decided(input: FailoverInput, decision: Decided): Promise<Published> {
+  /**
+   * `failover.decided`: the route itself. Call it in the turn in which was decided, which is what the certificate says was folded.
+   * `requireLast`: looked at before it is published; what is folded meanwhile has won (D1).
+   */
+  async decided(
+    input: FailoverInput,
+    decision: Decided,
+    { expectedSeq, requireLast }: { expectedSeq: number; requireLast?: (() => Promise<void>) | undefined },
+  ): Promise<Published> {
     const { upstream, command, fleet, nowMs } = input;
-    // A place among the fleet's moves is not to be used after it has ended.
-    const options = fleet === null ? {} : { timeoutMs: Math.max(1, fleet.expiresAtMs - nowMs) };
+    const sinceMs = performance.now();
     const data = {
       service: upstream,
       action: decision.action,
@@ -49,6 +55,10 @@ export class Performer {
       state: decision.state,
       certificate: this.#certificate(input, decision.rule, decision.rejected),
     };
+    await requireLast?.();
+    // A place among the fleet's moves is not to be used after it has ended.
+    const leftMs = fleet === null ? null : Math.max(1, Math.floor(fleet.expiresAtMs - nowMs - (performance.now() - sinceMs)));
+    const options = { expectedSeq, ...(leftMs === null ? {} : { timeoutMs: leftMs }) };
     const published = await this.#decider.publish("failover.decided", [upstream], data, options);
     if (published.outcome === "won") {
       const { action, previousEndpoint, currentEndpoint, rule, reason, state } = decision;
@@ -58,13 +68,14 @@ export class Performer {
   }
 
   /** `fleet.reserved`: places among the fleet's automatic moves. */
-  reserved(input: ReservationInput, { state, rule, rejected }: ReservationDecision): Promise<Published> {
-    return this.#decider.publish("fleet.reserved", [], {
+  reserved(input: ReservationInput, { state, rule, rejected }: ReservationDecision, expectedSeq: number): Promise<Published> {
+    const data = {
       reservations: state.reservations,
       timestamp: this.#timestamp(),
-      by: { kind: "service", id: this.#kit.instance },
+      by: { kind: "service", id: this.#kit.instance } as const,
       certificate: this.#certificate(input, rule, rejected, "decideReservation"),
-    });
+    };
+    return this.#decider.publish("fleet.reserved", [], data, { expectedSeq });
   }
 
   /** `failover.rejected`; an automatic one only when it is news. */
@@ -77,7 +88,8 @@ export class Performer {
       return last.timeMs < decision.sinceMs && nowMs - last.timeMs >= sayAgainMs;
     };
     for (let tries = 0; tries < 5 && isNews(); tries += 1) {
-      const published = await this.#decider.publish("failover.rejected", [upstream], {
+      const expectedSeq = this.#decider.foldedSeq("failover.rejected", [upstream]);
+      const data: FailoverRejected = {
         service: upstream,
         timestamp: this.#timestamp(),
         epoch: state.epoch,
@@ -87,7 +99,8 @@ export class Performer {
         by: command?.by ?? { kind: "service", id: this.#kit.instance },
         commandId: command?.commandId ?? null,
         certificate: this.#certificate(input, decision.rule, decision.rejected),
-      });
+      };
+      const published = await this.#decider.publish("failover.rejected", [upstream], data, { expectedSeq });
       if (published.outcome === "won") return;
     }
   }
@@ -101,14 +114,16 @@ export class Performer {
       return failing ? last?.failing !== true || last.rule !== decision.rule : last?.failing === true;
     };
     for (let tries = 0; tries < 5 && isNews(); tries += 1) {
-      const published = await this.#decider.publish("failover.failed", [upstream], {
+      const expectedSeq = this.#decider.foldedSeq("failover.failed", [upstream]);
+      const data = {
         service: upstream,
         timestamp: this.#timestamp(),
         rule: failing ? decision.rule : "recovered",
         reason: decision.reason,
         failing,
         certificate: this.#certificate(input, decision.rule, failing ? decision.rejected : []),
-      });
+      };
+      const published = await this.#decider.publish("failover.failed", [upstream], data, { expectedSeq });
       if (published.outcome === "lost") continue;
       if (failing) this.#kit.log.error({ upstream, reason: decision.reason }, "nowhere to go");
       else this.#kit.log.info({ upstream, reason: decision.reason }, "there is somewhere to go again");

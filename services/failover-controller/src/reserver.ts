@@ -13,7 +13,11 @@ import type { Knowledge } from "./knowledge.ts";
 
 /** The fleet's answer to one move, and when a place may be free again where none was. */
 export type Reserved = FleetAnswer & { readonly retryAtMs: number | null };
-type Publish = (input: ReservationInput, decision: ReturnType<typeof decideReservation>) => Promise<{ outcome: "won" | "lost" }>;
+type Publish = (
+  input: ReservationInput,
+  decision: ReturnType<typeof decideReservation>,
+  expectedSeq: number,
+) => Promise<{ outcome: "won" | "lost" }>;
 interface Waiting {
   readonly want: Want;
   readonly resolve: (answer: Reserved) => void;
@@ -29,12 +33,12 @@ const racesMax = 20;
  */
 export class Reserver {
   readonly #knowledge: Knowledge;
-  readonly #decider: Pick<FencedDecider, "decisionMs">;
+  readonly #decider: Pick<FencedDecider, "decisionMs" | "foldedSeq">;
   readonly #publish: Publish;
   #queue: Waiting[] = [];
   #running = false;
 
-  constructor(parts: { knowledge: Knowledge; decider: Pick<FencedDecider, "decisionMs">; publish: Publish }) {
+  constructor(parts: { knowledge: Knowledge; decider: Pick<FencedDecider, "decisionMs" | "foldedSeq">; publish: Publish }) {
     this.#knowledge = parts.knowledge;
     this.#decider = parts.decider;
     this.#publish = parts.publish;
@@ -75,10 +79,11 @@ export class Reserver {
 
   async #decide(wants: readonly Want[]): Promise<readonly ReservationAnswer[] | null> {
     for (let races = 0; races < racesMax; races += 1) {
+      const expectedSeq = this.#decider.foldedSeq("fleet.reserved", []);
       const input = this.#inputOf(wants);
       const decision = decideReservation(input);
       if (!decision.publish) return decision.answers;
-      const { outcome } = await this.#publish(input, decision);
+      const { outcome } = await this.#publish(input, decision, expectedSeq);
       if (outcome === "won") return decision.answers;
     }
     return null;

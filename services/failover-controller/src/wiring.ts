@@ -60,7 +60,7 @@ export async function startFailoverController(kit: Kit<unknown>): Promise<Runnin
   });
   const attention = new Attention();
   const performer = new Performer(kit, decider, knowledge);
-  const reserver = new Reserver({ knowledge, decider, publish: (input, decision) => performer.reserved(input, decision) });
+  const reserver = new Reserver({ knowledge, decider, publish: (...reserved) => performer.reserved(...reserved) });
   const parts = { decider, knowledge, gatherer, performer, reserver, attention, waiting };
   const upstreams = oneAtATime(kit, (upstream) => decideByItself(upstream, parts));
   const commands = new Commands({ decider, knowledge, desk, gatherer, performer, reserver, notices });

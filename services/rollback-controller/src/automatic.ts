@@ -13,11 +13,12 @@ export async function decideByItself(
 ): Promise<void> {
   for (let attempt = 0; attempt < attemptsMax && decider.settled; attempt += 1) {
     const { tilted, freshAfterSeq } = decider.clock;
+    const expectedSeq = decider.foldedSeq("rollback.decided", [of.scope, of.name]);
     const evidenceFromMs = knowledge.evidenceFromMs(freshAfterSeq);
     const { input, decision } = knowledge.decide(of, { command: null, clock: { tilted }, evidenceFromMs, nowMs: decider.decisionMs() });
     if (decision.kind === "none") return;
     if (decision.kind === "rejected") return performer.rejected(input, decision);
-    const published = await performer.decided(input, decision);
+    const published = await performer.decided(input, decision, { expectedSeq });
     if (published.outcome === "won") return;
   }
 }

@@ -89,6 +89,7 @@ export class Commands {
       const outcome = done();
       if (outcome !== null) return this.#answerOf(of, outcome);
       const { tilted, freshAfterSeq } = this.#decider.clock;
+      const expectedSeq = this.#decider.foldedSeq("rollback.decided", [of.scope, of.name]);
       const { input, decision } = this.#knowledge.decide(of, {
         command: order,
         clock: { tilted },
@@ -100,8 +101,7 @@ export class Commands {
         throw new RefusedError(decision.rule, decision.reason);
       }
       if (decision.kind === "none") break;
-      await requireLast();
-      const published = await this.#performer.decided(input, decision);
+      const published = await this.#performer.decided(input, decision, { expectedSeq, requireLast });
       if (published.outcome === "lost") continue;
       const { action, implementation, rule, state } = decision;
       return this.#withNotice({

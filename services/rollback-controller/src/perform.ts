@@ -1,4 +1,4 @@
-import type { Certificate } from "@mcp-failover/contracts";
+import type { Certificate, RollbackRejected } from "@mcp-failover/contracts";
 import { policyHash, type RollbackDecision, type RollbackInput } from "@mcp-failover/domain";
 import type { FencedDecider, Kit, Published } from "@mcp-failover/service-kit";
 import { type Knowledge, keyOf } from "./knowledge.ts";
@@ -20,11 +20,18 @@ export class Performer {
     this.#knowledge = knowledge;
   }
 
-  /** `rollback.decided`: which implementation serves the scope. */
-  async decided(input: RollbackInput, decision: Decided): Promise<Published> {
+  /**
+   * `rollback.decided`: which implementation serves the scope. Call it in the turn in which was decided, which is what the certificate says
+   * was folded. `requireLast`: looked at before it is published; what is folded meanwhile has won (D1).
+   */
+  async decided(
+    input: RollbackInput,
+    decision: Decided,
+    { expectedSeq, requireLast }: { expectedSeq: number; requireLast?: () => Promise<void> },
+  ): Promise<Published> {
     const { scope, name, command } = input;
     const { action, implementation, previousImplementation, automatic, by, reason, rule, rejected, state } = decision;
-    const published = await this.#decider.publish("rollback.decided", [scope, name], {
+    const data = {
       scope,
       name,
       action,
@@ -37,7 +44,9 @@ export class Performer {
       commandId: command?.commandId ?? null,
       state,
       certificate: this.#certificate(input, rule, rejected),
-    });
+    };
+    await requireLast?.();
+    const published = await this.#decider.publish("rollback.decided", [scope, name], data, { expectedSeq });
     if (published.outcome === "won") {
       this.#kit.log.info({ scope, name, action, epoch: state.epoch, mcpPercent: state.mcpPercent, rule, reason }, "decided");
     }
@@ -52,7 +61,8 @@ export class Performer {
       return !decision.automatic || last?.rule !== decision.rule || last.epoch !== state.epoch;
     };
     for (let attempt = 0; attempt < attemptsMax && isNews(); attempt += 1) {
-      const published = await this.#decider.publish("rollback.rejected", [scope, name], {
+      const expectedSeq = this.#decider.foldedSeq("rollback.rejected", [scope, name]);
+      const data: RollbackRejected = {
         scope,
         name,
         timestamp: this.#timestamp(),
@@ -63,7 +73,8 @@ export class Performer {
         by: command?.by ?? { kind: "service", id: this.#kit.instance },
         commandId: command?.commandId ?? null,
         certificate: this.#certificate(input, decision.rule, decision.rejected),
-      });
+      };
+      const published = await this.#decider.publish("rollback.rejected", [scope, name], data, { expectedSeq });
       if (published.outcome === "won") return;
     }
   }

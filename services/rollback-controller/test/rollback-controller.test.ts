@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { randomUUID } from "node:crypto";
 import { after, test } from "node:test";
-import { type Bus, memoryBroker } from "@mcp-failover/bus";
+import { type Bus, memoryBroker, type Stored } from "@mcp-failover/bus";
 import { type DataOf, type Event, type EventType, makeEvent, type NewEvent, type Reply, topology } from "@mcp-failover/contracts";
 import { decideRollback, type RollbackInput } from "@mcp-failover/domain";
 import { testKit } from "@mcp-failover/service-kit/testing";
@@ -34,7 +34,8 @@ function event<T extends EventType>(type: T, keys: readonly string[], data: Data
   return makeEvent(from as NewEvent<T>);
 }
 
-async function stack(controllers = 1, topology: typeof config = config) {
+/** `through`: what a controller sees of its bus. */
+async function stack(controllers = 1, topology: typeof config = config, through = (bus: Bus): Bus => bus) {
   const broker = memoryBroker();
   const bus = broker.connect();
   const timestamp = new Date().toISOString();
@@ -43,7 +44,7 @@ async function stack(controllers = 1, topology: typeof config = config) {
   await bus.appendFenced(event("config.applied", [], { ...applied, topology }), 0);
   for (let count = 1; count <= controllers; count += 1) {
     const own = broker.connect();
-    const kit = testKit({ service: "rollback-controller", bus: own, instance: `rc-${count}` });
+    const kit = testKit({ service: "rollback-controller", bus: through(own), instance: `rc-${count}` });
     const running = await startRollbackController(kit);
     const definition = { name: "rollback-controller", instance: `rc-${count}`, version: "0", description: "" };
     const served = await own.serve({ ...definition, handlers: running.handlers ?? {} });
@@ -59,7 +60,7 @@ async function stack(controllers = 1, topology: typeof config = config) {
   }
   cleanups.push(() => bus.close());
   const command = (subject: "command.rollback" | "command.recover", body: object): Promise<Reply> =>
-    bus.request(subject, { commandId: randomUUID(), by: operator, reason: "test", ...body } as never, { timeoutMs: 8000 });
+    bus.request(subject, { commandId: randomUUID(), by: operator, reason: "test", ...body } as never, { timeoutMs: 60_000 });
   return {
     bus,
     rollback: (scope: string, name: string, more: object = {}) => command("command.rollback", { scope, name, force: false, ...more }),
@@ -213,6 +214,40 @@ test("a recovery without a percentage begins a ramp at its first step", async ()
   assert.equal(codeOf(await recover("tool", "get_orders", null)), "already_recovering");
   const back = resultOf(await rollback("tool", "get_orders"));
   assert.deepEqual([back["action"], back["mcpPercent"]], ["rolled_back", 0]);
+});
+
+test("an order that is on its way while a tool is rolled back by itself loses to that, and is decided anew on it", async () => {
+  const reading = Promise.withResolvers<void>();
+  const rolledBack = Promise.withResolvers<void>();
+  let held = true;
+  /** Whether another order stands on the subject is answered late: not before the tool was rolled back. */
+  const through = (own: Bus): Bus => {
+    async function* read(...[stream, options]: Parameters<Bus["read"]>): ReturnType<Bus["read"]> {
+      if (held && options?.filter === "rollback.decided.tool.get_inventory") {
+        held = false;
+        const found: Stored[] = [];
+        for await (const stored of own.read(stream, options)) found.push(stored);
+        reading.resolve();
+        await rolledBack.promise;
+        yield* found;
+      } else yield* own.read(stream, options);
+    }
+    return Object.create(own, { read: { value: read } });
+  };
+  const { bus, rollback } = await stack(1, config, through);
+  const answered = rollback("tool", "get_inventory", { givenAtSeq: (await bus.info("AUDIT")).lastSeq });
+  await reading.promise;
+  await traffic(bus, { calls: 40, errors: 20 });
+  // Told by the controller itself: it has folded it.
+  await until(
+    () => said(bus, "rollback.executed"),
+    (events) => events.length === 1,
+    20_000,
+  );
+  rolledBack.resolve();
+  assert.equal(codeOf(await answered), "already_rolled_back");
+  const decided = (await said(bus, "rollback.decided")).map(({ data }) => [data.automatic, data.state.epoch, data.state.mcpPercent]);
+  assert.deepEqual(decided, [[true, 1, 0]]);
 });
 
 test("an operator's order that comes through late is refused, and undoes nothing that was ordered since", async () => {

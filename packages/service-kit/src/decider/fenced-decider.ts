@@ -8,8 +8,9 @@ import { type ClockReading, compareClocks } from "./clock-guard.ts";
  * What every service needs that decides on the log: both streams followed and folded, the expectation of each fenced publish, a clock
  * that is stamped by the store, and the reasons not to decide just now.
  *
- * D1  A fenced event is published with the sequence that this process has folded last on its subject; who loses folds what stands there
- *     and decides anew. Lost races are counted, never retried with the same decision.
+ * D1  A fenced event is published with the sequence of its subject that its decision stands on (`foldedSeq`, taken together with what is
+ *     decided on); what was folded since has won the race. Who loses folds what stands there and decides anew. Lost races are counted,
+ *     never retried with the same decision.
  * D2  An event is folded once, whether it came by following, by winning or by losing; on one subject never backwards.
  * D3  Nothing is evaluated before both streams are read to their end and `prepare` is through, nor while the log is out of reach.
  * D4  After a disconnect or a pause of the process, SIGNALS up to then is no evidence (`freshAfterSeq`); after a jump of the clock nothing
@@ -32,13 +33,17 @@ export interface FencedDecider {
   nowMs(): number;
   /** What this process had folded, for certificates. */
   folded(): Certificate["folded"];
-  /** Publishes a fenced event at the end of what was folded of its subject (D1). Throws `BusError` when the log is out of reach. */
-  publish<T extends EventType>(type: T, keys: readonly string[], data: DataOf<T>, options?: PublishOptions): Promise<Published>;
+  /** The sequence folded last of an event's subject; 0: none. Ask before deciding, with nothing awaited between the two (D1). */
+  foldedSeq(type: EventType, keys: readonly string[]): number;
+  /** Publishes a fenced event behind what was decided on (D1). Throws `BusError` when the log is out of reach. */
+  publish<T extends EventType>(type: T, keys: readonly string[], data: DataOf<T>, options: PublishOptions): Promise<Published>;
   /** Resolves at the next event that is folded, or after `timeoutMs`. */
   changed(timeoutMs: number): Promise<void>;
   stop(): Promise<void>;
 }
 interface PublishOptions {
+  /** What {@link FencedDecider.foldedSeq} was when the decision was taken, which may be a while ago. */
+  readonly expectedSeq: number;
   readonly id?: string;
   /** How long the outcome may take at most; after it nothing is stored any more. Default 5000. */
   readonly timeoutMs?: number;
@@ -306,10 +311,16 @@ export function startFencedDecider(kit: Kit<unknown>, options: FencedDeciderOpti
     decisionMs: () => Math.max(storeMs, lastBoundaryMs),
     nowMs: storeNowMs,
     folded: () => ({ AUDIT: ranges.AUDIT && { ...ranges.AUDIT }, SIGNALS: ranges.SIGNALS && { ...ranges.SIGNALS } }),
-    async publish(type, keys, data, { id, timeoutMs } = {}) {
+    foldedSeq: (type, keys) => lastSeqs.get(subjectFor(type, ...keys)) ?? 0,
+    async publish(type, keys, data, { expectedSeq, id, timeoutMs }) {
       const event = kit.event(type, keys, data, id === undefined ? {} : { id }) as unknown as Event;
       const subject = subjectFor(type, ...keys);
-      const expectedSeq = lastSeqs.get(subject) ?? 0;
+      const foldedSeq = lastSeqs.get(subject) ?? 0;
+      if (foldedSeq !== expectedSeq) {
+        lost.inc({ type });
+        kit.log.debug({ type, subject, expectedSeq, foldedSeq }, "another decision was folded while this one was on its way");
+        return { outcome: "lost" };
+      }
       const result = await kit.bus.appendFenced(event, expectedSeq, timeoutMs === undefined ? {} : { timeoutMs });
       if (result.outcome === "lost") {
         lost.inc({ type });

@@ -100,8 +100,9 @@ export function openNoticeDesk<T extends EventType>(
       if (head === undefined || !decider().settled) return;
       const notice = options.noticeFor(key, head);
       if (notice === null) return;
+      const expectedSeq = decider().foldedSeq(notice.type, notice.keys);
       // Won or lost, the notice that stands there now is folded, which drops its decision from the queue.
-      await decider().publish(notice.type, notice.keys, notice.data, { id: `${head.event.id}:${notice.type}` });
+      await decider().publish(notice.type, notice.keys, notice.data, { expectedSeq, id: `${head.event.id}:${notice.type}` });
       if (untold.get(key)?.[0] === head) lost += 1;
     }
   };
