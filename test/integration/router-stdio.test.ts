@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
+import { subjectOf } from "@mcp-failover/contracts";
 import { connectClient } from "../harness/load.ts";
 import { until } from "../harness/wait.ts";
 import { type RouterWorld, routerWorld } from "./router-world.ts";
@@ -31,6 +32,7 @@ describe("a router that runs stdio servers", { skip: process.platform === "linux
   let world: RouterWorld;
   const mark = `MCPF_TEST_MARK=${process.pid}-${Date.now()}`;
   const env = { TEST_MARK: mark };
+  const token = "a-token-of-probers-that-is-long-enough";
 
   before(async () => {
     world = await routerWorld();
@@ -50,6 +52,7 @@ describe("a router that runs stdio servers", { skip: process.platform === "linux
     });
     await world.startRouter("router-1", {
       MCPF_STDIO_ALLOW: JSON.stringify({ everything: [process.execPath, everything], stubborn: [process.execPath, stubborn] }),
+      MCPF_PROBE_TOKEN: token,
     });
   });
   after(() => world.stop());
@@ -72,9 +75,18 @@ describe("a router that runs stdio servers", { skip: process.platform === "linux
   });
 
   test("a prober's look at a process is answered through the router", async () => {
-    const url = `${world.url}/probe/everything/process`;
-    await until(async () => (await fetch(url)).status === 200, 8000);
-    assert.equal((await fetch(`${world.url}/probe/everything/server`)).status, 404);
+    const look = async (endpoint: string, headers: Record<string, string> = { authorization: `Bearer ${token}` }): Promise<number> =>
+      (await fetch(`${world.url}/probe/everything/${endpoint}`, { headers })).status;
+    await until(async () => (await look("process")) === 200, 8000);
+    assert.equal(await look("server"), 404);
+    assert.equal(await look("process", {}), 401, "who is no prober has no process asked");
+    await world.startService("prober", "prober-1", { MCPF_ROUTER_URL: world.url, MCPF_PROBE_TOKEN: token });
+    const subject = subjectOf("health.changed", "everything", "process");
+    const statusOf = async (): Promise<unknown> => {
+      const content = (await world.bus.lastOf("AUDIT", subject))?.content;
+      return content?.kind === "event" ? (content.event.data as { status?: unknown }).status : null;
+    };
+    await until(async () => (await statusOf()) === "healthy", 20_000);
   });
 
   test("R25: no process outlives a router that is killed, not even one that ignores the end of its input and SIGTERM", async () => {

@@ -31,10 +31,11 @@ export function plainEnvironment(env: Environment): Record<string, string> {
   return pick(env, plain);
 }
 
-/** Command lines may hold what only the service that runs them should know. */
-const ownedBy: ReadonlyMap<string, string> = new Map([
-  ["MCPF_EXEC_ALLOW", "prober"],
-  ["MCPF_STDIO_ALLOW", "router"],
+/** Command lines may hold what only the service that runs them should know, and a token is for those who show it and who look at it. */
+const ownedBy: ReadonlyMap<string, readonly string[]> = new Map([
+  ["MCPF_EXEC_ALLOW", ["prober"]],
+  ["MCPF_STDIO_ALLOW", ["router"]],
+  ["MCPF_PROBE_TOKEN", ["prober", "router"]],
 ]);
 
 /** {@link plainEnvironment}, and the settings of one of our own services (`MCPF_...`) that are no secrets. */
@@ -45,7 +46,7 @@ export function serviceEnvironment(env: Environment, topology: Topology, service
       (name.startsWith("MCPF_") || (service === "router" && name.startsWith("OTEL_"))) &&
       !ours.has(name) &&
       !secrets.has(name) &&
-      (ownedBy.get(name) ?? service) === service,
+      (ownedBy.get(name)?.includes(service) ?? true),
   );
   return { ...plainEnvironment(env), ...pick(env, settings) };
 }

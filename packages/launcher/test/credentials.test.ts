@@ -6,6 +6,7 @@ import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { type Bus, connectBus, readCredentials } from "@mcp-failover/bus";
 import { busUsers, redisClusterUsers, redisUsers } from "@mcp-failover/contracts";
+import { openSecrets, probeTokenFile, readProbeTokens } from "@mcp-failover/service-kit";
 import { startNats, tempDir } from "@mcp-failover/testkit";
 import { makeCredentials } from "../src/credentials/make-credentials.ts";
 
@@ -42,6 +43,37 @@ test("credentials are made once, for their owner's eyes, and every certificate i
       makeCredentials({ folder, nowMs: nowMs + 350 * 24 * 3_600_000 }).made.includes("prober/tls.crt"),
       "renewed before it expires",
     );
+  } finally {
+    await remove();
+  }
+});
+
+test("routers and probers have a token in common, and nobody else has it; a new one cuts nobody off, and the one before ends when it is retired", async () => {
+  const { path: folder, remove } = await tempDir();
+  const none = openSecrets({}, undefined);
+  const tokensOf = (user: string): readonly string[] => readProbeTokens(none, join(folder, user));
+  try {
+    const nowMs = Date.now();
+    makeCredentials({ folder, nowMs });
+    const [first = ""] = tokensOf("prober");
+    assert.ok(first.length >= 43);
+    assert.deepEqual([tokensOf("router"), tokensOf("prober")], [[first], [first]]);
+    for (const user of readdirSync(folder))
+      for (const file of readdirSync(join(folder, user)))
+        if (file !== probeTokenFile) assert.ok(!readFileSync(join(folder, user, file), "utf8").includes(first), `${user}/${file}`);
+        else assert.ok(["prober", "router"].includes(user), user);
+    makeCredentials({ folder, nowMs, change: "rotate" });
+    const [second = ""] = tokensOf("prober");
+    assert.notEqual(second, first);
+    assert.deepEqual([tokensOf("router"), tokensOf("prober")], [[second, first], [second]]);
+    makeCredentials({ folder, nowMs });
+    assert.deepEqual(tokensOf("router"), [second, first], "asking again changes nothing");
+    makeCredentials({ folder, nowMs, change: "retire" });
+    assert.deepEqual([tokensOf("router"), tokensOf("prober")], [[second], [second]]);
+    // As of an earlier version that knew no token.
+    rmSync(join(folder, "router", probeTokenFile));
+    makeCredentials({ folder, nowMs });
+    assert.deepEqual(tokensOf("router"), tokensOf("prober"));
   } finally {
     await remove();
   }

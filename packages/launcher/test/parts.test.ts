@@ -260,13 +260,21 @@ notifications: { channels: [{ name: w, type: webhook, url: "http://w", headers: 
     ENDPOINT_KEY: "e",
     OTEL_EXPORTER_OTLP_HEADERS: "key=of-the-collector",
     MCPF_EXEC_ALLOW: "{}",
+    MCPF_PROBE_TOKEN: "t",
   };
   assert.deepEqual(serviceEnvironment(env, topology, "router"), {
     PATH: "/bin",
     MCPF_LOG_LEVEL: "debug",
     OTEL_EXPORTER_OTLP_HEADERS: "key=of-the-collector",
+    MCPF_PROBE_TOKEN: "t",
   });
-  assert.deepEqual(serviceEnvironment(env, topology, "prober"), { PATH: "/bin", MCPF_LOG_LEVEL: "debug", MCPF_EXEC_ALLOW: "{}" });
+  assert.deepEqual(serviceEnvironment(env, topology, "prober"), {
+    PATH: "/bin",
+    MCPF_LOG_LEVEL: "debug",
+    MCPF_EXEC_ALLOW: "{}",
+    MCPF_PROBE_TOKEN: "t",
+  });
+  assert.deepEqual(serviceEnvironment(env, topology, "console"), { PATH: "/bin", MCPF_LOG_LEVEL: "debug" });
   // biome-ignore lint/suspicious/noTemplateCurlyInString: it is the configuration's own syntax
   assert.deepEqual(variablesIn("url: ${HOST:-x}/${PATH}/$PATH/${UNSET}", { HOST: "h", PATH: "p", OTHER: "o" }), { HOST: "h", PATH: "p" });
 });

@@ -38,6 +38,8 @@ export const proberEnvironment = z.object({
   MCPF_REPORT_HOST: z.string().min(1).optional(),
   /** Who is asked about `stdio:` endpoints; without it, the first of `router.public_urls`, or the router of this machine. */
   MCPF_ROUTER_URL: z.url({ protocol: /^https?$/, error: "give a URL that begins with http:// or https://" }).optional(),
+  /** This prober's own credentials; the token for routers may lie there too. */
+  MCPF_CREDENTIALS_DIR: z.string().min(1).optional(),
   /** The commands of `probe: { type: exec }`, by name: `{"disk": ["/usr/local/bin/check-disk", "--quick"]}`. */
   MCPF_EXEC_ALLOW: z.string().transform(parseExecAllow).optional(),
 });

@@ -23,12 +23,15 @@ export interface Target {
   /** Host and port: probes in flight are limited per host. */
   readonly host: string;
   /** What is checked, the main check first. */
-  readonly checks: readonly ProbeCheck[];
+  readonly checks: readonly TargetCheck[];
   readonly policy: HealthPolicy;
   readonly policyHash: string;
   /** Changes when another server, or the same one with other credentials, is meant. */
   readonly identity: string;
 }
+
+/** `asksRouter`: a router is asked about a process of its own, and has to know us for a prober. */
+type TargetCheck = ProbeCheck & { readonly asksRouter?: true };
 
 const localRouterUrl = "http://127.0.0.1:7300";
 
@@ -83,6 +86,6 @@ function targetOf(
 }
 
 /** Only the router reaches its processes: it sends one a ping for whoever asks, and answers 200 or 503. */
-function askingRouter(check: ProbeCheck, url: string): ProbeCheck {
-  return { ...check, type: "http", url, method: "GET", headers: {}, auth: null, tls: null, body: null };
+function askingRouter(check: ProbeCheck, url: string): TargetCheck {
+  return { ...check, asksRouter: true, type: "http", url, method: "GET", headers: {}, auth: null, tls: null, body: null };
 }

@@ -1,7 +1,7 @@
 import { BusError } from "@mcp-failover/bus";
 import type { Topology } from "@mcp-failover/contracts";
 import { defaultPolicy, fractionOf, maintenanceAt, type ProberPolicy, proberPolicy } from "@mcp-failover/domain";
-import { type AppliedTopology, followTopology, type Kit, type Running } from "@mcp-failover/service-kit";
+import { type AppliedTopology, followTopology, type Kit, type Running, readProbeTokens } from "@mcp-failover/service-kit";
 import type { ProberEnvironment } from "./config.ts";
 import { joinFleet } from "./fleet.ts";
 import { followHealth } from "./health-log.ts";
@@ -58,7 +58,10 @@ export async function startProber(
   const reporting = await openReporting(kit, () => targets);
   const { reports } = reporting;
   const execAllow = kit.config.MCPF_EXEC_ALLOW ?? new Map();
-  const runner = openRunner({ policy, secrets: kit.secrets, nowMs: kit.nowMs, reports, execAllow });
+  const routerToken = (): string | null => readProbeTokens(kit.secrets, kit.config.MCPF_CREDENTIALS_DIR)[0] ?? null;
+  // One that cannot be used is said now, and not at the first process of a router.
+  routerToken();
+  const runner = openRunner({ policy, secrets: kit.secrets, nowMs: kit.nowMs, reports, execAllow, routerToken });
   const observations = openObservationLog({
     policy,
     event: performer.observed,

@@ -1,7 +1,9 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { topology } from "@mcp-failover/contracts";
-import { targetsOf } from "../src/targets.ts";
+import { type Target, targetsOf } from "../src/targets.ts";
+import { resultOf, runnerFor, targetOf } from "./probe-kit.ts";
+import { answers, fakeServer } from "./servers.ts";
 
 const stdio = { command: "files", env: { TOKEN: { secret: "FILES_TOKEN" } } };
 const configured = (router: object = {}) =>
@@ -17,4 +19,41 @@ test("a process of the router is looked at through the router, without credentia
   assert.equal(target?.type, "http");
   assert.equal(target?.host, "127.0.0.1:7300");
   assert.doesNotMatch(JSON.stringify(target?.checks), /FILES_TOKEN/);
+});
+
+test("a router that asks for a token is shown the newest one, and nobody else is", async (t) => {
+  const [router, server] = await Promise.all([fakeServer(answers.status(200)), fakeServer(answers.status(200))]);
+  t.after(() => Promise.all([router.kill(), server.kill()]));
+  let token: string | null = "a-token-of-probers-that-is-long-enough";
+  const opened = runnerFor(t, { routerToken: () => token });
+  const ofProcess = [...targetsOf(configured(), "development", router.url).values()][0] as Target;
+  const ofServer = targetOf({}, `${server.url}/health`);
+  const look = async (): Promise<unknown> => {
+    assert.equal((await resultOf(opened, ofProcess)).outcome, "ok");
+    return router.requests.at(-1)?.headers.authorization;
+  };
+  assert.equal(await look(), `Bearer ${token}`);
+  token = "the-token-that-came-after-it-without-a-restart";
+  assert.equal(await look(), `Bearer ${token}`);
+  await resultOf(opened, ofServer);
+  assert.ok(server.requests.length > 0);
+  for (const { headers } of server.requests) assert.doesNotMatch(JSON.stringify(headers), /token/);
+  token = null;
+  assert.equal(await look(), undefined, "without one the router lets in who is on its machine");
+});
+
+test("a router that refuses the token says nothing of its process, neither good nor bad: the reason is told instead", async (t) => {
+  const router = await fakeServer(answers.status(401));
+  t.after(() => router.kill());
+  const opened = runnerFor(t, { routerToken: () => "a-token-of-another-router-altogether" });
+  const target = [...targetsOf(configured(), "development", router.url).values()][0] as Target;
+  for (const status of [401, 403]) {
+    router.handler = answers.status(status);
+    const probe = await opened.probe(target, { fresh: true, timeoutMs: 2000 });
+    assert.ok(probe.kind === "not_made" && probe.reason === "not_allowed", JSON.stringify(probe));
+    assert.match(probe.detail, /MCPF_PROBE_TOKEN/);
+    assert.doesNotMatch(probe.detail, /altogether/);
+  }
+  router.handler = answers.status(503);
+  assert.equal((await resultOf(opened, target)).outcome, "hard", "a process that does not answer is down");
 });

@@ -58,6 +58,8 @@ export const routerConfig = z.object({
   MCPF_ROUTER_HEARTBEAT_MS: z.coerce.number().int().min(100).max(300_000).default(15_000),
   /** The commands of `stdio:` endpoints, by name: program and first arguments; the configuration adds its own after them. */
   MCPF_STDIO_ALLOW: z.string().transform(parseStdioAllow).optional(),
+  /** This router's own credentials; the token of probers may lie there too. */
+  MCPF_CREDENTIALS_DIR: z.string().min(1).optional(),
   /** What those processes get of this router's own environment. */
   PATH: z.string().default("/usr/local/bin:/usr/bin:/bin"),
   /** How many sessions one agent (one address, where nobody has to say who he is) may have in this process's memory, which holds 50,000. */

@@ -36,6 +36,8 @@ export interface DataPlaneOptions {
   readonly access: () => AccessRules;
   /** Who makes a request; without it everybody may do everything. */
   readonly guard?: Guard;
+  /** By what probers are known; without it they are on this machine. */
+  readonly probeTokens?: () => readonly string[];
   /** What is told of each call. */
   readonly observing?: Observing;
   /** Of the port; without it plain HTTP. */
@@ -134,6 +136,7 @@ export async function startDataPlane(options: DataPlaneOptions): Promise<DataPla
     http: { control, client, log, metrics, nowMs },
     access: options.access,
     guard: options.guard ?? openGuard,
+    probeTokens: options.probeTokens ?? (() => []),
     tls: options.tls ?? null,
     front: options.front ?? false,
     trace: observing?.trace ?? null,

@@ -18,6 +18,7 @@ import { type McpContext, operationHeader } from "./mcp/inbound.ts";
 import { serveMcp } from "./mcp/serve-mcp.ts";
 import { leaveOldHolds } from "./mcp/sweep.ts";
 import type { Observing } from "./observe/start-observing.ts";
+import { checkProber } from "./stdio/probe-access.ts";
 import type { ServerTls } from "./tls/server-tls.ts";
 
 /**
@@ -45,6 +46,8 @@ export interface RouterServerOptions {
   /** `/mcp`, all upstreams as one. */
   readonly aggregate?: Aggregate;
   readonly guard: Guard;
+  /** By what probers are known that have a process looked at. Empty: they are on this machine. */
+  readonly probeTokens: () => readonly string[];
   /** Begins the trace of a request; null: no traces. */
   readonly trace: Observing["trace"];
   /** Null: plain HTTP. */
@@ -205,8 +208,10 @@ async function serve(options: RouterServerOptions, request: Incoming, response: 
       sendJson(response, 200, metadata, { "cache-control": "max-age=300", "access-control-allow-origin": "*" });
       return;
     }
+    const isProbe = path.startsWith("/probe/");
     // A probe has a process asked: no page is to do that either.
-    if (path === "/metrics" || path.startsWith("/probe/")) checkMetricsHost(request.headers.host, options.access());
+    if (path === "/metrics" || isProbe) checkMetricsHost(request.headers.host, options.access());
+    if (isProbe) checkProber(request.headers.authorization, socket.remoteAddress, options.probeTokens());
     const health = await options.health(path);
     if (health !== null) {
       response.writeHead(health.status, { "content-type": health.type });

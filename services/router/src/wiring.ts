@@ -1,5 +1,5 @@
 import { isStdioUrl } from "@mcp-failover/contracts";
-import { healthAnswer, type Kit, type Running } from "@mcp-failover/service-kit";
+import { healthAnswer, type Kit, type Running, readProbeTokens } from "@mcp-failover/service-kit";
 import type { AccessRules } from "./access.ts";
 import { createLastLists } from "./aggregate/last-lists.ts";
 import type { RouterConfig } from "./config.ts";
@@ -32,6 +32,9 @@ const directoryMs = 300;
 export async function startRouter(kit: Kit<RouterConfig>): Promise<Running> {
   const { config, bus, log, registry } = kit;
   const secret = await sessionSecret(config.MCPF_SESSION_KEY, kit.dataDir);
+  const probeTokens = (): readonly string[] => readProbeTokens(kit.secrets, config.MCPF_CREDENTIALS_DIR);
+  // One that cannot be used is said now, and not to the first prober.
+  probeTokens();
   const sealer = createSealer(secret);
   const stdio = createStdioBridge({
     allow: config.MCPF_STDIO_ALLOW ?? new Map(),
@@ -77,6 +80,7 @@ export async function startRouter(kit: Kit<RouterConfig>): Promise<Running> {
       return access;
     },
     guard,
+    probeTokens,
     tls,
     front: config.MCPF_ROUTER_FRONT === "on",
     observing,

@@ -1,8 +1,9 @@
-import { X509Certificate } from "node:crypto";
+import { randomBytes, X509Certificate } from "node:crypto";
 import { chmodSync, chownSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync, statSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { credentialFiles, makeUserKey, publicKeyOf } from "@mcp-failover/bus";
 import { type BusKeys, type BusUser, busUsers, hasOnlookers, natsAccounts, redisClusterUsers, redisUsers } from "@mcp-failover/contracts";
+import { probeTokenFile } from "@mcp-failover/service-kit";
 import { issue, makeAuthority } from "./certificates.ts";
 import { makeRedisPasswords } from "./redis-passwords.ts";
 
@@ -115,7 +116,21 @@ export function makeCredentials(options: CredentialsOptions): { readonly made: r
   for (const user of [...redisUsers, ...redisClusterUsers])
     if (!(busUsers as readonly string[]).includes(user)) certify(user, user, [user]);
   makeRedisPasswords({ change, onlookers, read: (name) => readText(join(folder, name)), put });
+  makeProbeToken({ change, read: (name) => readText(join(folder, name)), put });
   return { made };
+}
+
+const tokenBytes = 32;
+
+/** By what routers know probers. The router's file is first: it takes the token before as well, until that is retired. */
+function makeProbeToken({ change, read, put }: Omit<Parameters<typeof makeRedisPasswords>[0], "onlookers">): void {
+  const known = (read(`router/${probeTokenFile}`) ?? "").split("\n").filter((line) => line !== "");
+  const [current] = known;
+  const token = current === undefined || change === "rotate" ? randomBytes(tokenBytes).toString("base64url") : current;
+  // Never more than the new one and the one before it.
+  const taken = change === "retire" ? [token] : [...new Set([token, ...known])].slice(0, 2);
+  put(`router/${probeTokenFile}`, `${taken.join("\n")}\n`);
+  put(`prober/${probeTokenFile}`, `${token}\n`);
 }
 
 function readKeys(folder: string): Partial<Record<BusUser, string[]>> {

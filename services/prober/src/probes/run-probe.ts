@@ -47,6 +47,8 @@ export interface ProbeRunnerOptions {
   readonly reports?: Reports;
   /** The commands of `exec`. */
   readonly execAllow?: ExecAllow;
+  /** By what routers know this prober; null, and without it: they take what comes from their own machine. */
+  readonly routerToken?: () => string | null;
 }
 
 /** A time-out that fires later than this was not the endpoint's: this process, or its machine, stood still. */
@@ -69,7 +71,7 @@ type Made = ProbeResult & { readonly responseTimeMs: number };
 
 /** Makes probes of all types: credentials, time-out, assertions, and what a failure is called. */
 export function openProbeRunner(options: ProbeRunnerOptions): ProbeRunner {
-  const { policy, secrets, nowMs, reports = openReports(), execAllow = new Map() } = options;
+  const { policy, secrets, nowMs, reports = openReports(), execAllow = new Map(), routerToken = () => null } = options;
   const wire = openWire(policy.inFlightPerHostMax);
   const mcp: McpProber = openMcpProber(wire, policy);
   const certificates = openCertificates();
@@ -138,7 +140,7 @@ export function openProbeRunner(options: ProbeRunnerOptions): ProbeRunner {
       if (ageMs >= 0 && ageMs < check.everyMs) return entry.good.result;
     }
     const startedMs = performance.now();
-    const credentials = credentialsOf(check, secrets);
+    const credentials = check.asksRouter ? forRouter(routerToken()) : credentialsOf(check, secrets);
     let result: ProbeResult;
     try {
       const found = isPlain(check)
@@ -155,6 +157,8 @@ export function openProbeRunner(options: ProbeRunnerOptions): ProbeRunner {
             signal: deadline.signal,
             nowMs: startedAtMs,
           });
+      // The router has not looked: nothing is known of the process.
+      if (check.asksRouter && found.result.outcome === "auth") throw new NotMadeError("not_allowed", refusedByRouter(check.url));
       result = withExpectations(found.result, found.seen, check.expect, secrets.redact);
     } catch (error) {
       result = resultOfError(error, deadline);
@@ -287,6 +291,14 @@ const isEmpty = (record: object): boolean => {
   for (const _name in record) return false;
   return true;
 };
+
+function forRouter(token: string | null): Pick<CheckContext, "headers" | "auth" | "ca"> {
+  return token === null ? noCredentials : { ...noCredentials, headers: { authorization: `Bearer ${token}` } };
+}
+
+function refusedByRouter(url: string): string {
+  return `the router at ${new URL(url).origin} does not know us for a prober: give routers and probers the same secret MCPF_PROBE_TOKEN`;
+}
 
 /** The check's own headers and credentials with their secrets. Throws {@link MissingSecretError}. */
 function credentialsOf(check: Target["checks"][number], secrets: Secrets): Pick<CheckContext, "headers" | "auth" | "ca"> {

@@ -25,6 +25,8 @@ export async function startTestRouter(
     port?: number;
     bridges?: Bridges;
     guard?: Guard;
+    probeTokens?: () => readonly string[];
+    health?: (path: string) => Promise<{ status: number; type: string; body: string } | null>;
     observing?: Observing;
     tls?: ServerTls | null;
     front?: boolean;
@@ -50,13 +52,14 @@ export async function startTestRouter(
       },
     },
     metrics: { call: () => undefined, replay: () => undefined },
-    health: async (path) => (path === "/healthz" ? { status: 200, type: "text/plain", body: "ok" } : null),
+    health: options.health ?? (async (path) => (path === "/healthz" ? { status: 200, type: "text/plain", body: "ok" } : null)),
     nowMs: () => Date.now(),
     tls: options.tls ?? null,
     front: options.front ?? true,
     ...(options.lastLists === undefined ? {} : { lastLists: options.lastLists }),
     ...(options.observing === undefined ? {} : { observing: options.observing }),
     ...(options.guard === undefined ? {} : { guard: options.guard }),
+    ...(options.probeTokens === undefined ? {} : { probeTokens: options.probeTokens }),
     ...(options.bridges === undefined ? {} : { bridges: options.bridges }),
     ...(options.limits === undefined ? {} : { limits: options.limits }),
   });
