@@ -123,7 +123,9 @@ test("what redis-server needs is given to the user that it runs as, also what wa
   }
 });
 
-test("a rotation that names the owner of the others alone leaves redis-server its folders", { skip: process.getuid?.() !== 0 }, async () => {
+test("a rotation that names the owner of the others alone leaves redis-server its folders", {
+  skip: process.getuid?.() !== 0,
+}, async () => {
   const { path: folder, remove } = await tempDir();
   try {
     const ours = { uid: 4711, gid: 4712 };
