@@ -49,9 +49,11 @@ export class DeadlineList {
       this.#unset ??= entry;
       return;
     }
-    entry.dueMs = performance.now() + this.durationMs;
+    const nowMs = performance.now();
+    entry.dueMs = nowMs + this.durationMs;
     clearTimeout(this.#timer);
-    this.#arm(Math.min(this.#tickMs, this.durationMs));
+    // The timer that is replaced may have been for the first one, which would wait a second tick.
+    this.#arm(Math.min(this.#tickMs, Math.max(1, (this.#first ?? entry).dueMs - nowMs)));
     this.#ticking = true;
   }
 
