@@ -255,8 +255,10 @@ class Exchange implements Waiting, UpstreamResponse {
   }
 
   onData(chunk: Buffer): void {
-    if (this.#sink !== null) this.wanted = this.#sink.data(chunk);
-    else {
+    if (this.#sink !== null) {
+      // More of them may have come with one read: only `resume()` takes a `false` back.
+      if (!this.#sink.data(chunk)) this.wanted = false;
+    } else {
       // Nobody reads yet: keep what came with the headers, and read no more.
       this.#early.push(chunk);
       this.wanted = false;

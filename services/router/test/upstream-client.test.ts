@@ -5,7 +5,7 @@ import { createServer, type Server, type Socket } from "node:net";
 import { join } from "node:path";
 import { after, afterEach, beforeEach, describe, test } from "node:test";
 import { createServer as createTlsServer } from "node:tls";
-import { selfSigned, tempDir } from "@mcp-failover/testkit";
+import { eventually, selfSigned, tempDir } from "@mcp-failover/testkit";
 import { createUpstreamClient, type UpstreamClient, UpstreamError, type UpstreamRequest } from "../src/upstream-client.ts";
 
 /** A TCP server that a test tells, connection by connection, what to do. */
@@ -270,6 +270,34 @@ describe("the upstream client", () => {
     };
     return (more: Partial<UpstreamRequest> = {}) => request(url, { endpoint, signal: AbortSignal.timeout(10_000), ...more });
   };
+
+  test("U4: a reader that has had enough is given what was read with that, and no more before it goes on", async () => {
+    const sockets: Socket[] = [];
+    const { url } = await start((socket) => socket.once("data", () => sockets.push(socket)));
+    const asked = client.send(request(url));
+    await eventually(() => sockets.length === 1);
+    sockets[0]?.write("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n");
+    const response = await asked;
+    let came = "";
+    const data = (chunk: Buffer): boolean => {
+      came += chunk.toString();
+      return chunk.toString() !== "enough";
+    };
+    const ended = new Promise<void>((resolve, reject) => response.read({ data, end: resolve, error: reject }));
+    sockets[0]?.write("6\r\nenough\r\n3\r\n+it\r\n");
+    await eventually(() => came === "enough+it");
+    sockets[0]?.write("5\r\n+more\r\n");
+    // Long enough for it to come, were it read.
+    const next = client.send(request(url));
+    await eventually(() => sockets.length === 2);
+    sockets[1]?.write("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}");
+    await (await next).collect(10);
+    assert.equal(came, "enough+it");
+    response.resume();
+    await eventually(() => came === "enough+it+more");
+    sockets[0]?.write("0\r\n\r\n");
+    await ended;
+  });
 
   test("U4: an answer over TLS whose end comes while its reader is slow leaves a connection that can be read", async () => {
     let connections = 0;
