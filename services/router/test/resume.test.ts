@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
-import { createServer, type IncomingHttpHeaders } from "node:http";
-import type { AddressInfo } from "node:net";
+import { subscribe, unsubscribe } from "node:diagnostics_channel";
+import { createServer, type IncomingHttpHeaders, type ServerResponse } from "node:http";
+import { type AddressInfo, connect, type Socket } from "node:net";
 import { afterEach, beforeEach, describe, test } from "node:test";
 import { eventually, patientMs } from "@mcp-failover/testkit";
 import { anybody } from "../src/identity/principal.ts";
@@ -306,6 +307,68 @@ describe("a client whose connection breaks", () => {
         tool,
       );
     }
+  });
+
+  test("R9: gets the rest of its call, and the answer, while its old connection hangs with what it was being told", async () => {
+    const streams: ServerResponse[] = [];
+    const talker = createServer((request, response) => {
+      let body = "";
+      request.setEncoding("utf8").on("data", (chunk: string) => (body += chunk));
+      request.on("end", () => {
+        if (request.method === "GET") response.writeHead(405).end();
+        else if (body.includes('"initialize"')) {
+          const result = { protocolVersion: "2025-11-25", capabilities: { tools: {} }, serverInfo: { name: "talker", version: "1" } };
+          response.writeHead(200, { "content-type": "application/json", "mcp-session-id": "talker-1" });
+          response.end(JSON.stringify({ jsonrpc: "2.0", id: 1, result }));
+        } else if (body.includes('"notifications/')) response.writeHead(202).end();
+        else {
+          response.writeHead(200, { "content-type": "text/event-stream" }).flushHeaders();
+          streams.push(response);
+        }
+      });
+    });
+    await new Promise<void>((resolve) => talker.listen(0, "127.0.0.1", resolve));
+    others.push(() => new Promise((resolve) => talker.close(() => resolve(undefined)).closeAllConnections()));
+    const control = fakeControl([{ name: "talker", url: `http://127.0.0.1:${(talker.address() as AddressInfo).port}/mcp` }]);
+    const hearing = await startTestRouter(control, { front: false });
+    others.push(() => hearing.close(0));
+    const taken: Socket[] = [];
+    const take = (message: unknown): void => void taken.push((message as { socket: Socket }).socket);
+    subscribe("net.server.socket", take);
+    others.push(async () => unsubscribe("net.server.socket", take));
+
+    const session = await openSession(hearing.mcpUrl);
+    const client = connect(hearing.port, "127.0.0.1");
+    others.push(async () => client.destroy());
+    let came = "";
+    client.setEncoding("utf8").on("data", (part: string) => {
+      came += part;
+    });
+    const body = JSON.stringify(toolCall(7, "run"));
+    const head = `host: 127.0.0.1\r\ncontent-type: application/json\r\naccept: application/json, text/event-stream\r\nmcp-session-id: ${session}`;
+    client.write(`POST /mcp/fake HTTP/1.1\r\n${head}\r\ncontent-length: ${body.length}\r\n\r\n${body}`);
+    await until(() => streams.length === 1);
+    const say = (message: object): unknown => streams[0]?.write(`data: ${JSON.stringify({ jsonrpc: "2.0", ...message })}\n\n`);
+    const log = (data: string): unknown => say({ method: "notifications/message", params: { level: "info", data } });
+    log("a");
+    await until(() => came.includes('"a"}'));
+    const id = /^id: (.*)\ndata: .*"a"/m.exec(came)?.[1] ?? "";
+    // From now on as with a network that is away: nothing is taken, and nobody says so.
+    const hung = taken.find(({ remotePort }) => remotePort === client.localPort) as Socket;
+    hung._write = () => undefined;
+    hung._writev = () => undefined;
+    // Each is more than a connection is given before it has to say that it took it.
+    for (const letter of ["b", "c", "d"]) log(letter.repeat(2 * hung.writableHighWaterMark));
+    say({ id: 7, result: { content: [] } });
+    await until(() => hung.writableNeedDrain);
+    const back = await open(hearing.mcpUrl, session, { lastEventId: id });
+    await until(() => back.ended);
+    assert.deepEqual(
+      back.said.map((data) => JSON.parse(data)).map(({ id: answered, params }) => answered ?? params.data[0]),
+      ["b", "c", "d", 7],
+    );
+    assert.equal(hung.destroyed, false);
+    assert.deepEqual(hearing.problems, []);
   });
 
   test("R9: takes a running call from nobody when it has left again before its router knows who it is", async () => {

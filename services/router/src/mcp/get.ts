@@ -89,8 +89,10 @@ function goOnFromLog(context: McpContext, inbound: Inbound, session: Session, lo
     writer.end();
     return;
   }
-  log.sink?.end();
+  const before = log.sink;
   log.sink = writer;
+  // The upstream may go on at once where it waited for the old connection: what it says then is for the new one.
+  before?.end();
   lasting(context, { ...streamOf(inbound), isOfCall: isOfCall(from) }, () => writer.end());
 }
 

@@ -163,11 +163,7 @@ export class SseWriter {
     // Most calls have no stream, and most streams a client that keeps up.
     if (this.#listening) return;
     this.#listening = true;
-    const drained = (): void => {
-      const next = this.#drained;
-      this.#drained = null;
-      next?.();
-    };
+    const drained = (): void => this.#goOn();
     this.#response.on("drain", drained);
     // node:http does not tell of what was written past it.
     const socket = this.#socket;
@@ -181,5 +177,12 @@ export class SseWriter {
   }
   end(): void {
     if (!this.gone) this.#response.end();
+    // Nor is it held back for one that is told no more: what it was told may never be taken, and TCP says so after a quarter of an hour.
+    this.#goOn();
+  }
+  #goOn(): void {
+    const next = this.#drained;
+    this.#drained = null;
+    next?.();
   }
 }
