@@ -11,7 +11,7 @@ import { cannotRun, openEngine } from "./lib/engine.mjs";
 import { ensureInstall } from "./lib/ensure-install.mjs";
 import { declareRun, newRunName, removeLeftBehind } from "./lib/left-behind.mjs";
 import { node24, ROOT, toolEnv } from "./lib/repo.mjs";
-import { runChild } from "./lib/run-child.mjs";
+import { runChild, ToldToEndError, throwIfToldToEnd } from "./lib/run-child.mjs";
 import { baseImages, makeStandIns, StandInError } from "./lib/stand-ins.mjs";
 import { closingLine, countTests } from "./lib/test-count.mjs";
 
@@ -37,29 +37,27 @@ try {
 } catch (error) {
   say(error instanceof Error ? (error.stack ?? error.message) : String(error));
   process.stdout.write(`containers: ${closingLine({ passed: 0, failed: 1, skipped: 0 })}\n`);
-  process.exitCode = 1;
+  process.exitCode = error instanceof ToldToEndError ? error.exitCode : 1;
 }
 
 async function main() {
   await ensureInstall();
-  const engine = await openEngine();
-  if ("skipped" in engine) return skip(engine.skipped);
   const run = newRunName();
-  const env = { ...toolEnv(), ...engine.env, MCPF_CONTAINERS: JSON.stringify({ run, compose: engine.compose }) };
-  Object.assign(process.env, engine.env);
-  for (const left of removeLeftBehind()) say(`removed what ${left} had left behind: it was killed`);
-  declareRun(run);
-  // In a group of its own, with a pipe from us: it does its work also when we are killed.
-  const reaper = spawn(
-    process.execPath,
-    [join(ROOT, "scripts/lib/container-reaper.mjs"), run, ...(engine.folder === null ? [] : [engine.folder])],
-    {
-      stdio: ["pipe", "inherit", "inherit"],
-      detached: true,
-    },
-  );
-  const reaped = new Promise((resolve) => reaper.once("close", resolve));
+  // In a group of its own, with a pipe from us: it does its work also when we are killed. It is there before an engine is.
+  const reaper = spawn(process.execPath, [join(ROOT, "scripts/lib/container-reaper.mjs"), run], {
+    stdio: ["pipe", "inherit", "inherit"],
+    detached: true,
+  });
+  const reaped = new Promise((resolve) => reaper.once("close", resolve).once("error", resolve));
+  // One that is gone is told by what it left, and no reason to stop.
+  reaper.stdin.on("error", () => say("the reaper is gone: what is left is removed by the next run"));
   try {
+    const engine = await openEngine({ log: say, onFolder: (engineFolder) => reaper.stdin.write(`${engineFolder}\n`) });
+    if ("skipped" in engine) return skip(engine.skipped);
+    const env = { ...toolEnv(), ...engine.env, MCPF_CONTAINERS: JSON.stringify({ run, compose: engine.compose }) };
+    Object.assign(process.env, engine.env);
+    for (const left of removeLeftBehind()) say(`removed what ${left} had left behind: it was killed`);
+    declareRun(run);
     const problem = await prepareImages(run);
     if (problem !== null) return skip(problem);
     say(`images are ready after ${sinceStart()}`);
@@ -250,6 +248,7 @@ async function runFiles(files, env) {
       ],
       { cwd: ROOT, env },
     );
+    throwIfToldToEnd();
     const lines = existsSync(report) ? readFileSync(report, "utf8").split("\n") : [];
     const counts = countTests(
       lines.filter((line) => line !== "").map((line) => JSON.parse(line)),

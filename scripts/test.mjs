@@ -15,7 +15,7 @@ import { ensureServers } from "./lib/ensure-servers.mjs";
 import { importersOf } from "./lib/importers.mjs";
 import { withMoreTries } from "./lib/more-tries.mjs";
 import { node24, ROOT, toolEnv } from "./lib/repo.mjs";
-import { runChild } from "./lib/run-child.mjs";
+import { runChild, ToldToEndError, throwIfToldToEnd } from "./lib/run-child.mjs";
 import { closingLine, countTests } from "./lib/test-count.mjs";
 
 /** One test, whatever it spawns; stretched with everything else that a busy machine is given time for. */
@@ -38,14 +38,17 @@ const GROUPS = {
 const total = { passed: 0, failed: 0, skipped: 0 };
 /** @type {string[]} tests that failed once */
 const flaky = [];
+/** @type {number | null} */
+let toldToEnd = null;
 try {
   await main();
 } catch (error) {
   process.stderr.write(`npm test: ${error instanceof Error ? error.message : String(error)}\n`);
+  if (error instanceof ToldToEndError) toldToEnd = error.exitCode;
   if (total.failed === 0) total.failed = 1;
 }
 process.stdout.write(`${closingLine(total)}\n`);
-process.exitCode = total.failed > 0 || total.passed === 0 ? 1 : 0;
+process.exitCode = toldToEnd ?? (total.failed > 0 || total.passed === 0 ? 1 : 0);
 
 async function main() {
   const { values, positionals } = parseArgs({
@@ -177,6 +180,7 @@ async function runGroup(files, concurrency, stuckAfterMs, env) {
         },
       },
     );
+    throwIfToldToEnd();
     const events = existsSync(report)
       ? readFileSync(report, "utf8")
           .split("\n")

@@ -17,11 +17,15 @@ const tryMsMax = 90_000;
 
 /** @typedef {{ env: Record<string, string>, folder: string | null, compose: [string, ...string[]] }} Engine */
 
+/** How clients find an engine of ours. @param {string} folder @returns {Record<string, string>} */
+export const engineHost = (folder) => ({ DOCKER_HOST: `unix://${folder}/docker.sock` });
+
 /**
- * @param {{ log?: (line: string) => void }} [options]
+ * @param {{ log: (line: string) => void, onFolder: (folder: string) => void }} options `onFolder` is told of an engine of ours before it is
+ *   started: whoever may be ended meanwhile has somebody else to end it
  * @returns {Promise<Engine | { skipped: string }>} `folder`: where ours lives; null for one that ran already
  */
-export async function openEngine({ log = (line) => process.stderr.write(`${line}\n`) } = {}) {
+export async function openEngine({ log, onFolder }) {
   if (spawnSync("docker", ["--version"]).status !== 0) return { skipped: "there is no Docker client here (apt-get install docker.io)" };
   const compose = findCompose();
   if (compose === undefined) return { skipped: "there is neither docker compose nor docker-compose here (apt-get install docker-compose)" };
@@ -33,16 +37,17 @@ export async function openEngine({ log = (line) => process.stderr.write(`${line}
   let said = "";
   for (const driver of ["overlay2", "vfs"]) {
     const folder = mkdtempSync(join(tmpdir(), PREFIX));
-    const env = { DOCKER_HOST: `unix://${folder}/docker.sock` };
+    const env = engineHost(folder);
     writeFileSync(join(folder, "packet-filter"), packetFilter());
     writeFileSync(join(folder, "owner"), String(process.pid));
+    onFolder(folder);
     const file = join(folder, "dockerd.log");
     const output = openSync(file, "w");
     const child = spawn(
       "dockerd",
       [
         ...["--data-root", join(folder, "data"), "--exec-root", join(folder, "exec"), "--pidfile", join(folder, "docker.pid")],
-        ...["--host", env.DOCKER_HOST, "--storage-driver", driver, "--shutdown-timeout", "10"],
+        ...["--host", `unix://${folder}/docker.sock`, "--storage-driver", driver, "--shutdown-timeout", "10"],
       ],
       // A group of its own: Ctrl-C is for us, and we end it after its containers.
       { detached: true, stdio: ["ignore", output, output] },
@@ -56,7 +61,7 @@ export async function openEngine({ log = (line) => process.stderr.write(`${line}
       if (!up) await sleep(250);
     }
     if (up) {
-      log(`containers: an engine of our own runs with ${driver} in ${folder}`);
+      log(`an engine of our own runs with ${driver} in ${folder}`);
       return { env, folder, compose };
     }
     said = readFileSync(file, "utf8")
@@ -149,14 +154,19 @@ export function abandonedEngines() {
     .filter((folder) => existsSync(join(folder, "owner")) && !existsSync(`/proc/${readFileSync(join(folder, "owner"), "utf8")}`));
 }
 
-/** The process of the engine in this folder; never another one that got its number. @param {string} folder @returns {number | null} */
+/**
+ * The process of the engine in this folder, told by its command line: one that still starts has not written its id anywhere.
+ * @param {string} folder
+ */
 function engineOf(folder) {
-  try {
-    const pid = Number(readFileSync(join(folder, "docker.pid"), "utf8"));
-    return readFileSync(`/proc/${pid}/cmdline`, "utf8").includes(join(folder, "docker.pid")) ? pid : null;
-  } catch {
-    return null; // No such file or process: it does not run.
+  for (const pid of readdirSync("/proc").filter((name) => /^\d+$/.test(name))) {
+    try {
+      if (readFileSync(`/proc/${pid}/cmdline`, "utf8").split("\0").includes(join(folder, "docker.pid"))) return Number(pid);
+    } catch {
+      // It has ended meanwhile.
+    }
   }
+  return null;
 }
 
 /** The bridges that the engine has made, or had. @param {string} folder @returns {string[]} */

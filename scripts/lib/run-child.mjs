@@ -6,6 +6,30 @@ const FORWARDED = /** @type {const} */ (["SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT
 /** One Ctrl-C reaches us from the terminal and again from npm; a second one pressed on purpose comes later than this. */
 const SAME_SIGNAL_MS = 300;
 
+/** @type {NodeJS.Signals | null} */
+let toldToEndBy = null;
+
+/** A signal came while a child ran: whoever would begin another one has to end instead. */
+export class ToldToEndError extends Error {
+  code = "told_to_end";
+  retriable = false;
+
+  /** @param {NodeJS.Signals} signal */
+  constructor(signal) {
+    super(`told to end by ${signal}`);
+    /** As a shell has it. */
+    this.exitCode = 128 + constants.signals[signal];
+  }
+}
+
+/**
+ * After each of several children: a child that was told to end may end with any code, and the next one would not know.
+ * @throws {ToldToEndError} when a signal was forwarded to any child of this process
+ */
+export function throwIfToldToEnd() {
+  if (toldToEndBy !== null) throw new ToldToEndError(toldToEndBy);
+}
+
 /**
  * Runs a program, forwards the signals that we get, and outlives it: a caller who waits for us has also waited for the child.
  * The child stays in our process group, so that killing the group leaves nothing behind. It may therefore see one Ctrl-C twice.
@@ -26,6 +50,7 @@ export function runChild(command, args, options = {}) {
       const now = Date.now();
       if (now - (forwardedAt.get(signal) ?? 0) < SAME_SIGNAL_MS) return;
       forwardedAt.set(signal, now);
+      toldToEndBy ??= signal;
       child.kill(signal);
     };
     const settle = (/** @type {number} */ code) => {

@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { once } from "node:events";
+import { constants } from "node:os";
 import { test } from "node:test";
 
 const runChild = new URL("../../scripts/lib/run-child.mjs", import.meta.url).href;
@@ -38,5 +39,23 @@ for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
     });
     const [code] = await once(parent, "close");
     assert.deepEqual({ output, code }, { output: "up\ncleaned up 1\n", code: 3 });
+  });
+}
+
+for (const signal of ["SIGINT", "SIGTERM"] as const) {
+  test(`who runs one child after the other and is told ${signal} during the first begins no second one`, async () => {
+    const first = `process.on("${signal}", () => process.exit(0)); setInterval(() => {}, 1000); console.log("first");`;
+    const script = `const { runChild, throwIfToldToEnd } = await import(${JSON.stringify(runChild)});
+      try {
+        for (const code of [${JSON.stringify(first)}, "console.log('second')"]) { await runChild(process.execPath, ["-e", code]); throwIfToldToEnd(); }
+      } catch (error) { process.exitCode = error.exitCode; }`;
+    const parent = spawn(process.execPath, ["--input-type=module", "-e", script], { stdio: ["ignore", "pipe", "inherit"] });
+    let output = "";
+    parent.stdout.setEncoding("utf8").on("data", (text: string) => {
+      if (output === "") parent.kill(signal);
+      output += text;
+    });
+    const [code] = await once(parent, "close");
+    assert.deepEqual({ output, code }, { output: "first\n", code: 128 + constants.signals[signal] });
   });
 }
