@@ -25,10 +25,14 @@ export async function decideByItself(upstream: string, parts: Parts): Promise<vo
   const { decider, knowledge, gatherer, performer, reserver, waiting, attention } = parts;
   const critical = knowledge.isCritical(upstream);
   let fleet: FailoverMoment["fleet"] = null;
+  let fleetSeq = 0;
   for (let attempt = 0; attempt < attemptsMax; attempt += 1) {
     if (!decider.settled || !knowledge.isConfigured(upstream)) return;
     const nowMs = decider.decisionMs();
     const expectedSeq = decider.foldedSeq("failover.decided", [upstream]);
+    // A place is for the next epoch of the route that it was asked for (L3), and rules were looked at for a move off its active endpoint.
+    if (expectedSeq !== fleetSeq) fleet = null;
+    fleetSeq = expectedSeq;
     const { input, decision } = knowledge.decide(upstream, {
       command: null,
       fleet,

@@ -134,11 +134,15 @@ export class Commands {
     // By the clock that cannot be set: whoever asked does not wait longer because ours was.
     const sinceMs = performance.now();
     let fleet: FailoverInput["fleet"] = null;
+    let fleetSeq = 0;
     for (let attempt = 0; attempt < attemptsMax && performance.now() - sinceMs < actMsMax; ) {
       const outcome = done();
       if (outcome !== null) return this.#answerOf(upstream, outcome);
       const proofWaitMs = this.#proofWaitMs(upstream);
       const expectedSeq = this.#decider.foldedSeq("failover.decided", [upstream]);
+      // A place is for the next epoch of the route that it was asked for (L3).
+      if (expectedSeq !== fleetSeq) fleet = null;
+      fleetSeq = expectedSeq;
       const { input, decision } = this.#knowledge.decide(upstream, {
         command: order(performance.now() - sinceMs >= proofWaitMs),
         fleet,

@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { type Bus, memoryBroker, type Stored } from "@mcp-failover/bus";
+import type { DataOf } from "@mcp-failover/contracts";
 import { testKit } from "@mcp-failover/service-kit/testing";
 import { startFailoverController } from "../src/wiring.ts";
 import { FleetDouble, until, upstreamOf } from "./fleet-double.ts";
@@ -56,5 +57,97 @@ test("an order that is on its way while the upstream is moved loses to the move,
   assert.deepEqual(states, [
     ["moved", 1, "secondary"],
     ["held", 2, "secondary"],
+  ]);
+});
+
+test("a place among the fleet's moves is asked for anew where the upstream was moved while it was being reserved", async (t) => {
+  const broker = memoryBroker();
+  const fleet = new FleetDouble(broker.connect());
+  await fleet.start({ shop: upstreamOf(["primary", "secondary", "third"]) });
+  const own = broker.connect();
+  const reserved = Promise.withResolvers<void>();
+  const moved = Promise.withResolvers<void>();
+  const appendFenced: Bus["appendFenced"] = async (event, ...rest) => {
+    const fenced = await own.appendFenced(event, ...rest);
+    if (event.type === "fleet.reserved") {
+      reserved.resolve();
+      await moved.promise;
+    }
+    return fenced;
+  };
+  const folded = { AUDIT: 0, SIGNALS: 0 };
+  const follow: Bus["follow"] = (stream, options, handler) =>
+    own.follow(stream, options, async (stored) => {
+      await handler(stored);
+      if (stream === "AUDIT" || stream === "SIGNALS") folded[stream] = stored.seq;
+    });
+  const bus: Bus = Object.create(own, { appendFenced: { value: appendFenced }, follow: { value: follow } });
+  const kit = testKit({ service: "failover-controller", bus, instance: "fc-1", nowMs: Date.now });
+  const running = await startFailoverController(kit);
+  t.after(async () => {
+    await running.stop?.();
+    await own.close();
+    fleet.stop();
+    await fleet.bus.close();
+  });
+  await until(
+    () => kit.readiness().status,
+    (status) => status === "ready",
+    10_000,
+  );
+  fleet.truth.set("shop/primary", "hard").set("shop/third", "hard");
+  for (const prober of fleet.probers) {
+    await fleet.probe(prober, [
+      { upstream: "shop", endpoint: "third" },
+      { upstream: "shop", endpoint: "primary" },
+    ]);
+  }
+  await reserved.promise;
+  const nowMs = Date.now();
+  const move = { atMs: nowMs, epoch: 1, from: "primary", to: "third", automatic: false };
+  const state = { generation: 1, epoch: 1, active: "third", tier: 2, sinceMs: nowMs, held: null, moves: [move] };
+  const [place] = await fleet.said("fleet.reserved");
+  const data: DataOf<"failover.decided"> = {
+    service: "shop",
+    action: "moved",
+    previousEndpoint: "primary",
+    currentEndpoint: "third",
+    timestamp: new Date(nowMs).toISOString(),
+    automatic: false,
+    by: operator,
+    reason: "elsewhere",
+    commandId: null,
+    overrode: [],
+    state,
+    certificate: place!.data.certificate,
+  };
+  await fleet.bus.append(fleet.event("failover.decided", ["shop"], data));
+  for (const prober of fleet.probers) {
+    await fleet.probe(prober, [
+      { upstream: "shop", endpoint: "third" },
+      { upstream: "shop", endpoint: "primary", purpose: "confirm" },
+      { upstream: "shop", endpoint: "secondary", purpose: "confirm" },
+    ]);
+  }
+  for (const stream of ["AUDIT", "SIGNALS"] as const) {
+    const { lastSeq } = await fleet.bus.info(stream);
+    await until(
+      () => folded[stream],
+      (seq) => seq >= lastSeq,
+    );
+  }
+  moved.resolve();
+  const decided = await until(
+    () => fleet.said("failover.decided"),
+    (events) => events.length === 2,
+  );
+  assert.deepEqual(
+    [decided[1]?.data.state.epoch, decided[1]?.data.previousEndpoint, decided[1]?.data.state.active],
+    [2, "third", "secondary"],
+  );
+  const places = (await fleet.said("fleet.reserved")).at(-1)?.data.reservations.map(({ epoch, from, to }) => [epoch, from, to]);
+  assert.deepEqual(places, [
+    [1, "primary", "secondary"],
+    [2, "third", "secondary"],
   ]);
 });
