@@ -47,8 +47,8 @@ interface Cells {
  */
 export function evidenceOf(window: EndpointWindow, cut: EvidenceCut, policy: BreakerPolicy, nowMs: number): readonly ObserverEvidence[] {
   const found: ObserverEvidence[] = [];
-  for (const key in window) {
-    const evidence = evidenceOfObserver(window[key] as ObserverWindow, cut, policy, nowMs);
+  for (const one of window.observers) {
+    const evidence = evidenceOfObserver(one, cut, policy, nowMs);
     if (evidence !== null) found.push(evidence);
   }
   return found.length > 1 ? found.sort(byObserver) : found;

@@ -1,13 +1,13 @@
 import { type Event, endpointKey } from "@mcp-failover/contracts";
 import { defaultPolicy } from "./policy.ts";
-import { type EndpointWindow, emptyWindow, foldProbe, foldTraffic } from "./window.ts";
+import { type EndpointWindow, foldProbe, foldTraffic, openWindow } from "./window.ts";
 
 /**
  * All that the breakers know of SIGNALS. Folded without AUDIT, so it also holds endpoints that no configuration names (any more): their
  * number is bounded, and nothing is decided about them.
  *
- * The maps belong to who folds and are changed in place, because a copy a signal would cost as much as there are endpoints. The windows in
- * them are values: one that was read stays as it was.
+ * The maps and the windows in them belong to who folds and are changed in place, because a copy a signal would cost as much as there are
+ * endpoints. What is to stay as it was is read out of them ({@link evidenceOf}).
  */
 export interface BreakerSignals {
   /** By `upstream/endpoint`; those heard of longest ago go first. */
@@ -36,16 +36,14 @@ export function foldBreakerSignal(into: BreakerSignals, event: Event, timeMs: nu
   switch (event.type) {
     case "probe.observed":
       for (const item of event.data.observations) {
-        const key = endpointKey(item.upstream, item.endpoint);
-        put(signals, key, foldProbe(signals.windows.get(key) ?? emptyWindow, item, timeMs), timeMs);
+        foldProbe(windowOf(signals, endpointKey(item.upstream, item.endpoint), timeMs), item, timeMs);
       }
       return;
     case "traffic.observed": {
       const { router, fromMs, toMs, endpoints } = event.data;
       const from = { router, atMs: timeMs, spanMs: toMs - fromMs };
       for (const item of endpoints) {
-        const key = endpointKey(item.upstream, item.endpoint);
-        put(signals, key, foldTraffic(signals.windows.get(key) ?? emptyWindow, item, from), timeMs);
+        foldTraffic(windowOf(signals, endpointKey(item.upstream, item.endpoint), timeMs), item, from);
       }
       setBounded(signals.routers, router, timeMs, routersMax);
       return;
@@ -77,15 +75,21 @@ export function liveRouters(signals: BreakerSignals, nowMs: number, liveMs: numb
   return live.sort();
 }
 
-/** The order in which endpoints were heard of is kept once: to move a key costs more than all else here. */
-function put({ windows, heardMs }: OwnSignals, key: string, window: EndpointWindow, timeMs: number): void {
+/** The window of an endpoint that is heard of now. The order in which they were is kept once: to move a key costs more than all else here. */
+function windowOf({ windows, heardMs }: OwnSignals, key: string, timeMs: number): EndpointWindow {
   heardMs.delete(key);
   heardMs.set(key, timeMs);
-  windows.set(key, window);
-  if (heardMs.size <= endpointsMax) return;
-  const oldest = heardMs.keys().next().value as string;
-  heardMs.delete(oldest);
-  windows.delete(oldest);
+  let window = windows.get(key);
+  if (window === undefined) {
+    window = openWindow();
+    windows.set(key, window);
+  }
+  if (heardMs.size > endpointsMax) {
+    const oldest = heardMs.keys().next().value as string;
+    heardMs.delete(oldest);
+    windows.delete(oldest);
+  }
+  return window;
 }
 
 /** The key heard of longest ago goes first. */

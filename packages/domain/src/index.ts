@@ -262,11 +262,11 @@ export { wilsonLowerBound, wilsonUpperBound } from "./wilson.ts";
 export {
   callsOf,
   type EndpointWindow,
-  emptyWindow,
   expireWindow,
   foldProbe,
   foldTraffic,
   type ObserverWindow,
   observersMax,
+  openWindow,
   type WindowBucket,
 } from "./window.ts";

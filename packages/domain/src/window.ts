@@ -53,8 +53,22 @@ export interface ObserverWindow {
   readonly slots: readonly WindowBucket[];
   readonly lastAtMs: number;
 }
-/** By kind and observer: `router:router-1`. */
-export type EndpointWindow = { readonly [observer: string]: ObserverWindow };
+/** What each observer saw of one endpoint. It belongs to who folds and is changed in place: a copy a signal would cost more than all else. */
+export interface EndpointWindow {
+  readonly observers: readonly ObserverWindow[];
+}
+type OwnBucket = { -readonly [Key in keyof WindowBucket]: WindowBucket[Key] } & {
+  /** Null: `latency` is somebody else's, a message's or a constant. */
+  ownLatency: number[] | null;
+};
+interface OwnObserver extends ObserverWindow {
+  readonly buckets: OwnBucket[];
+  readonly slots: OwnBucket[];
+  lastAtMs: number;
+}
+interface OwnWindow extends EndpointWindow {
+  readonly observers: OwnObserver[];
+}
 
 const { bucketMs, windowMs, windowMsMax, baselineMs } = defaultPolicy.breaker;
 /** Each of the last evaluations inside the longest window that can be set looks back over a whole one. */
@@ -65,18 +79,21 @@ const slotsMax = Math.ceil(baselineMs / slotMs) + 2;
 const bucketsMax = 2 * Math.ceil((keptMs + slotMs) / bucketMs);
 export const observersMax = 64;
 
-export const emptyWindow: EndpointWindow = {};
+/** Nothing seen yet, to be changed by {@link foldTraffic}, {@link foldProbe} and {@link expireWindow} alone. */
+export function openWindow(): EndpointWindow {
+  return { observers: [] };
+}
 
 /** Folds what one router saw in one of its windows. `atMs` is the store's time of the message, `spanMs` how long the window was. */
 export function foldTraffic(
-  window: EndpointWindow,
+  into: EndpointWindow,
   item: TrafficEndpoint,
   from: { readonly router: string; readonly atMs: number; readonly spanMs: number },
-): EndpointWindow {
+): void {
   const { atMs } = from;
   const calls = item.ok + item.hard + item.soft + item.auth + item.caller;
   const notHard = calls - item.hard;
-  return fold(window, from.router, "router", {
+  fold(into, from.router, "router", {
     atMs,
     generation: item.breakerGeneration ?? null,
     // None of the calls that ended in this window can have begun before.
@@ -101,10 +118,10 @@ export function foldTraffic(
 }
 
 /** Folds one probe. `atMs` is the store's time of the message. */
-export function foldProbe(window: EndpointWindow, item: Observation, atMs: number): EndpointWindow {
+export function foldProbe(into: EndpointWindow, item: Observation, atMs: number): void {
   const hard = item.outcome === "hard" ? 1 : 0;
   const of = (outcome: Observation["outcome"]): number => (item.outcome === outcome ? 1 : 0);
-  return fold(window, item.observer, "prober", {
+  fold(into, item.observer, "prober", {
     atMs,
     generation: null,
     startedAtMsMin: Math.floor(atMs - item.responseTimeMs),
@@ -127,94 +144,92 @@ export function foldProbe(window: EndpointWindow, item: Observation, atMs: numbe
 }
 
 /** Drops what is older than the time kept (W1), and observers of whom nothing is left. */
-export function expireWindow(window: EndpointWindow, nowMs: number): EndpointWindow {
-  let next: Record<string, ObserverWindow> | null = null;
-  for (const key in window) {
-    const one = window[key] as ObserverWindow;
-    const kept = expireObserver(one, nowMs);
-    if (isEmpty(kept)) return withoutEmpty(window, nowMs);
-    if (kept === one) continue;
-    next ??= { ...window };
-    next[key] = kept;
+export function expireWindow(from: EndpointWindow, nowMs: number): void {
+  const { observers } = from as OwnWindow;
+  for (let index = observers.length - 1; index >= 0; index -= 1) {
+    const one = observers[index] as OwnObserver;
+    expireObserver(one, nowMs);
+    if (one.buckets.length === 0 && one.slots.length === 0) observers.splice(index, 1);
   }
-  return next ?? window;
-}
-
-function isEmpty(one: ObserverWindow): boolean {
-  return one.buckets.length === 0 && one.slots.length === 0;
-}
-
-function withoutEmpty(window: EndpointWindow, nowMs: number): EndpointWindow {
-  const kept = Object.entries(window).map(([key, one]) => [key, expireObserver(one, nowMs)] as const);
-  return Object.fromEntries(kept.filter(([, one]) => !isEmpty(one)));
 }
 
 export function callsOf(bucket: WindowBucket): number {
   return bucket.ok + bucket.hard + bucket.soft + bucket.auth + bucket.caller;
 }
 
-function fold(window: EndpointWindow, observer: string, kind: ObserverWindow["kind"], item: WindowBucket): EndpointWindow {
-  const key = `${kind}:${observer}`;
-  const before = window[key];
+function fold(into: EndpointWindow, observer: string, kind: ObserverWindow["kind"], item: WindowBucket): void {
+  const window = into as OwnWindow;
+  const one = observerIn(window, observer, kind);
   // Should the store's clock step back, the item counts as of the newest time known: order is the log's.
-  const atMs = Math.max(item.atMs, before?.lastAtMs ?? 0);
-  const slots = addSlot(before?.slots ?? [], item, floorTo(atMs, slotMs));
-  const merged: ObserverWindow = {
-    observer,
-    kind,
-    buckets: addBucket(before?.buckets ?? [], item, floorTo(atMs, bucketMs)),
-    slots,
-    lastAtMs: atMs,
-  };
-  // The copy first and then the key: to do both at once takes the engine several times as long.
-  const next: Record<string, ObserverWindow> = { ...window };
-  next[key] = expireObserver(merged, atMs);
-  if (before === undefined && Object.keys(next).length > observersMax) return withoutStalest(next);
+  const atMs = Math.max(item.atMs, one.lastAtMs);
+  one.lastAtMs = atMs;
+  addBucket(one.buckets, item, floorTo(atMs, bucketMs));
+  const begun = addSlot(one.slots, item, floorTo(atMs, slotMs));
   // Observers that say nothing any more are let go when a slot begins: seldom enough to cost nothing, often enough to be bounded.
-  return slots.length === before?.slots.length && slots.at(-1)?.atMs === before.slots.at(-1)?.atMs ? next : expireWindow(next, atMs);
+  if (begun) expireWindow(window, atMs);
+  else expireObserver(one, atMs);
+}
+
+function observerIn({ observers }: OwnWindow, observer: string, kind: ObserverWindow["kind"]): OwnObserver {
+  for (const one of observers) if (one.observer === observer && one.kind === kind) return one;
+  if (observers.length >= observersMax) {
+    const stalest = observers.reduce((a, b) => (b.lastAtMs < a.lastAtMs ? b : a));
+    observers.splice(observers.indexOf(stalest), 1);
+  }
+  const one: OwnObserver = { observer, kind, buckets: [], slots: [], lastAtMs: 0 };
+  observers.push(one);
+  return one;
 }
 
 /** Buckets of one second differ by generation. The newest of each is merged, so that the order inside a generation is kept. */
-function addBucket(buckets: readonly WindowBucket[], item: WindowBucket, atMs: number): readonly WindowBucket[] {
+function addBucket(buckets: OwnBucket[], item: WindowBucket, atMs: number): void {
   for (let index = buckets.length - 1; index >= 0; index -= 1) {
-    const bucket = buckets[index] as WindowBucket;
+    const bucket = buckets[index] as OwnBucket;
     if (bucket.atMs !== atMs) break;
-    if (bucket.generation === item.generation) return buckets.with(index, mergeBuckets(bucket, item));
+    if (bucket.generation !== item.generation) continue;
+    merge(bucket, item);
+    return;
   }
-  const next = [...buckets, { ...item, atMs }];
-  return next.length > bucketsMax ? next.slice(-bucketsMax) : next;
+  buckets.push(bucketOf(item, atMs));
+  if (buckets.length > bucketsMax) buckets.shift();
 }
 
-function mergeBuckets(a: WindowBucket, b: WindowBucket): WindowBucket {
+function bucketOf(item: WindowBucket, atMs: number): OwnBucket {
+  return { ...item, atMs, ownLatency: null };
+}
+
+/** `b` came after `a`, whose time and generation stay. */
+function merge(a: OwnBucket, b: WindowBucket): void {
   const bAllHard = callsOf(b) === b.hard;
-  return {
-    atMs: a.atMs,
-    generation: a.generation,
-    startedAtMsMin: Math.min(a.startedAtMsMin, b.startedAtMsMin),
-    firstAtMs: Math.min(a.firstAtMs, b.firstAtMs),
-    lastAtMs: Math.max(a.lastAtMs, b.lastAtMs),
-    ok: a.ok + b.ok,
-    hard: a.hard + b.hard,
-    soft: a.soft + b.soft,
-    auth: a.auth + b.auth,
-    caller: a.caller + b.caller,
-    hardRunTail: bAllHard ? a.hardRunTail + b.hard : b.hardRunTail,
-    tailSinceMs: bAllHard ? (a.tailSinceMs ?? b.tailSinceMs) : b.tailSinceMs,
-    lastNotHardAtMs: b.lastNotHardAtMs ?? a.lastNotHardAtMs,
-    inFlight: b.inFlight,
-    oldestInFlightMs: b.oldestInFlightMs,
-    latency: sumHistograms(a.latency, b.latency),
-    hungSinceMs: b.hungSinceMs === null ? null : (a.hungSinceMs ?? b.hungSinceMs),
-    restUntilMs: b.restUntilMs ?? a.restUntilMs,
-  };
+  a.startedAtMsMin = Math.min(a.startedAtMsMin, b.startedAtMsMin);
+  a.firstAtMs = Math.min(a.firstAtMs, b.firstAtMs);
+  a.lastAtMs = Math.max(a.lastAtMs, b.lastAtMs);
+  a.ok += b.ok;
+  a.hard += b.hard;
+  a.soft += b.soft;
+  a.auth += b.auth;
+  a.caller += b.caller;
+  a.hardRunTail = bAllHard ? a.hardRunTail + b.hard : b.hardRunTail;
+  a.tailSinceMs = bAllHard ? (a.tailSinceMs ?? b.tailSinceMs) : b.tailSinceMs;
+  a.lastNotHardAtMs = b.lastNotHardAtMs ?? a.lastNotHardAtMs;
+  a.inFlight = b.inFlight;
+  a.oldestInFlightMs = b.oldestInFlightMs;
+  addLatency(a, b.latency);
+  a.hungSinceMs = b.hungSinceMs === null ? null : (a.hungSinceMs ?? b.hungSinceMs);
+  a.restUntilMs = b.restUntilMs ?? a.restUntilMs;
 }
 
-function addSlot(slots: readonly WindowBucket[], item: WindowBucket, atMs: number): readonly WindowBucket[] {
+/** Returns whether a slot begins with it. */
+function addSlot(slots: OwnBucket[], item: WindowBucket, atMs: number): boolean {
   const last = slots.at(-1);
-  if (last?.atMs !== atMs) return [...(slots.length < slotsMax ? slots : slots.slice(1 - slotsMax)), { ...item, atMs }];
-  const merged = mergeBuckets(last, item);
-  const generation = last.generation === null || item.generation === null ? null : Math.min(last.generation, item.generation);
-  return slots.with(-1, generation === merged.generation ? merged : { ...merged, generation });
+  if (last?.atMs !== atMs) {
+    slots.push(bucketOf(item, atMs));
+    if (slots.length > slotsMax) slots.shift();
+    return true;
+  }
+  merge(last, item);
+  last.generation = last.generation === null || item.generation === null ? null : Math.min(last.generation, item.generation);
+  return false;
 }
 
 /** Where the buckets begin: at the beginning of a slot, so that the slots before it and the buckets share no call. */
@@ -222,32 +237,16 @@ function bucketsFromMs(lastAtMs: number): number {
   return floorTo(lastAtMs - keptMs, slotMs);
 }
 
-function expireObserver(one: ObserverWindow, nowMs: number): ObserverWindow {
-  const fromMs = bucketsFromMs(nowMs);
-  const slotsFromMs = nowMs - baselineMs - slotMs;
-  // Both are in order of time, so the first tells whether anything has expired.
-  const bucketsStay = (one.buckets[0]?.atMs ?? fromMs) >= fromMs;
-  const slotsStay = (one.slots[0]?.atMs ?? Number.POSITIVE_INFINITY) > slotsFromMs;
-  if (bucketsStay && slotsStay) return one;
-  return {
-    observer: one.observer,
-    kind: one.kind,
-    buckets: bucketsStay ? one.buckets : since(one.buckets, fromMs),
-    slots: slotsStay ? one.slots : since(one.slots, slotsFromMs + 1),
-    lastAtMs: one.lastAtMs,
-  };
+function expireObserver({ buckets, slots }: OwnObserver, nowMs: number): void {
+  dropBefore(buckets, bucketsFromMs(nowMs));
+  dropBefore(slots, nowMs - baselineMs - slotMs + 1);
 }
 
-/** What begins at a time or later, of what is in order. */
-function since(buckets: readonly WindowBucket[], fromMs: number): readonly WindowBucket[] {
-  let first = 0;
-  while (first < buckets.length && (buckets[first] as WindowBucket).atMs < fromMs) first += 1;
-  return buckets.slice(first);
-}
-
-function withoutStalest(window: EndpointWindow): EndpointWindow {
-  const stalest = Object.values(window).reduce((a, b) => (b.lastAtMs < a.lastAtMs ? b : a));
-  return Object.fromEntries(Object.entries(window).filter(([, one]) => one !== stalest));
+/** Drops what begins before a time, of what is in order. */
+function dropBefore(buckets: OwnBucket[], fromMs: number): void {
+  let count = 0;
+  while (count < buckets.length && (buckets[count] as OwnBucket).atMs < fromMs) count += 1;
+  if (count > 0) buckets.splice(0, count);
 }
 
 function floorTo(value: number, step: number): number {
@@ -265,8 +264,17 @@ function histogramOf(latencyMs: number): readonly number[] {
   return singleCounts[index === -1 ? latencyBucketsMs.length : index] as readonly number[];
 }
 
-function sumHistograms(a: readonly number[], b: readonly number[]): readonly number[] {
-  const sums = new Array<number>(bucketCount);
-  for (let index = 0; index < bucketCount; index += 1) sums[index] = (a[index] ?? 0) + (b[index] ?? 0);
-  return sums;
+function addLatency(to: OwnBucket, latency: readonly number[]): void {
+  let own = to.ownLatency;
+  if (own === null) {
+    own = [];
+    for (let index = 0; index < bucketCount; index += 1) own.push(to.latency[index] ?? 0);
+    to.ownLatency = own;
+    to.latency = own;
+  }
+  // Most places of a histogram are empty.
+  for (let index = 0; index < latency.length && index < bucketCount; index += 1) {
+    const count = latency[index] as number;
+    if (count !== 0) own[index] = (own[index] as number) + count;
+  }
 }

@@ -2,19 +2,10 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { OutcomeClass, Topology } from "@mcp-failover/contracts";
 import { parseTopology } from "@mcp-failover/contracts";
-import {
-  type BreakerPolicy,
-  type EndpointWindow,
-  emptyWindow,
-  evidenceOf,
-  foldProbe,
-  foldTraffic,
-  initialBreakerState,
-  policyFor,
-} from "@mcp-failover/domain";
+import { type BreakerPolicy, type EndpointWindow, evidenceOf, initialBreakerState, openWindow, policyFor } from "@mcp-failover/domain";
 import fc from "fast-check";
 import { decide, halfOpen, policy, t0 } from "./breaker-fixture.ts";
-import { calls, probeOf, trafficOf } from "./signals.ts";
+import { calls, probeOf, trafficOf, withProbe, withTraffic } from "./signals.ts";
 
 const start = Math.floor(t0 / 30_000) * 30_000;
 const counted = (windowCalls: number, more: Partial<BreakerPolicy> = {}): BreakerPolicy => ({
@@ -36,12 +27,12 @@ test("a window in calls holds the last N in whole seconds, however long they too
   );
   fc.assert(
     fc.property(script, fc.integer({ min: 5, max: 60 }), (arrivals, windowCalls) => {
-      let window = emptyWindow;
+      let window = openWindow();
       let nowMs = start;
       const said: { atMs: number; calls: number; hard: number }[] = [];
       for (const [outcome, count, waitMs] of arrivals) {
         nowMs += waitMs;
-        window = foldTraffic(window, trafficOf(calls(outcome, count)), { router: "r", atMs: nowMs, spanMs: 250 });
+        window = withTraffic(window, trafficOf(calls(outcome, count)), { router: "r", atMs: nowMs, spanMs: 250 });
         said.push({ atMs: nowMs, calls: count, hard: outcome === "hard" ? count : 0 });
       }
       const readMs = Math.floor(nowMs / 1000) * 1000 + 1000;
@@ -68,11 +59,11 @@ test("a window in calls holds the last N in whole seconds, however long they too
 
 test("a few calls a minute open it by their ratio when the window is given in calls, and never when it is given in time", () => {
   const run = (by: BreakerPolicy): number | null => {
-    let window: EndpointWindow = emptyWindow;
+    let window: EndpointWindow = openWindow();
     for (let call = 1; call <= 60; call += 1) {
       const nowMs = start + call * 6000;
       // Two failures, one answer: no run of five.
-      window = foldTraffic(window, trafficOf(calls(call % 3 === 0 ? "ok" : "hard", 1)), { router: "r", atMs: nowMs, spanMs: 250 });
+      window = withTraffic(window, trafficOf(calls(call % 3 === 0 ? "ok" : "hard", 1)), { router: "r", atMs: nowMs, spanMs: 250 });
       if (decide(evidenceOf(window, initialBreakerState, by, nowMs + 1000), { nowMs: nowMs + 1000, policy: by }).changed) return call;
     }
     return null;
@@ -83,24 +74,24 @@ test("a few calls a minute open it by their ratio when the window is given in ca
 });
 
 test("in a window of calls old failures go by new calls, and after 10 minutes by time", () => {
-  let window = foldTraffic(emptyWindow, trafficOf(calls("hard", 20)), { router: "r", atMs: start, spanMs: 250 });
-  window = foldTraffic(window, trafficOf(calls("ok", 10)), { router: "r", atMs: start + 300_000, spanMs: 250 });
+  let window = withTraffic(openWindow(), trafficOf(calls("hard", 20)), { router: "r", atMs: start, spanMs: 250 });
+  window = withTraffic(window, trafficOf(calls("ok", 10)), { router: "r", atMs: start + 300_000, spanMs: 250 });
   assert.deepEqual(lastOf(window, start + 301_000, counted(30)), { atMs: start + 301_000, calls: 30, hard: 20, slow: 0 });
   assert.equal(lastOf(window, start + 301_000, counted(10))?.hard, 0);
   assert.equal(lastOf(window, start + 601_000, counted(30))?.hard, 0, "forgotten");
 });
 
 test("C4 holds in a window of calls: a stretch with a call from before the last change is left out whole", () => {
-  let window = foldTraffic(emptyWindow, trafficOf(calls("hard", 9), { breakerGeneration: 1 }), { router: "r", atMs: start, spanMs: 250 });
-  window = foldTraffic(window, trafficOf(calls("ok", 4), { breakerGeneration: 2 }), { router: "r", atMs: start + 2000, spanMs: 250 });
-  window = foldTraffic(window, trafficOf(calls("ok", 3), { breakerGeneration: 2 }), { router: "r", atMs: start + 400_000, spanMs: 250 });
+  let window = withTraffic(openWindow(), trafficOf(calls("hard", 9), { breakerGeneration: 1 }), { router: "r", atMs: start, spanMs: 250 });
+  window = withTraffic(window, trafficOf(calls("ok", 4), { breakerGeneration: 2 }), { router: "r", atMs: start + 2000, spanMs: 250 });
+  window = withTraffic(window, trafficOf(calls("ok", 3), { breakerGeneration: 2 }), { router: "r", atMs: start + 400_000, spanMs: 250 });
   const [evidence] = evidenceOf(window, { ...halfOpen, sinceMs: start - 1000 }, counted(30), start + 401_000);
   assert.deepEqual([evidence?.answered, evidence?.hardRun], [3, 0]);
 });
 
 test("a window in time can be shorter or longer than the default, up to a minute", () => {
-  let window: EndpointWindow = emptyWindow;
-  for (let second = 0; second < 120; second += 1) window = foldProbe(window, probeOf("p", "ok"), start + second * 1000);
+  let window: EndpointWindow = openWindow();
+  for (let second = 0; second < 120; second += 1) window = withProbe(window, probeOf("p", "ok"), start + second * 1000);
   for (const windowMs of [1000, 10_000, 30_000, 60_000]) {
     const evaluations = evidenceOf(window, initialBreakerState, { ...policy, windowMs }, start + 120_000)[0]?.evaluations ?? [];
     assert.deepEqual(
@@ -128,9 +119,9 @@ test("the configuration sets the window, and a window of fewer calls than the mi
 });
 
 test("W4: a window of more calls than there are holds each of the last minutes' calls once, at whatever second it is read", () => {
-  let window: EndpointWindow = emptyWindow;
+  let window: EndpointWindow = openWindow();
   for (let second = 0; second < 400; second += 1) {
-    window = foldTraffic(window, trafficOf(calls("ok", 1)), { router: "r", atMs: start + second * 1000, spanMs: 250 });
+    window = withTraffic(window, trafficOf(calls("ok", 1)), { router: "r", atMs: start + second * 1000, spanMs: 250 });
     if (second < 340) continue;
     const nowMs = start + (second + 1) * 1000;
     assert.equal(lastOf(window, nowMs, counted(10_000))?.calls, second + 1);
@@ -140,13 +131,13 @@ test("W4: a window of more calls than there are holds each of the last minutes' 
 test("C7: a second in which permits were renewed is left out whole: what came before is among the successes that were kept", () => {
   const renewedAtMs = start + 31_500;
   const cut = { generation: 3, sinceMs: start, renewed: { times: 1, atMs: renewedAtMs, successes: 2 } };
-  let window = foldTraffic(emptyWindow, trafficOf(calls("ok", 2), { breakerGeneration: 2 }), {
+  let window = withTraffic(openWindow(), trafficOf(calls("ok", 2), { breakerGeneration: 2 }), {
     router: "r",
     atMs: start + 31_200,
     spanMs: 250,
   });
-  window = foldTraffic(window, trafficOf(calls("ok", 1), { breakerGeneration: 2 }), { router: "r", atMs: start + 31_700, spanMs: 250 });
+  window = withTraffic(window, trafficOf(calls("ok", 1), { breakerGeneration: 2 }), { router: "r", atMs: start + 31_700, spanMs: 250 });
   assert.deepEqual(evidenceOf(window, cut, policy, start + 33_000), []);
-  window = foldTraffic(window, trafficOf(calls("ok", 1), { breakerGeneration: 3 }), { router: "r", atMs: start + 31_800, spanMs: 250 });
+  window = withTraffic(window, trafficOf(calls("ok", 1), { breakerGeneration: 3 }), { router: "r", atMs: start + 31_800, spanMs: 250 });
   assert.equal(evidenceOf(window, cut, policy, start + 33_000)[0]?.answered, 1, "another generation is apart, also in the same second");
 });

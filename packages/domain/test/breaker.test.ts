@@ -5,16 +5,14 @@ import {
   type BreakerInput,
   decideBreaker,
   type EndpointWindow,
-  emptyWindow,
   evidenceOf,
-  foldProbe,
-  foldTraffic,
   initialBreakerState,
   type ObserverEvidence,
+  openWindow,
 } from "@mcp-failover/domain";
 import fc from "fast-check";
 import { answering, decide, failingRun, halfOpen, open, policy, ratio, t0 } from "./breaker-fixture.ts";
-import { calls, probeOf, trafficOf } from "./signals.ts";
+import { calls, probeOf, trafficOf, withProbe, withTraffic } from "./signals.ts";
 
 test("C1: five hard failures in a row of one observer open it, four do not", () => {
   assert.equal(decide([failingRun("router-1", 4)]).changed, false);
@@ -146,10 +144,10 @@ test("C7: permits that hang or are not used expire and are renewed, keeping the 
 test("C7: calls let through before a renewal still count after it, and none counts twice", () => {
   const renewed: BreakerState = { ...halfOpen, generation: 3, sinceMs: t0, renewed: { times: 1, atMs: t0 + 31_000, successes: 2 } };
   const at = (atMs: number) => ({ router: "router-1", atMs: t0 + atMs, spanMs: 250 });
-  let window = foldTraffic(emptyWindow, trafficOf(calls("ok", 2), { breakerGeneration: 2 }), at(30_500));
+  let window = withTraffic(openWindow(), trafficOf(calls("ok", 2), { breakerGeneration: 2 }), at(30_500));
   assert.deepEqual(evidenceOf(window, renewed, policy, t0 + 32_000), [], "in the 2 successes already");
-  window = foldTraffic(window, trafficOf(calls("ok", 1), { breakerGeneration: 2 }), at(31_500));
-  window = foldTraffic(window, trafficOf(calls("ok", 1), { breakerGeneration: 1 }), at(31_600));
+  window = withTraffic(window, trafficOf(calls("ok", 1), { breakerGeneration: 2 }), at(31_500));
+  window = withTraffic(window, trafficOf(calls("ok", 1), { breakerGeneration: 1 }), at(31_600));
   assert.equal(evidenceOf(window, renewed, policy, t0 + 32_000)[0]?.answered, 1);
 });
 
@@ -171,17 +169,17 @@ test("C9: what an operator set stays, whatever is seen", () => {
 test("C4: a failure that began before half-open neither reopens it nor hides a success", () => {
   const state: BreakerState = { ...halfOpen, sinceMs: t0 };
   // A probe that began 5 s before half-open and times out 900 ms into it, and a router's window of the generation before.
-  let window = foldProbe(emptyWindow, probeOf("prober-1", "hard", 5000), t0 + 900);
-  window = foldTraffic(window, trafficOf(calls("hard", 7), { breakerGeneration: 1 }), { router: "router-1", atMs: t0 + 950, spanMs: 250 });
+  let window = withProbe(openWindow(), probeOf("prober-1", "hard", 5000), t0 + 900);
+  window = withTraffic(window, trafficOf(calls("hard", 7), { breakerGeneration: 1 }), { router: "router-1", atMs: t0 + 950, spanMs: 250 });
   assert.deepEqual(evidenceOf(window, state, policy, t0 + 1000), []);
-  window = foldTraffic(window, trafficOf(calls("ok", 3), { breakerGeneration: 2 }), { router: "router-1", atMs: t0 + 960, spanMs: 250 });
+  window = withTraffic(window, trafficOf(calls("ok", 3), { breakerGeneration: 2 }), { router: "router-1", atMs: t0 + 960, spanMs: 250 });
   assert.equal(decide(evidenceOf(window, state, policy, t0 + 1000), { state, nowMs: t0 + 1000 }).rule, "half_open_succeeded");
 });
 
 test("C4: a router that does not tell generations is judged by its slowest call: what may have begun before half-open does not count", () => {
   const state: BreakerState = { ...halfOpen, sinceMs: t0 };
   const seen = (latencyMs: number) => {
-    const window = foldTraffic(emptyWindow, trafficOf(calls("hard", 1, latencyMs)), { router: "router-1", atMs: t0 + 900, spanMs: 250 });
+    const window = withTraffic(openWindow(), trafficOf(calls("hard", 1, latencyMs)), { router: "router-1", atMs: t0 + 900, spanMs: 250 });
     return evidenceOf(window, state, policy, t0 + 1000);
   };
   assert.deepEqual(seen(800), []);
@@ -190,7 +188,7 @@ test("C4: a router that does not tell generations is judged by its slowest call:
 
 test("C4: a success that began before half-open does not close it", () => {
   const state: BreakerState = { ...halfOpen, sinceMs: t0 };
-  const window = foldTraffic(emptyWindow, trafficOf(calls("ok", 9), { breakerGeneration: 0 }), {
+  const window = withTraffic(openWindow(), trafficOf(calls("ok", 9), { breakerGeneration: 0 }), {
     router: "router-1",
     atMs: t0 + 500,
     spanMs: 250,
@@ -199,7 +197,7 @@ test("C4: a success that began before half-open does not close it", () => {
 });
 
 test("C4: once closed, the failures that opened it are over", () => {
-  const window = foldTraffic(emptyWindow, trafficOf(calls("hard", 50)), { router: "router-1", atMs: t0 - 8000, spanMs: 250 });
+  const window = withTraffic(openWindow(), trafficOf(calls("hard", 50)), { router: "router-1", atMs: t0 - 8000, spanMs: 250 });
   const closed: BreakerState = { ...initialBreakerState, generation: 3, sinceMs: t0 - 1000 };
   assert.deepEqual(evidenceOf(window, closed, policy, t0), []);
 });
@@ -300,11 +298,11 @@ test("C2: no number of soft, auth and caller results ever opens it", () => {
         },
       ),
       (script) => {
-        let window: EndpointWindow = emptyWindow;
+        let window: EndpointWindow = openWindow();
         let nowMs = t0;
         for (const [one, count, waitMs] of script) {
           nowMs += waitMs;
-          window = foldTraffic(window, trafficOf(calls(one, count)), { router: "router-1", atMs: nowMs, spanMs: 250 });
+          window = withTraffic(window, trafficOf(calls(one, count)), { router: "router-1", atMs: nowMs, spanMs: 250 });
           assert.equal(decide(evidenceOf(window, initialBreakerState, policy, nowMs), { nowMs }).changed, false);
         }
       },
@@ -316,10 +314,10 @@ test("C7: from any half-open, time, working probes and a router lead to closed",
   fc.assert(
     fc.property(fc.integer({ min: 0, max: 40_000 }), fc.integer({ min: 500, max: 20_000 }), (startMs, intervalMs) => {
       let state: BreakerState = { ...halfOpen, sinceMs: t0, permits: [{ router: "gone", calls: 10, expiresAtMs: t0 + 30_000 }] };
-      let window: EndpointWindow = emptyWindow;
+      let window: EndpointWindow = openWindow();
       for (let nowMs = t0 + 1000; nowMs <= t0 + startMs + 5 * intervalMs + 2000; nowMs += 1000) {
         if (nowMs >= t0 + startMs && Math.floor(nowMs / intervalMs) !== Math.floor((nowMs - 1000) / intervalMs)) {
-          window = foldProbe(window, probeOf("prober-1", "ok"), nowMs - 500);
+          window = withProbe(window, probeOf("prober-1", "ok"), nowMs - 500);
         }
         const decision = decide(evidenceOf(window, state, policy, nowMs), { state, nowMs });
         assert.notEqual(decision.state.status, "open");
@@ -344,13 +342,13 @@ function randomOf(seed: number): () => number {
 /** 2,000 calls at 50 a second through one router that reports every 250 ms; returns the time of the opening, or null. */
 function opensAfterMs(errorRate: number, seed: number): number | null {
   const random = randomOf(seed);
-  let window: EndpointWindow = emptyWindow;
+  let window: EndpointWindow = openWindow();
   for (let elapsedMs = 250; elapsedMs <= 40_000; elapsedMs += 250) {
     const nowMs = t0 + elapsedMs;
     const ended = Array.from({ length: 12 + (elapsedMs % 500 === 0 ? 1 : 0) }, () => ({
       outcome: random() < errorRate ? ("hard" as const) : ("ok" as const),
     }));
-    window = foldTraffic(window, trafficOf(ended), { router: "router-1", atMs: nowMs - 1, spanMs: 250 });
+    window = withTraffic(window, trafficOf(ended), { router: "router-1", atMs: nowMs - 1, spanMs: 250 });
     if (decide(evidenceOf(window, initialBreakerState, policy, nowMs), { nowMs }).changed) return elapsedMs;
   }
   return null;

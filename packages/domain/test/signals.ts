@@ -1,4 +1,5 @@
 import { latencyBucketsMs, type Observation, type OutcomeClass, type TrafficEndpoint } from "@mcp-failover/contracts";
+import { type EndpointWindow, foldProbe, foldTraffic, type ObserverWindow } from "@mcp-failover/domain";
 
 export interface Call {
   readonly outcome: OutcomeClass;
@@ -58,4 +59,22 @@ export function probeOf(observer: string, outcome: OutcomeClass, responseTimeMs 
     httpStatus: null,
     era: null,
   };
+}
+
+/** The window, with what a router saw folded into it. */
+export function withTraffic(window: EndpointWindow, ...seen: SecondsOn<typeof foldTraffic>): EndpointWindow {
+  foldTraffic(window, ...seen);
+  return window;
+}
+
+/** The window, with a probe folded into it. */
+export function withProbe(window: EndpointWindow, ...seen: SecondsOn<typeof foldProbe>): EndpointWindow {
+  foldProbe(window, ...seen);
+  return window;
+}
+type SecondsOn<F extends (...parameters: never[]) => void> = Parameters<F> extends [unknown, ...infer Rest] ? Rest : never;
+
+/** What one observer saw; `kind:name`, as in certificates. */
+export function seenBy(window: EndpointWindow, key: string): ObserverWindow | undefined {
+  return window.observers.find(({ kind, observer }) => `${kind}:${observer}` === key);
 }

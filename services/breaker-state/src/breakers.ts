@@ -3,13 +3,13 @@ import {
   type BreakerInput,
   type BreakerPolicy,
   breakerDueMs,
-  emptyWindow,
   evidenceOf,
   expireBreakerSignals,
   foldBreakerSignal,
   initialBreakerState,
   liveRouters,
   openBreakerSignals,
+  openWindow,
   policyFor,
 } from "@mcp-failover/domain";
 import { type AppliedTopology, type Folded, type Kit, readTopology } from "@mcp-failover/service-kit";
@@ -162,7 +162,7 @@ export class Breakers {
       sinceMs,
       ...(state.renewed === undefined ? {} : { renewed: { ...state.renewed, atMs: Math.max(state.renewed.atMs, sinceMs) } }),
     };
-    const evidence = evidenceOf(this.#signals.windows.get(key) ?? emptyWindow, cut, policy, nowMs);
+    const evidence = evidenceOf(this.#signals.windows.get(key) ?? openWindow(), cut, policy, nowMs);
     // Only where permits may be given: a closed breaker's decision does not depend on who is there.
     const routers = state.status === "open" || state.status === "half_open" ? this.#liveRouters(nowMs, policy.routerLiveMs) : [];
     return { upstream, endpoint, policy, nowMs, state, evidence, routers };

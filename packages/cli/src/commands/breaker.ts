@@ -14,12 +14,12 @@ import {
 import {
   type BreakerPolicy,
   decideBreaker,
-  emptyWindow,
   evidenceOf,
   foldBreakerSignal,
   initialBreakerState,
   liveRouters,
   openBreakerSignals,
+  openWindow,
   policyFor,
 } from "@mcp-failover/domain";
 import { readTopology } from "@mcp-failover/service-kit";
@@ -120,7 +120,7 @@ export async function test(context: Context, target: string): Promise<ExitCode> 
     const state = (await lastChange(bus, { upstream, endpoint }))?.data.state ?? initialBreakerState;
     // A second further on: the second that is just going on is judged at its end.
     const atMs = Math.max(lastMs, atLeastMs) + policy.bucketMs;
-    const evidence = evidenceOf(signals.windows.get(endpointKey(upstream, endpoint)) ?? emptyWindow, state, policy, atMs);
+    const evidence = evidenceOf(signals.windows.get(endpointKey(upstream, endpoint)) ?? openWindow(), state, policy, atMs);
     const routers = liveRouters(signals, atMs, policy.routerLiveMs);
     const decision = decideBreaker({ upstream, endpoint, policy, nowMs: atMs, state, evidence, routers });
     const { rule, reason, rejected } = decision;
