@@ -2,7 +2,10 @@ import assert from "node:assert/strict";
 import { afterEach, beforeEach, describe, test } from "node:test";
 import { type Bus, memoryBroker } from "@mcp-failover/bus";
 import { eventually, patientMs } from "@mcp-failover/testkit";
+import type { Asked } from "../src/aggregate/inner-answer.ts";
 import { createLastLists, type LastList, type LastLists } from "../src/aggregate/last-lists.ts";
+import { SharedLists } from "../src/aggregate/shared-lists.ts";
+import { serverMessageOf } from "../src/mcp/envelope.ts";
 import { createSealer } from "../src/mcp/seal.ts";
 import { connectV1, connectV2 } from "./support/clients.ts";
 import { fakeControl } from "./support/fake-control.ts";
@@ -74,6 +77,45 @@ describe("what upstreams of /mcp gave last, in several router processes", () => 
     assert.deepEqual(troubles, []);
   });
 
+  test("L1: of more lists than are written at once each is told, however many upstreams answer together", async () => {
+    const [lists, other] = [listsOn(busOf()), listsOn(busOf())];
+    const keys = Array.from({ length: 60 }, (_, index) => `upstream ${index}`);
+    const told = keys.map((key) => lists.keep(key, { items: [{ name: key }], hash: "h", atMs: 1 }));
+    const newer = lists.keep("upstream 59", { items: [], hash: "of none", atMs: 2 });
+    assert.deepEqual([...new Set(await Promise.all([...told, newer]))], [true]);
+    for (const key of keys) assert.notEqual(await other.find(key), null, key);
+    assert.equal((await other.find("upstream 59"))?.hash, "of none");
+    assert.deepEqual(troubles, []);
+  });
+
+  test("L1: what could not be told is told again when it is asked for next, after a pause; what was told is not for a minute", async () => {
+    let nowMs = 1_000_000;
+    let reaches = false;
+    const told: string[] = [];
+    const lists = new SharedLists(() => nowMs, {
+      keep: async (key) => {
+        told.push(key);
+        return reaches;
+      },
+      find: async () => null,
+    });
+    const inner: Asked = {
+      upstream: "a",
+      async request({ id }, _headers, listen) {
+        const value = { jsonrpc: "2.0", id, result: { tools: [] } };
+        listen(serverMessageOf(value), value, () => undefined);
+      },
+    };
+    const ask = async (laterMs: number): Promise<number> => {
+      nowMs += laterMs;
+      assert.equal((await lists.ask("tools/list", inner, "agent:x", { upstreams: ["a"], separator: "__", graceMs: 60_000 }))?.fresh, true);
+      return told.length;
+    };
+    assert.deepEqual([await ask(0), await ask(1), await ask(4000)], [1, 1, 1]);
+    reaches = true;
+    assert.deepEqual([await ask(1000), await ask(30_000), await ask(29_999), await ask(1)], [2, 2, 2, 3]);
+  });
+
   test("L2: it is sealed, and is no other list's and no other key's, whatever somebody writes into the bucket", async () => {
     const bus = busOf();
     const lists = listsOn(bus);
@@ -95,13 +137,13 @@ describe("what upstreams of /mcp gave last, in several router processes", () => 
       onTrouble: (error) => troubles.push(error),
       sealer: createSealer(secret),
     });
-    spied.keep("of alice", list);
+    void spied.keep("of alice", list);
     await isKept(lists, "of alice");
     assert.deepEqual((await lists.find("of alice"))?.items, list.items);
     const [entry = "", value = ""] = written;
     assert.doesNotMatch(`${entry} ${value}`, /secret_tool|alice/);
     assert.equal(await listsOn(bus, "another secret of the tests, as long").find("of alice"), null);
-    spied.keep("of bob", { ...list, items: [] });
+    void spied.keep("of bob", { ...list, items: [] });
     await isKept(lists, "of bob");
     await put(written[2] ?? "", value);
     assert.equal(await lists.find("of bob"), null, "what alice was given is not bob's");
@@ -115,8 +157,8 @@ describe("what upstreams of /mcp gave last, in several router processes", () => 
     const bus = busOf();
     const lists = listsOn(bus);
     const many = Array.from({ length: 5000 }, (_, index) => ({ name: `${index}`, description: Math.sqrt(index).toString(36) }));
-    lists.keep("large", { items: many, hash: "h", atMs: 1 });
-    lists.keep("small", { items: many.slice(0, 10), hash: "h", atMs: 1 });
+    void lists.keep("large", { items: many, hash: "h", atMs: 1 });
+    void lists.keep("small", { items: many.slice(0, 10), hash: "h", atMs: 1 });
     await isKept(lists, "small");
     assert.equal(await lists.find("large"), null);
     const away = createLastLists({
@@ -126,7 +168,7 @@ describe("what upstreams of /mcp gave last, in several router processes", () => 
       onTrouble: (error) => troubles.push(error),
       sealer: createSealer(secret),
     });
-    away.keep("small", { items: [], hash: "h", atMs: 1 });
+    void away.keep("small", { items: [], hash: "h", atMs: 1 });
     assert.equal(await away.find("small"), null);
     assert.deepEqual(troubles, []);
   });

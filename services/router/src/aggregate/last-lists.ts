@@ -17,7 +17,8 @@ export interface LastList {
  * after a restart. Sealed, because tools may be for one agent's eyes. Nothing waits for `keep`, and for `find` nobody longer than the bucket's time.
  */
 export interface LastLists {
-  keep(key: string, last: LastList): void;
+  /** False: others cannot find it, and it is worth another try. */
+  keep(key: string, last: LastList): Promise<boolean>;
   find(key: string): Promise<LastList | null>;
 }
 
@@ -26,6 +27,8 @@ const lastList = z.object({ key: z.string(), items: z.array(z.record(z.string(),
 const packedBytesMax = 32 * 1024;
 const textCharsMax = 4 * 1024 * 1024;
 const writesMax = 16;
+/** A client asks for the lists of all upstreams at once. */
+const waitingMax = 1000;
 
 const pack = promisify(deflateRaw);
 const unpack = promisify<Buffer, { maxOutputLength: number }, Buffer>(inflateRaw);
@@ -33,13 +36,31 @@ const unpack = promisify<Buffer, { maxOutputLength: number }, Buffer>(inflateRaw
 export function createLastLists(options: SharedBucketOptions & { readonly sealer: Sealer }): LastLists {
   const shared = sharedBucket(options);
   let writes = 0;
-  const write = async (key: string, last: LastList): Promise<void> => {
+  const waiting = new Map<string, { readonly last: LastList; readonly told: (isKept: boolean) => void }>();
+  const write = async (key: string, last: LastList): Promise<boolean> => {
     const text = JSON.stringify({ key, ...last });
-    if (text.length > textCharsMax) return;
-    const packed = await pack(Buffer.from(text));
     // Of so many tools each process knows what it has asked for itself.
-    if (packed.length > packedBytesMax) return;
-    await shared((bucket) => bucket.put(nameOf(key), options.sealer.wrap(packed.toString("base64"))));
+    if (text.length > textCharsMax) return true;
+    const packed = await pack(Buffer.from(text));
+    if (packed.length > packedBytesMax) return true;
+    return (await shared((bucket) => bucket.put(nameOf(key), options.sealer.wrap(packed.toString("base64"))))) !== null;
+  };
+  const writeNext = (): void => {
+    const [next] = waiting;
+    if (next === undefined || writes >= writesMax) return;
+    const [key, { last, told }] = next;
+    waiting.delete(key);
+    writes += 1;
+    void write(key, last)
+      .catch((error: unknown) => {
+        options.onTrouble(error);
+        return false;
+      })
+      .then((isKept) => {
+        writes -= 1;
+        told(isKept);
+        writeNext();
+      });
   };
   const read = async (key: string, sealed: string): Promise<LastList | null> => {
     const packed = options.sealer.unwrap(sealed);
@@ -51,13 +72,17 @@ export function createLastLists(options: SharedBucketOptions & { readonly sealer
   };
   return {
     keep(key, last) {
-      if (writes >= writesMax) return;
-      writes += 1;
-      write(key, last)
-        .catch(options.onTrouble)
-        .finally(() => {
-          writes -= 1;
-        });
+      return new Promise((told) => {
+        // Where one waits already, the newer one is told in its place.
+        waiting.get(key)?.told(true);
+        waiting.set(key, { last, told });
+        if (waiting.size > waitingMax) {
+          const [oldest, { told: toldOldest }] = waiting.entries().next().value as [string, { told: (isKept: boolean) => void }];
+          waiting.delete(oldest);
+          toldOldest(false);
+        }
+        writeNext();
+      });
     },
     async find(key) {
       const found = await shared((bucket) => bucket.get(nameOf(key)));

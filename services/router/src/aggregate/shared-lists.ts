@@ -2,7 +2,7 @@ import { createHash } from "node:crypto";
 import { isObject } from "../mcp/envelope.ts";
 import { UpstreamError } from "../upstream-client.ts";
 import { type Asked, InnerError, type Listener } from "./inner-answer.ts";
-import type { LastLists } from "./last-lists.ts";
+import type { LastList, LastLists } from "./last-lists.ts";
 import type { AggregateSettings } from "./settings.ts";
 import { itemOf, type ListMethod, lists } from "./translate.ts";
 
@@ -21,11 +21,12 @@ interface Remembered {
   readonly items: readonly Item[];
   readonly hash: string;
   readonly atMs: number;
-  /** When other processes were told. */
-  readonly keptAtMs: number;
+  /** When other processes are to be told that it still holds. */
+  tellAtMs: number;
 }
 
-const keptAgainMs = 60_000;
+const tellAgainMs = 60_000;
+const retellMs = 5000;
 const soughtAgainMs = 5000;
 const pagesMax = 50;
 const itemsMax = 5000;
@@ -59,7 +60,11 @@ export class SharedLists {
     const items = await this.#fetch(method, inner, settings);
     if (items !== null) {
       const hash = createHash("sha256").update(JSON.stringify(items)).digest("base64url");
-      this.#remember(key, { items, hash, atMs: this.#nowMs(), keptAtMs: this.#keep(key, items, hash) });
+      const nowMs = this.#nowMs();
+      const before = this.#remembered.get(key);
+      const isTold = before?.hash === hash && nowMs < before.tellAtMs;
+      this.#remember(key, { items, hash, atMs: nowMs, tellAtMs: isTold ? before.tellAtMs : nowMs + tellAgainMs });
+      if (!isTold) void this.#tell(key, { items, hash, atMs: nowMs });
       return { upstream, items, hash, fresh: true };
     }
     const sinceMs = this.#nowMs() - settings.graceMs;
@@ -74,13 +79,11 @@ export class SharedLists {
     if (this.#remembered.size > rememberedMax) this.#remembered.delete(this.#remembered.keys().next().value as string);
   }
 
-  /** Tells the other processes what is new, and now and then that it still holds. Returns when they were told. */
-  #keep(key: string, items: readonly Item[], hash: string): number {
-    const nowMs = this.#nowMs();
-    const before = this.#remembered.get(key);
-    if (before !== undefined && before.hash === hash && nowMs - before.keptAtMs < keptAgainMs) return before.keptAtMs;
-    this.#last?.keep(key, { items, hash, atMs: nowMs });
-    return nowMs;
+  /** Tells the other processes what is new, and now and then that it still holds. */
+  async #tell(key: string, last: LastList): Promise<void> {
+    if (this.#last === null || (await this.#last.keep(key, last))) return;
+    const now = this.#remembered.get(key);
+    if (now?.hash === last.hash) now.tellAtMs = Math.min(now.tellAtMs, last.atMs + retellMs);
   }
 
   /** What another process was given since then. */
@@ -95,7 +98,8 @@ export class SharedLists {
       return null;
     }
     // Another machine's clock may be ahead.
-    const one = { items: found.items, hash: found.hash, atMs: Math.min(found.atMs, nowMs), keptAtMs: Math.min(found.atMs, nowMs) };
+    const atMs = Math.min(found.atMs, nowMs);
+    const one = { items: found.items, hash: found.hash, atMs, tellAtMs: atMs + tellAgainMs };
     this.#remember(key, one);
     return one;
   }
