@@ -7,6 +7,7 @@ import {
   busAccessOf,
   busClients,
   clientApiPrefix,
+  consumerSubjects,
   makeEvent,
   onlooker,
   permissionsOf,
@@ -14,6 +15,7 @@ import {
 } from "@mcp-failover/contracts";
 import { eventually } from "@mcp-failover/testkit";
 import type { NatsConnection } from "nats";
+import { jetStreamApi } from "../src/internal.ts";
 import { subjectMatches } from "../src/subjects.ts";
 import { attacks, attacksOfOnlookers } from "./attacks.ts";
 import { type GuardedWorld, guardedWorld } from "./guarded-world.ts";
@@ -129,6 +131,46 @@ export function permissions(binary?: string): void {
     });
 
     for (const attack of attacksOfOnlookers) test(attack.name, () => attack.run(world));
+  });
+
+  test("onlookers who ask for consumers without end get their 512 and no more, and keep no service from its own", async () => {
+    const world = await guardedWorld({ ...server, onlookers: true });
+    let isOver = false;
+    let floods: Promise<unknown>[] = [];
+    try {
+      const nc = await world.attack(onlooker);
+      const wish = JSON.stringify({ stream: "AUDIT", filter: ">", from: { kind: "all" } });
+      const said = new Map<number, number>();
+      floods = Array.from({ length: 100 }, async () => {
+        while (!isOver) {
+          const answer = await nc.request(consumerSubjects.open, wish, { timeout: 30_000 }).catch(() => null);
+          const code = answer?.json<{ error?: { code: number } }>().error?.code ?? 200;
+          said.set(code, (said.get(code) ?? 0) + 1);
+        }
+      });
+      const tell = (): string => JSON.stringify([...said]);
+      await eventually(() => said.has(429), { withinMs: 60_000, what: () => `the limit is reached: ${tell()}` });
+      const service = await world.attack("breaker-state");
+      for (let n = 0; n < 20; n += 1) {
+        const answer = (await service.request(consumerSubjects.open, wish, { timeout: 30_000 })).string();
+        assert.doesNotMatch(answer, /busy/, `the ${n + 1}th of the service; onlookers: ${tell()}`);
+      }
+      const last = await (await world.connect("chaos-runner")).append(note());
+      let seq = 0;
+      const following = (await world.connect("breaker-state")).follow("AUDIT", { filter: ">", from: { seq: 1 } }, (one) => {
+        seq = one.seq;
+      });
+      await eventually(() => seq >= last.seq, { withinMs: 60_000, what: () => `the service has caught up; onlookers: ${tell()}` });
+      await following.stop();
+      isOver = true;
+      await Promise.all(floods);
+      const { state } = await jetStreamApi<{ state: { consumer_count: number } }>(world.admin, "STREAM.INFO.AUDIT");
+      assert.ok(state.consumer_count <= 512 + 40, `${state.consumer_count} consumers; onlookers: ${tell()}`);
+    } finally {
+      isOver = true;
+      await world.close();
+      await Promise.all(floods);
+    }
   });
 
   for (const accountsAlone of binary === undefined ? [false, true] : [false]) {

@@ -7,6 +7,7 @@ import {
   consumerSubjects,
   consumerWish,
   objectStream,
+  onlooker,
   type StreamName,
 } from "@mcp-failover/contracts";
 import type { Msg } from "nats";
@@ -21,9 +22,13 @@ import { UnansweredError } from "./unanswered.ts";
 const apiMs = 5000;
 /** Requests that are worked on at a time; more wait on the server and are refused by the asker's time-out. */
 const inFlightMax = 64;
+/** So many of them of one client, all its instances together: nobody takes all of the places, and who brings no key a few. */
+const inFlightOf = (client: BusClient): number => (client === onlooker ? 8 : 32);
 /** Consumers of all instances of one client that live at a time. */
 const consumersMax = 512;
 const bytesMax = 4096;
+/** Who is at the limit and asks on has the server asked no more often than this which of them are gone. */
+const forgetEveryMs = 1000;
 
 /**
  * Makes consumers for clients that may not make them (docs/adr/0009): the request of JetStream for a consumer can name a subject that
@@ -31,8 +36,10 @@ const bytesMax = 4096;
  * says whether it may; what is made is a pull consumer with a name that nobody else can guess.
  */
 export function keepConsumers(link: NatsLink, say: BusLog): { stop(): void } {
-  const live = new Map<string, { readonly client: BusClient; readonly stream: string }>();
-  let inFlight = 0;
+  /** A place is taken before the consumer is made: many are asked for at once. */
+  const live = new Map<string, { readonly client: BusClient; readonly stream: string; isMade: boolean }>();
+  const inFlight = new Map<BusClient, number>();
+  const forgets = new Map<BusClient, { readonly done: Promise<void>; nextMs: number }>();
 
   async function open(client: BusClient, bytes: Uint8Array): Promise<{ name: string }> {
     const wish = consumerWish.safeParse(parseJson(bytes));
@@ -52,8 +59,15 @@ export function keepConsumers(link: NatsLink, say: BusLog): { stop(): void } {
     if (countOf(client) >= consumersMax) await forgetGone(client);
     if (countOf(client) >= consumersMax) throw new ApiError({ code: 429, description: `${client} has ${consumersMax} consumers already` });
     const name = `${client}-${randomBytes(16).toString("base64url")}`;
-    await ephemeralConsumer(link, stream as StreamName, name, filter, wish.data.from);
-    live.set(name, { client, stream });
+    const place = { client, stream, isMade: false };
+    live.set(name, place);
+    try {
+      await ephemeralConsumer(link, stream as StreamName, name, filter, wish.data.from);
+    } catch (error) {
+      live.delete(name);
+      throw error;
+    }
+    place.isMade = true;
     return { name };
   }
 
@@ -72,10 +86,22 @@ export function keepConsumers(link: NatsLink, say: BusLog): { stop(): void } {
 
   const countOf = (client: BusClient): number => [...live.values()].filter((one) => one.client === client).length;
 
-  /** The server forgets those that nobody pulls from. */
-  async function forgetGone(client: BusClient): Promise<void> {
-    const streams = new Set([...live.values()].filter((one) => one.client === client).map(({ stream }) => stream));
-    for (const stream of streams) {
+  /** The server forgets those that nobody pulls from. Once at a time for a client, whoever asks. */
+  function forgetGone(client: BusClient): Promise<void> {
+    const last = forgets.get(client);
+    if (last !== undefined && performance.now() < last.nextMs) return last.done;
+    const done = forget(client).finally(() => {
+      begun.nextMs = performance.now() + forgetEveryMs;
+    });
+    const begun = { done, nextMs: Number.POSITIVE_INFINITY };
+    forgets.set(client, begun);
+    return done;
+  }
+
+  async function forget(client: BusClient): Promise<void> {
+    // Those alone that were there before the server is asked.
+    const made = [...live].filter(([, one]) => one.client === client && one.isMade);
+    for (const stream of new Set(made.map(([, one]) => one.stream))) {
       const names = new Set<string>();
       for (let offset = 0; ; ) {
         const page = await callApi<{ total: number; consumers: string[] | null }>(link, `CONSUMER.NAMES.${stream}`, { offset }, apiMs);
@@ -83,7 +109,7 @@ export function keepConsumers(link: NatsLink, say: BusLog): { stop(): void } {
         offset += page.consumers?.length ?? 0;
         if (offset >= page.total || (page.consumers?.length ?? 0) === 0) break;
       }
-      for (const [name, one] of live) if (one.client === client && one.stream === stream && !names.has(name)) live.delete(name);
+      for (const [name, one] of made) if (one.stream === stream && !names.has(name)) live.delete(name);
     }
   }
 
@@ -93,12 +119,14 @@ export function keepConsumers(link: NatsLink, say: BusLog): { stop(): void } {
     try {
       if (client === undefined) throw new ApiError({ code: 403, description: "nobody of this name is in the table" });
       if (message.data.length > bytesMax) throw new ApiError({ code: 400, description: "the request is too large" });
-      if (inFlight >= inFlightMax) throw new ApiError({ code: 503, description: "the keeper is busy: ask again" });
-      inFlight += 1;
+      const own = inFlight.get(client) ?? 0;
+      const all = [...inFlight.values()].reduce((sum, count) => sum + count, 0);
+      if (all >= inFlightMax || own >= inFlightOf(client)) throw new ApiError({ code: 503, description: "the keeper is busy: ask again" });
+      inFlight.set(client, own + 1);
       try {
         reply = await act(client, message.data);
       } finally {
-        inFlight -= 1;
+        inFlight.set(client, (inFlight.get(client) ?? 1) - 1);
       }
     } catch (error) {
       reply = { error: errorOf(error) };
