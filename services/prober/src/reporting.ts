@@ -27,10 +27,17 @@ export class ReportAddressError extends Error {
   }
 }
 
-/** Throws {@link ReportAddressError}. */
-export async function openReporting(kit: Kit<ProberEnvironment>, targets: () => ReadonlyMap<string, Target>): Promise<Reporting> {
+/** `clockMs`: one that nobody sets. Throws {@link ReportAddressError}. */
+export async function openReporting(
+  kit: Kit<ProberEnvironment>,
+  targets: () => ReadonlyMap<string, Target>,
+  clockMs: () => number = () => performance.now(),
+): Promise<Reporting> {
   const { bus, log, config, secrets } = kit;
-  const reports = openReports();
+  const reports = openReports(clockMs);
+  const noteConnection = (): void => reports.connected(bus.status.kind === "connected");
+  const unlisten = bus.onStatus(noteConnection);
+  noteConnection();
 
   function tokenOf(upstream: string, endpoint: string): string | null {
     const checks = targets().get(endpointKey(upstream, endpoint))?.checks ?? [];
@@ -100,6 +107,7 @@ export async function openReporting(kit: Kit<ProberEnvironment>, targets: () => 
       stopped = true;
       if (retry !== null) clearTimeout(retry);
       heard.stop();
+      unlisten();
       await server?.close();
     },
   };

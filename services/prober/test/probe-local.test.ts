@@ -10,6 +10,7 @@ import { Gauge, Registry } from "prom-client";
 import { proberEnvironment } from "../src/config.ts";
 import { openReports } from "../src/probes/heartbeat.ts";
 import { metricSum } from "../src/probes/metrics-text.ts";
+import type { Target } from "../src/targets.ts";
 import { resultOf, runnerFor, targetOf } from "./probe-kit.ts";
 import { fakeServer } from "./servers.ts";
 
@@ -178,6 +179,35 @@ test("Prometheus text: samples of exactly one metric are summed, labels with com
   assert.equal(metricSum(text, "up", { x: "2" }), 3);
   assert.equal(metricSum(text, "free", {}), Number.POSITIVE_INFINITY);
   assert.equal(metricSum(text, "u", {}), null);
+});
+
+test("heartbeat: silence says nothing before the endpoint could have broken it, as where a report is expected since now only", async (t) => {
+  let clockMs = 0;
+  const reports = openReports(() => clockMs);
+  const runner = runnerFor(t, { reports });
+  const expecting = (token: string) => targetOf({ type: "heartbeat", heartbeat: { token: { secret: token }, max_age_ms: 15_000 } });
+  const told = async (target: Target): Promise<string> => {
+    const probe = await runner.probe(target, { fresh: false, timeoutMs: 5000 });
+    return probe.kind === "made" ? probe.result.outcome : probe.reason;
+  };
+  const configure = (target: Target): void => runner.retain(new Map([[target.key, target]]));
+  configure(targetOf({ type: "tcp" }));
+  clockMs += 3_600_000;
+  const target = expecting("TOKEN");
+  configure(target);
+  assert.equal(await told(target), "waiting", "until now its reports were refused");
+  clockMs += 15_000;
+  configure(expecting("TOKEN"));
+  assert.equal(await told(target), "waiting");
+  clockMs += 1;
+  assert.equal(await told(target), "hard");
+  reports.take("up/one", { status: "ok", detail: null });
+  assert.equal(await told(target), "ok");
+  const another = expecting("ANOTHER_TOKEN");
+  configure(another);
+  assert.equal(await told(another), "waiting", "what came with the old token says nothing of the new one");
+  clockMs += 15_001;
+  assert.equal(await told(another), "hard");
 });
 
 test("heartbeat: silence is down after its time, and says nothing before this prober could have heard one; a target may say itself how it is", async (t) => {

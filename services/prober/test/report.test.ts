@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { type TestContext, test } from "node:test";
 import { memoryBroker } from "@mcp-failover/bus";
+import { memorySeams } from "@mcp-failover/bus/internal";
 import { streams } from "@mcp-failover/contracts";
 import { testKit } from "@mcp-failover/service-kit/testing";
 import { becomes, freePort } from "@mcp-failover/testkit";
@@ -83,6 +84,45 @@ test("what an endpoint says after the clock of its prober was set counts at once
   await says("ok");
   jumpedMs = 7_200_000;
   assert.equal((await resultOf(runner, target)).outcome, "ok", "a clock set forward makes no report old");
+});
+
+test("heartbeats that were told to the others while a prober was cut off from them are no silence of the endpoint", async (t) => {
+  const broker = memoryBroker();
+  await broker.connect().ensureStreams(streams, { replicas: 1 });
+  const target = targetOf({ type: "heartbeat", heartbeat: { token: { secret: "TOKEN" }, max_age_ms: 15_000 } });
+  let clockMs = 0;
+  const bus = broker.connect({ instance: "p2" });
+  const kit = testKit<ProberEnvironment>({ service: "prober", bus, instance: "p2", config: {}, secrets: { TOKEN: "t" } });
+  const { reports, stop } = await openReporting(
+    kit,
+    () => new Map([["up/one", target]]),
+    () => clockMs,
+  );
+  t.after(stop);
+  const runner = runnerFor(t, { reports });
+  const told = async (): Promise<string> => {
+    const probe = await runner.probe(target, { fresh: false, timeoutMs: 5000 });
+    return probe.kind === "made" ? probe.result.outcome : probe.reason;
+  };
+  const others = broker.connect({ instance: "p1" });
+  const from = testKit<ProberEnvironment>({ service: "prober", bus: others, instance: "p1", config: {}, secrets: {} });
+  const report = { upstream: "up", endpoint: "one", status: "ok", detail: null, receivedBy: "p1" } as const;
+  others.publish(from.event("endpoint.reported", [], report));
+  await becomes(
+    () => reports.last("up/one")?.status,
+    (status) => status === "ok",
+  );
+  memorySeams(bus).cut();
+  clockMs += 30_000;
+  assert.equal(await told(), "waiting");
+  memorySeams(bus).restore();
+  await becomes(
+    () => bus.status.kind,
+    (kind) => kind === "connected",
+  );
+  assert.equal(await told(), "waiting", "the next report may be on its way");
+  clockMs += 15_001;
+  assert.equal(await told(), "hard", "nothing came, though it would have been heard");
 });
 
 test("R1: a wrong token, none, and one for an endpoint that expects no reports are refused alike, and change nothing", async (t) => {

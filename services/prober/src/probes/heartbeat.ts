@@ -1,3 +1,4 @@
+import { endpointKey } from "@mcp-failover/contracts";
 import { type CheckContext, type CheckFound, NotMadeError } from "./check.ts";
 import { hardResult, okResult } from "./result.ts";
 
@@ -11,9 +12,12 @@ interface Report {
 export interface Reports {
   take(key: string, report: Report): void;
   last(key: string): (Report & { readonly ageMs: number }) | null;
-  /** How long reports have been listened to. */
-  readonly listenedMs: number;
-  retain(keys: ReadonlySet<string>): void;
+  /** For how long, until now, a report of an endpoint would have been heard, whoever received it. */
+  listenedMs(key: string): number;
+  /** What is configured now, and by its key what reports are expected of it; null: none. What was reported before that changed is forgotten. */
+  retain(expected: ReadonlyMap<string, string | null>): void;
+  /** Whether what other probers receive is heard here. */
+  connected(isConnected: boolean): void;
 }
 
 /**
@@ -23,6 +27,9 @@ export interface Reports {
 export function openReports(clockMs: () => number = () => performance.now()): Reports {
   const openedMs = clockMs();
   const reports = new Map<string, Report & { readonly heardMs: number }>();
+  /** Before a report was expected it was refused. */
+  const awaited = new Map<string, { readonly what: string; readonly sinceMs: number }>();
+  let connectedSinceMs: number | null = openedMs;
   return {
     take(key, { status, detail }) {
       reports.set(key, { status, detail, heardMs: clockMs() });
@@ -31,25 +38,40 @@ export function openReports(clockMs: () => number = () => performance.now()): Re
       const report = reports.get(key);
       return report === undefined ? null : { status: report.status, detail: report.detail, ageMs: Math.round(clockMs() - report.heardMs) };
     },
-    get listenedMs() {
-      return clockMs() - openedMs;
+    listenedMs(key) {
+      if (connectedSinceMs === null) return 0;
+      return clockMs() - Math.max(awaited.get(key)?.sinceMs ?? openedMs, connectedSinceMs);
     },
-    retain(keys) {
-      for (const key of reports.keys()) if (!keys.has(key)) reports.delete(key);
+    retain(expected) {
+      for (const key of reports.keys()) if (!expected.has(key)) reports.delete(key);
+      for (const key of awaited.keys()) if ((expected.get(key) ?? null) === null) awaited.delete(key);
+      for (const [key, what] of expected) {
+        const before = awaited.get(key)?.what;
+        if (what === null || what === before) continue;
+        awaited.set(key, { what, sinceMs: clockMs() });
+        if (before !== undefined) reports.delete(key);
+      }
+    },
+    connected(isConnected) {
+      connectedSinceMs = isConnected ? (connectedSinceMs ?? clockMs()) : null;
     },
   };
 }
 
-/** Judges an endpoint by its last report. A prober that has not listened long enough to have heard one says nothing. */
+/**
+ * Judges an endpoint by its last report. Silence is down only where it could have been broken all that time: a prober that could not have
+ * heard a report, because it has just begun, was cut off from the others, or was not told to expect one, says nothing.
+ */
 export function probeHeartbeat({ check, upstream, endpoint }: CheckContext, reports: Reports): CheckFound {
   const ageMsMax = check.heartbeat?.max_age_ms ?? 0;
-  const report = reports.last(`${upstream}/${endpoint}`);
-  const { listenedMs } = reports;
-  if (report === null && listenedMs <= ageMsMax) {
+  const key = endpointKey(upstream, endpoint);
+  const report = reports.last(key);
+  const ageMs = report?.ageMs ?? null;
+  const listenedMs = reports.listenedMs(key);
+  if ((ageMs === null || ageMs > ageMsMax) && listenedMs <= ageMsMax) {
     const listened = `this prober has listened for ${Math.round(listenedMs)} ms of ${ageMsMax}`;
     throw new NotMadeError("waiting", `no heartbeat yet; ${listened}`);
   }
-  const ageMs = report?.ageMs ?? null;
   const seen = { json: { ageMs, status: report?.status ?? null }, jsonProblem: null };
   if (ageMs === null || ageMs > ageMsMax) {
     const last = ageMs === null ? "none was ever heard" : `the last one is ${ageMs} ms old`;

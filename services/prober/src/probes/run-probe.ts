@@ -224,7 +224,7 @@ export function openProbeRunner(options: ProbeRunnerOptions): ProbeRunner {
       }
       for (const [key, { identity }] of kept) if (identities.get(key) !== identity) kept.delete(key);
       certificates.retain(new Set(identities.keys()));
-      reports.retain(new Set(targets.keys()));
+      reports.retain(new Map([...targets.values()].map((target) => [target.key, heartbeatOf(target)])));
       mcp.retain(identities, nowMs());
     },
     get openSessions() {
@@ -238,6 +238,12 @@ export function openProbeRunner(options: ProbeRunnerOptions): ProbeRunner {
       await wire.close();
     },
   };
+}
+
+/** What reports are expected of a target; null: none. */
+function heartbeatOf({ checks }: Target): string | null {
+  const check = checks.find(({ type }) => type === "heartbeat");
+  return check === undefined ? null : JSON.stringify(check);
 }
 
 /** After how long a time-out fired that fired too late to say anything; null: it did not. */
