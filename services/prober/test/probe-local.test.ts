@@ -144,6 +144,31 @@ test("resource: a metric of a real registry, a share of another, a JSON value, o
   assert.deepEqual([none.outcome, none.code], ["hard", "malformed"]);
 });
 
+test("resource: a limit that is none, as a container's without one is told, is not exceeded, whatever is used", async (t) => {
+  let text = "";
+  const server = await fakeServer((_, response) => response.end(text));
+  t.after(() => server.kill());
+  const runner = runnerFor(t);
+  const target = (expect: object[]) =>
+    targetOf(
+      { type: "resource", path: "/metrics", expect, resource: { metric: "used", limit_metric: "most", severity: "hard" } },
+      server.url,
+    );
+  const probe = () => resultOf(runner, target([{ of: "json", path: "$.ratio", max: 0.5 }]));
+  for (const [used, most] of [
+    [123_456, 0],
+    [0, 0],
+    [123_456, -1],
+    [123_456, "+Inf"],
+  ]) {
+    text = `used ${used}\nmost ${most}\n`;
+    const { outcome, degraded, error } = await probe();
+    assert.deepEqual([outcome, degraded, error], ["ok", undefined, null], text);
+  }
+  text = "used 900\nmost 1000\n";
+  assert.equal((await probe()).outcome, "hard");
+});
+
 test("resource: the memory of a process by its pid file; one that is gone is down", { skip: process.platform !== "linux" }, async (t) => {
   const folder = await folderFor(t);
   const pid_file = join(folder, "server.pid");

@@ -36,7 +36,8 @@ export async function probeResource(wire: Wire, context: CheckContext): Promise<
 }
 
 function judge(resource: Resource, value: number, limit: number, found: CheckFound): CheckFound {
-  const ratio = value / limit;
+  // A limit that is told as 0 is none, and there is nothing to exceed.
+  const ratio = limit > 0 ? value / limit : 0;
   const ratioMax = resource.ratio_max ?? probeCheckPolicy.resourceRatioMax;
   const seen = { ...found.seen, json: { value, limit, ratio }, jsonProblem: null };
   if (ratio <= ratioMax) return { result: found.result, seen };
