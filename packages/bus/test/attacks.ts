@@ -274,7 +274,7 @@ const saidByOthers = [
 export const attacksOfOnlookers: readonly Attack[] = [
   ...saidByOthers.map((subject) => attack(`says ${subject}`, onlooker, (nc) => inVain(nc, subject))),
   ...streamsOfOthers.map(([name, , verb, body]) => changesStreams(name, onlooker, verb, body)),
-  ...["SIGNALS", "OUTBOX", "QUARANTINE", "KV_router-sessions", "OBJ_configurations"].flatMap((stream) => [
+  ...["SIGNALS", "OUTBOX", "QUARANTINE", "KV_router-sessions", "KV_router-lists", "OBJ_configurations"].flatMap((stream) => [
     ...(stream.startsWith("OBJ_") ? [] : [changesStreams(`reads ${stream}`, onlooker, `STREAM.MSG.GET.${stream}`, { seq: 1 })]),
     changesStreams(`removes from ${stream}`, onlooker, `STREAM.MSG.DELETE.${stream}`, { seq: 1 }),
   ]),

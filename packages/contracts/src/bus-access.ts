@@ -36,6 +36,8 @@ export type BusClient = Exclude<ServiceName, "bootstrap"> | "launcher" | "fault-
 /** The buckets, with the limits that they are made with. */
 export const buckets = {
   "router-sessions": { ttlMs: 24 * 3_600_000, maxValueBytes: 64 * 1024, maxBytes: 128 * 1024 * 1024 },
+  /** Apart from the sessions, because nothing but the limit bounds them: who is given lists is one for every user. */
+  "router-lists": { ttlMs: 24 * 3_600_000, maxValueBytes: 64 * 1024, maxBytes: 128 * 1024 * 1024 },
   "chaos-lease": { ttlMs: 15_000, maxValueBytes: 1024 },
   "state-backup": { maxValueBytes: 900 * 1024 },
   /** A key a service, stored again now and then to know whether NATS stores. */
@@ -56,7 +58,7 @@ const wants: Readonly<Record<BusClient, Wants>> = {
   "breaker-state": evidence,
   "failover-controller": evidence,
   "rollback-controller": evidence,
-  router: { ...log, buckets: ["router-sessions"] },
+  router: { ...log, buckets: ["router-sessions", "router-lists"] },
   "state-store": { ...log, buckets: ["state-backup"], discovers: true },
   notifier: { ...log, reads: ["AUDIT", "OUTBOX"], queues: [{ stream: "OUTBOX", durable: "notifier" }] },
   "chaos-runner": {

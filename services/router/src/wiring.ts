@@ -1,4 +1,4 @@
-import { isStdioUrl } from "@mcp-failover/contracts";
+import { type BucketName, buckets, isStdioUrl } from "@mcp-failover/contracts";
 import { healthAnswer, type Kit, type Running, readProbeTokens } from "@mcp-failover/service-kit";
 import type { AccessRules } from "./access.ts";
 import { createLastLists } from "./aggregate/last-lists.ts";
@@ -10,7 +10,7 @@ import { startTokenGuard } from "./identity/start-guard.ts";
 import { createStreamClaims, serveStreamClaims } from "./mcp/claims.ts";
 import { createSharedDirectory } from "./mcp/directory.ts";
 import { createSealer } from "./mcp/seal.ts";
-import type { SharedBucketOptions } from "./mcp/shared-bucket.ts";
+import { type SharedBucketOptions, troubleTeller } from "./mcp/shared-bucket.ts";
 import { dataPlaneMetrics } from "./metrics.ts";
 import { startObserving } from "./observe/start-observing.ts";
 import { sessionSecret } from "./session-key.ts";
@@ -19,9 +19,6 @@ import { stdioLimits } from "./stdio/limits.ts";
 import { probeAnswer } from "./stdio/probe-answer.ts";
 import { startServerTls } from "./tls/start-server-tls.ts";
 
-/** KV bucket of the sessions that were moved, and of what upstreams of `/mcp` gave last. */
-const bucketName = "router-sessions";
-const bucketLimits = { ttlMs: 24 * 3_600_000, maxValueBytes: 64 * 1024, maxBytes: 128 * 1024 * 1024 };
 /** What a request may wait for the directory; a healthy one answers in a few milliseconds. */
 const directoryMs = 300;
 
@@ -54,19 +51,19 @@ export async function startRouter(kit: Kit<RouterConfig>): Promise<Running> {
   let listening: DataPlane | null = null;
   let accessGiven: object | undefined;
   let access: AccessRules = { hosts: config.MCPF_ROUTER_ALLOWED_HOSTS, origins: config.MCPF_ROUTER_ALLOWED_ORIGINS };
-  const inCommon: SharedBucketOptions = {
-    bucket: () => bus.bucket(bucketName, bucketLimits),
+  const inCommon = (name: BucketName): SharedBucketOptions => ({
+    bucket: () => bus.bucket(name, buckets[name]),
     reachable: () => bus.status.kind === "connected",
     timeoutMs: directoryMs,
-    onTrouble: (error) => log.debug({ err: error }, "the session directory is out of reach; this process goes on with what it knows"),
-  };
+    onTrouble: troubleTeller(name, log, kit.nowMs),
+  });
   const plane = await startDataPlane({
     host: config.MCPF_ROUTER_HOST,
     port: config.MCPF_ROUTER_PORT,
     sessionSecret: secret,
     control,
-    directory: createSharedDirectory(inCommon),
-    lastLists: createLastLists({ ...inCommon, sealer }),
+    directory: createSharedDirectory(inCommon("router-sessions")),
+    lastLists: createLastLists({ ...inCommon("router-lists"), sealer }),
     claims: createStreamClaims(kit, sealer),
     access: () => {
       const given = control.access?.();

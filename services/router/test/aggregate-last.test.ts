@@ -14,7 +14,7 @@ import { startTestRouter, type TestRouter } from "./support/router.ts";
 import { controlOf } from "./support/several.ts";
 
 const secret = "a secret of the tests that is long enough";
-const bucketName = "router-sessions";
+const bucketName = "router-lists";
 
 describe("what upstreams of /mcp gave last, in several router processes", () => {
   let a: TestMcpServer;

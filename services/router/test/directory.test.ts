@@ -1,9 +1,10 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { type Bus, memoryBroker } from "@mcp-failover/bus";
+import { type Bus, BusError, memoryBroker } from "@mcp-failover/bus";
 import { patientMs } from "@mcp-failover/testkit";
 import fc from "fast-check";
 import { createMemoryDirectory, createSharedDirectory, type SessionDirectory } from "../src/mcp/directory.ts";
+import { troubleTeller } from "../src/mcp/shared-bucket.ts";
 
 function sharedOn(bus: Bus, troubles: unknown[] = []): SessionDirectory {
   return createSharedDirectory({
@@ -42,6 +43,33 @@ test("D1: changes of different parts by different processes all stand", async ()
   assert.deepEqual(await sharedOn(two).read("k"), { ended: false, holds: { a: "1", b: "2" }, subscriptions: ["x"] });
   await one.close();
   await two.close();
+});
+
+test("D2: of a bucket that refuses its keys, as a full one does, is warned once a minute; of one that is out of reach, not at all", async () => {
+  let nowMs = 1_000_000;
+  const warned: object[] = [];
+  const note = (details: object): void => void warned.push(details);
+  const full = new BusError("rejected", "maximum bytes exceeded", { retriable: false });
+  const away = new BusError("unreachable", "gone", { retriable: true });
+  let error = full;
+  const directory = createSharedDirectory({
+    bucket: () => Promise.reject(error),
+    reachable: () => true,
+    timeoutMs: 300,
+    onTrouble: troubleTeller("sessions", { debug: () => undefined, warn: note }, () => nowMs),
+  });
+  for (const laterMs of [0, 1, 59_998]) {
+    nowMs += laterMs;
+    assert.equal((await claim(directory, "k", "b", "mine")).holds["b"], "mine");
+  }
+  assert.deepEqual(warned, [{ err: full, bucket: "sessions" }]);
+  nowMs += 1;
+  error = away;
+  await directory.read("k");
+  assert.equal(warned.length, 1);
+  error = full;
+  await directory.read("k");
+  assert.equal(warned.length, 2);
 });
 
 test("D2: a directory that does not answer holds nobody up, and the process goes on with what it knows", async () => {
