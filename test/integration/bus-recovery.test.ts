@@ -95,7 +95,9 @@ describe("on the bus everything goes wrong in turn, and every service tells why 
     upstream = createServer((_request, response) => response.end("well"));
     await new Promise<void>((resolve) => upstream.listen(0, "127.0.0.1", resolve));
     admin = await connectAs("bootstrap");
-    await admin.bucket("router-sessions", { maxBytes: 1024 * 1024 }).then((bucket) => bucket.get("made"));
+    for (const name of ["router-sessions", "router-lists"]) {
+      await admin.bucket(name, { maxBytes: 1024 * 1024 }).then((bucket) => bucket.get("made"));
+    }
     // Made before, and so with less than is reserved for them otherwise.
     const objects = ["$O.configurations.C.>", "$O.configurations.M.>"];
     await jetStreamApi(admin, `STREAM.CREATE.${objectStream}`, {
