@@ -7,13 +7,21 @@ import { maintenanceAt } from "./maintenance.ts";
  *
  * S1  A rule is about what is so after the move, with every other move that was reserved and is not known to be over counted as made.
  * S2  `at_least`: an endpoint is on when nothing speaks against it (unhealthy, held down, breaker open, maintenance) and no move is leaving it.
- *     A move off one of the rule's endpoints leaves at least `count` of the others on.
+ *     A move off one of the rule's endpoints leaves at least `count` of the others on. In a pool it leaves, and comes to, a whole tier.
  * S3  `never_both_on_backup`: no upstream goes behind its first tier while another of the rule is there.
  * S4  `no_moves`: none of these upstreams is moved while the window holds.
  * S5  A move that does not touch a rule's upstreams or endpoints is never refused by it.
  */
 export type SafetyFacts =
-  | { kind: "at_least"; name: string; reason: string; count: number; endpoints: { key: string; off: string | null }[] }
+  | {
+      kind: "at_least";
+      name: string;
+      reason: string;
+      count: number;
+      endpoints: { key: string; off: string | null }[];
+      /** Endpoints that are left and come to together: tiers of pools; absent where there are none. */
+      together?: string[][];
+    }
   | { kind: "never_both_on_backup"; name: string; reason: string; upstreams: { name: string; onBackup: boolean }[] }
   | { kind: "no_moves"; name: string; reason: string; upstreams: string[]; window: TimeWindow };
 
@@ -42,12 +50,17 @@ function breach(
 ): string | null {
   switch (rule.kind) {
     case "at_least": {
-      const from = endpointKey(change.upstream, change.from);
-      if (!rule.endpoints.some(({ key }) => key === from)) return null;
+      const allOf = (upstream: string, endpoint: string): readonly string[] => {
+        const key = endpointKey(upstream, endpoint);
+        return rule.together?.find((keys) => keys.includes(key)) ?? [key];
+      };
+      const stays = allOf(change.upstream, change.to);
+      const leaves = allOf(change.upstream, change.from).filter((key) => !stays.includes(key));
+      if (!rule.endpoints.some(({ key }) => leaves.includes(key))) return null;
       const left = new Set<string>();
       for (const other of [...others, change]) {
-        left.add(endpointKey(other.upstream, other.from));
-        left.delete(endpointKey(other.upstream, other.to));
+        for (const key of allOf(other.upstream, other.from)) left.add(key);
+        for (const key of allOf(other.upstream, other.to)) left.delete(key);
       }
       const off = rule.endpoints.flatMap(({ key, off: why }) =>
         why !== null ? [`${key}: ${why}`] : left.has(key) ? [`${key}: left`] : [],
@@ -86,6 +99,18 @@ function upstreamsOf({ at_least: atLeast, never_both_on_backup: both, no_moves: 
   return [...(atLeast?.endpoints.map((key) => key.split("/")[0] as string) ?? []), ...(both ?? []), ...(noMoves?.upstreams ?? [])];
 }
 
+/** The tiers of pools that some of these endpoints are of. */
+function tiersOfPools({ upstreams }: Topology, keys: readonly string[]): string[][] {
+  return [...new Set(keys.map((key) => key.split("/")[0] as string))].flatMap((name) => {
+    const pool = upstreams[name];
+    if (pool?.mode !== "pool") return [];
+    const writing = pool.endpoints.filter(({ role }) => role === "write");
+    return [...new Set(writing.map(({ tier }) => tier))]
+      .map((tier) => writing.filter((endpoint) => endpoint.tier === tier).map((endpoint) => endpointKey(name, endpoint.name)))
+      .filter((tier) => tier.length > 1 && tier.some((key) => keys.includes(key)));
+  });
+}
+
 /** The rules that name one of these upstreams, with what is known of everything that they name. */
 export function safetyFacts(
   topology: Topology,
@@ -99,7 +124,8 @@ export function safetyFacts(
         const [upstream = "", endpoint = ""] = key.split("/");
         return { key: endpointKey(upstream, endpoint), off: known.offBecause(upstream, endpoint) };
       });
-      return [{ kind: "at_least", name, reason, count: atLeast.count, endpoints }];
+      const together = tiersOfPools(topology, atLeast.endpoints);
+      return [{ kind: "at_least", name, reason, count: atLeast.count, endpoints, ...(together.length === 0 ? {} : { together }) }];
     }
     if (both !== undefined) {
       return [{ kind: "never_both_on_backup", name, reason, upstreams: both.map((one) => ({ name: one, onBackup: known.onBackup(one) })) }];

@@ -1,6 +1,16 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { decideReservation, type Reservation, type ReservationInput, type SafetyFacts, type Want } from "@mcp-failover/domain";
+import { topology } from "@mcp-failover/contracts";
+import {
+  decideReservation,
+  foldFailoverAudit,
+  noFailoverAudit,
+  type Reservation,
+  type ReservationInput,
+  reservationInput,
+  type SafetyFacts,
+  type Want,
+} from "@mcp-failover/domain";
 import fc from "fast-check";
 
 const nowMs = Date.parse("2026-03-06T19:00:00Z");
@@ -68,6 +78,47 @@ test("S1, S2: a move that another decider reserved a moment ago counts as made, 
   assert.deepEqual(outcome([atLeast(2)], [want("a"), want("b"), want("c")]), { a: true, b: false, c: false }, "also within one decision");
   const back = { reservations: [reserved("b"), reserved("b", { epoch: 2, from: "secondary", to: "primary" })] };
   assert.deepEqual(outcome([atLeast(2)], [want("a")], { state: back }), { a: true }, "it is being moved back");
+});
+
+/** As a configuration gives it: `shop` is a pool of a and b before c, `search` has one endpoint active at a time. */
+function inPool(count: number, endpoints: string[], maintained: string[] = []): SafetyFacts[] {
+  const endpoint = (name: string, tier: number) => ({ name, tier, url: `http://${name}.internal` });
+  const config = topology.parse({
+    upstreams: {
+      shop: { kind: "http", mode: "pool", endpoints: [endpoint("a", 0), endpoint("b", 0), endpoint("c", 1)] },
+      search: { kind: "http", endpoints: [endpoint("x", 0), endpoint("y", 0)] },
+    },
+    safety_rules: [{ name: "keep-on", at_least: { count, endpoints } }],
+    maintenance: maintained.map((name) => ({
+      name,
+      reason: "disks",
+      endpoints: [`search/${name}`],
+      from: "2026-03-06T18:00:00Z",
+      until: "2026-03-06T20:00:00Z",
+    })),
+  });
+  const data = { version: 1, environment: "development", topology: config };
+  const audit = foldFailoverAudit(noFailoverAudit, { type: "config.applied", data } as never, nowMs);
+  return reservationInput(audit, [want("shop"), want("search")], nowMs).rules;
+}
+
+test("S2: a move leaves the whole tier of a pool, whichever of its endpoints is the active one", () => {
+  const rules = inPool(1, ["shop/b", "search/x"], ["x"]);
+  for (const from of ["a", "b"]) assert.deepEqual(outcome(rules, [want("shop", { from, to: "c" })]), { shop: false }, from);
+  assert.deepEqual(outcome(inPool(1, ["shop/a", "shop/b"]), [want("shop", { from: "a", to: "c" })]), { shop: false }, "both are left");
+  assert.deepEqual(outcome(inPool(1, ["search/x", "search/y"]), [want("search", { from: "x", to: "y" })]), { search: true }, "no pool");
+  const [answer] = decide(rules, [want("shop", { from: "a", to: "c" })]).answers;
+  assert.match(answer?.reason ?? "", /shop\/b: left, search\/x: in maintenance/);
+});
+
+test("S2: a move into the tier of a pool comes back to all of it, and one within it leaves nothing", () => {
+  const rules = inPool(1, ["shop/b", "search/x"]);
+  const left = reserved("shop", { from: "a", to: "c" });
+  const back = reserved("shop", { epoch: 2, from: "c", to: "a" });
+  assert.deepEqual(outcome(rules, [want("search", { from: "x", to: "y" })], { state: { reservations: [left] } }), { search: false });
+  assert.deepEqual(outcome(rules, [want("search", { from: "x", to: "y" })], { state: { reservations: [left, back] } }), { search: true });
+  const within = want("shop", { from: "b", to: "a", toBackup: false });
+  assert.deepEqual(outcome(inPool(2, ["shop/b", "search/x"], ["x"]), [within]), { shop: true }, "b serves on");
 });
 
 test("S3: two upstreams of a rule never are on their backups together, nor on their way there", () => {
