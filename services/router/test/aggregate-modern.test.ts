@@ -184,6 +184,38 @@ describe("several upstreams of both eras as one server, for a client without ses
     await client.close();
   });
 
+  test("R16: it hears that lists may have changed when another endpoint takes an upstream over", async () => {
+    const two = fakeControl([
+      { name: "first", url: modern.url },
+      { name: "second", url: other.url },
+    ]);
+    const second = await startTestRouter(controlOf({ two }));
+    try {
+      const client = await connectV2(`${second.url}/mcp`, "auto");
+      const heard: string[] = [];
+      client.setNotificationHandler("notifications/tools/list_changed", () => void heard.push("tools"));
+      client.setNotificationHandler("notifications/resources/list_changed", () => void heard.push("resources"));
+      const subscription = await client.listen({ toolsListChanged: true });
+      // From now on its upstream is heard.
+      for (const endMs = Date.now() + waitMs; heard.length === 0 && Date.now() < endMs; ) {
+        modern.toolsChanged();
+        await new Promise((resolve) => setTimeout(resolve, 50));
+      }
+      const listened = other.methods.filter((method) => method.includes("listen")).length;
+      heard.splice(0);
+      two.move("second");
+      await modern.kill();
+      await until(() => other.methods.filter((method) => method.includes("listen")).length > listened, waitMs);
+      await until(() => heard.includes("tools"), waitMs);
+      assert.ok(!heard.includes("resources"), heard.join(" "));
+      await subscription.close();
+      await client.close();
+    } finally {
+      await second.close(0);
+    }
+    assert.deepEqual(second.problems, []);
+  });
+
   test("a dead upstream hides and breaks nothing of the others, and a call to it gets the typed error", async () => {
     const client = await connectV2(url, "auto");
     const before = (await client.listTools()).tools.length;

@@ -112,11 +112,96 @@ describe("a client of the modern era", () => {
       assert.ok(heard.length >= count);
     };
     await notifyUntil(a, 1);
-    await a.kill();
     heard.length = 0;
-    await notifyUntil(b, 1);
+    await a.kill();
+    // What may have changed while nobody listened; the next one is b's own.
+    await until(() => heard.length > 0);
+    await notifyUntil(b, heard.length + 1);
     await subscription.close();
     await client.close();
+  });
+
+  /** What is said on a stream of `subscriptions/listen`, as methods with the URI that they name. */
+  const listenRaw = async (url: URL | string, notifications: object): Promise<{ readonly said: string[]; stop(): Promise<void> }> => {
+    const said: string[] = [];
+    const abort = new AbortController();
+    const _meta = {
+      "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+      "io.modelcontextprotocol/clientInfo": { name: "raw", version: "1" },
+      "io.modelcontextprotocol/clientCapabilities": {},
+    };
+    const stream = await fetch(url, {
+      method: "POST",
+      headers: {
+        "content-type": "application/json",
+        accept: "application/json, text/event-stream",
+        "mcp-protocol-version": "2026-07-28",
+        "mcp-method": "subscriptions/listen",
+      },
+      body: JSON.stringify({ jsonrpc: "2.0", id: "ears", method: "subscriptions/listen", params: { notifications, _meta } }),
+      signal: abort.signal,
+    });
+    const reading = (async () => {
+      let text = "";
+      const decoder = new TextDecoder();
+      for await (const chunk of stream.body ?? []) {
+        text += decoder.decode(chunk, { stream: true });
+        const lines = text.split("\n");
+        text = lines.pop() ?? "";
+        for (const line of lines) {
+          if (!line.startsWith("data: {")) continue;
+          const { method, params } = JSON.parse(line.slice("data: ".length)) as { method: string; params: Record<string, unknown> };
+          const meta = params["_meta"] as Record<string, unknown> | undefined;
+          assert.equal(meta?.["io.modelcontextprotocol/subscriptionId"], "ears", line);
+          const uri = params["uri"];
+          said.push(`${method.slice("notifications/".length)}${typeof uri === "string" ? ` ${uri}` : ""}`);
+        }
+      }
+    })().catch((error: unknown) => {
+      if (!abort.signal.aborted) throw error;
+    });
+    return {
+      said,
+      async stop() {
+        abort.abort();
+        await reading;
+      },
+    };
+  };
+
+  test("R16: at a switch it is told once what may have changed, of what it asked for and its server gives, and of nothing else", async () => {
+    const ears = await listenRaw(router.mcpUrl, { toolsListChanged: true, resourceSubscriptions: ["note://one"] });
+    await until(() => ears.said.length === 1);
+    control.move("b");
+    const changes = ["tools/list_changed", "resources/updated note://one"];
+    await until(() => ears.said.length === 3);
+    assert.deepEqual(ears.said, ["subscriptions/acknowledged", ...changes]);
+    // A route that names the same endpoint again is no switch.
+    control.move("b");
+    await b.kill();
+    await until(() => ears.said.length === 5);
+    assert.deepEqual(ears.said.slice(3), changes);
+    a.toolsChanged();
+    await until(() => ears.said.length === 6);
+    assert.equal(ears.said[5], "tools/list_changed");
+    await ears.stop();
+  });
+
+  test("R16: it is not told of what its server did not promise, though it asked for it", async () => {
+    const ears = await listenRaw(router.mcpUrl, {
+      toolsListChanged: true,
+      resourcesListChanged: true,
+      promptsListChanged: false,
+      other: true,
+    });
+    await until(() => ears.said.length === 1);
+    control.move("b");
+    await until(() => ears.said.length === 3);
+    a.toolsChanged();
+    b.toolsChanged();
+    await until(() => ears.said.length === 4);
+    assert.deepEqual(ears.said, ["subscriptions/acknowledged", "tools/list_changed", "resources/list_changed", "tools/list_changed"]);
+    await ears.stop();
   });
 
   test("R14: what a call goes on with goes back to the endpoint of the pool that asked, as that one gave it", async () => {

@@ -1,9 +1,7 @@
-import { isObject } from "../mcp/envelope.ts";
+import { isObject, subscriptionKey } from "../mcp/envelope.ts";
 import type { SseWriter } from "../mcp/sse.ts";
 
 type Value = Record<string, unknown>;
-
-const subscriptionKey = "io.modelcontextprotocol/subscriptionId";
 
 /**
  * The stream of one `subscriptions/listen`, as its client reads it. Guarantee:

@@ -64,6 +64,8 @@ export class CallAnswer {
   /** What the client had seen when the current attempt began. */
   #progressFloor = Number.NEGATIVE_INFINITY;
   #acknowledged = false;
+  /** What is told when a server acknowledges what the client listens to; it is passed on of the first alone. */
+  onAcknowledged: ((message: Readonly<Record<string, unknown>>) => void) | null = null;
   #done = false;
   readonly #resumable: Resumable | null;
   #isPrimed = false;
@@ -173,6 +175,11 @@ export class CallAnswer {
   /** The router's own error, in-band: HTTP 200, or an event on the stream that has begun (R10, R22). */
   error(error: RouterError, place: { upstream: string; operationId: string }): void {
     this.#finish(Buffer.from(JSON.stringify(rpcErrorMessage(this.#requestId, error, place))), 200, null);
+  }
+
+  /** A message of the router's own, on the stream that has begun. */
+  say(message: object): void {
+    if (this.#writer.open && !this.#done) this.#write({ event: "message", data: JSON.stringify(message) }, null);
   }
 
   /** Ends the stream without an answer: the client will come for it with its last event id. */
@@ -330,6 +337,7 @@ export class CallAnswer {
       this.#progress = Math.max(progress, this.#progress);
     }
     if (message.method === "notifications/subscriptions/acknowledged") {
+      this.onAcknowledged?.(message.value);
       if (this.#acknowledged) return false;
       this.#acknowledged = true;
     }

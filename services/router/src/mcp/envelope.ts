@@ -21,6 +21,7 @@ export type Envelope =
 export type Era = "legacy" | "modern";
 
 export const versionKey = "io.modelcontextprotocol/protocolVersion";
+export const subscriptionKey = "io.modelcontextprotocol/subscriptionId";
 export const clientInfoKey = "io.modelcontextprotocol/clientInfo";
 /** The first version without `initialize` and sessions; versions are dates, so text order is time order. */
 export const firstModernVersion = "2026-07-28";

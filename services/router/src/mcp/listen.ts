@@ -3,11 +3,13 @@ import { AbortedByRouter, UpstreamError, type UpstreamResponse } from "../upstre
 import { CallAnswer } from "./call-answer.ts";
 import type { Envelope } from "./envelope.ts";
 import { forwardedHeaders, type Inbound, type McpContext, operationHeader } from "./inbound.ts";
+import { changesPromised } from "./listen-changes.ts";
 import { lasting } from "./rights.ts";
 
 /**
  * `subscriptions/listen` of the modern era: a stream that lasts until the client leaves. It is no call with a deadline, and it outlives its
- * server: it is asked for again on the endpoint that the routes name, and the client sees one acknowledgement (requirement R16).
+ * server: it is asked for again on the endpoint that the routes name, and the client sees one acknowledgement (requirement R16), and hears
+ * once that what it listens to may have changed.
  */
 export async function serveListen(
   context: McpContext,
@@ -18,6 +20,12 @@ export async function serveListen(
   const { control, nowMs } = context;
   const { response, view } = inbound;
   const answer = new CallAnswer(response, envelope.id, { [operationHeader]: inbound.operationId }, nowMs);
+  let missed: readonly object[] | null = null;
+  answer.onAcknowledged = (acknowledgement) => {
+    // The rest is heard from now on: what changes later is told by the server.
+    for (const message of missed ?? []) answer.say(message);
+    missed ??= changesPromised(acknowledgement, envelope.id);
+  };
   const gone = new AbortController();
   response.once("close", () => gone.abort(new AbortedByRouter("client_gone")));
   const heartbeat = setInterval(() => answer.heartbeat(context.heartbeatMs), context.heartbeatMs);
@@ -41,10 +49,12 @@ export async function serveListen(
         const { status } = opened.response;
         answer.pass(status, await opened.response.collect(bytesMax), opened.response);
       } else {
-        waitMs = waitMsMin;
         current = opened;
+        const openedAtMs = nowMs();
         await answer.relay(opened.response, null, opened.endpoint);
         current = null;
+        // One that always breaks at once is not to be heard of, each time, by all who listen.
+        if (nowMs() - openedAtMs >= lastingMs) waitMs = waitMsMin;
       }
       // Not all at once, when the server of many listeners has died.
       if (!answer.done) await new Promise((resolve) => setTimeout(resolve, waitMs * (0.5 + Math.random())));
@@ -56,6 +66,7 @@ export async function serveListen(
 }
 
 const waitMsMin = 50;
+const lastingMs = 1000;
 const waitMsMax = 5000;
 const bytesMax = 1024 * 1024;
 
