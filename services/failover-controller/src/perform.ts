@@ -18,6 +18,9 @@ type Over = { readonly kind: "over"; readonly rule: string; readonly reason: str
 /** The same rejection of an upstream is said again only after this long, and only if it is about a new failure. */
 const sayAgainMs = 60_000;
 
+/** Before a decision is taken again whose place had ended: ten of these are a second. */
+const placeEndedWaitMs = 100;
+
 /** Turns decisions into events: each fenced, each with the certificate that lets anybody take it again. */
 export class Performer {
   readonly #kit: Pick<Kit, "nowMs" | "log" | "instance">;
@@ -39,8 +42,7 @@ export class Performer {
     decision: Decided,
     { expectedSeq, requireLast }: { expectedSeq: number; requireLast?: (() => Promise<void>) | undefined },
   ): Promise<Published> {
-    const { upstream, command, fleet, nowMs } = input;
-    const sinceMs = performance.now();
+    const { upstream, command, fleet } = input;
     const data = {
       service: upstream,
       action: decision.action,
@@ -56,8 +58,13 @@ export class Performer {
       certificate: this.#certificate(input, decision.rule, decision.rejected),
     };
     await requireLast?.();
-    // A place among the fleet's moves is not to be used after it has ended.
-    const leftMs = fleet === null ? null : Math.max(1, Math.floor(fleet.expiresAtMs - nowMs - (performance.now() - sinceMs)));
+    // A place among the fleet's moves is not to be used after it has ended: another is reserved, as after a race that was lost.
+    const leftMs = decision.action === "moved" && fleet !== null ? Math.floor(fleet.expiresAtMs - this.#decider.nowMs()) : null;
+    if (leftMs !== null && leftMs < 1) {
+      // Decisions are taken by whole seconds, in which the place may not have ended yet.
+      await this.#decider.changed(placeEndedWaitMs);
+      return { outcome: "lost" };
+    }
     const options = { expectedSeq, ...(leftMs === null ? {} : { timeoutMs: leftMs }) };
     const published = await this.#decider.publish("failover.decided", [upstream], data, options);
     if (published.outcome === "won") {

@@ -7,14 +7,17 @@ import { testKit } from "@mcp-failover/service-kit/testing";
 import { patientMs } from "@mcp-failover/testkit";
 import { startFailoverController } from "../src/wiring.ts";
 import { FleetDouble, until, upstreamOf } from "./fleet-double.ts";
+import { operator } from "./stack.ts";
 
-/** A fleet, and a controller whose fenced publishes go through `append`. */
-async function stackWith(t: TestContext, append: (own: Bus, ...asked: Parameters<Bus["appendFenced"]>) => ReturnType<Bus["appendFenced"]>) {
+const upstreams = { shop: upstreamOf(["primary", "secondary"]), bank: upstreamOf(["primary", "secondary"]) };
+
+/** A fleet, and a controller some of whose bus is the test's. */
+async function stackWith(t: TestContext, more: object, seams: (own: Bus) => Partial<Pick<Bus, "appendFenced" | "read">>) {
   const broker = memoryBroker();
   const fleet = new FleetDouble(broker.connect());
-  await fleet.start({ shop: upstreamOf(["primary", "secondary"]) });
+  await fleet.start(upstreams, more);
   const own = broker.connect();
-  const bus: Bus = Object.create(own, { appendFenced: { value: (...asked: Parameters<Bus["appendFenced"]>) => append(own, ...asked) } });
+  const bus: Bus = Object.create(own, Object.getOwnPropertyDescriptors(seams(own)));
   const kit = testKit({ service: "failover-controller", bus, instance: "fc-1", nowMs: Date.now });
   const running = await startFailoverController(kit);
   t.after(async () => {
@@ -29,6 +32,12 @@ async function stackWith(t: TestContext, append: (own: Bus, ...asked: Parameters
     10_000,
   );
   return { fleet, running };
+}
+
+/** When the last of the places ends that are reserved by this event. */
+function placeEndOf({ data }: { readonly data: unknown }): number {
+  const { reservations } = data as { reservations: { expiresAtMs: number }[] };
+  return Math.max(...reservations.map(({ expiresAtMs }) => expiresAtMs));
 }
 
 /** Every place that was reserved for `shop`, and every move of it, as they were stored. */
@@ -50,25 +59,26 @@ async function placesAndMoves(fleet: FleetDouble) {
 test("a failover whose place among the fleet's moves ends before it could be published is not published: it is made in a new place", async (t) => {
   let placeEndsAtMs = 0;
   const failed: unknown[] = [];
-  const { fleet } = await stackWith(t, async (own, event, ...more) => {
-    if (event.type === "fleet.reserved") {
-      const isFirst = placeEndsAtMs === 0;
-      const { reservations } = event.data as { reservations: { expiresAtMs: number }[] };
-      placeEndsAtMs = Math.max(...reservations.map(({ expiresAtMs }) => expiresAtMs));
-      const stored = await own.appendFenced(event, ...more);
-      // The answer is slow, so that less is left of the place than a publish usually gets.
-      if (isFirst) await sleep(Math.max(0, placeEndsAtMs - Date.now() - 2000));
-      return stored;
-    }
-    if (event.type !== "failover.decided" || failed.length > 0) return own.appendFenced(event, ...more);
-    memorySeams(own).cut();
-    const published = own.appendFenced(event, ...more);
-    await Promise.all([
-      published.catch((error: unknown) => failed.push(error)),
-      sleep(Math.max(0, placeEndsAtMs - Date.now()) + 500).then(() => memorySeams(own).restore()),
-    ]);
-    return published;
-  });
+  const { fleet } = await stackWith(t, {}, (own) => ({
+    async appendFenced(event, ...more) {
+      if (event.type === "fleet.reserved") {
+        const isFirst = placeEndsAtMs === 0;
+        placeEndsAtMs = placeEndOf(event);
+        const stored = await own.appendFenced(event, ...more);
+        // The answer is slow, so that less is left of the place than a publish usually gets.
+        if (isFirst) await sleep(Math.max(0, placeEndsAtMs - Date.now() - 2000));
+        return stored;
+      }
+      if (event.type !== "failover.decided" || failed.length > 0) return own.appendFenced(event, ...more);
+      memorySeams(own).cut();
+      const published = own.appendFenced(event, ...more);
+      await Promise.all([
+        published.catch((error: unknown) => failed.push(error)),
+        sleep(Math.max(0, placeEndsAtMs - Date.now()) + 500).then(() => memorySeams(own).restore()),
+      ]);
+      return published;
+    },
+  }));
   fleet.truth.set("shop/primary", "hard");
   const { places, moves } = await until(
     async () => {
@@ -80,6 +90,44 @@ test("a failover whose place among the fleet's moves ends before it could be pub
     100,
   );
   assert.ok(failed[0] instanceof BusError, "it was published after its place had ended");
+  assert.ok(places.length >= 2, "another place was reserved");
+  assert.deepEqual(
+    moves.map(({ epoch, storedAtMs, placeEndsAtMs: endsAtMs }) => [epoch, storedAtMs < (endsAtMs ?? 0)]),
+    [[1, true]],
+  );
+});
+
+test("an order whose place ends while the log is asked what else was decided is not published in it either", async (t) => {
+  let placeEndsAtMs = 0;
+  let late = 0;
+  const safety_rules = [{ name: "not-both", never_both_on_backup: ["shop", "bank"], reason: "the backups share a rack" }];
+  const { fleet, running } = await stackWith(t, { safety_rules }, (own) => ({
+    async appendFenced(event, ...more) {
+      if (event.type === "fleet.reserved") placeEndsAtMs = placeEndOf(event);
+      return own.appendFenced(event, ...more);
+    },
+    async *read(stream, options) {
+      if (options?.filter === "failover.decided.shop" && placeEndsAtMs > 0 && late === 0) {
+        late += 1;
+        await sleep(Math.max(0, placeEndsAtMs - Date.now()) + 200);
+      }
+      yield* own.read(stream, options);
+    },
+  }));
+  const { lastSeq: givenAtSeq } = await fleet.bus.info("AUDIT");
+  const order = {
+    commandId: "move-1",
+    by: operator,
+    reason: "a drill",
+    upstream: "shop",
+    to: null,
+    force: false,
+    dryRun: false,
+    givenAtSeq,
+  };
+  await running.handlers?.["command.failover"]?.(order);
+  const { places, moves } = await placesAndMoves(fleet);
+  assert.equal(late, 1, "nobody asked the log in between");
   assert.ok(places.length >= 2, "another place was reserved");
   assert.deepEqual(
     moves.map(({ epoch, storedAtMs, placeEndsAtMs: endsAtMs }) => [epoch, storedAtMs < (endsAtMs ?? 0)]),
