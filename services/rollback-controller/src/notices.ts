@@ -1,5 +1,5 @@
 import { type Event, subjectFor } from "@mcp-failover/contracts";
-import { defaultPolicy, routersApplying } from "@mcp-failover/domain";
+import { defaultPolicy, policyFor, routersApplying } from "@mcp-failover/domain";
 import { type FencedDecider, type Kit, type Notice, type NoticeDesk, openNoticeDesk, type ToldDecision } from "@mcp-failover/service-kit";
 import { type Knowledge, keyOf } from "./knowledge.ts";
 
@@ -33,12 +33,18 @@ function noticeFor(
   nowMs: number,
 ): Notice<NoticeType> | null {
   const { scope, name, action, implementation, reason, by } = event.data;
-  const switchMs = (audit.config?.topology.rollback.fallback_timeout ?? 0) * 1000;
+  const switchMs = switchMsOf(audit.config);
   const applied = routersApplying(traffic, key, epoch, defaultPolicy.failover.routerLiveMs, nowMs);
   if (applied.notAppliedBy.length > 0 && nowMs - timeMs < switchMs) return null;
   const timestamp = new Date(nowMs).toISOString();
   const data = { scope, name, epoch, decisionId: event.id, implementation, timestamp, reason, by, ...applied };
   return { type: noticeTypes[action], keys: [scope, name], data };
+}
+
+/** `rollback.fallback_timeout` is one for all upstreams: the policy of any of them says it. Without any there is nothing to wait for. */
+function switchMsOf(config: Knowledge["audit"]["config"]): number {
+  const [upstream] = Object.keys(config?.topology.upstreams ?? {});
+  return config === null || upstream === undefined ? 0 : policyFor(config.topology, upstream, config.environment).rollback.switchMs;
 }
 
 /** `scope/name`; only the name may have "/" in it. */
