@@ -1,9 +1,12 @@
 import type { Event } from "@mcp-failover/contracts";
 import { type FailoverDecision, type FailoverInput, failbackDueMs, trialInForce } from "@mcp-failover/domain";
 
-/** Well or in maintenance: till something is due only a word against it matters. Or nothing is known: any word matters. */
+/**
+ * Well or in maintenance: till something is due only a word against it matters. Or nothing is known: any word matters. Or it fails and has
+ * nowhere to go: a word for one of its endpoints matters, and more against them wait for the next second, of which it is due each.
+ */
 interface Rest {
-  readonly kind: "calm" | "blank";
+  readonly kind: "calm" | "blank" | "stuck";
   /** The endpoints that it is judged by, the active one and in a pool its tier: what is said of others is asked for when a move needs it. */
   readonly judgedBy: readonly string[];
   /** When something is due all the same. */
@@ -50,9 +53,9 @@ export class Attention {
       case "failover.decided":
         return [event.data.service];
       case "probe.observed":
-        return this.#awake(event.data.observations, ({ outcome }) => outcome === "hard");
+        return this.#awake(event.data.observations, probeAgainst, probeFor);
       case "traffic.observed":
-        return this.#awake(event.data.endpoints, ({ hard, inFlight, ok }) => hard > 0 || (inFlight > 0 && ok === 0));
+        return this.#awake(event.data.endpoints, callsAgainst, callsFor);
       default:
         return none;
     }
@@ -71,6 +74,7 @@ export class Attention {
   #awake<W extends { readonly upstream: string; readonly endpoint: string }>(
     words: readonly W[],
     isAgainst: (word: W) => boolean,
+    isFor: (word: W) => boolean,
   ): readonly string[] {
     // Mostly all is well: no list is made then.
     let found: string[] | null = null;
@@ -78,6 +82,7 @@ export class Attention {
       const { upstream } = word;
       const rest = this.#resting.get(upstream);
       if (rest?.kind === "calm" && !(isAgainst(word) && rest.judgedBy.includes(word.endpoint))) continue;
+      if (rest?.kind === "stuck" && !isFor(word)) continue;
       if (found === null) found = [upstream];
       else if (!found.includes(upstream)) found.push(upstream);
     }
@@ -85,7 +90,15 @@ export class Attention {
   }
 }
 
+type ProbeWord = Event<"probe.observed">["data"]["observations"][number];
+type TrafficWord = Event<"traffic.observed">["data"]["endpoints"][number];
+const probeAgainst = ({ outcome }: ProbeWord): boolean => outcome === "hard";
+const probeFor = ({ outcome }: ProbeWord): boolean => outcome !== "hard";
+const callsAgainst = ({ hard, inFlight, ok }: TrafficWord): boolean => hard > 0 || (inFlight > 0 && ok === 0);
+const callsFor = ({ ok }: TrafficWord): boolean => ok > 0;
+
 function restOf(input: FailoverInput, decision: FailoverDecision): Rest | null {
+  if (decision.kind === "failing") return { kind: "stuck", judgedBy: none, dueMs: input.nowMs };
   if (decision.kind !== "none" || trialInForce(input) !== null) return null;
   const { state, maintained, nowMs } = input;
   const endsMs = Object.values(maintained ?? {}).map(({ untilMs }) => untilMs);

@@ -72,6 +72,22 @@ test("a word against an endpoint that an upstream is not judged by wakes nobody;
   assert.deepEqual(of("pool", "c"), []);
 });
 
+test("where everything fails a word for any endpoint is looked at at once, and more words against them wait for the next second", () => {
+  const attention = new Attention();
+  const failing: FailoverDecision = { kind: "failing", rule: "no_candidate", reason: "", sinceMs: nowMs, rejected: [], targets: [] };
+  attention.evaluated(input("down"), failing, true);
+  const of = (event: Event) => [...attention.heard(event, ["down"])];
+  const calls = (window: object) =>
+    of(heard("traffic.observed", { endpoints: [{ upstream: "down", endpoint: "b", inFlight: 3, ...window }] }));
+  assert.deepEqual([of(probe("down", "hard")), of(probe("down", "hard", "b")), calls({ hard: 9, ok: 0 })], [[], [], []]);
+  assert.deepEqual([...attention.due(["down"], nowMs)], ["down"]);
+  assert.deepEqual([...attention.due(["down"], nowMs + 1000)], ["down"], "each second");
+  assert.deepEqual([of(probe("down", "ok", "b")), calls({ hard: 9, ok: 1 })], [["down"], ["down"]]);
+  assert.deepEqual(of(heard("breaker.changed", { service: "down" })), ["down"]);
+  attention.evaluated(input("down"), { ...failing, kind: "gather" } as unknown as FailoverDecision, true);
+  assert.deepEqual(of(probe("down", "hard")), ["down"], "while the observers are asked any word matters");
+});
+
 test("what has something due, is in trouble, in its grace or in a verification is looked at each second, what is due to fail back when it is", () => {
   const isRestless = (more: object, decision = none("active_healthy"), graceOver = true, afterMs = 0): boolean => {
     const attention = new Attention();
