@@ -149,7 +149,9 @@ async function runStack(
         if (natsServer !== undefined)
           shown.say("the bus has no permissions: whoever reaches it may say anything (MCPF_BUS_PERMISSIONS=off is set)");
       } else if (natsServer !== undefined)
-        shown.say(`who brings no key may listen and read, and say nothing; the keys of all others are in ${credentials}; the console asks nobody for one`);
+        shown.say(
+          `who brings no key may listen and read, and say nothing; the keys of all others are in ${credentials}; the console asks nobody for one`,
+        );
       else shown.say(`your own services connect to nats as "client", with the credentials in ${join(credentials, "client")}`);
     });
   } finally {
