@@ -9,12 +9,13 @@ import type { SessionDirectory } from "./mcp/directory.ts";
 import { createEraBook } from "./mcp/era.ts";
 import { createFaceBook } from "./mcp/face.ts";
 import type { DataPlaneLog, DataPlaneMetrics, McpContext, StreamClaims } from "./mcp/inbound.ts";
+import { createOfferBook } from "./mcp/offer-book.ts";
 import { createReplay } from "./mcp/replay.ts";
 import { createRightsWatch } from "./mcp/rights.ts";
 import { createSealer } from "./mcp/seal.ts";
 import type { Session } from "./mcp/session.ts";
 import { createSessionTable } from "./mcp/session-table.ts";
-import { createTaskBook } from "./mcp/task-book.ts";
+import { createTaskBook, type TaskBook } from "./mcp/task-book.ts";
 import { createToolBook } from "./mcp/tool-book.ts";
 import { observedControl } from "./observe/observed-control.ts";
 import type { Observing } from "./observe/start-observing.ts";
@@ -34,6 +35,8 @@ export interface DataPlaneOptions {
   /** What upstreams of `/mcp` gave last, in common with other processes. */
   readonly lastLists?: LastLists;
   readonly access: () => AccessRules;
+  /** Which endpoint runs a task; without it this process alone knows. */
+  readonly tasks?: TaskBook;
   /** Who makes a request; without it everybody may do everything. */
   readonly guard?: Guard;
   /** By what probers are known; without it they are on this machine. */
@@ -97,9 +100,14 @@ export async function startDataPlane(options: DataPlaneOptions): Promise<DataPla
     log.warn({ ...found }, "endpoints of one upstream have different tools: they do not stand in for each other");
     metrics.toolsDiffer?.(found.upstream, found.endpoint);
   });
+  const offers = createOfferBook((found) => {
+    log.warn({ ...found }, "endpoints of one upstream offer different things: a session of the other one does not move to this one");
+    metrics.offersDiffer?.(found.upstream, found.endpoint);
+  });
   const replay = createReplay({
     client,
     tools,
+    offers,
     log,
     directory: options.directory,
     nowMs,
@@ -120,7 +128,8 @@ export async function startDataPlane(options: DataPlaneOptions): Promise<DataPla
     claims: options.claims,
     faces: createFaceBook(),
     tools,
-    tasks: createTaskBook(),
+    offers,
+    tasks: options.tasks ?? createTaskBook(),
     log,
     metrics,
     nowMs,

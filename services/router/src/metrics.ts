@@ -28,6 +28,12 @@ export function dataPlaneMetrics(registry: Registry, gauges: DataPlaneGauges): D
     labelNames: ["upstream", "endpoint"],
     registers: [registry],
   });
+  const offersDiffer = new Counter({
+    name: "mcpf_router_offers_differ_total",
+    help: "Endpoints that were found to lack capabilities, or the protocol version, of another endpoint of the same upstream",
+    labelNames: ["upstream", "endpoint"],
+    registers: [registry],
+  });
   new Gauge({
     name: "mcpf_router_sessions",
     help: "Sessions in the memory of this process",
@@ -67,6 +73,7 @@ export function dataPlaneMetrics(registry: Registry, gauges: DataPlaneGauges): D
     },
     replay: (upstream, outcome) => replays.inc({ upstream, outcome }),
     toolsDiffer: (upstream, endpoint) => toolsDiffer.inc({ upstream, endpoint }),
+    offersDiffer: (upstream, endpoint) => offersDiffer.inc({ upstream, endpoint }),
   };
 }
 

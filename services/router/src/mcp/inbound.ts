@@ -8,6 +8,7 @@ import type { UpstreamClient } from "../upstream-client.ts";
 import type { SessionDirectory } from "./directory.ts";
 import type { EraBook } from "./era.ts";
 import type { FaceBook } from "./face.ts";
+import type { OfferBook } from "./offer-book.ts";
 import type { Replay } from "./replay.ts";
 import type { RightsWatch } from "./rights.ts";
 import type { SessionTable } from "./session-table.ts";
@@ -25,6 +26,7 @@ export interface McpContext {
   readonly claims: StreamClaims;
   readonly faces: FaceBook;
   readonly tools: ToolBook;
+  readonly offers: OfferBook;
   readonly tasks: TaskBook;
   readonly rights: RightsWatch;
   readonly log: DataPlaneLog;
@@ -47,6 +49,7 @@ export interface DataPlaneMetrics {
   call(labels: { upstream: string; endpoint: string; outcome: string }, tookMs: number): void;
   replay(upstream: string, outcome: string): void;
   toolsDiffer?(upstream: string, endpoint: string): void;
+  offersDiffer?(upstream: string, endpoint: string): void;
 }
 
 /** Asks the other router processes for the stream that one of them opened for a client that came here (requirement R7). */

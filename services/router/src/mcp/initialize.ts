@@ -32,7 +32,11 @@ export async function serveInitialize(
     const told = toldOf(first, response.status);
     const bytes = Buffer.from(first.text);
     const result = first.value["result"] as { protocolVersion?: unknown; capabilities?: unknown } | undefined;
-    if (first.error === null) context.faces.learnServer(inbound.view.name, envelope.params["protocolVersion"], first.value["result"]);
+    if (first.error === null) {
+      const asked = envelope.params["protocolVersion"];
+      context.faces.learnServer(inbound.view.name, asked, first.value["result"]);
+      context.offers.learn(inbound.view.name, endpoint.name, asked, first.value["result"]);
+    }
     const header = response.headers["mcp-session-id"];
     const upstreamSession = typeof header === "string" ? header : null;
     if (first.error !== null || (upstreamSession === null && inbound.view.sessions === "stateless")) {

@@ -3,6 +3,7 @@ import { type UpstreamClient, UpstreamError, type UpstreamResponse } from "../up
 import type { SessionDirectory, SessionRecord } from "./directory.ts";
 import { isObject, readServerMessage, type ServerMessage } from "./envelope.ts";
 import type { DataPlaneLog } from "./inbound.ts";
+import type { OfferBook } from "./offer-book.ts";
 import { capabilityPaths } from "./seal.ts";
 import { type Hold, newHold, type Session, subscriptionsMax } from "./session.ts";
 import { readEvents } from "./sse.ts";
@@ -51,6 +52,7 @@ export class ReplayError extends Error {
 export interface ReplayDeps {
   readonly client: UpstreamClient;
   readonly tools: ToolBook;
+  readonly offers: OfferBook;
   readonly log: Pick<DataPlaneLog, "debug">;
   readonly directory: SessionDirectory;
   readonly nowMs: () => number;
@@ -165,6 +167,7 @@ export function createReplay(deps: ReplayDeps): Replay {
   ): Promise<readonly string[]> => {
     const { sealed } = session;
     const { result } = await readAnswer(answer, endpoint);
+    deps.offers.learn(sealed.upstream, endpoint.name, sealed.version, result);
     if (result["protocolVersion"] !== sealed.version) {
       throw new ReplayError("ineligible", `${endpoint.name} speaks ${String(result["protocolVersion"])}, the session ${sealed.version}`);
     }
