@@ -5,8 +5,8 @@ import type { Writable } from "node:stream";
  * these writes, and find the others. On two shared cores a call took a tenth less of the processor.
  *
  * To be called before a write. Nothing waits for longer than this turn of the event loop, `writableLength` counts what waits, and `end()` sends
- * it at once; `destroy()` drops it, as it drops what the system has not taken: before a socket is given to somebody who may destroy it, call
- * {@link sendWritten}.
+ * it at once; `destroy()` drops it, as it drops what the system has not taken: before a socket is given to somebody who may destroy it,
+ * call {@link sendWritten}.
  */
 export function writeTogether(socket: Writable): void {
   if (socket.writableCorked > 0) return;

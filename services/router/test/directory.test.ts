@@ -45,7 +45,7 @@ test("D1: changes of different parts by different processes all stand", async ()
   await two.close();
 });
 
-test("D2: of a bucket that refuses its keys, as a full one does, is warned once a minute; of one that is out of reach, not at all", async () => {
+test("D2: of a bucket that refuses its keys, as a full one does, is warned once a minute; of one out of reach it is not", async () => {
   let nowMs = 1_000_000;
   const warned: object[] = [];
   const note = (details: object): void => void warned.push(details);

@@ -10,7 +10,7 @@ import { start } from "./control/fixture.ts";
 import { connectV1 } from "./support/clients.ts";
 import { startMcpServer } from "./support/mcp-server.ts";
 
-test("what upstreams of /mcp gave last can fill its own bucket alone: sessions are kept in another, and are known to other processes still", async (t) => {
+test("what upstreams of /mcp gave last fills a bucket of its own alone: sessions are kept in another one", async (t) => {
   const upstream = await startMcpServer("a");
   t.after(() => upstream.kill());
   const yaml = `

@@ -15,8 +15,8 @@ import { anybody, type Principal, principalOf } from "./principal.ts";
  * I1  Where an agent has a credential, or there is an issuer, nobody is let in without a good token: 401 says how to get one.
  * I2  A token is compared by its SHA-256; neither it nor the hash is ever in a log line, an error or an answer.
  * I3  A JWT is good with a signature by a key of its issuer, in its time, and made for this router (`aud`), which is looked at for every
- *     request; a good one is believed for at most `believedMs` without looking at the signature again, and never longer than the configuration
- *     that let it in.
+ *     request; a good one is believed for at most `believedMs` without looking at the signature again, and never longer than the
+ *     configuration that let it in.
  * I5  A certificate of a client counts where the request has no token, while it is valid, and only where it names one agent and no second one.
  * I4  Keys that cannot be fetched refuse nobody whom the last good ones let in.
  */

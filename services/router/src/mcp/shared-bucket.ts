@@ -14,8 +14,8 @@ interface TroubleLog {
 const warnedAgainMs = 60_000;
 
 /**
- * That the bus is away is said elsewhere, and passes. What a bucket refuses, because it is full or not there, lasts, and the processes share
- * nothing of it meanwhile, each in good health: somebody has to hear of that, and not with every request.
+ * That the bus is away is said elsewhere, and passes. What a bucket refuses, because it is full or not there, lasts, and the processes
+ * share nothing of it meanwhile, each in good health: somebody has to hear of that, and not with every request.
  */
 export function troubleTeller(name: string, log: TroubleLog, nowMs: () => number): (error: unknown) => void {
   let warnedAtMs = Number.NEGATIVE_INFINITY;
