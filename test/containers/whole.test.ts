@@ -246,6 +246,7 @@ describe("docker-compose.yml, as a whole", { skip, concurrency: false }, () => {
       sessions: 1,
       timeoutMs: 60_000,
     });
+    t.after(() => load.stop());
     const inFlight = (): number => load.report().sent - load.report().durationsMs.length;
     /** Calls of turns that were made once more. */
     const forgiven: { readonly first: number; readonly last: number }[] = [];

@@ -55,10 +55,12 @@ describe("the primary dies under load", { concurrency: false }, () => {
     await Promise.all([routed2.close(), straight2.close()]);
   });
 
-  test("no call fails, status shows the secondary with the next epoch within 2 s, and open sessions and the SDK go on", async () => {
+  test("no call fails, status shows the secondary with the next epoch within 2 s, and open sessions and the SDK go on", async (t) => {
     const early = await connectClient(`${stack.routerUrl}/mcp/everything`, "early");
+    t.after(() => early.close());
     // Without a key, as a service of somebody who has read no more than the ready line.
     const sdk = connect({ servers: stack.natsUrl, name: "e2e" });
+    t.after(() => sdk.close());
     await until(() => sdk.route("everything")?.endpoint.name === "primary", 5000, "the SDK's first route");
     const load = await startLoad({
       url: `${stack.routerUrl}/mcp/everything`,
@@ -68,6 +70,7 @@ describe("the primary dies under load", { concurrency: false }, () => {
         JSON.stringify(result).includes(`call ${n}`) ? null : `not the answer to call ${n}: ${JSON.stringify(result)}`,
       callsPerSecond: 50,
     });
+    t.after(() => load.stop());
     await until(
       () => load.report().ok > 50,
       10_000,
@@ -95,7 +98,6 @@ describe("the primary dies under load", { concurrency: false }, () => {
     await until(() => load.report().sent > 250, 10_000);
     const report = await load.stop();
     assert.equal(report.failed.length, 0, failuresOf(report));
-    await Promise.all([early.close(), sdk.close()]);
   });
 
   test("the log has exactly one failover.executed, `why` names the evidence, Redis has the history, and one message was sent", async () => {

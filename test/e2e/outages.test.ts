@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { after, before, describe, test } from "node:test";
+import { after, before, describe, type TestContext, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { residentServices } from "@mcp-failover/contracts";
 import { type RunningServer, startNats, startRedis } from "@mcp-failover/testkit";
@@ -24,14 +24,17 @@ describe("parts of the system itself die under load", { concurrency: false }, ()
     await nats?.stop();
   });
 
-  const startEcho = (): Promise<Load> =>
-    startLoad({
+  const startEcho = async (t: TestContext): Promise<Load> => {
+    const load = await startLoad({
       url: `${stack.routerUrl}/mcp/everything`,
       tool: "echo",
       args: (n) => ({ message: `call ${n}` }),
       check: (result, n) => (JSON.stringify(result).includes(`call ${n}`) ? null : `not the answer to call ${n}`),
       callsPerSecond: 50,
     });
+    t.after(() => load.stop());
+    return load;
+  };
   const allReady = async (): Promise<void> => {
     await until(
       async () => {
@@ -48,8 +51,8 @@ describe("parts of the system itself die under load", { concurrency: false }, ()
     );
   };
 
-  test("each of our own services is killed in turn: it comes back, and no call fails but those that a killed router held", async () => {
-    const load = await startEcho();
+  test("each of our own services is killed in turn: it comes back, and no call fails but those that a killed router held", async (t) => {
+    const load = await startEcho(t);
     await until(
       () => load.report().ok > 20,
       10_000,
@@ -90,8 +93,8 @@ describe("parts of the system itself die under load", { concurrency: false }, ()
     await allReady();
   });
 
-  test("nats-server is killed for 20 s: no call fails, every service goes on, and nothing is decided twice", async () => {
-    const load = await startEcho();
+  test("nats-server is killed for 20 s: no call fails, every service goes on, and nothing is decided twice", async (t) => {
+    const load = await startEcho(t);
     await until(() => load.report().ok > 20, 10_000);
     await nats.kill();
     await sleep(20_000);

@@ -42,7 +42,10 @@ export interface LoadReport {
 export interface Load {
   /** As it stands. */
   report(): LoadReport;
-  /** Sends nothing more, waits for what is on its way, closes the sessions. */
+  /**
+   * Sends nothing more, waits for what is on its way, closes the sessions. A test says it to `t.after` as well: one that failed before it came
+   * to that would leave its load running, and the file would never end.
+   */
   stop(): Promise<LoadReport>;
 }
 

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { after, before, describe, test } from "node:test";
+import { after, before, describe, type TestContext, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { patientMs } from "@mcp-failover/testkit";
 import { Client as ClientV2, StreamableHTTPClientTransport as TransportV2 } from "@modelcontextprotocol/client";
@@ -15,14 +15,17 @@ describe("two router processes on one port, before two real MCP servers", () => 
   let primary: Awaited<ReturnType<RouterWorld["startEverything"]>>;
   let secondary: Awaited<ReturnType<RouterWorld["startEverything"]>>;
   const url = (): string => `${world.url}/mcp/everything`;
-  const load = () =>
-    startLoad({
+  const load = async (t: TestContext) => {
+    const running = await startLoad({
       url: url(),
       tool: "echo",
       args: (n) => ({ message: `m${n}` }),
       check: (result, n) => (textOf(result) === `Echo: m${n}` ? null : `unexpected ${textOf(result)}`),
       callsPerSecond: 50,
     });
+    t.after(() => running.stop());
+    return running;
+  };
 
   before(async () => {
     world = await routerWorld();
@@ -95,8 +98,8 @@ describe("two router processes on one port, before two real MCP servers", () => 
     for (const client of clients) await client.close();
   });
 
-  test("under load, the active server hangs: no read fails or waits for its deadline, and those after two seconds are as fast as ever", async () => {
-    const running = await load();
+  test("under load, the active server hangs: no read fails or waits for its deadline, and those after two seconds are as fast as ever", async (t) => {
+    const running = await load(t);
     await until(() => running.report().ok > 100, 10_000);
     const stoppedMs = performance.now();
     primary.kill("SIGSTOP");
@@ -112,19 +115,12 @@ describe("two router processes on one port, before two real MCP servers", () => 
       assert.ok((report.durationsMs.at(-1) ?? 0) < patientMs(4000), `the slowest read took ${report.durationsMs.at(-1)} ms`);
     } finally {
       primary.kill("SIGCONT");
-      await running.stop();
     }
   });
 
-  test("under load, no call fails when the active server is killed, and open sessions go on", async () => {
+  test("under load, no call fails when the active server is killed, and open sessions go on", async (t) => {
     const before = await connectClient(url(), "opened-before");
-    const running = await startLoad({
-      url: url(),
-      tool: "echo",
-      args: (n) => ({ message: `m${n}` }),
-      check: (result, n) => (textOf(result) === `Echo: m${n}` ? null : `unexpected ${textOf(result)}`),
-      callsPerSecond: 50,
-    });
+    const running = await load(t);
     await sleep(1000);
     primary.kill("SIGKILL");
     await sleep(700);
@@ -138,9 +134,9 @@ describe("two router processes on one port, before two real MCP servers", () => 
     await before.close();
   });
 
-  test("nats-server gone: calls go on, sessions open, and a session moves all the same", async () => {
+  test("nats-server gone: calls go on, sessions open, and a session moves all the same", async (t) => {
     const client = await connectClient(url(), "without-nats");
-    const running = await load();
+    const running = await load(t);
     const goodCalls = (more: number) => {
       const { ok } = running.report();
       return until(
