@@ -14,9 +14,9 @@ export class ProbeTokenError extends Error {
 }
 
 /**
- * By what a router knows the probers for which it looks at its processes (`/probe/<upstream>/<endpoint>`): the secret `MCPF_PROBE_TOKEN`, else the
- * lines of `probe.token` in the folder of credentials, the newest first. The file is read at each call, so that a renewed token needs no restart. Empty:
- * there is none. Throws {@link ProbeTokenError}.
+ * By what a router knows the probers for which it looks at its processes (`/probe/<upstream>/<endpoint>`): the secret `MCPF_PROBE_TOKEN`,
+ * else the lines of `probe.token` in the folder of credentials, the newest first. The file is read at each call, so that a renewed token
+ * needs no restart. Empty: there is none. Throws {@link ProbeTokenError}.
  */
 export function readProbeTokens(secrets: Pick<Secrets, "has" | "resolve">, credentialsDir: string | undefined): readonly string[] {
   if (secrets.has(secretName)) return [checked(secrets.resolve({ secret: secretName }), `the secret ${secretName}`)];

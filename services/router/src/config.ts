@@ -62,7 +62,7 @@ export const routerConfig = z.object({
   MCPF_CREDENTIALS_DIR: z.string().min(1).optional(),
   /** What those processes get of this router's own environment. */
   PATH: z.string().default("/usr/local/bin:/usr/bin:/bin"),
-  /** How many sessions one agent (one address, where nobody has to say who he is) may have in this process's memory, which holds 50,000. */
+  /** Sessions of one agent (of one address, where nobody has to say who he is) in this process's memory, which holds 50,000. */
   MCPF_ROUTER_AGENT_SESSIONS_MAX: z.coerce.number().int().min(1).max(50_000).default(10_000),
   /** A session that nobody used for so long leaves this process's memory; it is made anew from its id when its client is back. */
   MCPF_ROUTER_SESSION_IDLE_MS: z.coerce.number().int().min(10_000).max(86_400_000).default(1_800_000),

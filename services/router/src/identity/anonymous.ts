@@ -4,8 +4,8 @@ import type { Principal } from "./principal.ts";
 const addressesMax = 10_000;
 
 /**
- * Those who do not have to say who they are: all the same in what they may do, and told apart by their address in what each may hold. What a proxy says
- * of addresses behind it is not believed, because everybody can say it.
+ * Those who do not have to say who they are: all the same in what they may do, told apart by their address in what each may hold. What a
+ * proxy says of addresses behind it is not believed, because everybody can say it.
  */
 export function anonymousOf(base: Principal): (socket: Socket | null | undefined) => Principal {
   const known = new Map<string, Principal>();

@@ -2,10 +2,10 @@ import { isObject } from "./envelope.ts";
 import { capabilityPaths } from "./seal.ts";
 
 /**
- * What the endpoints of an upstream offer to clients of one protocol version, to tell the operator which of them sessions cannot move to (requirement
- * R3). Guarantees:
- * O1  It only tells. A client is offered what its own endpoint offers, as without the router: nothing is taken away for the sake of another endpoint
- *     (docs/adr/0003).
+ * What the endpoints of an upstream offer to clients of one protocol version, to tell the operator which of them sessions cannot move to
+ * (requirement R3). Guarantees:
+ * O1  It only tells. A client is offered what its own endpoint offers, as without the router: nothing is taken away for the sake of another
+ *     endpoint (docs/adr/0003).
  * O2  What an endpoint lacks beside another one is told once, and again when it has become something else.
  */
 export interface OfferBook {

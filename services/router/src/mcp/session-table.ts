@@ -6,10 +6,11 @@ import { Session } from "./session.ts";
 
 /**
  * The sessions that a process has in memory (requirement R25). Guarantees:
- * T1  There are never more than `sessionsMax`, nor more than `agentSessionsMax` of one agent (of one address, where nobody has to say who he is).
+ * T1  There are never more than `sessionsMax`, nor more than `agentSessionsMax` of one agent (of one address, where nobody has to say who
+ *     he is).
  * T2  One that is in use stays. An agent for which none can leave begins no further one, and none of its own comes back: it is told so.
- * T3  What leaves is idle, and the one of its agent that was unused for longest: the same agent's where that has its share, else that of the
- *     agent that has most. An agent never loses one to another that has as many.
+ * T3  What leaves is idle, and the one of its agent that was unused for longest: the same agent's where that has its share, else that of
+ *     the agent that has most. An agent never loses one to another that has as many.
  */
 export interface SessionTable {
   readonly size: number;
@@ -96,8 +97,8 @@ export function createSessionTable(options: SessionTableOptions): SessionTable {
     const count = held.get(holder)?.size ?? 0;
     return new SessionsFullError(
       count >= agentSessionsMax
-        ? `all ${count} sessions that one agent may have in this router process are in use: end some of them, or let an operator raise MCPF_ROUTER_AGENT_SESSIONS_MAX`
-        : `all ${sessions.size} sessions that this router process may have are in use: try again later, or let an operator start more processes`,
+        ? `all ${count} sessions that one agent may have here are in use: end some, or have MCPF_ROUTER_AGENT_SESSIONS_MAX raised`
+        : `all ${sessions.size} sessions that this process may have are in use: try again later, or have more router processes started`,
     );
   };
 

@@ -2,8 +2,8 @@ import { createHash, timingSafeEqual } from "node:crypto";
 import { RefusedRequest } from "../errors.ts";
 
 /**
- * Who may have a process asked by `/probe/<upstream>/<endpoint>`: who shows one of the tokens; where there are none, who calls from this machine.
- * Throws {@link RefusedRequest}. `address`: of the other end of the connection.
+ * Who may have a process asked by `/probe/<upstream>/<endpoint>`: who shows one of the tokens; where there are none, who calls from this
+ * machine. Throws {@link RefusedRequest}. `address`: of the other end of the connection.
  */
 export function checkProber(authorization: string | undefined, address: string | undefined, tokens: readonly string[]): void {
   if (tokens.length === 0) {
