@@ -157,6 +157,11 @@ export async function containerWorld(run = runName()): Promise<ContainerWorld> {
   };
 }
 
+/** Until this answers; a container that has ended is not asked for the rest of its time, which is minutes. */
+export function readyAt(path: string, port: number): WaitStrategy {
+  return Wait.forHttp(path, port, { abortOnContainerExit: true });
+}
+
 /** What docker-compose.yml runs as this service. */
 export function composeService(name: string): Runnable {
   const { services } = parse(readFileSync(join(ROOT, "docker-compose.yml"), "utf8"), { merge: true, maxAliasCount: -1 }) as {
@@ -179,7 +184,7 @@ export async function startNatsIn(world: ContainerWorld): Promise<Contained & { 
     files: { "/etc/nats/nats.conf": conf.join("\n") },
     volumes: { [await world.volume("nats")]: "/data" },
     ports: { 4222: port, 8222: health },
-    ready: Wait.forHttp("/healthz?js-server-only=true", 8222),
+    ready: readyAt("/healthz?js-server-only=true", 8222),
   });
   return { ...nats, url: `nats://127.0.0.1:${port}`, innerUrl: `nats://${nats.host}:4222` };
 }

@@ -10,7 +10,7 @@ import { connectClient } from "../harness/load.ts";
 import { until } from "../harness/wait.ts";
 import { decisionsOn } from "../integration/router-world.ts";
 import { skip } from "./compose.ts";
-import { type Contained, type ContainerWorld, composeService, containerWorld, startNatsIn } from "./container-world.ts";
+import { type Contained, type ContainerWorld, composeService, containerWorld, readyAt, startNatsIn } from "./container-world.ts";
 
 const backMs = 120_000;
 type Endpoint = "primary" | "secondary";
@@ -78,7 +78,7 @@ describe("the router's image before MCP servers in containers", { skip, concurre
       env: { NATS_URL: nats.innerUrl, MCPF_ROUTER_HOST: "0.0.0.0", MCPF_ROUTER_PORT: "7300" },
       volumes: { [await world.volume("router")]: "/data" },
       ports: { 7300: port },
-      ready: Wait.forHttp("/readyz", 7300),
+      ready: readyAt("/readyz", 7300),
     });
     client = await connectClient(url, "agent");
   });

@@ -71,7 +71,9 @@ describe("the state-store's image between nats-server and Redis in containers", 
   before(async () => {
     world = await containerWorld();
     redisPort = await freePort();
-    [nats] = await Promise.all([startNatsIn(world), startRedis()]);
+    // One after the other: where one fails both are removed, and whoever still waits for a removed one does so for minutes.
+    nats = await startNatsIn(world);
+    await startRedis();
     bus = connectBus({ servers: nats.url, name: "test", instance: "test" });
     await until(() => bus.status.kind === "connected", backMs, "the bus is connected");
     await bus.ensureStreams(streams, { replicas: 1 });
