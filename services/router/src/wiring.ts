@@ -10,7 +10,8 @@ import { startTokenGuard } from "./identity/start-guard.ts";
 import { createStreamClaims, serveStreamClaims } from "./mcp/claims.ts";
 import { createSharedDirectory } from "./mcp/directory.ts";
 import { createSealer } from "./mcp/seal.ts";
-import { type SharedBucketOptions, troubleTeller } from "./mcp/shared-bucket.ts";
+import { type SharedBucketOptions, sharedBucket, troubleTeller } from "./mcp/shared-bucket.ts";
+import { createTaskBook } from "./mcp/task-book.ts";
 import { dataPlaneMetrics } from "./metrics.ts";
 import { startObserving } from "./observe/start-observing.ts";
 import { sessionSecret } from "./session-key.ts";
@@ -64,6 +65,7 @@ export async function startRouter(kit: Kit<RouterConfig>): Promise<Running> {
     control,
     directory: createSharedDirectory(inCommon("router-sessions")),
     lastLists: createLastLists({ ...inCommon("router-lists"), sealer }),
+    tasks: createTaskBook(sharedBucket(inCommon("router-sessions"))),
     claims: createStreamClaims(kit, sealer),
     access: () => {
       const given = control.access?.();

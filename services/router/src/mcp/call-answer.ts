@@ -67,6 +67,8 @@ export class CallAnswer {
   /** What is told when a server acknowledges what the client listens to; it is passed on of the first alone. */
   onAcknowledged: ((message: Readonly<Record<string, unknown>>) => void) | null = null;
   #done = false;
+  /** What has to be done before the client has the answer; null: nothing. The promise never fails. */
+  beforeAnswer: ((message: Answer, endpoint: string) => Promise<void> | null) | null = null;
   readonly #resumable: Resumable | null;
   #isPrimed = false;
   #log: StreamLog | null = null;
@@ -123,7 +125,7 @@ export class CallAnswer {
     );
   }
 
-  #relayWhole(bytes: Buffer, response: UpstreamResponse, where: string, lane: AnyLane): Relayed {
+  #relayWhole(bytes: Buffer, response: UpstreamResponse, where: string, lane: AnyLane): Relayed | Promise<Relayed> {
     let message: ServerMessage | null = outlinedAnswer(bytes);
     if (message === null) {
       const text = bytes.toString("utf8");
@@ -140,6 +142,16 @@ export class CallAnswer {
       return failed("malformed", `${where} answered with something that is no answer to the request`);
     }
     if (!lane.takes(kindOf(message, lane))) return { kind: "withheld" };
+    const kept = this.beforeAnswer?.(message, where) ?? null;
+    if (kept === null) return this.#answerWhole(message, bytes, response, where);
+    // The connection may use its memory again meanwhile.
+    const own = Buffer.from(bytes);
+    const { kind, id, error, isError, value } = message;
+    const answer: Answer = { kind, id, error, isError, value };
+    return kept.then(() => this.#answerWhole(answer, own, response, where));
+  }
+
+  #answerWhole(message: Answer, bytes: Buffer, response: UpstreamResponse, where: string): Relayed {
     const shown = this.#visible(message, where);
     this.#finish(shown === null ? bytes : Buffer.from(JSON.stringify(shown)), response.status, response);
     return { kind: "answered", told: toldOf(message, response.status), message };
@@ -257,16 +269,21 @@ export class CallAnswer {
             return event.id === undefined || event.id === "" || this.#write(event, hold, () => response.resume());
           }
           this.#begin(headers);
-          const shown = message.kind === "answer" ? this.#visible(message, where) : null;
-          const own = shown === null ? event : { ...event, data: JSON.stringify(shown) };
-          const more = this.#write(rewriteEvent(own, message, hold), hold, () => response.resume(), message.kind === "answer");
-          if (message.kind !== "answer") return more;
+          if (message.kind !== "answer") return this.#write(rewriteEvent(event, message, hold), hold, () => response.resume());
           answered = true;
-          this.#done = true;
-          this.#end();
-          const rest = setTimeout(() => response.cancel("the answer is complete"), restMs);
-          rest.unref();
-          resolve({ kind: "answered", told: toldOf(message, response.status), message });
+          const finish = (): void => {
+            const shown = this.#visible(message, where);
+            const own = shown === null ? event : { ...event, data: JSON.stringify(shown) };
+            this.#write(rewriteEvent(own, message, hold), hold, () => response.resume(), true);
+            this.#done = true;
+            this.#end();
+            const rest = setTimeout(() => response.cancel("the answer is complete"), restMs);
+            rest.unref();
+            resolve({ kind: "answered", told: toldOf(message, response.status), message });
+          };
+          const kept = this.beforeAnswer?.(message, where) ?? null;
+          if (kept === null) finish();
+          else kept.then(finish);
           return true;
         },
         end: () => {
@@ -279,10 +296,13 @@ export class CallAnswer {
         },
         error: (error) => {
           clearTimeout(silent);
+          // It is about to be passed on: the call is not made again.
+          if (answered) return;
           resolve({ ...failedBy(error, where), lastEventId });
         },
         malformed: (message) => {
           clearTimeout(silent);
+          if (answered) return;
           resolve(failed("malformed", `${where}: ${message}`));
         },
       });

@@ -1,6 +1,6 @@
 import type { Attempt, AttemptResult, CallControl, CallProblem } from "../control/port.ts";
 import { Ending } from "../ending.ts";
-import { routerErrorOf } from "../errors.ts";
+import { type RouterError, routerErrorOf, rpcErrorMessage, sendJson } from "../errors.ts";
 import { runHedged } from "../hedge.ts";
 import { visibleAnswer } from "../identity/tool-access.ts";
 import { AbortedByRouter } from "../upstream-client.ts";
@@ -32,6 +32,48 @@ export function serveCall(
   session: Session | null,
   relay: RelayAnswer | null = null,
 ): Promise<AttemptResult["outcome"]> {
+  const { view, principal } = inbound;
+  const { method } = envelope;
+  // What is no question about a task is not looked through for one.
+  if (!method.startsWith("tasks/")) return serveCallAt(context, inbound, envelope, given, session, relay, null);
+  const known = context.tasks.endpointOf(view.name, principal.id, method, envelope.params);
+  const { taskId } = envelope.params;
+  // A single endpoint runs them all.
+  if (known !== null || view.endpoints.length === 1 || typeof taskId !== "string")
+    return serveCallAt(context, inbound, envelope, given, session, relay, known);
+  return context.tasks.find(view.name, principal.id, taskId).then((place) => {
+    if (place.kind === "runs_on") return serveCallAt(context, inbound, envelope, given, session, relay, place.endpoint);
+    // Of a task that nobody saw begin the active endpoint may say so; any other one of a pool would deny what its neighbour runs.
+    if (place.kind === "unknown" && view.mode === "active_standby")
+      return serveCallAt(context, inbound, envelope, given, session, relay, null);
+    const error = place.kind === "unknown" ? unknownTask : unaskedTask;
+    const where = { upstream: view.name, operationId: inbound.operationId };
+    sendJson(inbound.response, 200, rpcErrorMessage(envelope.id, error, where), { [operationHeader]: inbound.operationId });
+    return "ineligible";
+  });
+}
+
+const unknownTask: RouterError = {
+  code: "outcome_unknown",
+  message: "no router knows which endpoint runs this task: it may have ended long ago, or be nobody's; it was not made again",
+  retriable: false,
+};
+const unaskedTask: RouterError = {
+  code: "outcome_unknown",
+  message: "this router did not see the task begin, and cannot ask the others now which endpoint runs it; ask again later",
+  retriable: true,
+};
+
+function serveCallAt(
+  context: McpContext,
+  inbound: Inbound,
+  envelope: Extract<Envelope, { kind: "request" }>,
+  given: Buffer,
+  session: Session | null,
+  relay: RelayAnswer | null,
+  /** The endpoint of the task that is asked for. */
+  runsOn: string | null,
+): Promise<AttemptResult["outcome"]> {
   const { control, nowMs } = context;
   const { view, request, response } = inbound;
   // A single endpoint's is given on as it is: what looks like ours was named by another router behind it.
@@ -41,9 +83,6 @@ export function serveCall(
   const listing = cursor === null ? null : (view.endpoints.find(({ name }) => endpointTag(name) === cursor.tag)?.name ?? null);
   const issued = isNamed && envelope.era === "modern" ? readIssuedState(given, () => envelope.params) : null;
   const issuer = issued === null ? null : (view.endpoints.find(({ name }) => endpointTag(name) === issued.tag)?.name ?? null);
-  // What is no question about a task is not looked through for one.
-  const isOfTask = envelope.method.startsWith("tasks/");
-  const runsOn = isOfTask ? context.tasks.endpointOf(view.name, inbound.principal.id, envelope.method, envelope.params) : null;
   const call = control.begin({
     upstream: view.name,
     kind: "mcp",
@@ -68,7 +107,6 @@ export function serveCall(
     nowMs,
     (message, endpoint) => {
       const isRemembered = isNamed && message.isPlain !== true;
-      if (isRemembered && envelope.tool !== null) context.tasks.learn(view.name, inbound.principal.id, endpoint, message.value["result"]);
       const shown = inbound.principal.mayCallAll(view.name) ? null : visibleAnswer(inbound.principal, view.name, message.value);
       const isTagged = isRemembered && envelope.method.endsWith("/list");
       if (isTagged) return tagNextCursor(shown ?? message.value, endpoint) ?? shown;
@@ -76,6 +114,9 @@ export function serveCall(
     },
     session === null ? null : { logs: session.logs, version: String(request.headers["mcp-protocol-version"] ?? session.sealed.version) },
   );
+  if (isNamed && envelope.tool !== null)
+    answer.beforeAnswer = (message, endpoint) =>
+      message.isPlain === true ? null : context.tasks.learn(view.name, inbound.principal.id, endpoint, message.value["result"]);
   const abort = new Ending();
   const gone = new Ending();
   const clock = watchCall({

@@ -4,6 +4,7 @@ import { type DataPlane, type DataPlaneLimits, startDataPlane } from "../../src/
 import type { Guard } from "../../src/identity/guard.ts";
 import { createMemoryDirectory, type SessionDirectory } from "../../src/mcp/directory.ts";
 import type { StreamClaims } from "../../src/mcp/inbound.ts";
+import type { TaskBook } from "../../src/mcp/task-book.ts";
 import type { Observing } from "../../src/observe/start-observing.ts";
 import type { ServerTls } from "../../src/tls/server-tls.ts";
 import type { FakeControl } from "./fake-control.ts";
@@ -19,6 +20,7 @@ export async function startTestRouter(
   options: {
     directory?: SessionDirectory;
     lastLists?: LastLists;
+    tasks?: TaskBook;
     claims?: StreamClaims;
     limits?: Partial<DataPlaneLimits>;
     secret?: string;
@@ -57,6 +59,7 @@ export async function startTestRouter(
     tls: options.tls ?? null,
     front: options.front ?? true,
     ...(options.lastLists === undefined ? {} : { lastLists: options.lastLists }),
+    ...(options.tasks === undefined ? {} : { tasks: options.tasks }),
     ...(options.observing === undefined ? {} : { observing: options.observing }),
     ...(options.guard === undefined ? {} : { guard: options.guard }),
     ...(options.probeTokens === undefined ? {} : { probeTokens: options.probeTokens }),
