@@ -69,34 +69,37 @@ describe("R17: a task that another router process saw begin", () => {
     });
   }
 
-  test("K2: is given to its client only once the other processes can find it", async () => {
-    let isWritten = false;
-    let written = (): void => undefined;
-    const asked = Promise.withResolvers<void>();
-    const bucket = await bus.bucket("router-sessions", {});
-    const put: typeof bucket.put = async (key, value) => {
-      asked.resolve();
-      await new Promise<void>((resolve) => {
-        written = resolve;
-      });
-      isWritten = true;
-      return bucket.put(key, value);
-    };
-    const slow = { ...bucket, put, get: (key: string) => bucket.get(key) };
-    const third = await startTestRouter(control, { tasks: createTaskBook(async (work) => ({ value: await work(slow) })) });
-    try {
-      const made = say(third, "tools/call", { name: "job", arguments: {} }).then((answer) => ({ answer, isWritten }));
-      await asked.promise;
-      // Time enough for an answer that waits for nothing.
-      await say(first, "tools/call", { name: "other", arguments: {} });
-      written();
-      const { answer, ...known } = await made;
-      assert.deepEqual([answer.body.result?.["taskId"], known.isWritten], ["task-of-a", true]);
-    } finally {
-      written();
-      await third.close(0);
-    }
-  });
+  for (const tool of ["job", "streamed_job"])
+    test(`K2: is given to its client once, and only when the other processes can find it (${tool})`, async () => {
+      let isWritten = false;
+      let written = (): void => undefined;
+      const asked = Promise.withResolvers<void>();
+      const bucket = await bus.bucket("router-sessions", {});
+      const put: typeof bucket.put = async (key, value) => {
+        asked.resolve();
+        await new Promise<void>((resolve) => {
+          written = resolve;
+        });
+        isWritten = true;
+        return bucket.put(key, value);
+      };
+      const slow = { ...bucket, put, get: (key: string) => bucket.get(key) };
+      const third = await startTestRouter(control, { tasks: createTaskBook(async (work) => ({ value: await work(slow) })) });
+      try {
+        const made = say(third, "tools/call", { name: tool, arguments: {} }).then((answer) => ({ answer, isWritten }));
+        await asked.promise;
+        // Time enough for an answer that waits for nothing.
+        await say(first, "tools/call", { name: "other", arguments: {} });
+        written();
+        const { answer, ...known } = await made;
+        assert.deepEqual([answer.body.result?.["taskId"], known.isWritten], ["task-of-a", true]);
+        // The broken connection is no reason to begin another one.
+        assert.equal([...a.seen, ...b.seen].filter((method) => method === "tools/call").length, 2);
+      } finally {
+        written();
+        await third.close(0);
+      }
+    });
 
   test("is found within a session, and after every process was started anew", async () => {
     const session = await openSession(first.mcpUrl);

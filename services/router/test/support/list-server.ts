@@ -38,7 +38,13 @@ export async function startListServer(name: string, tools: Readonly<Record<strin
         // Of the era without sessions, where a task is the whole result.
         const isModern = request.headers["mcp-protocol-version"] === "2026-07-28";
         seen.push(`${message.method}${message.params?.cursor === undefined ? "" : ` ${message.params.cursor}`}`);
-        const answer = (result: object): void => {
+        const answer = (result: object, isStream = false): void => {
+          if (isStream) {
+            response.writeHead(200, { "content-type": "text/event-stream" });
+            // Its connection breaks as soon as the answer is out.
+            response.write(`data: ${JSON.stringify({ jsonrpc: "2.0", id: message.id, result })}\n\n`, () => response.destroy());
+            return;
+          }
           response.writeHead(200, { "content-type": "application/json", "mcp-session-id": session });
           response.end(JSON.stringify({ jsonrpc: "2.0", id: message.id, result }));
         };
@@ -58,6 +64,8 @@ export async function startListServer(name: string, tools: Readonly<Record<strin
           return answer({ resources, ...(page + 1 < pages ? { nextCursor: String(page + 1) } : {}) });
         }
         if (message.method === "tasks/get") return answer({ taskId: message.params?.taskId, status: "working", by: name });
+        if (message.params?.name === "streamed_job")
+          return answer({ resultType: "task", taskId: `task-of-${name}`, status: "working" }, true);
         if (message.params?.name === "job" && isModern) return answer({ resultType: "task", taskId: `task-of-${name}`, status: "working" });
         if (message.params?.name === "job") return answer({ task: { taskId: `task-of-${name}`, status: "working" } });
         return answer({ content: [{ type: "text", text: `${name} ran ${message.params?.name}` }] });
