@@ -1,9 +1,11 @@
 import assert from "node:assert/strict";
 import { afterEach, beforeEach, describe, test } from "node:test";
-import { type Bus, memoryBroker } from "@mcp-failover/bus";
+import { type Bus, connectBus, memoryBroker } from "@mcp-failover/bus";
+import { buckets } from "@mcp-failover/contracts";
+import { patientMs, startNats } from "@mcp-failover/testkit";
 import { sharedBucket } from "../src/mcp/shared-bucket.ts";
 import { createTaskBook } from "../src/mcp/task-book.ts";
-import { openSession, post, toolCall } from "./support/clients.ts";
+import { openSession, post, toolCall, until } from "./support/clients.ts";
 import { type FakeControl, fakeControl } from "./support/fake-control.ts";
 import { type ListServer, startListServer } from "./support/list-server.ts";
 import { startTestRouter, type TestRouter } from "./support/router.ts";
@@ -125,4 +127,30 @@ describe("R17: a task that another router process saw begin", () => {
     assert.deepEqual([unknown.body.error?.code, unknown.body.error?.data?.["retriable"]], [1001, false]);
     assert.deepEqual([ofTasks(a), ofTasks(b)], [["tasks/get"], []]);
   });
+});
+
+test("R17: processes that have only a nats-server in common find each other's tasks in it, of their own agent alone", async (t) => {
+  const server = await startNats();
+  const buses = ["one", "two"].map((instance) => connectBus({ servers: server.url, name: "router", instance }));
+  t.after(async () => {
+    for (const bus of buses) await bus.close();
+    await server.stop();
+  });
+  await until(() => buses.every(({ status }) => status.kind === "connected"));
+  const troubles: unknown[] = [];
+  const [one, two] = buses.map((bus) =>
+    createTaskBook(
+      sharedBucket({
+        bucket: () => bus.bucket("router-sessions", buckets["router-sessions"]),
+        reachable: () => true,
+        timeoutMs: patientMs(5000),
+        onTrouble: (error) => troubles.push(error),
+      }),
+    ),
+  );
+  const taskId = "a task > with . any * letters";
+  await one?.learn("up", "agent", "a", { task: { taskId } });
+  assert.deepEqual(await two?.find("up", "agent", taskId), { kind: "runs_on", endpoint: "a" });
+  assert.deepEqual(await two?.find("up", "another agent", taskId), { kind: "unknown" });
+  assert.deepEqual(troubles, []);
 });
