@@ -3,7 +3,8 @@ import { type FailoverDecision, type FailoverInput, failbackDueMs, trialInForce 
 
 /**
  * Well or in maintenance: till something is due only a word against it matters. Or nothing is known: any word matters. Or it fails and has
- * nowhere to go: a word for one of its endpoints matters, and more against them wait for the next second, of which it is due each.
+ * nowhere to go, or may not: a word for an endpoint that could change that matters, and more against them wait for the next second, of which
+ * it is due each.
  */
 interface Rest {
   readonly kind: "calm" | "blank" | "stuck";
@@ -82,7 +83,7 @@ export class Attention {
       const { upstream } = word;
       const rest = this.#resting.get(upstream);
       if (rest?.kind === "calm" && !(isAgainst(word) && rest.judgedBy.includes(word.endpoint))) continue;
-      if (rest?.kind === "stuck" && !isFor(word)) continue;
+      if (rest?.kind === "stuck" && !(isFor(word) && rest.judgedBy.includes(word.endpoint))) continue;
       if (found === null) found = [upstream];
       else if (!found.includes(upstream)) found.push(upstream);
     }
@@ -98,7 +99,10 @@ const callsAgainst = ({ hard, inFlight, ok }: TrafficWord): boolean => hard > 0 
 const callsFor = ({ ok }: TrafficWord): boolean => ok > 0;
 
 function restOf(input: FailoverInput, decision: FailoverDecision): Rest | null {
-  if (decision.kind === "failing") return { kind: "stuck", judgedBy: none, dueMs: input.nowMs };
+  if (decision.kind === "failing") return { kind: "stuck", judgedBy: input.endpoints.map(({ name }) => name), dueMs: input.nowMs };
+  // Held, switched off or a dry run: that others are well changes nothing. A place in the fleet may be free at any word.
+  if (decision.kind === "rejected" && (decision.targets.length === 0 || decision.rule === "dry_run") && decision.rule !== "fleet_limit")
+    return { kind: "stuck", judgedBy: judgedByOf(input), dueMs: input.nowMs };
   if (decision.kind !== "none" || trialInForce(input) !== null) return null;
   const { state, maintained, nowMs } = input;
   const endsMs = Object.values(maintained ?? {}).map(({ untilMs }) => untilMs);

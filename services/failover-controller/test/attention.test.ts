@@ -75,7 +75,8 @@ test("a word against an endpoint that an upstream is not judged by wakes nobody;
 test("where everything fails a word for any endpoint is looked at at once, and more words against them wait for the next second", () => {
   const attention = new Attention();
   const failing: FailoverDecision = { kind: "failing", rule: "no_candidate", reason: "", sinceMs: nowMs, rejected: [], targets: [] };
-  attention.evaluated(input("down"), failing, true);
+  const endpoints = ["a", "b"].map((name, tier) => ({ name, tier, role: "write" }));
+  attention.evaluated(input("down", { endpoints }), failing, true);
   const of = (event: Event) => [...attention.heard(event, ["down"])];
   const calls = (window: object) =>
     of(heard("traffic.observed", { endpoints: [{ upstream: "down", endpoint: "b", inFlight: 3, ...window }] }));
@@ -86,6 +87,13 @@ test("where everything fails a word for any endpoint is looked at at once, and m
   assert.deepEqual(of(heard("breaker.changed", { service: "down" })), ["down"]);
   attention.evaluated(input("down"), { ...failing, kind: "gather" } as unknown as FailoverDecision, true);
   assert.deepEqual(of(probe("down", "hard")), ["down"], "while the observers are asked any word matters");
+  const rejected = { ...failing, kind: "rejected", rule: "held", automatic: true } as unknown as FailoverDecision;
+  attention.evaluated(input("down", { endpoints }), rejected, true);
+  assert.deepEqual([of(probe("down", "ok", "b")), of(probe("down", "hard"))], [[], []], "held: that another one is well changes nothing");
+  assert.deepEqual(of(probe("down", "ok")), ["down"]);
+  assert.deepEqual([...attention.due(["down"], nowMs)], ["down"]);
+  attention.evaluated(input("down", { endpoints }), { ...rejected, targets: ["b"] } as FailoverDecision, true);
+  assert.deepEqual(of(probe("down", "ok", "b")), ["down"], "proof that was asked for");
 });
 
 test("what has something due, is in trouble, in its grace or in a verification is looked at each second, what is due to fail back when it is", () => {
