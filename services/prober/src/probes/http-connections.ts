@@ -287,7 +287,9 @@ class Connection {
 
   carry(exchange: Exchange): void {
     this.#exchange = exchange;
-    exchange.leave = () => this.drop();
+    // Written straight into the property it would be taken for a method, and each be put where V8 seldom collects.
+    const leave = (): void => this.drop();
+    exchange.leave = leave;
     if (this.#isOpen) this.#send(exchange);
   }
 
