@@ -4,7 +4,7 @@ import { atLeast, atMost, type Benchmark, type Bound, type Measured, quantile, w
 import { stepAside, usageOf } from "./prober/machine.ts";
 import { Helper } from "./router/children.ts";
 import type { Load } from "./router/loader.ts";
-import { type MeasuredProxy, startProxy } from "./router/proxies.ts";
+import { type MeasuredProxy, startAnsweringNginx, startProxy } from "./router/proxies.ts";
 import { type RealRouters, startRealRouters } from "./router/real-router.ts";
 import { sessionRequests } from "./router/requests.ts";
 import { table } from "./table.ts";
@@ -56,7 +56,7 @@ export const bench: Benchmark = {
       const rounds = await saturate(context, proxies, loader);
       if (only !== undefined) return judge(context, rounds, null, null);
       await proxies[0]?.stop();
-      const latency = await addedLatency(context, rounds);
+      const latency = await addedLatency(context, { upstreamPort, loader, rounds, dir: dir.path });
       const workers = await compareWorkers(context, upstreamPort, loader);
       return judge(context, rounds, latency, workers);
     } finally {
@@ -112,27 +112,30 @@ interface Latency {
 }
 
 /**
- * The same rate, half of what the router takes, with the router and without it, by turns. Load and server are one process here: as two on one
- * core they wait for each other's turns, milliseconds of which would be counted as the router's where it is what comes between them.
+ * The same rate, half of what the router takes, with the router and without it, by turns; behind both is the cheapest server that is there,
+ * because it shares its core with what makes the calls, and what they wait for each other would be counted as the router's.
  */
-async function addedLatency(context: BenchmarkContext, rounds: readonly Round[]): Promise<Latency> {
-  const loader = new Helper("loader.ts", ["serving"]);
+async function addedLatency(
+  context: BenchmarkContext,
+  { upstreamPort, loader, rounds, dir }: { upstreamPort: number; loader: Helper; rounds: readonly Round[]; dir: string },
+): Promise<Latency> {
+  const nginx = await startAnsweringNginx(dir);
+  const port = nginx?.port ?? upstreamPort;
   try {
-    const { port } = await loader.heard<{ kind: "ready"; port: number }>("ready");
     const router = await startRealRouters({ upstreamPort: port, processes: 1 });
     try {
       const own = rounds.filter(({ name }) => name === "router").map(({ perSecond }) => perSecond);
       const rate = Math.round(quantile(own, 0.5) / 2);
       const through = { port: router.port, requests: await sessionRequests(router.port, "/mcp/bench", connections) };
       const direct = { port, requests: await sessionRequests(port, "/mcp", connections) };
-      // Its code is compiled by then.
-      for (let turn = 0; turn < 3; turn += 1) await loader.load({ ...through, ms: 800, rate: null });
+      // Its code is compiled by then: till then the compiler takes turns with it on its core.
+      for (let turn = 0; turn < (context.quick ? 3 : 12); turn += 1) await loader.load({ ...through, ms: 1500, rate: null });
       return await compareLatency(context, loader, { through, direct, rate });
     } finally {
       await router.stop();
     }
   } finally {
-    await loader.stop();
+    await nginx?.stop();
   }
 }
 

@@ -13,7 +13,8 @@ export class Helper {
   readonly #name: string;
   constructor(file: string, args: readonly string[] = []) {
     this.#name = file;
-    const [program, words] = pinned("others", node24(), [fileURLToPath(new URL(file, import.meta.url)), ...args]);
+    // Compiler and collector of their own threads would take turns with what makes the calls, milliseconds at a time.
+    const [program, words] = pinned("others", node24(), ["--single-threaded", fileURLToPath(new URL(file, import.meta.url)), ...args]);
     this.#child = spawn(program, words, { stdio: ["ignore", "inherit", "inherit", "ipc"] });
   }
 

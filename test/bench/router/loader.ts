@@ -1,7 +1,5 @@
 // Makes the calls: raw sockets, one call at a time on each, the request written as one prepared buffer, the answer counted and not parsed.
-// With the argument `serving` it is the server behind the proxies too.
-import { type AddressInfo, connect, type Socket } from "node:net";
-import { answeringServer } from "./answering.ts";
+import { connect, type Socket } from "node:net";
 
 /** What the benchmark asks for. */
 export interface Load {
@@ -41,11 +39,7 @@ process.on("message", (load: Load) => {
   );
 });
 process.once("disconnect", () => process.exit(0));
-const serving = process.argv.includes("serving");
-if (serving) {
-  const server = answeringServer();
-  server.listen(0, "127.0.0.1", () => process.send?.({ kind: "ready", port: (server.address() as AddressInfo).port }));
-} else process.send?.({ kind: "ready" });
+process.send?.({ kind: "ready" });
 
 class Line {
   readonly #request: Buffer;
@@ -148,10 +142,9 @@ async function run({ port, requests, ms, rate }: Load): Promise<Loaded> {
       if (line === undefined) due.push(atMs);
       else line.send(Math.max(atMs, nowMs - 1));
     }
-    // A timer is a whole millisecond late, and all calls of that time would come at once. Sleeping for less leaves the core to a server that
-    // is another process; one of its own would be late by each sleep.
+    // A timer is a whole millisecond late, and all calls of that time would come at once. Sleeping for less leaves the core to the server.
     const nextMs = beganMs + (sent / rate) * 1000 - performance.now();
-    if (nextMs > 0 && !serving) Atomics.wait(never, 0, 0, Math.min(nextMs, sleepMsMax));
+    if (nextMs > 0) Atomics.wait(never, 0, 0, Math.min(nextMs, sleepMsMax));
     setImmediate(pace);
   };
   if (rate === null) for (const line of lines) line.send(beganMs);

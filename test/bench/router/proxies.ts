@@ -8,6 +8,8 @@ import { fileURLToPath } from "node:url";
 import { freePort } from "@mcp-failover/testkit";
 import { node24 } from "../../../scripts/lib/repo.mjs";
 import { pinned } from "../prober/machine.ts";
+import { calledBody, initializedBody } from "./answers.ts";
+import { initializedNotification } from "./requests.ts";
 
 /** A proxy under load: one process, on the core that is measured. */
 export interface MeasuredProxy {
@@ -26,7 +28,9 @@ const kinds: Readonly<Record<string, (upstreamPort: number, port: number, dir: s
     const program = installed("nginx");
     if (program === null) return null;
     const file = join(dir, "nginx.conf");
-    writeFileSync(file, nginxConfig(upstreamPort, port, dir));
+    const upstream = `upstream server { server 127.0.0.1:${upstreamPort}; keepalive 64; keepalive_requests 100000000; }`;
+    const location = 'location / { proxy_pass http://server; proxy_http_version 1.1; proxy_set_header Connection ""; }';
+    writeFileSync(file, nginxConfig(port, dir, location, upstream));
     return [program, ["-c", file, "-p", dir, "-e", join(dir, "nginx-error.log")]];
   },
   haproxy: (upstreamPort, port, dir) => {
@@ -42,8 +46,29 @@ const kinds: Readonly<Record<string, (upstreamPort: number, port: number, dir: s
 export async function startProxy(name: string, upstreamPort: number, dir: string): Promise<MeasuredProxy | null> {
   const port = await freePort();
   const command = kinds[name]?.(upstreamPort, port, dir) ?? null;
-  if (command === null) return null;
-  const [program, args] = pinned("measured", command[0], command[1]);
+  return command === null ? null : startPinned("measured", name, port, command);
+}
+
+/**
+ * An nginx that answers as `upstream.ts` does, with a third of its processor time, so that what makes the calls has the core that they share
+ * when it wants it. Null when it is not installed.
+ */
+export async function startAnsweringNginx(dir: string): Promise<MeasuredProxy | null> {
+  const program = installed("nginx");
+  if (program === null) return null;
+  const port = await freePort();
+  const file = join(dir, "answering.conf");
+  writeFileSync(file, nginxConfig(port, dir, answeringLocation));
+  return startPinned("others", "nginx that answers", port, [program, ["-c", file, "-p", dir, "-e", join(dir, "answering-error.log")]]);
+}
+
+async function startPinned(
+  core: "measured" | "others",
+  name: string,
+  port: number,
+  command: readonly [string, readonly string[]],
+): Promise<MeasuredProxy> {
+  const [program, args] = pinned(core, command[0], command[1]);
   const child = spawn(program, args, { stdio: ["ignore", "ignore", "inherit"] });
   await listening(name, port, child);
   return {
@@ -83,10 +108,10 @@ function installed(name: string): string | null {
   );
 }
 
-function nginxConfig(upstreamPort: number, port: number, dir: string): string {
+function nginxConfig(port: number, dir: string, location: string, upstream = ""): string {
   return `daemon off;
 master_process off;
-pid ${dir}/nginx.pid;
+pid ${dir}/nginx-${port}.pid;
 events { worker_connections 1024; }
 http {
   access_log off;
@@ -96,14 +121,23 @@ http {
   uwsgi_temp_path ${dir}/uwsgi;
   scgi_temp_path ${dir}/scgi;
   keepalive_requests 100000000;
-  upstream server { server 127.0.0.1:${upstreamPort}; keepalive 64; keepalive_requests 100000000; }
+  ${upstream}
   server {
     listen 127.0.0.1:${port};
-    location / { proxy_pass http://server; proxy_http_version 1.1; proxy_set_header Connection ""; }
+    ${location}
   }
 }
 `;
 }
+
+/** It cannot look into a body: a first request has no session, and the one notification is known by its length. */
+const answeringLocation = `location / {
+      default_type application/json;
+      if ($request_method = GET) { return 405; }
+      if ($http_mcp_session_id = "") { add_header mcp-session-id bench-session; return 200 '${JSON.stringify(initializedBody)}'; }
+      if ($content_length = "${initializedNotification.length}") { return 202; }
+      return 200 '${JSON.stringify(calledBody)}';
+    }`;
 
 function haproxyConfig(upstreamPort: number, port: number): string {
   return `global

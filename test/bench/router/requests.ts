@@ -5,6 +5,8 @@ export async function sessionRequests(port: number, path: string, sessions: numb
   return requests;
 }
 
+export const initializedNotification = JSON.stringify({ jsonrpc: "2.0", method: "notifications/initialized" });
+
 const headers = { "content-type": "application/json", accept: "application/json, text/event-stream" };
 
 /** Introduces a client; returns the session's id. */
@@ -19,7 +21,7 @@ async function openSession(port: number, path: string): Promise<string> {
   const said = await fetch(url, {
     method: "POST",
     headers: { ...headers, "mcp-session-id": session },
-    body: JSON.stringify({ jsonrpc: "2.0", method: "notifications/initialized" }),
+    body: initializedNotification,
   });
   await said.arrayBuffer();
   return session;
