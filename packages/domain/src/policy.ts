@@ -487,9 +487,16 @@ function admissionOf(config: Topology["upstreams"][string]["admission"]): Router
   };
 }
 
-/** Identity of a policy, on every decision that it made. */
-export function policyHash(policy: unknown): string {
-  return hashOf(policy).slice(0, 16);
+const hashes = new WeakMap<object, string>();
+
+/** Identity of a policy, on every decision that it made. Worked out once for each: a policy is never altered. */
+export function policyHash(policy: object): string {
+  let hash = hashes.get(policy);
+  if (hash === undefined) {
+    hash = hashOf(policy).slice(0, 16);
+    hashes.set(policy, hash);
+  }
+  return hash;
 }
 
 function definedOf<T extends object>(value: T): Partial<T> {
