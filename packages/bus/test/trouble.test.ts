@@ -9,6 +9,8 @@ import { type BusStatus, busHealth, connectBus } from "../src/index.ts";
 import { jetStreamApi } from "../src/internal.ts";
 import { ApiError, apiCodes, toBusError } from "../src/nats/api.ts";
 import { Lag } from "../src/nats/lag.ts";
+import type { NatsLink } from "../src/nats/link.ts";
+import { keepStoreChecked } from "../src/nats/store-check.ts";
 import { StoreHealth } from "../src/nats/store-health.ts";
 import { UnansweredError } from "../src/nats/unanswered.ts";
 import { connected, note, until } from "./behaviour/world.ts";
@@ -52,11 +54,46 @@ test("a lost race, too large a message and a lost connection are no trouble of t
   store.failed("AUDIT", new UnansweredError("timeout", true, "no answer"));
   assert.equal(store.reason, null);
   nowMs = 15_000;
+  assert.equal(store.reason, null, "one try says nothing of the time after it");
   store.failed("AUDIT", new UnansweredError("timeout", true, "no answer"));
   assert.match(store.reason ?? "", /JetStream does not answer what is to be stored in AUDIT.*disk is full/);
   store.failed("AUDIT", noRoom);
   store.failed("AUDIT", new UnansweredError("timeout", true, "no answer"));
   assert.match(store.reason ?? "", /no room/, "what was said outright is not made vaguer");
+});
+
+test("one try that was not answered is no silence however long ago it was: it is tried again soon, and told after five seconds of tries", async (t) => {
+  let nowMs = 0;
+  const store = new StoreHealth(() => nowMs);
+  const slept: number[] = [];
+  let tries = 0;
+  let isMade = false;
+  // As at the first start of a stack with accounts: who is there before the bucket hears nothing.
+  const link = {
+    store,
+    connected: true,
+    closed: false,
+    client: "fault-proxy",
+    async request() {
+      tries += 1;
+      nowMs += 2000;
+      if (!isMade) throw new UnansweredError("timeout", true, "no answer");
+      return { data: new TextEncoder().encode('{"stream":"KV_store-check","seq":1}') };
+    },
+    async sleep(ms: number) {
+      slept.push(ms);
+      nowMs += ms;
+      if (tries === 1) assert.equal(store.reason, null);
+      isMade = true;
+      if (slept.length >= 2) this.closed = true;
+    },
+  };
+  const check = keepStoreChecked(link as unknown as NatsLink, "fault-proxy");
+  t.after(() => check.stop());
+  await eventually(() => link.closed || null);
+  assert.deepEqual([tries, store.reason, store.isDoubted], [2, null, false]);
+  assert.ok((slept[0] ?? Number.NaN) <= 2500, `tried again after ${slept[0]} ms`);
+  assert.ok((slept[1] ?? Number.NaN) >= 7500, `and then after ${slept[1]} ms`);
 });
 
 test("a reader is slow when more than its bound waits for ten seconds, until half of that; and when its handler hangs for thirty", () => {

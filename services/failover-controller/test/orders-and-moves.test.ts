@@ -1,45 +1,28 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { type Bus, memoryBroker, type Stored } from "@mcp-failover/bus";
+import type { Stored } from "@mcp-failover/bus";
 import type { DataOf } from "@mcp-failover/contracts";
-import { testKit } from "@mcp-failover/service-kit/testing";
-import { startFailoverController } from "../src/wiring.ts";
-import { FleetDouble, until, upstreamOf } from "./fleet-double.ts";
+import { until, upstreamOf } from "./fleet-double.ts";
+import { stackWith } from "./seams.ts";
 import { operator } from "./stack.ts";
 
 test("an order that is on its way while the upstream is moved loses to the move, and is decided anew on the route that it made", async (t) => {
-  const broker = memoryBroker();
-  const fleet = new FleetDouble(broker.connect());
-  await fleet.start({ shop: upstreamOf(["primary", "secondary"]) });
-  const own = broker.connect();
   const reading = Promise.withResolvers<void>();
   const moved = Promise.withResolvers<void>();
   let held = true;
-  /** Whether another order stands on the subject is answered late: not before the upstream was moved. */
-  async function* read(...[stream, options]: Parameters<Bus["read"]>): ReturnType<Bus["read"]> {
-    if (held && options?.filter === "failover.decided.shop") {
-      held = false;
-      const found: Stored[] = [];
-      for await (const stored of own.read(stream, options)) found.push(stored);
-      reading.resolve();
-      await moved.promise;
-      yield* found;
-    } else yield* own.read(stream, options);
-  }
-  const bus: Bus = Object.create(own, { read: { value: read } });
-  const kit = testKit({ service: "failover-controller", bus, instance: "fc-1", nowMs: Date.now });
-  const running = await startFailoverController(kit);
-  t.after(async () => {
-    await running.stop?.();
-    await own.close();
-    fleet.stop();
-    await fleet.bus.close();
-  });
-  await until(
-    () => kit.readiness().status,
-    (status) => status === "ready",
-    10_000,
-  );
+  const { fleet, running } = await stackWith(t, { upstreams: { shop: upstreamOf(["primary", "secondary"]) } }, (own) => ({
+    /** Whether another order stands on the subject is answered late: not before the upstream was moved. */
+    async *read(stream, options) {
+      if (held && options?.filter === "failover.decided.shop") {
+        held = false;
+        const found: Stored[] = [];
+        for await (const stored of own.read(stream, options)) found.push(stored);
+        reading.resolve();
+        await moved.promise;
+        yield* found;
+      } else yield* own.read(stream, options);
+    },
+  }));
   const { lastSeq: givenAtSeq } = await fleet.bus.info("AUDIT");
   const order = { commandId: "hold-1", by: operator, reason: "look first", upstream: "shop", forMs: null, givenAtSeq };
   const answered = running.handlers?.["command.hold"]?.(order);
@@ -61,40 +44,24 @@ test("an order that is on its way while the upstream is moved loses to the move,
 });
 
 test("a place among the fleet's moves is asked for anew where the upstream was moved while it was being reserved", async (t) => {
-  const broker = memoryBroker();
-  const fleet = new FleetDouble(broker.connect());
-  await fleet.start({ shop: upstreamOf(["primary", "secondary", "third"]) });
-  const own = broker.connect();
   const reserved = Promise.withResolvers<void>();
   const moved = Promise.withResolvers<void>();
-  const appendFenced: Bus["appendFenced"] = async (event, ...rest) => {
-    const fenced = await own.appendFenced(event, ...rest);
-    if (event.type === "fleet.reserved") {
-      reserved.resolve();
-      await moved.promise;
-    }
-    return fenced;
-  };
   const folded = { AUDIT: 0, SIGNALS: 0 };
-  const follow: Bus["follow"] = (stream, options, handler) =>
-    own.follow(stream, options, async (stored) => {
-      await handler(stored);
-      if (stream === "AUDIT" || stream === "SIGNALS") folded[stream] = stored.seq;
-    });
-  const bus: Bus = Object.create(own, { appendFenced: { value: appendFenced }, follow: { value: follow } });
-  const kit = testKit({ service: "failover-controller", bus, instance: "fc-1", nowMs: Date.now });
-  const running = await startFailoverController(kit);
-  t.after(async () => {
-    await running.stop?.();
-    await own.close();
-    fleet.stop();
-    await fleet.bus.close();
-  });
-  await until(
-    () => kit.readiness().status,
-    (status) => status === "ready",
-    10_000,
-  );
+  const { fleet } = await stackWith(t, { upstreams: { shop: upstreamOf(["primary", "secondary", "third"]) } }, (own) => ({
+    async appendFenced(event, ...rest) {
+      const fenced = await own.appendFenced(event, ...rest);
+      if (event.type === "fleet.reserved") {
+        reserved.resolve();
+        await moved.promise;
+      }
+      return fenced;
+    },
+    follow: (stream, options, handler) =>
+      own.follow(stream, options, async (stored) => {
+        await handler(stored);
+        if (stream === "AUDIT" || stream === "SIGNALS") folded[stream] = stored.seq;
+      }),
+  }));
   fleet.truth.set("shop/primary", "hard").set("shop/third", "hard");
   for (const prober of fleet.probers) {
     await fleet.probe(prober, [

@@ -1,38 +1,14 @@
 import assert from "node:assert/strict";
-import { type TestContext, test } from "node:test";
+import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
-import { type Bus, BusError, memoryBroker } from "@mcp-failover/bus";
+import { BusError } from "@mcp-failover/bus";
 import { memorySeams } from "@mcp-failover/bus/internal";
-import { testKit } from "@mcp-failover/service-kit/testing";
 import { patientMs } from "@mcp-failover/testkit";
-import { startFailoverController } from "../src/wiring.ts";
-import { FleetDouble, until, upstreamOf } from "./fleet-double.ts";
+import { type FleetDouble, until, upstreamOf } from "./fleet-double.ts";
+import { stackWith } from "./seams.ts";
 import { operator } from "./stack.ts";
 
-const upstreams = { shop: upstreamOf(["primary", "secondary"]), bank: upstreamOf(["primary", "secondary"]) };
-
-/** A fleet, and a controller some of whose bus is the test's. */
-async function stackWith(t: TestContext, more: object, seams: (own: Bus) => Partial<Pick<Bus, "appendFenced" | "read">>) {
-  const broker = memoryBroker();
-  const fleet = new FleetDouble(broker.connect());
-  await fleet.start(upstreams, more);
-  const own = broker.connect();
-  const bus: Bus = Object.create(own, Object.getOwnPropertyDescriptors(seams(own)));
-  const kit = testKit({ service: "failover-controller", bus, instance: "fc-1", nowMs: Date.now });
-  const running = await startFailoverController(kit);
-  t.after(async () => {
-    await running.stop?.();
-    await own.close();
-    fleet.stop();
-    await fleet.bus.close();
-  });
-  await until(
-    () => kit.readiness().status,
-    (status) => status === "ready",
-    10_000,
-  );
-  return { fleet, running };
-}
+const shops = { shop: upstreamOf(["primary", "secondary"]), bank: upstreamOf(["primary", "secondary"]) };
 
 /** When the last of the places ends that are reserved by this event. */
 function placeEndOf({ data }: { readonly data: unknown }): number {
@@ -59,7 +35,7 @@ async function placesAndMoves(fleet: FleetDouble) {
 test("a failover whose place among the fleet's moves ends before it could be published is not published: it is made in a new place", async (t) => {
   let placeEndsAtMs = 0;
   const failed: unknown[] = [];
-  const { fleet } = await stackWith(t, {}, (own) => ({
+  const { fleet } = await stackWith(t, { upstreams: shops }, (own) => ({
     async appendFenced(event, ...more) {
       if (event.type === "fleet.reserved") {
         const isFirst = placeEndsAtMs === 0;
@@ -101,7 +77,7 @@ test("an order whose place ends while the log is asked what else was decided is 
   let placeEndsAtMs = 0;
   let late = 0;
   const safety_rules = [{ name: "not-both", never_both_on_backup: ["shop", "bank"], reason: "the backups share a rack" }];
-  const { fleet, running } = await stackWith(t, { safety_rules }, (own) => ({
+  const { fleet, running } = await stackWith(t, { upstreams: shops, more: { safety_rules } }, (own) => ({
     async appendFenced(event, ...more) {
       if (event.type === "fleet.reserved") placeEndsAtMs = placeEndOf(event);
       return own.appendFenced(event, ...more);

@@ -6,7 +6,7 @@ export const storeCheckBucket = "store-check";
 const stream = `KV_${storeCheckBucket}`;
 /** Who has stored something within this time needs no check. */
 const idleMs = 10_000;
-/** While NATS does not store, this often. */
+/** While NATS does not store, or did not the last time, this often: a bucket that is not made yet answers nobody, where accounts are. */
 const againMs = 2000;
 const tryMs = 2000;
 
@@ -24,8 +24,8 @@ export function keepStoreChecked(link: NatsLink, key: string): { stop(): void } 
         await link.changed(null);
         continue;
       }
-      if (store.reason !== null || performance.now() - store.storedMs >= idleMs) await check();
-      await link.sleep((store.reason === null ? idleMs : againMs) * (0.75 + Math.random() / 2));
+      if (store.isDoubted || performance.now() - store.storedMs >= idleMs) await check();
+      await link.sleep((store.isDoubted ? againMs : idleMs) * (0.75 + Math.random() / 2));
     }
   }
 

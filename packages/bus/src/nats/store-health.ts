@@ -43,11 +43,17 @@ export class StoreHealth {
     this.#troubles.set(where, { ...kept, sinceMs: before?.sinceMs ?? nowMs, lastMs: nowMs });
   }
 
+  /** The last try somewhere has failed, be it too few times yet to say so. */
+  get isDoubted(): boolean {
+    return this.#troubles.size > 0;
+  }
+
   /** Why NATS does not store, and what to do; null while it does. */
   get reason(): string | null {
     const nowMs = this.#nowMs();
     for (const [where, { lastMs }] of this.#troubles) if (nowMs - lastMs > forgetMs && this.storedMs > lastMs) this.#troubles.delete(where);
-    const shown = [...this.#troubles.values()].filter(({ silent, sinceMs }) => !silent || nowMs - sinceMs >= silentMsMin);
+    // One try that was not answered says nothing of what came after it.
+    const shown = [...this.#troubles.values()].filter(({ silent, sinceMs, lastMs }) => !silent || lastMs - sinceMs >= silentMsMin);
     return shown[0]?.reason ?? null;
   }
 }
