@@ -27,3 +27,9 @@ export function usageOf(pid: number): { readonly cpuS: number; readonly rssMib: 
   const cpuS = (Number(fields[11]) + Number(fields[12])) / 100;
   return { cpuS, rssMib: (Number(fields[21]) * 4096) / 1024 / 1024 };
 }
+
+/** Seconds of all cores since the machine's start, and those that its host gave to other machines while they were wanted here. */
+export function machineTime(): { readonly allS: number; readonly stolenS: number } {
+  const ticks = readFileSync("/proc/stat", "utf8").split("\n", 1)[0]?.trim().split(/\s+/).slice(1, 9).map(Number) ?? [];
+  return { allS: ticks.reduce((sum, one) => sum + one, 0) / 100, stolenS: (ticks[7] ?? 0) / 100 };
+}
