@@ -6,9 +6,9 @@ import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { type Bus, connectBus, readCredentials } from "@mcp-failover/bus";
 import { busUsers, redisClusterUsers, redisUsers } from "@mcp-failover/contracts";
-import { openSecrets, probeTokenFile, readProbeTokens } from "@mcp-failover/service-kit";
+import { consoleTokenFile, openSecrets, probeTokenFile, readConsoleTokens, readProbeTokens } from "@mcp-failover/service-kit";
 import { startNats, tempDir } from "@mcp-failover/testkit";
-import { makeCredentials } from "../src/credentials/make-credentials.ts";
+import { makeConsoleToken, makeCredentials } from "../src/credentials/make-credentials.ts";
 
 test("credentials are made once, for their owner's eyes, and every certificate is the authority's", async () => {
   const { path: folder, remove } = await tempDir();
@@ -48,32 +48,62 @@ test("credentials are made once, for their owner's eyes, and every certificate i
   }
 });
 
-test("routers and probers have a token in common, and nobody else has it; a new one cuts nobody off, and the one before ends when it is retired", async () => {
+const tokens = [
+  { what: "routers and probers have", taker: "router", shower: "prober", file: probeTokenFile, read: readProbeTokens },
+  { what: "the console and those who operate have", taker: "console", shower: "cli", file: consoleTokenFile, read: readConsoleTokens },
+];
+for (const { what, taker, shower, file: tokenFile, read } of tokens) {
+  test(`${what} a token in common, and nobody else has it; a new one cuts nobody off, and the one before ends when it is retired`, async () => {
+    const { path: folder, remove } = await tempDir();
+    const none = openSecrets({}, undefined);
+    const tokensOf = (user: string): readonly string[] => read(none, join(folder, user));
+    try {
+      const nowMs = Date.now();
+      makeCredentials({ folder, nowMs });
+      const [first = ""] = tokensOf(shower);
+      assert.ok(first.length >= 43);
+      assert.deepEqual([tokensOf(taker), tokensOf(shower)], [[first], [first]]);
+      for (const user of readdirSync(folder))
+        for (const file of readdirSync(join(folder, user)))
+          if (file !== tokenFile) assert.ok(!readFileSync(join(folder, user, file), "utf8").includes(first), `${user}/${file}`);
+          else assert.ok([taker, shower].includes(user), user);
+      makeCredentials({ folder, nowMs, change: "rotate" });
+      const [second = ""] = tokensOf(shower);
+      assert.notEqual(second, first);
+      assert.deepEqual([tokensOf(taker), tokensOf(shower)], [[second, first], [second]]);
+      makeCredentials({ folder, nowMs });
+      assert.deepEqual(tokensOf(taker), [second, first], "asking again changes nothing");
+      makeCredentials({ folder, nowMs, change: "retire" });
+      assert.deepEqual([tokensOf(taker), tokensOf(shower)], [[second], [second]]);
+      // As of an earlier version that knew no token.
+      rmSync(join(folder, taker, tokenFile));
+      makeCredentials({ folder, nowMs });
+      assert.deepEqual(tokensOf(taker), tokensOf(shower));
+    } finally {
+      await remove();
+    }
+  });
+}
+
+test("without permissions on the bus the console's token is made alone, once, and goes on where permissions come later", async () => {
   const { path: folder, remove } = await tempDir();
-  const none = openSecrets({}, undefined);
-  const tokensOf = (user: string): readonly string[] => readProbeTokens(none, join(folder, user));
+  const tokenOf = (user: string): string => readFileSync(join(folder, user, consoleTokenFile), "utf8");
   try {
-    const nowMs = Date.now();
-    makeCredentials({ folder, nowMs });
-    const [first = ""] = tokensOf("prober");
-    assert.ok(first.length >= 43);
-    assert.deepEqual([tokensOf("router"), tokensOf("prober")], [[first], [first]]);
-    for (const user of readdirSync(folder))
-      for (const file of readdirSync(join(folder, user)))
-        if (file !== probeTokenFile) assert.ok(!readFileSync(join(folder, user, file), "utf8").includes(first), `${user}/${file}`);
-        else assert.ok(["prober", "router"].includes(user), user);
-    makeCredentials({ folder, nowMs, change: "rotate" });
-    const [second = ""] = tokensOf("prober");
-    assert.notEqual(second, first);
-    assert.deepEqual([tokensOf("router"), tokensOf("prober")], [[second, first], [second]]);
-    makeCredentials({ folder, nowMs });
-    assert.deepEqual(tokensOf("router"), [second, first], "asking again changes nothing");
-    makeCredentials({ folder, nowMs, change: "retire" });
-    assert.deepEqual([tokensOf("router"), tokensOf("prober")], [[second], [second]]);
-    // As of an earlier version that knew no token.
-    rmSync(join(folder, "router", probeTokenFile));
-    makeCredentials({ folder, nowMs });
-    assert.deepEqual(tokensOf("router"), tokensOf("prober"));
+    makeConsoleToken(folder);
+    const made = tokenOf("cli");
+    assert.deepEqual(readdirSync(folder, { recursive: true }).sort(), [
+      "cli",
+      `cli/${consoleTokenFile}`,
+      "console",
+      `console/${consoleTokenFile}`,
+    ]);
+    for (const user of ["cli", "console"]) {
+      assert.equal(statSync(join(folder, user)).mode & 0o077, 0, user);
+      assert.equal(statSync(join(folder, user, consoleTokenFile)).mode & 0o077, 0, user);
+    }
+    makeConsoleToken(folder);
+    makeCredentials({ folder, nowMs: Date.now() });
+    assert.deepEqual([tokenOf("cli"), tokenOf("console")], [made, made]);
   } finally {
     await remove();
   }

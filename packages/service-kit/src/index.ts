@@ -13,6 +13,14 @@ export { type BaseEnvironment, baseEnvironment, EnvironmentError, parseEnvironme
 export { type AppliedTopology, followTopology, readTopology } from "./follow-topology.ts";
 export { type HealthServer, healthAnswer, type Readiness, startHealthServer } from "./health-server.ts";
 export type { Kit, KitService, Running } from "./kit.ts";
-export { ProbeTokenError, probeTokenFile, readProbeTokens } from "./probe-token.ts";
 export { runService, type ServiceOptions } from "./run-service.ts";
 export { MissingSecretError, openSecrets, type Secrets } from "./secrets.ts";
+export {
+  bearerOf,
+  consoleTokenFile,
+  isOneOf,
+  probeTokenFile,
+  readConsoleTokens,
+  readProbeTokens,
+  TokenError,
+} from "./tokens.ts";

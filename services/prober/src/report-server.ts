@@ -1,6 +1,6 @@
-import { createHash, timingSafeEqual } from "node:crypto";
 import { createServer, type IncomingMessage } from "node:http";
 import type { AddressInfo } from "node:net";
+import { isOneOf } from "@mcp-failover/service-kit";
 import { z } from "zod";
 
 /**
@@ -82,7 +82,8 @@ async function take(request: IncomingMessage, { tokenOf, onReport }: ReportServe
   if (request.method !== "POST") throw new RefusedError(405, "use POST");
   const given = /^Bearer (.+)$/i.exec(request.headers.authorization ?? "")?.[1] ?? "";
   const token = tokenOf(upstream, endpoint);
-  if (token === null || !isSame(given, token)) throw new RefusedError(401, "the token is not that of this endpoint's probe.heartbeat");
+  // R1.
+  if (token === null || !isOneOf([token], given)) throw new RefusedError(401, "the token is not that of this endpoint's probe.heartbeat");
   const text = await bodyOf(request);
   let body: unknown = {};
   try {
@@ -94,12 +95,6 @@ async function take(request: IncomingMessage, { tokenOf, onReport }: ReportServe
   if (!parsed.success)
     throw new RefusedError(400, 'the body is not { "status": "ok" | "degraded" | "failing", "detail": "at most 200 characters" }');
   onReport(upstream, endpoint, parsed.data);
-}
-
-/** R1. */
-function isSame(a: string, b: string): boolean {
-  const digest = (text: string): Buffer => createHash("sha256").update(text).digest();
-  return timingSafeEqual(digest(a), digest(b));
 }
 
 async function bodyOf(request: IncomingMessage): Promise<string> {

@@ -3,7 +3,7 @@ import { chmodSync, chownSync, existsSync, mkdirSync, readdirSync, readFileSync,
 import { dirname, join } from "node:path";
 import { credentialFiles, makeUserKey, publicKeyOf } from "@mcp-failover/bus";
 import { type BusKeys, type BusUser, busUsers, hasOnlookers, natsAccounts, redisClusterUsers, redisUsers } from "@mcp-failover/contracts";
-import { probeTokenFile } from "@mcp-failover/service-kit";
+import { consoleTokenFile, probeTokenFile } from "@mcp-failover/service-kit";
 import { issue, makeAuthority } from "./certificates.ts";
 import { makeRedisPasswords } from "./redis-passwords.ts";
 
@@ -116,21 +116,45 @@ export function makeCredentials(options: CredentialsOptions): { readonly made: r
   for (const user of [...redisUsers, ...redisClusterUsers])
     if (!(busUsers as readonly string[]).includes(user)) certify(user, user, [user]);
   makeRedisPasswords({ change, onlookers, read: (name) => readText(join(folder, name)), put });
-  makeProbeToken({ change, read: (name) => readText(join(folder, name)), put });
+  for (const token of [probeToken, consoleToken]) makeToken(token, { change, read: (name) => readText(join(folder, name)), put });
   return { made };
 }
 
-const tokenBytes = 32;
+/** Makes the console's token alone where there is none: for a local stack without permissions on the bus, which needs no other credentials. */
+export function makeConsoleToken(folder: string): void {
+  const { taker, shower } = consoleToken;
+  for (const user of [taker, shower]) mkdirSync(join(folder, user), { recursive: true, mode: 0o700 });
+  makeToken(consoleToken, {
+    change: undefined,
+    read: (name) => readText(join(folder, name)),
+    put: (name, text) => {
+      const file = join(folder, name);
+      if (readText(file) !== text) writeWhole(file, text, heirOf(file));
+    },
+  });
+}
 
-/** By what routers know probers. The router's file is first: it takes the token before as well, until that is retired. */
-function makeProbeToken({ change, read, put }: Omit<Parameters<typeof makeRedisPasswords>[0], "onlookers">): void {
-  const known = (read(`router/${probeTokenFile}`) ?? "").split("\n").filter((line) => line !== "");
+const tokenBytes = 32;
+/** By what `taker` knows `shower`; each has a file of this name in its folder. */
+interface TokenInCommon {
+  readonly file: string;
+  readonly taker: BusUser;
+  readonly shower: BusUser;
+}
+const probeToken: TokenInCommon = { file: probeTokenFile, taker: "router", shower: "prober" };
+/** Whoever may read the folder of `cli` may order a failover on the bus, and so may in the console. */
+const consoleToken: TokenInCommon = { file: consoleTokenFile, taker: "console", shower: "cli" };
+
+/** The taker's file is first: it takes the token before as well, until that is retired. */
+function makeToken(token: TokenInCommon, { change, read, put }: Omit<Parameters<typeof makeRedisPasswords>[0], "onlookers">): void {
+  const taking = `${token.taker}/${token.file}`;
+  const known = (read(taking) ?? "").split("\n").filter((line) => line !== "");
   const [current] = known;
-  const token = current === undefined || change === "rotate" ? randomBytes(tokenBytes).toString("base64url") : current;
+  const text = current === undefined || change === "rotate" ? randomBytes(tokenBytes).toString("base64url") : current;
   // Never more than the new one and the one before it.
-  const taken = change === "retire" ? [token] : [...new Set([token, ...known])].slice(0, 2);
-  put(`router/${probeTokenFile}`, `${taken.join("\n")}\n`);
-  put(`prober/${probeTokenFile}`, `${token}\n`);
+  const taken = change === "retire" ? [text] : [...new Set([text, ...known])].slice(0, 2);
+  put(taking, `${taken.join("\n")}\n`);
+  put(`${token.shower}/${token.file}`, `${text}\n`);
 }
 
 function readKeys(folder: string): Partial<Record<BusUser, string[]>> {
