@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
 import { connectBus } from "@mcp-failover/bus";
@@ -49,6 +50,27 @@ describe("a stack has permissions on the bus where nothing is said of them", { c
       redis.disconnect();
       await stranger.close();
     }
+  });
+
+  test("whoever reaches the console's port sees all and moves nothing, unless they have its token", async () => {
+    const order = async (headers: Record<string, string>): Promise<number> => {
+      const answer = await fetch(`${stack.consoleUrl}/api/failover`, {
+        method: "POST",
+        headers: { "content-type": "application/json", ...headers },
+        body: JSON.stringify({ upstream: "everything", to: "secondary", reason: "a test" }),
+        signal: AbortSignal.timeout(20_000),
+      });
+      return answer.status;
+    };
+    assert.equal((await fetch(`${stack.consoleUrl}/api/status`)).status, 200);
+    const before = await stack.bus.lastOf("AUDIT", "failover.decided.everything");
+    assert.deepEqual([await order({}), await order({ authorization: "Bearer everybody-may-do-everything" })], [401, 401]);
+    assert.equal((await stack.bus.lastOf("AUDIT", "failover.decided.everything"))?.seq, before?.seq);
+    const token = readFileSync(join(folder("cli"), "console.token"), "utf8").trim();
+    assert.equal(await order({ authorization: `Bearer ${token}` }), 200);
+    const decided = await stack.bus.lastOf("AUDIT", "failover.decided.everything");
+    assert.ok((decided?.seq ?? 0) > (before?.seq ?? 0));
+    assert.match(Buffer.from(decided?.bytes ?? []).toString(), /"id":"console"/, "by whom is told as before");
   });
 
   test("an operator fails over; the SDK follows it with and without a key, and a subscriber of `failover.executed.>` without one hears it", async () => {
@@ -112,6 +134,13 @@ test("with MCPF_BUS_PERMISSIONS=off whoever reaches the bus takes part, and the 
   const stack = await startStack({ env: { MCPF_BUS_PERMISSIONS: "off" } });
   try {
     assert.equal(stack.credentialsDir, undefined);
+    const tokenFile = join(stack.dataDir, "credentials", "cli", "console.token");
+    const acts = async (token: string): Promise<number> => {
+      const headers = { "content-type": "application/json", authorization: `Bearer ${token}` };
+      return (await fetch(`${stack.consoleUrl}/api/failover`, { method: "POST", headers, body: "{}" })).status;
+    };
+    const inTheConsole = [await acts("everybody-may-do-everything"), await acts(readFileSync(tokenFile, "utf8").trim())];
+    assert.deepEqual(inTheConsole, [401, 400], "the console asks here, too");
     await until(() => stack.output().includes("the bus has no permissions"), 5000, stack.output);
     const fleet = connect({ servers: stack.natsUrl, name: "own-service" });
     try {

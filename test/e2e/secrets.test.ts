@@ -87,6 +87,16 @@ test("no planted secret is in any event, log line, error or output, and each goe
   );
   assert.equal((await get("/http/api/things")).status, 200);
   await until(() => webhook.accepted().length > 0, 15_000, "the notification that was refused once");
+  const consoleToken = (await readFile(join(stack.dataDir, "credentials", "cli", "console.token"), "utf8")).trim();
+  const act = (token: string) =>
+    fetch(`${stack.consoleUrl}/api/failover?token=${token}`, {
+      method: "POST",
+      headers: { "content-type": "application/json", authorization: `Bearer ${token}` },
+      body: JSON.stringify({ upstream: "warehouse", to: "secondary", reason: "a test" }),
+      signal: AbortSignal.timeout(20_000),
+    });
+  const tried = `${consoleToken.slice(1)}x`;
+  assert.deepEqual([(await act(tried)).status, (await act(consoleToken)).status], [401, 200]);
   const outputs = await Promise.all(
     [
       ["status"],
@@ -131,7 +141,7 @@ test("no planted secret is in any event, log line, error or output, and each goe
   );
   assert.ok(places.length > 50, `only ${places.length} places were searched`);
   const found = places.flatMap(([place, text]) =>
-    Object.entries(secrets).flatMap(([name, value]) =>
+    Object.entries({ ...secrets, "the console's token": consoleToken, "what was tried": tried }).flatMap(([name, value]) =>
       [value, JSON.stringify(value).slice(1, -1), Buffer.from(`user:${value}`).toString("base64")].some((form) => text.includes(form))
         ? [`${name} in ${place}`]
         : [],

@@ -135,6 +135,19 @@ test("Redis takes neither plain text nor anybody without a user, alone and with 
   assert.doesNotMatch(`${read("infra/compose/cluster.yml")}${read("docker-compose.yml")}`, /protected-mode|redis:\/\//);
 });
 
+test("the console reads its token from its own credentials, alone and in the cluster, and no file or environment gives another one", () => {
+  const texts = ["docker-compose.yml", "infra/compose/cluster.yml"].map((file) => readFileSync(join(ROOT, file), "utf8"));
+  const { console: web } = (
+    parse(texts[0] ?? "", { merge: true, maxAliasCount: -1 }) as { services: { console: Required<ComposeService> } }
+  ).services;
+  const folder = web.environment["MCPF_CREDENTIALS_DIR"];
+  assert.ok(folder !== undefined && web.volumes.some((volume) => volume.endsWith(`/console:${folder}:ro`)), web.volumes.join());
+  for (const text of texts) assert.doesNotMatch(text, /MCPF_CONSOLE_TOKEN/);
+  const inCluster = (parse(texts[1] ?? "", { merge: true, maxAliasCount: -1 }) as { services: { console: ComposeService } }).services
+    .console;
+  assert.equal(inCluster.volumes, undefined, "the cluster keeps them");
+});
+
 test("every container of docker-compose.yml is limited and may do as little as it needs", () => {
   const { services } = parse(readFileSync(join(ROOT, "docker-compose.yml"), "utf8"), { merge: true, maxAliasCount: -1 }) as {
     services: Record<string, Limited>;

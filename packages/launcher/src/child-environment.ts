@@ -31,11 +31,12 @@ export function plainEnvironment(env: Environment): Record<string, string> {
   return pick(env, plain);
 }
 
-/** Command lines may hold what only the service that runs them should know, and a token is for those who show it and who look at it. */
+/** Command lines may hold what only the service that runs them should know, and a token is for the services that show it and that look at it. */
 const ownedBy: ReadonlyMap<string, readonly string[]> = new Map([
   ["MCPF_EXEC_ALLOW", ["prober"]],
   ["MCPF_STDIO_ALLOW", ["router"]],
   ["MCPF_PROBE_TOKEN", ["prober", "router"]],
+  ["MCPF_CONSOLE_TOKEN", ["console"]],
 ]);
 
 /** {@link plainEnvironment}, and the settings of one of our own services (`MCPF_...`) that are no secrets. */

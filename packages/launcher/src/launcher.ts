@@ -3,9 +3,10 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { CredentialsError } from "@mcp-failover/bus";
 import { ConfigError } from "@mcp-failover/contracts";
-import { openSecrets } from "@mcp-failover/service-kit";
+import { openSecrets, TokenError } from "@mcp-failover/service-kit";
 import { ensureServers } from "../../../scripts/lib/ensure-servers.mjs";
 import { BootstrapError } from "./bootstrap.ts";
+import { consoleToken } from "./console-token.ts";
 import { DataDirInUseError, lockDataDir, sessionKey, writeStackFile } from "./data-dir.ts";
 import { credentialsFolder, prepareBus } from "./nats-config.ts";
 import { type LauncherOptions, parseOptions, UsageError, usage } from "./options.ts";
@@ -73,7 +74,7 @@ export async function runLauncher(world: LauncherWorld): Promise<number> {
 
 /** Errors whose message tells all; of any other the stack trace is wanted. */
 function isExpected(error: unknown): error is Error {
-  const known = [ConfigError, CredentialsError, DataDirInUseError, PortsBusyError, StartError, BootstrapError];
+  const known = [ConfigError, CredentialsError, TokenError, DataDirInUseError, PortsBusyError, StartError, BootstrapError];
   return known.some((kind) => error instanceof kind) || (error as { code?: unknown }).code === "server_missing";
 }
 
@@ -95,6 +96,7 @@ async function runStack(
   ];
   const { natsServer, redisServer } = await ensureServers({ need, log: shown.say });
   const redis = planRedis({ env: world.env, dataDir: options.dataDir, port: ports.redis, program: redisServer ?? null });
+  const token = consoleToken({ env: world.env, dataDir: options.dataDir, credentials });
   const plan = planStack({
     root: world.root,
     dataDir: options.dataDir,
@@ -108,6 +110,7 @@ async function runStack(
     natsUrl,
     redis,
     sessionKey: sessionKey(options.dataDir),
+    consoleEnv: token.env,
     credentials,
     scriptOf: world.scriptOf ?? ((service) => scriptIn(world.root, service)),
   });
@@ -145,13 +148,14 @@ async function runStack(
       shown.say(
         `ready router=${routerUrl} console=${consoleUrl} nats=${withoutPassword(natsUrl)} redis=${withoutPassword(redis.url)} (${seconds} s)`,
       );
+      shown.say(
+        shown.isForAPerson ? `to act in the console: ${token.link(consoleUrl)}` : `to act in the console give it its token: ${token.place}`,
+      );
       if (credentials === null) {
         if (natsServer !== undefined)
           shown.say("the bus has no permissions: whoever reaches it may say anything (MCPF_BUS_PERMISSIONS=off is set)");
       } else if (natsServer !== undefined)
-        shown.say(
-          `who brings no key may listen and read, and say nothing; the keys of all others are in ${credentials}; the console asks nobody for one`,
-        );
+        shown.say(`who brings no key may listen and read, and say nothing; the keys of all others are in ${credentials}`);
       else shown.say(`your own services connect to nats as "client", with the credentials in ${join(credentials, "client")}`);
     });
   } finally {

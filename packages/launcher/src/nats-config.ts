@@ -38,7 +38,7 @@ export function prepareBus(options: {
   const { env, dataDir, port, credentials } = options;
   const isOurs = !env["NATS_URL"];
   // Whoever runs a server of their own puts them there, and has their server take in `nats/accounts.conf`.
-  if (credentials !== null) makeOwn(credentials, { onlookers: isOurs });
+  if (credentials !== null) makeOwn(credentials, () => makeCredentials({ folder: credentials, nowMs: Date.now(), onlookers: isOurs }));
   if (!isOurs) return;
   if (credentials === null) moveStreams(dataDir, coreAccount, globalAccount);
   else {
@@ -47,9 +47,10 @@ export function prepareBus(options: {
   }
 }
 
-function makeOwn(folder: string, { onlookers }: { readonly onlookers: boolean }): void {
+/** Makes something in our own folder of credentials. Throws CredentialsError where it is somebody else's. */
+export function makeOwn(folder: string, make: () => void): void {
   try {
-    makeCredentials({ folder, nowMs: Date.now(), onlookers });
+    make();
   } catch (error) {
     const { code = "" } = error as NodeJS.ErrnoException;
     if (!["EACCES", "EPERM"].includes(code)) throw error;

@@ -37,6 +37,8 @@ export interface PlanInput {
   readonly natsUrl: string;
   readonly redis: RedisPlan;
   readonly sessionKey: string;
+  /** What the console is given of the token of those who may act. */
+  readonly consoleEnv: Readonly<Record<string, string>>;
   /** The folder of the bus's credentials; null: a bus without permissions. */
   readonly credentials: string | null;
   /** The script of a service; tests put fakes here. */
@@ -161,6 +163,7 @@ function planServices(input: PlanInput): PlannedProcess[] {
       const own: Record<string, string> = secretEnvironment(service, input);
       if (service === "router") own["MCPF_SESSION_KEY"] = input.sessionKey;
       if (service === "state-store") Object.assign(own, input.redis.env);
+      if (service === "console") Object.assign(own, input.consoleEnv);
       const planned = planService(input, service, `${service}-${number + 1}`, index, own, ranks.service);
       index += 1;
       return planned;

@@ -1,5 +1,7 @@
 /** What a person sees. Progress goes to standard output, trouble to standard error. */
 export interface Terminal {
+  /** False for a file or a pipe: others may read there, and it is kept, so no secret is said. */
+  readonly isForAPerson: boolean;
   say(line: string): void;
   complain(line: string): void;
   /** A warning or error of a child, kept short when they come in numbers. */
@@ -22,6 +24,7 @@ export function terminal(out: NodeJS.WritableStream, err: NodeJS.WritableStream)
   out.on("error", () => undefined);
   err.on("error", () => undefined);
   return {
+    isForAPerson: (out as { isTTY?: boolean }).isTTY === true,
     say: (line) => void out.write(`${line}\n`),
     complain: (line) => void err.write(`${line}\n`),
     relay(process, level, text) {

@@ -261,6 +261,7 @@ notifications: { channels: [{ name: w, type: webhook, url: "http://w", headers: 
     OTEL_EXPORTER_OTLP_HEADERS: "key=of-the-collector",
     MCPF_EXEC_ALLOW: "{}",
     MCPF_PROBE_TOKEN: "t",
+    MCPF_CONSOLE_TOKEN: "c",
   };
   assert.deepEqual(serviceEnvironment(env, topology, "router"), {
     PATH: "/bin",
@@ -274,7 +275,7 @@ notifications: { channels: [{ name: w, type: webhook, url: "http://w", headers: 
     MCPF_EXEC_ALLOW: "{}",
     MCPF_PROBE_TOKEN: "t",
   });
-  assert.deepEqual(serviceEnvironment(env, topology, "console"), { PATH: "/bin", MCPF_LOG_LEVEL: "debug" });
+  assert.deepEqual(serviceEnvironment(env, topology, "console"), { PATH: "/bin", MCPF_LOG_LEVEL: "debug", MCPF_CONSOLE_TOKEN: "c" });
   // biome-ignore lint/suspicious/noTemplateCurlyInString: it is the configuration's own syntax
   assert.deepEqual(variablesIn("url: ${HOST:-x}/${PATH}/$PATH/${UNSET}", { HOST: "h", PATH: "p", OTHER: "o" }), { HOST: "h", PATH: "p" });
 });

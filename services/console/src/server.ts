@@ -5,6 +5,7 @@ import type { AddressInfo } from "node:net";
 import { BusError } from "@mcp-failover/bus";
 import { healthAnswer, type Kit } from "@mcp-failover/service-kit";
 import { z } from "zod";
+import { type Access, type Refusal, sessionMs } from "./access.ts";
 import type { ConsoleConfig } from "./config.ts";
 import type { Feed } from "./feed.ts";
 
@@ -32,8 +33,14 @@ const failoverBody = z.strictObject({
   commandId: z.string().min(8).max(64).optional(),
 });
 
+const sessionBody = z.strictObject({ token: z.string().trim().min(1, "give the console's token").max(512) });
+
+/** What each path of the API takes; HEAD as GET. All others take GET. */
+const methods: Readonly<Record<string, readonly string[]>> = { "/api/failover": ["POST"], "/api/session": ["GET", "POST"] };
+
 interface Parts {
   readonly feed: Feed;
+  readonly access: Access;
   readonly view: () => unknown;
   /** The reference's health report. */
   readonly report: () => unknown;
@@ -51,7 +58,7 @@ export async function serveConsole(kit: Kit<ConsoleConfig>, parts: Parts): Promi
   ]);
   const server = createServer((request, response) => {
     answer(kit, parts, hosts, request, response).catch((error: unknown) => {
-      kit.log.error({ err: error, path: request.url }, "a request of the console failed");
+      kit.log.error({ err: error, path: pathOf(request) }, "a request of the console failed");
       if (!response.headersSent) sendJson(response, 500, { error: { code: "internal", message: "the console failed; its log says why" } });
       else response.destroy();
     });
@@ -80,17 +87,17 @@ async function answer(
   request: IncomingMessage,
   response: ServerResponse,
 ): Promise<void> {
-  const path = (request.url ?? "/").split("?")[0] ?? "/";
+  const path = pathOf(request);
   if (!hosts.has((request.headers.host ?? "").replace(/:\d+$/, "").toLowerCase())) {
     return sendJson(response, 403, {
       error: { code: "host_not_allowed", message: "this host name is not the console's; add it to MCPF_CONSOLE_HOSTS" },
     });
   }
-  const wanted = path === "/api/failover" ? "POST" : "GET";
-  const isWanted = request.method === wanted || (wanted === "GET" && request.method === "HEAD");
+  const wanted = (Object.hasOwn(methods, path) ? methods[path] : undefined) ?? ["GET"];
+  const isWanted = wanted.includes(request.method === "HEAD" ? "GET" : (request.method ?? ""));
   const refuseMethod = (): void => {
-    response.setHeader("allow", wanted);
-    sendJson(response, 405, { error: { code: "method_not_allowed", message: `use ${wanted}` } });
+    response.setHeader("allow", wanted.join(", "));
+    sendJson(response, 405, { error: { code: "method_not_allowed", message: `use ${wanted.join(" or ")}` } });
   };
   const health = await healthAnswer(path, kit.readiness, kit.registry);
   if (health) return void response.writeHead(health.status, { "content-type": health.type }).end(health.body);
@@ -118,34 +125,26 @@ async function answer(
       }
       return;
     case "/api/failover":
-      return isWanted ? failover(kit, request, response) : refuseMethod();
+      return isWanted ? failover(kit, parts.access, request, response) : refuseMethod();
+    case "/api/session":
+      if (!isWanted) return refuseMethod();
+      if (request.method === "POST") return beginSession(parts.access, request, response);
+      return sendJson(response, 200, { signedIn: parts.access.isOpen(sessionOf(request)), closed: parts.access.closed()?.message ?? null });
     default:
       sendJson(response, 404, { error: { code: "not_found", message: "try / or /api/status" } });
   }
 }
 
-async function failover(kit: Kit, request: IncomingMessage, response: ServerResponse): Promise<void> {
-  const { origin, host } = request.headers;
-  // A form of another site can send a POST, but neither this content type nor our own origin. A sandboxed page's origin is "null".
-  const isOwn = origin === undefined || (URL.canParse(origin) && new URL(origin).host === host?.toLowerCase());
-  if (!isOwn || request.headers["content-type"]?.split(";")[0]?.trim().toLowerCase() !== "application/json") {
-    return sendJson(response, 403, { error: { code: "origin_not_allowed", message: "send JSON from the console's own page" } });
-  }
-  const text = await readBody(request);
-  if (text === "gone") return void response.destroy();
-  if (text === "too_large") {
-    // Closing at once would reset the connection under the answer.
-    setTimeout(() => {
-      if (!request.complete) request.destroy();
-    }, drainMs).unref();
-    return sendJson(response, 413, { error: { code: "too_large", message: `at most ${bodyBytesMax} bytes` } });
-  }
-  const body = failoverBody.safeParse(parseJson(text.body));
-  if (!body.success) {
-    const message = body.error.issues.map((issue) => `${issue.path.join(".") || "body"}: ${issue.message}`).join("; ");
-    return sendJson(response, 400, { error: { code: "bad_request", message } });
-  }
-  const { upstream, to, reason, force, commandId } = body.data;
+async function failover(kit: Kit<ConsoleConfig>, access: Access, request: IncomingMessage, response: ServerResponse): Promise<void> {
+  if (!isOwnJson(request)) return refuseOrigin(response);
+  const { authorization, origin } = request.headers;
+  // A browser names its origin in every POST. Who names none has no cookie of ours to show.
+  const session = origin === undefined ? undefined : sessionOf(request);
+  const refusal = access.check({ authorization, session, from: addressOf(request) });
+  if (refusal !== null) return refuse(response, refusal);
+  const body = await readBodyAs(failoverBody, request, response);
+  if (body === null) return;
+  const { upstream, to, reason, force, commandId } = body;
   try {
     const { lastSeq: givenAtSeq } = await kit.bus.info("AUDIT");
     const by = { kind: "operator", id: "console" } as const;
@@ -159,6 +158,76 @@ async function failover(kit: Kit, request: IncomingMessage, response: ServerResp
     if (!(error instanceof BusError)) throw error;
     return sendJson(response, 503, { error: { code: error.code, message: error.message } });
   }
+}
+
+/** A token for a cookie, so that the page need not keep the token. */
+async function beginSession(access: Access, request: IncomingMessage, response: ServerResponse): Promise<void> {
+  if (!isOwnJson(request)) return refuseOrigin(response);
+  const body = await readBodyAs(sessionBody, request, response);
+  if (body === null) return;
+  const begun = access.begin(body.token, addressOf(request));
+  if ("status" in begun) return refuse(response, begun);
+  const { origin } = request.headers;
+  const secure = origin !== undefined && new URL(origin).protocol === "https:" ? "; Secure" : "";
+  const lasts = `Max-Age=${sessionMs / 1000}; Path=/; HttpOnly; SameSite=Strict${secure}`;
+  response.setHeader("set-cookie", `${cookieOf(request)}=${begun.session}; ${lasts}`);
+  sendJson(response, 200, { signedIn: true, expiresAt: new Date(begun.expiresAtMs).toISOString() });
+}
+
+/** A form of another site can send a POST, but neither this content type nor our own origin. A sandboxed page's origin is "null". */
+function isOwnJson({ headers }: IncomingMessage): boolean {
+  const { origin, host } = headers;
+  const isOwn = origin === undefined || (URL.canParse(origin) && new URL(origin).host === host?.toLowerCase());
+  return isOwn && headers["content-type"]?.split(";")[0]?.trim().toLowerCase() === "application/json";
+}
+
+function refuseOrigin(response: ServerResponse): void {
+  sendJson(response, 403, { error: { code: "origin_not_allowed", message: "send JSON from the console's own page" } });
+}
+
+function refuse(response: ServerResponse, { status, code, message, headers }: Refusal): void {
+  for (const [name, value] of Object.entries(headers)) response.setHeader(name, value);
+  sendJson(response, status, { error: { code, message } });
+}
+
+/** Browsers keep one jar for all ports of a host: two consoles must not take each other's session for theirs. */
+function cookieOf({ headers }: IncomingMessage): string {
+  const port = /:(\d+)$/.exec(headers.host ?? "")?.[1];
+  return port === undefined ? "mcpf-console" : `mcpf-console-${port}`;
+}
+
+function sessionOf(request: IncomingMessage): string | undefined {
+  const name = `${cookieOf(request)}=`;
+  const cookies = (request.headers.cookie ?? "").split(";").map((cookie) => cookie.trim());
+  return cookies.find((cookie) => cookie.startsWith(name))?.slice(name.length);
+}
+
+function addressOf(request: IncomingMessage): string {
+  return request.socket.remoteAddress ?? "";
+}
+
+/** Without the query: people put there what no log should have. */
+function pathOf(request: IncomingMessage): string {
+  return (request.url ?? "/").split("?")[0] ?? "/";
+}
+
+/** The body by its schema; null: it was refused, and the answer has been given. */
+async function readBodyAs<S extends z.ZodType>(schema: S, request: IncomingMessage, response: ServerResponse): Promise<z.infer<S> | null> {
+  const text = await readBody(request);
+  if (text === "gone") response.destroy();
+  else if (text === "too_large") {
+    // Closing at once would reset the connection under the answer.
+    setTimeout(() => {
+      if (!request.complete) request.destroy();
+    }, drainMs).unref();
+    sendJson(response, 413, { error: { code: "too_large", message: `at most ${bodyBytesMax} bytes` } });
+  } else {
+    const body = schema.safeParse(parseJson(text.body));
+    if (body.success) return body.data;
+    const message = body.error.issues.map((issue) => `${issue.path.join(".") || "body"}: ${issue.message}`).join("; ");
+    sendJson(response, 400, { error: { code: "bad_request", message } });
+  }
+  return null;
 }
 
 function parseJson(text: string): unknown {

@@ -1,6 +1,7 @@
 import type { Stored } from "@mcp-failover/bus";
 import { emptyReadModel, foldReadModel, healthReport, type ReadModel, viewStatus } from "@mcp-failover/domain";
-import type { Kit, Running } from "@mcp-failover/service-kit";
+import { type Kit, type Running, readConsoleTokens } from "@mcp-failover/service-kit";
+import { openAccess } from "./access.ts";
 import type { ConsoleConfig } from "./config.ts";
 import { Feed } from "./feed.ts";
 import { serveConsole } from "./server.ts";
@@ -49,7 +50,14 @@ export async function startConsole(kit: Kit<ConsoleConfig>): Promise<Running> {
     },
   );
   const unwatch = kit.bus.onStatus(pushState);
-  const server = await serveConsole(kit, { feed, view, report: () => healthReport(model, kit.nowMs()) });
+  const access = openAccess({
+    tokens: () => readConsoleTokens(kit.secrets, kit.config.MCPF_CREDENTIALS_DIR),
+    nowMs: kit.nowMs,
+    onWrong: (from) => kit.log.warn({ from }, "somebody showed a token that is not the console's"),
+  });
+  const closed = access.closed();
+  if (closed !== null) kit.log.warn({ why: closed.message }, "nobody can act in the console");
+  const server = await serveConsole(kit, { feed, access, view, report: () => healthReport(model, kit.nowMs()) });
   kit.log.info({ url: server.url }, "console");
   return {
     async stop() {

@@ -1,14 +1,18 @@
 import assert from "node:assert/strict";
 import { randomUUID } from "node:crypto";
+import { mkdir, rm, writeFile } from "node:fs/promises";
 import { request as httpRequest, type IncomingHttpHeaders } from "node:http";
 import { connect } from "node:net";
+import { join } from "node:path";
 import { type TestContext, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { memoryBroker, RefusedError } from "@mcp-failover/bus";
 import { memorySeams } from "@mcp-failover/bus/internal";
 import { type Event, healthReport, makeEvent, type RequestOf, type StatusView } from "@mcp-failover/contracts";
+import { consoleTokenFile } from "@mcp-failover/service-kit";
 import { testKit } from "@mcp-failover/service-kit/testing";
-import { patientMs } from "@mcp-failover/testkit";
+import { patientMs, tempDir } from "@mcp-failover/testkit";
+import { failuresMax, sessionMs, windowMs } from "../src/access.ts";
 import { startConsole } from "../src/wiring.ts";
 
 type Command = RequestOf<"command.failover">;
@@ -19,7 +23,16 @@ interface Answer {
   readonly json: { error?: { code: string; message: string } } & Record<string, unknown>;
 }
 
-async function world(t: TestContext, hosts = "") {
+const token = "the-token-of-those-who-may-act";
+
+interface WorldOptions {
+  readonly hosts?: string;
+  /** The secret MCPF_CONSOLE_TOKEN; null: there is none. */
+  readonly secret?: string | null;
+  readonly credentialsDir?: string;
+}
+
+async function world(t: TestContext, { hosts = "", secret = token, credentialsDir }: WorldOptions = {}) {
   const broker = memoryBroker();
   const log = broker.connect();
   const bus = broker.connect();
@@ -38,13 +51,18 @@ async function world(t: TestContext, hosts = "") {
       },
     },
   });
+  let aheadMs = 0;
   const kit = testKit({
     service: "console",
     bus,
-    config: { MCPF_CONSOLE_HOST: "127.0.0.1", MCPF_CONSOLE_PORT: 0, MCPF_CONSOLE_HOSTS: hosts },
+    config: { MCPF_CONSOLE_HOST: "127.0.0.1", MCPF_CONSOLE_PORT: 0, MCPF_CONSOLE_HOSTS: hosts, MCPF_CREDENTIALS_DIR: credentialsDir },
+    secrets: secret === null ? {} : { MCPF_CONSOLE_TOKEN: secret },
+    nowMs: () => Date.now() + aheadMs,
   });
   let url = "";
-  const info = (details: { url?: string }): void => {
+  const logged: string[] = [];
+  const info = (details: { url?: string }, message: string): void => {
+    logged.push(`${message} ${JSON.stringify(details)}`);
     url = details.url ?? url;
   };
   const running = await startConsole({ ...kit, log: { info, warn: info, error: info, debug: info } as unknown as typeof kit.log });
@@ -98,16 +116,24 @@ async function world(t: TestContext, hosts = "") {
       request.once("error", reject);
       request.end(body);
     });
-  const failover = (body: unknown, headers: Record<string, string> = {}): Promise<Answer> =>
-    ask("/api/failover", {
+  const post = (path: string, body: unknown, headers: Record<string, string>): Promise<Answer> =>
+    ask(path, {
       method: "POST",
-      headers: { "content-type": "application/json", origin: url, ...headers },
+      headers: { "content-type": "application/json", ...headers },
       body: typeof body === "string" ? body : JSON.stringify(body),
     });
+  /** From a page of the console, by somebody with the token. */
+  const failover = (body: unknown, headers: Record<string, string> = {}): Promise<Answer> =>
+    post("/api/failover", body, { origin: url, authorization: `Bearer ${token}`, ...headers });
+  const signIn = (shown: string, headers: Record<string, string> = {}): Promise<Answer> =>
+    post("/api/session", { token: shown }, { origin: url, ...headers });
+  const wait = (ms: number): void => {
+    aheadMs += ms;
+  };
   const refuseWith = (error: RefusedError): void => {
     refuse = error;
   };
-  return { url, port: Number(port), kit, bus, commands, ask, failover, moved, refuseWith };
+  return { url, port: Number(port), kit, bus, commands, logged, ask, post, failover, signIn, wait, moved, refuseWith };
 }
 
 const reason = "a drill";
@@ -217,7 +243,6 @@ test("what the controller refuses comes back with its code and words; without a 
 
 test("a failover needs JSON and the console's own origin: anything else is 403, and nothing is asked", async (t) => {
   const { failover, commands, port } = await world(t);
-  const body = { upstream: "shop", reason };
   const refused: [string, Record<string, string>][] = [
     ["another site", { origin: "https://evil.example" }],
     ["another port", { origin: `http://127.0.0.1:${port + 1}` }],
@@ -233,6 +258,148 @@ test("a failover needs JSON and the console's own origin: anything else is 403, 
   }
   assert.deepEqual(commands, []);
   assert.equal((await failover(body, { "content-type": "Application/JSON; charset=utf-8" })).status, 200);
+});
+
+const body = { upstream: "shop", reason };
+/** What a browser sends back of what it was given. */
+const cookieIn = ({ headers }: Answer): string => headers["set-cookie"]?.[0]?.split(";")[0] ?? assert.fail("no cookie");
+
+test("nobody acts without the token: none is 401 with what to do, a wrong one is 401, and nothing is asked", async (t) => {
+  const { post, failover, commands, logged, url } = await world(t);
+  const without = await post("/api/failover", body, { origin: url });
+  assert.deepEqual([without.status, without.json.error?.code], [401, "token_missing"]);
+  assert.match(without.json.error?.message ?? "", /Authorization: Bearer.*console\.token.*MCPF_CONSOLE_TOKEN/);
+  assert.equal(without.headers["www-authenticate"], 'Bearer realm="mcp-failover console"');
+  for (const wrong of [`${token}x`, token.slice(1), token.toUpperCase(), "null"]) {
+    const answer = await failover(body, { authorization: `Bearer ${wrong}` });
+    assert.deepEqual([answer.status, answer.json.error?.code], [401, "token_wrong"], wrong);
+    assert.match(answer.json.error?.message ?? "", /console\.token/);
+  }
+  for (const other of [`Basic ${btoa(`:${token}`)}`, token, "Bearer", ""])
+    assert.equal((await failover(body, { authorization: other })).json.error?.code, "token_missing", other);
+  assert.equal((await post("/api/failover?token=x", { ...body, token }, { origin: url })).status, 401);
+  assert.deepEqual(commands, []);
+  assert.equal((await post("/api/failover", body, { authorization: `bearer ${token}` })).status, 200, "a script without an origin");
+  assert.equal(commands.length, 1);
+  assert.ok(logged.some((line) => line.startsWith("somebody showed a token that is not the console's")));
+  assert.ok(!logged.join().includes(token.slice(1)));
+});
+
+test("who gives the page the token gets a session in a cookie, which scripts cannot read and which is not the token", async (t) => {
+  const { ask, post, signIn, commands, url, port } = await world(t);
+  const session = async (cookie: string) => (await ask("/api/session", { headers: { cookie } })).json;
+  assert.deepEqual(await session(""), { signedIn: false, closed: null });
+  const begun = await signIn(token);
+  assert.equal(begun.status, 200);
+  const [cookie = ""] = begun.headers["set-cookie"] ?? [];
+  assert.match(cookie, new RegExp(`^mcpf-console-${port}=[\\d.\\w-]+; Max-Age=43200; Path=/; HttpOnly; SameSite=Strict$`));
+  assert.ok(!`${cookie}${begun.text}`.includes(token));
+  assert.deepEqual(await session(cookieIn(begun)), { signedIn: true, closed: null });
+  assert.equal((await post("/api/failover", body, { origin: url, cookie: `other=1; ${cookieIn(begun)}` })).status, 200);
+  assert.equal(commands.length, 1);
+  const wrong = await signIn("nothing-that-anybody-knows");
+  assert.deepEqual([wrong.status, wrong.json.error?.code, wrong.headers["set-cookie"]], [401, "token_wrong", undefined]);
+  for (const nothing of ["", "   "]) assert.equal((await signIn(nothing)).status, 400);
+});
+
+test("a session is taken from a page of the console alone, and a forged one from nobody", async (t) => {
+  const { ask, post, signIn, commands, url, port } = await world(t);
+  const cookie = cookieIn(await signIn(token));
+  for (const origin of ["https://evil.example", `http://127.0.0.1:${port + 1}`, "null"]) {
+    assert.deepEqual((await post("/api/failover", body, { origin, cookie })).json.error?.code, "origin_not_allowed", origin);
+    assert.deepEqual((await signIn(token, { origin })).json.error?.code, "origin_not_allowed", origin);
+  }
+  assert.deepEqual((await post("/api/failover", body, { cookie })).json.error?.code, "token_missing", "no browser leaves its origin out");
+  const [name = "", value = ""] = cookie.split("=");
+  const [expires = "", proof = ""] = value.split(".");
+  const other = await world(t);
+  const foreign = cookieIn(await other.signIn(token)).split("=")[1] ?? "";
+  for (const forged of [
+    `${Number(expires) + 1}.${proof}`,
+    `${expires}.${proof.slice(1)}x`,
+    `${expires}.`,
+    `.${proof}`,
+    token,
+    "",
+    foreign,
+  ]) {
+    const headers = { origin: url, cookie: `${name}=${forged}` };
+    assert.equal((await post("/api/failover", body, headers)).json.error?.code, "token_missing", forged);
+    assert.equal((await ask("/api/session", { headers })).json["signedIn"], false, forged);
+  }
+  assert.equal((await post("/api/failover", body, { origin: url, cookie: `mcpf-console-1=${value}` })).status, 401, "that of another port");
+  assert.deepEqual(commands, []);
+});
+
+test("a session behind TLS goes over TLS alone", async (t) => {
+  const { signIn } = await world(t, { hosts: "ops.example.com" });
+  const begun = await signIn(token, { host: "ops.example.com", origin: "https://ops.example.com" });
+  assert.match(begun.headers["set-cookie"]?.[0] ?? "", /^mcpf-console=.*; SameSite=Strict; Secure$/);
+});
+
+test("a session ends after twelve hours, and with the token that it was begun with", async (t) => {
+  const { path: credentialsDir, remove } = await tempDir();
+  t.after(remove);
+  const file = join(credentialsDir, consoleTokenFile);
+  const [first, second] = ["a".repeat(43), "b".repeat(43)];
+  await writeFile(file, `${first}\n`);
+  const { post, signIn, wait, url } = await world(t, { secret: null, credentialsDir });
+  const acts = async (cookie: string): Promise<number> => (await post("/api/failover", body, { origin: url, cookie })).status;
+  const early = cookieIn(await signIn(first));
+  wait(sessionMs - 60_000);
+  assert.equal(await acts(early), 200);
+  const late = cookieIn(await signIn(first));
+  wait(60_000);
+  assert.deepEqual([await acts(early), await acts(late)], [401, 200]);
+  await writeFile(file, `${second}\n${first}\n`);
+  assert.deepEqual([await acts(late), (await signIn(second)).status], [200, 200], "a new token cuts nobody off");
+  await writeFile(file, `${second}\n`);
+  assert.deepEqual([await acts(late), (await signIn(first)).status], [401, 401], "the one before is retired");
+});
+
+test("without a token the console shows everything and does nothing, says what to set, and acts once there is one", async (t) => {
+  const { path: credentialsDir, remove } = await tempDir();
+  t.after(remove);
+  const { ask, post, signIn, failover, commands, logged, url } = await world(t, { secret: null, credentialsDir });
+  const answers = [await failover(body), await post("/api/failover", body, { origin: url }), await signIn(token)];
+  for (const { status, json } of answers) {
+    assert.deepEqual([status, json.error?.code], [503, "no_token"]);
+    assert.match(json.error?.message ?? "", /npm run dev:credentials.*MCPF_CONSOLE_TOKEN/);
+  }
+  const { json } = await ask("/api/session");
+  assert.deepEqual([json["signedIn"], json["closed"]], [false, answers[0]?.json.error?.message]);
+  for (const path of ["/", "/api/status", "/api/health", "/readyz"]) assert.equal((await ask(path)).status, 200, path);
+  assert.ok(logged.some((line) => line.startsWith("nobody can act in the console")));
+  const file = join(credentialsDir, consoleTokenFile);
+  await mkdir(file);
+  assert.match((await failover(body)).json.error?.message ?? "", /console\.token cannot be read \(EISDIR\).*so it only shows/);
+  await rm(file, { recursive: true });
+  await writeFile(file, "short\n");
+  const invalid = await failover(body, { authorization: "Bearer short" });
+  assert.deepEqual([invalid.status, invalid.json.error?.code], [503, "no_token"]);
+  assert.ok(!invalid.text.includes('"short"'));
+  assert.deepEqual(commands, []);
+  await writeFile(file, `${token}\n`);
+  assert.equal((await failover(body)).status, 200);
+});
+
+test("who showed ten wrong tokens waits for a minute, by whatever way, and whoever has a session goes on meanwhile", async (t) => {
+  const { post, failover, signIn, wait, commands, url } = await world(t);
+  const cookie = cookieIn(await signIn(token));
+  for (let count = 0; count < failuresMax; count += 1) {
+    const wrong = `wrong-${count}`;
+    assert.equal((await (count % 2 === 0 ? signIn(wrong) : failover(body, { authorization: `Bearer ${wrong}` }))).status, 401);
+  }
+  for (const answer of [await signIn(token), await failover(body), await signIn("wrong")]) {
+    assert.deepEqual([answer.status, answer.json.error?.code], [429, "too_many_tries"]);
+    const seconds = Number(answer.headers["retry-after"]);
+    assert.ok(seconds > 50 && seconds <= windowMs / 1000, String(seconds));
+    assert.match(answer.json.error?.message ?? "", /try again in \d+ s/);
+  }
+  assert.deepEqual(commands, []);
+  assert.equal((await post("/api/failover", body, { origin: url, cookie })).status, 200);
+  wait(windowMs);
+  assert.equal((await failover(body)).status, 200);
 });
 
 test("a failover without a reason, with a field too many, or with no JSON in it is 400 and says what is wrong", async (t) => {
@@ -266,7 +433,7 @@ test("a body over the limit is 413, whether it was announced or not, and whether
   const socket = connect(port, "127.0.0.1");
   t.after(() => socket.destroy());
   socket.write(
-    `POST /api/failover HTTP/1.1\r\nhost: 127.0.0.1:${port}\r\ncontent-type: application/json\r\ncontent-length: 1000000000\r\n\r\n{`,
+    `POST /api/failover HTTP/1.1\r\nhost: 127.0.0.1:${port}\r\ncontent-type: application/json\r\nauthorization: Bearer ${token}\r\ncontent-length: 1000000000\r\n\r\n{`,
   );
   const words = await new Promise<string>((resolve) => socket.once("data", (chunk: Buffer) => resolve(chunk.toString())));
   assert.match(words, /^HTTP\/1\.1 413 /);
@@ -277,7 +444,7 @@ test("a body over the limit is 413, whether it was announced or not, and whether
 });
 
 test("only the console's own host names are answered, whatever the path", async (t) => {
-  const { ask, failover, commands, port } = await world(t, "ops.example.com, Console.Internal");
+  const { ask, failover, commands, port } = await world(t, { hosts: "ops.example.com, Console.Internal" });
   for (const path of ["/", "/api/status", "/api/events", "/healthz", "/nowhere"]) {
     const answer = await ask(path, { headers: { host: "evil.example" } });
     assert.deepEqual([answer.status, answer.json.error?.code], [403, "host_not_allowed"], path);
@@ -300,6 +467,7 @@ test("an unknown path is 404, a known one with another method 405, a malformed r
     ["/api/events", "POST", "GET"],
     ["/api/failover", "GET", "POST"],
     ["/api/failover", "PUT", "POST"],
+    ["/api/session", "DELETE", "GET, POST"],
   ] as const) {
     const answer = await ask(path, { method });
     assert.deepEqual([answer.status, answer.headers.allow], [405, allow], `${method} ${path}`);

@@ -81,8 +81,39 @@ function showItem(item) {
   while (byId("events").children.length > eventsMax) byId("events").lastChild.remove();
 }
 
+/** Posts JSON; throws an Error with the console's own words, and with its code. */
+async function post(path, body) {
+  const response = await fetch(path, { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body) });
+  const answer = await response.json();
+  if (response.ok) return;
+  throw Object.assign(new Error(answer.error?.message ?? `the console answered ${response.status}`), { code: answer.error?.code });
+}
+
+/** Asks for the token, or no longer. */
+function askForToken(wanted) {
+  byId("token-part").hidden = !wanted;
+  byId("token").required = wanted;
+  byId("token").value = "";
+}
+
+/** The link that the launcher prints has the token behind "#", which browsers send to nobody. It leaves the address bar before anything else. */
+async function takeTokenOfLink() {
+  const token = new URLSearchParams(location.hash.slice(1)).get("token");
+  if (token === null) return;
+  history.replaceState(null, "", location.pathname + location.search);
+  byId("access").textContent = "";
+  await post("/api/session", { token }).catch((error) => {
+    byId("access").textContent = `The token of this link was not taken: ${error.message}`;
+  });
+}
+
+let signingIn = takeTokenOfLink();
+addEventListener("hashchange", () => {
+  signingIn = takeTokenOfLink();
+});
+
 let commandId = "";
-function openDialog(upstream) {
+async function openDialog(upstream) {
   commandId = `console-${crypto.randomUUID()}`;
   byId("dialog-what").textContent = `${upstream.name} is served by ${upstream.active} (epoch ${upstream.epoch}).`;
   byId("to").replaceChildren(
@@ -98,6 +129,14 @@ function openDialog(upstream) {
       byId("dialog-error").textContent = String(error.message ?? error);
     });
   };
+  // Who is not signed in, or cannot tell, is asked; who cannot act at all is told why.
+  await signingIn;
+  const session = await fetch("/api/session")
+    .then((response) => response.json())
+    .catch(() => ({}));
+  askForToken(session.signedIn !== true && !session.closed);
+  byId("confirm").disabled = Boolean(session.closed);
+  if (session.closed) byId("dialog-error").textContent = `Nobody can act here: ${session.closed}`;
   byId("dialog").showModal();
 }
 byId("cancel").onclick = () => byId("dialog").close();
@@ -105,14 +144,16 @@ byId("cancel").onclick = () => byId("dialog").close();
 async function requestFailover(upstream) {
   byId("confirm").disabled = true;
   try {
-    const response = await fetch("/api/failover", {
-      method: "POST",
-      headers: { "content-type": "application/json" },
-      body: JSON.stringify({ upstream, to: byId("to").value, reason: byId("reason").value, commandId }),
-    });
-    const answer = await response.json();
-    if (!response.ok) throw new Error(answer.error?.message ?? `the console answered ${response.status}`);
+    if (!byId("token-part").hidden) {
+      await post("/api/session", { token: byId("token").value });
+      askForToken(false);
+    }
+    await post("/api/failover", { upstream, to: byId("to").value, reason: byId("reason").value, commandId });
     byId("dialog").close();
+  } catch (error) {
+    // The session has ended meanwhile.
+    if (error.code === "token_missing") askForToken(true);
+    throw error;
   } finally {
     byId("confirm").disabled = false;
   }
