@@ -49,6 +49,8 @@ export interface ExperimentFacts {
   readonly epochBefore: number;
   /** Epochs that were decided since, in the order of the log; null: the log could not be read. */
   readonly epochs: readonly number[] | null;
+  /** The last automatic move since that the failover-controller refused, and by which rule; null: none is known. */
+  readonly refused: { readonly rule: string; readonly reason: string } | null;
   /** Why the experiment ended before its time; null: it did not. */
   readonly interrupted: string | null;
 }
@@ -212,7 +214,7 @@ export function judgeExperiment(facts: ExperimentFacts): ExperimentVerdict {
   };
 }
 
-function checkRecovered({ scenario, endpoint, sights, injectedAtMs }: ExperimentFacts, recoveryTime: number | null): ChaosCheck {
+function checkRecovered({ scenario, endpoint, sights, injectedAtMs, refused }: ExperimentFacts, recoveryTime: number | null): ChaosCheck {
   if (recoveryTime !== null)
     return { name: "recovered", passed: true, detail: `well again ${Math.round(recoveryTime)} ms after the injection` };
   const last = sights.at(-1);
@@ -224,7 +226,8 @@ function checkRecovered({ scenario, endpoint, sights, injectedAtMs }: Experiment
       : scenario === "killService"
         ? `without ${endpoint} the upstream did not come back (at the end: ${state})`
         : `answers did not become as fast as before (at the end: ${state})`;
-  return { name: "recovered", passed: false, detail: why };
+  const because = refused === null ? "" : `; the failover-controller refused to move it (${refused.rule}): ${refused.reason}`;
+  return { name: "recovered", passed: false, detail: `${why}${because}` };
 }
 
 function checkLoss({ baseline, calls }: ExperimentFacts): ChaosCheck {

@@ -47,6 +47,7 @@ const recovered: ExperimentFacts = {
   revertConfirmed: true,
   epochBefore: 0,
   epochs: [1],
+  refused: null,
   interrupted: null,
 };
 const failed = (facts: ExperimentFacts): string[] =>
@@ -96,6 +97,7 @@ const anyFacts: fc.Arbitrary<ExperimentFacts> = fc.record({
   revertConfirmed: fc.boolean(),
   epochBefore: fc.nat(2),
   epochs: fc.option(fc.array(fc.nat(4), { maxLength: 4 })),
+  refused: fc.option(fc.constant({ rule: "cooldown", reason: "it was moved already" })),
   interrupted: fc.option(fc.constant("stopped"), { freq: 4 }),
 });
 
@@ -120,6 +122,19 @@ test("X1, X7: success is that every check passed and nothing interrupted; the er
       }
     }),
   );
+});
+
+test("where the failover-controller refused to move it, the verdict says by which rule and why; a recovery needs no such excuse", () => {
+  const refused = { rule: "cooldown", reason: "it was moved already, and the cool-down lasts until noon" };
+  const stayed = { ...recovered, sights: [sight(10_500, "primary", "unhealthy")], epochs: [], refused };
+  assert.equal(
+    judgeExperiment(stayed).error,
+    "the check recovered failed: without primary the upstream did not come back (at the end: primary is active and unhealthy); " +
+      "the failover-controller refused to move it (cooldown): it was moved already, and the cool-down lasts until noon",
+  );
+  assert.equal(judgeExperiment({ ...recovered, refused }).error, null);
+  const said = judgeExperiment({ ...recovered, refused }).validation.checks.map(({ detail }) => detail);
+  assert.doesNotMatch(said.join(), /cool-down/);
 });
 
 test("X2: what was not measured is not passed", () => {

@@ -76,6 +76,7 @@ export async function runExperiment(parts: ExperimentParts): Promise<ChaosFinish
     baseline,
     epochBefore,
     epochs: mute ? null : await epochsSince(kit, target.upstream, seqBefore).catch(orNull),
+    refused: mute ? null : await refusedSince(kit, target.upstream, seqBefore).catch(orNull),
     interrupted: interrupted ?? (stop.aborted ? reasonOf(stop) : null),
   };
   const verdict = judgeExperiment(facts);
@@ -155,6 +156,14 @@ async function epochsSince(kit: Kit<unknown>, upstream: string, seq: number): Pr
     if (content.kind === "event" && content.event.type === "failover.decided") epochs.push(content.event.data.state.epoch);
   }
   return epochs;
+}
+
+/** The last automatic move that was refused after a place in the log. */
+async function refusedSince(kit: Kit<unknown>, upstream: string, seq: number): Promise<ExperimentFacts["refused"]> {
+  const last = await kit.bus.lastOf("AUDIT", subjectFor("failover.rejected", upstream));
+  if (last === null || last.seq <= seq || last.content.kind !== "event") return null;
+  const { event } = last.content;
+  return event.type === "failover.rejected" && event.data.automatic ? { rule: event.data.rule, reason: event.data.reason } : null;
 }
 
 function orNull(): null {

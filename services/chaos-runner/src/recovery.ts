@@ -34,6 +34,7 @@ export async function recoverUnfinished(
     revertConfirmed: gone,
     epochBefore: 0,
     epochs: null,
+    refused: null,
     interrupted: "its chaos-runner ended before the experiment did; the fault was taken back afterwards",
   });
   await journal.finished({

@@ -95,7 +95,7 @@ export class Run {
     return this.#pace.stop({ drain });
   }
 
-  facts(): Omit<ExperimentFacts, "baseline" | "epochBefore" | "epochs" | "interrupted"> {
+  facts(): Omit<ExperimentFacts, "baseline" | "epochBefore" | "epochs" | "refused" | "interrupted"> {
     const { scenario, endpoint, wasActive } = this.#parts.target;
     const injectedAtMs = this.#injectedAtMs;
     return {

@@ -102,6 +102,20 @@ describe("experiments", { concurrency: 5 }, () => {
     assert.equal(stack.down.size, 0);
   });
 
+  test("an upstream that the failover-controller would not move is told with its rule and its words, and not with those of an earlier time", async (t) => {
+    const { stack, run } = await world(t);
+    await stack.refuse("moves_per_hour", "an earlier one");
+    stack.held = true;
+    const before = await run({ options: { durationMs: 1000 } });
+    assert.doesNotMatch(before.error ?? "", /refused/);
+    stack.refusal = { rule: "cooldown", reason: "it was moved already, and the cool-down lasts until noon" };
+    const result = await run({ options: { durationMs: 1000 } });
+    assert.match(
+      result.error ?? "",
+      /^the check recovered failed: .*; the failover-controller refused to move it \(cooldown\): it was moved already, and the cool-down lasts until noon$/,
+    );
+  });
+
   test("slow answers that nobody shields the callers from are over after the revert, and the verdict says that", async (t) => {
     const { stack, run } = await world(t);
     const result = await run({ scenario: "slowResponse", options: { delayMs: 1000, durationMs: 1500 } });

@@ -11,6 +11,15 @@ import { z } from "zod";
 
 type Endpoint = "primary" | "secondary";
 const endpoints: readonly Endpoint[] = ["primary", "secondary"];
+const certificate = {
+  decider: "decideFailover",
+  rule: "test",
+  policyHash: "p",
+  nowMs: 0,
+  folded: { AUDIT: null, SIGNALS: null },
+  input: {},
+  rejected: [],
+};
 
 /**
  * What the runner meets: launcher, fault proxy and state-store on the bus, and a real MCP server in the router's place. The upstream
@@ -25,6 +34,8 @@ export class StackDouble {
   active: Endpoint = "primary";
   epoch = 0;
   held = false;
+  /** What the failover-controller says once, the next time that it is needed. */
+  refusal: { readonly rule: string; readonly reason: string } | null = null;
   noticeMs = 150;
   /** Called by the tool; throws or answers otherwise where a test wants that. */
   answer: (served: Endpoint) => string = () => "stock: 7";
@@ -122,8 +133,6 @@ export class StackDouble {
   /** A decision as the failover-controller writes it. */
   async decide(epoch: number): Promise<void> {
     const state = { generation: 1, epoch, active: this.active, tier: 0, sinceMs: Date.now(), held: null, moves: [] };
-    const folded = { AUDIT: null, SIGNALS: null };
-    const certificate = { decider: "decideFailover", rule: "test", policyHash: "p", nowMs: 0, folded, input: {}, rejected: [] };
     await this.bus.append(
       eventOf("failover.decided", ["shop"], {
         service: "shop",
@@ -140,6 +149,14 @@ export class StackDouble {
         certificate,
       }),
     );
+  }
+
+  /** A refusal as the failover-controller writes it. */
+  async refuse(rule: string, reason: string): Promise<void> {
+    const by = { kind: "service", id: "failover-controller" } as const;
+    const timestamp = new Date().toISOString();
+    const refused = { service: "shop", timestamp, epoch: this.epoch, rule, reason, automatic: true, by, commandId: null };
+    await this.bus.append(eventOf("failover.rejected", ["shop"], { ...refused, certificate }));
   }
 
   async #serve(name: string, handlers: ServiceDefinition["handlers"]): Promise<void> {
@@ -209,6 +226,11 @@ export class StackDouble {
       }, this.noticeMs).unref();
     }
     const other = this.active === "primary" ? "secondary" : "primary";
+    if (this.refusal !== null && this.#noticed.has(this.active)) {
+      const { rule, reason } = this.refusal;
+      this.refusal = null;
+      void this.refuse(rule, reason);
+    }
     if (this.held || !this.#noticed.has(this.active) || this.#noticed.has(other)) return;
     this.active = other;
     this.epoch += 1;
