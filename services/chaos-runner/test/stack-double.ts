@@ -11,15 +11,8 @@ import { z } from "zod";
 
 type Endpoint = "primary" | "secondary";
 const endpoints: readonly Endpoint[] = ["primary", "secondary"];
-const certificate = {
-  decider: "decideFailover",
-  rule: "test",
-  policyHash: "p",
-  nowMs: 0,
-  folded: { AUDIT: null, SIGNALS: null },
-  input: {},
-  rejected: [],
-};
+const folded = { AUDIT: null, SIGNALS: null };
+const certificate = { decider: "decideFailover", rule: "test", policyHash: "p", nowMs: 0, folded, input: {}, rejected: [] };
 
 /**
  * What the runner meets: launcher, fault proxy and state-store on the bus, and a real MCP server in the router's place. The upstream
