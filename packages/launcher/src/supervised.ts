@@ -37,10 +37,11 @@ export interface SupervisionEvents {
 export interface Supervised {
   readonly spec: ProcessSpec;
   info(): ProcessInfo;
+  /** Nothing where it runs; where a kill of it is under way, it comes back as soon as it is gone. */
   start(): void;
   /** SIGTERM, then SIGKILL after `graceMs`; it stays down. Resolves when it is gone. */
   stop(graceMs: number): Promise<void>;
-  /** SIGKILL; it comes back after `restartAfterMs`, else after its own time. False when it is not running. */
+  /** SIGKILL; it comes back after `restartAfterMs`, else after its own time, or at `start`. False when it is not running. */
   kill(options?: { restartAfterMs?: number }): boolean;
   /** SIGKILL; it stays down. */
   destroy(): void;
@@ -66,6 +67,9 @@ export function supervise(spec: ProcessSpec, logFile: string, events: Supervisio
   let restarts = 0;
   let crashesInARow = 0;
   let startedMs = 0;
+  /** It was sent SIGKILL, and its end was not seen yet. */
+  let dying = false;
+  /** How long it stays down after that; null: its own time. */
   let killedFor: number | null = null;
   /** The last error that it wrote in plain text: why a process ends that never came to its own log. */
   let lastError: string | null = null;
@@ -125,6 +129,7 @@ export function supervise(spec: ProcessSpec, logFile: string, events: Supervisio
   const ended = (what: string): void => {
     child = null;
     up = false;
+    dying = false;
     if (asking !== null) clearTimeout(asking);
     asking = null;
     log.write(`--- ${new Date().toISOString()} ${what}\n`);
@@ -167,13 +172,14 @@ export function supervise(spec: ProcessSpec, logFile: string, events: Supervisio
       name: spec.name,
       kind: spec.kind,
       pid: child?.pid ?? null,
-      state: child !== null ? (up ? "running" : "starting") : again !== null ? "backing_off" : "stopped",
+      state: again !== null || (dying && wanted) ? "backing_off" : child === null || dying ? "stopped" : up ? "running" : "starting",
       restarts,
       endpoint: spec.endpoint,
       faultProxy: spec.faultProxy,
     }),
     start() {
       wanted = true;
+      if (dying) killedFor = 0;
       if (child !== null) return;
       crashesInARow = 0;
       launch();
@@ -197,12 +203,15 @@ export function supervise(spec: ProcessSpec, logFile: string, events: Supervisio
     kill({ restartAfterMs } = {}) {
       if (child?.pid === undefined) return false;
       killedFor = restartAfterMs ?? null;
+      dying = true;
       killGroup(child.pid);
       return true;
     },
     destroy() {
       settle();
-      if (child?.pid !== undefined) killGroup(child.pid);
+      if (child?.pid === undefined) return;
+      dying = true;
+      killGroup(child.pid);
     },
   };
 }

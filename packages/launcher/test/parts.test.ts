@@ -4,6 +4,7 @@ import { existsSync, mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync, s
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { type LocalProcess, parseTopology } from "@mcp-failover/contracts";
 import { eventually } from "@mcp-failover/testkit";
@@ -13,12 +14,39 @@ import { lockDataDir, sessionKey } from "../src/data-dir.ts";
 import { lineCutter, openLogFile, summaryOf } from "../src/log-file.ts";
 import { parseOptions, UsageError } from "../src/options.ts";
 import { portProblems } from "../src/ports.ts";
-import { backoffMs, supervise } from "../src/supervised.ts";
+import { backoffMs, type Supervised, type SupervisionEvents, supervise } from "../src/supervised.ts";
 
 function folder(t: TestContext): string {
   const path = mkdtempSync(join(tmpdir(), "mcpf-parts-"));
   t.after(() => rmSync(path, { recursive: true, force: true }));
   return path;
+}
+
+/** A real process that runs a script of Node's, up as soon as it is asked. */
+function superviseScript(cwd: string, script: string, events: Partial<SupervisionEvents> = {}): Supervised {
+  return supervise(
+    {
+      name: "script",
+      kind: "upstream",
+      command: [process.execPath, "-e", script],
+      cwd,
+      env: {},
+      restartAfterMs: 0,
+      isUp: async () => true,
+      endpoint: null,
+      faultProxy: null,
+      parentPipe: false,
+    },
+    join(cwd, "log"),
+    {
+      onSpawn: () => undefined,
+      onGone: () => undefined,
+      onCrash: () => undefined,
+      onLine: () => undefined,
+      onLogProblem: () => undefined,
+      ...events,
+    },
+  );
 }
 
 test("a log never takes more than twice its limit, and loses only what is oldest", (t) => {
@@ -71,34 +99,38 @@ test("the disk being full for its log, a process runs on, and what it says is st
   symlinkSync("/dev/full", join(cwd, "log"));
   const heard: string[] = [];
   const problems: string[] = [];
-  const supervised = supervise(
-    {
-      name: "talker",
-      kind: "upstream",
-      command: [process.execPath, "-e", "setInterval(() => console.log('still here'), 20)"],
-      cwd,
-      env: {},
-      restartAfterMs: 0,
-      isUp: async () => true,
-      endpoint: null,
-      faultProxy: null,
-      parentPipe: false,
-    },
-    join(cwd, "log"),
-    {
-      onSpawn: () => undefined,
-      onGone: () => undefined,
-      onCrash: () => undefined,
-      onLine: (line) => heard.push(line),
-      onLogProblem: (problem) => problems.push(problem),
-    },
-  );
+  const supervised = superviseScript(cwd, "setInterval(() => console.log('still here'), 20)", {
+    onLine: (line) => heard.push(line),
+    onLogProblem: (problem) => problems.push(problem),
+  });
   t.after(() => supervised.destroy());
   supervised.start();
   await eventually(() => heard.length > 3);
   assert.equal(supervised.info().restarts, 0);
   assert.equal(problems.length, 1, problems.join());
   assert.match(problems[0] ?? "", /ENOSPC/);
+});
+
+test("a start that comes before a killed process is gone brings it back at once, and until then nobody is told that it runs", async (t) => {
+  const supervised = superviseScript(folder(t), "setInterval(() => undefined, 1000)");
+  t.after(() => supervised.destroy());
+  supervised.start();
+  await eventually(() => supervised.info().state === "running");
+  const { pid } = supervised.info();
+  // In one turn of the loop, as requests are answered that waited in one socket.
+  assert.equal(supervised.kill({ restartAfterMs: 60_000 }), true);
+  assert.equal(supervised.info().state, "backing_off");
+  supervised.start();
+  assert.equal(supervised.info().state, "backing_off");
+  await eventually(() => supervised.info().state === "running");
+  assert.notEqual(supervised.info().pid, pid);
+  // And a kill after that start is the last word again.
+  supervised.kill({ restartAfterMs: 0 });
+  supervised.start();
+  supervised.kill({ restartAfterMs: 60_000 });
+  await eventually(() => supervised.info().pid === null);
+  await sleep(300);
+  assert.equal(supervised.info().state, "backing_off");
 });
 
 test("lines come whole whatever the chunks, and a line without end does not fill the memory", () => {
