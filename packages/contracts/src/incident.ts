@@ -5,6 +5,9 @@ import { actor, atMs } from "./primitives.ts";
 export const severity = z.enum(["page", "notify"]);
 export type Severity = z.infer<typeof severity>;
 
+/** Channels of a configuration, and so those that an incident is told to. */
+export const channelsMax = 100;
+
 /** `incident.changed.<id>`, fenced: the whole incident after the change. */
 export const incidentChanged = z.looseObject({
   id: z.string(),
@@ -37,7 +40,7 @@ export const incidentChanged = z.looseObject({
       atMs,
       /** The newest cause that the message knew. */
       seq: z.number().int().nonnegative().optional(),
-      channels: z.array(z.string()).max(100),
+      channels: z.array(z.string()).max(channelsMax),
       outbox: z.record(z.string(), z.number().int().positive()),
     })
     .nullable()
@@ -47,7 +50,7 @@ export const incidentChanged = z.looseObject({
     .looseObject({
       name: z.string(),
       kind: z.enum(["opened", "escalated", "resolved"]),
-      channels: z.array(z.string()).max(100),
+      channels: z.array(z.string()).max(channelsMax),
       sinceMs: atMs,
     })
     .nullable()

@@ -108,6 +108,7 @@ export {
 export { type HealthChanged, type HealthState, healthChanged, healthState } from "./health.ts";
 export { type HealthReport, healthReport } from "./health-report.ts";
 export {
+  channelsMax,
   type IncidentChanged,
   incidentChanged,
   type Notification,

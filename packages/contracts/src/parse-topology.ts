@@ -3,6 +3,7 @@ import { reportAgentProblems } from "./agent-config.ts";
 import { ambiguousWith, separatorDefault } from "./aggregate-names.ts";
 import { hashOf } from "./canonical.ts";
 import { isStdioUrl } from "./endpoint-transport.ts";
+import { channelsMax } from "./incident.ts";
 import { reportProbeProblems } from "./probe-plan.ts";
 import { type Topology, topology } from "./topology.ts";
 
@@ -153,6 +154,10 @@ function checkMeaning(config: Topology, options: ParseTopologyOptions, report: R
   }
   checkAggregate(config, report);
   const channels = new Set<string>();
+  // Here, not in the schema: a log that holds more already is still a configuration for everything else.
+  const { length } = config.notifications.channels;
+  if (length > channelsMax)
+    report(["notifications", "channels"], `${length} channels are too many to tell; give at most ${channelsMax}, one may pass on to more`);
   config.notifications.channels.forEach((channel, index) => {
     if (channels.has(channel.name))
       report(["notifications", "channels", index, "name"], `duplicate channel ${JSON.stringify(channel.name)}`);

@@ -265,3 +265,10 @@ test("the breaker's window is given in time or in calls, not both", () => {
   assert.throws(() => withBreaker("{ window_ms: 10000, window: { type: count, calls: 50 } }"), /breaker\.window.*not both/);
   assert.throws(() => withBreaker("{ window_ms: 600000 }"), /window_ms/);
 });
+
+test("more than 100 channels are refused with where and why", () => {
+  const text = (count: number) =>
+    `${minimal}notifications:\n  channels:\n${Array.from({ length: count }, (_, index) => `    - { name: team-${index}, type: log }\n`).join("")}`;
+  assert.equal(parseTopology(text(100), { file: "f", env: {} }).topology.notifications.channels.length, 100);
+  problem(text(101), "notifications.channels", 10, /101 channels.*at most 100/);
+});

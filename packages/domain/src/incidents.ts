@@ -1,5 +1,6 @@
 import {
   type Actor,
+  channelsMax,
   type Event,
   endpointKey,
   type HealthStatus,
@@ -17,8 +18,9 @@ import { initialActive, own, type Placed, type ReadModel } from "./status.ts";
  * I1  At most one incident that is not resolved exists for a key; what belongs to it is added as a cause, not told again.
  * I2  An event is taken in at most once: one at or below the newest cause changes nothing.
  * I3  `opened` is told at most once, and first. `escalated` follows when a notification became a page, when a dead end is still in force
- *     `againMs` after the last message, and for an outage by I8; each once. `resolved` is told at most once, to every channel that was told before. An incident that
- *     was over before anybody was told is told in one message, or not at all where it only waited.
+ *     `againMs` after the last message, and for an outage by I8; each once. `resolved` is told at most once, to every channel that was told
+ *     before and is still configured. An incident that was over before anybody was told is told in one message, or not at all where it only
+ *     waited.
  * I4  A failover or a dead end is told at once; a sick endpoint waits, so that what follows from it comes in the same message.
  * I5  An incident of an upstream is resolved only when every endpoint of it is healthy, no breaker is open and nothing is failing, or when it
  *     is not configured any more.
@@ -163,7 +165,10 @@ export function settleIncident(incident: Incident, context: IncidentContext, now
   };
 }
 
-/** The incident once it is decided to tell now (I3), or null. Nothing is told twice, because the decision is fenced in the log. */
+/**
+ * The incident once it is decided to tell now (I3), or null. Nothing is told twice, because the decision is fenced in the log.
+ * `channels`: as configured; the first 100 count, and a channel that is none of them any more is forgotten.
+ */
 export function tellIncident(
   incident: Incident,
   channels: readonly { readonly name: string; readonly severities: readonly Severity[] }[],
@@ -173,8 +178,10 @@ export function tellIncident(
   const kind = dueKind(incident, nowMs);
   if (kind === null) return null;
   const { told, severity, notified } = incident;
-  const fitting = channels.filter((channel) => channel.severities.includes(severity)).map(({ name }) => name);
-  const before = told?.channels ?? [];
+  const able = channels.slice(0, channelsMax);
+  const fitting = able.filter((channel) => channel.severities.includes(severity)).map(({ name }) => name);
+  const before = (told?.channels ?? []).filter((name) => able.some((channel) => channel.name === name));
+  const reached = [...new Set([...before, ...(kind === "resolved" ? [] : fitting)])];
   const to = kind === "resolved" ? before : fitting;
   const again = notified.filter((one) => one === kind).length;
   // What is over when it is first told needs no second message.
@@ -188,8 +195,8 @@ export function tellIncident(
       deadEnd: incident.deadEnd === true,
       atMs: nowMs,
       seq: incident.causes.at(-1)?.seq ?? 0,
-      channels: [...new Set([...before, ...to])],
-      outbox: told?.outbox ?? {},
+      channels: reached,
+      outbox: Object.fromEntries(Object.entries(told?.outbox ?? {}).filter(([name]) => reached.includes(name))),
     },
     telling: to.length === 0 ? null : { name: again === 0 ? kind : `${kind}-${again + 1}`, kind, channels: to, sinceMs: nowMs },
   };

@@ -438,3 +438,20 @@ test("an incident stays small, however much belongs to it", () => {
   assert.equal(incident.causes.length, 100);
   assert.ok(JSON.stringify(incident).length < 100_000);
 });
+
+test("an incident is told to 100 channels at most, and remembers none that is not configured any more", () => {
+  const named = (from: number, count: number) =>
+    Array.from({ length: count }, (_, index) => ({ name: `team-${from + index}`, severities: ["page" as const] }));
+  let incident = new Desk().takes(moved("secondary")).last.get("upstream/shop") as Incident;
+  incident = { ...incident, notified: [], told: null };
+  for (let rename = 0; rename < 5; rename += 1) {
+    const due = tellIncident(incident, named(rename * 200, 101), startMs + 60_000) as Incident;
+    incidentChanged.parse(due);
+    assert.deepEqual([due.told?.channels.length, due.told?.channels[0]], [100, `team-${rename * 200}`]);
+    const seqs = Object.fromEntries((due.telling?.channels ?? []).map((name) => [name, 7]));
+    // What comes next is told at once: the last outage was not.
+    incident = { ...confirmTold(due, seqs), outage: { seq: 1_000_000 + rename, atMs: startMs, dueAtMs: startMs } };
+    incident = { ...incident, told: { ...incident.told!, seq: 0 } };
+    assert.ok(Object.keys(incident.told?.outbox ?? {}).length <= 200, "nor their messages");
+  }
+});

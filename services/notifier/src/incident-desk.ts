@@ -27,12 +27,16 @@ const keysMax = 10_000;
 const racesMax = 10;
 /** What another notifier decided to tell, and did not put into the outbox for so long, is put there by this one. */
 const takeOverMs = 2000;
+/** What the log or the outbox will not take is tried again this often, should its reason go away. */
+const refusedMs = 60_000;
 const textCharsMax = 4000;
 
 interface Known {
   readonly incident: Incident;
   /** Sequence of its last `incident.changed`: what the next one is fenced with. */
   readonly seq: number;
+  /** It was refused for good: until then it is left alone, unless it changes. */
+  readonly restsUntilMs?: number;
 }
 
 /** Folds AUDIT into incidents, and puts what is due into OUTBOX. Every step is fenced in the log, so that several instances tell once. */
@@ -126,7 +130,7 @@ export class IncidentDesk {
           await this.#takeIn(next);
           if (this.#pending[0] === next) this.#pending.shift();
         }
-        for (const id of [...this.#incidents.keys()]) await this.#tell(id);
+        for (const id of [...this.#incidents.keys()]) await this.#tryTelling(id);
       } while (this.#pending.length > 0);
     } catch (error) {
       if (!(error instanceof BusError)) throw error;
@@ -164,6 +168,19 @@ export class IncidentDesk {
         { err: error, seq: placed.seq, subject: placed.subject },
         "an event could not be taken into its incident; it is skipped",
       );
+    }
+  }
+
+  /** One incident that is refused for good must not keep the others from being told. Throws what a retry can help. */
+  async #tryTelling(id: string): Promise<void> {
+    if (this.#nowMs() < (this.#incidents.get(id)?.restsUntilMs ?? 0)) return;
+    try {
+      await this.#tell(id);
+    } catch (error) {
+      if (error instanceof BusError && error.retriable) throw error;
+      const known = this.#incidents.get(id);
+      if (known !== undefined) this.#incidents.set(id, { ...known, restsUntilMs: this.#nowMs() + refusedMs });
+      this.#kit.log.error({ err: error, incident: id }, `an incident could not be told; it is tried again in ${refusedMs / 1000} s`);
     }
   }
 

@@ -3,6 +3,7 @@ import { describe, type TestContext, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { type Bus, BusError } from "@mcp-failover/bus";
 import { memorySeams } from "@mcp-failover/bus/internal";
+import type { IncidentChanged } from "@mcp-failover/contracts";
 import { token, until, World } from "./world.ts";
 
 const failedOver = "opened shop failed over from primary to secondary";
@@ -222,6 +223,25 @@ describe("notifier", { concurrency: 8 }, () => {
     assert.deepEqual(one.received, []);
     memorySeams(bus).restore();
     assert.deepEqual(await taken(one, 1), [failedOver]);
+  });
+
+  test("an incident that the log will never take keeps no other from being told, and is said once a minute", async (t) => {
+    const one = await world(t);
+    const { bus } = await one.start(t);
+    const appendFenced = bus.appendFenced.bind(bus);
+    bus.appendFenced = async (event, expected) => {
+      const told = event.type === "incident.changed" ? (event.data as IncidentChanged) : null;
+      if (told === null || told.notified.length === 0 || told.upstream === "shop") return appendFenced(event, expected);
+      throw new BusError("too_large", "the log never takes this one", { retriable: false });
+    };
+    await one.rolledBack("stock");
+    await sleep(600);
+    await one.executed("secondary");
+    assert.deepEqual(await taken(one, 1), [failedOver]);
+    await sleep(1000);
+    const errors = one.logged.filter((line) => line.startsWith("error"));
+    assert.deepEqual([errors.length, one.logged.length], [1, 1], one.logged.join("\n"));
+    assert.match(errors[0] ?? "", /rollback-tool-stock/);
   });
 
   test("what follows joins the incident that is open, also while an older one of the upstream is still being told", async (t) => {

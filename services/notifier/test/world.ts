@@ -174,6 +174,21 @@ export class World {
     });
   }
 
+  rolledBack(tool: string): Promise<number> {
+    return this.say("rollback.executed", ["tool", tool], {
+      scope: "tool",
+      name: tool,
+      epoch: 1,
+      decisionId: "d",
+      implementation: "legacy",
+      timestamp: now(),
+      reason: "test",
+      by: { kind: "service", id: "rollback-controller" },
+      appliedBy: [],
+      notAppliedBy: [],
+    });
+  }
+
   failing(is: boolean): Promise<number> {
     return this.say("failover.failed", ["shop"], {
       service: "shop",
