@@ -18,6 +18,7 @@ export {
   type StreamInfo,
 } from "./bus.ts";
 export { type BusCredentials, CredentialsError, credentialFiles, makeUserKey, publicKeyOf, readCredentials } from "./credentials.ts";
+export { type FleetStatus, readFleetStatus } from "./fleet-status.ts";
 export { KeptFile, type KeptFileOptions, writeWhole } from "./kept-file.ts";
 export type { BusLog } from "./log.ts";
 export { type MemoryBroker, type MemoryBrokerOptions, type MemoryConnectOptions, memoryBroker } from "./memory.ts";

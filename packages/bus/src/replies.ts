@@ -1,4 +1,4 @@
-import { type Reply, reply } from "@mcp-failover/contracts";
+import { type Reply, type RequestSubject, reply, requests } from "@mcp-failover/contracts";
 import { BusError } from "./bus.ts";
 import { refusal } from "./dispatch.ts";
 
@@ -18,7 +18,9 @@ export function replyText(answer: Reply, subject: string, bytesMax: number): str
   const text = JSON.stringify(answer);
   const bytes = Buffer.byteLength(text);
   if (bytes <= bytesMax) return text;
-  const message = `the answer to ${subject} has ${bytes} bytes, more than the ${bytesMax} of a message: ask for less, or read the log`;
+  const paged = subject in requests && "paged" in requests[subject as RequestSubject];
+  const instead = paged ? 'ask for it by page, {"page":{"limit":100}}' : "ask for less, or read the log";
+  const message = `the answer to ${subject} has ${bytes} bytes, more than the ${bytesMax} of a message: ${instead}`;
   return JSON.stringify(refusal("reply_too_large", message, false));
 }
 

@@ -32,6 +32,28 @@ test("a state that comes from a backup is shown as one, with the event up to whi
   assert.match((await runMcpf(bus, ["status"])).stderr, /cannot read the log: this is its backup, up to event #41/);
 });
 
+test("pages of different moments are one status, as it always is, and on standard error it is said of which events they are", async (t) => {
+  const { bus } = await configured();
+  const pages = [
+    { ...empty, page: { seq: 41, next: "m", places: [] } },
+    { ...empty, page: { seq: 43, next: null, places: [] } },
+  ];
+  await serveStatus(t, bus, () => pages.shift() ?? empty);
+  const ran = await runMcpf(bus, ["status", "-o", "json"]);
+  assert.deepEqual(JSON.parse(ran.stdout), empty);
+  assert.match(ran.stderr, /2 pages of different moments, from event #41 to #43/);
+});
+
+test("a state-store that cannot give all of it costs no answer: the log is folded here, and it is said why", async (t) => {
+  const { bus } = await configured();
+  await serveStatus(t, bus, () => {
+    throw new RefusedError("upstream_too_large", "of huge alone there are 999999 bytes");
+  });
+  const ran = await runMcpf(bus, ["status"]);
+  assert.match(ran.stdout, /^api +0 +\* one +unknown/m);
+  assert.match(ran.stderr, /of huge alone.*folded from the log/);
+});
+
 test("a fleet without any upstream is not well: 3, and what to do is said", async (t) => {
   const bus = memoryBroker().connect();
   t.after(() => bus.close());

@@ -235,7 +235,13 @@ export type { SafetyRule } from "./safety-rule.ts";
 export { type SecretRef, secretRef } from "./secret-ref.ts";
 export { type RequestInput, type RequestOf, type RequestSubject, requests } from "./services.ts";
 export { type SessionClaimed, type SessionReleased, sessionClaimed, sessionReleased } from "./session.ts";
-export { type StatusView, statusView } from "./status.ts";
+export {
+  type StatusPage,
+  type StatusPageRequest,
+  type StatusView,
+  statusLimits,
+  statusView,
+} from "./status.ts";
 export { queueLimits, type StreamDefinition, type StreamName, streams } from "./streams.ts";
 export { decodeToken, encodeToken, endpointKey, keysOf, subjectOf } from "./tokens.ts";
 export {

@@ -12,10 +12,12 @@ import {
   releaseCommand,
   rollbackCommand,
 } from "./command.ts";
+import { statusPageRequest } from "./status.ts";
 
 /**
  * The requests of the bus (NATS services API). Each is answered with a `reply`. `service` is the name under which
- * `nats micro ls` lists it; every instance answers, one of them each request.
+ * `nats micro ls` lists it; every instance answers, one of them each request. What is `paged` is answered whole where it fits into one message,
+ * and by page, each a request of its own, whatever its size.
  */
 export const requests = {
   "command.failover": { service: "failover-controller", schema: failoverCommand },
@@ -27,7 +29,7 @@ export const requests = {
   "command.recover": { service: "rollback-controller", schema: recoverCommand },
   "command.chaos.run": { service: "chaos-runner", schema: chaosCommand },
   "command.acknowledge": { service: "notifier", schema: acknowledgeCommand },
-  "state.status": { service: "state-store", schema: z.looseObject({}) },
+  "state.status": { service: "state-store", schema: z.looseObject({ page: statusPageRequest.optional() }), paged: true },
   "state.health_report": { service: "state-store", schema: z.looseObject({}) },
   "state.get": { service: "state-store", schema: z.looseObject({ upstream: z.string() }) },
   "state.history": {
@@ -41,7 +43,7 @@ export const requests = {
   "fault.set": { service: "fault-proxy", schema: faultRequest },
   "fault.clear": { service: "fault-proxy", schema: z.looseObject({ proxy: z.string() }) },
   "fault.list": { service: "fault-proxy", schema: z.looseObject({}) },
-} as const satisfies Record<string, { service: string; schema: z.ZodType }>;
+} as const satisfies Record<string, { service: string; schema: z.ZodType; paged?: true }>;
 export type RequestSubject = keyof typeof requests;
 export type RequestOf<S extends RequestSubject> = z.output<(typeof requests)[S]["schema"]>;
 /** What the asker writes: defaults may be left out. */

@@ -245,7 +245,9 @@ export {
   type ReadModel,
   strays,
   viewStatus,
+  viewUpstream,
 } from "./status.ts";
+export { type PagedStatus, pageStatus } from "./status-page.ts";
 export { fractionOf, hashText } from "./string-hash.ts";
 export { type CallCounts, foldToolTraffic, noToolTraffic, openToolTraffic, type ToolTraffic, takeToolTraffic } from "./tool-traffic.ts";
 export {
@@ -253,9 +255,11 @@ export {
   type LogMessage,
   nothingVerified,
   type Problem,
+  problemsMax,
   type Recompute,
   type SignalAt,
   type VerifyState,
+  verifyEnd,
   verifyNext,
 } from "./verify.ts";
 export { wilsonLowerBound, wilsonUpperBound } from "./wilson.ts";

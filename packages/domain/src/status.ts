@@ -176,48 +176,62 @@ export function viewStatus(
   services: readonly { readonly name: string; readonly instances: number }[],
   nowMs: number,
 ): StatusView {
-  const upstreams = Object.entries(model.topology?.upstreams ?? {}).map(([name, upstream]) => {
-    const route = own(model.routes, name)?.state;
-    const held = route?.held ?? null;
-    const holds = held !== null && (held.untilMs === null || held.untilMs > nowMs);
-    return {
-      name,
-      critical: upstream.critical,
-      active: route?.active ?? initialActive(upstream),
-      epoch: route?.epoch ?? 0,
-      // A hold before the first move leaves the beginning open (0).
-      since: new Date(route?.sinceMs || model.configAtMs).toISOString(),
-      mode: upstream.mode,
-      held: holds
-        ? { by: held.by.id, reason: held.reason, until: held.untilMs === null ? null : new Date(held.untilMs).toISOString() }
-        : null,
-      endpoints: upstream.endpoints.map((endpoint) => {
-        const key = endpointKey(name, endpoint.name);
-        const health = model.health[key];
-        return {
-          name: endpoint.name,
-          tier: endpoint.tier,
-          health: health?.status ?? ("unknown" as const),
-          score: health?.score ?? 0,
-          breaker: model.breakers[key]?.status ?? ("closed" as const),
-          responseTime: health?.responseTime ?? null,
-          reason: health?.reason ?? null,
-        };
-      }),
-    };
-  });
-  return { upstreams, rollback: viewRollback(model), services: services.map(({ name, instances }) => ({ name, instances })) };
+  const { upstreams = {}, agents = {} } = model.topology ?? {};
+  return {
+    upstreams: Object.entries(upstreams).map(([name, upstream]) => viewUpstream(model, name, upstream, nowMs)),
+    rollback: {
+      system: implementationOf(model, "system/system"),
+      agents: Object.fromEntries(Object.keys(agents).map((agent) => [agent, implementationOf(model, `agent/${agent}`)])),
+      tools: Object.fromEntries(Object.values(upstreams).flatMap((upstream) => viewTools(model, upstream))),
+    },
+    services: services.map(({ name, instances }) => ({ name, instances })),
+  };
 }
 
-function viewRollback(model: ReadModel): StatusView["rollback"] {
-  const implementationOf = (key: string): Implementation => own(model.rollbacks, key)?.state.implementation ?? "mcp";
-  const tools = Object.values(model.topology?.upstreams ?? {}).flatMap((upstream) =>
-    Object.entries(upstream.tools)
-      .filter(([, tool]) => tool.legacy !== undefined)
-      .map(([tool]) => [tool, implementationOf(`tool/${tool}`)] as const),
-  );
-  const agents = Object.keys(model.topology?.agents ?? {}).map((agent) => [agent, implementationOf(`agent/${agent}`)] as const);
-  return { system: implementationOf("system/system"), agents: Object.fromEntries(agents), tools: Object.fromEntries(tools) };
+type Upstream = Topology["upstreams"][string];
+
+/** One upstream of {@link viewStatus}. */
+export function viewUpstream(model: ReadModel, name: string, upstream: Upstream, nowMs: number): StatusView["upstreams"][number] {
+  const route = own(model.routes, name)?.state;
+  const held = route?.held ?? null;
+  const holds = held !== null && (held.untilMs === null || held.untilMs > nowMs);
+  return {
+    name,
+    critical: upstream.critical,
+    active: route?.active ?? initialActive(upstream),
+    epoch: route?.epoch ?? 0,
+    // A hold before the first move leaves the beginning open (0).
+    since: new Date(route?.sinceMs || model.configAtMs).toISOString(),
+    mode: upstream.mode,
+    held: holds
+      ? { by: held.by.id, reason: held.reason, until: held.untilMs === null ? null : new Date(held.untilMs).toISOString() }
+      : null,
+    endpoints: upstream.endpoints.map((endpoint) => {
+      const key = endpointKey(name, endpoint.name);
+      const health = model.health[key];
+      return {
+        name: endpoint.name,
+        tier: endpoint.tier,
+        health: health?.status ?? ("unknown" as const),
+        score: health?.score ?? 0,
+        breaker: model.breakers[key]?.status ?? ("closed" as const),
+        responseTime: health?.responseTime ?? null,
+        reason: health?.reason ?? null,
+      };
+    }),
+  };
+}
+
+/** The tools of an upstream that have a legacy implementation, and which one serves each. */
+export function viewTools(model: ReadModel, upstream: Upstream): [tool: string, Implementation][] {
+  return Object.entries(upstream.tools)
+    .filter(([, tool]) => tool.legacy !== undefined)
+    .map(([tool]) => [tool, implementationOf(model, `tool/${tool}`)]);
+}
+
+/** What serves a scope of a rollback, by its key: `system/system`, `agent/<name>`, `tool/<name>`. */
+export function implementationOf(model: ReadModel, key: string): Implementation {
+  return own(model.rollbacks, key)?.state.implementation ?? "mcp";
 }
 
 /** Drops the oldest of what the configuration does not name, beyond {@link strays} (S4). Without a configuration nothing is known to be one. */

@@ -1,5 +1,4 @@
-import type { Bus } from "@mcp-failover/bus";
-import { statusView } from "@mcp-failover/contracts";
+import { type Bus, RefusedError, readFleetStatus } from "@mcp-failover/bus";
 import type { PlannedProcess } from "./plan.ts";
 import { askHttp } from "./probe-up.ts";
 import type { Supervised } from "./supervised.ts";
@@ -47,12 +46,9 @@ function reasonsIn(body: string): string {
 
 async function unhealthyUpstreams(bus: Bus): Promise<string[]> {
   try {
-    const reply = await bus.request("state.status", {}, { timeoutMs: 1000 });
-    if (!reply.ok) return [`state-store refuses state.status: ${reply.error.message}`];
-    const status = statusView.safeParse(reply.result);
-    if (!status.success) return ["state-store's state.status is not a status"];
-    if (status.data.upstreams.length === 0) return ["state-store knows no upstream yet"];
-    return status.data.upstreams.flatMap(({ name, active, endpoints }) => {
+    const { status } = await readFleetStatus(bus, { timeoutMs: 1000 });
+    if (status.upstreams.length === 0) return ["state-store knows no upstream yet"];
+    return status.upstreams.flatMap(({ name, active, endpoints }) => {
       const endpoint = endpoints.find((candidate) => candidate.name === active);
       if (endpoint?.health === "healthy") return [];
       return [
@@ -60,6 +56,7 @@ async function unhealthyUpstreams(bus: Bus): Promise<string[]> {
       ];
     });
   } catch (error) {
+    if (error instanceof RefusedError) return [`state-store refuses state.status: ${error.message}`];
     return [`the status is not to be had: ${error instanceof Error ? error.message : String(error)}`];
   }
 }

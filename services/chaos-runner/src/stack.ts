@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from "node:timers/promises";
-import { type Bus, BusError, RefusedError } from "@mcp-failover/bus";
-import { type ProcessInfo, processInfo, type RequestInput, type StatusView, statusView } from "@mcp-failover/contracts";
+import { type Bus, BusError, RefusedError, readFleetStatus } from "@mcp-failover/bus";
+import { type ProcessInfo, processInfo, type RequestInput, type StatusView } from "@mcp-failover/contracts";
 import { experimentPolicy } from "@mcp-failover/domain";
 import type { Kit } from "@mcp-failover/service-kit";
 import { z } from "zod";
@@ -9,16 +9,19 @@ import { z } from "zod";
 const askMs = 2000;
 
 /** A request whose refusal and silence both throw: {@link RefusedError} as the other said it, {@link BusError} where nobody answered. */
-async function ask<
-  S extends "state.status" | "launcher.processes" | "launcher.kill" | "launcher.start" | "fault.set" | "fault.clear" | "fault.list",
->(bus: Bus, subject: S, body: RequestInput<S>, timeoutMs: number = askMs): Promise<unknown> {
+async function ask<S extends "launcher.processes" | "launcher.kill" | "launcher.start" | "fault.set" | "fault.clear" | "fault.list">(
+  bus: Bus,
+  subject: S,
+  body: RequestInput<S>,
+  timeoutMs: number = askMs,
+): Promise<unknown> {
   const reply = await bus.request(subject, body, { timeoutMs });
   if (!reply.ok) throw new RefusedError(reply.error.code, reply.error.message, reply.error.retriable);
   return reply.result;
 }
 
-export async function askStatus(bus: Bus, timeoutMs?: number): Promise<StatusView> {
-  return statusView.parse(await ask(bus, "state.status", {}, timeoutMs));
+export async function askStatus(bus: Bus, timeoutMs: number = askMs): Promise<StatusView> {
+  return (await readFleetStatus(bus, { timeoutMs })).status;
 }
 
 export async function askProcesses(bus: Bus): Promise<readonly ProcessInfo[]> {
@@ -70,7 +73,6 @@ const retryMs = 300;
 export async function revertUntilGone(kit: Pick<Kit, "bus" | "log">, fault: Fault, stop: AbortSignal): Promise<boolean> {
   const { revertMsMax, revertMsMaxOnStop } = experimentPolicy;
   const startedMs = performance.now();
-  let asked = false;
   for (;;) {
     const unreachable = kit.bus.status.kind !== "connected";
     const leftMs =
@@ -79,12 +81,11 @@ export async function revertUntilGone(kit: Pick<Kit, "bus" | "log">, fault: Faul
     try {
       // On a cut connection every question would wait for its whole time-out.
       if (unreachable) throw new BusError("unreachable", "NATS is out of reach", { retriable: true });
-      if (!asked) await revert(kit.bus, fault);
-      asked = true;
+      // In every round: a fault whose injection was late may have begun after the revert before.
+      await revert(kit.bus, fault);
       if (await isGone(kit.bus, fault)) return true;
     } catch (error) {
       if (!isTransient(error)) throw error;
-      asked = false;
       kit.log.warn({ err: error, fault }, "the fault is not taken back yet");
     }
     await sleep(retryMs);

@@ -1,7 +1,17 @@
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { BusError, type Following, RefusedError, type Stored } from "@mcp-failover/bus";
-import { emptyReadModel, type FailoverRecord, foldReadModel, healthReport, type ReadModel, viewStatus } from "@mcp-failover/domain";
+import { type StatusPageRequest, type StatusView, statusLimits, type UpstreamConfig } from "@mcp-failover/contracts";
+import {
+  emptyReadModel,
+  type FailoverRecord,
+  foldReadModel,
+  healthReport,
+  pageStatus,
+  type ReadModel,
+  viewStatus,
+  viewUpstream,
+} from "@mcp-failover/domain";
 import type { Kit, Running } from "@mcp-failover/service-kit";
 import { type Backup, readBucketBackup, readDiskBackup, writeBucketBackup, writeDiskBackup } from "./backup.ts";
 import type { StateStoreConfig } from "./config.ts";
@@ -210,24 +220,33 @@ export async function startStateStore(kit: Kit<StateStoreConfig>): Promise<Runni
     if (caughtUp || (following === null && model.seq > 0)) return model;
     throw new RefusedError("not_ready", "the state-store is still reading the log, or cannot reach it: ask again in a second", true);
   };
-  const known = (upstream: string): void => {
-    const names = Object.keys(answerable().topology?.upstreams ?? {});
-    if (names.includes(upstream)) return;
+  const pageOf = (shown: ReadModel, page: StatusPageRequest): StatusView => {
+    const made = pageStatus(shown, services, kit.nowMs(), page);
+    if (made.kind === "page") return made.view;
+    const what = `of ${made.name} alone there are ${made.bytes} bytes, more than the ${statusLimits.upstreamBytesMax} that an answer takes`;
+    const message = `${what}: read the log, as \`mcpf status\` does, or go on with {"page":{"after":"${made.name}"}}`;
+    throw new RefusedError("upstream_too_large", message);
+  };
+  const known = (upstream: string): UpstreamConfig => {
+    const upstreams = answerable().topology?.upstreams ?? {};
+    const configured = Object.hasOwn(upstreams, upstream) ? upstreams[upstream] : undefined;
+    if (configured !== undefined) return configured;
+    const names = Object.keys(upstreams);
     const quoted = JSON.stringify(upstream.slice(0, 100));
     throw new RefusedError("unknown_upstream", `no upstream ${quoted} is configured; known: ${names.join(", ") || "none"}`);
   };
   return {
     handlers: {
-      "state.status": async () => {
+      "state.status": async ({ page }) => {
         answerable();
         if (services.length === 0) await listServices.now();
-        const view = viewStatus(answerable(), services, kit.nowMs());
+        const view = page === undefined ? viewStatus(answerable(), services, kit.nowMs()) : pageOf(answerable(), page);
         return caughtUp ? view : { ...view, backupUpToSeq: model.seq };
       },
       "state.health_report": async () => healthReport(answerable(), kit.nowMs()),
       "state.get": async ({ upstream }) => {
-        known(upstream);
-        return viewStatus(model, [], kit.nowMs()).upstreams.find(({ name }) => name === upstream);
+        const configured = known(upstream);
+        return viewUpstream(model, upstream, configured, kit.nowMs());
       },
       "state.history": async ({ upstream, limit }) => {
         known(upstream);

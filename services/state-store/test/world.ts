@@ -50,7 +50,10 @@ export class Log {
 
   configure(...upstreams: string[]): Promise<number> {
     const endpoints = ["primary", "secondary"].map((name, tier) => ({ name, tier, url: `http://127.0.0.1:${tier + 1}/` }));
-    const topology = { upstreams: Object.fromEntries(upstreams.map((name) => [name, { kind: "http", endpoints }])) };
+    return this.apply({ upstreams: Object.fromEntries(upstreams.map((name) => [name, { kind: "http", endpoints }])) });
+  }
+
+  apply(topology: object): Promise<number> {
     this.#version += 1;
     const version = this.#version;
     const environment = "development" as const;
@@ -170,6 +173,8 @@ export interface Store {
   readonly bus: Bus;
   readonly dataDir: string;
   ask(subject: "state.status" | "state.health_report" | "state.get" | "state.history", body?: object): Promise<Reply>;
+  /** From now on it answers on the bus, too. */
+  serve(): Promise<void>;
   readiness(): ReturnType<ReturnType<typeof testKit>["readiness"]>;
   stop(): Promise<void>;
 }
@@ -193,6 +198,10 @@ export async function startStore(options: { bus: Bus; redis: RedisOfStore; dataD
     async ask(subject, body = {}) {
       const handler = running.handlers?.[subject] as (body: object) => Promise<unknown>;
       return { ok: true, result: await handler(body) };
+    },
+    async serve() {
+      const handlers = running.handlers ?? {};
+      await bus.serve({ name: "state-store", instance, version: "0.1.0", description: "answers", handlers });
     },
     readiness: () => kit.readiness(),
     stop() {

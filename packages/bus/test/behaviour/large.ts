@@ -136,14 +136,14 @@ export function largeConfigurations(makeWorld: MakeWorld<WorldWithObjects>): voi
   );
 
   test(
-    "an answer that no message takes is refused with its size, and is not left out",
+    "an answer that no message takes is refused with its size and how to ask instead, and is not left out",
     inWorld(makeWorld, async (world) => {
       const [asker, server] = await Promise.all([world.connect("asker"), world.connect("server")]);
       const handlers = { "state.status": async () => large("status") };
       await server.serve({ name: "state-store", instance: "s-1", version: "0.1.0", description: "answers", handlers });
       const answer = await asker.request("state.status", {});
       assert.ok(
-        !answer.ok && answer.error.code === "reply_too_large" && /bytes/.test(answer.error.message),
+        !answer.ok && answer.error.code === "reply_too_large" && /\d bytes.*ask for it by page/.test(answer.error.message),
         JSON.stringify(answer).slice(0, 300),
       );
     }),

@@ -1,5 +1,5 @@
-import { BusError } from "@mcp-failover/bus";
-import { type StatusView, statusView } from "@mcp-failover/contracts";
+import { BusError, RefusedError, readFleetStatus } from "@mcp-failover/bus";
+import type { StatusView } from "@mcp-failover/contracts";
 import { viewStatus } from "@mcp-failover/domain";
 import type { Context } from "../context.ts";
 import type { ExitCode } from "../errors.ts";
@@ -15,21 +15,21 @@ export async function status(context: Context): Promise<ExitCode> {
   return sick || view.upstreams.length === 0 ? 3 : 0;
 }
 
-/** The state-store's answer; without one, the log itself, folded here. */
+/** The state-store's answer, of all its pages; without one, the log itself, folded here. */
 export async function readStatus(context: Context): Promise<StatusView> {
   const bus = await context.bus();
   try {
-    const reply = await bus.request("state.status", {}, { timeoutMs: 3000 });
-    if (reply.ok) {
-      const view = statusView.parse(reply.result);
-      if (view.backupUpToSeq !== undefined)
-        context.out.note(`the state-store cannot read the log: this is its backup, up to event #${view.backupUpToSeq}`);
-      return view;
-    }
-    context.out.note(`the state-store refused (${reply.error.message}); this is folded from the log`);
+    const { status: view, pages } = await readFleetStatus(bus, { timeoutMs: 3000 });
+    if (view.backupUpToSeq !== undefined)
+      context.out.note(`the state-store cannot read the log: this is its backup, up to event #${view.backupUpToSeq}`);
+    const seqs = pages.map(({ seq }) => seq);
+    if (new Set(seqs).size > 1)
+      context.out.note(`this is of ${pages.length} pages of different moments, from event #${Math.min(...seqs)} to #${Math.max(...seqs)}`);
+    return view;
   } catch (error) {
-    if (!(error instanceof BusError)) throw error;
-    context.out.note(`no state-store answers (${error.code}); this is folded from the log`);
+    if (error instanceof RefusedError) context.out.note(`the state-store refused (${error.message}); this is folded from the log`);
+    else if (error instanceof BusError) context.out.note(`no state-store answers (${error.code}); this is folded from the log`);
+    else throw error;
   }
   const { model } = await foldLog(bus);
   const counts = new Map<string, number>();
