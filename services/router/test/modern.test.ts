@@ -204,6 +204,40 @@ describe("a client of the modern era", () => {
     await ears.stop();
   });
 
+  const greet = async (params: object) => {
+    const _meta = {
+      "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+      "io.modelcontextprotocol/clientInfo": { name: "raw", version: "1" },
+      "io.modelcontextprotocol/clientCapabilities": { elicitation: {} },
+    };
+    const headers = { "mcp-protocol-version": "2026-07-28", "mcp-method": "tools/call", "mcp-name": "greet" };
+    const call = toolCall(1, "greet") as { params: object };
+    return (await post(router.mcpUrl, { ...call, params: { ...call.params, ...params, _meta } }, headers)).body;
+  };
+
+  test("R14: what goes on with a call is never served by legacy, rolled back or fallen back: what the user declined is not run", async () => {
+    let ran = 0;
+    control.legacy = async () => {
+      ran += 1;
+      return { content: [{ type: "text", text: "legacy ran it" }] };
+    };
+    const declined = { inputResponses: { who: { action: "decline" } } };
+    const asked = await greet({});
+    assert.equal(asked.result?.["resultType"], "input_required");
+    control.implementation = "legacy";
+    const refused = await greet({ requestState: asked.result?.["requestState"], ...declined });
+    assert.doesNotMatch(JSON.stringify(refused), /legacy ran it/);
+    // A server may ask without a state; the answers alone are no new call either.
+    assert.doesNotMatch(JSON.stringify(await greet(declined)), /legacy ran it/);
+    assert.equal(control.told.filter(({ tool }) => tool === "greet").length, 3, "a server of MCP was asked");
+    control.implementation = "mcp";
+    await Promise.all([a.kill(), b.kill()]);
+    assert.ok((await greet({ requestState: asked.result?.["requestState"], ...declined })).error);
+    assert.equal(ran, 0);
+    // What begins is served.
+    assert.equal(textOf((await greet({})).result), "legacy ran it");
+  });
+
   test("R14: what a call goes on with goes back to the endpoint of the pool that asked, as that one gave it", async () => {
     control.view = { ...control.view, mode: "pool" };
     const { begin } = control;
@@ -212,16 +246,6 @@ describe("a client of the modern era", () => {
       calls += 1;
       control.active = call.sessionEndpoint ?? (calls % 2 === 0 ? "a" : "b");
       return begin(call);
-    };
-    const greet = async (params: object) => {
-      const _meta = {
-        "io.modelcontextprotocol/protocolVersion": "2026-07-28",
-        "io.modelcontextprotocol/clientInfo": { name: "raw", version: "1" },
-        "io.modelcontextprotocol/clientCapabilities": { elicitation: {} },
-      };
-      const headers = { "mcp-protocol-version": "2026-07-28", "mcp-method": "tools/call", "mcp-name": "greet" };
-      const call = toolCall(1, "greet") as { params: object };
-      return (await post(router.mcpUrl, { ...call, params: { ...call.params, ...params, _meta } }, headers)).body;
     };
     for (const name of ["Ada", "Eve", 'one that says "mcpf."', "Bob"]) {
       const asked = await greet({});

@@ -7,6 +7,16 @@ export const sessionLostProblem: CallProblem = {
   retriable: false,
 };
 
+/**
+ * What goes on with a call that no server took is not to be begun anew by itself (R14): a new call may run where nobody asks again. One that was
+ * refused under the limits is, as it is.
+ */
+export function goesOnProblem(problem: CallProblem): CallProblem {
+  if (problem.code === "outcome_unknown" || problem.code === "overloaded") return problem;
+  const message = `the server that asked was lost, and what was answered is with nobody: what the call has done before is not known (${problem.message})`;
+  return { code: "outcome_unknown", message, retriable: false };
+}
+
 /** Why a call of this upstream is not sent again after a failure. */
 export function problemOf(upstream: string, rule: "outcome_unknown" | "deadline" | "budget", last: string): CallProblem {
   if (rule === "outcome_unknown") {

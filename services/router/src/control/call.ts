@@ -12,10 +12,10 @@ import {
 import { CallAttempt } from "./attempt.ts";
 import { CallEntry } from "./call-entry.ts";
 import { hedgeEndpoint } from "./call-hedge.ts";
-import { deadlineProblem, problemOf, sessionLostProblem } from "./call-problems.ts";
+import { deadlineProblem, goesOnProblem, problemOf, sessionLostProblem } from "./call-problems.ts";
 import type { CallWorld } from "./call-world.ts";
 import type { EndpointState } from "./endpoint-state.ts";
-import { LegacyError } from "./legacy.ts";
+import { LegacyError, type LegacyTool } from "./legacy.ts";
 import type { Attempt, AttemptResult, CallControl, CallDescription, CallProblem, EndpointView, LegacyResult } from "./port.ts";
 import type { UpstreamState } from "./upstream-state.ts";
 
@@ -67,7 +67,7 @@ export class Call implements CallControl {
     this.#call = call;
     this.#begunMs = begunMs;
     this.safety = upstream.safetyOf(call);
-    const legacy = upstream.tool(call.tool)?.legacy ?? null;
+    const legacy = this.#legacyTool;
     this.implementation = world.implementationOf(upstream, call, legacy !== null);
     const totalMs = legacy === null ? policy.router.callMs : Math.max(policy.router.callMs, policy.router.fallbackMs);
     const clientMs = Math.max(0, call.deadlineMs - call.startedAtMs);
@@ -119,11 +119,17 @@ export class Call implements CallControl {
   }
 
   problem(): CallProblem {
-    return this.#problem ?? { code: "no_endpoint", message: `no attempt at ${this.#upstream.name} was made`, retriable: true };
+    const problem = this.#problem ?? { code: "no_endpoint", message: `no attempt at ${this.#upstream.name} was made`, retriable: true };
+    return this.#call.mcpOnly === "goes_on" ? goesOnProblem(problem) : problem;
+  }
+
+  /** What could serve it instead of MCP. */
+  get #legacyTool(): LegacyTool | null {
+    return (this.#call.mcpOnly ?? null) === null ? (this.#upstream.tool(this.#call.tool)?.legacy ?? null) : null;
   }
 
   get legacy(): CallControl["legacy"] {
-    const tool = this.#upstream.tool(this.#call.tool)?.legacy ?? null;
+    const tool = this.#legacyTool;
     if (tool === null || this.#legacyUsed || this.#ended || this.#open !== null) return null;
     if (this.implementation === "mcp" && !this.#mayFallBack()) return null;
     return (args, signal, operationId) => this.#callLegacy(args, signal, operationId);
@@ -142,7 +148,8 @@ export class Call implements CallControl {
   /** So that the operation id that the client got is found in the log. */
   #noteUnknown(): void {
     const { operationId, method, tool, agent } = this.#call;
-    if (operationId === undefined || this.#problem?.code !== "outcome_unknown" || this.safety === "read_only") return;
+    if (operationId === undefined || this.#problem === null || this.safety === "read_only") return;
+    if (this.problem().code !== "outcome_unknown") return;
     const endpoint = this.#legacyUsed ? null : (this.#tried.at(-1) ?? null);
     const place = { operationId, upstream: this.#upstream.name, endpoint, method, tool, agent };
     this.#world.report.unknown({ ...place, code: this.#lastCode, atMs: this.#world.nowMs() });
@@ -417,7 +424,7 @@ export class Call implements CallControl {
   }
 
   async #callLegacy(args: unknown, signal: AbortSignal, operationId: string): Promise<LegacyResult> {
-    const tool = this.#upstream.tool(this.#call.tool)?.legacy ?? null;
+    const tool = this.#legacyTool;
     if (tool === null || this.#legacyUsed) throw new LegacyError("the legacy API was called already", { executed: "unknown" });
     this.#legacyUsed = true;
     const begunMs = this.#world.monotonicMs();

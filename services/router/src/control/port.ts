@@ -88,6 +88,11 @@ export interface CallDescription {
   readonly agent: string | null;
   /** The endpoint that holds the session now. */
   readonly sessionEndpoint: string | null;
+  /**
+   * Why MCP alone can serve it, whatever is rolled back: it `goes_on` with a call whose server has asked the client something (a legacy API would not
+   * look at what was answered, R14), or it begins a `task`. Absent: a legacy implementation may serve it.
+   */
+  readonly mcpOnly?: "goes_on" | "task" | null;
   /** Epoch milliseconds from the client, or Infinity. */
   readonly deadlineMs: number;
   readonly startedAtMs: number;

@@ -89,6 +89,7 @@ function serveCallAt(
     method: envelope.method,
     tool: envelope.tool,
     agent: inbound.principal.agent ?? agentOf(request.headers["mcpf-agent"], envelope, session),
+    mcpOnly: mcpOnlyOf(envelope),
     sessionEndpoint: listing ?? runsOn ?? (view.sessions === "sticky" ? null : issuer) ?? session?.home ?? null,
     deadlineMs: clientDeadlineMs(request.headers, inbound.startedAtMs),
     startedAtMs: inbound.startedAtMs,
@@ -223,7 +224,7 @@ class CallRun {
    */
   get #mayHedge(): boolean {
     const { relay, envelope } = this.#parts;
-    return relay === null && !this.#isPinned && onlyThere.every((name) => envelope.params[name] === undefined);
+    return relay === null && !this.#isPinned && mcpOnlyOf(envelope) === null;
   }
 
   async #runHedged(first: Attempt, startedAtMs: number): Promise<{ attempt: Attempt; ran: Tried }> {
@@ -336,7 +337,11 @@ class CallRun {
   }
 }
 
-const onlyThere = ["task", "requestState", "inputResponses"];
+/** What only a server of MCP can serve: what goes on with a call that it has begun (R14), and a call that begins a task. */
+function mcpOnlyOf({ params }: Extract<Envelope, { kind: "request" }>): "goes_on" | "task" | null {
+  if (params["requestState"] !== undefined || params["inputResponses"] !== undefined) return "goes_on";
+  return params["task"] === undefined ? null : "task";
+}
 
 function agentOf(
   header: string | string[] | undefined,

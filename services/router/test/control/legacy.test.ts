@@ -215,3 +215,19 @@ test("an endpoint whose secret is missing gets nothing, and the error names the 
   assert.equal(await call.next(), null);
   assert.match(call.problem().message, /PRIMARY_KEY/);
 });
+
+test("R14: what goes on with a call, or begins a task, is of MCP alone: rolled back, by a ramp or as a fallback, legacy gets nothing of it", async (t) => {
+  const fixture = await withLegacy(t, "http://127.0.0.1:9");
+  await fixture.rollback("tool", "ship_order", 0, 1);
+  for (const mcpOnly of ["goes_on", "task"] as const) {
+    const call = fixture.control.begin(describe(fixture, { tool: "ship_order", mcpOnly }));
+    assert.deepEqual([call.implementation, call.legacy], ["mcp", null]);
+    assert.ok((await play(call, () => refused)).length > 0);
+    assert.equal(call.legacy, null, "nothing ran, and nothing runs in its place");
+    const { code, retriable } = call.problem();
+    // Who is told to try again begins a new call, and that one legacy serves without asking anybody.
+    assert.deepEqual([code, retriable], mcpOnly === "goes_on" ? ["outcome_unknown", false] : ["no_endpoint", true]);
+    call.end("error");
+  }
+  assert.equal(fixture.control.begin(describe(fixture, { tool: "ship_order" })).implementation, "legacy");
+});

@@ -82,6 +82,7 @@ export function fakeControl(
     },
     begin(call) {
       control.calls.push(call);
+      const mayBeLegacy = call.tool !== null && (call.mcpOnly ?? null) === null;
       const safe = control.readOnly.has(call.tool ?? call.method);
       const order = [...views].sort((a, b) => Number(b.name === control.active) - Number(a.name === control.active));
       const deadlineMs = Math.min(call.deadlineMs, call.startedAtMs + control.view.callMs);
@@ -90,7 +91,7 @@ export function fakeControl(
       return {
         deadlineMs,
         fallbackDeadlineMs: deadlineMs,
-        implementation: call.tool === null ? "mcp" : control.implementation,
+        implementation: mayBeLegacy ? control.implementation : "mcp",
         safety: safe ? "read_only" : "unsafe",
         stale: false,
         next() {
@@ -118,7 +119,7 @@ export function fakeControl(
             ? { code: "outcome_unknown", message: "the call may have run", retriable: false }
             : { code: "no_endpoint", message: "no endpoint can be reached", retriable: true },
         get legacy() {
-          return call.tool !== null && !(unknown && !safe) ? control.legacy : null;
+          return mayBeLegacy && !(unknown && !safe) ? control.legacy : null;
         },
         end: (outcome) => control.ended.push(outcome),
       };
