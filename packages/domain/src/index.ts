@@ -255,11 +255,9 @@ export {
   type LogMessage,
   nothingVerified,
   type Problem,
-  problemsMax,
   type Recompute,
   type SignalAt,
   type VerifyState,
-  verifyEnd,
   verifyNext,
 } from "./verify.ts";
 export { wilsonLowerBound, wilsonUpperBound } from "./wilson.ts";
