@@ -28,8 +28,11 @@ export const incidentChanged = z.looseObject({
   acknowledgedBy: actor.nullable(),
   /** Nowhere to go, and that is in force. */
   deadEnd: z.boolean().optional(),
-  /** The last outage of what agents use: its first cause, when it was last heard of, and when it is to be told. */
-  outage: z.looseObject({ seq: z.number().int().positive(), atMs, dueAtMs: atMs }).nullable().optional(),
+  /**
+   * The last outage of what agents use, or the last news of a rollback: its first cause, when it was last heard of, and when it is to be
+   * told. `severity`: where it is not that of the incident.
+   */
+  outage: z.looseObject({ seq: z.number().int().positive(), atMs, dueAtMs: atMs, severity: severity.optional() }).nullable().optional(),
   /** All that is wrong so far is planned work: nobody is told before it ends. */
   maintenance: z.looseObject({ name: z.string(), untilMs: atMs }).nullable().optional(),
   /** The last notification that was decided, and each channel's last message in OUTBOX: what comes later waits until it is delivered. */
@@ -51,6 +54,8 @@ export const incidentChanged = z.looseObject({
       name: z.string(),
       kind: z.enum(["opened", "escalated", "resolved"]),
       channels: z.array(z.string()).max(channelsMax),
+      /** Of the messages; that of the incident where there is none. */
+      severity: severity.optional(),
       sinceMs: atMs,
     })
     .nullable()

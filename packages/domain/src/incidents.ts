@@ -29,6 +29,8 @@ import { initialActive, own, type Placed, type ReadModel } from "./status.ts";
  *     at all when all is well by then. It makes no page of what was told before. A maintenance that is made longer or shorter counts as it is.
  * I8  Every outage is told, also while the incident stays open because a standby never became well: what agents feel is another
  *     outage when nothing of the kind was heard for `outageMs`. One that is over before it was due is told nobody.
+ * I9  Of a rollback all is told once, whatever the time: one that a rule forbids (no event says when that is over, so it is at once), a
+ *     ramp that is rolled back again, and one that stands for `againMs`. Who hears of it is by its own severity: a ramp that stands wakes nobody.
  */
 
 export type Incident = IncidentChanged;
@@ -97,6 +99,8 @@ interface Finding {
   /** Over as it happens: told once, and nothing has to heal. */
   readonly passing?: true;
   readonly deadEnd?: true;
+  /** Told whatever was told before (I9). */
+  readonly anew?: true;
   readonly maintenance?: Maintenance;
 }
 
@@ -110,7 +114,10 @@ export function incidentKeyOf(event: Event): string | null {
     case "failover.rejected":
       return `upstream/${event.data.service}`;
     case "rollback.executed":
+    case "rollback.advanced":
+    case "rollback.paused":
     case "rollback.recovered":
+    case "rollback.rejected":
       return `rollback/${event.data.scope}/${event.data.name}`;
     default:
       return null;
@@ -177,7 +184,8 @@ export function tellIncident(
   if ((incident.telling ?? null) !== null) return null;
   const kind = dueKind(incident, nowMs);
   if (kind === null) return null;
-  const { told, severity, notified } = incident;
+  const { told, notified } = incident;
+  const severity = severityOf(incident, kind);
   const able = channels.slice(0, channelsMax);
   const fitting = able.filter((channel) => channel.severities.includes(severity)).map(({ name }) => name);
   const before = (told?.channels ?? []).filter((name) => able.some((channel) => channel.name === name));
@@ -191,14 +199,14 @@ export function tellIncident(
     notified: [...notified, ...said],
     changedAtMs: nowMs,
     told: {
-      severity,
+      severity: incident.severity,
       deadEnd: incident.deadEnd === true,
       atMs: nowMs,
       seq: incident.causes.at(-1)?.seq ?? 0,
       channels: reached,
       outbox: Object.fromEntries(Object.entries(told?.outbox ?? {}).filter(([name]) => reached.includes(name))),
     },
-    telling: to.length === 0 ? null : { name: again === 0 ? kind : `${kind}-${again + 1}`, kind, channels: to, sinceMs: nowMs },
+    telling: to.length === 0 ? null : { name: again === 0 ? kind : `${kind}-${again + 1}`, kind, channels: to, severity, sinceMs: nowMs },
   };
 }
 
@@ -229,8 +237,13 @@ function dueKind(incident: Incident, nowMs: number): NotificationKind | null {
   return incident.deadEnd === true && !told.deadEnd && nowMs >= told.atMs + againMs ? "escalated" : null;
 }
 
+/** What became a page is told as one; other news may be less than the incident (I9). */
+function severityOf({ severity, told, outage }: Incident, kind: NotificationKind): Severity {
+  return kind === "escalated" && told?.severity === severity ? (outage?.severity ?? severity) : severity;
+}
+
 function openIncident(key: string, placed: Placed, finding: Finding, context: IncidentContext): Incident {
-  const over = finding.passing === true && isWell(context);
+  const over = finding.passing === true && (isWell(context) || !key.startsWith("upstream/"));
   return {
     id: `${key.replaceAll("/", "-")}-${placed.seq}`,
     dedupKey: key,
@@ -280,12 +293,20 @@ function followMaintenance(incident: Incident, upstream: string, { windows, heal
 /** The outage after a finding (I8), of which the first cause and the earliest message count. */
 function outageAfter(open: Incident | null, { seq, timeMs }: Placed, finding: Finding | null): NonNullable<Incident["outage"]> | null {
   const known = open?.outage ?? null;
+  if (finding?.anew === true) return newsAfter(open, { seq, atMs: timeMs, dueAtMs: timeMs + finding.waitMs, severity: finding.severity });
   // Agents feel neither a sick standby, nor what an operator moves, nor what maintenance explains.
   if (finding === null || finding.waitMs > pageWaitMs || finding.passing === true || finding.maintenance !== undefined) return known;
   const dueAtMs = timeMs + finding.waitMs;
   const sameDeadEnd = finding.deadEnd === true && open?.deadEnd === true;
   if (known === null || (timeMs - known.atMs >= outageMs && !sameDeadEnd)) return { seq, atMs: timeMs, dueAtMs };
   return { ...known, atMs: timeMs, dueAtMs: Math.min(known.dueAtMs, dueAtMs) };
+}
+
+/** The news of a rollback (I9), with what was to be told before it and was not yet. */
+function newsAfter(open: Incident | null, news: NonNullable<Incident["outage"]>): NonNullable<Incident["outage"]> {
+  if (open?.outage == null || !isUntold(open)) return news;
+  const { dueAtMs, severity = "page" } = open.outage;
+  return { ...news, dueAtMs: Math.min(dueAtMs, news.dueAtMs), ...(severity === "page" ? { severity } : {}) };
 }
 
 /** Whether people were told of the incident, but not of its last outage. */
@@ -297,10 +318,11 @@ function isUntold({ told, outage }: Incident): boolean {
 function easeIncident(open: Incident, placed: Placed, context: IncidentContext): Incident | null {
   const { active, failing, broken, health } = context;
   const leads = open.deadEnd === true && !failing;
-  const isServed = !failing && own(health, active) === "healthy" && !broken.includes(active);
-  const isOver = isServed && isUntold(open) && placed.timeMs < (open.outage?.dueAtMs ?? 0);
+  const goesOn = placed.event.type === "rollback.advanced";
+  const isServed = open.upstream !== null && !failing && own(health, active) === "healthy" && !broken.includes(active);
+  const isOver = (isServed || goesOn) && isUntold(open) && placed.timeMs < (open.outage?.dueAtMs ?? 0);
   if (!leads && !isOver) return null;
-  const text = leads ? "there is an endpoint to go to again" : `${active} is healthy again`;
+  const text = leads ? "there is an endpoint to go to again" : goesOn ? "the recovery goes on" : `${active} is healthy again`;
   return {
     ...open,
     deadEnd: open.deadEnd === true && !leads,
@@ -383,6 +405,24 @@ function findingOf(event: Event, context: IncidentContext): Finding | null {
         title: `the ${scope} ${name} was rolled back to its legacy implementation`,
         text: `by ${by.id}: ${reason}`,
         waitMs: 0,
+        anew: true,
+      };
+    }
+    case "rollback.paused": {
+      const { scope, name, reason } = event.data;
+      // Where calls are few it waits for them at each step, and goes on.
+      return { severity: "notify", title: `the recovery of the ${scope} ${name} has stopped`, text: reason, waitMs: againMs, anew: true };
+    }
+    case "rollback.rejected": {
+      const { scope, name, rule, reason, automatic } = event.data;
+      if (!automatic) return null;
+      return {
+        severity,
+        title: `the ${scope} ${name} needs a rollback that a rule forbids (${rule})`,
+        text: `${rule}: ${reason}`,
+        waitMs: 0,
+        passing: true,
+        anew: true,
       };
     }
     default:

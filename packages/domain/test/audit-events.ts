@@ -200,7 +200,7 @@ export const rollbackDecided = (seq: number, name: string, implementation: "mcp"
 
 export const rollbackNotice = (
   seq: number,
-  type: "rollback.executed" | "rollback.recovered",
+  type: "rollback.executed" | "rollback.advanced" | "rollback.paused" | "rollback.recovered",
   name: string,
   by: typeof operator | typeof service = service,
 ): Placed =>
@@ -209,12 +209,26 @@ export const rollbackNotice = (
     name,
     epoch: seq,
     decisionId: "d",
-    implementation: type === "rollback.executed" ? "legacy" : "mcp",
+    implementation: type === "rollback.recovered" ? "mcp" : "legacy",
     timestamp: iso(seq),
     reason: "too many errors",
     by,
     appliedBy: [],
     notAppliedBy: [],
+  });
+
+export const rollbackRejected = (seq: number, name: string, more: { by?: typeof operator; epoch?: number } = {}): Placed =>
+  placed(seq, "rollback.rejected", ["tool", name], {
+    scope: "tool",
+    name,
+    timestamp: iso(seq),
+    epoch: more.epoch ?? 0,
+    rule: "legacy_no_better",
+    reason: "80 of 80 MCP calls failed; but legacy is no better",
+    automatic: more.by === undefined,
+    by: more.by ?? service,
+    commandId: null,
+    certificate,
   });
 
 /** A topology of upstreams with endpoints by name; the first has tier 0, the second tier 1. */

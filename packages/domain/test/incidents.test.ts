@@ -32,6 +32,7 @@ import {
   operator,
   rejected,
   rollbackNotice,
+  rollbackRejected,
   startMs,
   topologyOf,
 } from "./audit-events.ts";
@@ -126,8 +127,9 @@ const anyStep = fc.oneof(
   fc.boolean().map((is) => ({ event: (seq: number) => failing(seq, "shop", is) })),
   fc.constant({ event: (seq: number) => rejected(seq, "shop", "cooldown") }),
   fc
-    .constantFrom("rollback.executed" as const, "rollback.recovered" as const)
+    .constantFrom("rollback.executed" as const, "rollback.advanced" as const, "rollback.paused" as const, "rollback.recovered" as const)
     .map((type) => ({ event: (seq: number) => rollbackNotice(seq, type, "stock") })),
+  fc.constant({ event: (seq: number) => rollbackRejected(seq, "stock") }),
   fc.constantFrom("a", "b").map((version) => ({
     event: (seq: number) => configApplied(seq, seq, topologyOf(version === "a" ? { docs: ["only"] } : { shop: ["primary", "secondary"] })),
   })),
@@ -187,7 +189,8 @@ test("I3: opened is told once and first, resolved once and last and to all who w
         // An outage is told once, and once more where it becomes a dead end that lasts; each begins `outageMs` after the one before it.
         const { openedAtMs } = told[0]!.incident;
         const outagesMax = 1 + Math.floor((told.at(-1)!.atMs - openedAtMs) / outageMs);
-        assert.ok(kinds.filter((kind) => kind === "escalated").length <= 2 * outagesMax);
+        const { upstream, causes } = told.at(-1)!.incident;
+        assert.ok(kinds.filter((kind) => kind === "escalated").length <= (upstream === null ? causes.length - 1 : 2 * outagesMax));
         const resolved = told.filter(({ kind }) => kind === "resolved").map(({ channel }) => channel);
         if (resolved.length === 0) continue;
         assert.equal(kinds.at(-1), "resolved");
@@ -403,6 +406,64 @@ test("an upstream that is not critical never pages, and a rollback by the system
   );
   const byHand = new Desk().takes((seq) => rollbackNotice(seq, "rollback.executed", "stock", operator));
   assert.equal(byHand.told[0]?.incident.severity, "notify");
+});
+
+const step = (type: "executed" | "advanced" | "paused" | "recovered", by?: typeof operator) => (seq: number) =>
+  rollbackNotice(seq, `rollback.${type}`, "stock", by);
+const gone = "the tool stock was rolled back to its legacy implementation";
+const stopped = "the recovery of the tool stock has stopped";
+
+test("I9: a rollback that a rule forbids, a ramp that stops and a ramp that is rolled back are each told once", () => {
+  const desk = new Desk().takes((seq) => rollbackRejected(seq, "stock")).waits(3_600_000);
+  assert.deepEqual(desk.messages, ["opened the tool stock needs a rollback that a rule forbids (legacy_no_better)"]);
+  assert.deepEqual(
+    desk.told.map(({ channel, incident }) => [channel, incident.severity, incident.status]),
+    [
+      ["pager", "page", "resolved"],
+      ["all", "page", "resolved"],
+    ],
+    "nothing will say that it became well",
+  );
+  desk.takes(step("executed")).waits(5000).takes(step("advanced", operator)).waits(30_000);
+  const before = desk.told.length;
+  desk.takes(step("paused")).waits(3_600_000);
+  assert.deepEqual(
+    desk.told.slice(before).map(({ kind, channel, incident }) => `${kind} ${channel} ${incident.telling?.severity} ${incident.title}`),
+    [`escalated mail notify ${stopped}`, `escalated all notify ${stopped}`],
+    "a ramp that waits wakes nobody",
+  );
+  desk.takes(step("advanced", operator)).waits(30_000).takes(step("executed")).waits(3_600_000);
+  assert.deepEqual(desk.messages.slice(1), [`opened ${gone}`, `escalated ${stopped}`, `escalated ${gone}`]);
+  assert.equal(desk.told.filter(({ channel }) => channel === "pager").at(-1)?.incident.telling?.severity, "page");
+  desk.takes((seq) => rollbackRejected(seq, "stock")).waits(1000);
+  desk.takes(step("recovered")).waits(1000);
+  assert.deepEqual(
+    desk.messages.slice(4).map((message) => message.split(" ")[0]),
+    ["escalated", "resolved"],
+  );
+});
+
+test("I9: a ramp that is rolled back within minutes is told, and pages although its pause did not", () => {
+  const desk = new Desk().takes(step("executed")).waits(5000).takes(step("advanced", operator)).waits(10_000);
+  desk.takes(step("paused")).waits(10_000).takes(step("executed")).waits(1000);
+  assert.deepEqual(desk.messages, [`opened ${gone}`, `escalated ${gone}`]);
+  assert.equal(desk.told.filter(({ channel }) => channel === "pager").length, 2);
+});
+
+test("I9: a ramp that goes on within the minute has told nobody that it stopped, and what an operator is refused is nothing to tell", () => {
+  const desk = new Desk().takes(step("executed")).waits(5000).takes(step("advanced", operator)).waits(30_000);
+  desk
+    .takes(step("paused"))
+    .waits(againMs - 250)
+    .takes((seq) => rollbackRejected(seq, "stock", { by: operator }))
+    .takes(step("advanced"))
+    .waits(3_600_000);
+  assert.deepEqual(desk.messages, [`opened ${gone}`]);
+  const refused = new Desk().takes((seq) => rollbackRejected(seq, "stock", { by: operator }));
+  assert.deepEqual([refused.messages, refused.last.size], [[], 0]);
+  const paused = new Desk().takes(step("executed")).waits(5000).takes(step("paused")).waits(30_000);
+  paused.takes((seq) => rollbackRejected(seq, "stock", { by: operator })).waits(30_000);
+  assert.deepEqual(paused.messages, [`opened ${gone}`, `escalated ${stopped}`], "a command that was refused has not moved it");
 });
 
 test("a failover that is needed and that a rule or a hold forbids is told in the very step, to the pager where the upstream is critical", () => {

@@ -296,7 +296,7 @@ function notificationOf(
     channel,
     incidentId: incident.id,
     kind: telling.kind,
-    severity: incident.severity,
+    severity: telling.severity ?? incident.severity,
     title:
       telling.kind === "resolved"
         ? `Resolved: ${incident.title}`

@@ -305,6 +305,22 @@ describe("notifier", { concurrency: 8 }, () => {
     assert.equal(one.received.length, 1);
   });
 
+  test("a recovery that is rolled back again is told at once, while its rollback is minutes old", async (t) => {
+    const one = await world(t);
+    await one.start(t);
+    await one.rollback("executed", "stock");
+    await taken(one, 1);
+    await one.rollback("advanced", "stock");
+    await one.rollback("executed", "stock");
+    const gone = "the tool stock was rolled back to its legacy implementation";
+    assert.deepEqual(await taken(one, 2), [`opened ${gone}`, `escalated ${gone}`]);
+    await sleep(600);
+    assert.deepEqual(
+      one.received.map(({ severity }) => severity),
+      ["page", "page"],
+    );
+  });
+
   test("a page goes to channels for pages, a notification to those for notifications, and the log can be a channel", async (t) => {
     const one = await new World().open(t);
     await one.configure([

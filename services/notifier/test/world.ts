@@ -175,7 +175,11 @@ export class World {
   }
 
   rolledBack(tool: string): Promise<number> {
-    return this.say("rollback.executed", ["tool", tool], {
+    return this.rollback("executed", tool);
+  }
+
+  rollback(step: "executed" | "advanced" | "paused", tool: string): Promise<number> {
+    return this.say(`rollback.${step}`, ["tool", tool], {
       scope: "tool",
       name: tool,
       epoch: 1,
