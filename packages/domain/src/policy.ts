@@ -164,7 +164,9 @@ export interface RollbackPolicy {
   readonly responseMsMax: number;
   readonly minimumCalls: number;
   readonly windowMs: number;
-  readonly evaluations: number;
+  /** Design: 3 of 5 samples, which share the window; the newest is one of the three. */
+  readonly samples: number;
+  readonly samplesOver: number;
   /** reference `rollback.fallback_timeout`: 30 s bound a switch. */
   readonly switchMs: number;
   readonly rampPercent: readonly number[];
@@ -334,7 +336,8 @@ export const defaultPolicy: Policy = {
     responseMsMax: 5 * secondMs,
     minimumCalls: 20,
     windowMs: 30 * secondMs,
-    evaluations: 3,
+    samples: 5,
+    samplesOver: 3,
     switchMs: 30 * secondMs,
     rampPercent: [1, 5, 25, 50, 100],
     rampStepMs: 30 * secondMs,

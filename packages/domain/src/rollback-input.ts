@@ -1,21 +1,27 @@
-import { type Event, type RollbackScope, type RollbackState, type Topology, topology } from "@mcp-failover/contracts";
+import { type Event, type Implementation, type RollbackScope, type RollbackState, type Topology, topology } from "@mcp-failover/contracts";
 import { defaultPolicy, policyFor } from "./policy.ts";
 import { initialRollbackState, type RollbackInput } from "./rollback.ts";
-import { countCalls, lastBadMs, type ToolTraffic } from "./tool-traffic.ts";
+import { type CallCounts, countCalls, lastBadMs, type ToolTraffic } from "./tool-traffic.ts";
 
 /** What a rollback decision reads of AUDIT, folded. Each subject's last event is all that is kept. */
 export interface RollbackAudit {
   readonly config: { readonly environment: "development" | "production"; readonly topology: Topology } | null;
   /** By `scope/name`. */
   readonly states: ReadonlyMap<string, RollbackState>;
+  /** When the endpoint that serves was made so, by upstream; nothing before the first decision on its route. */
+  readonly movedMs: ReadonlyMap<string, number>;
 }
-export const noRollbackAudit: RollbackAudit = { config: null, states: new Map() };
+export const noRollbackAudit: RollbackAudit = { config: null, states: new Map(), movedMs: new Map() };
 
 /** Takes in one event of AUDIT; events that no rollback decision reads change nothing. */
 export function foldRollbackAudit(audit: RollbackAudit, event: Event): RollbackAudit {
   if (event.type === "config.applied") {
     const parsed = topology.safeParse(event.data.topology);
     return parsed.success ? { ...audit, config: { environment: event.data.environment, topology: parsed.data } } : audit;
+  }
+  if (event.type === "failover.decided") {
+    const { service, state } = event.data;
+    return audit.movedMs.get(service) === state.sinceMs ? audit : { ...audit, movedMs: new Map(audit.movedMs).set(service, state.sinceMs) };
   }
   if (event.type !== "rollback.decided") return audit;
   return { ...audit, states: new Map(audit.states).set(`${event.data.scope}/${event.data.name}`, event.data.state) };
@@ -80,17 +86,20 @@ export function rollbackInput(audit: RollbackAudit, traffic: ToolTraffic, of: Sc
   const policy = policyFor(config, owner ?? (Object.keys(config.upstreams)[0] as string), environment).rollback;
   const state = audit.states.get(`${scope}/${name}`) ?? initialRollbackState;
   const key = scope === "tool" ? `tool/${owner}/${name}` : `${scope}/${name}`;
-  const between = (fromMs: number, toMs: number) => {
-    const window = { fromMs: Math.max(fromMs, evidenceFromMs, state.sinceMs), toMs, slowMs: policy.responseMsMax };
-    return { mcp: countCalls(traffic, key, "mcp", window), legacy: countCalls(traffic, key, "legacy", window) };
-  };
+  // R9. Agents and the system call several upstreams, whose calls are not told apart: the samples alone keep one's outage from them.
+  const movedMs = owner === null ? 0 : (audit.movedMs.get(owner) ?? 0);
+  const knownFromMs = Math.max(evidenceFromMs, state.sinceMs, movedMs);
+  const count = (implementation: Implementation, fromMs: number, toMs: number): CallCounts =>
+    countCalls(traffic, key, implementation, { fromMs: Math.max(fromMs, knownFromMs), toMs, slowMs: policy.responseMsMax });
+  const between = (fromMs: number, toMs: number) => ({ mcp: count("mcp", fromMs, toMs), legacy: count("legacy", fromMs, toMs) });
   const endMs = (Math.floor(nowMs / secondMs) + 1) * secondMs;
-  const evaluations = Array.from({ length: policy.evaluations }, (_, index) => {
-    const toMs = endMs - index * secondMs;
-    return between(toMs - policy.windowMs, toMs);
-  });
+  const sampleMs = policy.windowMs / policy.samples;
+  const samples = Array.from({ length: policy.samples }, (_, index) =>
+    count("mcp", endMs - (index + 1) * sampleMs, endMs - index * sampleMs),
+  );
+  const evaluations = [between(endMs - policy.windowMs, endMs)];
   const step = between(Math.max(state.ramp?.stepSinceMs ?? 0, nowMs - stepBackMs), endMs);
-  return { scope, name, policy, hasLegacy: hasLegacy(config, of), state, evaluations, step, command, clock, nowMs };
+  return { scope, name, policy, hasLegacy: hasLegacy(config, of), state, evaluations, samples, step, command, clock, nowMs };
 }
 
 /**
@@ -107,9 +116,8 @@ export function isQuietScope(audit: RollbackAudit, traffic: ToolTraffic, { scope
   const badMs = lastBadMs(traffic, key, config.rollback.rollback_thresholds.response_time * secondMs);
   return badMs !== null && badMs < nowMs - quietAfterMs;
 }
-const { windowMs: judgedMs, evaluations: judgedTimes } = defaultPolicy.rollback;
-/** The oldest second that the oldest evaluation counts, and one more. */
-const quietAfterMs = judgedMs + (judgedTimes + 1) * secondMs;
+/** The oldest second of the window, and one more. */
+const quietAfterMs = defaultPolicy.rollback.windowMs + 2 * secondMs;
 
 const ownersOf = new WeakMap<Topology, Map<string, string>>();
 

@@ -7,14 +7,18 @@ import { wilsonLowerBound, wilsonUpperBound } from "./wilson.ts";
  * Which implementation serves a tool, an agent or the system: `mcp`, or the `legacy` one that was there before it.
  *
  * R1  A decision raises the epoch by one; nothing else changes the state.
- * R2  By itself only a tool is rolled back, and only when over `errorRate` of its MCP calls fail (or over 5 % take longer than
- *     `responseMsMax`) with 95 % confidence, at `minimumCalls` calls or more, on each of `evaluations` evaluations in a row.
+ * R2  By itself only a tool is rolled back, and only when over `errorRate` of its MCP calls in the window fail (or over 5 % take longer than
+ *     `responseMsMax`) with 95 % confidence, at `minimumCalls` calls or more, and that many do in `samplesOver` of the window's `samples`, the
+ *     newest among them (design, "3 of 5 samples"). Samples share no call, so that one outage is not found ill three times, and what ended
+ *     is not condemned. In a ramp, agents and the system too.
  * R3  No data pauses, never condemns.
  * R4  Nothing is rolled back to a legacy implementation that does not exist, or by itself to one that is no better.
  * R5  A recovery goes through `rampPercent`, `rampStepMs` a step; each step needs MCP to be no worse than legacy since the step began.
  *     Where R2 would roll a ramp back and rollbacks are switched off, it is paused instead, at once.
  * R6  An operator decides for any scope, and at once; what refuses them names the rule, and `force` overrides the judgement of data only.
  * R7  Equal inputs give equal decisions; the input is not altered.
+ * R9  Evidence on a tool begins with the newest move of its upstream: how calls ended elsewhere says nothing of the endpoint that serves
+ *     now, and what a failover has healed needs no rollback.
  *
  * Widening (tool to agent to system) and the memory threshold are not decided here: no signal carries memory, and no reference says
  * which parent a rolled-back tool belongs to when agents share it.
@@ -22,12 +26,15 @@ import { wilsonLowerBound, wilsonUpperBound } from "./wilson.ts";
 export type RollbackInput = {
   scope: RollbackScope;
   name: string;
-  policy: RollbackPolicy;
+  /** `evaluations`: in logs from before there were samples, which were decided by so many windows. */
+  policy: RollbackPolicy & { readonly evaluations?: number };
   /** Whether any tool of the scope has a legacy implementation. */
   hasLegacy: boolean;
   state: RollbackState;
-  /** Windows of `windowMs`, newest first, a second apart; none reaches behind the last decision. */
+  /** The window of `windowMs`, since evidence begins at the earliest; in logs from before there were samples several, newest first, a second apart. */
   evaluations: { mcp: CallCounts; legacy: CallCounts }[];
+  /** The MCP calls of that window in stretches of equal length, newest first. */
+  samples?: CallCounts[];
   /** Since the step of a ramp began. */
   step: { mcp: CallCounts; legacy: CallCounts };
   command: RollbackOrder | null;
@@ -84,24 +91,36 @@ export function decideRollback(input: RollbackInput): RollbackDecision {
   return { kind: "none", rule: "sound", reason: "nothing speaks against MCP" };
 }
 
-type Condemned = { rule: "error_rate" | "response_time"; why: string; share: (counts: CallCounts) => number };
+type Condemned = { rule: "error_rate" | "response_time"; why: string; share: Count };
 
-/** What the data says against MCP on every evaluation (R2, R3); null: nothing. */
-function condemn({ policy, evaluations }: RollbackInput): Condemned | null {
-  const windows = evaluations.slice(0, policy.evaluations).map(({ mcp }) => mcp);
-  const [newest] = windows;
-  if (newest === undefined || windows.length < policy.evaluations) return null;
-  const always = (count: (counts: CallCounts) => number, limit: number): boolean =>
-    windows.every((window) => window.calls >= policy.minimumCalls && wilsonLowerBound(count(window), window.calls) > limit);
-  if (always(({ errors }) => errors, policy.errorRate)) {
-    const why = `${newest.errors} of ${newest.calls} MCP calls failed, over ${percent(policy.errorRate)} allowed`;
+/** What the data says against MCP (R2, R3); null: nothing. */
+function condemn(input: RollbackInput): Condemned | null {
+  const { policy, evaluations } = input;
+  const window = evaluations[0]?.mcp;
+  if (window === undefined) return null;
+  if (isOver(input, ({ errors }) => errors, policy.errorRate)) {
+    const why = `${window.errors} of ${window.calls} MCP calls failed, over ${percent(policy.errorRate)} allowed`;
     return { rule: "error_rate", why, share: ({ errors, calls }) => errors / calls };
   }
-  if (always(({ slow }) => slow, slowShareMax)) {
-    const why = `${newest.slow} of ${newest.calls} MCP calls took over ${policy.responseMsMax} ms, so the p95 does`;
+  if (isOver(input, ({ slow }) => slow, slowShareMax)) {
+    const why = `${window.slow} of ${window.calls} MCP calls took over ${policy.responseMsMax} ms, so the p95 does`;
     return { rule: "response_time", why, share: ({ slow, calls }) => slow / calls };
   }
   return null;
+}
+
+type Count = (counts: CallCounts) => number;
+
+/** Whether what is counted is over a limit, surely and lastingly (R2). Few calls make a sample: the confidence is the window's. */
+function isOver({ policy, evaluations, samples }: RollbackInput, count: Count, limit: number): boolean {
+  const surely = ({ mcp }: { mcp: CallCounts }): boolean =>
+    mcp.calls >= policy.minimumCalls && wilsonLowerBound(count(mcp), mcp.calls) > limit;
+  if (samples === undefined) {
+    const { evaluations: times = 3 } = policy;
+    return evaluations.length >= times && evaluations.slice(0, times).every(surely);
+  }
+  const over = samples.map((sample) => sample.calls > 0 && count(sample) / sample.calls > limit);
+  return over[0] === true && over.filter(Boolean).length >= policy.samplesOver && evaluations.slice(0, 1).every(surely);
 }
 
 function rollBackByItself(input: RollbackInput, { rule, why, share }: Condemned): RollbackDecision {

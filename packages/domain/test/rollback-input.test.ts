@@ -1,0 +1,172 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import type { Event } from "@mcp-failover/contracts";
+import {
+  decideRollback,
+  foldRollbackAudit,
+  foldToolTraffic,
+  initialRollbackState,
+  isQuietScope,
+  noToolTraffic,
+  rollbackScopes,
+} from "@mcp-failover/domain";
+import fc from "fast-check";
+import { audit, config, counts, heard, join, moved, nowMs, window } from "./rollback-fixture.ts";
+
+test("calls are counted for the tool of the upstream that has the legacy implementation, for the agent and for the system", () => {
+  const traffic = foldToolTraffic(
+    noToolTraffic,
+    window(nowMs - 500, [
+      { agent: "buyer", calls: 10, errors: 2, ms: 6000 },
+      { calls: 5, errors: 1, ms: 5000 },
+      { upstream: "bank", calls: 100, errors: 100 },
+      { implementation: "legacy", calls: 7, errors: 0 },
+    ]),
+  );
+  assert.deepEqual(join(traffic, "tool", "buy").evaluations[0], { mcp: counts(15, 3, 10), legacy: counts(7) });
+  assert.deepEqual(join(traffic, "agent", "buyer").evaluations[0]?.mcp, counts(10, 2, 10));
+  assert.deepEqual(join(traffic, "system", "system").evaluations[0]?.mcp, counts(115, 103, 10));
+  assert.deepEqual(
+    ["all", "looker", "buyer"].map((name) => join(traffic, "agent", name).hasLegacy),
+    [true, false, true],
+  );
+  assert.deepEqual(
+    rollbackScopes(config).map(({ scope, name }) => `${scope}/${name}`),
+    ["tool/buy", "agent/all", "agent/looker", "agent/buyer", "system/system"],
+  );
+});
+
+test("the samples share no call and make up the window, which begins with the last decision, the end of a gap or the upstream's last move", () => {
+  let traffic = noToolTraffic;
+  for (const agoMs of [40_000, 29_000, 17_000, 10_000, 4999, 0])
+    traffic = foldToolTraffic(traffic, window(nowMs - agoMs, [{ calls: 1, errors: 0 }]));
+  const seen = (more: object = {}, of = audit): [number | undefined, ...number[]] => {
+    const { evaluations, samples } = join(traffic, "tool", "buy", more, of);
+    return [evaluations[0]?.mcp.calls, ...(samples ?? []).map(({ calls }) => calls)];
+  };
+  assert.deepEqual(seen(), [5, 2, 1, 1, 0, 1]);
+  assert.deepEqual(seen({ evidenceFromMs: nowMs - 10_000 }), [3, 2, 1, 0, 0, 0]);
+  const state = { ...initialRollbackState, epoch: 2, sinceMs: nowMs - 4000 };
+  const decided = { type: "rollback.decided", data: { scope: "tool", name: "buy", state } } as unknown as Event;
+  assert.deepEqual(seen({}, foldRollbackAudit(audit, decided)), [1, 1, 0, 0, 0, 0]);
+  assert.deepEqual(seen({}, moved("shop", nowMs - 10_000)), [3, 2, 1, 0, 0, 0]);
+  assert.deepEqual(seen({}, moved("bank", nowMs - 10_000)), [5, 2, 1, 1, 0, 1], "another upstream's move says nothing");
+});
+
+/** Rolled back after so many seconds of what was heard; null: not. Asked at each second, as the service does. */
+function rolledBackAfter(seconds: readonly Calls[], of = audit): number | null {
+  const fromMs = nowMs;
+  let traffic = noToolTraffic;
+  for (const [index, rows] of seconds.entries()) {
+    const atMs = fromMs + index * 1000;
+    traffic = foldToolTraffic(traffic, window(atMs + 500, rows));
+    const decision = decideRollback(join(traffic, "tool", "buy", { nowMs: atMs + 1000 }, of));
+    if (decision.kind === "decided") return index + 1;
+  }
+  return null;
+}
+type Calls = Parameters<typeof window>[1];
+const repeated = <V>(times: number, value: V): V[] => new Array<V>(times).fill(value);
+
+test("R2: an outage that was over within seven seconds condemns nothing, however many called", () => {
+  const rate = fc.integer({ min: 1, max: 50 });
+  const phase = fc.integer({ min: 30, max: 36 });
+  fc.assert(
+    fc.property(rate, rate, fc.integer({ min: 0, max: 7 }), phase, (calls, callsWhenDown, downS, beforeS) => {
+      const well = [{ calls, errors: 0 }];
+      const down = [{ calls: callsWhenDown, errors: callsWhenDown }];
+      assert.equal(rolledBackAfter([...repeated(beforeS, well), ...repeated(downS, down), ...repeated(40, well)]), null);
+    }),
+  );
+});
+
+test("R2: failures that ended before the newest sample condemn nothing", () => {
+  const second = fc.record({ calls: fc.integer({ min: 0, max: 30 }), share: fc.double({ min: 0, max: 1, noNaN: true }) });
+  fc.assert(
+    fc.property(fc.array(second, { minLength: 24, maxLength: 60 }), fc.integer({ min: 0, max: 30 }), (before, calls) => {
+      const rows = before.map(({ calls, share }) => [{ calls, errors: Math.round(calls * share), ms: share > 0.5 ? 8000 : 1 }]);
+      const decision = decideRollback(join(heard([...rows, ...repeated(6, [{ calls, errors: 0 }])]), "tool", "buy"));
+      assert.equal(decision.rule, "sound");
+    }),
+  );
+});
+
+test("R2: a tool all of whose calls fail is rolled back within 14 s, one of which a third fail within 19 s", () => {
+  fc.assert(
+    fc.property(fc.integer({ min: 2, max: 50 }), fc.integer({ min: 0, max: 60 }), (calls, beforeS) => {
+      const after = (errors: number): number =>
+        (rolledBackAfter([...repeated(beforeS, [{ calls, errors: 0 }]), ...repeated(60, [{ calls, errors }])]) ?? Number.NaN) - beforeS;
+      assert.ok(after(calls) <= 14, `${after(calls)} s`);
+      if (calls >= 9) assert.ok(after(Math.ceil(calls / 3)) <= 19, `${after(Math.ceil(calls / 3))} s`);
+    }),
+  );
+});
+
+test("R9: what happened before the upstream moved is no evidence", () => {
+  const second = fc.record({ calls: fc.integer({ min: 1, max: 30 }), bad: fc.boolean() });
+  fc.assert(
+    fc.property(fc.array(second, { minLength: 31, maxLength: 31 }), fc.integer({ min: 1, max: 30 }), (all, movedAgoS) => {
+      const rows = all.map(({ calls, bad }) => [{ calls, errors: bad ? calls : 0 }]);
+      const of = moved("shop", nowMs - movedAgoS * 1000);
+      assert.deepEqual(join(heard(rows), "tool", "buy", {}, of), join(heard(rows.slice(-movedAgoS)), "tool", "buy", {}, of));
+    }),
+  );
+  const down = repeated(60, [{ calls: 10, errors: 10 }]);
+  assert.equal(rolledBackAfter(down, moved("shop", nowMs + 10_000)), 10 + (rolledBackAfter(down) ?? 0));
+});
+
+test("R9: a hold of the upstream, which leaves it where it was moved to, is no move", () => {
+  const state = { sinceMs: nowMs - 20_000 };
+  const held = { type: "failover.decided", data: { service: "shop", action: "held", state } } as unknown as Event;
+  const traffic = heard(repeated(31, [{ calls: 1, errors: 0 }]));
+  assert.deepEqual(
+    join(traffic, "tool", "buy", {}, foldRollbackAudit(audit, held)),
+    join(traffic, "tool", "buy", {}, moved("shop", state.sinceMs)),
+  );
+});
+
+test("traffic is forgotten after its time, and the input stays small whatever was seen", () => {
+  let traffic = noToolTraffic;
+  for (let second = 0; second < 2000; second += 1)
+    traffic = foldToolTraffic(traffic, window(nowMs + second * 1000, [{ calls: 1, errors: 1 }]));
+  const buckets = traffic.scopes.get("system/system")?.mcp;
+  assert.ok((buckets?.seconds.length ?? 0) <= 61 && (buckets?.tens.length ?? 0) <= 61);
+  assert.ok(JSON.stringify(join(traffic, "tool", "buy", { nowMs: nowMs + 2_000_000 })).length < 3000);
+});
+
+test("an unknown tool or agent is named with those that there are", () => {
+  assert.throws(() => join(noToolTraffic, "tool", "sell"), { code: "unknown_tool", message: /known: buy, look/ });
+  assert.throws(() => join(noToolTraffic, "agent", "nobody"), { code: "unknown_agent", message: /known: all, looker, buyer/ });
+  assert.throws(() => join(noToolTraffic, "system", "x"), { code: "unknown_system" });
+  const command = { kind: "rollback", commandId: "c", by: { kind: "operator", id: "ann" }, reason: "because", force: false };
+  assert.equal(decideRollback(join(noToolTraffic, "tool", "look", { command })).rule, "no_legacy");
+});
+
+test("R2, R3: a scope that is quiet has nothing that a decision could be taken on, however its calls went before", () => {
+  let quiet = 0;
+  const row = fc.record({
+    agoMs: fc.integer({ min: 0, max: 80_000 }),
+    calls: fc.integer({ min: 1, max: 60 }),
+    bad: fc.boolean(),
+    slow: fc.boolean(),
+  });
+  fc.assert(
+    fc.property(fc.array(row, { maxLength: 12 }), fc.constantFrom(0, 50, 100), (rows, mcpPercent) => {
+      const traffic = rows
+        .toSorted((a, b) => b.agoMs - a.agoMs)
+        .reduce((sum, { agoMs, calls, bad, slow }) => {
+          const rowOf = { agent: "buyer", calls, errors: bad ? calls : 0, ms: slow ? 8000 : 200 };
+          return foldToolTraffic(sum, window(nowMs - agoMs, [rowOf]));
+        }, noToolTraffic);
+      const state = { ...initialRollbackState, mcpPercent };
+      for (const of of rollbackScopes(config)) {
+        const decided = { type: "rollback.decided", data: { ...of, state } } as unknown as Event;
+        const then = mcpPercent === 100 ? audit : foldRollbackAudit(audit, decided);
+        if (!isQuietScope(then, traffic, of, nowMs)) continue;
+        quiet += 1;
+        assert.equal(decideRollback(join(traffic, of.scope, of.name, {}, then)).kind, "none");
+      }
+    }),
+  );
+  assert.ok(quiet > 50, `only ${quiet} were quiet`);
+});
