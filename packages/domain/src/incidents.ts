@@ -9,6 +9,7 @@ import {
   type Topology,
 } from "@mcp-failover/contracts";
 import { type Maintenance, maintenanceAt } from "./maintenance.ts";
+import { legacyOwner } from "./rollback-input.ts";
 import { initialActive, own, type Placed, type ReadModel } from "./status.ts";
 
 /**
@@ -27,6 +28,7 @@ import { initialActive, own, type Placed, type ReadModel } from "./status.ts";
  * I6  What is decided to be told stays in `telling` until it is known to be in the outbox; meanwhile nothing else is told.
  * I7  What happens to an endpoint or upstream in maintenance opens an incident, but nobody is told before the maintenance ends, and nobody
  *     at all when all is well by then. It makes no page of what was told before. A maintenance that is made longer or shorter counts as it is.
+ *     So it is with what is rolled back by itself in the maintenance of a tool's upstream, or for agents and the system in one of everything.
  * I8  Every outage is told, also while the incident stays open because a standby never became well: what agents feel is another
  *     outage when nothing of the kind was heard for `outageMs`. One that is over before it was due is told nobody.
  * I9  Of a rollback all is told once, whatever the time: one that a rule forbids (no event says when that is over, so it is at once), a
@@ -50,6 +52,8 @@ const textCharsMax = 500;
 
 /** What is known of an upstream besides the event. */
 export interface IncidentContext {
+  /** Of a rolled-back tool the one that it belongs to; "" of agents and the system. */
+  readonly upstream: string;
   readonly configured: boolean;
   readonly critical: boolean;
   readonly active: string;
@@ -69,6 +73,7 @@ export function incidentContext(model: ReadModel, upstream: string): IncidentCon
   const names = config?.endpoints.map(({ name }) => name) ?? [];
   const tripped = ["open", "half_open", "forced_open"];
   return {
+    upstream,
     configured: config !== undefined,
     critical: config?.critical ?? true,
     active: own(model.routes, upstream)?.state.active ?? (config === undefined ? "" : initialActive(config)),
@@ -78,6 +83,15 @@ export function incidentContext(model: ReadModel, upstream: string): IncidentCon
     windows: model.topology?.maintenance,
   };
 }
+
+/** The context of what an incident of this key is about. */
+export function incidentContextOf(model: ReadModel, key: string): IncidentContext {
+  const upstream = after("upstream/", key);
+  const tool = after("rollback/tool/", key);
+  return incidentContext(model, upstream ?? (tool === null || model.topology === null ? null : legacyOwner(model.topology, tool)) ?? "");
+}
+
+const after = (prefix: string, key: string): string | null => (key.startsWith(prefix) ? key.slice(prefix.length) : null);
 
 const contactCharsMax = 200;
 const contactsMax = 10;
@@ -155,9 +169,11 @@ export function foldIncident(incident: Incident | null, placed: Placed, context:
 
 /** The incident when nothing was said of it for a while, or null: well and quiet, or not configured any more (I5). */
 export function settleIncident(incident: Incident, context: IncidentContext, nowMs: number): Incident | null {
-  if (incident.status === "resolved" || incident.upstream === null) return null;
-  const moved = followMaintenance(incident, incident.upstream, context, nowMs);
+  if (incident.status === "resolved") return null;
+  const moved = followMaintenance(incident, context, nowMs);
   if (moved !== null) return moved;
+  // Only its recovery says that a rollback is over.
+  if (incident.upstream === null) return null;
   const last = incident.causes.at(-1);
   const quiet = isWell(context) && nowMs - Math.max(last?.atMs ?? 0, incident.openedAtMs) >= quietMs;
   if (context.configured && !quiet) return null;
@@ -247,7 +263,7 @@ function openIncident(key: string, placed: Placed, finding: Finding, context: In
   return {
     id: `${key.replaceAll("/", "-")}-${placed.seq}`,
     dedupKey: key,
-    upstream: key.startsWith("upstream/") ? key.slice("upstream/".length) : null,
+    upstream: after("upstream/", key),
     severity: finding.severity,
     status: over ? "resolved" : "open",
     title: finding.title,
@@ -265,24 +281,26 @@ function openIncident(key: string, placed: Placed, finding: Finding, context: In
   };
 }
 
-/** I7: a finding that maintenance explains waits until that ends; an operator's own move in it is nothing to tell. */
-function duringMaintenance(finding: Finding | null, { event, timeMs }: Placed, { windows }: IncidentContext): Finding | null {
-  if (finding === null || event.type === "rollback.executed" || !("service" in event.data)) return finding;
-  const { service } = event.data as { service: string };
+/** I7: a finding that maintenance explains waits until that ends; an operator's own move in it, and what is over at once, is nothing to tell. */
+function duringMaintenance(finding: Finding | null, { event, timeMs }: Placed, { windows, upstream }: IncidentContext): Finding | null {
+  if (finding === null) return null;
   const ofEndpoint = event.type === "health.changed" || event.type === "breaker.changed";
-  const maintenance = maintenanceAt({ maintenance: windows }, service, ofEndpoint ? event.data.endpoint : null, timeMs);
+  const maintenance = maintenanceAt({ maintenance: windows }, upstream, ofEndpoint ? event.data.endpoint : null, timeMs);
   if (maintenance === null) return finding;
-  if (event.type === "failover.executed") return event.data.automatic ? finding : null;
+  if (finding.passing === true) return null;
+  if (event.type === "failover.executed") return finding;
+  // An operator's rollback lasts beyond the work until one takes it back.
+  if (event.type === "rollback.executed" && event.data.by.kind !== "service") return finding;
   const text = `${finding.text}; in maintenance ${maintenance.name}`;
   return { ...finding, text, waitMs: Math.max(finding.waitMs, maintenance.untilMs - timeMs), maintenance };
 }
 
 /** I7: an incident that waits for the end of maintenance, when that end has moved. */
-function followMaintenance(incident: Incident, upstream: string, { windows, health }: IncidentContext, nowMs: number): Incident | null {
+function followMaintenance(incident: Incident, { upstream, windows, health }: IncidentContext, nowMs: number): Incident | null {
   const { maintenance: known } = incident;
   if (known == null || incident.notifyAtMs === null || incident.notified.includes("opened")) return null;
   let untilMs = 0;
-  for (const endpoint of Object.keys(health)) {
+  for (const endpoint of incident.upstream === null ? [null] : Object.keys(health)) {
     untilMs = Math.max(untilMs, maintenanceAt({ maintenance: windows }, upstream, endpoint, nowMs)?.untilMs ?? 0);
   }
   const dueAtMs = untilMs === 0 ? Math.min(incident.notifyAtMs, nowMs) : untilMs;

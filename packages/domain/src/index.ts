@@ -132,6 +132,7 @@ export {
   type IncidentContext,
   incidentContext,
   incidentKeyOf,
+  incidentContextOf,
   isClosed,
   type NotificationKind,
   notifyWaitMs,

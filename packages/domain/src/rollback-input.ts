@@ -122,7 +122,7 @@ const quietAfterMs = defaultPolicy.rollback.windowMs + 2 * secondMs;
 const ownersOf = new WeakMap<Topology, Map<string, string>>();
 
 /** The upstream whose tool of this name has a legacy implementation; the configuration allows one. Looked for once a configuration. */
-function legacyOwner(config: Topology, tool: string): string | null {
+export function legacyOwner(config: Topology, tool: string): string | null {
   let owners = ownersOf.get(config);
   if (owners === undefined) {
     owners = new Map();

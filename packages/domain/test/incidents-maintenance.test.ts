@@ -7,12 +7,22 @@ import {
   foldIncident,
   foldReadModel,
   type Incident,
-  incidentContext,
+  incidentContextOf,
   type Placed,
   settleIncident,
   tellIncident,
 } from "@mcp-failover/domain";
-import { configApplied, executed, failing, healthChanged, operator, startMs, topologyOf } from "./audit-events.ts";
+import {
+  configApplied,
+  executed,
+  failing,
+  healthChanged,
+  operator,
+  rollbackNotice,
+  rollbackRejected,
+  startMs,
+  topologyOf,
+} from "./audit-events.ts";
 
 const channels = [{ name: "pager", severities: ["page" as const, "notify" as const] }];
 const window = (untilMs: number, scope: object = { upstreams: ["shop"] }) => ({
@@ -23,26 +33,35 @@ const window = (untilMs: number, scope: object = { upstreams: ["shop"] }) => ({
   reason: "new disks",
 });
 
-/** A notifier in small, with the one incident of the upstream `shop`. */
+const upstreams = topologyOf(
+  { shop: ["primary", "secondary"] },
+  { tools: { stock: { legacy: { url: "http://127.0.0.1:9/" } } } },
+) as object;
+
+/** A notifier in small, with the one incident of the upstream `shop`, or of another key. */
 class Desk {
+  readonly key: string;
   model = emptyReadModel;
   incident: Incident | null = null;
   told: string[] = [];
   nowMs = startMs;
   seq = 0;
+  constructor(key = "upstream/shop") {
+    this.key = key;
+  }
   configure(maintenance: readonly object[]): this {
-    return this.takes((seq) => configApplied(seq, seq, { ...(topologyOf({ shop: ["primary", "secondary"] }) as object), maintenance }));
+    return this.takes((seq) => configApplied(seq, seq, { ...upstreams, maintenance }));
   }
   takes(make: (seq: number) => Placed): this {
     this.seq += 1;
     const placed = { ...make(this.seq), timeMs: this.nowMs };
     this.model = foldReadModel(this.model, placed);
-    return this.keep(foldIncident(this.incident, placed, incidentContext(this.model, "shop")));
+    return this.keep(foldIncident(this.incident, placed, incidentContextOf(this.model, this.key)));
   }
   waits(ms: number): this {
     this.nowMs += ms;
     if (this.incident === null) return this;
-    this.keep(settleIncident(this.incident, incidentContext(this.model, "shop"), this.nowMs));
+    this.keep(settleIncident(this.incident, incidentContextOf(this.model, this.key), this.nowMs));
     const due = tellIncident(this.incident, channels, this.nowMs);
     if (due === null) return this;
     this.told.push(`${due.telling?.kind} ${due.severity}`);
@@ -113,4 +132,54 @@ test("I7: what was told before the maintenance becomes no page by it, and what a
     ["opened page"],
     "an automatic move is told",
   );
+});
+
+const rolledBack = (by?: typeof operator) => (seq: number) => rollbackNotice(seq, "rollback.executed", "stock", by);
+const everything = (untilMs: number) => window(untilMs, {});
+
+test("I7: a tool that is rolled back by itself in the maintenance of its upstream is told only if it still is when that ends", () => {
+  const planned = () => new Desk("rollback/tool/stock").configure([window(startMs + 600_000)]).takes(rolledBack());
+  const desk = planned().waits(599_000);
+  assert.deepEqual([desk.told, desk.incident?.status], [[], "open"]);
+  assert.match(desk.incident?.causes.at(-1)?.text ?? "", /; in maintenance upgrade$/);
+  assert.deepEqual(desk.waits(1000).told, ["opened page"]);
+  const back = planned()
+    .waits(1000)
+    .takes((seq) => rollbackNotice(seq, "rollback.recovered", "stock"));
+  assert.deepEqual([back.waits(3_600_000).told, back.incident?.status], [[], "resolved"]);
+  assert.deepEqual(planned().configure([]).waits(1000).told, ["opened page"], "called off");
+  const longer = planned().configure([everything(startMs + 900_000)]);
+  assert.deepEqual(longer.waits(1000).waits(700_000).told, []);
+  assert.deepEqual(longer.waits(200_000).told, ["opened page"]);
+});
+
+test("I7: an operator's rollback in maintenance is told at once, and so is one of another upstream's tool", () => {
+  const planned = (scope: object, key = "stock") => new Desk(`rollback/tool/${key}`).configure([window(startMs + 600_000, scope)]);
+  assert.deepEqual(planned({}).takes(rolledBack(operator)).waits(0).told, ["opened notify"]);
+  assert.deepEqual(
+    planned({ endpoints: ["shop/primary"] })
+      .takes(rolledBack())
+      .waits(0).told,
+    ["opened page"],
+  );
+  const strange = (seq: number) => rollbackNotice(seq, "rollback.executed", "strange");
+  assert.deepEqual(
+    planned({ upstreams: ["shop"] }, "strange")
+      .takes(strange)
+      .waits(0).told,
+    ["opened page"],
+  );
+  assert.deepEqual(planned({}, "strange").takes(strange).waits(0).told, [], "everything is everything");
+});
+
+test("I7: in maintenance a ramp that stops is told when that ends, and a rollback that a rule forbids not at all", () => {
+  const desk = new Desk("rollback/tool/stock").configure([]).takes(rolledBack()).waits(1000);
+  desk
+    .configure([window(startMs + 600_000)])
+    .takes((seq) => rollbackNotice(seq, "rollback.paused", "stock"))
+    .waits(300_000);
+  assert.deepEqual(desk.told, ["opened page"]);
+  assert.deepEqual(desk.waits(300_000).told, ["opened page", "escalated page"]);
+  const refused = new Desk("rollback/tool/stock").configure([window(startMs + 600_000)]).takes((seq) => rollbackRejected(seq, "stock"));
+  assert.deepEqual([refused.incident, refused.waits(3_600_000).told], [null, []]);
 });

@@ -11,6 +11,7 @@ import {
   type Incident,
   type IncidentContext,
   incidentContext,
+  incidentContextOf,
   incidentKeyOf,
   notifyWaitMs,
   outageMs,
@@ -67,10 +68,7 @@ class Desk {
   sees(event: Placed): this {
     this.model = foldReadModel(this.model, event);
     const key = incidentKeyOf(event.event);
-    if (key !== null) {
-      const upstream = key.startsWith("upstream/") ? key.slice(9) : "";
-      this.keep(foldIncident(this.last.get(key) ?? null, event, incidentContext(this.model, upstream)));
-    }
+    if (key !== null) this.keep(foldIncident(this.last.get(key) ?? null, event, incidentContextOf(this.model, key)));
     return this.looks();
   }
   waits(ms: number): this {
@@ -84,7 +82,7 @@ class Desk {
   looks(): this {
     for (const key of [...this.last.keys()]) {
       const known = this.last.get(key) as Incident;
-      this.keep(settleIncident(known, incidentContext(this.model, known.upstream ?? ""), this.nowMs));
+      this.keep(settleIncident(known, incidentContextOf(this.model, key), this.nowMs));
       for (let due = tellIncident(this.last.get(key) as Incident, channels, this.nowMs); due !== null; ) {
         this.keep(due);
         for (const channel of due.telling?.channels ?? []) {

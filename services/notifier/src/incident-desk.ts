@@ -9,7 +9,7 @@ import {
   foldReadModel,
   type Incident,
   type IncidentContext,
-  incidentContext,
+  incidentContextOf,
   incidentKeyOf,
   isClosed,
   type Placed,
@@ -261,7 +261,7 @@ export class IncidentDesk {
   }
 
   #contextOf(key: string): IncidentContext {
-    return incidentContext(this.#model, key.startsWith("upstream/") ? key.slice("upstream/".length) : "");
+    return incidentContextOf(this.#model, key);
   }
 
   #forgetLog(): void {

@@ -321,6 +321,19 @@ describe("notifier", { concurrency: 8 }, () => {
     );
   });
 
+  test("what is rolled back by itself in planned work is told nobody while that goes on", async (t) => {
+    const one = await new World().open(t);
+    const until = new Date(Date.now() + 3_600_000).toISOString();
+    const maintenance = [{ name: "upgrade", from: new Date(Date.now() - 60_000).toISOString(), until, reason: "planned" }];
+    await one.configure(undefined, {}, { maintenance });
+    await one.start(t);
+    await one.rollback("executed", "stock");
+    await sleep(1000);
+    assert.deepEqual([one.taken, (await one.events("incident.changed")).length], [[], 1]);
+    await one.configure();
+    assert.deepEqual(await taken(one, 1), ["opened the tool stock was rolled back to its legacy implementation"]);
+  });
+
   test("a page goes to channels for pages, a notification to those for notifications, and the log can be a channel", async (t) => {
     const one = await new World().open(t);
     await one.configure([
