@@ -21,9 +21,17 @@ export class CallEntry {
     this.#call = call;
   }
 
+  /** Named critical by the operator, itself or its agent. */
+  get isCritical(): boolean {
+    const { agent, tool } = this.#call;
+    const limits = this.#upstream.policy.router.admission;
+    if (limits === null) return false;
+    return (tool !== null && limits.criticalTools.includes(tool)) || (agent !== null && limits.criticalAgents.includes(agent));
+  }
+
   /** `null`: the call may be made; else why not. */
   enter(leftMs: number): CallProblem | null | Promise<CallProblem | null> {
-    const { kind, method, agent, tool } = this.#call;
+    const { kind, method, agent } = this.#call;
     if (kind !== "http" && !workMethods.has(method)) return null;
     const rate = this.#world.rateOf(agent);
     const { admission, policy } = this.#upstream;
@@ -33,8 +41,7 @@ export class CallEntry {
     const laterMs = rate === null ? null : this.#world.accounts.take(agent ?? "", rate, nowMs);
     if (laterMs !== null) return this.#refusal("agent_rate", laterMs);
     if (limits === null) return null;
-    const critical = (tool !== null && limits.criticalTools.includes(tool)) || (agent !== null && limits.criticalAgents.includes(agent));
-    const entry = admission.enter({ critical, deadlineMs: nowMs + leftMs }, limits, nowMs);
+    const entry = admission.enter({ critical: this.isCritical, deadlineMs: nowMs + leftMs }, limits, nowMs);
     if (entry.kind === "refuse") return this.#refusal("queue", entry.retryAfterMs);
     if (entry.kind === "run") {
       this.#inside = true;

@@ -1,3 +1,4 @@
+import { legacyPlaces } from "./legacy-places.ts";
 import type { CallProblem } from "./port.ts";
 
 export const deadlineProblem: CallProblem = { code: "deadline", message: "the time for the call was over", retriable: true };
@@ -15,6 +16,12 @@ export function goesOnProblem(problem: CallProblem): CallProblem {
   if (problem.code === "outcome_unknown" || problem.code === "overloaded") return problem;
   const message = `the server that asked was lost, and what was answered is with nobody: what the call has done before is not known (${problem.message})`;
   return { code: "outcome_unknown", message, retriable: false };
+}
+
+/** No connection to the legacy API was free in time. */
+export function noPlaceProblem(tool: string): CallProblem {
+  const message = `the legacy API of ${tool} has as many calls under way and waiting as it may have; the call was not sent`;
+  return { code: "overloaded", message, retriable: true, retryAfterMs: legacyPlaces.queueMsMax, httpStatus: 503 };
 }
 
 /** Why a call of this upstream is not sent again after a failure. */

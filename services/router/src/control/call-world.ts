@@ -5,6 +5,7 @@ import type { EndpointMoment } from "./endpoint-state.ts";
 import type { HangWatch } from "./hang-watch.ts";
 import type { HedgeWatch } from "./hedge-watch.ts";
 import type { callLegacy } from "./legacy.ts";
+import type { LegacyPlaces, NoPlace } from "./legacy-places.ts";
 import type { CallDescription } from "./port.ts";
 import type { TrafficReport } from "./traffic-report.ts";
 import type { UpstreamState } from "./upstream-state.ts";
@@ -14,6 +15,7 @@ export interface CallWorld {
   readonly report: TrafficReport;
   readonly legacyAgent: Dispatcher;
   readonly callLegacy: typeof callLegacy;
+  readonly legacyPlaces: LegacyPlaces;
   readonly watch: HangWatch;
   readonly hedges: HedgeWatch;
   readonly accounts: AgentAccounts;
@@ -38,5 +40,6 @@ export interface CallWorld {
   hedgeWon(upstream: string): void;
   /** How often an agent may call; null: as often as it likes. */
   rateOf(agent: string | null): RatePolicy | null;
-  shed(upstream: string, why: "agent_rate" | "queue" | "wait"): void;
+  shed(upstream: string, why: "agent_rate" | "queue" | "wait" | NoPlace): void;
+  waitsForLegacy(upstream: string): void;
 }

@@ -12,7 +12,7 @@ import {
 import { CallAttempt } from "./attempt.ts";
 import { CallEntry } from "./call-entry.ts";
 import { hedgeEndpoint } from "./call-hedge.ts";
-import { deadlineProblem, goesOnProblem, problemOf, sessionLostProblem } from "./call-problems.ts";
+import { deadlineProblem, goesOnProblem, noPlaceProblem, problemOf, sessionLostProblem } from "./call-problems.ts";
 import type { CallWorld } from "./call-world.ts";
 import type { EndpointState } from "./endpoint-state.ts";
 import { LegacyError, type LegacyTool } from "./legacy.ts";
@@ -26,7 +26,7 @@ import type { UpstreamState } from "./upstream-state.ts";
  * A1  After an attempt of an `unsafe` call that may have run, nothing is sent any more: not to another endpoint, not to the legacy API.
  * A2  At most one attempt is out at a time, two of a hedged read, each is told once, and what is told twice is ignored.
  * A3  Whatever happens, in-flight counts, permits and waits of a call are given back when it ends.
- * A5  A call that was let in leaves once, whatever becomes of it; one that was refused was not sent anywhere.
+ * A5  A call that was let in leaves once, whatever becomes of it; one that was refused was not sent anywhere. Legacy is entered as MCP is (Q7).
  * A4  A tool's call is counted once for MCP, and once for legacy where that served it.
  */
 export class Call implements CallControl {
@@ -397,13 +397,17 @@ export class Call implements CallControl {
   }
 
   #giveUp(problem: CallProblem): null {
-    const mayHaveRun = this.#mayHaveRun && this.safety === "idempotent";
-    // Another run of an idempotent call does no harm, but what the first one did is not known.
-    this.#problem = mayHaveRun ? { code: "outcome_unknown", message: `${problem.message}; it may have run`, retriable: true } : problem;
+    this.#problem = this.#unlessItRan(problem);
     this.#fallbackBarred = problem === sessionLostProblem;
     // A call that never reached anything because its own time was over, or its session, says nothing about the tool.
     if (problem !== sessionLostProblem && !(problem === deadlineProblem && this.#tried.length === 0)) this.#countTool(true);
     return null;
+  }
+
+  /** Another run of an idempotent call does no harm, but what the first one did is not known. */
+  #unlessItRan(problem: CallProblem): CallProblem {
+    if (!this.#mayHaveRun || this.safety !== "idempotent") return problem;
+    return { code: "outcome_unknown", message: `${problem.message}; it may have run`, retriable: true };
   }
 
   #noEndpoint(): CallProblem {
@@ -427,6 +431,7 @@ export class Call implements CallControl {
     const tool = this.#legacyTool;
     if (tool === null || this.#legacyUsed) throw new LegacyError("the legacy API was called already", { executed: "unknown" });
     this.#legacyUsed = true;
+    const leave = await this.#enterLegacy(tool, signal);
     const begunMs = this.#world.monotonicMs();
     const count = (error: boolean) => this.#countOne("legacy", error, begunMs);
     const leftMs = this.fallbackDeadlineMs - this.#world.nowMs();
@@ -447,14 +452,55 @@ export class Call implements CallControl {
       if (!signal.aborted) count(true);
       if (error instanceof LegacyError) this.#problem = this.#legacyProblem(error);
       throw error;
+    } finally {
+      leave();
     }
+  }
+
+  /**
+   * Its turn under the limits of its agent and upstream, unless it had that for MCP, and a connection to the API. Throws {@link LegacyError} where it
+   * got neither; nothing was sent then, and nothing is said of the tool. Whoever was let in leaves the API once.
+   */
+  async #enterLegacy(tool: LegacyTool, signal: AbortSignal): Promise<() => void> {
+    const refusal = this.#entry === null ? await this.#enterFirst(signal) : null;
+    if (refusal !== null) throw this.#notLetIn(refusal);
+    const monotonicMs = () => this.#world.monotonicMs();
+    const { name } = this.#upstream;
+    const call = {
+      critical: this.#entry?.isCritical ?? false,
+      deadlineMs: monotonicMs() + this.fallbackDeadlineMs - this.#world.nowMs(),
+      signal,
+      onWait: () => this.#world.waitsForLegacy(name),
+    };
+    const place = await this.#world.legacyPlaces.enter(tool.url, call, monotonicMs);
+    if (typeof place !== "string") return place;
+    if (!signal.aborted) this.#world.shed(name, place);
+    throw this.#notLetIn(noPlaceProblem(tool.name));
+  }
+
+  /** Its turn, for a call that has been nowhere. One whose client leaves waits no more. */
+  async #enterFirst(signal: AbortSignal): Promise<CallProblem | null> {
+    const entry = new CallEntry(this.#world, this.#upstream, this.#call);
+    this.#entry = entry;
+    const onAbort = (): void => entry.leave();
+    signal.addEventListener("abort", onAbort, { once: true });
+    try {
+      return await entry.enter(this.fallbackDeadlineMs - this.#world.nowMs());
+    } finally {
+      signal.removeEventListener("abort", onAbort);
+    }
+  }
+
+  #notLetIn(problem: CallProblem): LegacyError {
+    this.#refused(this.#unlessItRan(problem));
+    return new LegacyError(problem.message, { executed: "no" });
   }
 
   #legacyProblem(error: LegacyError): CallProblem {
     if (error.executed === "unknown" && this.safety === "unsafe") {
       return { code: "outcome_unknown", message: `${error.message}; it may have run: look before you send it again`, retriable: false };
     }
-    return { code: error.timedOut ? "deadline" : "no_endpoint", message: error.message, retriable: true };
+    return this.#unlessItRan({ code: error.timedOut ? "deadline" : "no_endpoint", message: error.message, retriable: true });
   }
 
   #countTool(error: boolean): void {

@@ -6,6 +6,7 @@ export interface ControlMetrics {
   hedged(upstream: string): void;
   hedgeWon(upstream: string): void;
   shed(upstream: string, why: string): void;
+  waitsForLegacy(upstream: string): void;
   routeHeld(upstream: string, epoch: number): void;
   windowsDropped(count: number): void;
 }
@@ -39,8 +40,14 @@ export function controlMetrics(registry: Registry): ControlMetrics {
   });
   const shed = new Counter({
     name: "mcpf_router_calls_shed_total",
-    help: "Calls that were refused because there are too many: of the agent, in the queue, or they waited for too long.",
+    help: "Calls that were refused because there are too many: of the agent, in a queue, or they waited for too long.",
     labelNames: ["upstream", "why"],
+    registers,
+  });
+  const legacyWaits = new Counter({
+    name: "mcpf_router_legacy_waits_total",
+    help: "Calls that had to wait for a connection to their legacy API.",
+    labelNames: ["upstream"],
     registers,
   });
   const epoch = new Gauge({
@@ -60,6 +67,7 @@ export function controlMetrics(registry: Registry): ControlMetrics {
     hedged: (upstream) => hedged.inc({ upstream }),
     hedgeWon: (upstream) => hedgeWon.inc({ upstream }),
     shed: (upstream, why) => shed.inc({ upstream, why }),
+    waitsForLegacy: (upstream) => legacyWaits.inc({ upstream }),
     routeHeld: (upstream, value) => epoch.set({ upstream }, value),
     windowsDropped: (count) => dropped.inc(count),
   };

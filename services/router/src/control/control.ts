@@ -13,6 +13,7 @@ import { HangWatch } from "./hang-watch.ts";
 import { HedgeWatch } from "./hedge-watch.ts";
 import { learnElsewhere } from "./learn-elsewhere.ts";
 import { callLegacy, legacyAgent } from "./legacy.ts";
+import { LegacyPlaces } from "./legacy-places.ts";
 import type { CallControl, CallDescription, RouterControl } from "./port.ts";
 import { answers, reaches } from "./reach.ts";
 import { type CachedRoutes, RouteCache, type RouteStore } from "./route-cache.ts";
@@ -374,6 +375,7 @@ class Control implements RunningControl {
       zone: this.#options.zone ?? null,
       legacyAgent: this.#agent,
       callLegacy: this.#options.callLegacy ?? callLegacy,
+      legacyPlaces: new LegacyPlaces(),
       nowMs: kit.nowMs,
       monotonicMs,
       random: this.#options.random ?? Math.random,
@@ -410,6 +412,7 @@ class Control implements RunningControl {
       hedgeWon: (upstream) => this.#metrics.hedgeWon(upstream),
       rateOf: (agent) => rateOf(this.#table.config?.topology.router.agent_rates, agent),
       shed: (upstream, why) => this.#metrics.shed(upstream, why),
+      waitsForLegacy: (upstream) => this.#metrics.waitsForLegacy(upstream),
     };
   }
 }

@@ -51,8 +51,12 @@ export function legacyToolOf(name: string, config: LegacyConfig, secrets: Parame
  * HTTP client to keep. It follows no redirect, and sends nothing twice by itself.
  */
 export function legacyAgent(connectMs: number): Agent {
-  return new Agent({ connect: { timeout: connectMs }, headersTimeout: 0, bodyTimeout: 0, pipelining: 1, connections: 64 });
+  const connections = legacyConnectionsMax;
+  return new Agent({ connect: { timeout: connectMs }, headersTimeout: 0, bodyTimeout: 0, pipelining: 1, connections });
 }
+
+/** Connections of one router process to one legacy API. Who gets one, and how long one is waited for, is said by `LegacyPlaces`. */
+export const legacyConnectionsMax = 64;
 
 export interface LegacyCall {
   readonly tool: LegacyTool;
@@ -74,6 +78,7 @@ export async function callLegacy(call: LegacyCall): Promise<LegacyResult> {
   if (typeof given !== "object" || Array.isArray(given)) return toolError(`the arguments of ${tool.name} have to be an object`);
   if (call.timeoutMs <= 0) throw new LegacyError(`no time was left for the legacy API of ${tool.name}`, { executed: "no", timedOut: true });
   const timeout = AbortSignal.timeout(Math.ceil(call.timeoutMs));
+  const sent = { begun: false };
   try {
     const response = await request(tool.method === "GET" ? withQuery(tool.url, given) : tool.url, {
       method: tool.method,
@@ -86,13 +91,25 @@ export async function callLegacy(call: LegacyCall): Promise<LegacyResult> {
       },
       ...(tool.method === "POST" ? { body: JSON.stringify(given) } : {}),
       signal: AbortSignal.any([call.signal, timeout]),
-      dispatcher: call.agent,
+      dispatcher: call.agent.compose(noting(sent)),
     });
     return await readAnswer(call, response);
   } catch (error) {
     if (error instanceof LegacyError) throw error;
-    throw legacyErrorOf(call, error, timeout.aborted);
+    throw legacyErrorOf(call, error, timeout.aborted, sent.begun);
   }
+}
+
+/** Says when a request has a connection and is written to it: before that, nothing of it can have run. */
+function noting(sent: { begun: boolean }): Dispatcher.DispatcherComposeInterceptor {
+  return (dispatch) => (options, handler) => {
+    const start = handler.onRequestStart?.bind(handler);
+    handler.onRequestStart = (controller, context) => {
+      start?.(controller, context);
+      sent.begun ||= !controller.aborted;
+    };
+    return dispatch(options, handler);
+  };
 }
 
 /** Arguments as a query: lists as repeated names, objects as JSON, `null` and `undefined` not at all. */
@@ -152,12 +169,14 @@ function toolError(text: string): LegacyResult {
   return { content: [{ type: "text", text }], isError: true };
 }
 
-function legacyErrorOf(call: LegacyCall, error: unknown, timedOut: boolean): LegacyError {
+function legacyErrorOf(call: LegacyCall, error: unknown, timedOut: boolean, begun: boolean): LegacyError {
   const { name } = call.tool;
-  if (timedOut)
-    return new LegacyError(`the legacy API of ${name} did not answer in time`, { executed: "unknown", timedOut: true, cause: error });
-  if (call.signal.aborted) return new LegacyError(`the call of ${name} was ended`, { executed: "unknown", cause: error });
-  // undici does not say whether a byte was written, so only what can happen nowhere but in a connect counts as proof.
-  const { code, executed } = classifyTransportError((error as { code?: string }).code, "written");
+  const executed: Executed = begun ? "unknown" : "no";
+  if (timedOut) {
+    const why = begun ? "did not answer in time" : "could not be reached in time; the call was not sent";
+    return new LegacyError(`the legacy API of ${name} ${why}`, { executed, timedOut: true, cause: error });
+  }
+  if (call.signal.aborted) return new LegacyError(`the call of ${name} was ended`, { executed, cause: error });
+  const { code } = classifyTransportError((error as { code?: string }).code, "written");
   return new LegacyError(`the legacy API of ${name} could not be reached (${code})`, { executed, cause: error });
 }

@@ -308,7 +308,9 @@ class CallRun {
       answer.result(envelope.era === "modern" ? { resultType: "complete", ...result } : result);
       return true;
     } catch (error) {
-      context.log.warn(
+      // What is refused because there is too much is counted; a line for each would be too much again.
+      const level = this.#parts.call.problem().code === "overloaded" ? "debug" : "warn";
+      context.log[level](
         { upstream: inbound.view.name, tool: envelope.tool, operationId: inbound.operationId, err: error },
         "legacy tool failed",
       );

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { AttemptResult } from "../../src/control/port.ts";
-import { attemptOf, describe, ok, play, settled, start, warehouse } from "./fixture.ts";
+import { attemptOf, describe, ok, play, refused, settled, start, warehouse } from "./fixture.ts";
 
 const limited = (admission: string) => `${warehouse}    admission: ${admission}\n`;
 const answered503: AttemptResult = { outcome: "hard", code: "http_5xx", executed: "unknown", message: "503", httpStatus: 503 };
@@ -37,19 +37,19 @@ test("Q3: a full queue refuses with a typed error and a time; a critical call ta
   await attemptOf(running);
   const waits = fixture.control.begin(describe(fixture));
   const first = waits.next();
-  const refused = fixture.control.begin(describe(fixture));
-  assert.equal(await refused.next(), null);
-  const { message, ...problem } = refused.problem();
+  const shed = fixture.control.begin(describe(fixture));
+  assert.equal(await shed.next(), null);
+  const { message, ...problem } = shed.problem();
   assert.deepEqual(problem, { code: "overloaded", retriable: true, retryAfterMs: 60_000, httpStatus: 503 });
   assert.match(message, /warehouse .* the call was not sent/);
-  assert.equal(refused.legacy, null);
+  assert.equal(shed.legacy, null);
   const critical = fixture.control.begin(describe(fixture, { agent: "pager" }));
   const second = critical.next();
   assert.equal(await first, null, "it gave its place");
   assert.equal(waits.problem().code, "overloaded");
   running.end("ok");
   assert.notEqual(await second, null);
-  for (const call of [waits, refused, critical]) call.end("error");
+  for (const call of [waits, shed, critical]) call.end("error");
 });
 
 test("Q1: calls that wait run at once when the limit is raised or taken away, and no more of them than the new one allows", async (t) => {
@@ -106,6 +106,96 @@ test("Q6: an agent that calls too often is refused with 429 and told when; the o
   assert.equal(await call(null), "sent");
   fixture.clock.nowMs += 500;
   assert.equal(await call("crawler"), "sent");
+});
+
+const withLegacy = (more: string) =>
+  `${warehouse.replace("get_inventory: { read_only: true }", 'get_inventory: { read_only: true, legacy: { url: "http://127.0.0.1:9/x" } }')}${more}`;
+
+test("Q7: a tool that is rolled back is under the limits of its upstream and its agent, as it is at MCP", async (t) => {
+  const limits = "    admission: { concurrency_max: 2, queue_max: 1, queue_ms_max: 60000 }\n";
+  const rates = "router: { agent_rates: { default: { calls_per_second: 1000 }, agents: { loop: { calls_per_second: 1, burst: 2 } } } }\n";
+  let running = 0;
+  let most = 0;
+  let open = Promise.withResolvers<void>();
+  const fixture = await start(t, {
+    yaml: withLegacy(limits + rates),
+    frozen: true,
+    callLegacy: async () => {
+      running += 1;
+      most = Math.max(most, running);
+      await open.promise;
+      running -= 1;
+      return { content: [] };
+    },
+  });
+  await fixture.rollback("tool", "get_inventory", 0, 1);
+  const never = new AbortController().signal;
+  const legacy = async (agent: string, signal = never) => {
+    const call = fixture.control.begin(describe(fixture, { agent }));
+    try {
+      await call.legacy?.({}, signal, "op");
+      return "served";
+    } catch {
+      assert.equal(call.legacy, null, "it is not offered again");
+      return call.problem();
+    } finally {
+      call.end("ok");
+    }
+  };
+  const served = [legacy("a"), legacy("b"), legacy("c")];
+  await settled();
+  assert.equal(running, 2, "the third one waits");
+  const tooMuch = await legacy("d");
+  assert.ok(typeof tooMuch !== "string");
+  const { message, ...problem } = tooMuch;
+  assert.deepEqual(problem, { code: "overloaded", retriable: true, retryAfterMs: 60_000, httpStatus: 503 });
+  assert.match(message, /warehouse .* the call was not sent/);
+  open.resolve();
+  assert.deepEqual(await Promise.all(served), ["served", "served", "served"]);
+  assert.equal(most, 2);
+
+  const bursts = [await legacy("loop"), await legacy("loop"), await legacy("loop")];
+  assert.deepEqual(
+    bursts.map((one) => (typeof one === "string" ? one : one.httpStatus)),
+    ["served", "served", 429],
+  );
+
+  open = Promise.withResolvers<void>();
+  const inside = [legacy("a"), legacy("b")];
+  const gone = new AbortController();
+  const leaves = legacy("c", gone.signal);
+  await settled();
+  gone.abort();
+  assert.notEqual(await leaves, "served", "a client that goes away leaves the queue");
+  const last = legacy("d");
+  open.resolve();
+  assert.deepEqual(await Promise.all([...inside, last]), ["served", "served", "served"]);
+});
+
+test("Q7: a call that falls back keeps the place that it has, and legacy takes nobody more in", async (t) => {
+  const open = Promise.withResolvers<void>();
+  const fixture = await start(t, {
+    yaml: withLegacy("    admission: { concurrency_max: 1, queue_max: 1, queue_ms_max: 60000 }\n"),
+    callLegacy: async () => {
+      await open.promise;
+      return { content: [] };
+    },
+  });
+  const first = fixture.control.begin(describe(fixture));
+  await play(first, () => refused);
+  const fallsBack = first.legacy?.({}, new AbortController().signal, "op");
+  const second = fixture.control.begin(describe(fixture));
+  let isIn = false;
+  const next = Promise.resolve(second.next()).then(() => {
+    isIn = true;
+  });
+  await settled();
+  assert.equal(isIn, false);
+  open.resolve();
+  await fallsBack;
+  first.end("ok");
+  await next;
+  second.end("ok");
 });
 
 test("R19: a 503 to a write is no proof of anything, unless the operator says that this upstream means it so", async (t) => {

@@ -4,9 +4,11 @@ import { createServer, type IncomingMessage, type ServerResponse } from "node:ht
 import type { AddressInfo } from "node:net";
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
-import { LegacyError } from "../../src/control/legacy.ts";
+import { Agent, buildConnector } from "undici";
+import { callLegacy, LegacyError, legacyToolOf } from "../../src/control/legacy.ts";
+import { LegacyPlaces, legacyPlaces } from "../../src/control/legacy-places.ts";
 import type { CallControl } from "../../src/control/port.ts";
-import { attemptOf, describe, type Fixture, ok, play, refused, reset, start } from "./fixture.ts";
+import { attemptOf, describe, type Fixture, ok, play, refused, reset, start, until } from "./fixture.ts";
 
 interface Seen {
   readonly method: string;
@@ -230,4 +232,91 @@ test("R14: what goes on with a call, or begins a task, is of MCP alone: rolled b
     call.end("error");
   }
   assert.equal(fixture.control.begin(describe(fixture, { tool: "ship_order" })).implementation, "legacy");
+});
+
+test("L1: what waits in vain for a connection to the legacy API was not sent, and is told so; no more wait than may", async (t) => {
+  const hung: ServerResponse[] = [];
+  const api = await legacyApi(t, (_seen, response) => hung.push(response));
+  const fixture = await start(t, { yaml: yamlOf(api.url).replace("timeout_ms: 300", "timeout_ms: 20000"), secrets });
+  await fixture.rollback("tool", "ship_order", 0, 1);
+  const ship = async (signal = never) => {
+    const call = fixture.control.begin(describe(fixture, { tool: "ship_order" }));
+    const error = await run(call, {}, signal).catch((thrown: unknown) => thrown);
+    assert.ok(error instanceof LegacyError);
+    call.end("error");
+    return { executed: error.executed, ...call.problem() };
+  };
+  const inside = Array.from({ length: legacyPlaces.concurrencyMax }, () => ship());
+  const gone = new AbortController();
+  const waiting = Array.from({ length: legacyPlaces.queueMax - 1 }, () => ship());
+  const leaves = ship(gone.signal);
+  const { executed, code, retriable, retryAfterMs } = await ship();
+  assert.deepEqual([executed, code, retriable, retryAfterMs], ["no", "overloaded", true, legacyPlaces.queueMsMax]);
+  gone.abort();
+  assert.equal((await leaves).executed, "no");
+  assert.deepEqual(new Set((await Promise.all(waiting)).map((told) => `${told.executed} ${told.code}`)), new Set(["no overloaded"]));
+  assert.equal(api.seen.length, legacyPlaces.concurrencyMax, "nothing of what was refused had been sent");
+  for (const response of hung) response.destroy();
+  assert.deepEqual(
+    new Set((await Promise.all(inside)).map((told) => `${told.executed} ${told.code}`)),
+    new Set(["unknown outcome_unknown"]),
+  );
+  // Their places are free again.
+  hung.length = 0;
+  const next = ship();
+  await until("the API is called again", () => hung.length === 1);
+  hung[0]?.destroy();
+  assert.equal((await next).executed, "unknown");
+});
+
+test("L2: whatever order calls come, wait, end and go away in, nobody is left at a legacy API", async () => {
+  const places = new LegacyPlaces();
+  const { concurrencyMax } = legacyPlaces;
+  let waits = 0;
+  const enter = (path: string, signal: AbortSignal, deadlineMs = Number.POSITIVE_INFINITY) =>
+    places.enter(`http://127.0.0.1:9/${path}`, { critical: false, deadlineMs, signal, onWait: () => waits++ }, () => 0);
+  for (let round = 0; round < 5; round += 1) {
+    const gone = new AbortController();
+    const calls = Array.from({ length: concurrencyMax * 2 }, (_, index) => enter(`${index}`, index % 3 === 0 ? gone.signal : never));
+    gone.abort();
+    let left = 0;
+    await Promise.all(
+      calls.map(async (call) => {
+        const place = await call;
+        if (typeof place === "string") return assert.equal(place, "legacy_wait");
+        left += 1;
+        return place();
+      }),
+    );
+    assert.ok(left >= concurrencyMax && left < calls.length);
+  }
+  assert.ok(waits >= concurrencyMax);
+  assert.equal(places.size, 0);
+});
+
+test("a call whose time is over before it has a connection was not sent", async (t) => {
+  const api = await legacyApi(t, (_seen, response) => json(response, {}));
+  const connector = buildConnector({});
+  // undici tells the end of a call only once its connection is made, or refused.
+  const agent = new Agent({ connect: (options, callback) => void setTimeout(connector, 100, options, callback) });
+  t.after(() => agent.destroy());
+  const tool = legacyToolOf("ship_order", { url: api.url, method: "POST", headers: {} }, { resolve: String });
+  const given = { tool, args: {}, operationId: "op", bodyBytesMax: 100, agent, redact: String };
+  const ends = new AbortController();
+  const late = callLegacy({ ...given, signal: never, timeoutMs: 20 });
+  const ended = callLegacy({ ...given, signal: ends.signal, timeoutMs: 20_000 });
+  setTimeout(() => ends.abort(), 20);
+  for (const [one, timedOut] of [
+    [late, true],
+    [ended, false],
+  ] as const) {
+    const error = await one.catch((thrown: unknown) => thrown);
+    assert.ok(error instanceof LegacyError);
+    assert.deepEqual([error.executed, error.timedOut], ["no", timedOut]);
+  }
+  assert.deepEqual(await callLegacy({ ...given, signal: never, timeoutMs: 20_000 }), {
+    content: [{ type: "text", text: "{}" }],
+    structuredContent: {},
+  });
+  assert.equal(api.seen.length, 1);
 });
