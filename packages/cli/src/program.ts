@@ -12,6 +12,8 @@ export interface CliEnvironment {
   readonly terminal?: boolean;
   /** A test's bus. */
   readonly bus?: Bus;
+  /** Rejects when `write` cannot write any more: that ends the command. */
+  readonly outputLost?: Promise<never>;
 }
 
 /** Runs `mcpf` with these arguments and gives its exit code; of `mcpf exec` that of the command. Command modules are loaded when they are used, because each start counts. */
@@ -41,7 +43,8 @@ export async function runCli(argv: readonly string[], environment: CliEnvironmen
         ...(environment.bus === undefined ? {} : { bus: environment.bus }),
       });
       try {
-        exitCode = await run(context, ...(given as never[]));
+        const running = run(context, ...(given as never[]));
+        exitCode = await (environment.outputLost === undefined ? running : Promise.race([running, environment.outputLost]));
       } finally {
         await context.close();
       }

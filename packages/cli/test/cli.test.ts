@@ -60,6 +60,7 @@ test("an unknown upstream, scenario, scope, command or flag is wrong usage (2), 
     [["why", "nope"], /known: everything/],
     [["chaos", "run", "killService", "nope", "--yes"], /known: everything/],
     [["chaos", "run", "meteor", "everything", "--yes"], /killService, slowResponse/],
+    [["chaos", "run", "killService", "everything", "--force", "--yes"], /--reason TEXT/],
     [["rollback", "planet", "x", "--reason", "r", "--yes"], /tool NAME, agent NAME or system/],
     [["frobnicate"], /unknown command/],
     [["status", "--nope"], /unknown option/],
@@ -305,8 +306,8 @@ test("events: a log without one event, and an export that lost a line, do not ve
   await mcpf(bus, ["events", "export", "--file", file]);
   assert.equal((await mcpf(bus, ["events", "verify", "--file", file])).code, 0);
   const { readFile } = await import("node:fs/promises");
-  const [first, , third] = (await readFile(file, "utf8")).split("\n");
-  await writeFile(file, `${first}\n${third}\n`);
+  const [first, , third, end] = (await readFile(file, "utf8")).split("\n");
+  await writeFile(file, `${first}\n${third}\n${end}\n`);
   const cut = await mcpf(bus, ["events", "verify", "--file", file]);
   assert.equal(cut.code, 1);
   assert.match(cut.stdout, /#3 config\.applied: gap: 1 events before it are gone/);

@@ -1,18 +1,9 @@
 import assert from "node:assert/strict";
-import { type TestContext, test } from "node:test";
-import { type Bus, memoryBroker, RefusedError } from "@mcp-failover/bus";
+import { test } from "node:test";
+import { memoryBroker, RefusedError } from "@mcp-failover/bus";
 import { streams } from "@mcp-failover/contracts";
-import { configured, runMcpf } from "./support.ts";
+import { configured, runMcpf, serveStatus } from "./support.ts";
 
-/** A state-store until the test is over, that gives this answer. */
-async function serveStatus(t: TestContext, bus: Bus, answer: () => object): Promise<void> {
-  const handlers = { "state.status": async () => answer() };
-  const served = await bus.serve({ name: "state-store", instance: "s", version: "0.1.0", description: "answers", handlers });
-  t.after(async () => {
-    await served.stop();
-    await bus.close();
-  });
-}
 const empty = { upstreams: [], rollback: { system: "mcp", agents: {}, tools: {} }, services: [] };
 
 test("a state-store that is still reading the log costs no answer: the log is folded here, and it is said", async (t) => {

@@ -60,6 +60,16 @@ export async function configured(
   return { broker, bus };
 }
 
+/** A state-store until the test is over, that gives this answer. */
+export async function serveStatus(t: TestContext, bus: Bus, answer: () => object): Promise<void> {
+  const handlers = { "state.status": async () => answer() };
+  const served = await bus.serve({ name: "state-store", instance: "s", version: "0.1.0", description: "answers", handlers });
+  t.after(async () => {
+    await served.stop();
+    await bus.close();
+  });
+}
+
 /** A prober on the broker, until the test is over, that hands what it is asked to `answer`. */
 export async function serveProber(
   t: TestContext,

@@ -1,12 +1,14 @@
 import assert from "node:assert/strict";
-import { mkdtemp, rm } from "node:fs/promises";
+import { existsSync } from "node:fs";
+import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { type Bus, memoryBroker } from "@mcp-failover/bus";
+import { publishRawToMemory } from "@mcp-failover/bus/internal";
 import { makeEvent } from "@mcp-failover/contracts";
 import { decideHealth, defaultPolicy } from "@mcp-failover/domain";
-import { observed, type Ran, runMcpf } from "./support.ts";
+import { configured, observed, type Ran, runMcpf } from "./support.ts";
 
 const atMs = 1_800_000_000_000;
 let folder = "";
@@ -142,4 +144,101 @@ test("an export is verified without NATS too, also where one is named that does 
     assert.deepEqual([code, wrong, expired], [0, 0, 1]);
     assert.match(stderr, /the signals of this export are not here/);
   }
+});
+
+/** The lines of an export of five events, and what `mcpf events verify` says of a file with other ones. */
+async function exported(): Promise<{ lines: string[]; verify(lines: readonly string[]): Promise<Ran> }> {
+  const { bus } = await configured();
+  for (const id of ["a", "b", "c", "d"]) {
+    const by = { kind: "operator" as const, id: "ann" };
+    const data = { commandId: id, command: "hold" as const, by, reason: "r", timestamp: new Date(atMs).toISOString(), parameters: {} };
+    await bus.append(makeEvent({ type: "command.accepted", keys: ["hold"], data, ...from(id) }));
+  }
+  const file = join(folder, "five.ndjson");
+  assert.equal((await runMcpf(bus, ["events", "export", "--file", file])).code, 0);
+  await bus.close();
+  return {
+    lines: (await readFile(file, "utf8")).trimEnd().split("\n"),
+    async verify(lines) {
+      await writeFile(file, `${lines.join("\n")}\n`);
+      return runMcpf(null, ["events", "verify", "--file", file, "-o", "json"]);
+    },
+  };
+}
+
+test("an export says at its end that it is whole; one whose first or last events were taken out, or all but one, does not verify", async () => {
+  const { lines, verify } = await exported();
+  assert.deepEqual(JSON.parse(lines.at(-1) ?? ""), { end: { lastSeq: 5, count: 5 } });
+  const whole = await verify(lines);
+  assert.deepEqual([whole.code, JSON.parse(whole.stdout).complete, JSON.parse(whole.stdout).wrong], [0, true, 0]);
+  const end = lines.slice(-1);
+  for (const [what, left, gaps] of [
+    ["the first three", lines.slice(3), ["#4: 3 events before it are gone from the log"]],
+    ["the last two", [...lines.slice(0, 3), ...end], ["#4: the log goes to #5: 2 events from here on are gone"]],
+    [
+      "all but the third",
+      [...lines.slice(2, 3), ...end],
+      ["#3: 2 events before it are gone from the log", "#4: the log goes to #5: 2 events from here on are gone"],
+    ],
+  ] as const) {
+    const { code, stdout } = await verify(left);
+    const { complete, wrong, problems } = JSON.parse(stdout) as { complete: boolean; wrong: number; problems: Record<string, unknown>[] };
+    assert.deepEqual([code, complete, wrong], [1, false, gaps.length], what);
+    assert.deepEqual(
+      problems.map(({ seq, message }) => `#${seq}: ${message}`),
+      gaps,
+      what,
+    );
+  }
+});
+
+test("an export without its last line is checked, is said not to be known as whole, and is not 0: it was cut off, or is of an older mcpf", async () => {
+  const { lines, verify } = await exported();
+  for (const left of [lines.slice(0, -1), lines.slice(0, 3)]) {
+    const { code, stdout, stderr } = await verify(left);
+    const { complete, wrong, messages } = JSON.parse(stdout);
+    assert.deepEqual([code, complete, wrong, messages], [1, false, 0, left.length]);
+    assert.match(stderr, /last line of this export does not say that it is whole: it was cut off, or is of an older mcpf/);
+  }
+  const after = await verify([...lines, lines[0] ?? ""]);
+  assert.equal(after.code, 1);
+  assert.match(after.stderr, /line 7 .* is not a line of an export/);
+});
+
+test("all that is wrong is counted, and where not all is shown it is said how much is", async () => {
+  const { broker, bus } = await configured();
+  for (let count = 0; count < 1200; count += 1) publishRawToMemory(broker, "config.applied", "{ torn");
+  const { code, stdout } = await runMcpf(bus, ["events", "verify", "-o", "json"]);
+  const { wrong, problems, problemsMax } = JSON.parse(stdout);
+  assert.ok(wrong >= 1200, `${wrong} are counted`);
+  assert.deepEqual([code, problems.length, problemsMax], [1, 1000, 1000]);
+  const said = (await runMcpf(bus, ["events", "verify"])).stdout.trimEnd().split("\n");
+  assert.deepEqual([said.length, said.at(-2)], [1002, `the first 1000 of ${wrong} are shown`]);
+  await bus.close();
+});
+
+test("a vote that points behind all that SIGNALS ever held is a forgery; of a SIGNALS that is younger than the vote it is expired", async () => {
+  for (const [afterMs, expected] of [
+    [60_000, [1, 1, 0]],
+    [0, [0, 0, 1]],
+  ] as const) {
+    const { bus, clock } = stackAt();
+    clock.nowMs = atMs - afterMs;
+    await probe(bus, "api", "probe-1");
+    clock.nowMs = atMs;
+    await decide(bus, 4242);
+    const ran = await verified(bus);
+    assert.deepEqual(ran.slice(0, 3), expected);
+    if (afterMs > 0) assert.match(ran[3].stdout, /is not what SIGNALS 4242 says/);
+    await bus.close();
+  }
+});
+
+test("an export into a folder that is not there ends with one sentence", async () => {
+  const { bus } = await configured();
+  const file = join(folder, "not-there", "x.ndjson");
+  const { code, stderr } = await runMcpf(bus, ["events", "export", "--file", file, "-o", "json"]);
+  assert.deepEqual([code, JSON.parse(stderr).error.code, existsSync(file)], [1, "file_not_written", false]);
+  assert.match(stderr, /cannot be written \(ENOENT\)/);
+  await bus.close();
 });

@@ -259,9 +259,11 @@ export {
   type Recompute,
   type SignalAt,
   type VerifyState,
+  problemsMax,
   verifyNext,
 } from "./verify.ts";
 export { wilsonLowerBound, wilsonUpperBound } from "./wilson.ts";
+  verifyEnd,
 export {
   callsOf,
   type EndpointWindow,

@@ -9,6 +9,7 @@ import {
   subjectFor,
   type Vote,
 } from "@mcp-failover/contracts";
+import { emptyMap, type ShardedMap } from "./sharded-map.ts";
 
 /**
  * Checks the log against itself: `mcpf events verify`.
@@ -16,13 +17,14 @@ import {
  * V1  The stored bytes have the hash that their publisher gave them: one altered byte is found and named.
  * V2  Every event parses as what its subject says it is; what does not is named (it is in QUARANTINE too).
  * V3  A fenced event expected exactly the event before it on its subject: nothing was taken out, put in or decided twice. What has to be
- *     fenced is, and no place in the log is empty.
+ *     fenced is, and no place in the log is empty, from its first to its last: AUDIT drops nothing by itself.
  * V4  Epochs of an upstream or a rollback scope begin with 1 and go up by one, or more only with another generation or after a route seen
  *     above the log's.
  * V5  A decision, taken again on the input that it recorded, is the same decision, in all that the event says of it; it is about the
  *     subject that it stands on; and its input's state is what the event before left.
  * V6  The votes of a decision are the observations that SIGNALS holds where they point, and its proofs are probes made for the purpose
- *     that ended well; where those have expired that is counted, not condemned. None lies behind what the decider had read.
+ *     that ended well; where those have expired that is counted, not condemned. None lies behind what the decider had read, or
+ *     where SIGNALS has never come to.
  */
 
 /** A message of AUDIT as it is stored. */
@@ -38,6 +40,7 @@ export interface LogMessage {
 
 export interface Problem {
   readonly seq: number;
+  /** `AUDIT` for what is wrong about the log as a whole. */
   readonly subject: string;
   readonly check: "bytes" | "event" | "gap" | "fence" | "epoch" | "decision" | "state" | "evidence";
   readonly message: string;
@@ -46,8 +49,8 @@ export interface Problem {
 /** A pure function that took decisions, by the name in the certificate; undefined: not known here. */
 export type Recompute = (input: unknown) => { readonly rule: string; readonly state?: unknown; readonly kind?: string };
 
-/** What stands in SIGNALS at a sequence; null: expired. */
-export type SignalAt = (seq: number) => Event | null;
+/** What stands in SIGNALS at a sequence that was read at `atMs`; null: expired; `never`: nothing that could be read then has ever stood there. */
+export type SignalAt = (seq: number, atMs: number) => Event | null | "never";
 
 export interface VerifyState {
   readonly messages: number;
@@ -55,16 +58,33 @@ export interface VerifyState {
   readonly lastSeq: number;
   readonly decisions: number;
   readonly inputsExpired: number;
+  /** Places of the log that are empty. */
+  readonly missing: number;
+  /** All problems, also those that were not kept. */
+  readonly wrong: number;
+  /** The first {@link problemsMax}. */
   readonly problems: readonly Problem[];
-  /** Last sequence and state of each fenced subject. */
-  readonly last: ReadonlyMap<
-    string,
-    { readonly seq: number; readonly state: unknown; readonly epoch: number | null; readonly generation: number | null }
-  >;
+  /** Last sequence and state of each subject. */
+  readonly last: ShardedMap<{
+    readonly seq: number;
+    readonly state: unknown;
+    readonly epoch: number | null;
+    readonly generation: number | null;
+  }>;
 }
 
-export const nothingVerified: VerifyState = { messages: 0, lastSeq: 0, decisions: 0, inputsExpired: 0, problems: [], last: new Map() };
-const problemsMax = 1000;
+export const nothingVerified: VerifyState = {
+  messages: 0,
+  lastSeq: 0,
+  decisions: 0,
+  inputsExpired: 0,
+  missing: 0,
+  wrong: 0,
+  problems: [],
+  last: emptyMap(),
+};
+/** Problems that are kept; all are counted. */
+export const problemsMax = 1000;
 const expectedHeader = "Nats-Expected-Last-Subject-Sequence";
 
 /** Sequences in SIGNALS that a message's decision points at; the caller reads them before {@link verifyNext}. */
@@ -77,7 +97,10 @@ export function evidenceRefs(message: Pick<LogMessage, "subject" | "bytes">): nu
   ];
 }
 
-/** Checks one more message, in the order of the log. A partial log (from a sequence on) is checked as far as it goes. */
+/**
+ * Checks one more message, in the order of the log. `complete`: the log is there from its first event on. Of one that is not, the gap is told, and what its subjects
+ * held before is not known.
+ */
 export function verifyNext(
   state: VerifyState,
   message: LogMessage,
@@ -92,7 +115,7 @@ export function verifyNext(
 
   const missing = message.seq - state.lastSeq - 1;
   if (missing < 0) report("gap", `it stands behind #${state.lastSeq}, which comes later`);
-  else if (missing > 0 && (state.lastSeq > 0 || context.complete)) report("gap", `${missing} events before it are gone from the log`);
+  else if (missing > 0) report("gap", `${missing} events before it are gone from the log`);
 
   const hash = header(integrityHeader);
   if (hash === undefined) report("bytes", `has no ${integrityHeader}: it was not published by this system`);
@@ -102,7 +125,7 @@ export function verifyNext(
   if (!parsed.ok) report("event", parsed.reason);
   else if (message.unusable !== undefined) report("event", message.unusable);
   const before = state.last.get(message.subject);
-  const last = new Map(state.last);
+  let now: { seq: number; state: unknown; epoch: number | null; generation: number | null };
   let decisions = state.decisions;
   let inputsExpired = state.inputsExpired;
 
@@ -129,8 +152,8 @@ export function verifyNext(
       const readTo = certificate.folded.SIGNALS?.last ?? Number.POSITIVE_INFINITY;
       const behind = isFailover(event) ? evidenceRefs(message).filter((seq) => seq > readTo) : [];
       if (behind.length > 0) report("evidence", `it points at SIGNALS ${behind[0]}, and its decider had read them to ${readTo}`);
-      for (const { observer, endpoint, upstream, seq } of proofsOf(event)) {
-        const signal = context.signalAt(seq);
+      for (const { observer, endpoint, upstream, seq, atMs } of proofsOf(event)) {
+        const signal = context.signalAt(seq, atMs);
         if (signal === null) inputsExpired += 1;
         else if (!proves(signal, observer, upstream, endpoint)) {
           report("evidence", `SIGNALS ${seq} is no proof by ${observer} that ${upstream}/${endpoint} answers`);
@@ -138,25 +161,49 @@ export function verifyNext(
       }
       for (const { vote, endpoint, upstream } of votesOf(event)) {
         if (vote.ref?.stream !== "SIGNALS") continue;
-        const signal = context.signalAt(vote.ref.seq);
+        const signal = context.signalAt(vote.ref.seq, vote.atMs);
         if (signal === null) inputsExpired += 1;
         else if (!saidBy(signal, vote, upstream, endpoint)) {
           report("evidence", `the vote of ${vote.observer} on ${upstream}/${endpoint} is not what SIGNALS ${vote.ref.seq} says`);
         }
       }
     }
-    last.set(message.subject, { seq: message.seq, state: after, epoch: epochs?.epoch ?? null, generation: epochs?.generation ?? null });
+    now = { seq: message.seq, state: after, epoch: epochs?.epoch ?? null, generation: epochs?.generation ?? null };
   } else {
-    last.set(message.subject, { seq: message.seq, state: undefined, epoch: before?.epoch ?? null, generation: before?.generation ?? null });
+    now = { seq: message.seq, state: undefined, epoch: before?.epoch ?? null, generation: before?.generation ?? null };
   }
   return {
+    ...withProblems(state, problems),
     messages: state.messages + 1,
     lastSeq: Math.max(state.lastSeq, message.seq),
     decisions,
     inputsExpired,
-    problems: [...state.problems, ...problems].slice(0, problemsMax),
-    last,
+    missing: state.missing + Math.max(0, missing),
+    last: state.last.with(message.subject, now),
   };
+}
+
+/**
+ * After the last message: whether the log reaches as far as it is said to. With `count`, as an export has it, it holds exactly so many events; without, more may have
+ * come since it was looked at.
+ */
+export function verifyEnd(state: VerifyState, said: { readonly lastSeq: number; readonly count?: number }): VerifyState {
+  const problems: Problem[] = [];
+  const report = (seq: number, message: string): void => {
+    problems.push({ seq, subject: "AUDIT", check: "gap", message });
+  };
+  const missing = Math.max(0, said.lastSeq - state.lastSeq);
+  if (missing > 0) report(state.lastSeq + 1, `the log goes to #${said.lastSeq}: ${missing} events from here on are gone`);
+  // What is gone has been told where it is gone.
+  else if (said.count !== undefined && (said.count < state.messages || said.count > state.messages + state.missing))
+    report(state.lastSeq, `${said.count} events were said to be here, and there are ${state.messages}`);
+  return { ...withProblems(state, problems), missing: state.missing + missing };
+}
+
+function withProblems(state: VerifyState, more: readonly Problem[]): VerifyState {
+  const room = problemsMax - state.problems.length;
+  const problems = more.length === 0 || room === 0 ? state.problems : [...state.problems, ...more.slice(0, room)];
+  return { ...state, wrong: state.wrong + more.length, problems };
 }
 
 function verifyDecision(
@@ -166,7 +213,8 @@ function verifyDecision(
   context: { readonly deciders: Readonly<Record<string, Recompute>> },
   report: (check: Problem["check"], text: string) => void,
 ): void {
-  const recompute = context.deciders[certificate.decider];
+  // "constructor" is no decider, and would give back what it is given.
+  const recompute = Object.hasOwn(context.deciders, certificate.decider) ? context.deciders[certificate.decider] : undefined;
   if (recompute === undefined) {
     report("decision", `no decider ${JSON.stringify(certificate.decider).slice(0, 60)} is known here`);
     return;
@@ -266,16 +314,16 @@ const isFailover = (event: Event): event is Event<"failover.decided" | "failover
   event.type === "failover.decided" || event.type === "failover.rejected" || event.type === "failover.failed";
 
 /** The probes that a failover rests on (F5), by where SIGNALS holds them. */
-function proofsOf(event: Event): { observer: string; upstream: string; endpoint: string; seq: number }[] {
+function proofsOf(event: Event): { observer: string; upstream: string; endpoint: string; seq: number; atMs: number }[] {
   if (!isFailover(event)) return [];
   return votesOf(event).flatMap(({ vote, upstream, endpoint }) => {
-    const { seq } = (vote as { proof?: { seq?: unknown } | null }).proof ?? {};
-    return typeof seq === "number" ? [{ observer: vote.observer, upstream, endpoint, seq }] : [];
+    const { seq, atMs } = (vote as { proof?: { seq?: unknown; atMs?: unknown } | null }).proof ?? {};
+    return typeof seq === "number" ? [{ observer: vote.observer, upstream, endpoint, seq, atMs: Number(atMs) }] : [];
   });
 }
 
-function proves(signal: Event, observer: string, upstream: string, endpoint: string): boolean {
-  if (signal.type !== "probe.observed") return false;
+function proves(signal: Event | "never", observer: string, upstream: string, endpoint: string): boolean {
+  if (signal === "never" || signal.type !== "probe.observed") return false;
   return signal.data.observations.some(
     (one) =>
       one.upstream === upstream &&
@@ -297,7 +345,8 @@ function votesOf(event: Event): { vote: Vote; upstream: string; endpoint: string
   );
 }
 
-function saidBy(signal: Event, vote: Vote, upstream: string, endpoint: string): boolean {
+function saidBy(signal: Event | "never", vote: Vote, upstream: string, endpoint: string): boolean {
+  if (signal === "never") return false;
   if (signal.type === "probe.observed") {
     return signal.data.observations.some(
       (one) =>

@@ -9,8 +9,11 @@ import {
   type FailoverInput,
   type LogMessage,
   nothingVerified,
+  problemsMax,
   type Recompute,
+  type SignalAt,
   type VerifyState,
+  verifyEnd,
   verifyNext,
 } from "../src/index.ts";
 import { defaultPolicy } from "../src/policy.ts";
@@ -87,7 +90,7 @@ function healthLog(): LogMessage[] {
   return log;
 }
 
-function verifyAll(log: readonly LogMessage[], signalAt: (seq: number) => Event | null = () => null): VerifyState {
+function verifyAll(log: readonly LogMessage[], signalAt: SignalAt = () => null): VerifyState {
   return log.reduce((state, one) => verifyNext(state, one, { deciders, signalAt, complete: true }), nothingVerified);
 }
 
@@ -142,6 +145,22 @@ test("V5: a decider that this version does not know is a problem, not a pass", (
   const [first] = healthLog() as [LogMessage];
   const state = verifyNext(nothingVerified, first, { deciders: {}, signalAt: () => null, complete: true });
   assert.ok(state.problems.some(({ check }) => check === "decision"));
+});
+
+test("V5: a decider by the name of something that every object has is none, though it would repeat whatever it is given", () => {
+  const [first] = healthLog() as [LogMessage];
+  for (const decider of ["constructor", "valueOf", "__proto__"]) {
+    const forged = forge(first, ({ data }) => {
+      const certificate = data["certificate"] as { decider: string; rule: string; nowMs: number; input: object };
+      certificate.decider = decider;
+      certificate.input = { rule: certificate.rule, nowMs: certificate.nowMs, state: data["state"] };
+    });
+    const { problems } = verifyAll([forged]);
+    assert.ok(
+      problems.some(({ check, message: text }) => check === "decision" && text.startsWith("no decider")),
+      decider,
+    );
+  }
 });
 
 const vote = {
@@ -239,6 +258,18 @@ test("V6: a vote that SIGNALS bears out passes, one that it contradicts is named
   assert.deepEqual([expired.problems.length, expired.inputsExpired], [0, 1]);
 });
 
+test("V6: what points at a place of SIGNALS where nothing can have stood is named, and is not expired", () => {
+  const never = verifyAll(votedLog(), (seq, at) => (seq === 7 && at === atMs ? "never" : null));
+  assert.deepEqual([named(never), never.inputsExpired], [[[1, "evidence"]], 0]);
+  const proof = verifyAll(failoverLog(), (seq, at) => (seq === 9 && at === atMs ? "never" : seq === 8 ? probed("old", "hard") : null));
+  assert.deepEqual([...new Set(named(proof).map(([, check]) => check))], ["evidence"]);
+  for (const told of [/^SIGNALS 9 is no proof by p1/, /vote of p1 on a\/new is not what SIGNALS 9 says/])
+    assert.ok(
+      proof.problems.some(({ message: text }) => told.test(text)),
+      String(told),
+    );
+});
+
 /** A message with another event in it, and the hash and headers of one that was published so. */
 function forge(
   one: LogMessage,
@@ -257,6 +288,51 @@ test("V3: an event taken out from between others is found, though nothing of its
   const log = [first, { ...second, seq: 3 }];
   assert.deepEqual(named(verifyAll(log)), [[3, "gap"]]);
   assert.deepEqual(named(verifyAll([first, { ...second, seq: 2 }, { ...first, seq: 2 }])).slice(0, 1), [[2, "gap"]]);
+});
+
+test("V3: a log whose first events are gone is found, once, though nothing can be said of what its subjects held before", () => {
+  const [, second] = healthLog() as [LogMessage, LogMessage];
+  const state = verifyNext(nothingVerified, { ...second, seq: 4 }, { deciders, signalAt: () => null, complete: false });
+  assert.deepEqual(named(state), [[4, "gap"]]);
+  assert.match(state.problems[0]?.message ?? "", /^3 events before it are gone/);
+  assert.equal(state.missing, 3);
+});
+
+test("V3: a log whose last events are gone, or that holds another number of them than was said, is found; a whole one passes", () => {
+  const state = verifyAll(healthLog());
+  assert.deepEqual(verifyEnd(state, { lastSeq: 2, count: 2 }), state);
+  assert.deepEqual(verifyEnd(state, { lastSeq: 1 }), state, "more has come while it was read");
+  const cut = verifyEnd(state, { lastSeq: 5 });
+  assert.deepEqual([named(cut), cut.wrong, cut.missing], [[[3, "gap"]], 1, 3]);
+  assert.match(cut.problems[0]?.message ?? "", /goes to #5.*3 events.*gone/);
+  assert.deepEqual(named(verifyEnd(state, { lastSeq: 2, count: 3 })), [[2, "gap"]]);
+  assert.deepEqual(named(verifyEnd(state, { lastSeq: 1, count: 1 })), [[2, "gap"]]);
+});
+
+test("what is wrong is counted to the end, though only the first thousand are kept", () => {
+  const [first] = healthLog() as [LogMessage];
+  const bytes = new TextEncoder().encode("{ torn");
+  let state = nothingVerified;
+  for (let seq = 1; seq <= 1200; seq += 1) {
+    const torn = { ...first, seq, bytes, headers: { [integrityHeader]: sha256(bytes) } };
+    state = verifyNext(state, torn, { deciders, signalAt: () => null, complete: true });
+  }
+  assert.deepEqual([state.wrong, state.problems.length, state.problems.at(-1)?.seq], [1200, problemsMax, problemsMax]);
+  assert.equal(verifyEnd(state, { lastSeq: 1201 }).wrong, 1201);
+});
+
+test("a message costs the same however many subjects the log has: the state before it stays as it was, and is not copied", () => {
+  const bytes = new TextEncoder().encode("{ torn");
+  const context = { deciders: {}, signalAt: () => null, complete: true };
+  const torn = (seq: number): LogMessage => ({ seq, subject: `health.changed.u${seq}.p`, timeMs: atMs, headers: {}, bytes });
+  const before = verifyNext(nothingVerified, torn(1), context);
+  let state = before;
+  const startedMs = performance.now();
+  for (let seq = 2; seq <= 20_001; seq += 1) state = verifyNext(state, torn(seq), context);
+  const tookMs = performance.now() - startedMs;
+  // Of a copy of all subjects for each message it is over a minute.
+  assert.ok(tookMs < 10_000, `20,000 messages of as many subjects took ${tookMs.toFixed(0)} ms`);
+  assert.deepEqual([[...state.last.entries()].length, [...before.last.entries()].length], [20_001, 1]);
 });
 
 test("V3: a decision that was put into the log without a fence is found", () => {

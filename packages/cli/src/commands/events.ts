@@ -1,27 +1,15 @@
-import { once } from "node:events";
-import { createReadStream, createWriteStream } from "node:fs";
-import { createInterface } from "node:readline";
-import { type Bus, BusError, type FollowOptions, type Stored } from "@mcp-failover/bus";
-import { canonicalJson, type Event, parseEvent } from "@mcp-failover/contracts";
-import { evidenceRefs, type LogMessage, nothingVerified, verifyNext, viewStatus } from "@mcp-failover/domain";
-import { z } from "zod";
+import { createWriteStream } from "node:fs";
+import { pipeline } from "node:stream/promises";
+import { type Bus, BusError, type FollowOptions, RefusedError, readFleetStatus, type Stored } from "@mcp-failover/bus";
+import { canonicalJson, type Event, parseEvent, type StatusView } from "@mcp-failover/contracts";
+import { evidenceRefs, type LogMessage, nothingVerified, problemsMax, verifyEnd, verifyNext, viewStatus } from "@mcp-failover/domain";
 import type { Context } from "../context.ts";
 import { deciders } from "../deciders.ts";
 import { CliError, type ExitCode, usageError } from "../errors.ts";
+import { exportLines, type LogEnd, readExport } from "../log-export.ts";
 import { table } from "../output.ts";
 import { foldLog, readToEnd, sayStored, silenceMsMax } from "../read-log.ts";
 import { parseDuration } from "./changes.ts";
-import { readStatus } from "./status.ts";
-
-/** One line of `mcpf events export`. `payload` keeps the stored bytes exactly: as text where they are UTF-8, else in base64. */
-const exported = z.object({
-  seq: z.number().int().positive(),
-  subject: z.string(),
-  timeMs: z.number(),
-  headers: z.record(z.string(), z.string()),
-  payload: z.string().optional(),
-  payloadBase64: z.string().optional(),
-});
 
 const defaultSinceMs = 600_000;
 
@@ -68,7 +56,7 @@ function lineOf(stored: Stored): object {
   return stored.content.kind === "event" ? { ...place, event: stored.content.event } : { ...place, malformed: stored.content.reason };
 }
 
-/** `mcpf events replay`: folds the log again from its first event, and compares with what the state-store shows. */
+/** `mcpf events replay`: folds the log again from its first event, and compares with what the state-store shows; 1 also when it cannot be compared. */
 export async function replay(context: Context, options: { to?: string }): Promise<ExitCode> {
   const bus = await context.bus();
   const toSeq = options.to === undefined ? undefined : Number(options.to);
@@ -76,14 +64,17 @@ export async function replay(context: Context, options: { to?: string }): Promis
   const { model, messages, decisions, malformed } = await foldLog(bus, toSeq);
   const view = viewStatus(model, [], context.nowMs());
   // A replay up to an earlier event shows the past; only a whole one can be compared.
-  const shown = toSeq === undefined ? await readStatus(context) : null;
-  const differs = shown === null ? [] : differences(view.upstreams, shown.upstreams);
+  const shown = toSeq === undefined ? await shownByStateStore(bus) : null;
+  const differs = shown?.view ? differences(view.upstreams, shown.view.upstreams) : [];
+  const equals = shown?.view ? differs.length === 0 : null;
   const result = {
     messages,
     decisions,
     malformed,
     toSeq: model.seq,
-    equalsReadModel: shown === null ? null : differs.length === 0,
+    equalsReadModel: equals,
+    /** Why there is nobody to compare with; null where it was compared, or need not be. */
+    notCompared: shown?.nobody ?? null,
     differences: differs,
     view,
   };
@@ -92,9 +83,11 @@ export async function replay(context: Context, options: { to?: string }): Promis
       `replayed ${messages} events, ${decisions} of them decisions${malformed > 0 ? `, ${malformed} malformed` : ""}, up to #${model.seq}`,
       shown === null
         ? ""
-        : differs.length === 0
-          ? "the replayed view equals what the state-store shows"
-          : `the state-store shows something else: ${differs.join("; ")}`,
+        : equals === null
+          ? `there is nobody to compare with: ${shown.nobody}`
+          : equals
+            ? "the replayed view equals what the state-store shows"
+            : `the state-store shows something else: ${differs.join("; ")}`,
       table(
         ["UPSTREAM", "ACTIVE", "EPOCH"],
         view.upstreams.map(({ name, active, epoch }) => [name, active, String(epoch)]),
@@ -103,7 +96,19 @@ export async function replay(context: Context, options: { to?: string }): Promis
       .filter(Boolean)
       .join("\n"),
   );
-  return differs.length === 0 ? 0 : 1;
+  return shown === null || equals ? 0 : 1;
+}
+
+/** Never the log folded once more, as `mcpf status` does it: that equals itself. */
+async function shownByStateStore(bus: Bus): Promise<{ readonly view: StatusView | null; readonly nobody: string | null }> {
+  try {
+    const { status: view } = await readFleetStatus(bus);
+    if (view.backupUpToSeq === undefined) return { view, nobody: null };
+    return { view: null, nobody: `the state-store cannot read the log, and shows its backup up to event #${view.backupUpToSeq}` };
+  } catch (error) {
+    if (!(error instanceof RefusedError || error instanceof BusError)) throw error;
+    return { view: null, nobody: `no state-store shows anything (${error.message})` };
+  }
 }
 
 /** Routes and holds have to be equal; health may have moved on between the two readings. */
@@ -113,45 +118,56 @@ function differences(
 ): string[] {
   const pick = ({ name, active, epoch, held }: (typeof mine)[number]) => canonicalJson({ name, active, epoch, held });
   const theirs = new Map(shown.map((one) => [one.name, one]));
-  return mine.flatMap((one) => {
+  const known = new Set(mine.map(({ name }) => name));
+  const differs = mine.flatMap((one) => {
     const other = theirs.get(one.name);
     if (other === undefined) return [`${one.name} is missing`];
     return pick(one) === pick(other)
       ? []
       : [`${one.name}: log ${one.active} epoch ${one.epoch}, shown ${other.active} epoch ${other.epoch}`];
   });
+  return [...differs, ...shown.filter(({ name }) => !known.has(name)).map(({ name }) => `${name} is shown, and is not in the log`)];
 }
 
 /** `mcpf events export --file F`: AUDIT as it is stored, byte for byte. */
 export async function exportLog(context: Context, options: { file?: string }): Promise<ExitCode> {
+  const { file } = options;
   const bus = await context.bus();
-  const sink = options.file === undefined ? process.stdout : createWriteStream(options.file, { mode: 0o600 });
-  let count = 0;
-  for await (const { seq, subject, timeMs, headers, bytes } of bus.read("AUDIT")) {
-    count += 1;
-    const line = `${JSON.stringify({ seq, subject, timeMs, headers, ...payloadOf(bytes) })}\n`;
-    if (!sink.write(line)) await once(sink, "drain");
+  let lines = 0;
+  async function* counted(): AsyncGenerator<string> {
+    for await (const line of exportLines(bus)) {
+      yield line;
+      lines += 1;
+    }
   }
-  if (sink !== process.stdout) {
-    await new Promise<void>((resolve) => sink.end(() => resolve()));
-    context.out.note(`${count} events exported to ${options.file}`);
+  try {
+    if (file === undefined) await pipeline(counted, process.stdout, { end: false });
+    else await pipeline(counted, createWriteStream(file, { mode: 0o600 }));
+  } catch (error) {
+    if (!(error instanceof Error && "syscall" in error)) throw error;
+    const { code } = error as NodeJS.ErrnoException;
+    const where = file === undefined ? "standard output" : file;
+    throw new CliError(1, "file_not_written", `${where} cannot be written (${code}): what is there is not the whole log`);
   }
+  if (file !== undefined) context.out.note(`${lines - 1} events exported to ${file}`);
   return 0;
 }
 
-function payloadOf(bytes: Uint8Array): { payload: string } | { payloadBase64: string } {
-  const text = Buffer.from(bytes).toString("utf8");
-  return Buffer.from(text, "utf8").equals(bytes) ? { payload: text } : { payloadBase64: Buffer.from(bytes).toString("base64") };
-}
-
-/** `mcpf events verify`: 1 when anything is wrong; each problem names sequence and subject. */
+/** `mcpf events verify`: 1 when anything is wrong, or it is not certain that nothing is missing; each problem names sequence and subject. */
 export async function verify(context: Context, options: { file?: string }): Promise<ExitCode> {
   const { file } = options;
   const live = file === undefined ? await context.bus() : await reachable(context);
   // Of an export only where its first event stands in the log that is reached.
   let evidence = file === undefined ? live : null;
-  const messages = file === undefined ? fromStream(live as Bus) : fromFile(file);
+  let end: LogEnd | null = file === undefined ? { lastSeq: (await (live as Bus).info("AUDIT")).lastSeq } : null;
+  const messages =
+    file === undefined
+      ? fromStream(live as Bus)
+      : readExport(file, (said) => {
+          end = said;
+        });
   const signals = new Map<number, Signal | null>();
+  let extent: Extent = { oldestMs: null, lastSeq: 0 };
   let state = nothingVerified;
   let first: number | null = null;
   for await (const message of messages) {
@@ -160,10 +176,15 @@ export async function verify(context: Context, options: { file?: string }): Prom
       if (file !== undefined && live !== null && (await isOfLog(live, message))) evidence = live;
       if (evidence === null) context.out.note("the signals of this export are not here: votes and proofs count as expired");
     }
-    for (const seq of evidenceRefs(message)) if (!signals.has(seq)) signals.set(seq, await signalOf(evidence, seq));
+    for (const seq of evidenceRefs(message)) {
+      if (signals.has(seq)) continue;
+      signals.set(seq, await signalOf(evidence, seq));
+      if (evidence !== null && seq > extent.lastSeq) extent = await extentOf(evidence);
+    }
     state = verifyNext(state, message, {
       deciders,
-      signalAt: (seq) => signalBefore(signals.get(seq) ?? null, message.timeMs),
+      signalAt: (seq, atMs) =>
+        signalBefore(signals.get(seq) ?? null, message.timeMs) ?? neverIn(extent, seq, Math.min(atMs, message.timeMs)),
       complete: first === 1,
     });
     if (signals.size > signalsKeptMax) signals.clear();
@@ -174,21 +195,22 @@ export async function verify(context: Context, options: { file?: string }): Prom
       "nothing_to_verify",
       "there is not one event: every log begins with log.started, so this is not one, or it is lost",
     );
-  const wrong = state.problems.length;
-  const result = {
-    messages: state.messages,
-    decisions: state.decisions,
-    wrong,
-    inputsExpired: state.inputsExpired,
-    problems: state.problems,
-  };
+  if (end === null)
+    context.out.note(
+      "the last line of this export does not say that it is whole: it was cut off, or is of an older mcpf; what is here was checked, and what followed is not known",
+    );
+  else state = verifyEnd(state, end);
+  const { decisions, inputsExpired, problems, wrong } = state;
+  const complete = end !== null && state.missing === 0;
+  const result = { messages: state.messages, decisions, wrong, inputsExpired, complete, problemsMax, problems };
   context.out.print(result, () =>
     [
-      ...state.problems.map(({ seq, subject, check, message }) => `#${seq} ${subject}: ${check}: ${message}`),
-      `${state.messages} events, ${state.decisions} decisions recomputed, ${wrong} wrong, ${state.inputsExpired} inputs expired`,
+      ...problems.map(({ seq, subject, check, message }) => `#${seq} ${subject}: ${check}: ${message}`),
+      ...(wrong > problems.length ? [`the first ${problems.length} of ${wrong} are shown`] : []),
+      `${state.messages} events, ${decisions} decisions recomputed, ${wrong} wrong, ${inputsExpired} inputs expired${complete ? "" : ", not complete"}`,
     ].join("\n"),
   );
-  return wrong === 0 ? 0 : 1;
+  return wrong === 0 && complete ? 0 : 1;
 }
 
 const signalsKeptMax = 10_000;
@@ -197,38 +219,6 @@ async function* fromStream(bus: Bus): AsyncIterable<LogMessage> {
   for await (const stored of bus.read("AUDIT")) {
     // What the bytes point at (a large configuration) was fetched and checked by its hash: where that failed they alone look well.
     yield stored.content.kind === "malformed" ? { ...stored, unusable: stored.content.reason } : stored;
-  }
-}
-
-async function* fromFile(file: string): AsyncIterable<LogMessage> {
-  const input = createReadStream(file);
-  await once(input, "open").catch((error: NodeJS.ErrnoException) => {
-    throw usageError(`${file} cannot be read (${error.code}): give the file that \`mcpf events export --file\` wrote`, "no_file");
-  });
-  let number = 0;
-  for await (const line of createInterface({ input, crlfDelay: Number.POSITIVE_INFINITY })) {
-    number += 1;
-    if (line === "") continue;
-    const parsed = exported.safeParse(jsonOf(line));
-    if (!parsed.success)
-      throw new CliError(1, "not_an_export", `line ${number} of ${file} is not a line of an export: it was altered, or is another file`);
-    const { seq, subject, timeMs, headers, payload, payloadBase64 } = parsed.data;
-    yield {
-      seq,
-      subject,
-      timeMs,
-      headers,
-      bytes: payload === undefined ? Buffer.from(payloadBase64 ?? "", "base64") : Buffer.from(payload, "utf8"),
-    };
-  }
-}
-
-function jsonOf(line: string): unknown {
-  try {
-    return JSON.parse(line);
-  } catch (error) {
-    if (error instanceof SyntaxError) return undefined;
-    throw error;
   }
 }
 
@@ -271,4 +261,20 @@ const skewMsMax = 10_000;
 /** One that was stored after the decision is not what its decider read: SIGNALS was made anew since, and counts from 1 again. */
 function signalBefore(signal: Signal | null, decidedAtMs: number): Event | null {
   return signal === null || signal.timeMs > decidedAtMs + skewMsMax ? null : signal.event;
+}
+
+/** How far SIGNALS has ever come, and since when it holds what it does; null: it holds nothing. */
+interface Extent {
+  readonly oldestMs: number | null;
+  readonly lastSeq: number;
+}
+
+async function extentOf(bus: Bus): Promise<Extent> {
+  const { firstSeq, lastSeq } = await bus.info("SIGNALS");
+  return { oldestMs: (await bus.at("SIGNALS", firstSeq))?.timeMs ?? null, lastSeq };
+}
+
+/** A stream that is older than what was read has not been made anew since, and counts as it did then. */
+function neverIn({ oldestMs, lastSeq }: Extent, seq: number, readAtMs: number): "never" | null {
+  return seq > lastSeq && oldestMs !== null && oldestMs < readAtMs - skewMsMax ? "never" : null;
 }
