@@ -199,6 +199,7 @@ function wordOfProbe(before: Word | undefined, observer: string, probe: Probe, {
     if (behindMs > 0 && behindMs <= probe.responseTimeMs + toldLateMsMax) return before;
   }
   const hard = probe.outcome === "hard";
+  // Each field by name: what is spread into the middle of an object is copied one by one.
   return {
     observer,
     kind: "prober",
@@ -209,16 +210,20 @@ function wordOfProbe(before: Word | undefined, observer: string, probe: Probe, {
     startedAtMs: probe.startedAtMs,
     responseTimeMs: probe.responseTimeMs,
     purpose: probe.purpose,
-    ...runOf(before, hard, 1, timeMs),
+    hardRun: hard ? (before?.hardRun ?? 0) + 1 : 0,
+    hardSinceMs: hard ? (before?.hardSinceMs ?? timeMs) : null,
     lastOkAtMs: probe.outcome === "ok" ? timeMs : (before?.lastOkAtMs ?? null),
     proof: probe.purpose === "confirm" && probe.outcome === "ok" ? { atMs: timeMs, seq } : (before?.proof ?? null),
     trafficAtMs: null,
     trafficSeq: 0,
-    ...nothingInFlight,
-    seconds: [],
+    oldestInFlightMs: 0,
+    stuckCalls: 0,
+    hung: false,
+    seconds: noSeconds,
   };
 }
 
+const noSeconds: readonly TrafficSecond[] = [];
 const nothingInFlight = { oldestInFlightMs: 0, stuckCalls: 0, hung: false } as const;
 
 function wordOfWindow(
