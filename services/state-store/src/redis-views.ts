@@ -19,7 +19,8 @@ import { readRedisCredentials } from "./redis-credentials.ts";
 const stateTtlSeconds = 3600;
 const failoverTtlSeconds = 7 * 86_400;
 
-const writeState = `
+/** Ends the script where the first key is of a later place than the first three arguments. */
+const unlessLater = `
 local old = redis.call('GET', KEYS[1])
 if old then
   local ok, was = pcall(cjson.decode, old)
@@ -31,10 +32,15 @@ if old then
       if theirs < ours then break end
     end
   end
-end
+end`;
+
+const writeState = `${unlessLater}
 redis.call('SET', KEYS[1], ARGV[4], 'EX', ARGV[6])
 redis.call('SET', KEYS[2], ARGV[5])
 return 1`;
+
+const removeState = `${unlessLater}
+return redis.call('DEL', KEYS[1], KEYS[2])`;
 
 /** The mark says that Redis is whole: not so where it was emptied after the writing began. */
 const setMark = `
@@ -54,6 +60,10 @@ class EmptiedMeanwhileError extends Error {
   }
 }
 
+function placeOf({ generation, log, seq }: ReadModel): [generation: number, logAtMs: number, seq: number] {
+  return [generation, log?.atMs ?? 0, seq];
+}
+
 const commandTimeoutMs = 2000;
 const reconnectMsMax = 1000;
 /** Failovers written in one go. */
@@ -64,8 +74,8 @@ export interface RedisViews {
   write(model: ReadModel, upstreams: readonly string[], failovers: readonly FailoverRecord[]): Promise<void>;
   /** Writes everything, then the mark; throws when Redis was emptied meanwhile, too. */
   writeAll(model: ReadModel): Promise<void>;
-  /** Removes the states of these upstreams; their history stays until it expires. */
-  remove(upstreams: readonly string[]): Promise<void>;
+  /** Removes the states of these upstreams but those of a later place; their history stays until it expires. */
+  remove(model: ReadModel, upstreams: readonly string[]): Promise<void>;
   /** Whether the mark is there: false when Redis came back empty. */
   hasMark(): Promise<boolean>;
   onConnection(listener: (connected: boolean, reason: string) => void): void;
@@ -110,8 +120,7 @@ export function openRedisViews(url: string, credentialsDir: string | null): Redi
 
   const writeUpstreams = async (model: ReadModel, upstreams: readonly string[]): Promise<void> => {
     const view = viewStatus(model, [], model.configAtMs);
-    const { generation, seq } = model;
-    const logAtMs = model.log?.atMs ?? 0;
+    const [generation, logAtMs, seq] = placeOf(model);
     for (const upstream of view.upstreams.filter(({ name }) => upstreams.includes(name))) {
       const { name, active } = upstream;
       const value = JSON.stringify({
@@ -163,8 +172,8 @@ export function openRedisViews(url: string, credentialsDir: string | null): Redi
       const mark = JSON.stringify({ generation: model.generation, seq: model.seq, config: model.configHash });
       if ((await redis.eval(setMark, 2, writing, "mcp:meta", mark)) !== 1) throw new EmptiedMeanwhileError();
     },
-    async remove(upstreams) {
-      if (upstreams.length > 0) await redis.del(...upstreams.flatMap((name) => [`mcp:state:${name}`, `mcp:current:${name}`]));
+    async remove(model, upstreams) {
+      for (const name of upstreams) await redis.eval(removeState, 2, `mcp:state:${name}`, `mcp:current:${name}`, ...placeOf(model));
     },
     hasMark: async () => (await redis.exists("mcp:meta")) === 1,
     onConnection(listener) {

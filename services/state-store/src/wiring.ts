@@ -39,7 +39,6 @@ export async function startStateStore(kit: Kit<StateStoreConfig>): Promise<Runni
   const redis = openRedisViews(kit.config.REDIS_URL, kit.config.REDIS_CREDENTIALS_DIR ?? null);
   let model: ReadModel = emptyReadModel;
   let following: Following | null = null;
-  let lastSeq = 0;
   /** All that was in the log at the start is folded. */
   let caughtUp = false;
   const dirty = {
@@ -54,6 +53,11 @@ export async function startStateStore(kit: Kit<StateStoreConfig>): Promise<Runni
   let stopped = false;
   const complain = (what: string) => (error: unknown) => kit.log.error({ err: error, what }, "a background task failed; it is tried again");
 
+  /**
+   * What may be shown: to who asks, in Redis, in a backup. A model that is half folded is the past, and nobody could tell it from the
+   * present; a backup can be told by what it goes up to.
+   */
+  const shown = (): ReadModel | null => (caughtUp || (following === null && model.seq > 0) ? model : null);
   /** What Redis holds of this model must not outrank what is folded anew. */
   const beginAnew = (why: string): void => {
     if (model.seq > 0) kit.log.warn({ seq: model.seq, generation: model.generation, why }, "the log is folded from its start");
@@ -63,8 +67,6 @@ export async function startStateStore(kit: Kit<StateStoreConfig>): Promise<Runni
     dirty.failovers = [];
   };
   const onStored = (stored: Stored): void => {
-    if (stored.seq <= lastSeq) beginAnew("a log goes forward, so this is another one than before");
-    lastSeq = stored.seq;
     if (stored.content.kind !== "event") return;
     const { event } = stored.content;
     const before = model;
@@ -74,20 +76,24 @@ export async function startStateStore(kit: Kit<StateStoreConfig>): Promise<Runni
       const names = new Set(Object.keys(model.topology?.upstreams ?? {}));
       for (const name of Object.keys(before.topology?.upstreams ?? {})) if (!names.has(name)) dirty.removed.add(name);
     }
+    dirty.disk = true;
+    dirty.bucket = true;
+    flush.soon();
+    // Everything is written anyway; a long log must not pile up here what is not written before its end.
+    if (dirty.all) return;
     const service = (event.data as { service?: unknown }).service;
     if (typeof service === "string") dirty.upstreams.add(service);
     if (event.type === "failover.executed" && model.history !== before.history) {
       const record = model.history[event.data.service]?.[0];
       if (record) dirty.failovers.push(record);
     }
-    dirty.disk = true;
-    dirty.bucket = true;
-    flush.soon();
   };
 
   const flush = task(
     flushMs,
     async () => {
+      const whole = shown();
+      if (whole === null) return;
       const { all } = dirty;
       const upstreams = [...dirty.upstreams];
       const removed = [...dirty.removed];
@@ -95,10 +101,14 @@ export async function startStateStore(kit: Kit<StateStoreConfig>): Promise<Runni
       dirty.upstreams.clear();
       dirty.all = false;
       try {
-        await redis.remove(removed);
+        const configured = whole.topology?.upstreams ?? {};
+        await redis.remove(
+          whole,
+          removed.filter((name) => !Object.hasOwn(configured, name)),
+        );
         for (const name of removed) dirty.removed.delete(name);
-        if (all) await redis.writeAll(model);
-        else await redis.write(model, upstreams, failovers);
+        if (all) await redis.writeAll(whole);
+        else await redis.write(whole, upstreams, failovers);
         kit.ready("redis", true, "", { required: false });
       } catch (error) {
         // Nothing is queued for Redis: all of it is in the model, and is written anew once Redis is back.
@@ -111,10 +121,11 @@ export async function startStateStore(kit: Kit<StateStoreConfig>): Promise<Runni
   const disk = task(
     diskBackupMs,
     async () => {
-      if (!dirty.disk) return;
+      const whole = shown();
+      if (!dirty.disk || whole === null) return;
       dirty.disk = false;
       try {
-        await writeDiskBackup(backupPath, model, kit.instance);
+        await writeDiskBackup(backupPath, whole, kit.instance);
         kit.ready("disk_backup", true, "", { required: false });
       } catch (error) {
         dirty.disk = true;
@@ -126,10 +137,11 @@ export async function startStateStore(kit: Kit<StateStoreConfig>): Promise<Runni
   const bucket = task(
     bucketBackupMs,
     async () => {
-      if (!dirty.bucket || kit.bus.status.kind !== "connected") return;
+      const whole = shown();
+      if (!dirty.bucket || whole === null || kit.bus.status.kind !== "connected") return;
       dirty.bucket = false;
       try {
-        const kept = await writeBucketBackup(kit.bus, model);
+        const kept = await writeBucketBackup(kit.bus, whole);
         const reason = kept ? "" : "the read model is too large for the bucket; it is backed up on disk alone";
         kit.ready("bucket_backup", kept, reason, { required: false });
       } catch (error) {
@@ -144,9 +156,11 @@ export async function startStateStore(kit: Kit<StateStoreConfig>): Promise<Runni
     markMs,
     async () => {
       try {
-        if (!dirty.all && (await redis.hasMark())) return;
+        const marked = await redis.hasMark();
+        if (marked && !dirty.all) return;
         dirty.all = true;
-        await flush.now();
+        if (shown() === null) kit.ready("redis", true, "", { required: false });
+        else await flush.now();
       } catch (error) {
         dirty.all = true;
         kit.ready("redis", false, `Redis is out of reach: ${(error as Error).message}`, { required: false });
@@ -181,7 +195,6 @@ export async function startStateStore(kit: Kit<StateStoreConfig>): Promise<Runni
     if (backup.kind === "refused") kit.log.error({ where, reason: backup.reason }, "a backup is not whole and is not used");
     return backup.kind === "found" ? backup.model : null;
   };
-  /** Redis may have been written from the empty model already. */
   const show = (backup: ReadModel | null): void => {
     if (backup === null) return;
     model = backup;
@@ -193,12 +206,17 @@ export async function startStateStore(kit: Kit<StateStoreConfig>): Promise<Runni
     const from = await whereToStart(kit, model);
     if (stopped) return;
     if (from.fromStart) beginAnew("it is another log than the backup's");
-    lastSeq = from.seq - 1;
     const onCaughtUp = (): void => {
       caughtUp = true;
       kit.ready("audit", true, "", { required: false });
+      flush.soon();
     };
-    following = kit.bus.follow("AUDIT", { from: { seq: from.seq }, onCaughtUp }, onStored);
+    const onAnotherLog = (): void => {
+      caughtUp = false;
+      kit.ready("audit", false, "the log is another one than before, and is still being read", { required: false });
+      beginAnew("the log was replaced");
+    };
+    following = kit.bus.follow("AUDIT", { from: { seq: from.seq }, onCaughtUp, onAnotherLog }, onStored);
   };
 
   show(usable(await readDiskBackup(backupPath), backupPath));
@@ -215,13 +233,13 @@ export async function startStateStore(kit: Kit<StateStoreConfig>): Promise<Runni
     }, refreshMs),
   ];
 
-  /** A model that is half folded is the past, and nobody could tell it from the present; a backup can be told by what it goes up to. */
   const answerable = (): ReadModel => {
-    if (caughtUp || (following === null && model.seq > 0)) return model;
+    const whole = shown();
+    if (whole !== null) return whole;
     throw new RefusedError("not_ready", "the state-store is still reading the log, or cannot reach it: ask again in a second", true);
   };
-  const pageOf = (shown: ReadModel, page: StatusPageRequest): StatusView => {
-    const made = pageStatus(shown, services, kit.nowMs(), page);
+  const pageOf = (whole: ReadModel, page: StatusPageRequest): StatusView => {
+    const made = pageStatus(whole, services, kit.nowMs(), page);
     if (made.kind === "page") return made.view;
     const what = `of ${made.name} alone there are ${made.bytes} bytes, more than the ${statusLimits.upstreamBytesMax} that an answer takes`;
     const message = `${what}: read the log, as \`mcpf status\` does, or go on with {"page":{"after":"${made.name}"}}`;

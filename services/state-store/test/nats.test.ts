@@ -14,6 +14,30 @@ before(async () => {
 after(() => nats.stop());
 const connect = (instance: string): Bus => connectBus({ servers: nats.url, name: instance, instance });
 
+/** Withholds from who follows on this bus that it has read another log to its end. */
+function holdTheEndOfTheNextLog(bus: Bus): { folded(): number; letGo(): void } {
+  const follow = bus.follow.bind(bus);
+  const { promise, resolve } = Promise.withResolvers<void>();
+  let upTo = Number.POSITIVE_INFINITY;
+  bus.follow = (stream, { onCaughtUp, onAnotherLog, ...options }, handler) =>
+    follow(
+      stream,
+      {
+        ...options,
+        onCaughtUp: () => void (upTo === Number.POSITIVE_INFINITY ? onCaughtUp?.() : promise.then(() => onCaughtUp?.())),
+        onAnotherLog: () => {
+          upTo = 0;
+          onAnotherLog?.();
+        },
+      },
+      async (stored) => {
+        await handler(stored);
+        if (upTo !== Number.POSITIVE_INFINITY) upTo = stored.seq;
+      },
+    );
+  return { folded: () => upTo, letGo: resolve };
+}
+
 test("on NATS: folded as it comes, backed up in the bucket, and folded anew when the log is replaced while it runs", async (t) => {
   const bus = connect("test");
   t.after(() => bus.close());
@@ -31,7 +55,9 @@ test("on NATS: folded as it comes, backed up in the bucket, and folded anew when
       () => redis.get(`mcp:current:${upstream}`),
       (found) => found === wanted,
     );
-  const store = await startStore({ bus: connect("state-store-1"), redis: redisOfStore() });
+  const storeBus = connect("state-store-1");
+  const held = holdTheEndOfTheNextLog(storeBus);
+  const store = await startStore({ bus: storeBus, redis: redisOfStore() });
   t.after(() => store.stop());
   for (let round = 0; round < 4; round += 1) await log.move("shop", round % 2 === 0 ? "secondary" : "primary");
   await log.move("old", "secondary");
@@ -47,7 +73,12 @@ test("on NATS: folded as it comes, backed up in the bucket, and folded anew when
   await bus.ensureStreams(streams, { replicas: 1 });
   const fresh = new Log(bus);
   await fresh.begin();
-  await fresh.configure("shop");
+  const seq = await fresh.configure("shop");
+  await until(held.folded, (upTo) => upTo === seq);
+  await assert.rejects(store.ask("state.status"), { code: "not_ready" }, "more of the other log may follow");
+  assert.equal(store.readiness().conditions["audit"]?.ok, false);
+  assert.equal(await redis.get("mcp:current:old"), "secondary", "Redis has the former state until all is folded");
+  held.letGo();
   await active("shop", "primary");
   await active("old", null);
   const reply = (await store.ask("state.get", { upstream: "shop" })) as { result: { epoch: number } };

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { readFile, writeFile } from "node:fs/promises";
+import { readdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { beforeEach, type TestContext, test } from "node:test";
 import { type MemoryBroker, memoryBroker } from "@mcp-failover/bus";
@@ -300,15 +300,33 @@ test("another log than the backup's is folded anew, and what Redis has of the ol
   await activeInRedis("shop", "secondary");
 });
 
-test("while the log is still being read nothing is answered as if it were known: the past is not shown as what is now", async (t) => {
-  const { broker, log } = await world(t);
+test("while the log is still being read nothing is answered as if it were known, and Redis keeps what it had: the past is not shown as what is now", async (t) => {
+  const { broker, log, start } = await world(t);
+  await log.configure("shop");
   await log.move("shop", "secondary");
+  await log.configure("shop", "docs");
+  const seq = await log.move("shop", "primary");
+  const current = await start();
+  await activeInRedis("docs", "primary");
+  await until(
+    () => redis.exists("mcp:meta"),
+    (there) => there === 1,
+  );
+  await current.stop();
+  const contents = async () => redis.mget("mcp:state:shop", "mcp:state:docs", "mcp:current:shop", "mcp:current:docs", "mcp:meta");
+  const had = await contents();
+  await redis.config("RESETSTAT");
+
   const bus = broker.connect();
   const follow = bus.follow.bind(bus);
   let sayCaughtUp: (() => void) | undefined;
+  let folded = 0;
   bus.follow = (stream, { onCaughtUp, ...options }, handler) => {
     sayCaughtUp = onCaughtUp;
-    return follow(stream, options, handler);
+    return follow(stream, options, async (stored) => {
+      await handler(stored);
+      folded = stored.seq;
+    });
   };
   const store = await startStore({ bus, redis: redisOfStore() });
   t.after(() => store.stop());
@@ -320,10 +338,38 @@ test("while the log is still being read nothing is answered as if it were known:
   ];
   const refused = { code: "not_ready", retriable: true };
   for (const request of requests) await assert.rejects(request, refused, "before the first event");
-  await activeInRedis("shop", "secondary");
+  await until(
+    () => folded,
+    (upTo) => upTo === seq,
+  );
   for (const request of requests) await assert.rejects(request, refused, "more of the log may follow");
+  // It has looked at Redis more than once, and had every occasion to write.
+  await until(
+    async () => Number(/cmdstat_exists:calls=(\d+)/.exec(await redis.info("commandstats"))?.[1]),
+    (looked) => looked >= 3,
+  );
+  assert.deepEqual(await contents(), had);
+  assert.doesNotMatch(await redis.info("commandstats"), /cmdstat_(eval|set|del|multi):/);
+  assert.deepEqual(await readdir(store.dataDir), [], "half a log is no backup");
+  assert.equal(store.readiness().conditions["redis"]?.ok, true, "Redis is there");
+  await log.move("shop", "secondary");
   sayCaughtUp?.();
   for (const request of requests) assert.equal((await request()).ok, true);
+  await activeInRedis("shop", "secondary");
+});
+
+test("what another state-store wrote later is not removed by one that was told of the removal before", async (t) => {
+  const { log, start } = await world(t);
+  await start();
+  await activeInRedis("docs", "primary");
+  const later = JSON.stringify({ ...(await json("mcp:state:docs")), seq: 1000 });
+  await redis.set("mcp:state:docs", later);
+  const seq = await log.configure("shop");
+  await until(
+    () => json("mcp:state:shop"),
+    (value) => value?.["seq"] === seq,
+  );
+  assert.deepEqual(await redis.mget("mcp:state:docs", "mcp:current:docs"), [later, "primary"]);
 });
 
 test("an upstream that is not configured any more leaves Redis, and comes back with what was known of it", async (t) => {
