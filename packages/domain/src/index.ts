@@ -260,10 +260,10 @@ export {
   type SignalAt,
   type VerifyState,
   problemsMax,
+  verifyEnd,
   verifyNext,
 } from "./verify.ts";
 export { wilsonLowerBound, wilsonUpperBound } from "./wilson.ts";
-  verifyEnd,
 export {
   callsOf,
   type EndpointWindow,
