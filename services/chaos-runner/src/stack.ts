@@ -73,7 +73,6 @@ const retryMs = 300;
 export async function revertUntilGone(kit: Pick<Kit, "bus" | "log">, fault: Fault, stop: AbortSignal): Promise<boolean> {
   const { revertMsMax, revertMsMaxOnStop } = experimentPolicy;
   const startedMs = performance.now();
-  let asked = false;
   for (;;) {
     const unreachable = kit.bus.status.kind !== "connected";
     const leftMs =
@@ -82,12 +81,11 @@ export async function revertUntilGone(kit: Pick<Kit, "bus" | "log">, fault: Faul
     try {
       // On a cut connection every question would wait for its whole time-out.
       if (unreachable) throw new BusError("unreachable", "NATS is out of reach", { retriable: true });
-      if (!asked) await revert(kit.bus, fault);
-      asked = true;
+      // In every round: a fault whose injection was late may have begun after the revert before.
+      await revert(kit.bus, fault);
       if (await isGone(kit.bus, fault)) return true;
     } catch (error) {
       if (!isTransient(error)) throw error;
-      asked = false;
       kit.log.warn({ err: error, fault }, "the fault is not taken back yet");
     }
     await sleep(retryMs);
