@@ -64,9 +64,15 @@ describe("rehearsals", { concurrency: false }, () => {
     await allHealthy();
   });
 
-  test("with the upstream held the verdict is failed, and names the check", async () => {
+  test("with the upstream held it is refused; with force it is run, on record, and the verdict is failed, and names the check", async () => {
     assert.equal((await stack.mcpf(["hold", "everything", "--reason", "to see the rehearsal fail", "--yes"])).code, 0);
-    const ran = await run("killService", "everything", "--duration-ms", "6000", "--max-wait-ms", "5000");
+    const refused = await run("killService", "everything");
+    assert.notEqual(refused.code, 0);
+    assert.match(
+      refused.stdout + refused.stderr,
+      /everything is held .* \(to see the rehearsal fail\); release it first, or order it with `force`/,
+    );
+    const ran = await run("killService", "everything", "--duration-ms", "6000", "--max-wait-ms", "5000", "--force");
     const result = ran.json();
     assert.equal(ran.code, 1, ran.stdout);
     assert.equal(result.success, false);
@@ -75,6 +81,10 @@ describe("rehearsals", { concurrency: false }, () => {
       ran.stdout,
     );
     assert.match(result.error, /recovered/);
+    let started = "";
+    for await (const { content } of stack.bus.read("AUDIT", { filter: `chaos.started.${result.experiment}` }))
+      started = content.kind === "event" ? JSON.stringify(content.event.data) : "";
+    assert.deepEqual(JSON.parse(started).overrode, ["hold"]);
     assert.equal((await stack.mcpf(["release", "everything", "--reason", "seen", "--yes"])).code, 0);
   });
 });

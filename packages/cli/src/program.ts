@@ -239,6 +239,7 @@ function addCommands(program: Command, action: Action): void {
     .option("--duration-ms <number>", "how long the fault lasts at most")
     .option("--delay-ms <number>", "slowResponse: added to each answer")
     .option("--max-wait-ms <number>", "how long to wait for recovery")
+    .option("--force", "also where nothing else would serve, or a hold keeps it from moving; needs --reason, recorded")
     .option(...reason)
     .option(...yes)
     .action(

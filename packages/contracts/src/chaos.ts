@@ -27,6 +27,8 @@ export const chaosStarted = z.looseObject({
   by: actor,
   reason: z.string(),
   timestamp: z.iso.datetime(),
+  /** Limits of the blast radius that `options.force` overrode: `last_endpoint`, `hold`. Absent from what older runners wrote. */
+  overrode: z.array(z.string()).optional(),
   /** What will be injected into what, and how it is undone. */
   plan: z.looseObject({ process: z.string(), inject: z.string(), revert: z.string(), expiresAtMs: atMs }),
 });
@@ -54,5 +56,7 @@ export const chaosFinished = z.looseObject({
   startTime: atMs,
   endTime: atMs,
   duration: z.number().nonnegative(),
+  /** Of an answer alone: why the result is not on record yet. */
+  unrecorded: z.string().optional(),
 });
 export type ChaosFinished = z.infer<typeof chaosFinished>;

@@ -77,6 +77,8 @@ export const chaosCommand = z.looseObject({
     maxWaitMs: z.number().int().min(1000).max(300_000).default(60_000),
     /** Tool to call as the canary; null: the first read-only tool of the upstream's configuration. */
     tool: z.string().nullable().default(null),
+    /** Also where nothing else would serve, or a hold keeps it from moving; what it overrode is in `chaos.started`. */
+    force: z.boolean().default(false),
   }),
 });
 export type ChaosCommand = z.infer<typeof chaosCommand>;

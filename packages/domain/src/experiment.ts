@@ -90,18 +90,22 @@ export const experimentPolicy = {
   p95Factor: 2,
   /** ...or this much over it, whichever is more: on a fast stack a few milliseconds are noise. */
   p95SlackMs: 100,
+  /** So many calls in a row that failed end the experiment: two seconds in which nobody was served. */
+  abortAfterCalls: 20,
   /** The fault ends by itself this long after the runner would have taken it back. */
   faultSlackMs: 2000,
   /** How long a revert is tried and waited for; while the process is stopped, less. */
   revertMsMax: 20_000,
   revertMsMaxOnStop: 4000,
+  /** An answer waits so long for its record, which is tried on afterwards. */
+  recordMsMax: 6000,
   /** A runner that has not renewed its lease for so long is taken for dead (three missed renewals). Kubernetes' leases: 15 s. */
   leaseMs: 15_000,
   leaseRenewMs: 4000,
 } as const;
 
 /** What a test may make shorter. */
-export type ExperimentPace = { readonly [K in "callEveryMs" | "statusEveryMs" | "settleMs" | "afterRevertMs"]: number };
+export type ExperimentPace = { readonly [K in "callEveryMs" | "statusEveryMs" | "settleMs" | "afterRevertMs" | "recordMsMax"]: number };
 
 /** The value that `ratio` of the values do not exceed, by nearest rank; null without values. */
 export function percentileOf(values: readonly number[], ratio: number): number | null {

@@ -32,6 +32,7 @@ export {
   pickEndpoint,
   shedLatencyMs,
 } from "./balancing.ts";
+export { checkBlastRadius, findAbort, servedUpstreams } from "./blast-radius.ts";
 export {
   type BreakerDecision,
   type BreakerInput,

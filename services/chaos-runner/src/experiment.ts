@@ -14,7 +14,7 @@ import type { Kit } from "@mcp-failover/service-kit";
 import { type Canary, startPace } from "./canary.ts";
 import type { Journal } from "./journal.ts";
 import type { Lease } from "./lease.ts";
-import type { Target } from "./plan.ts";
+import { lookAgain, type Target } from "./plan.ts";
 import { Run } from "./run.ts";
 import { askStatus, reasonOf } from "./stack.ts";
 
@@ -23,6 +23,8 @@ export interface ExperimentParts {
   readonly experiment: string;
   readonly command: ChaosCommand;
   readonly target: Target;
+  /** Last sequence of AUDIT before the target was chosen. */
+  readonly seqBefore: number;
   readonly canary: Canary;
   readonly tool: { readonly name: string; readonly args: Record<string, unknown> };
   readonly lease: Lease;
@@ -34,15 +36,16 @@ export interface ExperimentParts {
   readonly stop: AbortSignal;
 }
 
-/** Runs one experiment to its end. Throws {@link RefusedError} before the injection; after it, the result is what the verdict says. */
+/**
+ * Runs one experiment to its end. Throws {@link RefusedError} before the injection; after it, the result is what the verdict says, and not on
+ * record yet.
+ */
 export async function runExperiment(parts: ExperimentParts): Promise<ChaosFinished> {
-  const { kit, experiment, command, target, journal, lease, stop, nowMs } = parts;
+  const { kit, experiment, command, target, seqBefore, journal, lease, stop, nowMs } = parts;
   const { options } = command;
   const startTime = Math.round(nowMs());
-  const seqBefore = (await kit.bus.info("AUDIT")).lastSeq;
-  const statusBefore = await askStatus(kit.bus);
-  const epochBefore = statusBefore.upstreams.find(({ name }) => name === target.upstream)?.epoch ?? target.epoch;
   const baseline = await measureBaseline(parts);
+  const { status: statusBefore, overrode } = await lookAgain(kit.bus, target, seqBefore, options.force);
   const baselineMetrics = metricsOf(baseline, statusBefore, nowMs());
   const leaseMs = options.durationMs + experimentPolicy.faultSlackMs;
   if (!lease.held || stop.aborted)
@@ -53,6 +56,7 @@ export async function runExperiment(parts: ExperimentParts): Promise<ChaosFinish
     fault: target.fault,
     expiresAtMs: Math.round(nowMs()) + leaseMs,
     baseline: baselineMetrics,
+    overrode,
   });
 
   // From here on something may have been injected: every way out leads through the revert.
@@ -74,7 +78,7 @@ export async function runExperiment(parts: ExperimentParts): Promise<ChaosFinish
   const facts: ExperimentFacts = {
     ...run.facts(),
     baseline,
-    epochBefore,
+    epochBefore: target.epoch,
     epochs: mute ? null : await epochsSince(kit, target.upstream, seqBefore).catch(orNull),
     refused: mute ? null : await refusedSince(kit, target.upstream, seqBefore).catch(orNull),
     interrupted: interrupted ?? (stop.aborted ? reasonOf(stop) : null),
@@ -82,7 +86,7 @@ export async function runExperiment(parts: ExperimentParts): Promise<ChaosFinish
   const verdict = judgeExperiment(facts);
   const recoveredAtMs = findRecovery(facts);
   const endTime = Math.max(startTime, Math.round(nowMs()));
-  return journal.finished({
+  return {
     experiment,
     scenario: target.scenario,
     target: target.upstream,
@@ -108,7 +112,7 @@ export async function runExperiment(parts: ExperimentParts): Promise<ChaosFinish
     startTime,
     endTime,
     duration: endTime - startTime,
-  });
+  };
 }
 
 /** Calls at the canary's pace. Throws {@link RefusedError} where one fails, or answers differ: then nothing could be judged by them. */

@@ -1,4 +1,5 @@
-import { RefusedError, type Stored } from "@mcp-failover/bus";
+import { setTimeout as sleep } from "node:timers/promises";
+import { BusError, RefusedError, type Stored } from "@mcp-failover/bus";
 import {
   type ChaosCommand,
   type ChaosFinished,
@@ -13,8 +14,9 @@ import type { Kit } from "@mcp-failover/service-kit";
 import { z } from "zod";
 import { type Fault, sayFault } from "./stack.ts";
 
-/** Whoever starts next finishes what could not be said in this time. */
+/** How long one try to record the end may take, and how long after a failed one comes the next. */
 const finishMs = 2000;
+const finishAgainMs = 500;
 
 /** One id a command: a repeat of the command finds the experiment that it began. */
 export function experimentOf(commandId: string): string {
@@ -40,6 +42,8 @@ interface PlannedExperiment {
   /** When the fault ends by itself. */
   readonly expiresAtMs: number;
   readonly baseline: ChaosMetrics;
+  /** What `force` overrode. */
+  readonly overrode: readonly string[];
 }
 
 /** What is written of one experiment. Each is fenced on its own subject with the expectation 0: whoever writes it, it is there once. */
@@ -54,7 +58,7 @@ export interface Journal {
 export function openJournal(kit: Kit<unknown>, experiment: string): Journal {
   const timestamp = (): string => new Date(kit.nowMs()).toISOString();
   return {
-    async started(command, { scenario, target, fault, expiresAtMs, baseline }) {
+    async started(command, { scenario, target, fault, expiresAtMs, baseline, overrode }) {
       const { commandId, by, reason, options } = command;
       await kit.bus.append(
         kit.event(
@@ -66,7 +70,7 @@ export function openJournal(kit: Kit<unknown>, experiment: string): Journal {
       );
       const { inject, revert } = sayFault(fault);
       const plan = { process: fault.process, inject, revert, expiresAtMs, fault };
-      const data = { experiment, scenario, target, options, by, reason, timestamp: timestamp(), plan, baseline };
+      const data = { experiment, scenario, target, options, by, reason, timestamp: timestamp(), overrode: [...overrode], plan, baseline };
       const event = kit.event("chaos.started", [experiment], data);
       const fenced = await kit.bus.appendFenced(event, 0);
       if (fenced.outcome === "lost") throw new RefusedError("experiment_running", `the experiment ${experiment} was begun already`, true);
@@ -79,6 +83,29 @@ export function openJournal(kit: Kit<unknown>, experiment: string): Journal {
       return fenced.outcome === "won" ? result : (finishedIn(fenced.last) ?? result);
     },
   };
+}
+
+/**
+ * Records a result until it is there, so that nobody has to judge anew what was judged. Gives back what is on record; null when this process
+ * had to stop before, or the log will never take it: then a later runner finishes the experiment as failed.
+ */
+export async function recordFinished(
+  kit: Pick<Kit, "log">,
+  journal: Pick<Journal, "finished">,
+  result: ChaosFinished,
+  stop: AbortSignal,
+): Promise<ChaosFinished | null> {
+  for (;;) {
+    try {
+      return await journal.finished(result);
+    } catch (error) {
+      if (!(error instanceof BusError)) throw error;
+      const { experiment, success } = result;
+      kit.log.warn({ err: error, experiment, success }, "the experiment is over, but its result could not be recorded yet");
+      if (stop.aborted || !error.retriable) return null;
+    }
+    await sleep(finishAgainMs, undefined, { signal: stop }).catch(() => undefined);
+  }
 }
 
 /** The result of an experiment that is over, or null. */

@@ -8,21 +8,31 @@ import { experimentPolicy } from "@mcp-failover/domain";
 export interface Lease {
   /** False once it may belong to somebody else. */
   readonly held: boolean;
+  /** Renews it now; whether that was done, and it is ours therefore. */
+  renew(): Promise<boolean>;
   release(): Promise<void>;
 }
 export interface Holder {
   readonly experiment: string;
   readonly instance: string;
+  /** Drawn at each start: an instance's name alone does not tell a former life from the present one. */
+  readonly life: string;
 }
 
 const bucketName = "chaos-lease";
 const key = "active";
 
-/** The lease, or who has it. With `takeOver`, that of a former life of this instance is taken over at once. Throws {@link BusError}. */
+/** What a lease is for that no command asked for. */
+export const recovery = "recovery";
+
+/**
+ * The lease, or who has it. That which a former life of this instance left is taken over at once, where it was for a recovery or for one of the
+ * experiments `takeOver`. Throws {@link BusError}.
+ */
 export async function acquireLease(
   bus: Bus,
   holder: Holder,
-  options: { readonly takeOver: boolean },
+  takeOver: { has(experiment: string): boolean },
 ): Promise<{ lease: Lease } | { heldBy: Holder }> {
   const bucket = await bus.bucket(bucketName, { ttlMs: experimentPolicy.leaseMs, maxValueBytes: 1024 });
   const value = JSON.stringify(holder);
@@ -30,10 +40,14 @@ export async function acquireLease(
   if (token === null) {
     const found = await bucket.get(key);
     const heldBy = found === null ? null : readHolder(found.value);
+    const isLeft =
+      heldBy?.instance === holder.instance &&
+      heldBy.life !== holder.life &&
+      (heldBy.experiment === recovery ? holder.experiment === recovery : takeOver.has(heldBy.experiment));
     // Gone between the two questions, or left by our own former life.
     if (found === null) token = await bucket.create(key, value);
-    else if (options.takeOver && heldBy?.instance === holder.instance) token = await bucket.update(key, value, found.revision);
-    if (token === null) return { heldBy: heldBy ?? { experiment: "unknown", instance: "another chaos-runner" } };
+    else if (isLeft) token = await bucket.update(key, value, found.revision);
+    if (token === null) return { heldBy: heldBy ?? { experiment: "unknown", instance: "another chaos-runner", life: "" } };
   }
   return { lease: keep(bus, bucket, value, token) };
 }
@@ -43,8 +57,9 @@ function keep(bus: Bus, bucket: Bucket, value: string, first: number): Lease {
   let token = first;
   let renewedMs = performance.now();
   let lost = false;
-  let renewing: Promise<void> = Promise.resolve();
-  const renew = async (): Promise<void> => {
+  let renewing: Promise<boolean> = Promise.resolve(true);
+  const renewOnce = async (): Promise<boolean> => {
+    if (lost) return false;
     const startedMs = performance.now();
     try {
       const next = await bucket.update(key, value, token);
@@ -56,15 +71,20 @@ function keep(bus: Bus, bucket: Bucket, value: string, first: number): Lease {
     } catch (error) {
       // Not known whether it was renewed: it counts as not.
       if (!(error instanceof BusError)) throw error;
+      return false;
     }
+    return !lost;
   };
-  const timer = setInterval(() => {
-    renewing = renewing.then(() => (lost ? undefined : renew()));
-  }, leaseRenewMs);
+  const renew = (): Promise<boolean> => {
+    renewing = renewing.then(renewOnce);
+    return renewing;
+  };
+  const timer = setInterval(renew, leaseRenewMs);
   return {
     get held() {
       return !lost && performance.now() - renewedMs < leaseMs;
     },
+    renew,
     async release() {
       clearInterval(timer);
       await renewing;
@@ -85,7 +105,7 @@ function readHolder(text: string): Holder | null {
   try {
     const value = JSON.parse(text) as Partial<Holder> | null;
     return typeof value?.experiment === "string" && typeof value.instance === "string"
-      ? { experiment: value.experiment, instance: value.instance }
+      ? { experiment: value.experiment, instance: value.instance, life: typeof value.life === "string" ? value.life : "" }
       : null;
   } catch (error) {
     if (error instanceof SyntaxError) return null;

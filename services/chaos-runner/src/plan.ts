@@ -5,11 +5,13 @@ import {
   chaosScenario,
   endpointKey,
   type StatusView,
+  subjectFor,
   type UpstreamConfig,
 } from "@mcp-failover/contracts";
+import { checkBlastRadius, policyFor } from "@mcp-failover/domain";
 import type { AppliedTopology } from "@mcp-failover/service-kit";
 import type { CanaryTool } from "./canary.ts";
-import { askProcesses, type Fault } from "./stack.ts";
+import { askProcesses, askStatus, type Fault } from "./stack.ts";
 
 /** What a command comes to, before anything is touched. */
 export interface Target {
@@ -20,6 +22,10 @@ export interface Target {
   readonly wasActive: boolean;
   readonly epoch: number;
   readonly fault: Fault;
+  /** The fault leaves the endpoint unusable: it is gone, or later than the router waits for any call. */
+  readonly takesAway: boolean;
+  /** Every tool has a legacy implementation, which the router falls back to. */
+  readonly hasLegacy: boolean;
 }
 
 /** Names upstream, scenario, endpoint and process. Throws {@link RefusedError} with the known names. */
@@ -34,16 +40,66 @@ export async function resolveTarget(bus: Bus, command: ChaosCommand, applied: Ap
   if (view === undefined) {
     throw new RefusedError("not_ready", `the state-store does not show ${upstream} yet: ask again in a second`, true);
   }
+  requireSteady(status, view);
   const endpoint = options.endpoint ?? view.active;
   const names = config.endpoints.map(({ name }) => name);
   if (!names.includes(endpoint)) throw refusal("unknown_endpoint", `${upstream} has no endpoint ${quote(endpoint)}`, names);
-  const active = view.endpoints.find(({ name }) => name === view.active);
-  if (active?.health !== "healthy") {
-    const state = `its active endpoint ${view.active} is ${active?.health ?? "not configured"}`;
-    throw new RefusedError("not_steady", `${upstream} is not in a steady state: ${state}; repair it first (\`mcpf why ${upstream}\`)`);
-  }
   const fault = await findFault(bus, scenario.data, endpointKey(upstream, endpoint), options.delayMs);
-  return { scenario: scenario.data, upstream, config, endpoint, wasActive: endpoint === view.active, epoch: view.epoch, fault };
+  const { router } = policyFor(applied.topology, upstream, applied.environment);
+  const tools = Object.values(config.tools);
+  return {
+    scenario: scenario.data,
+    upstream,
+    config,
+    endpoint,
+    wasActive: endpoint === view.active,
+    epoch: view.epoch,
+    fault,
+    takesAway: fault.kind === "kill" || fault.delayMs >= router.callMs,
+    hasLegacy: router.fallback.tool && tools.length > 0 && tools.every(({ legacy }) => legacy !== undefined),
+  };
+}
+
+/** Throws {@link RefusedError} `not_steady` where the active endpoint is not healthy, or nobody knows. */
+function requireSteady({ backupUpToSeq }: StatusView, { name, active, endpoints }: StatusView["upstreams"][number]): void {
+  const health = endpoints.find((endpoint) => endpoint.name === active)?.health ?? "not configured";
+  if (health !== "healthy") {
+    const state = `its active endpoint ${active} is ${health}`;
+    throw new RefusedError("not_steady", `${name} is not in a steady state: ${state}; repair it first (\`mcpf why ${name}\`)`);
+  }
+  if (backupUpToSeq !== undefined) {
+    const state = `the state-store cannot read the log, and shows a backup up to #${backupUpToSeq}`;
+    throw new RefusedError("not_steady", `nobody knows whether ${name} is in a steady state: ${state}; ask again when it can`, true);
+  }
+}
+
+/**
+ * Looks once more, right before something is done: time went by since the target was chosen. Throws {@link RefusedError} `not_steady` where
+ * it is not in the state any more in which it was chosen, `blast_radius` where too much would be broken.
+ *
+ * @param seqBefore last sequence of AUDIT before the target was chosen
+ * @returns the status, and what `force` overrode
+ */
+export async function lookAgain(
+  bus: Bus,
+  target: Target,
+  seqBefore: number,
+  force: boolean,
+): Promise<{ readonly status: StatusView; readonly overrode: readonly string[] }> {
+  const { upstream, endpoint, wasActive, epoch, takesAway, hasLegacy } = target;
+  const status = await askStatus(bus);
+  const view = status.upstreams.find(({ name }) => name === upstream);
+  if (view === undefined) throw new RefusedError("not_steady", `the state-store does not show ${upstream} any more`, true);
+  requireSteady(status, view);
+  // The status may lag behind the log.
+  const decided = await bus.lastOf("AUDIT", subjectFor("failover.decided", upstream));
+  if (view.epoch !== epoch || (view.active === endpoint) !== wasActive || (decided !== null && decided.seq > seqBefore)) {
+    const moved = `${upstream} moved after ${endpoint} had been chosen as its ${wasActive ? "active endpoint" : "standby"}`;
+    throw new RefusedError("not_steady", `${moved}: nothing was injected; ask again when it stays where it is`, true);
+  }
+  const { overrode, refused } = checkBlastRadius({ upstream: view, endpoint, takesAway, hasLegacy, force });
+  if (refused !== null) throw new RefusedError("blast_radius", refused);
+  return { status, overrode };
 }
 
 async function findFault(bus: Bus, scenario: ChaosScenario, serves: string, delayMs: number): Promise<Fault> {

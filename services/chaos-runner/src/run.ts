@@ -1,8 +1,10 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { BusError } from "@mcp-failover/bus";
-import { type CanaryCall, type ExperimentFacts, findRecovery, type StatusSight } from "@mcp-failover/domain";
+import type { StatusView } from "@mcp-failover/contracts";
+import { type CanaryCall, type ExperimentFacts, findAbort, findRecovery, type StatusSight, servedUpstreams } from "@mcp-failover/domain";
 import { type Pace, startPace } from "./canary.ts";
 import { callTimeoutMs, type ExperimentParts } from "./experiment.ts";
+import { lookAgain } from "./plan.ts";
 import { askStatus, inject, isTransient, reasonOf, revertUntilGone, sayFault } from "./stack.ts";
 
 /** The part of an experiment between injection and revert. */
@@ -11,6 +13,7 @@ export class Run {
   readonly #baseline: readonly CanaryCall[];
   readonly #nowMs: () => number;
   readonly #sights: StatusSight[] = [];
+  #servedBefore: ReadonlySet<string> = new Set();
   readonly #pace: Pace;
   #injectedAtMs: number | null = null;
   #revertedAtMs: number | null = null;
@@ -35,8 +38,14 @@ export class Run {
 
   /** Why it cannot go on, or null. */
   async inject(leaseMs: number): Promise<string | null> {
-    const { kit, target, journal, lease, stop } = this.#parts;
-    if (!lease.held || stop.aborted) return "the runner is stopping, or lost its lease, before anything was injected";
+    const { kit, command, target, seqBefore, journal, lease, stop } = this.#parts;
+    try {
+      this.#servedBefore = servedUpstreams((await lookAgain(kit.bus, target, seqBefore, command.options.force)).status);
+    } catch (error) {
+      if (!isTransient(error)) throw error;
+      return `nothing was injected: ${error instanceof Error ? error.message : String(error)}`;
+    }
+    if (!(await lease.renew()) || stop.aborted) return "the runner is stopping, or lost its lease, before anything was injected";
     // Written first: a fault that began counts from its beginning, and one whose answer is lost may have begun.
     this.#injectedAtMs = this.#nowMs();
     try {
@@ -49,17 +58,21 @@ export class Run {
     return null;
   }
 
-  /** Watches until it has recovered and settled, or its time is over; takes the fault back when its time is over. */
+  /** Watches until it has recovered and settled, or its time is over; takes the fault back when its time is over. Why it was given up, or null. */
   async watch(): Promise<string | null> {
     const { command, target, lease, stop, pace } = this.#parts;
     const { durationMs, maxWaitMs } = command.options;
     const { settleMs, statusEveryMs } = pace;
     const injectedAtMs = this.#injectedAtMs ?? this.#nowMs();
     for (;;) {
-      await this.#look();
+      const status = await this.#look();
       if (stop.aborted) return reasonOf(stop);
       if (!lease.held) return "the lease of the chaos-runner was lost: another one may begin an experiment";
       const nowMs = this.#nowMs();
+      if (this.#revertedAtMs === null) {
+        const abort = findAbort({ target: target.upstream, calls: this.facts().calls, servedBefore: this.#servedBefore, status });
+        if (abort !== null) return abort;
+      }
       if (this.#revertedAtMs === null && nowMs >= injectedAtMs + durationMs) {
         await this.takeBack();
         continue;
@@ -110,15 +123,17 @@ export class Run {
     };
   }
 
-  async #look(): Promise<void> {
+  async #look(): Promise<StatusView | null> {
     try {
       const status = await askStatus(this.#parts.kit.bus, 1000);
       const view = status.upstreams.find(({ name }) => name === this.#parts.target.upstream);
-      if (view === undefined) return;
+      if (view === undefined) return status;
       const endpoints = Object.fromEntries(view.endpoints.map(({ name, health }) => [name, health]));
       this.#sights.push({ atMs: this.#nowMs(), active: view.active, epoch: view.epoch, endpoints });
+      return status;
     } catch (error) {
-      if (!isTransient(error)) throw error; // Unseen is not recovered: it only waits longer.
+      if (!isTransient(error)) throw error;
+      return null; // Unseen is not recovered: it only waits longer.
     }
   }
 }

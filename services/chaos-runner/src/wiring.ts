@@ -1,3 +1,5 @@
+import { randomUUID } from "node:crypto";
+import { setTimeout as sleep } from "node:timers/promises";
 import { BusError, RefusedError } from "@mcp-failover/bus";
 import type { ChaosCommand, ChaosFinished } from "@mcp-failover/contracts";
 import { type ExperimentPace, experimentPolicy } from "@mcp-failover/domain";
@@ -5,8 +7,8 @@ import { type AppliedTopology, followTopology, type Kit, type Running } from "@m
 import { type Canary, openCanary } from "./canary.ts";
 import type { ChaosConfig } from "./config.ts";
 import { runExperiment } from "./experiment.ts";
-import { experimentOf, foldUnfinished, openJournal, readFinished, type Unfinished } from "./journal.ts";
-import { acquireLease } from "./lease.ts";
+import { experimentOf, foldUnfinished, openJournal, readFinished, recordFinished, type Unfinished } from "./journal.ts";
+import { acquireLease, recovery } from "./lease.ts";
 import { chooseTool, resolveTarget } from "./plan.ts";
 import { recoverUnfinished } from "./recovery.ts";
 import { askStatus } from "./stack.ts";
@@ -14,13 +16,20 @@ import { askStatus } from "./stack.ts";
 /** How often experiments that nobody finishes are looked for. */
 const sweepMs = 1000;
 
+/** An experiment of this process. `work` ends when it is on record, `answer` at the latest `recordMsMax` after its verdict. */
+interface Begun {
+  readonly work: Promise<ChaosFinished>;
+  readonly answer: Promise<ChaosFinished>;
+}
+
 /**
  * `command.chaos.run` -> steady state -> baseline -> on record -> fault -> canary and status -> revert -> verdict on record.
  * AUDIT tells which experiments were begun and not finished: whoever gets the lease reverts and finishes those.
  */
 export async function startChaosRunner(kit: Kit<ChaosConfig>, pace: ExperimentPace = experimentPolicy): Promise<Running> {
   const stop = new AbortController();
-  const running = new Map<string, Promise<ChaosFinished>>();
+  const running = new Map<string, Begun>();
+  const life = randomUUID();
   const unfinished = new Map<string, Unfinished>();
   let topology: AppliedTopology | null = null;
   let caughtUp = false;
@@ -47,7 +56,7 @@ export async function startChaosRunner(kit: Kit<ChaosConfig>, pace: ExperimentPa
   let busy = false;
   const sweep = async (): Promise<void> => {
     if (!caughtUp || running.size > 0 || unfinished.size === 0 || kit.bus.status.kind !== "connected") return;
-    const got = await acquireLease(kit.bus, { experiment: "recovery", instance: kit.instance }, { takeOver: true });
+    const got = await acquireLease(kit.bus, { experiment: recovery, instance: kit.instance, life }, unfinished);
     if (!("lease" in got)) return;
     try {
       for (const one of [...unfinished.values()]) await recoverUnfinished(kit, one, stop.signal);
@@ -68,12 +77,12 @@ export async function startChaosRunner(kit: Kit<ChaosConfig>, pace: ExperimentPa
       });
   }, sweepMs);
 
-  const run = async (command: ChaosCommand, experiment: string): Promise<ChaosFinished> => {
+  const run = async (command: ChaosCommand, experiment: string, onJudged: (result: ChaosFinished) => void): Promise<ChaosFinished> => {
     const known = await readFinished(kit, experiment);
     if (known !== null) return known;
     if (topology === null || !caughtUp)
       throw new RefusedError("not_ready", "the chaos-runner is still reading the log: ask again in a second", true);
-    const got = await acquireLease(kit.bus, { experiment, instance: kit.instance }, { takeOver: false });
+    const got = await acquireLease(kit.bus, { experiment, instance: kit.instance, life }, new Set());
     if (!("lease" in got)) {
       const { experiment: other, instance } = got.heldBy;
       throw new RefusedError("experiment_running", `${instance} runs ${other} now; one experiment at a time, so wait for its end`, true);
@@ -82,15 +91,17 @@ export async function startChaosRunner(kit: Kit<ChaosConfig>, pace: ExperimentPa
     const offsetMs = kit.nowMs() - performance.now();
     const nowMs = (): number => offsetMs + performance.now();
     try {
+      const seqBefore = (await kit.bus.info("AUDIT")).lastSeq;
       const target = await resolveTarget(kit.bus, command, topology, await askStatus(kit.bus));
       canary = await connect(kit, target.upstream, nowMs);
       const tool = chooseTool(target, canary.tools, command.options.tool);
       const journal = openJournal(kit, experiment);
-      return await runExperiment({
+      const result = await runExperiment({
         kit,
         experiment,
         command,
         target,
+        seqBefore,
         canary,
         tool,
         lease: got.lease,
@@ -99,6 +110,10 @@ export async function startChaosRunner(kit: Kit<ChaosConfig>, pace: ExperimentPa
         pace,
         stop: stop.signal,
       });
+      onJudged(result);
+      // The lease is kept meanwhile, so that nobody else finishes what is judged already.
+      const onRecord = await recordFinished(kit, journal, result, stop.signal);
+      return onRecord ?? { ...result, unrecorded: "the log did not take the result in time: a later chaos-runner records it as failed" };
     } finally {
       await canary?.close();
       await got.lease.release();
@@ -110,7 +125,7 @@ export async function startChaosRunner(kit: Kit<ChaosConfig>, pace: ExperimentPa
       "command.chaos.run": async (command) => {
         const experiment = experimentOf(command.commandId);
         const known = running.get(experiment);
-        if (known !== undefined) return known;
+        if (known !== undefined) return known.answer;
         if (stop.signal.aborted) throw new RefusedError("not_ready", "the chaos-runner is stopping", true);
         const [other] = running.keys();
         if (other !== undefined)
@@ -119,22 +134,30 @@ export async function startChaosRunner(kit: Kit<ChaosConfig>, pace: ExperimentPa
             `${kit.instance} runs ${other} now; one experiment at a time, so wait for its end`,
             true,
           );
-        const work = run(command, experiment).catch((error: unknown) => {
-          if (error instanceof BusError) throw new RefusedError("bus_unreachable", `the experiment did not begin: ${error.message}`, true);
-          throw error;
+        const judged = Promise.withResolvers<ChaosFinished>();
+        const work = run(command, experiment, judged.resolve)
+          .catch((error: unknown) => {
+            if (error instanceof BusError)
+              throw new RefusedError("bus_unreachable", `the experiment did not begin: ${error.message}`, true);
+            throw error;
+          })
+          .finally(() => running.delete(experiment));
+        const late = judged.promise.then(async (result) => {
+          await sleep(pace.recordMsMax, undefined, { ref: false });
+          return {
+            ...result,
+            unrecorded: "the log does not take the result: this chaos-runner tries on, and begins nothing else meanwhile",
+          };
         });
-        running.set(experiment, work);
-        try {
-          return await work;
-        } finally {
-          running.delete(experiment);
-        }
+        const answer = Promise.race([work, late]);
+        running.set(experiment, { work, answer });
+        return answer;
       },
     },
     async stop() {
       clearInterval(timer);
       stop.abort("the chaos-runner was stopped while the experiment ran");
-      await Promise.allSettled([sweeping, ...running.values()]);
+      await Promise.allSettled([sweeping, ...[...running.values()].map(({ work }) => work)]);
       await Promise.all([following.stop(), config.stop()]);
     },
   };

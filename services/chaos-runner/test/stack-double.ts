@@ -10,6 +10,7 @@ import { StreamableHTTPServerTransport } from "@modelcontextprotocol/sdk/server/
 import { z } from "zod";
 
 type Endpoint = "primary" | "secondary";
+type Upstream = StatusView["upstreams"][number];
 const endpoints: readonly Endpoint[] = ["primary", "secondary"];
 const folded = { AUDIT: null, SIGNALS: null };
 const certificate = { decider: "decideFailover", rule: "test", policyHash: "p", nowMs: 0, folded, input: {}, rejected: [] };
@@ -27,6 +28,8 @@ export class StackDouble {
   active: Endpoint = "primary";
   epoch = 0;
   held = false;
+  /** What the status says beside that: a hold, other upstreams, that it is a backup. */
+  shown: { hold?: Upstream["held"]; others?: readonly Upstream[]; backupUpToSeq?: number } = {};
   /** What the failover-controller says once, the next time that it is needed. */
   refusal: { readonly rule: string; readonly reason: string } | null = null;
   noticeMs = 150;
@@ -106,9 +109,12 @@ export class StackDouble {
       epoch: this.epoch,
       since,
       mode: "active_standby" as const,
-      held: null,
+      held: this.shown.hold ?? null,
+      endpoints: endpoints.map(view),
     };
-    return { upstreams: [{ ...shop, endpoints: endpoints.map(view) }], rollback: { system: "mcp", agents: {}, tools: {} }, services: [] };
+    const { others = [], backupUpToSeq } = this.shown;
+    const status = { upstreams: [shop, ...others], rollback: { system: "mcp" as const, agents: {}, tools: {} }, services: [] };
+    return backupUpToSeq === undefined ? status : { ...status, backupUpToSeq };
   }
 
   /** Chaos events and accepted commands in AUDIT, in its order. */

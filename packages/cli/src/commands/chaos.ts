@@ -11,6 +11,7 @@ export interface ChaosOptions extends ChangeOptions {
   readonly durationMs?: string;
   readonly delayMs?: string;
   readonly maxWaitMs?: string;
+  readonly force?: boolean;
 }
 
 /** What the runner needs besides the fault and the wait: baseline, revert, final state. */
@@ -21,6 +22,8 @@ export async function run(context: Context, scenario: string, upstream: string, 
   const known = chaosScenario.safeParse(scenario);
   if (!known.success)
     throw usageError(`unknown scenario ${JSON.stringify(scenario)}; known: ${chaosScenario.options.join(", ")}`, "unknown_scenario");
+  if (options.force === true && options.reason === undefined)
+    throw usageError("--force takes away what nobody can serve for: say why (`--reason TEXT`)");
   const bus = await context.bus();
   const upstreams = await configuredUpstreams(bus);
   if (!upstreams.includes(upstream))
@@ -48,6 +51,7 @@ export async function run(context: Context, scenario: string, upstream: string, 
         options: {
           endpoint: options.endpoint ?? null,
           tool: options.tool ?? null,
+          force: options.force ?? false,
           ...(durationMs === undefined ? {} : { durationMs }),
           ...(delayMs === undefined ? {} : { delayMs }),
           ...(maxWaitMs === undefined ? {} : { maxWaitMs }),
@@ -56,6 +60,7 @@ export async function run(context: Context, scenario: string, upstream: string, 
       (durationMs ?? 20_000) + (maxWaitMs ?? 60_000) + overheadMs,
     );
     const result = chaosFinished.parse(answer);
+    if (result.unrecorded !== undefined) context.out.note(`not on record: ${result.unrecorded}`);
     context.out.print(result, () => say(result));
     return result.success ? 0 : 1;
   } finally {
