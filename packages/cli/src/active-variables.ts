@@ -83,31 +83,76 @@ function urlVariable(upstream: string): string {
   return `${/^[0-9]/.test(name) ? "_" : ""}${name}_URL`;
 }
 
+/** Whether two are the same: what a program is given, without the places that it is of. */
+export function textOf({ variables }: ActiveVariables): string {
+  return JSON.stringify([...variables]);
+}
+
+/** A disk that was full, a folder that a deploy replaces, a secret that comes after the failover: nothing else would tell of them when they are over. */
+const againMs = 1000;
+
 /**
- * Calls `onChange` with the first variables, and whenever they have changed: after a failover, or under another configuration. What cannot be read is said to
- * `onProblem`, and the last variables stay in force.
+ * Calls `change` with the newest variables whenever they are others than those in force: after a failover, or under another configuration. One call at a time.
+ * What cannot be read or fails is said to `problem`, each sentence once, and tried again every second with the variables that are newest then, until it is done.
+ * `stop` ends that, and is over when nothing is being done any more.
  */
 export function watchVariables(
   read: () => ActiveVariables,
   client: Client,
-  on: { change(variables: ActiveVariables): void; problem(error: unknown): void },
-): { stop(): void } {
-  let last = "";
-  const look = (): void => {
+  inForce: ActiveVariables,
+  on: { change(variables: ActiveVariables): Promise<void>; problem(text: string, during: "read" | "change"): void },
+): { stop(): Promise<void> } {
+  // Null: a change is being made, or was made in part.
+  let done: string | null = textOf(inForce);
+  let told = "";
+  let running: Promise<void> | null = null;
+  let lookAgain = false;
+  let later: NodeJS.Timeout | undefined;
+  let stopped = false;
+  const settle = async (): Promise<void> => {
+    let during: "read" | "change" = "read";
     try {
       const now = read();
-      const text = JSON.stringify([...now.variables]);
-      if (text === last) return;
-      last = text;
-      on.change(now);
+      if (textOf(now) !== done) {
+        during = "change";
+        done = null;
+        await on.change(now);
+        done = textOf(now);
+      }
+      told = "";
     } catch (error) {
-      on.problem(error);
+      const text = sayProblem(error);
+      if (text !== told) on.problem(text, during);
+      told = text;
+      if (!stopped) later = setTimeout(look, againMs);
     }
+  };
+  const look = (): void => {
+    if (stopped) return;
+    if (running !== null) {
+      lookAgain = true;
+      return;
+    }
+    clearTimeout(later);
+    running = settle().finally(() => {
+      running = null;
+      if (!lookAgain) return;
+      lookAgain = false;
+      look();
+    });
   };
   const watching = [client.watchRoutes(look), client.watchConfiguration(look)];
   return {
-    stop: () => {
+    async stop() {
+      stopped = true;
+      clearTimeout(later);
       for (const one of watching) one.stop();
+      await running;
     },
   };
+}
+
+/** Never the value of a variable: errors of reading and writing name variables, secrets and files only. */
+function sayProblem(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
 }

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
 import { existsSync } from "node:fs";
-import { mkdtemp, readdir, readFile, rm, stat, writeFile } from "node:fs/promises";
+import { mkdir, mkdtemp, readdir, readFile, rename, rm, stat, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
@@ -45,7 +45,11 @@ interface Ran {
   readonly stdout: string;
   readonly stderr: string;
 }
-async function mcpf(bus: Bus, argv: readonly string[], options: { env?: Record<string, string>; terminal?: boolean } = {}): Promise<Ran> {
+async function mcpf(
+  bus: Bus,
+  argv: readonly string[],
+  options: { env?: Record<string, string | undefined>; terminal?: boolean } = {},
+): Promise<Ran> {
   let stdout = "";
   let stderr = "";
   const dataDir = await mkdtemp(join(folder, "data-"));
@@ -192,22 +196,75 @@ test("--watch keeps the file current, readable by its owner alone, and leaves no
   const { bus, moveTo } = await fleet();
   const file = join(await mkdtemp(join(folder, "watch-")), "pinecone.env");
   const running = mcpf(bus, ["env", "pinecone", "--file", file, "--watch"]);
-  const content = async (): Promise<string> => readFile(file, "utf8").catch(() => "");
-  const untilHas = async (text: string): Promise<void> => {
-    for (let count = 0; !(await content()).includes(text); count += 1) {
-      assert.ok(count < 1000, `the file never has ${text}: ${await content()}`);
-      await sleep(10);
-    }
-  };
-  await untilHas("PINECONE_HOST=https://one.example");
+  await untilHas(file, "PINECONE_HOST=https://one.example");
   assert.equal((await stat(file)).mode & 0o777, 0o600);
   await moveTo("secondary", 1);
-  await untilHas("PINECONE_HOST=https://two.example");
+  await untilHas(file, "PINECONE_HOST=https://two.example");
   process.emit("SIGTERM");
   const ran = await running;
   assert.equal(ran.code, 0, ran.stderr);
   assert.doesNotMatch(ran.stdout + ran.stderr, /key-of-one|two`/, "values are in the file alone");
   assert.deepEqual(await readdir(join(file, "..")), ["pinecone.env"]);
+  await bus.close();
+});
+
+/** Waits until a file has this in it, 10 s at most. */
+async function untilHas(file: string, text: string): Promise<void> {
+  const content = async (): Promise<string> => readFile(file, "utf8").catch(() => "");
+  for (const endMs = Date.now() + 10_000; !(await content()).includes(text); await sleep(10))
+    assert.ok(Date.now() < endMs, `${file} never has ${text}: ${await content()}`);
+}
+
+test("--watch: a write that failed, and a secret that was not there yet, are tried again until the file is current, and said once", async () => {
+  const { bus, moveTo } = await fleet();
+  const root = await mkdtemp(join(folder, "again-"));
+  const [dir, away, secrets] = [join(root, "files"), join(root, "away"), join(root, "secrets")];
+  await mkdir(dir);
+  await mkdir(secrets);
+  const file = join(dir, "pinecone.env");
+  const env = { PINECONE_BACKUP_API_KEY: undefined, MCPF_SECRETS_DIR: secrets };
+  const running = mcpf(bus, ["env", "pinecone", "--file", file, "--watch"], { env });
+  await untilHas(file, "one.example");
+  await moveTo("secondary", 1);
+  await sleep(1200); // One more try at least.
+  await writeFile(join(secrets, "PINECONE_BACKUP_API_KEY"), "late");
+  await untilHas(file, "PINECONE_API_KEY=late");
+  await rename(dir, away);
+  await moveTo("primary", 2);
+  await sleep(2200);
+  await rename(away, dir);
+  await untilHas(file, "one.example");
+  process.emit("SIGTERM");
+  const { code, stderr } = await running;
+  assert.equal(code, 0, stderr);
+  assert.deepEqual(
+    stderr.split("\n").map((line) => /is missing|cannot be written/.exec(line)?.[0]),
+    ["is missing", "cannot be written", undefined],
+    stderr,
+  );
+  assert.deepEqual(await readdir(dir), ["pinecone.env"]);
+  await bus.close();
+});
+
+test("--watch: what could not be written is not written any more when the fleet has moved on, and moving back to what the file has needs it to be written", async () => {
+  const { bus, moveTo } = await fleet();
+  const root = await mkdtemp(join(folder, "superseded-"));
+  const [dir, away] = [join(root, "files"), join(root, "away")];
+  await mkdir(dir);
+  const file = join(dir, "pinecone.env");
+  const running = mcpf(bus, ["env", "pinecone", "--file", file, "--watch"]);
+  await untilHas(file, "one.example");
+  await rename(dir, away);
+  await moveTo("secondary", 1);
+  await sleep(100);
+  await moveTo("primary", 2);
+  await sleep(100);
+  await writeFile(join(away, "pinecone.env"), "torn");
+  await rename(away, dir);
+  await untilHas(file, "one.example");
+  process.emit("SIGTERM");
+  const { stdout } = await running;
+  assert.doesNotMatch(stdout, /secondary/);
   await bus.close();
 });
 
@@ -331,6 +388,61 @@ test("a file that cannot be written any more keeps no restart from the new varia
   const { code, stderr } = await running;
   assert.equal(code, 4, stderr);
   assert.match(stderr, /pinecone\.env cannot be written \(ENOENT\).*; the file stays as it is/);
+  await bus.close();
+});
+
+test("exec --on-change signal: a command whose file cannot be written is signalled when it could be, once, and reads the new variables", async () => {
+  const { bus, moveTo } = await fleet();
+  const root = await mkdtemp(join(folder, "signal-"));
+  const [dir, away, heard] = [join(root, "files"), join(root, "away"), join(root, "heard")];
+  await mkdir(dir);
+  const file = join(dir, "pinecone.env");
+  const script = `
+    const fs = require("node:fs");
+    process.on("SIGUSR2", () => fs.appendFileSync(${JSON.stringify(heard)}, /PINECONE_ENDPOINT=(.*)/.exec(fs.readFileSync(process.env.MCPF_ENV_FILE, "utf8"))[1] + "\\n"));
+    process.on("SIGHUP", () => process.exit(3));
+    fs.writeFileSync(${JSON.stringify(heard)}, "ready\\n");
+    setInterval(() => undefined, 1000);`;
+  const running = mcpf(bus, ["exec", "pinecone", "--on-change", "signal:SIGUSR2", "--file", file, "--", process.execPath, "-e", script]);
+  await untilHas(heard, "ready");
+  await rename(dir, away);
+  await moveTo("secondary", 1);
+  await sleep(1200);
+  assert.equal(await readFile(heard, "utf8"), "ready\n", "a signal would be in vain without the file");
+  await rename(away, dir);
+  await untilHas(heard, "secondary");
+  await sleep(1200);
+  process.emit("SIGHUP", "SIGHUP");
+  const { code, stderr } = await running;
+  assert.deepEqual([code, await readFile(heard, "utf8")], [3, "ready\nsecondary\n"], stderr);
+  assert.match(
+    stderr,
+    /cannot be written \(ENOENT\).*; the command keeps the variables that it has, and it is tried again\n.*now pinecone\/secondary/s,
+  );
+  await bus.close();
+});
+
+test("exec: a restarted command whose file could not be written is not restarted again when it could be", async () => {
+  const { bus, moveTo } = await fleet();
+  const root = await mkdtemp(join(folder, "restart-"));
+  const [dir, away, starts] = [join(root, "files"), join(root, "away"), join(root, "starts")];
+  await mkdir(dir);
+  const file = join(dir, "pinecone.env");
+  const script = `
+    require("node:fs").appendFileSync(${JSON.stringify(starts)}, process.env.PINECONE_ENDPOINT + "\\n");
+    process.on("SIGHUP", () => process.exit(3));
+    setInterval(() => undefined, 1000);`;
+  const running = mcpf(bus, ["exec", "pinecone", "--file", file, "--", process.execPath, "-e", script]);
+  await untilHas(starts, "primary");
+  await rename(dir, away);
+  await moveTo("secondary", 1);
+  await untilHas(starts, "secondary");
+  await rename(away, dir);
+  await untilHas(file, "two.example");
+  await sleep(1500);
+  process.emit("SIGHUP", "SIGHUP");
+  const { code, stderr } = await running;
+  assert.deepEqual([code, await readFile(starts, "utf8")], [3, "primary\nsecondary\n"], stderr);
   await bus.close();
 });
 

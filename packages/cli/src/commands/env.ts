@@ -46,34 +46,23 @@ export async function env(context: Context, upstreams: string, options: EnvOptio
     await write(read());
     return 0;
   }
-  const active = read();
-  let written = textOf(active);
-  let writing = write(active);
-  await writing;
+  const first = read();
+  await write(first);
   await new Promise<void>((resolve) => {
-    const problem = (error: unknown): void => context.out.note(`mcpf: ${sayProblem(error)}; ${file} stays as it is`);
-    const watching = watchVariables(read, client, {
-      change(active) {
-        // Most often the first look finds what has just been written; not so after a failover in between.
-        if (textOf(active) === written) return;
-        written = textOf(active);
-        writing = writing.then(() => write(active)).catch(problem);
-      },
-      problem,
+    const watching = watchVariables(read, client, first, {
+      change: write,
+      problem: (text) => context.out.note(`mcpf: ${text}; ${file} stays as it is, and it is tried again`),
     });
     const end = (): void => {
-      watching.stop();
       for (const signal of ends) process.off(signal, end);
-      resolve();
+      resolve(watching.stop());
     };
     for (const signal of ends) process.on(signal, end);
   });
-  await writing;
   return 0;
 }
 
 const ends = ["SIGINT", "SIGTERM"] as const;
-const textOf = ({ variables }: ActiveVariables): string => JSON.stringify([...variables]);
 
 /** As the launcher and the services find them: the environment, else one file a secret. */
 export function secretsFor(context: Context): Secrets {
@@ -96,11 +85,6 @@ export async function writeFileOf(path: string, active: ActiveVariables, format:
 /** `pinecone/secondary (epoch 3)`, without any value. */
 export function whereOf({ routes }: ActiveVariables): string {
   return routes.map(({ upstream, endpoint, epoch }) => `${upstream}/${endpoint.name} (epoch ${epoch})`).join(", ");
-}
-
-/** Never the value of a variable: errors of reading name variables and secrets only. */
-export function sayProblem(error: unknown): string {
-  return error instanceof Error ? error.message : String(error);
 }
 
 function placeOf({ upstream, endpoint, epoch, generation }: ActiveVariables["routes"][number]): object {

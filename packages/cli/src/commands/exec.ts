@@ -1,10 +1,10 @@
 import { constants } from "node:os";
 import { resolve } from "node:path";
-import { type ActiveVariables, readVariables, upstreamsOf, watchVariables } from "../active-variables.ts";
+import { type ActiveVariables, readVariables, textOf, upstreamsOf, watchVariables } from "../active-variables.ts";
 import type { Context } from "../context.ts";
 import { usageError } from "../errors.ts";
 import { type OnChange, SupervisedChild } from "../supervised-child.ts";
-import { sayProblem, secretsFor, whereOf, writeFileOf } from "./env.ts";
+import { secretsFor, whereOf, writeFileOf } from "./env.ts";
 
 export interface ExecOptions {
   readonly onChange?: string;
@@ -50,35 +50,31 @@ export async function exec(context: Context, upstreams: string, command: readonl
     if (!(context.terminal && fromTerminal.includes(signal))) child.forward(signal);
   };
   for (const signal of forwarded) process.on(signal, onSignal);
-  let before = JSON.stringify([...first.variables]);
-  let keeping = Promise.resolve();
   child.start(envOf(first));
-  const problem = (error: unknown): void => context.out.note(`mcpf: ${sayProblem(error)}; the command keeps the variables that it has`);
-  const watching = watchVariables(read, client, {
-    change(active) {
-      const now = JSON.stringify([...active.variables]);
-      if (now === before) return;
-      before = now;
-      context.out.note(`mcpf: now ${whereOf(active)}${sayWhatNext(onChange)}`);
-      // The file is whole before the command hears of it.
-      keeping = keeping
-        .then(() => keep(active))
-        // A restart gives the variables itself; only a signal would be in vain without the file.
-        .catch((error: unknown) => {
-          if (onChange.kind === "signal") throw error;
-          context.out.note(`mcpf: ${sayProblem(error)}; the file stays as it is`);
-        })
-        .then(() => child.change(envOf(active)))
-        .catch(problem);
+  let given = textOf(first);
+  const tell = (active: ActiveVariables): void => {
+    if (textOf(active) === given) return;
+    given = textOf(active);
+    context.out.note(`mcpf: now ${whereOf(active)}${sayWhatNext(onChange)}`);
+    child.change(envOf(active));
+  };
+  const signals = onChange.kind === "signal";
+  const watching = watchVariables(read, client, first, {
+    async change(active) {
+      // The file is whole before the command hears of it. A restart gives the variables itself; only a signal would be in vain without the file.
+      if (signals) await keep(active).then(() => tell(active));
+      else await keep(active).finally(() => tell(active));
     },
-    problem,
+    problem(text, during) {
+      const stays = during === "change" && !signals ? "the file stays as it is" : "the command keeps the variables that it has";
+      context.out.note(`mcpf: ${text}; ${stays}, and it is tried again`);
+    },
   });
   try {
     return await child.ended;
   } finally {
-    watching.stop();
     for (const signal of forwarded) process.off(signal, onSignal);
-    await keeping;
+    await watching.stop();
   }
 }
 
