@@ -9,7 +9,7 @@ import { configuredUpstreams } from "../read-log.ts";
 export interface Why {
   readonly upstream: string;
   readonly decision: Told | null;
-  /** Notice that the routers had applied it. */
+  /** Notice that the routers had applied this very decision; null: not yet, or it moves nothing. */
   readonly executed: {
     readonly timestamp: string;
     readonly appliedBy: readonly string[];
@@ -18,6 +18,8 @@ export interface Why {
   } | null;
   readonly rejected: Told | null;
   readonly failing: Told | null;
+  /** What stands where a decision or a notice of it should, and is none that this version can read. */
+  readonly unreadable: readonly { readonly seq: number; readonly subject: string; readonly reason: string }[];
 }
 
 interface Told {
@@ -44,7 +46,7 @@ interface Told {
   readonly alternatives: readonly { option: string; why: string }[];
 }
 
-/** `mcpf why <upstream>`: the last decision, and the last refusal or dead end after it. */
+/** `mcpf why <upstream>`: the last decision, and the last refusal or dead end after it; 1 when one of them cannot be read. */
 export async function why(context: Context, upstream: string): Promise<ExitCode> {
   const bus = await context.bus();
   const known = await configuredUpstreams(bus);
@@ -52,7 +54,7 @@ export async function why(context: Context, upstream: string): Promise<ExitCode>
     throw usageError(`no upstream ${JSON.stringify(upstream)} is configured; known: ${known.join(", ") || "none"}`, "unknown_upstream");
   const answer = await explain(bus, upstream);
   context.out.print(answer, () => say(answer));
-  return 0;
+  return answer.unreadable.length === 0 ? 0 : 1;
 }
 
 /** Reads what the log says of an upstream's last decisions. */
@@ -65,20 +67,30 @@ export async function explain(bus: Bus, upstream: string): Promise<Why> {
     last("failover.rejected"),
     last("failover.failed"),
   ]);
+  const after = decided?.seq ?? 0;
+  const event = decided?.content.kind === "event" ? decided.content.event : null;
+  // Between a decision and its notice the last notice is of another one: of a move that this one may have undone.
   const notice =
     executed?.content.kind === "event" && executed.content.event.type === "failover.executed" ? executed.content.event.data : null;
-  const after = decided?.seq ?? 0;
+  const isOfIt =
+    notice !== null && event?.type === "failover.decided" && notice.epoch === event.data.state.epoch && (executed?.seq ?? 0) > after;
   const isFailing =
     failed?.content.kind === "event" && failed.content.event.type === "failover.failed" && failed.content.event.data.failing;
   return {
     upstream,
     decision: tell(decided),
     executed:
-      notice && executed
+      isOfIt && executed
         ? { timestamp: notice.timestamp, appliedBy: notice.appliedBy, notAppliedBy: notice.notAppliedBy, seq: executed.seq }
         : null,
     rejected: rejected && rejected.seq > after ? tell(rejected) : null,
     failing: isFailing ? tell(failed) : null,
+    // Whether there is somewhere to go, the last word says, however old it is.
+    unreadable: [decided, executed, rejected, failed].flatMap((stored) =>
+      stored?.content.kind === "malformed" && (stored.seq >= after || stored === failed)
+        ? [{ seq: stored.seq, subject: stored.subject, reason: stored.content.reason }]
+        : [],
+    ),
   };
 }
 
@@ -125,16 +137,20 @@ function tell(stored: Stored | null): Told | null {
 }
 
 function say(answer: Why): string {
-  const parts: string[] = [];
-  if (answer.decision === null)
+  const parts = answer.unreadable.map(
+    ({ seq, subject, reason }) =>
+      `#${seq} ${subject} cannot be read (${reason}): a newer version wrote it, or it is damaged. \`mcpf events verify\` checks it`,
+  );
+  const isUnreadable = answer.unreadable.some(({ subject }) => subject === subjectFor("failover.decided", answer.upstream));
+  if (answer.decision !== null) parts.push(sayTold(titleOf(answer.decision), answer.decision));
+  else if (!isUnreadable)
     parts.push(`${answer.upstream}: nothing has been decided yet; the first endpoint of the configuration is active (epoch 0).`);
-  else parts.push(sayTold(titleOf(answer.decision), answer.decision));
   if (answer.executed) {
     const missing = answer.executed.notAppliedBy.length > 0 ? `, not by ${answer.executed.notAppliedBy.join(", ")}` : "";
     parts.push(
       `executed ${answer.executed.timestamp} (#${answer.executed.seq}): applied by ${answer.executed.appliedBy.join(", ") || "no router"}${missing}`,
     );
-  }
+  } else if (answer.decision?.action === "moved") parts.push("not yet executed: nobody has told of a router that applied it");
   if (answer.failing) parts.push(sayTold("FAILING, nowhere to go", answer.failing));
   if (answer.rejected) parts.push(sayTold("Refused since", answer.rejected));
   return parts.join("\n\n");
