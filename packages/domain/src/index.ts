@@ -144,6 +144,7 @@ export {
   tellIncident,
 } from "./incidents.ts";
 export { hasAmbiguousKeys, isDeeperThan } from "./json-keys.ts";
+export { type LegacyFace, legacyFaceOf } from "./legacy-face.ts";
 export {
   initialLocalBreaker,
   type LocalBreaker,

@@ -91,7 +91,7 @@ export class UpstreamError extends Error {
 /** The reason of an abort by the router itself, so that it is told from a failure of the endpoint. */
 export class AbortedByRouter extends Error {
   override readonly name = "AbortedByRouter";
-  readonly kind: "deadline" | "client_gone" | "shutdown" | "given_up";
+  readonly kind: "deadline" | "client_gone" | "shutdown" | "given_up" | "stand_in";
   constructor(kind: AbortedByRouter["kind"]) {
     super(`the router ended the exchange: ${kind}`);
     this.kind = kind;

@@ -32,6 +32,8 @@ export interface CallWorld {
   isStale(staleMsMax: number): boolean;
   moment(): EndpointMoment;
   implementationOf(upstream: UpstreamState, call: CallDescription, hasLegacy: boolean): "mcp" | "legacy";
+  /** `mcpPercent` of every scope that covers a call and was ever decided on. */
+  mcpPercents(tool: string | null, agent: string | null): readonly number[];
   /** Finds out, without waiting, whether anybody listens at the endpoints that could become active. */
   lookAtCandidates(upstream: UpstreamState): void;
   refusedRetry(upstream: string, rule: string): void;

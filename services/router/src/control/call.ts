@@ -2,6 +2,8 @@ import type { FailureCode } from "@mcp-failover/contracts";
 import {
   chargeRetry,
   hedgeKeyOf,
+  type LegacyFace,
+  legacyFaceOf,
   mayRetry,
   planRoute,
   type RoutePlan,
@@ -121,6 +123,16 @@ export class Call implements CallControl {
   problem(): CallProblem {
     const problem = this.#problem ?? { code: "no_endpoint", message: `no attempt at ${this.#upstream.name} was made`, retriable: true };
     return this.#call.mcpOnly === "goes_on" ? goesOnProblem(problem) : problem;
+  }
+
+  legacyFace(): LegacyFace {
+    const { legacyMode, fallback } = this.#upstream.policy.router;
+    const { agent } = this.#call;
+    return legacyFaceOf({
+      tools: this.#upstream.legacyTools().map((name) => ({ name, mcpPercents: this.#world.mcpPercents(name, agent) })),
+      legacyMode,
+      fallback: fallback.tool || fallback.system || (fallback.agent && agent !== null),
+    });
   }
 
   /** What could serve it instead of MCP. */

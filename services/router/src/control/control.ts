@@ -364,6 +364,15 @@ class Control implements RunningControl {
     return this.#caughtUp && this.#kit.bus.status.kind === "connected";
   }
 
+  #mcpPercents(tool: string | null, agent: string | null): readonly number[] {
+    const states = [
+      tool === null ? null : this.#table.rollback("tool", tool),
+      agent === null ? null : this.#table.rollback("agent", agent),
+      this.#table.rollback("system", "system"),
+    ];
+    return states.flatMap((state) => (state === null ? [] : [state.mcpPercent]));
+  }
+
   #makeWorld(): CallWorld {
     const kit = this.#kit;
     const monotonicMs = this.#options.monotonicMs ?? (() => performance.now());
@@ -388,19 +397,15 @@ class Control implements RunningControl {
       },
       implementationOf: (upstream, call, hasLegacy) => {
         if (!hasLegacy) return "mcp";
-        const states = [
-          call.tool === null ? null : this.#table.rollback("tool", call.tool),
-          call.agent === null ? null : this.#table.rollback("agent", call.agent),
-          this.#table.rollback("system", "system"),
-        ];
         this.#callNumber += 1;
         return chooseImplementation({
           hasLegacy,
           legacyMode: upstream.policy.router.legacyMode,
-          mcpPercents: states.flatMap((state) => (state === null ? [] : [state.mcpPercent])),
+          mcpPercents: this.#mcpPercents(call.tool, call.agent),
           callKey: `${kit.instance}/${this.#callNumber}`,
         });
       },
+      mcpPercents: (tool, agent) => this.#mcpPercents(tool, agent),
       lookAtCandidates: candidateLooks({
         look: this.#options.reaches ?? reaches,
         monotonicMs,

@@ -42,6 +42,7 @@ export class LegacyPlaces {
     if (entry.kind === "refuse") return this.#noPlace(origin, api, "legacy_queue");
     call.onWait();
     call.signal.addEventListener("abort", entry.stop, { once: true });
+    if (call.signal.aborted) entry.stop();
     const turn = await entry.turn;
     call.signal.removeEventListener("abort", entry.stop);
     if (turn === "in") return leave;

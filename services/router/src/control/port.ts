@@ -1,4 +1,5 @@
 import type { EndpointTls, FailureCode, Topology } from "@mcp-failover/contracts";
+import type { LegacyFace } from "@mcp-failover/domain";
 import type { EndSignal } from "../ending.ts";
 import type { CallTrace } from "../observe/observed-control.ts";
 
@@ -49,8 +50,6 @@ export interface UpstreamView {
   readonly generation: number;
   readonly endpoints: readonly EndpointView[];
   readonly bodyBytesMax: number;
-  /** Tools that the legacy implementation may serve when no server is there. */
-  readonly legacyTools: readonly string[];
   readonly callMs: number;
 }
 
@@ -122,6 +121,8 @@ export interface CallControl {
    * on the hot path.
    */
   next(): Attempt | null | Promise<Attempt | null>;
+  /** What the agent is offered where no server answers it, and whether that is to be waited for. Absent: nothing. */
+  legacyFace?(): LegacyFace;
   /** Why next() said null, as a typed problem. */
   problem(): CallProblem;
   /**

@@ -109,6 +109,11 @@ export class UpstreamState {
     return name === null ? null : (this.#tools.get(name) ?? null);
   }
 
+  /** Names of those that have a legacy implementation. */
+  legacyTools(): readonly string[] {
+    return [...this.#tools].flatMap(([name, { legacy }]) => (legacy === null ? [] : [name]));
+  }
+
   safetyOf(call: Pick<CallDescription, "kind" | "method" | "tool">): Safety {
     const annotations = call.tool === null ? null : (this.#annotations.get(call.tool) ?? null);
     const operator = this.tool(call.tool)?.operator ?? null;
@@ -144,12 +149,6 @@ export class UpstreamState {
     });
   }
 
-  #legacyTools(): readonly string[] {
-    const { fallback, legacyMode } = this.policy.router;
-    if (!fallback.tool && !fallback.system && !legacyMode) return [];
-    return [...this.#tools].flatMap(([name, { legacy }]) => (legacy === null ? [] : [name]));
-  }
-
   #makeView({ epoch, generation }: { readonly epoch: number; readonly generation: number }): UpstreamView {
     const inTier = this.endpoints.find((endpoint) => endpoint.tier === this.activeTier);
     return {
@@ -162,7 +161,6 @@ export class UpstreamState {
       generation,
       endpoints: this.endpoints.map(({ view }) => view),
       bodyBytesMax: this.#bodyBytesMax,
-      legacyTools: this.#legacyTools(),
       callMs: this.policy.router.callMs,
     };
   }

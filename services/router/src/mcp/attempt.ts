@@ -253,7 +253,10 @@ export class AttemptRun {
       this.#park(hold);
     }
     // Only the router's own question tells that an endpoint is of the legacy era: a client may ask in a way that any server refuses.
-    if (envelope.method === "server/discover" && relayed.told.outcome === "ok") context.eras.learn(endpoint, "modern");
+    if (envelope.method === "server/discover" && relayed.told.outcome === "ok") {
+      context.eras.learn(endpoint, "modern");
+      if (relayed.kind === "answered") context.faces.learnDiscovered(inbound.view.name, relayed.message.value["result"]);
+    }
     if (envelope.method === "tools/list" && relayed.kind === "answered") {
       learnTools(context, inbound.view.name, relayed.message.value);
       if (envelope.params["cursor"] === undefined) {

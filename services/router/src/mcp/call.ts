@@ -9,12 +9,12 @@ import { type Answer, CallAnswer } from "./call-answer.ts";
 import { watchCall } from "./call-clock.ts";
 import { endpointTag, readCursor, tagNextCursor } from "./cursor.ts";
 import { clientInfoKey, clientNameOf, type Envelope } from "./envelope.ts";
-import { standInFor } from "./face.ts";
+import { isBeginning, standInFor, standInMs } from "./face.ts";
 import { clientDeadlineMs, type Inbound, type McpContext, operationHeader } from "./inbound.ts";
 import { readIssuedState, tagIssuedState } from "./issued-state.ts";
 import { sendTo } from "./notify.ts";
 import type { Session } from "./session.ts";
-import type { Tried } from "./tried.ts";
+import { type Tried, withheld } from "./tried.ts";
 
 /**
  * One JSON-RPC request of a client, from its first attempt to its one answer. Guarantees:
@@ -90,7 +90,7 @@ function serveCallAt(
     tool: envelope.tool,
     agent: inbound.principal.agent ?? agentOf(request.headers["mcpf-agent"], envelope, session),
     mcpOnly: mcpOnlyOf(envelope),
-    sessionEndpoint: listing ?? runsOn ?? (view.sessions === "sticky" ? null : issuer) ?? session?.home ?? null,
+    sessionEndpoint: listing ?? runsOn ?? (view.sessions === "sticky" ? null : issuer) ?? session?.place ?? null,
     deadlineMs: clientDeadlineMs(request.headers, inbound.startedAtMs),
     startedAtMs: inbound.startedAtMs,
     operationId: inbound.operationId,
@@ -138,6 +138,8 @@ function serveCallAt(
   };
   const endsWithClient = envelope.era === "modern";
   if (endsWithClient) response.once("close", onClose);
+  const inForce = isBeginning(envelope) && call.legacyFace?.().inForce === true;
+  const standIn = inForce ? setTimeout(() => !answer.streaming && abort.abort(new AbortedByRouter("stand_in")), standInMs) : null;
   const parts: CallParts = {
     context,
     inbound,
@@ -154,6 +156,7 @@ function serveCallAt(
   };
   return new CallRun(parts, () => {
     clock.stop();
+    if (standIn !== null) clearTimeout(standIn);
     if (endsWithClient) response.off("close", onClose);
   }).serve();
 }
@@ -191,6 +194,7 @@ class CallRun {
           ({ attempt, ran: tried } = await this.#runHedged(attempt, startedAtMs));
           open = attempt;
         }
+        tried = this.#unlessStoodIn(tried);
         const { retry } = attempt.done(tried.told);
         open = null;
         this.#measure(attempt, tried.told, startedAtMs);
@@ -238,7 +242,7 @@ class CallRun {
         runs.set(attempt, run);
         return run.run();
       },
-      toldOf: ({ told }) => told,
+      toldOf: (ran) => this.#unlessStoodIn(ran).told,
       isFinal: ({ kind }) => kind === "answered",
       onOver: (attempt, told) => {
         this.#measure(attempt, told, startedAtMs);
@@ -266,6 +270,13 @@ class CallRun {
     return served ? "ok" : "hard";
   }
 
+  /** A server that is slow to let an agent begin, for which legacy stands in, has not failed for that (F4). */
+  #unlessStoodIn(tried: Tried): Tried {
+    const { reason } = this.#parts.signal;
+    if (tried.kind === "answered" || tried.told.outcome !== "hard") return tried;
+    return reason instanceof AbortedByRouter && reason.kind === "stand_in" ? withheld : tried;
+  }
+
   /** One endpoint alone can serve it. */
   get #isPinned(): boolean {
     return this.#parts.cursor !== null || this.#parts.runsOn !== null;
@@ -280,7 +291,7 @@ class CallRun {
       call.end("ok");
       return "ok";
     }
-    const stood = answer.done || gone.aborted || answer.streaming ? null : (standInFor(context, inbound, envelope)?.() ?? null);
+    const stood = answer.done || gone.aborted || answer.streaming ? null : (standInFor(context, inbound, envelope, call)?.() ?? null);
     if (stood !== null) {
       answer.whole(Buffer.from(JSON.stringify({ jsonrpc: "2.0", id: envelope.id, result: stood.result })), stood.headers);
       call.end("error");

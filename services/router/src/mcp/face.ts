@@ -1,3 +1,4 @@
+import type { CallControl } from "../control/port.ts";
 import { type Envelope, isObject } from "./envelope.ts";
 import type { Inbound, McpContext } from "./inbound.ts";
 import { newSessionKey, nowhere, SessionTooLargeError } from "./seal.ts";
@@ -5,16 +6,22 @@ import { newSessionKey, nowhere, SessionTooLargeError } from "./seal.ts";
 /**
  * What an upstream's servers last said of themselves, so that an agent can begin, and reach the tools that have a legacy implementation,
  * while no MCP server of the upstream is there (rollback strategy, "System-Level Fallback"). Guarantees:
- * F1  It stands in only for `initialize` and `tools/list`, only after every attempt at a server has failed, and only where the upstream has tools
- *     that the fallback may serve.
+ * F1  It stands in only for `initialize`, `tools/list`, and `server/discover` where a server has answered that before, only after every attempt at a
+ *     server has failed, and only where the upstream has tools that the fallback may serve, or a rollback sends to legacy.
  * F2  It offers those tools and nothing else. Definitions are those that the servers gave last, else a name with an open schema.
- * F3  Its sessions have no place yet: the first server that is there again takes them over by replay.
+ * F3  Its sessions have no place yet: the first server that is there again takes them over by replay, sticky ones too.
+ * F4  While a rollback has all of the upstream's legacy tools, a server has {@link standInMs} for each of these requests: one that hangs keeps nobody
+ *     from beginning. That says nothing of its health.
  */
 export interface FaceBook {
   /** The result of an `initialize` that a server answered. */
   learnServer(upstream: string, asked: unknown, result: unknown): void;
   /** The result of a `tools/list`; a part of a longer list is not kept. */
   learnTools(upstream: string, result: unknown): void;
+  /** The result of a `server/discover` that a server answered. */
+  learnDiscovered(upstream: string, result: unknown): void;
+  /** What a server of the upstream said last to `server/discover`; null: none has, and clients begin by `initialize`. */
+  discovered(upstream: string): object | null;
   server(upstream: string): { readonly serverInfo?: unknown; readonly instructions?: unknown };
   /** The version that servers of the upstream agreed to when asked for this one. */
   agreedVersion(upstream: string, asked: unknown): string;
@@ -28,10 +35,13 @@ const versions = ["2025-11-25", "2025-06-18", "2025-03-26", "2024-11-05"];
 const upstreamsMax = 10_000;
 const toolsMax = 1000;
 const rememberedBytesMax = 1024 * 1024;
+/** Milliseconds. With what a connect may take besides, an agent has begun within two seconds. */
+export const standInMs = 1500;
 
 export function createFaceBook(): FaceBook {
   const servers = new Map<string, { serverInfo?: unknown; instructions?: unknown; agreed: Map<string, string> }>();
   const tools = new Map<string, Map<string, object>>();
+  const discovered = new Map<string, object>();
   return {
     learnServer(upstream, asked, result) {
       if (!isObject(result) || (!servers.has(upstream) && servers.size >= upstreamsMax)) return;
@@ -49,6 +59,11 @@ export function createFaceBook(): FaceBook {
       if (named.length > toolsMax || JSON.stringify(named).length > rememberedBytesMax) return;
       if (tools.has(upstream) || tools.size < upstreamsMax) tools.set(upstream, new Map(named.map((tool) => [tool.name, tool])));
     },
+    learnDiscovered(upstream, result) {
+      if (!isObject(result) || JSON.stringify(result).length > rememberedBytesMax) return;
+      if (discovered.has(upstream) || discovered.size < upstreamsMax) discovered.set(upstream, result);
+    },
+    discovered: (upstream) => discovered.get(upstream) ?? null,
     server: (upstream) => servers.get(upstream) ?? {},
     agreedVersion(upstream, asked) {
       const wanted = typeof asked === "string" && versions.includes(asked) ? asked : (versions[0] as string);
@@ -58,20 +73,34 @@ export function createFaceBook(): FaceBook {
   };
 }
 
-/** How a request can be answered without any server, or null (F1). */
-export function standInFor(context: McpContext, inbound: Inbound, envelope: Extract<Envelope, { kind: "request" }>): StandIn | null {
-  const { view } = inbound;
-  if (view.legacyTools.length === 0) return null;
-  if (envelope.method === "tools/list") return () => ({ result: listOf(context, inbound, envelope.era), headers: {} });
-  if (envelope.method === "initialize" && view.sessions !== "sticky") return () => begin(context, inbound, envelope.params);
-  return null;
+type Request = Extract<Envelope, { kind: "request" }>;
+
+/** What an agent asks first. A further page of a list is of one that has begun. */
+export function isBeginning({ method, params }: Request): boolean {
+  return method === "initialize" || method === "server/discover" || (method === "tools/list" && params["cursor"] === undefined);
 }
 
-function listOf(context: McpContext, { view, principal }: Inbound, era: Extract<Envelope, { kind: "request" }>["era"]): object {
-  const tools = view.legacyTools
+/** How a request can be answered without any server, or null (F1). */
+export function standInFor(
+  context: McpContext,
+  inbound: Inbound,
+  envelope: Request,
+  call: Pick<CallControl, "legacyFace">,
+): StandIn | null {
+  if (!isBeginning(envelope)) return null;
+  const tools = call.legacyFace?.().tools ?? [];
+  if (tools.length === 0) return null;
+  if (envelope.method === "tools/list") return () => ({ result: listOf(context, inbound, envelope.era, tools), headers: {} });
+  if (envelope.method === "initialize") return () => begin(context, inbound, envelope.params);
+  const known = context.faces.discovered(inbound.view.name);
+  return known === null ? null : () => ({ result: { ...known, capabilities: { tools: {} }, ttlMs: 0 }, headers: {} });
+}
+
+function listOf(context: McpContext, { view, principal }: Inbound, era: Request["era"], legacyTools: readonly string[]): object {
+  const tools = legacyTools
     .filter((name) => principal.mayCall(view.name, name))
     .map((name) => context.faces.tool(view.name, name) ?? { name, inputSchema: { type: "object" } });
-  return { ...(era === "modern" ? { resultType: "complete" } : {}), tools };
+  return { ...(era === "modern" ? { resultType: "complete", ttlMs: 0, cacheScope: "private" } : {}), tools };
 }
 
 function begin(context: McpContext, { view, principal }: Inbound, params: Readonly<Record<string, unknown>>): ReturnType<StandIn> {

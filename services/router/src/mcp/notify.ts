@@ -131,7 +131,7 @@ async function deliver(
     method,
     tool: null,
     agent: null,
-    sessionEndpoint: session?.home ?? null,
+    sessionEndpoint: session?.place ?? null,
     deadlineMs: Number.POSITIVE_INFINITY,
     startedAtMs: inbound.startedAtMs,
     operationId: inbound.operationId,

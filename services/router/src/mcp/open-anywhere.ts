@@ -21,7 +21,7 @@ export async function openAnywhere(
     method: "GET",
     tool: null,
     agent: null,
-    sessionEndpoint: session.home,
+    sessionEndpoint: session.place,
     deadlineMs: Number.POSITIVE_INFINITY,
     startedAtMs,
   });

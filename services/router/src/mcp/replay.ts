@@ -4,7 +4,7 @@ import type { SessionDirectory, SessionRecord } from "./directory.ts";
 import { isObject, readServerMessage, type ServerMessage } from "./envelope.ts";
 import type { DataPlaneLog } from "./inbound.ts";
 import type { OfferBook } from "./offer-book.ts";
-import { capabilityPaths } from "./seal.ts";
+import { capabilityPaths, nowhere } from "./seal.ts";
 import { type Hold, newHold, type Session, subscriptionsMax } from "./session.ts";
 import { readEvents } from "./sse.ts";
 import type { ToolBook } from "./tool-book.ts";
@@ -15,7 +15,8 @@ import type { ToolBook } from "./tool-book.ts";
  * R2  Requests of one session that need the same endpoint share one replay; of several router processes the first writer wins.
  * R3  An endpoint that speaks another version, or offers less than the client was promised, is refused: the client is not told of it.
  *     That it refuses one resource, or a log level, is no reason: the client is told that the resource may have changed, and reads it.
- * R4  A session that the client has ended is not brought back, and a sticky one is not moved.
+ * R4  A session that the client has ended is not brought back, and a sticky one is not moved. Its first place is no move: no server knows anything of
+ *     a session that was begun while none was there.
  * R5  Where the client knows a tool list, that of the new endpoint is known before a call goes there.
  */
 export interface Replay {
@@ -89,10 +90,9 @@ export function createReplay(deps: ReplayDeps): Replay {
       deps.onReplay(session, endpoint.name, "adopted", nowMs() - startedAtMs);
       return settle(session, endpoint, adopted);
     }
-    if (view.sessions === "sticky") {
-      session.lost = true;
-      throw new ReplayError("sticky", `the session lived on ${session.home} and must not move (sessions: sticky); start a new one`);
-    }
+    const isSticky = view.sessions === "sticky";
+    const lives = isSticky ? (session.place ?? [...session.holds.keys(), ...Object.keys(record?.holds ?? {})][0]) : undefined;
+    if (lives !== undefined) throw stuck(session, lives, endpoint);
     if (record !== null) remember(session, record.level, record.subscriptions);
     const signal = AbortSignal.timeout(Math.max(1, Math.min(replayMsMax, how.deadlineMs - nowMs())));
     try {
@@ -101,13 +101,15 @@ export function createReplay(deps: ReplayDeps): Replay {
       const stands = await directory.change(session.sealed.key, (now) => {
         const theirs = now.holds[endpoint.name];
         const stale = how.lost !== null && theirs === how.lost.upstreamSession;
-        if (now.ended || (theirs !== undefined && !stale)) return null;
+        if (now.ended || (theirs !== undefined && !stale) || (isSticky && Object.keys(now.holds).length > 0)) return null;
         return { ...now, holds: { ...now.holds, [endpoint.name]: upstreamSession } };
       });
       const winner = stands.holds[endpoint.name] ?? null;
       // Another process was first, or the client ended the session meanwhile: what we made is not used.
       if (winner !== upstreamSession || stands.ended) forget(session, endpoint, newHold(endpoint.name, upstreamSession, nowMs()));
       if (stands.ended) throw new ReplayError("ended", "the client has ended this session");
+      const first = isSticky ? Object.keys(stands.holds)[0] : undefined;
+      if (first !== undefined && first !== endpoint.name) throw stuck(session, first, endpoint);
       const hold = settle(session, endpoint, winner);
       await session.stream?.follow(hold, endpoint, view);
       session.stream?.tellUpdated(refused);
@@ -250,6 +252,16 @@ export function createReplay(deps: ReplayDeps): Replay {
   };
 
   return { holdOn, adopt, forget };
+}
+
+/** Of a session that had no place, another request may have found one meanwhile: there it lives, and there this one goes too. */
+function stuck(session: Session, place: string, endpoint: EndpointView): ReplayError {
+  if (session.sealed.endpoint === nowhere && place !== endpoint.name) {
+    session.home = place;
+    return new ReplayError("ineligible", `the session lives on ${place} and must not move (sessions: sticky)`);
+  }
+  session.lost = true;
+  return new ReplayError("sticky", `the session lived on ${place} and must not move (sessions: sticky); start a new one`);
 }
 
 function remember(session: Session, level: unknown, subscriptions: readonly string[]): void {

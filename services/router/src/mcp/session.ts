@@ -50,6 +50,11 @@ export class Session {
     if (sealed.endpoint !== nowhere) this.holds.set(sealed.endpoint, newHold(sealed.endpoint, sealed.upstreamSession, nowMs));
   }
 
+  /** The endpoint that it lives on; null: it was begun while no server was there, and no server has it yet. */
+  get place(): string | null {
+    return this.home === nowhere ? null : this.home;
+  }
+
   /** The hold that an event id or a rewritten request id names, while the session is still there. */
   holdByTag(tag: string): Hold | null {
     for (const hold of this.holds.values()) if (hold.tag === tag) return hold;

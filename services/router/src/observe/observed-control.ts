@@ -73,6 +73,9 @@ class ObservedCall implements CallControl {
   problem() {
     return this.#inner.problem();
   }
+  legacyFace() {
+    return this.#inner.legacyFace?.() ?? { tools: [], inForce: false };
+  }
 
   next(): Attempt | null | Promise<Attempt | null> {
     const next = this.#inner.next();

@@ -234,6 +234,30 @@ test("R14: what goes on with a call, or begins a task, is of MCP alone: rolled b
   assert.equal(fixture.control.begin(describe(fixture, { tool: "ship_order" })).implementation, "legacy");
 });
 
+test("F4: a rollback of the system, of the agent or of each tool makes an agent begin by legacy, fallback or not; one of a tool alone does not", async (t) => {
+  const faceOf = (fixture: Fixture, agent: string | null) =>
+    fixture.control.begin(describe(fixture, { method: "initialize", tool: null, agent })).legacyFace?.();
+  const all = { tools: ["get_inventory", "ship_order"], inForce: true };
+  const none = { tools: [], inForce: false };
+  const fixture = await withLegacy(t, "http://127.0.0.1:9", "fallback: { enabled: false }\n");
+  assert.deepEqual(faceOf(fixture, "picker"), none);
+  await fixture.rollback("tool", "ship_order", 0, 1);
+  assert.deepEqual(faceOf(fixture, "picker"), { tools: ["ship_order"], inForce: false });
+  await fixture.rollback("tool", "get_inventory", 0, 1);
+  assert.deepEqual(faceOf(fixture, "picker"), all);
+  for (const tool of ["ship_order", "get_inventory"]) await fixture.rollback("tool", tool, 100, 2);
+  await fixture.rollback("agent", "picker", 0, 1);
+  assert.deepEqual([faceOf(fixture, "picker"), faceOf(fixture, "packer"), faceOf(fixture, null)], [all, none, none]);
+  await fixture.rollback("agent", "picker", 5, 2);
+  assert.deepEqual(faceOf(fixture, "picker"), none, "a ramp sends some of the calls to MCP");
+  await fixture.rollback("system", "system", 0, 1);
+  assert.deepEqual(faceOf(fixture, null), all);
+  await fixture.rollback("system", "system", 100, 2);
+  await fixture.configure(yamlOf("http://127.0.0.1:9", "fallback: { tool_fallback: false, system_fallback: false }\n"));
+  assert.deepEqual(faceOf(fixture, "picker"), { ...all, inForce: false }, "the fallback of agents serves an agent with a name");
+  assert.deepEqual(faceOf(fixture, null), none);
+});
+
 test("L1: what waits in vain for a connection to the legacy API was not sent, and is told so; no more wait than may", async (t) => {
   const hung: ServerResponse[] = [];
   const api = await legacyApi(t, (_seen, response) => hung.push(response));

@@ -24,7 +24,8 @@ let problems: string[] = [];
 let configure: (config: object) => void = () => undefined;
 beforeEach(async () => {
   a = await startMcpServer("a", { json: true });
-  control = fakeControl([{ name: "a", url: a.url }], { legacyTools: ["whoami", "write"] });
+  control = fakeControl([{ name: "a", url: a.url }]);
+  control.face = { tools: ["whoami", "write"], inForce: false };
   stop.push(a.kill);
   nowMs = Date.now();
   problems = [];

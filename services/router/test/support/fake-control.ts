@@ -20,6 +20,7 @@ export interface FakeControl extends RouterControl {
   legacy: CallControl["legacy"];
   implementation: "mcp" | "legacy";
   readOnly: Set<string>;
+  face: ReturnType<NonNullable<CallControl["legacyFace"]>>;
   /** Given to every attempt. */
   givenUp: AbortController | null;
   view: UpstreamView;
@@ -54,6 +55,7 @@ export function fakeControl(
     implementation: "mcp",
     givenUp: null,
     readOnly: new Set(["tools/list", "initialize", "whoami", "slow", "GET", "HEAD", "resources/list", "prompts/list", "server/discover"]),
+    face: { tools: [], inForce: false },
     view: {
       name: "fake",
       kind: "mcp",
@@ -63,7 +65,6 @@ export function fakeControl(
       epoch: 0,
       generation: 1,
       endpoints: views,
-      legacyTools: [],
       bodyBytesMax: 256 * 1024,
       callMs: 10_000,
       ...options,
@@ -114,6 +115,7 @@ export function fakeControl(
             },
           };
         },
+        legacyFace: () => control.face,
         problem: () =>
           unknown && !safe
             ? { code: "outcome_unknown", message: "the call may have run", retriable: false }
