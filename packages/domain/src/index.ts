@@ -252,7 +252,9 @@ export {
 } from "./status.ts";
 export { type PagedStatus, pageStatus } from "./status-page.ts";
 export { fractionOf, hashText } from "./string-hash.ts";
-export { type CallCounts, foldToolTraffic, noToolTraffic, openToolTraffic, type ToolTraffic, takeToolTraffic } from "./tool-traffic.ts";
+export type { CallCounts } from "./tool-buckets.ts";
+export { callerPairsMax } from "./tool-callers.ts";
+export { foldToolTraffic, noToolTraffic, openToolTraffic, type ToolTraffic, takeToolTraffic } from "./tool-traffic.ts";
 export {
   evidenceRefs,
   type LogMessage,

@@ -1,7 +1,9 @@
 import { type Event, type Implementation, type RollbackScope, type RollbackState, type Topology, topology } from "@mcp-failover/contracts";
 import { defaultPolicy, policyFor } from "./policy.ts";
-import { initialRollbackState, type RollbackInput } from "./rollback.ts";
-import { type CallCounts, countCalls, lastBadMs, type ToolTraffic } from "./tool-traffic.ts";
+import { initialRollbackState, lessOf, type RollbackInput, shareOf } from "./rollback.ts";
+import type { CallCounts, CountWindow } from "./tool-buckets.ts";
+import { callsBy } from "./tool-callers.ts";
+import { countCalls, lastBadMs, type ToolTraffic } from "./tool-traffic.ts";
 
 /** What a rollback decision reads of AUDIT, folded. Each subject's last event is all that is kept. */
 export interface RollbackAudit {
@@ -89,17 +91,63 @@ export function rollbackInput(audit: RollbackAudit, traffic: ToolTraffic, of: Sc
   // R9. Agents and the system call several upstreams, whose calls are not told apart: the samples alone keep one's outage from them.
   const movedMs = owner === null ? 0 : (audit.movedMs.get(owner) ?? 0);
   const knownFromMs = Math.max(evidenceFromMs, state.sinceMs, movedMs);
+  const known = (fromMs: number, toMs: number): CountWindow => ({
+    fromMs: Math.max(fromMs, knownFromMs),
+    toMs,
+    slowMs: policy.responseMsMax,
+  });
   const count = (implementation: Implementation, fromMs: number, toMs: number): CallCounts =>
-    countCalls(traffic, key, implementation, { fromMs: Math.max(fromMs, knownFromMs), toMs, slowMs: policy.responseMsMax });
+    countCalls(traffic, key, implementation, known(fromMs, toMs));
   const between = (fromMs: number, toMs: number) => ({ mcp: count("mcp", fromMs, toMs), legacy: count("legacy", fromMs, toMs) });
   const endMs = (Math.floor(nowMs / secondMs) + 1) * secondMs;
   const sampleMs = policy.windowMs / policy.samples;
   const samples = Array.from({ length: policy.samples }, (_, index) =>
     count("mcp", endMs - (index + 1) * sampleMs, endMs - index * sampleMs),
   );
-  const evaluations = [between(endMs - policy.windowMs, endMs)];
+  const window = between(endMs - policy.windowMs, endMs);
+  const told = known(endMs - policy.windowMs, endMs);
   const step = between(Math.max(state.ramp?.stepSinceMs ?? 0, nowMs - stepBackMs), endMs);
-  return { scope, name, policy, hasLegacy: hasLegacy(config, of), state, evaluations, samples, step, command, clock, nowMs };
+  return {
+    scope,
+    name,
+    policy,
+    hasLegacy: hasLegacy(config, of),
+    state,
+    evaluations: [window],
+    samples,
+    routers: routersThatCalled(traffic, key, told),
+    agents: weightiestAgents(traffic, key, window.mcp, told),
+    step,
+    command,
+    clock,
+    nowMs,
+  };
+}
+
+/** So many routers are named in a decision's input; beyond them those with the most calls decide. */
+const routersMax = 25;
+
+function routersThatCalled({ callers, routers }: ToolTraffic, key: string, window: CountWindow): NonNullable<RollbackInput["routers"]> {
+  const all = callsBy(callers.routers, key, window);
+  const named = all
+    .slice(0, routersMax)
+    .map(({ name, ...calls }) => ({ router: name, heardMs: routers.get(name)?.atMs ?? calls.fromMs, ...calls }));
+  return { named, more: all.length - named.length };
+}
+
+/** Of the agents known by name those without whose calls the least is left of what speaks against a tool. */
+function weightiestAgents(
+  { callers }: ToolTraffic,
+  key: string,
+  window: CallCounts,
+  within: CountWindow,
+): NonNullable<RollbackInput["agents"]> {
+  const all = callsBy(callers.agents, key, within).map(({ name, fromMs: _, ...calls }) => ({ agent: name, ...calls }));
+  const weightiest = (kind: "errors" | "slow") => {
+    const without = (one: CallCounts): number => shareOf(lessOf(window, one), kind);
+    return all.reduce<(typeof all)[number] | null>((least, one) => (least === null || without(one) < without(least) ? one : least), null);
+  };
+  return { errors: weightiest("errors"), slow: weightiest("slow") };
 }
 
 /**

@@ -1,6 +1,6 @@
 import type { Actor, Implementation, RollbackScope, RollbackState } from "@mcp-failover/contracts";
 import type { RollbackPolicy } from "./policy.ts";
-import type { CallCounts } from "./tool-traffic.ts";
+import type { CallCounts } from "./tool-buckets.ts";
 import { wilsonLowerBound, wilsonUpperBound } from "./wilson.ts";
 
 /**
@@ -19,6 +19,11 @@ import { wilsonLowerBound, wilsonUpperBound } from "./wilson.ts";
  * R7  Equal inputs give equal decisions; the input is not altered.
  * R9  Evidence on a tool begins with the newest move of its upstream: how calls ended elsewhere says nothing of the endpoint that serves
  *     now, and what a failover has healed needs no rollback.
+ * R11 Where more than one router called the scope, a majority of those with calls enough to say something, and at least two, see it over the
+ *     limit too (design, principle 5: "One observer's word moves nothing where there are others"). One that was not heard of since another's
+ *     calls began is no second one against MCP: a router that restarts has another name (as ADR 7). A fleet of one router is believed.
+ * R12 Where more than one agent called a tool, it is over the limit without the calls of any one of them as well: how one uses it is not
+ *     how it is. Not a majority as of routers, because agents are not alike. Calls of nobody known are nobody's to leave out.
  *
  * Widening (tool to agent to system) and the memory threshold are not decided here: no signal carries memory, and no reference says
  * which parent a rolled-back tool belongs to when agents share it.
@@ -35,6 +40,10 @@ export type RollbackInput = {
   evaluations: { mcp: CallCounts; legacy: CallCounts }[];
   /** The MCP calls of that window in stretches of equal length, newest first. */
   samples?: CallCounts[];
+  /** Who made the MCP calls of that window, from which second on, and when they were heard last; those who made the most, and how many more there are. */
+  routers?: { named: RouterCalls[]; more: number };
+  /** Without whose calls the least is left of what speaks against MCP; null: no agent is known by name. */
+  agents?: Record<Kind, ({ agent: string } & CallCounts) | null>;
   /** Since the step of a ramp began. */
   step: { mcp: CallCounts; legacy: CallCounts };
   command: RollbackOrder | null;
@@ -46,6 +55,8 @@ export type RollbackOrder = { commandId: string; by: Actor; reason: string } & (
   | { kind: "recover"; percent: number | null }
 );
 
+type Kind = "errors" | "slow";
+type RouterCalls = { router: string; fromMs: number; heardMs: number } & CallCounts;
 type Action = "rolled_back" | "advanced" | "paused" | "recovered";
 export type RollbackDecision =
   | { kind: "none"; rule: string; reason: string }
@@ -66,6 +77,7 @@ export type RollbackDecision =
 const service: Actor = { kind: "service", id: "rollback-controller" };
 /** A p95 over the limit is a share of slow calls over this. */
 const slowShareMax = 0.05;
+const secondMs = 1000;
 
 /** Every scope before its first decision: whole on MCP. */
 export const initialRollbackState: RollbackState = {
@@ -91,39 +103,77 @@ export function decideRollback(input: RollbackInput): RollbackDecision {
   return { kind: "none", rule: "sound", reason: "nothing speaks against MCP" };
 }
 
-type Condemned = { rule: "error_rate" | "response_time"; why: string; share: Count };
+type Condemned = { rule: "error_rate" | "response_time"; why: string; kind: Kind };
 
-/** What the data says against MCP (R2, R3); null: nothing. */
+/** What the data says against MCP (R2, R3, R11, R12); null: nothing. */
 function condemn(input: RollbackInput): Condemned | null {
-  const { policy, evaluations } = input;
+  const { policy, evaluations, routers } = input;
   const window = evaluations[0]?.mcp;
   if (window === undefined) return null;
-  if (isOver(input, ({ errors }) => errors, policy.errorRate)) {
-    const why = `${window.errors} of ${window.calls} MCP calls failed, over ${percent(policy.errorRate)} allowed`;
-    return { rule: "error_rate", why, share: ({ errors, calls }) => errors / calls };
+  const more = routers === undefined || routers.more === 0 ? "" : `; ${routers.more} routers with fewer calls were not asked`;
+  if (isOver(input, "errors", policy.errorRate)) {
+    const why = `${window.errors} of ${window.calls} MCP calls failed, over ${percent(policy.errorRate)} allowed${more}`;
+    return { rule: "error_rate", why, kind: "errors" };
   }
-  if (isOver(input, ({ slow }) => slow, slowShareMax)) {
-    const why = `${window.slow} of ${window.calls} MCP calls took over ${policy.responseMsMax} ms, so the p95 does`;
-    return { rule: "response_time", why, share: ({ slow, calls }) => slow / calls };
+  if (isOver(input, "slow", slowShareMax)) {
+    const why = `${window.slow} of ${window.calls} MCP calls took over ${policy.responseMsMax} ms, so the p95 does${more}`;
+    return { rule: "response_time", why, kind: "slow" };
   }
   return null;
 }
 
-type Count = (counts: CallCounts) => number;
-
-/** Whether what is counted is over a limit, surely and lastingly (R2). Few calls make a sample: the confidence is the window's. */
-function isOver({ policy, evaluations, samples }: RollbackInput, count: Count, limit: number): boolean {
+/** Whether what is counted is over a limit, surely and lastingly (R2), and not to one observer alone. */
+function isOver(input: RollbackInput, kind: Kind, limit: number): boolean {
+  const { policy, evaluations, samples } = input;
   const surely = ({ mcp }: { mcp: CallCounts }): boolean =>
-    mcp.calls >= policy.minimumCalls && wilsonLowerBound(count(mcp), mcp.calls) > limit;
+    mcp.calls >= policy.minimumCalls && wilsonLowerBound(mcp[kind], mcp.calls) > limit;
   if (samples === undefined) {
     const { evaluations: times = 3 } = policy;
     return evaluations.length >= times && evaluations.slice(0, times).every(surely);
   }
-  const over = samples.map((sample) => sample.calls > 0 && count(sample) / sample.calls > limit);
-  return over[0] === true && over.filter(Boolean).length >= policy.samplesOver && evaluations.slice(0, 1).every(surely);
+  // Few calls make a sample: the confidence is the window's.
+  const over = samples.map((sample) => shareOf(sample, kind) > limit);
+  const lasts = over[0] === true && over.filter(Boolean).length >= policy.samplesOver;
+  return lasts && evaluations.slice(0, 1).every(surely) && routersAgree(input, kind, limit) && isNotOneAgents(input, kind, limit);
 }
 
-function rollBackByItself(input: RollbackInput, { rule, why, share }: Condemned): RollbackDecision {
+/** R11. What is sure of all calls together need not be of each router's. */
+function routersAgree({ policy, routers }: RollbackInput, kind: Kind, limit: number): boolean {
+  if (routers === undefined) return true;
+  const isAgainst = (calls: CallCounts): boolean => shareOf(calls, kind) > limit;
+  const ill = routers.named.filter(isAgainst);
+  const known = routers.named.filter((router) => !ill.includes(router) || !ill.some((other) => mayBeNow(router, other)));
+  const count = known.length + routers.more;
+  const voters = known.filter(({ calls }) => calls >= policy.minimumCalls / count);
+  const against = known.filter(isAgainst);
+  return against.length >= Math.min(2, count) && 2 * voters.filter(isAgainst).length > voters.length;
+}
+
+/** Whether a router may go on as another one, which it was not heard beside. */
+function mayBeNow(router: RouterCalls, other: RouterCalls): boolean {
+  return other !== router && router.fromMs <= other.fromMs && router.heardMs < other.fromMs + secondMs;
+}
+
+/** R12. */
+function isNotOneAgents({ evaluations, agents }: RollbackInput, kind: Kind, limit: number): boolean {
+  const [window, weightiest] = [evaluations[0]?.mcp, agents?.[kind]];
+  if (window === undefined || weightiest == null) return true;
+  const others = lessOf(window, weightiest);
+  return others.calls === 0 || shareOf(others, kind) > limit;
+}
+
+/** Of how many calls something is true; 0 without calls. */
+export function shareOf(counts: CallCounts, kind: Kind): number {
+  return counts.calls === 0 ? 0 : counts[kind] / counts.calls;
+}
+
+/** All calls but some of them; never less than none, where fewer were kept of all than of some. */
+export function lessOf(all: CallCounts, some: CallCounts): CallCounts {
+  const less = (kind: keyof CallCounts): number => Math.max(0, all[kind] - some[kind]);
+  return { calls: less("calls"), errors: less("errors"), slow: less("slow") };
+}
+
+function rollBackByItself(input: RollbackInput, { rule, why, kind }: Condemned): RollbackDecision {
   const { policy, state, scope, evaluations, hasLegacy } = input;
   const inRamp = state.ramp != null;
   if (!policy.enabled && state.ramp != null && !state.ramp.paused) {
@@ -144,8 +194,9 @@ function rollBackByItself(input: RollbackInput, { rule, why, share }: Condemned)
   if (!hasLegacy) return no("no_legacy", "there is no legacy implementation");
   const [newest] = evaluations;
   const legacy = newest?.legacy;
-  if (newest !== undefined && legacy !== undefined && legacy.calls >= policy.minimumCalls && share(legacy) >= share(newest.mcp)) {
-    return no("legacy_no_better", `legacy is no better (${percent(share(legacy))} against ${percent(share(newest.mcp))})`);
+  if (newest !== undefined && legacy !== undefined && legacy.calls >= policy.minimumCalls) {
+    const [ofLegacy, ofMcp] = [shareOf(legacy, kind), shareOf(newest.mcp, kind)];
+    if (ofLegacy >= ofMcp) return no("legacy_no_better", `legacy is no better (${percent(ofLegacy)} against ${percent(ofMcp)})`);
   }
   return decided(input, "rolled_back", rule, why, { mcpPercent: 0, ramp: null });
 }

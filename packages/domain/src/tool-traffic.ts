@@ -1,4 +1,6 @@
 import { type Event, latencyBucketsMs, type TrafficTool } from "@mcp-failover/contracts";
+import { bucketOf, type CallCounts, type CountWindow, countBuckets, mergedBucket, type ToolBucket } from "./tool-buckets.ts";
+import { copyOfCallers, openToolCallers, type ToolCallers, takeCalls } from "./tool-callers.ts";
 
 /**
  * How tools answer, as the routers count it: windows of calls of each tool, agent and the system, by implementation.
@@ -13,6 +15,8 @@ export interface ToolTraffic {
   readonly scopes: ReadonlyMap<string, ScopeTraffic>;
   /** When each router was heard last, and the epoch of each `scope/name` that it has applied. */
   readonly routers: ReadonlyMap<string, { readonly atMs: number; readonly rollbacks: Readonly<Record<string, number>> }>;
+  /** Who made the MCP calls of each scope lately. */
+  readonly callers: ToolCallers;
   readonly lastSeq: number;
 }
 interface ScopeTraffic {
@@ -22,18 +26,9 @@ interface ScopeTraffic {
   readonly badMs: number;
 }
 interface Buckets {
-  readonly seconds: readonly Bucket[];
-  readonly tens: readonly Bucket[];
+  readonly seconds: readonly ToolBucket[];
+  readonly tens: readonly ToolBucket[];
 }
-interface Bucket {
-  readonly startMs: number;
-  readonly calls: number;
-  readonly errors: number;
-  readonly latency: readonly number[];
-}
-
-/** Calls of a window; `slow` ones took longer than was asked for. */
-export type CallCounts = { calls: number; errors: number; slow: number };
 
 const secondMs = 1000;
 const tenMs = 10 * secondMs;
@@ -44,7 +39,7 @@ const routersMax = 500;
 const noBuckets: Buckets = { seconds: [], tens: [] };
 const slowAtLeastMs = 250;
 
-export const noToolTraffic: ToolTraffic = { scopes: new Map(), routers: new Map(), lastSeq: 0 };
+export const noToolTraffic: ToolTraffic = { scopes: new Map(), routers: new Map(), callers: openToolCallers(), lastSeq: 0 };
 
 interface ToolWindow {
   readonly seq: number;
@@ -69,14 +64,14 @@ export function foldToolTraffic(traffic: ToolTraffic, window: ToolWindow): ToolT
   return next;
 }
 
-function copyOf({ scopes, routers, lastSeq }: ToolTraffic): OwnToolTraffic {
-  return { scopes: new Map(scopes), routers: new Map(routers), lastSeq };
+function copyOf({ scopes, routers, callers, lastSeq }: ToolTraffic): OwnToolTraffic {
+  return { scopes: new Map(scopes), routers: new Map(routers), callers: copyOfCallers(callers), lastSeq };
 }
 
 /** Takes one router's window into traffic from {@link openToolTraffic} (T1 to T3). */
 export function takeToolTraffic(into: ToolTraffic, { seq, timeMs, event }: ToolWindow): void {
   const traffic = into as OwnToolTraffic;
-  const { scopes, routers } = traffic;
+  const { scopes, routers, callers } = traffic;
   for (const row of event.data.tools) {
     for (const key of keysOf(row)) {
       const before = scopes.get(key) ?? { mcp: noBuckets, legacy: noBuckets, badMs: 0 };
@@ -85,7 +80,9 @@ export function takeToolTraffic(into: ToolTraffic, { seq, timeMs, event }: ToolW
       const { implementation } = row;
       const after = addTo(before[implementation], row, timeMs);
       scopes.set(key, implementation === "mcp" ? { mcp: after, legacy: before.legacy, badMs } : { mcp: before.mcp, legacy: after, badMs });
+      if (implementation === "mcp") takeCalls(callers.routers, key, event.data.router, row, timeMs);
     }
+    if (row.implementation === "mcp" && row.agent !== null) takeCalls(callers.agents, toolKey(row), row.agent, row, timeMs);
   }
   while (scopes.size > scopesMax) scopes.delete(scopes.keys().next().value as string);
   routers.delete(event.data.router);
@@ -94,9 +91,12 @@ export function takeToolTraffic(into: ToolTraffic, { seq, timeMs, event }: ToolW
   traffic.lastSeq = seq;
 }
 
-function keysOf({ upstream, tool, agent }: TrafficTool): string[] {
-  const key = `tool/${upstream}/${tool}`;
-  return agent === null ? [key, "system/system"] : [key, `agent/${agent}`, "system/system"];
+function toolKey({ upstream, tool }: TrafficTool): string {
+  return `tool/${upstream}/${tool}`;
+}
+
+function keysOf(row: TrafficTool): string[] {
+  return row.agent === null ? [toolKey(row), "system/system"] : [toolKey(row), `agent/${row.agent}`, "system/system"];
 }
 
 function addTo({ seconds, tens }: Buckets, row: TrafficTool, timeMs: number): Buckets {
@@ -104,48 +104,20 @@ function addTo({ seconds, tens }: Buckets, row: TrafficTool, timeMs: number): Bu
 }
 
 /** Store time does not go back, so the newest bucket is the last: what comes goes into it or behind it. */
-function add(buckets: readonly Bucket[], row: TrafficTool, timeMs: number, widthMs: number, keptMs: number): readonly Bucket[] {
-  const startMs = Math.floor(timeMs / widthMs) * widthMs;
+function add(buckets: readonly ToolBucket[], row: TrafficTool, timeMs: number, widthMs: number, keptMs: number): readonly ToolBucket[] {
+  const bucket = bucketOf(row, Math.floor(timeMs / widthMs) * widthMs);
   const last = buckets.at(-1);
-  const goesOn = last !== undefined && last.startMs >= startMs;
-  const errors = Math.min(row.errors, row.calls);
-  const after: Bucket = goesOn
-    ? {
-        startMs: last.startMs,
-        calls: last.calls + row.calls,
-        errors: last.errors + errors,
-        latency: sumOf(last.latency, row.latency),
-      }
-    : { startMs, calls: row.calls, errors, latency: row.latency };
-  if (goesOn) return buckets.with(-1, after);
+  if (last !== undefined && last.startMs >= bucket.startMs) return buckets.with(-1, mergedBucket(last, bucket));
   let first = 0;
-  while (first < buckets.length && (buckets[first] as Bucket).startMs <= startMs - keptMs) first += 1;
-  return [...(first === 0 ? buckets : buckets.slice(first)), after];
-}
-
-function sumOf(counts: readonly number[], more: readonly number[]): readonly number[] {
-  const sums = counts.slice();
-  for (let index = 0; index < sums.length; index += 1) sums[index] = (sums[index] as number) + (more[index] ?? 0);
-  return sums;
+  while (first < buckets.length && (buckets[first] as ToolBucket).startMs <= bucket.startMs - keptMs) first += 1;
+  return [...(first === 0 ? buckets : buckets.slice(first)), bucket];
 }
 
 /** Calls of one scope in [fromMs, toMs), over both edges rounded to whole seconds (or tens, for longer than a minute ago). */
-export function countCalls(
-  traffic: ToolTraffic,
-  scope: string,
-  implementation: "mcp" | "legacy",
-  window: { readonly fromMs: number; readonly toMs: number; readonly slowMs: number },
-): CallCounts {
+export function countCalls(traffic: ToolTraffic, scope: string, implementation: "mcp" | "legacy", window: CountWindow): CallCounts {
   const buckets = traffic.scopes.get(scope)?.[implementation] ?? noBuckets;
   const fine = window.toMs - window.fromMs <= secondsKeptMs - 10 * secondMs;
-  const counts = { calls: 0, errors: 0, slow: 0 };
-  for (const bucket of fine ? buckets.seconds : buckets.tens) {
-    if (bucket.startMs < window.fromMs || bucket.startMs >= window.toMs) continue;
-    counts.calls += bucket.calls;
-    counts.errors += bucket.errors;
-    counts.slow += Math.min(bucket.calls, slowOf(bucket, window.slowMs));
-  }
-  return counts;
+  return countBuckets(fine ? buckets.seconds : buckets.tens, window);
 }
 
 /**
@@ -163,14 +135,4 @@ function isBad({ implementation, errors, latency }: TrafficTool): boolean {
     if ((latency[index] as number) > 0 && (latencyBucketsMs[index - 1] ?? 0) >= slowAtLeastMs) return true;
   }
   return false;
-}
-
-/** Calls in the buckets that lie wholly above a limit; one that straddles it is not counted against anybody. */
-function slowOf({ latency }: Bucket, slowMs: number): number {
-  let slow = 0;
-  for (let index = 0; index < latency.length; index += 1) {
-    const lowerMs = index === 0 ? 0 : (latencyBucketsMs[index - 1] ?? Number.POSITIVE_INFINITY);
-    if (lowerMs >= slowMs) slow += latency[index] as number;
-  }
-  return slow;
 }

@@ -2,13 +2,13 @@ import { type Event, latencyBucketsMs, makeEvent, type NewEvent, type Topology, 
 import {
   type CallCounts,
   foldRollbackAudit,
-  foldToolTraffic,
   noRollbackAudit,
-  noToolTraffic,
+  openToolTraffic,
   type RollbackAudit,
   type RollbackInput,
   rollbackInput,
   type ToolTraffic,
+  takeToolTraffic,
 } from "@mcp-failover/domain";
 
 export const nowMs = 1_000_000_000;
@@ -64,8 +64,19 @@ export const join = (
   of = audit,
 ): RollbackInput => rollbackInput(of, traffic, { scope, name }, { ...moment, ...more });
 
+export type Rows = Parameters<typeof window>[1];
+/** A window of one router, or of each of several by name. */
+export type Second = Rows | Readonly<Record<string, Rows>>;
+
+export function takeSecond(into: ToolTraffic, atMs: number, second: Second): void {
+  for (const [router, rows] of Object.entries(Array.isArray(second) ? { r1: second } : second))
+    takeToolTraffic(into, window(atMs, rows, router));
+}
+
 /** What was heard of `buy`, a window each second, oldest first; the last one half a second ago. */
-export function heard(seconds: readonly Parameters<typeof window>[1][]): ToolTraffic {
+export function heard(seconds: readonly Second[]): ToolTraffic {
+  const traffic = openToolTraffic();
   const firstMs = nowMs - 500 - (seconds.length - 1) * 1000;
-  return seconds.reduce((traffic, rows, index) => foldToolTraffic(traffic, window(firstMs + index * 1000, rows)), noToolTraffic);
+  for (const [index, second] of seconds.entries()) takeSecond(traffic, firstMs + index * 1000, second);
+  return traffic;
 }

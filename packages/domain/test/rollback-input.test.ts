@@ -2,16 +2,18 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { Event } from "@mcp-failover/contracts";
 import {
+  callerPairsMax,
   decideRollback,
   foldRollbackAudit,
   foldToolTraffic,
   initialRollbackState,
   isQuietScope,
   noToolTraffic,
+  openToolTraffic,
   rollbackScopes,
 } from "@mcp-failover/domain";
 import fc from "fast-check";
-import { audit, config, counts, heard, join, moved, nowMs, window } from "./rollback-fixture.ts";
+import { audit, config, counts, heard, join, moved, nowMs, type Rows, type Second, takeSecond, window } from "./rollback-fixture.ts";
 
 test("calls are counted for the tool of the upstream that has the legacy implementation, for the agent and for the system", () => {
   const traffic = foldToolTraffic(
@@ -54,18 +56,16 @@ test("the samples share no call and make up the window, which begins with the la
 });
 
 /** Rolled back after so many seconds of what was heard; null: not. Asked at each second, as the service does. */
-function rolledBackAfter(seconds: readonly Calls[], of = audit): number | null {
-  const fromMs = nowMs;
-  let traffic = noToolTraffic;
-  for (const [index, rows] of seconds.entries()) {
-    const atMs = fromMs + index * 1000;
-    traffic = foldToolTraffic(traffic, window(atMs + 500, rows));
+function rolledBackAfter(seconds: readonly Second[], of = audit): number | null {
+  const traffic = openToolTraffic();
+  for (const [index, second] of seconds.entries()) {
+    const atMs = nowMs + index * 1000;
+    takeSecond(traffic, atMs + 500, second);
     const decision = decideRollback(join(traffic, "tool", "buy", { nowMs: atMs + 1000 }, of));
     if (decision.kind === "decided") return index + 1;
   }
   return null;
 }
-type Calls = Parameters<typeof window>[1];
 const repeated = <V>(times: number, value: V): V[] => new Array<V>(times).fill(value);
 
 test("R2: an outage that was over within seven seconds condemns nothing, however many called", () => {
@@ -123,6 +123,90 @@ test("R9: a hold of the upstream, which leaves it where it was moved to, is no m
     join(traffic, "tool", "buy", {}, foldRollbackAudit(audit, held)),
     join(traffic, "tool", "buy", {}, moved("shop", state.sinceMs)),
   );
+});
+
+const callsArb = fc.integer({ min: 1, max: 30 });
+const failing = (calls: number): Rows => [{ calls, errors: calls }];
+const working = (calls: number): Rows => [{ calls, errors: 0 }];
+
+test("R11: what fewer than half of the routers see fail condemns nothing, and one of two neither", () => {
+  fc.assert(
+    fc.property(fc.array(callsArb, { minLength: 2, maxLength: 7 }), fc.nat(), (calls, pick) => {
+      const ill = 1 + (pick % Math.max(1, Math.ceil(calls.length / 2) - 1));
+      const second = Object.fromEntries(calls.map((each, index) => [`r${index}`, (index < ill ? failing : working)(each)]));
+      assert.equal(rolledBackAfter(repeated(60, second)), null);
+    }),
+    {
+      examples: [
+        [[30, 1], 0],
+        [[20, 20, 20], 0],
+      ],
+    },
+  );
+});
+
+test("R11: what most of the routers see fail is condemned, and what all see, however the calls are spread over them", () => {
+  fc.assert(
+    fc.property(fc.array(callsArb, { minLength: 2, maxLength: 7 }), (calls) => {
+      const second = Object.fromEntries(calls.map((each, index) => [`r${index}`, failing(each)]));
+      assert.ok((rolledBackAfter(repeated(60, second)) ?? Number.NaN) <= 14);
+    }),
+  );
+  const most = { r1: failing(5), r2: failing(5), r3: working(5) };
+  assert.notEqual(rolledBackAfter(repeated(60, most)), null);
+  // Those who called too seldom to say something do not outvote it; but they have to be of one mind with somebody.
+  const seldom = (index: number, rows: Rows): Second => ({ r1: failing(20), ...(index % 10 === 0 ? { r2: rows, r3: rows } : {}) });
+  assert.notEqual(rolledBackAfter(repeated(60, null).map((_, index) => seldom(index, failing(1)))), null);
+  assert.equal(rolledBackAfter(repeated(60, null).map((_, index) => seldom(index, working(1)))), null);
+});
+
+test("R11: a router that goes on under another name is one router still, where there are others and where there are none", () => {
+  const seconds = repeated(60, null).map((_, index): Second => ({ r2: working(5), [index < 10 ? "r1" : "r1-again"]: failing(5) }));
+  assert.equal(rolledBackAfter(seconds), null);
+  const alone = repeated(60, null).map((_, index): Second => ({ [index < 10 ? "r1" : "r1-again"]: failing(5) }));
+  assert.ok((rolledBackAfter(alone) ?? Number.NaN) <= 14);
+});
+
+test("R11: of very many routers those with the most calls are asked, and how many were not is said", () => {
+  const second = Object.fromEntries(repeated(40, 0).map((_, index) => [`r${index}`, failing(2 + (index % 3))]));
+  const input = join(heard(repeated(20, second)), "tool", "buy");
+  assert.deepEqual([input.routers?.named.length, input.routers?.more], [25, 15]);
+  assert.ok(JSON.stringify(input).length < 5000);
+  assert.match(decideRollback(input).reason, /; 15 routers with fewer calls were not asked$/);
+});
+
+test("R12: what one agent of several alone gets wrong condemns nothing; what several do, or one who is alone, is condemned", () => {
+  const row = (agent: string | undefined, calls: number, share: number) => ({
+    ...(agent === undefined ? {} : { agent }),
+    calls,
+    errors: Math.round(calls * share),
+  });
+  fc.assert(
+    fc.property(
+      callsArb,
+      fc.array(fc.tuple(callsArb, fc.constantFrom("buyer", "looker", undefined)), { minLength: 1, maxLength: 4 }),
+      (calls, others) => {
+        const wrong = [row("all", calls, 1), ...others.map(([each, agent]) => row(agent, each, 0))];
+        assert.equal(rolledBackAfter(repeated(60, wrong)), null);
+        const ill = [row("all", calls, 1), ...others.map(([each, agent]) => row(agent, each, 1))];
+        assert.ok((rolledBackAfter(repeated(60, ill)) ?? Number.NaN) <= 14);
+        assert.ok((rolledBackAfter(repeated(60, [row("all", 2 + calls, 1)])) ?? Number.NaN) <= 14);
+      },
+    ),
+  );
+});
+
+test("TC2: over so many routers and agents the next is told apart no more, is counted, and takes nobody's place; who is gone makes room", () => {
+  const traffic = openToolTraffic();
+  const agents = (from: number, count: number): Rows =>
+    repeated(count, 0).map((_, index) => ({ agent: `a${from + index}`, calls: 1, errors: 1 }));
+  for (let from = 0; from < callerPairsMax; from += 1000) takeSecond(traffic, nowMs - 500, agents(from, 1000));
+  assert.deepEqual([traffic.callers.agents.pairs, traffic.callers.agents.leftOut], [callerPairsMax, 0]);
+  takeSecond(traffic, nowMs, [...agents(callerPairsMax, 3), { agent: "a0", calls: 100, errors: 100 }]);
+  assert.deepEqual([traffic.callers.agents.pairs, traffic.callers.agents.leftOut], [callerPairsMax, 3]);
+  assert.equal(join(traffic, "tool", "buy").agents?.errors?.agent, "a0");
+  takeSecond(traffic, nowMs + 60_000, agents(0, 1));
+  assert.deepEqual([traffic.callers.agents.pairs, traffic.callers.routers.byScope.size], [1, 3]);
 });
 
 test("traffic is forgotten after its time, and the input stays small whatever was seen", () => {

@@ -27,6 +27,7 @@ export class Knowledge {
   readonly rejected = new Map<string, { rule: string; epoch: number }>();
   #last = { seq: 0, timeMs: 0 };
   #evidence = { fromMs: 0, afterSeq: 0 };
+  #leftOut = 0;
 
   /** What can be rolled back, by `scope/name`. */
   scopes: ReadonlyMap<string, ScopeName> = new Map();
@@ -60,6 +61,14 @@ export class Knowledge {
   /** Whether there is nothing to decide about a scope. */
   isQuiet(of: ScopeName, nowMs: number): boolean {
     return isQuietScope(this.audit, this.traffic, of, nowMs);
+  }
+
+  /** Rows of windows that were counted in nobody's name since this was asked last: there are more routers and agents than are told apart. */
+  takeLeftOut(): number {
+    const { routers, agents } = this.traffic.callers;
+    const before = this.#leftOut;
+    this.#leftOut = routers.leftOut + agents.leftOut;
+    return this.#leftOut - before;
   }
 
   /** Joins what is known and decides. Throws `UnknownScopeError`. */

@@ -3,7 +3,7 @@ import { randomUUID } from "node:crypto";
 import { after, test } from "node:test";
 import { type Bus, memoryBroker, type Stored } from "@mcp-failover/bus";
 import { type DataOf, type Event, type EventType, makeEvent, type NewEvent, type Reply, topology } from "@mcp-failover/contracts";
-import { decideRollback, type RollbackInput } from "@mcp-failover/domain";
+import { callerPairsMax, decideRollback, type RollbackInput } from "@mcp-failover/domain";
 import { testKit } from "@mcp-failover/service-kit/testing";
 import { becomes } from "@mcp-failover/testkit";
 import { startRollbackController } from "../src/wiring.ts";
@@ -39,7 +39,7 @@ async function stack(
   controllers = 1,
   topology: typeof config = config,
   through = (bus: Bus): Bus => bus,
-  before: readonly { agoMs: number; calls: number; errors: number }[] = [],
+  before: readonly { agoMs: number; calls: number; errors: number; router?: string }[] = [],
 ) {
   let agoMs = before[0]?.agoMs ?? 0;
   const broker = memoryBroker({ nowMs: () => Date.now() - agoMs });
@@ -50,12 +50,14 @@ async function stack(
   await bus.appendFenced(event("config.applied", [], { ...applied, topology }), 0);
   for (const window of before) {
     agoMs = window.agoMs;
-    await traffic(bus, window);
+    await traffic(bus, window, {}, window.router);
   }
   agoMs = 0;
+  const kits: ReturnType<typeof testKit>[] = [];
   for (let count = 1; count <= controllers; count += 1) {
     const own = broker.connect();
     const kit = testKit({ service: "rollback-controller", bus: through(own), instance: `rc-${count}` });
+    kits.push(kit);
     const running = await startRollbackController(kit);
     const definition = { name: "rollback-controller", instance: `rc-${count}`, version: "0", description: "" };
     const served = await own.serve({ ...definition, handlers: running.handlers ?? {} });
@@ -70,10 +72,15 @@ async function stack(
     );
   }
   cleanups.push(() => bus.close());
+  const metric = async (name: string): Promise<number> => {
+    const found = await Promise.all(kits.map((kit) => kit.registry.getSingleMetric(name)?.get()));
+    return found.reduce((sum, one) => sum + (one?.values[0]?.value ?? 0), 0);
+  };
   const command = (subject: "command.rollback" | "command.recover", body: object): Promise<Reply> =>
     bus.request(subject, { commandId: randomUUID(), by: operator, reason: "test", ...body } as never, { timeoutMs: 60_000 });
   return {
     bus,
+    metric,
     rollback: (scope: string, name: string, more: object = {}) => command("command.rollback", { scope, name, force: false, ...more }),
     recover: (scope: string, name: string, percent: number | null = 100, more: object = {}) =>
       command("command.recover", { scope, name, percent, ...more }),
@@ -184,7 +191,8 @@ test("rollback.fallback_timeout bounds a switch: a router that has not applied i
 });
 
 /** What makes, with as many calls again now, a tool ill in three samples of five, however long its start takes. */
-const illBefore = [16_000, 13_000, 10_000, 7000].map((agoMs) => ({ agoMs, calls: 20, errors: 10 }));
+const agosMs = [16_000, 13_000, 10_000, 7000];
+const illBefore = agosMs.map((agoMs) => ({ agoMs, calls: 20, errors: 10 }));
 
 test("a tool whose MCP calls fail too often is rolled back by itself, once, and its certificate can be recomputed", async () => {
   const { bus } = await stack(2, config, (own) => own, illBefore);
@@ -206,6 +214,43 @@ test("a tool whose MCP calls fail too often is rolled back by itself, once, and 
   );
   await new Promise((resolve) => setTimeout(resolve, 1100));
   assert.equal((await said(bus, "rollback.decided")).length, 1);
+});
+
+test("what one router of three alone sees fail rolls nothing back", async () => {
+  const seen = (router: string) => ({ calls: 20, errors: router === "r1" ? 20 : 0 });
+  const routers = ["r1", "r2", "r3"];
+  const before = agosMs.flatMap((agoMs) => routers.map((router) => ({ agoMs, router, ...seen(router) })));
+  const { bus } = await stack(1, config, (own) => own, before);
+  for (const router of routers) await traffic(bus, seen(router), {}, router);
+  await new Promise((resolve) => setTimeout(resolve, 2200));
+  assert.deepEqual(await said(bus, "rollback.decided"), []);
+  // Another one that sees it makes two of three.
+  await traffic(bus, { calls: 20, errors: 20 }, {}, "r2");
+  await until(
+    () => said(bus, "rollback.decided"),
+    (events) => events.length > 0,
+  );
+});
+
+test("calls by more agents than are told apart are counted, and said to be", async () => {
+  const { bus, metric } = await stack();
+  const row = { upstream: "warehouse", tool: "get_orders", implementation: "mcp" as const, calls: 1, errors: 0 };
+  const latency = Array.from({ length: 14 }, (_, index) => (index === 0 ? 1 : 0));
+  for (let from = 0; from < callerPairsMax + 5; from += 1000) {
+    const tools = Array.from({ length: Math.min(1000, callerPairsMax + 5 - from) }, (_, index) => ({
+      ...row,
+      agent: `a${from + index}`,
+      latency,
+    }));
+    const nowMs = Date.now();
+    await bus.append(
+      event("traffic.observed", ["r1"], { router: "r1", fromMs: nowMs, toMs: nowMs, endpoints: [], tools, routes: {}, rollbacks: {} }),
+    );
+  }
+  await until(
+    () => metric("mcpf_tool_callers_left_out_total"),
+    (rows) => rows > 0,
+  );
 });
 
 test("a command repeated with its id gets the first answer and acts once", async () => {
