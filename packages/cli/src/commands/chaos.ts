@@ -81,6 +81,7 @@ function say(result: ChaosFinished): string {
     ...metrics("baseline   ", result.baseline),
     `recovery     ${result.recoveryTime === null ? "did not recover" : `${result.recoveryTime} ms`}`,
     ...metrics("final state", result.finalState),
+    ...leftAt(result),
     "",
     table(
       ["CHECK", "PASSED", "DETAIL"],
@@ -92,4 +93,14 @@ function say(result: ChaosFinished): string {
       ],
     ),
   ].join("\n");
+}
+
+/** The fault is taken back, the move that it led to is not: that is another change of its own. */
+function leftAt({ baseline, finalState, target }: ChaosFinished): string[] {
+  const [before, after] = [baseline?.services[target], finalState?.services[target]];
+  if (before === undefined || after === undefined || before.active === after.active) return [];
+  const back = `\`mcpf failback ${target} --reason TEXT\``;
+  return [
+    `left at      ${after.active} (epoch ${after.epoch}), not at ${before.active} as before: ${back}, where no automatic failback is configured`,
+  ];
 }
