@@ -155,7 +155,7 @@ export {
   localRecord,
   localRelease,
 } from "./local-breaker.ts";
-export { type Maintenance, maintenanceAt } from "./maintenance.ts";
+export { type Maintenance, maintenanceAt, maintenanceEndedMs } from "./maintenance.ts";
 export {
   type AnswerClass,
   classifyHttpStatus,

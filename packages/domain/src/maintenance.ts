@@ -9,6 +9,7 @@ import type { MaintenanceWindow, Topology, Weekday } from "@mcp-failover/contrac
  * W3  Daily and weekly windows begin by UTC, so that no change of clocks moves or repeats them; they may run over midnight and the week's end.
  * W4  Where several hold, the one that ends last is named. Of overlapping days of one window the last to end counts too.
  * W5  Nothing is read but the arguments.
+ * W6  Maintenance that has ended ended last when the last of its windows did.
  */
 export interface Maintenance {
   readonly name: string;
@@ -38,6 +39,22 @@ export function maintenanceAt(
   return longest;
 }
 
+/** When the last window that held for an endpoint, or with `null` for a whole upstream, ended, in milliseconds; null: none has (W1 to W6). Pure. */
+export function maintenanceEndedMs(
+  topology: Pick<Topology, "maintenance">,
+  upstream: string,
+  endpoint: string | null,
+  nowMs: number,
+): number | null {
+  let lastMs: number | null = null;
+  for (const window of topology.maintenance ?? []) {
+    if (!covers(window, upstream, endpoint)) continue;
+    const endMs = endedMs(window, nowMs);
+    if (endMs !== null && endMs > (lastMs ?? Number.NEGATIVE_INFINITY)) lastMs = endMs;
+  }
+  return lastMs;
+}
+
 /** W2. */
 function covers(window: MaintenanceWindow, upstream: string, endpoint: string | null): boolean {
   if (window.upstreams === undefined && window.endpoints === undefined) return true;
@@ -45,22 +62,36 @@ function covers(window: MaintenanceWindow, upstream: string, endpoint: string | 
   return endpoint !== null && (window.endpoints?.includes(`${upstream}/${endpoint}`) ?? false);
 }
 
+interface Span {
+  readonly beginMs: number;
+  readonly endMs: number;
+}
+
 /** When the window that holds now ends; null: it does not hold (W1, W3). */
-function holdsUntilMs({ from, until, daily, weekly }: MaintenanceWindow, nowMs: number): number | null {
-  if (from !== undefined && until !== undefined) {
-    const endMs = Date.parse(until);
-    return Date.parse(from) <= nowMs && nowMs < endMs ? endMs : null;
-  }
+function holdsUntilMs(window: MaintenanceWindow, nowMs: number): number | null {
+  for (const { beginMs, endMs } of spansBefore(window, nowMs)) if (beginMs <= nowMs && nowMs < endMs) return endMs;
+  return null;
+}
+
+/** When the window ended last; null: it has not (W1, W3). */
+function endedMs(window: MaintenanceWindow, nowMs: number): number | null {
+  for (const { endMs } of spansBefore(window, nowMs)) if (endMs <= nowMs) return endMs;
+  return null;
+}
+
+/** A window's times that may hold now or have ended last, those first that end last. */
+function* spansBefore({ from, until, daily, weekly }: MaintenanceWindow, nowMs: number): Generator<Span> {
+  if (from !== undefined && until !== undefined) yield { beginMs: Date.parse(from), endMs: Date.parse(until) };
   const repeated = daily ?? weekly;
-  if (repeated === undefined) return null;
+  if (repeated === undefined) return;
   const today = Math.floor(nowMs / dayMs);
-  // The newest beginning first: it ends last.
-  for (let day = today; day >= today - Math.ceil(repeated.for_ms / dayMs); day -= 1) {
+  // Back to the beginning of what ended a whole round ago.
+  const rounds = Math.ceil(repeated.for_ms / dayMs) + (daily === undefined ? 7 : 1);
+  for (let day = today; day >= today - rounds; day -= 1) {
     if (weekly !== undefined && !weekly.days.includes(weekdays[((day % 7) + 7) % 7] as Weekday)) continue;
     const beginMs = day * dayMs + minuteOf(repeated.at) * minuteMs;
-    if (beginMs <= nowMs && nowMs < beginMs + repeated.for_ms) return beginMs + repeated.for_ms;
+    yield { beginMs, endMs: beginMs + repeated.for_ms };
   }
-  return null;
 }
 
 function minuteOf(at: string): number {

@@ -1,4 +1,6 @@
 import { type Event, type Implementation, type RollbackScope, type RollbackState, type Topology, topology } from "@mcp-failover/contracts";
+import { initialFailoverState } from "./failover.ts";
+import { type Maintenance, maintenanceAt, maintenanceEndedMs } from "./maintenance.ts";
 import { defaultPolicy, policyFor } from "./policy.ts";
 import { initialRollbackState, lessOf, type RollbackInput, shareOf } from "./rollback.ts";
 import type { CallCounts, CountWindow } from "./tool-buckets.ts";
@@ -10,10 +12,10 @@ export interface RollbackAudit {
   readonly config: { readonly environment: "development" | "production"; readonly topology: Topology } | null;
   /** By `scope/name`. */
   readonly states: ReadonlyMap<string, RollbackState>;
-  /** When the endpoint that serves was made so, by upstream; nothing before the first decision on its route. */
-  readonly movedMs: ReadonlyMap<string, number>;
+  /** Which endpoint serves, and since when, by upstream; nothing before the first decision on its route. */
+  readonly routes: ReadonlyMap<string, { readonly active: string; readonly sinceMs: number }>;
 }
-export const noRollbackAudit: RollbackAudit = { config: null, states: new Map(), movedMs: new Map() };
+export const noRollbackAudit: RollbackAudit = { config: null, states: new Map(), routes: new Map() };
 
 /** Takes in one event of AUDIT; events that no rollback decision reads change nothing. */
 export function foldRollbackAudit(audit: RollbackAudit, event: Event): RollbackAudit {
@@ -23,7 +25,10 @@ export function foldRollbackAudit(audit: RollbackAudit, event: Event): RollbackA
   }
   if (event.type === "failover.decided") {
     const { service, state } = event.data;
-    return audit.movedMs.get(service) === state.sinceMs ? audit : { ...audit, movedMs: new Map(audit.movedMs).set(service, state.sinceMs) };
+    const { active, sinceMs } = state;
+    const known = audit.routes.get(service);
+    if (known?.active === active && known.sinceMs === sinceMs) return audit;
+    return { ...audit, routes: new Map(audit.routes).set(service, { active, sinceMs }) };
   }
   if (event.type !== "rollback.decided") return audit;
   return { ...audit, states: new Map(audit.states).set(`${event.data.scope}/${event.data.name}`, event.data.state) };
@@ -89,8 +94,9 @@ export function rollbackInput(audit: RollbackAudit, traffic: ToolTraffic, of: Sc
   const state = audit.states.get(`${scope}/${name}`) ?? initialRollbackState;
   const key = scope === "tool" ? `tool/${owner}/${name}` : `${scope}/${name}`;
   // R9. Agents and the system call several upstreams, whose calls are not told apart: the samples alone keep one's outage from them.
-  const movedMs = owner === null ? 0 : (audit.movedMs.get(owner) ?? 0);
-  const knownFromMs = Math.max(evidenceFromMs, state.sinceMs, movedMs);
+  const movedMs = owner === null ? 0 : (audit.routes.get(owner)?.sinceMs ?? 0);
+  const work = plannedWork(audit, config, of, nowMs);
+  const knownFromMs = Math.max(evidenceFromMs, state.sinceMs, movedMs, work.endedMs);
   const known = (fromMs: number, toMs: number): CountWindow => ({
     fromMs: Math.max(fromMs, knownFromMs),
     toMs,
@@ -106,7 +112,7 @@ export function rollbackInput(audit: RollbackAudit, traffic: ToolTraffic, of: Sc
   );
   const window = between(endMs - policy.windowMs, endMs);
   const told = known(endMs - policy.windowMs, endMs);
-  const step = between(Math.max(state.ramp?.stepSinceMs ?? 0, nowMs - stepBackMs), endMs);
+  const stepFromMs = Math.max(state.ramp?.stepSinceMs ?? 0, nowMs - stepBackMs, knownFromMs);
   return {
     scope,
     name,
@@ -117,11 +123,28 @@ export function rollbackInput(audit: RollbackAudit, traffic: ToolTraffic, of: Sc
     samples,
     routers: routersThatCalled(traffic, key, told),
     agents: weightiestAgents(traffic, key, window.mcp, told),
-    step,
+    step: { ...between(stepFromMs, endMs), fromMs: stepFromMs },
+    ...(work.now === null ? {} : { maintenance: { name: work.now.name, untilMs: work.now.untilMs } }),
     command,
     clock,
     nowMs,
   };
+}
+
+/** The maintenance that a scope is in, and when the last one ended (R10). */
+function plannedWork(audit: RollbackAudit, config: Topology, of: ScopeName, nowMs: number): { now: Maintenance | null; endedMs: number } {
+  let now: Maintenance | null = null;
+  let endedMs = 0;
+  if (config.maintenance === undefined) return { now, endedMs };
+  for (const upstream of legacyUpstreams(config, of)) {
+    // In a pool an endpoint's work is done while others serve.
+    const inPool = config.upstreams[upstream]?.mode === "pool";
+    const active = inPool ? null : (audit.routes.get(upstream)?.active ?? initialFailoverState(config, upstream, 0).active);
+    const here = maintenanceAt(config, upstream, active, nowMs);
+    if (here !== null && here.untilMs > (now?.untilMs ?? 0)) now = here;
+    endedMs = Math.max(endedMs, maintenanceEndedMs(config, upstream, active, nowMs) ?? 0);
+  }
+  return { now, endedMs };
 }
 
 /** So many routers are named in a decision's input; beyond them those with the most calls decide. */
@@ -182,12 +205,21 @@ export function legacyOwner(config: Topology, tool: string): string | null {
   return owners.get(tool) ?? null;
 }
 
-function hasLegacy(config: Topology, { scope, name }: ScopeName): boolean {
-  if (scope === "tool") return legacyOwner(config, name) !== null;
+function hasLegacy(config: Topology, of: ScopeName): boolean {
+  return legacyUpstreams(config, of).length > 0;
+}
+
+/** The upstreams whose tools a scope falls back from. */
+function legacyUpstreams(config: Topology, { scope, name }: ScopeName): string[] {
+  if (scope === "tool") {
+    const owner = legacyOwner(config, name);
+    return owner === null ? [] : [owner];
+  }
   const used = scope === "agent" ? (config.agents[name]?.tools ?? []) : [];
-  return Object.entries(config.upstreams).some(([upstream, { tools }]) =>
+  const found = Object.entries(config.upstreams).filter(([upstream, { tools }]) =>
     Object.entries(tools).some(
       ([tool, { legacy }]) => legacy !== undefined && (used.length === 0 || used.includes(tool) || used.includes(`${upstream}/${tool}`)),
     ),
   );
+  return found.map(([upstream]) => upstream);
 }

@@ -13,12 +13,15 @@ import { wilsonLowerBound, wilsonUpperBound } from "./wilson.ts";
  *     is not condemned. In a ramp, agents and the system too.
  * R3  No data pauses, never condemns.
  * R4  Nothing is rolled back to a legacy implementation that does not exist, or by itself to one that is no better.
- * R5  A recovery goes through `rampPercent`, `rampStepMs` a step; each step needs MCP to be no worse than legacy since the step began.
+ * R5  A recovery goes through `rampPercent`, `rampStepMs` a step; each step needs MCP to be no worse than legacy since the step began, or since
+ *     evidence on it begins: a step of which nothing is known has not lasted.
  *     Where R2 would roll a ramp back and rollbacks are switched off, it is paused instead, at once.
  * R6  An operator decides for any scope, and at once; what refuses them names the rule, and `force` overrides the judgement of data only.
  * R7  Equal inputs give equal decisions; the input is not altered.
  * R9  Evidence on a tool begins with the newest move of its upstream: how calls ended elsewhere says nothing of the endpoint that serves
  *     now, and what a failover has healed needs no rollback.
+ * R10 In maintenance of its upstream (of any that it falls back from, for agents and the system), or of the endpoint that serves there, nothing
+ *     is rolled back, paused or advanced by itself: planned work is no failure (as F15). Evidence begins again with its end.
  * R11 Where more than one router called the scope, a majority of those with calls enough to say something, and at least two, see it over the
  *     limit too (design, principle 5: "One observer's word moves nothing where there are others"). One that was not heard of since another's
  *     calls began is no second one against MCP: a router that restarts has another name (as ADR 7). A fleet of one router is believed.
@@ -44,8 +47,10 @@ export type RollbackInput = {
   routers?: { named: RouterCalls[]; more: number };
   /** Without whose calls the least is left of what speaks against MCP; null: no agent is known by name. */
   agents?: Record<Kind, ({ agent: string } & CallCounts) | null>;
-  /** Since the step of a ramp began. */
-  step: { mcp: CallCounts; legacy: CallCounts };
+  /** Since the step of a ramp began, or evidence on it (`fromMs`; not in logs from before there were samples). */
+  step: { mcp: CallCounts; legacy: CallCounts; fromMs?: number };
+  /** The planned work that is under way. */
+  maintenance?: { name: string; untilMs: number };
   command: RollbackOrder | null;
   clock: { tilted: boolean };
   nowMs: number;
@@ -96,6 +101,9 @@ export function decideRollback(input: RollbackInput): RollbackDecision {
   if (command?.kind === "recover") return obeyRecover(input, command.percent);
   if (input.clock.tilted) return { kind: "none", rule: "clock_gap", reason: "the clock jumped" };
   if (state.mcpPercent === 0) return { kind: "none", rule: "rolled_back", reason: "rolled back until an operator recovers it" };
+  if (input.maintenance !== undefined) {
+    return { kind: "none", rule: "maintenance", reason: `in maintenance (${input.maintenance.name}): nothing is decided because of it` };
+  }
   const condemned = condemn(input);
   if (condemned !== null) return rollBackByItself(input, condemned);
   if (state.ramp != null) return stepRamp(input, state.ramp);
@@ -204,7 +212,7 @@ function rollBackByItself(input: RollbackInput, { rule, why, kind }: Condemned):
 /** One look at a ramp (R3, R5). */
 function stepRamp(input: RollbackInput, ramp: NonNullable<RollbackState["ramp"]>): RollbackDecision {
   const { policy, state, step, nowMs } = input;
-  if (nowMs - ramp.stepSinceMs < policy.rampStepMs)
+  if (nowMs - Math.max(ramp.stepSinceMs, step.fromMs ?? 0) < policy.rampStepMs)
     return { kind: "none", rule: "ramp_step", reason: "the step has not lasted long enough" };
   const pause = (rule: string, reason: string): RollbackDecision =>
     ramp.paused ? { kind: "none", rule, reason } : decided(input, "paused", rule, reason, { ramp: { ...ramp, paused: true } });

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { type MaintenanceWindow, weekday } from "@mcp-failover/contracts";
-import { maintenanceAt } from "@mcp-failover/domain";
+import { maintenanceAt, maintenanceEndedMs } from "@mcp-failover/domain";
 import fc from "fast-check";
 
 const at = (iso: string): number => Date.parse(iso);
@@ -82,4 +82,41 @@ test("W3: a weekly window holds exactly when one of its beginnings lies less tha
     ),
     { numRuns: 25 },
   );
+});
+
+test("W6: the last end of any window lies right behind maintenance, and none since", () => {
+  const dayMs = 86_400_000;
+  const minute = fc.integer({ min: 0, max: 1439 });
+  const clock = (of: number): string => `${String(Math.floor(of / 60)).padStart(2, "0")}:${String(of % 60).padStart(2, "0")}`;
+  const startMs = at("2026-03-01T00:00:00Z");
+  const windowArb: fc.Arbitrary<MaintenanceWindow> = fc.oneof(
+    fc.record({ fromM: fc.integer({ min: 0, max: 20_000 }), forM: fc.integer({ min: 1, max: 3000 }) }).map(({ fromM, forM }) => ({
+      name: "once",
+      reason: "r",
+      from: new Date(startMs + fromM * 60_000).toISOString(),
+      until: new Date(startMs + (fromM + forM) * 60_000).toISOString(),
+    })),
+    fc
+      .tuple(minute, fc.integer({ min: 1, max: 1440 }))
+      .map(([of, forM]) => ({ name: "daily", reason: "r", daily: { at: clock(of), for_ms: forM * 60_000 } })),
+    fc
+      .tuple(fc.uniqueArray(fc.constantFrom(...weekday.options), { minLength: 1, maxLength: 3 }), minute, fc.integer({ min: 1, max: 9000 }))
+      .map(([days, of, forM]) => ({ name: "weekly", reason: "r", weekly: { days, at: clock(of), for_ms: forM * 60_000 } })),
+  );
+  let ended = 0;
+  fc.assert(
+    fc.property(fc.array(windowArb, { maxLength: 3 }), fc.integer({ min: 0, max: 20_000 }), (maintenance, nowM) => {
+      const nowMs = startMs + nowM * 60_000;
+      const inWork = (ms: number): boolean => maintenanceAt({ maintenance }, "a", "one", ms) !== null;
+      const endedMs = maintenanceEndedMs({ maintenance }, "a", "one", nowMs);
+      if (inWork(nowMs)) return;
+      if (endedMs !== null) {
+        ended += 1;
+        assert.ok(endedMs <= nowMs && inWork(endedMs - 1));
+      }
+      const sinceMs = Math.max(endedMs ?? 0, nowMs - 7 * dayMs);
+      for (let ms = nowMs; ms >= sinceMs; ms -= 10 * 60_000) assert.ok(!inWork(ms), new Date(ms).toISOString());
+    }),
+  );
+  assert.ok(ended > 10, `only ${ended} had ended`);
 });

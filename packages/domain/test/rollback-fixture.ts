@@ -30,7 +30,7 @@ export function applied(topology: Topology): RollbackAudit {
 export const audit = applied(config);
 /** AUDIT in which one upstream was moved. */
 export function moved(upstream: string, atMs: number): RollbackAudit {
-  const data = { service: upstream, action: "moved", state: { sinceMs: atMs } };
+  const data = { service: upstream, action: "moved", state: { active: "a", sinceMs: atMs } };
   return foldRollbackAudit(audit, { type: "failover.decided", data } as unknown as Event);
 }
 

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import type { Event } from "@mcp-failover/contracts";
+import { type Event, topology } from "@mcp-failover/contracts";
 import {
   callerPairsMax,
   decideRollback,
@@ -10,10 +10,25 @@ import {
   isQuietScope,
   noToolTraffic,
   openToolTraffic,
+  type RollbackAudit,
   rollbackScopes,
+  type ScopeName,
 } from "@mcp-failover/domain";
 import fc from "fast-check";
-import { audit, config, counts, heard, join, moved, nowMs, type Rows, type Second, takeSecond, window } from "./rollback-fixture.ts";
+import {
+  applied,
+  audit,
+  config,
+  counts,
+  heard,
+  join,
+  moved,
+  nowMs,
+  type Rows,
+  type Second,
+  takeSecond,
+  window,
+} from "./rollback-fixture.ts";
 
 test("calls are counted for the tool of the upstream that has the legacy implementation, for the agent and for the system", () => {
   const traffic = foldToolTraffic(
@@ -116,7 +131,7 @@ test("R9: what happened before the upstream moved is no evidence", () => {
 });
 
 test("R9: a hold of the upstream, which leaves it where it was moved to, is no move", () => {
-  const state = { sinceMs: nowMs - 20_000 };
+  const state = { active: "a", sinceMs: nowMs - 20_000 };
   const held = { type: "failover.decided", data: { service: "shop", action: "held", state } } as unknown as Event;
   const traffic = heard(repeated(31, [{ calls: 1, errors: 0 }]));
   assert.deepEqual(
@@ -128,6 +143,60 @@ test("R9: a hold of the upstream, which leaves it where it was moved to, is no m
 const callsArb = fc.integer({ min: 1, max: 30 });
 const failing = (calls: number): Rows => [{ calls, errors: calls }];
 const working = (calls: number): Rows => [{ calls, errors: 0 }];
+
+const planned = (
+  from: number,
+  until: number,
+  what: { upstreams?: string[]; endpoints?: string[] } = { upstreams: ["shop"] },
+): RollbackAudit =>
+  applied(
+    topology.parse({ ...config, maintenance: [{ name: "upgrade", reason: "new disks", from: iso(from), until: iso(until), ...what }] }),
+  );
+const iso = (ms: number): string => new Date(ms).toISOString();
+
+test("R10: in maintenance of its upstream, or of the endpoint that serves, a tool is not rolled back by itself; in another's it is", () => {
+  const down = heard(repeated(31, failing(10)));
+  const ruleIn = (what?: { upstreams?: string[]; endpoints?: string[] }): string =>
+    decideRollback(join(down, "tool", "buy", {}, planned(nowMs - 60_000, nowMs + 1000, what))).rule;
+  assert.deepEqual([ruleIn(), ruleIn({}), ruleIn({ endpoints: ["shop/a"] })], ["maintenance", "maintenance", "maintenance"]);
+  assert.deepEqual([ruleIn({ upstreams: ["bank"] }), ruleIn({ endpoints: ["bank/a"] })], ["error_rate", "error_rate"]);
+  const command = { kind: "rollback", commandId: "c", by: { kind: "operator", id: "ann" }, reason: "because", force: false };
+  assert.equal(decideRollback(join(down, "tool", "buy", { command }, planned(nowMs - 60_000, nowMs + 1000))).rule, "operator");
+});
+
+test("R10: what failed in maintenance is no evidence afterwards", () => {
+  fc.assert(
+    fc.property(fc.integer({ min: 1, max: 30 }), callsArb, (endedAgoS, calls) => {
+      const of = planned(nowMs - 60_000, nowMs - endedAgoS * 1000);
+      const after = repeated(endedAgoS, working(calls));
+      const seen = join(heard([...repeated(31 - endedAgoS, failing(calls)), ...after]), "tool", "buy", {}, of);
+      assert.deepEqual(seen, join(heard(after), "tool", "buy", {}, of));
+    }),
+  );
+  const ended = planned(nowMs - 60_000, nowMs + 10_000);
+  const down = repeated(60, failing(10));
+  assert.equal(rolledBackAfter(down, ended), 10 + (rolledBackAfter(down) ?? Number.NaN), "what still fails is found again");
+});
+
+test("R10: a ramp stands still in maintenance of any upstream that its scope falls back from, and its step counts from the end", () => {
+  const ramping = (audit: RollbackAudit, of: ScopeName): RollbackAudit => {
+    const sinceMs = nowMs - 300_000;
+    const state = { ...initialRollbackState, epoch: 2, mcpPercent: 25, sinceMs, ramp: { stepSinceMs: sinceMs, paused: false } };
+    return foldRollbackAudit(audit, { type: "rollback.decided", data: { ...of, state } } as unknown as Event);
+  };
+  for (const of of rollbackScopes(config)) {
+    const ruleAt = (untilMs: number, upstream = "shop"): string => {
+      const rows = [{ calls: 10, errors: 0 }, ...["all", "buyer", "looker"].map((agent) => ({ agent, calls: 10, errors: 0 }))];
+      const audit = ramping(planned(nowMs - 200_000, untilMs, { upstreams: [upstream] }), of);
+      const { kind, rule } = decideRollback(join(heard(repeated(60, rows)), of.scope, of.name, {}, audit));
+      return `${kind} ${rule}`;
+    };
+    const rules = [ruleAt(nowMs + 1000), ruleAt(nowMs - 29_000), ruleAt(nowMs - 31_000), ruleAt(nowMs + 1000, "bank")];
+    // Nothing of what this one calls has a legacy implementation.
+    const [inWork, justAfter] = of.name === "looker" ? ["decided ramp_step", "decided ramp_step"] : ["none maintenance", "none ramp_step"];
+    assert.deepEqual(rules, [inWork, justAfter, "decided ramp_step", "decided ramp_step"], of.name);
+  }
+});
 
 test("R11: what fewer than half of the routers see fail condemns nothing, and one of two neither", () => {
   fc.assert(

@@ -232,6 +232,16 @@ test("what one router of three alone sees fail rolls nothing back", async () => 
   );
 });
 
+test("in maintenance of its upstream a tool that fails is left where it is, until an operator says otherwise", async () => {
+  const [from, until] = [-60_000, 3_600_000].map((ms) => new Date(Date.now() + ms).toISOString());
+  const maintenance = [{ name: "upgrade", upstreams: ["warehouse"], from, until, reason: "planned" }];
+  const { bus, rollback } = await stack(1, { ...config, maintenance }, (own) => own, illBefore);
+  await traffic(bus, { calls: 20, errors: 10 });
+  await new Promise((resolve) => setTimeout(resolve, 2200));
+  assert.deepEqual(await said(bus, "rollback.decided"), []);
+  resultOf(await rollback("tool", "get_inventory"));
+});
+
 test("calls by more agents than are told apart are counted, and said to be", async () => {
   const { bus, metric } = await stack();
   const row = { upstream: "warehouse", tool: "get_orders", implementation: "mcp" as const, calls: 1, errors: 0 };
