@@ -234,7 +234,14 @@ export {
 export type { SafetyRule } from "./safety-rule.ts";
 export { type SecretRef, secretRef } from "./secret-ref.ts";
 export { type RequestInput, type RequestOf, type RequestSubject, requests } from "./services.ts";
-export { type SessionClaimed, type SessionReleased, sessionClaimed, sessionReleased } from "./session.ts";
+export {
+  type SessionCancelled,
+  type SessionClaimed,
+  type SessionReleased,
+  sessionCancelled,
+  sessionClaimed,
+  sessionReleased,
+} from "./session.ts";
 export {
   type StatusPage,
   type StatusPageRequest,

@@ -12,6 +12,18 @@ export const sessionClaimed = z.looseObject({
 });
 export type SessionClaimed = z.infer<typeof sessionClaimed>;
 
+/**
+ * `session.cancelled`: the client has cancelled a request of its session at a router process that does not run it. Core NATS; the one that does ends
+ * it, and nobody answers.
+ */
+export const sessionCancelled = z.looseObject({
+  router: z.string(),
+  session: z.string(),
+  /** The request's id, sealed with the routers' session key: a client may write what it likes into it. */
+  sealed: z.string(),
+});
+export type SessionCancelled = z.infer<typeof sessionCancelled>;
+
 export const sessionReleased = z.looseObject({
   router: z.string(),
   session: z.string(),

@@ -40,6 +40,7 @@ const pinned: Record<EventType, readonly [subject: string, stream: string | null
   "prober.heartbeat": ["prober.heartbeat", null],
   "endpoint.reported": ["endpoint.reported", null],
   "session.claimed": ["session.claimed", null],
+  "session.cancelled": ["session.cancelled", null],
   "session.released": ["session.released", null],
 };
 
@@ -158,6 +159,7 @@ test("what is decided is fenced, and what is only counted is not", () => {
     "prober.heartbeat",
     "endpoint.reported",
     "session.claimed",
+    "session.cancelled",
     "session.released",
   ]);
 });

@@ -8,6 +8,7 @@ import { AbortedByRouter, UpstreamError } from "../upstream-client.ts";
 import { InnerError, type Listener, rpcErrorOf } from "./inner-answer.ts";
 import { splitName, splitUri } from "./names.ts";
 import type { AggregateContext } from "./serve.ts";
+import type { RunningRequest } from "./session.ts";
 import type { AggregateSettings } from "./settings.ts";
 import { fromUpstream, isListMethod, type ListMethod, lists } from "./translate.ts";
 
@@ -125,10 +126,22 @@ async function relay(
       writer.end();
     } else sendJson(response, 200, value, headers);
   };
-  if (session.running.size < runningMax) session.running.set(id, upstream);
   // A client that hangs up does not cancel its call, but nobody could be given the answer any more.
   const gone = new Ending();
   const onClose = (): void => gone.abort(new AbortedByRouter("client_gone"));
+  const cancelled = new Ending();
+  const running: RunningRequest = {
+    upstream,
+    cancel() {
+      if (done) return;
+      done = true;
+      cancelled.abort(new AbortedByRouter("client_gone"));
+      writer.begin(headers);
+      writer.end();
+      onClose();
+    },
+  };
+  if (session.running.size < runningMax) session.running.set(id, running);
   if (response.destroyed) onClose();
   response.once("close", onClose);
   const hear: Listener = (heard, value, goOn) => {
@@ -136,13 +149,14 @@ async function relay(
       finish(fromUpstream(upstream, heard, value));
       return true;
     }
+    if (done) return true;
     writer.begin(headers);
     const more = writer.write({ event: "message", data: JSON.stringify(fromUpstream(upstream, heard, value)) }, mcp.nowMs());
     if (!more) writer.whenDrained(goOn);
     return more;
   };
   try {
-    await session.with(upstream, passed).request(message, passed, hear, gone);
+    await session.with(upstream, passed).request(message, passed, hear, gone, cancelled);
     // An answer always came, or what kept it away was thrown.
     finish({ jsonrpc: "2.0", id, error: { code: -32603, message: `${upstream} gave no answer` } });
   } catch (error) {
@@ -152,6 +166,6 @@ async function relay(
   } finally {
     clearInterval(heartbeat);
     response.off("close", onClose);
-    session.running.delete(id);
+    if (session.running.get(id) === running) session.running.delete(id);
   }
 }

@@ -260,7 +260,8 @@ async function tell({ session, settings, passed }: AggregateContext, envelope: E
   const isCancelled = envelope.method === "notifications/cancelled";
   const running = isCancelled ? session.running.get(envelope.params["requestId"] as string | number) : undefined;
   // A request that does not run here runs in another process: who does not know it ignores that it is cancelled.
-  const whom = running === undefined ? await session.begunWith(settings) : [running];
+  running?.cancel();
+  const whom = running === undefined ? await session.begunWith(settings) : [running.upstream];
   await Promise.allSettled(whom.map((upstream) => toOne(upstream)?.tell(message)));
 }
 

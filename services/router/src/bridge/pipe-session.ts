@@ -1,6 +1,6 @@
 import { serverMessageOf } from "../mcp/envelope.ts";
 import { formatEvent } from "../mcp/sse.ts";
-import { UpstreamError, type UpstreamRequest, type UpstreamResponse } from "../upstream-client.ts";
+import { AbortedByRouter, UpstreamError, type UpstreamRequest, type UpstreamResponse } from "../upstream-client.ts";
 import { LocalExchange, LocalResponse, refuseEnded } from "./local-exchange.ts";
 import {
   askedTokenOf,
@@ -26,11 +26,15 @@ import {
  *     server, which names none, to that of the latest request; everything else to the session's own stream.
  * B3  What waits for the session's own stream, and how many requests wait for an answer, is bounded.
  * B4  When the line has ended the session is unknown (404), which lets the data plane introduce it again.
+ * B5  An answer that comes after its asker has left is for nobody: its id is not taken for another request before that, nor before `leftMax` others
+ *     were left.
  */
 export class PipeSession implements PipeListener {
   readonly id: string;
   readonly #limits: PipeLimits;
   readonly #pending = new Map<string, Pending>();
+  /** Ids of requests whose client has left, and whose answers may still come (B5). */
+  readonly #left = new Set<string>();
   #pipe: MessagePipe | null = null;
   #stream: LocalResponse | null = null;
   #waiting: string[] = [];
@@ -105,7 +109,10 @@ export class PipeSession implements PipeListener {
     const message = serverMessageOf(value);
     if (message.kind === "answer") {
       const pending = message.id === null ? undefined : this.#pending.get(idKey(message.id));
-      if (pending === undefined) return;
+      if (pending === undefined) {
+        if (message.id !== null) this.#left.delete(idKey(message.id));
+        return;
+      }
       this.#begun = true;
       if (pending.exchange.begun) {
         this.#push(pending, text);
@@ -137,11 +144,12 @@ export class PipeSession implements PipeListener {
       return (await this.#give(pipe, line)) ?? LocalResponse.whole(202, {}, "");
     }
     const key = idKey(message.id);
-    if (this.#pending.has(key)) return refusal(400, -32600, "Invalid Request: a request with this id is under way");
+    if (this.#pending.has(key) || this.#left.has(key)) return refusal(400, -32600, "Invalid Request: a request with this id is under way");
     if (this.#pending.size >= this.#limits.pendingMax) return tooMany("requests wait for an answer of this session");
     refuseEnded(request.signal);
-    const exchange = new LocalExchange(request.signal, () => {
+    const exchange = new LocalExchange(request.signal, (aborted) => {
       this.#pending.delete(key);
+      if (aborted) this.#leave(key, request.signal?.reason);
       // A reader that was too slow may never ask for more: the line is not its own.
       pipe.resume();
     });
@@ -158,6 +166,13 @@ export class PipeSession implements PipeListener {
       exchange.fail(error instanceof UpstreamError ? error : new UpstreamError("other", "the message could not be sent", true, error));
     }
     return exchange.response;
+  }
+
+  /** One that the router has ended may be made again, and is another run of the same request; one whose client has left never is. */
+  #leave(key: string, reason: unknown): void {
+    if (!(reason instanceof AbortedByRouter) || reason.kind !== "client_gone") return;
+    this.#left.add(key);
+    if (this.#left.size > leftMax) this.#left.delete(this.#left.values().next().value as string);
   }
 
   /** Hands a message over; the answer to it where the line has none for it. */
@@ -223,6 +238,8 @@ export class PipeSession implements PipeListener {
     }
   }
 }
+
+const leftMax = 256;
 
 interface Pending {
   readonly exchange: LocalExchange;

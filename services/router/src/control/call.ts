@@ -29,7 +29,8 @@ import type { UpstreamState } from "./upstream-state.ts";
  * A2  At most one attempt is out at a time, two of a hedged read, each is told once, and what is told twice is ignored.
  * A3  Whatever happens, in-flight counts, permits and waits of a call are given back when it ends.
  * A5  A call that was let in leaves once, whatever becomes of it; one that was refused was not sent anywhere. Legacy is entered as MCP is (Q7).
- * A4  A tool's call is counted once for MCP, and once for legacy where that served it.
+ * A4  A tool's call is counted once for MCP, and once for legacy where that served it. One that its client has given up counts as slow where it took
+ *     longer than `response_time`, as a failure never, and else nowhere.
  */
 export class Call implements CallControl {
   readonly deadlineMs: number;
@@ -49,6 +50,7 @@ export class Call implements CallControl {
   #again = false;
   #mayHaveRun = false;
   #legacyUsed = false;
+  #legacyRuns = false;
   #ended = false;
   #lastCode: FailureCode | null = null;
   /** Set once no further attempt is made; null also after an answer. */
@@ -144,11 +146,21 @@ export class Call implements CallControl {
     const tool = this.#legacyTool;
     if (tool === null || this.#legacyUsed || this.#ended || this.#open !== null) return null;
     if (this.implementation === "mcp" && !this.#mayFallBack()) return null;
-    return (args, signal, operationId) => this.#callLegacy(args, signal, operationId);
+    return async (args, signal, operationId) => {
+      this.#legacyRuns = true;
+      try {
+        return await this.#callLegacy(args, signal, operationId);
+      } finally {
+        this.#legacyRuns = false;
+      }
+    };
   }
 
-  end(_outcome: "ok" | "error"): void {
-    if (this.#ended) return;
+  end(outcome: "ok" | "error" | "given_up"): void {
+    // Its signal ends what runs at the legacy API, and that knows whether it was sent.
+    if (this.#ended || (outcome === "given_up" && this.#legacyRuns)) return;
+    if (outcome === "given_up" && this.#tried.length > 0 && !this.#answered && this.#problem === null)
+      this.#countSlow("mcp", this.#begunMs);
     if (this.#hedge?.both) this.#hedge.second.done({ outcome: "cancelled" });
     this.#open?.done({ outcome: "aborted" });
     this.#noteUnknown();
@@ -461,7 +473,8 @@ export class Call implements CallControl {
       count(result.isError === true);
       return result;
     } catch (error) {
-      if (!signal.aborted) count(true);
+      if (signal.aborted) this.#countSlow("legacy", begunMs);
+      else count(true);
       if (error instanceof LegacyError) this.#problem = this.#legacyProblem(error);
       throw error;
     } finally {
@@ -517,6 +530,11 @@ export class Call implements CallControl {
 
   #countTool(error: boolean): void {
     this.#countOne("mcp", error, this.#begunMs);
+  }
+
+  /** For a call that its client has given up: after longer than `response_time` the tool was slow, whatever was to come. Sooner it says nothing. */
+  #countSlow(implementation: "mcp" | "legacy", begunMs: number): void {
+    if (this.#world.monotonicMs() - begunMs > this.#upstream.policy.rollback.responseMsMax) this.#countOne(implementation, false, begunMs);
   }
 
   #countOne(implementation: "mcp" | "legacy", error: boolean, begunMs: number): void {

@@ -11,7 +11,8 @@ import type { CallTrace } from "../observe/observed-control.ts";
  *   if (call.implementation === "legacy") -> call.legacy
  *   else for (;;) { const attempt = await call.next(); if (attempt === null) break; ...; if (!attempt.done(result).retry) break; }
  *   // gave up: call.legacy (fallback) where it is not null, else call.problem()
- *   call.end("ok" | "error");   // always, once; also when the client went away
+ *   call.end("ok" | "error");   // always; also when the client went away. What comes after the first one is ignored
+ *   // at any time: call.end("given_up")
  */
 export interface RouterControl {
   /** Null: unknown upstream (404). */
@@ -137,7 +138,11 @@ export interface CallControl {
    * It rejects with a `LegacyError`; after that `problem()` says what the client is to be told ("outcome unknown" where it may have run).
    */
   readonly legacy: ((args: unknown, signal: AbortSignal, operationId: string) => Promise<LegacyResult>) | null;
-  end(outcome: "ok" | "error"): void;
+  /**
+   * `given_up`: the client wants no answer any more, while attempts may be out: they are told as `aborted` by this, `next()` says null, and what the
+   * call held is free at once.
+   */
+  end(outcome: "ok" | "error" | "given_up"): void;
 }
 
 export interface Attempt {

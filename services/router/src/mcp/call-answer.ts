@@ -51,6 +51,7 @@ export type Relayed =
  * A3  After a retry the client sees no progress value twice or falling (R12).
  * A4  A request that the server made on this stream is withdrawn when its server is gone (R14).
  * A5  The stream outlives the client's connection: in a session every event has an id, with which the client gets the rest (R9).
+ * A6  A client that has cancelled its request gets no answer to it, whatever the upstream still says.
  */
 export class CallAnswer {
   readonly #response: ClientResponse;
@@ -201,6 +202,20 @@ export class CallAnswer {
     else this.#log.park(this.#nowMs());
   }
 
+  /** The client has cancelled its request: what is under way ends, and it gets no answer (A6). */
+  cancel(): void {
+    if (this.#done) return;
+    this.#done = true;
+    if (this.#log === null) {
+      this.#writer.begin(this.#headers);
+      this.#writer.end();
+      return;
+    }
+    // SDK clients come back to a stream that ends without an answer; the id says to any router process that nothing follows (L4).
+    if (this.#resumable !== null && this.#resumable.version >= firstPrimedVersion) this.#log.write({ data: "" }, null, this.#nowMs(), true);
+    this.#log.cancel(this.#nowMs());
+  }
+
   /** Tells the client that what the dead server asked is void (A4). */
   withdraw(): void {
     for (const id of this.#asked ?? []) {
@@ -272,6 +287,11 @@ export class CallAnswer {
           if (message.kind !== "answer") return this.#write(rewriteEvent(event, message, hold), hold, () => response.resume());
           answered = true;
           const finish = (): void => {
+            // Cancelled while its task was noted.
+            if (this.#done) {
+              resolve({ kind: "withheld" });
+              return;
+            }
             const shown = this.#visible(message, where);
             const own = shown === null ? event : { ...event, data: JSON.stringify(shown) };
             this.#write(rewriteEvent(own, message, hold), hold, () => response.resume(), true);

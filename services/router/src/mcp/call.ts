@@ -13,7 +13,7 @@ import { isBeginning, standInFor, standInMs } from "./face.ts";
 import { clientDeadlineMs, type Inbound, type McpContext, operationHeader } from "./inbound.ts";
 import { readIssuedState, tagIssuedState } from "./issued-state.ts";
 import { sendTo } from "./notify.ts";
-import type { Session } from "./session.ts";
+import { runningMax, type Session } from "./session.ts";
 import { type Tried, withheld } from "./tried.ts";
 
 /**
@@ -23,6 +23,8 @@ import { type Tried, withheld } from "./tried.ts";
  *     not know the session. A reset, a time-out, a 5xx or a stream that ended prove nothing.
  * C3  Every request gets one answer, at the latest at its deadline.
  * C4  A client of the legacy era that hangs up does not cancel its call; one of the modern era does (requirement R13).
+ * C5  A call that its client has given up, by hanging up in the modern era or by `notifications/cancelled` of its own session, is over at once: no
+ *     attempt, wait or legacy call of it goes on, and what a server still says to it is for nobody, because nothing reads it any more.
  */
 export function serveCall(
   context: McpContext,
@@ -131,13 +133,17 @@ function serveCallAt(
     onDeadline: () => abort.abort(new AbortedByRouter("deadline")),
     onHeartbeat: () => answer.heartbeat(context.heartbeatMs),
   });
-  const onClose = (): void => {
+  const onGivenUp = (): void => {
     if (answer.done) return;
+    // The control first: how the attempts take their end must not count.
+    call.end("given_up");
+    if (session !== null) answer.cancel();
     gone.abort(new AbortedByRouter("client_gone"));
     abort.abort(gone.reason);
   };
   const endsWithClient = envelope.era === "modern";
-  if (endsWithClient) response.once("close", onClose);
+  if (endsWithClient) response.once("close", onGivenUp);
+  else if (session !== null && session.calls.size < runningMax) session.calls.set(envelope.id, onGivenUp);
   const inForce = isBeginning(envelope) && call.legacyFace?.().inForce === true;
   const standIn = inForce ? setTimeout(() => !answer.streaming && abort.abort(new AbortedByRouter("stand_in")), standInMs) : null;
   const parts: CallParts = {
@@ -157,7 +163,8 @@ function serveCallAt(
   return new CallRun(parts, () => {
     clock.stop();
     if (standIn !== null) clearTimeout(standIn);
-    if (endsWithClient) response.off("close", onClose);
+    if (endsWithClient) response.off("close", onGivenUp);
+    else session?.calls.delete(envelope.id, onGivenUp);
   }).serve();
 }
 
@@ -233,7 +240,7 @@ class CallRun {
 
   async #runHedged(first: Attempt, startedAtMs: number): Promise<{ attempt: Attempt; ran: Tried }> {
     const parts = this.#parts;
-    const { context, inbound, session, envelope } = parts;
+    const { context, inbound, session, envelope, gone } = parts;
     const runs = new Map<Attempt, AttemptRun>();
     return runHedged<Tried>(first, {
       call: parts.call,
@@ -246,9 +253,9 @@ class CallRun {
       isFinal: ({ kind }) => kind === "answered",
       onOver: (attempt, told) => {
         this.#measure(attempt, told, startedAtMs);
-        // In the legacy era the end of a connection cancels nothing (R13).
+        // In the legacy era the end of a connection cancels nothing (R13). What the client has cancelled, both servers are told by its own message.
         const hold = runs.get(attempt)?.sentOn ?? null;
-        if (told.outcome !== "cancelled" || session === null || hold === null) return;
+        if (told.outcome !== "cancelled" || session === null || hold === null || gone.aborted) return;
         const params = { requestId: envelope.id, reason: "answered by another endpoint" };
         const body = Buffer.from(JSON.stringify({ jsonrpc: "2.0", method: "notifications/cancelled", params }));
         sendTo(context, inbound, session, hold, body).catch((err: unknown) => this.#sayTrouble(err));

@@ -47,6 +47,14 @@ export function createStreamClaims(kit: Pick<Kit, "instance" | "event" | "log"> 
       };
       return { kind: "released", events: eventsOf(first), rest: rest() };
     },
+    cancelled(sessionKey, requestId) {
+      const sealed = sealer.wrap(JSON.stringify(requestId));
+      try {
+        kit.bus.publish(kit.event("session.cancelled", [], { router: kit.instance, session: sessionKey, sealed }));
+      } catch (error) {
+        kit.log.debug({ err: error }, "the other routers could not be told of a cancelled call");
+      }
+    },
   };
 }
 
@@ -68,6 +76,20 @@ async function within<T>(ms: number, work: Promise<T>): Promise<T | null> {
   } finally {
     clearTimeout(timer);
   }
+}
+
+/** Ends the calls that their clients have cancelled at other router processes (C5). */
+export function hearCancellations(
+  kit: Pick<Kit, "instance"> & { bus: Bus },
+  sealer: Sealer,
+  sessionByKey: (key: string) => Session | null,
+): { stop(): void } {
+  return kit.bus.subscribe("session.cancelled", ({ data: { router, session, sealed } }) => {
+    if (router === kit.instance) return;
+    const text = sealer.unwrap(sealed);
+    const id: unknown = text === null ? null : JSON.parse(text);
+    if (typeof id === "string" || typeof id === "number") sessionByKey(session)?.calls.get(id)?.();
+  });
 }
 
 /** Answers the claims of the other router processes. */

@@ -44,12 +44,12 @@ export async function serveGet(context: McpContext, inbound: Inbound): Promise<v
 /** The client comes back to a stream whose connection broke (requirement R9). False: it gets the session's own stream. */
 async function comeBack(context: McpContext, inbound: Inbound, session: Session, from: EventId): Promise<boolean> {
   if (session.stream?.name === from.stream) return false;
-  if (from.isLast) {
-    // It has its answer. SDK 1.x comes back after one that is an error, for ever unless it is told this (as EventSource defines 204).
+  const log = session.logs.get(from.stream);
+  if (from.isLast || log?.isVoid) {
+    // It has its answer, or wants none. SDK 1.x comes back after one that is an error, for ever unless it is told this (as EventSource defines 204).
     inbound.response.writeHead(204, headersOf(inbound, session)).end();
     return true;
   }
-  const log = session.logs.get(from.stream);
   // The session's own stream was given up, and is not over: more comes, from the upstream or on a stream that is opened anew.
   const isGivenUp = log?.state === "ended" && isOfSession(from.stream);
   if (log !== null && log.state !== "parked" && !isGivenUp && log.covers(from.seq)) {
@@ -228,6 +228,15 @@ async function resume(context: McpContext, inbound: Inbound, session: Session, h
   const writer = new SseWriter(response);
   writer.begin(headersOf(inbound, session));
   writer.flushHeaders();
+  const onVoid = (): void => {
+    writer.end();
+    upstream.cancel("its request was cancelled");
+  };
+  if (log.isVoid) {
+    onVoid();
+    return true;
+  }
+  log.onVoid = onVoid;
   for (const text of missed) writer.writeText(text, context.nowMs());
   let isSilent = missed.length === 0;
   // SDK clients remember only ids of this connection: without one they could not come again, should it end before its next event.

@@ -52,10 +52,12 @@ export interface DataPlaneMetrics {
   offersDiffer?(upstream: string, endpoint: string): void;
 }
 
-/** Asks the other router processes for the stream that one of them opened for a client that came here (requirement R7). */
+/** What a process says to the other ones of a session whose client came here. */
 export interface StreamClaims {
-  /** Null when no process has the stream. */
+  /** Asks for the stream that one of them opened (requirement R7). Null when no process has it. */
   claim(sessionKey: string): Promise<ClaimedStream | null>;
+  /** The client has cancelled a request that does not run here (requirement R13). Whoever runs it ends it; without NATS nobody hears of it. */
+  cancelled?(sessionKey: string, requestId: string | number): void;
 }
 export type ClaimedStream =
   | {

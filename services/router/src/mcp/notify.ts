@@ -57,7 +57,10 @@ export async function serveResponse(
   accepted(inbound);
 }
 
-/** The request may run on another endpoint than the session's home: its cancellation goes where it runs (requirement R13). */
+/**
+ * Ends the call of this session that has the id (C5), and tells each server where it runs or is parked, which may be others than the session's home
+ * (requirement R13). One that is not known here may run in another router process, which is told too, or at a server that a restarted process asked.
+ */
 async function cancel(
   context: McpContext,
   inbound: Inbound,
@@ -66,10 +69,21 @@ async function cancel(
   session: Session,
 ): Promise<void> {
   const id = envelope.params["requestId"];
-  const isId = typeof id === "string" || typeof id === "number";
-  const hold = (isId ? session.running.get(id) : undefined) ?? session.holds.get(session.home);
-  const hedged = isId ? session.hedged.get(id) : undefined;
-  await Promise.all([hold, hedged].map((one) => (one === undefined ? undefined : sendTo(context, inbound, session, one, body))));
+  if (typeof id !== "string" && typeof id !== "number") return;
+  const giveUp = session.calls.get(id);
+  const parked = session.parked.get(id);
+  // Where it runs is forgotten as soon as it is over.
+  const places = new Set([session.running.get(id), session.hedged.get(id), parked && session.holdByTag(parked.tag)]);
+  giveUp?.();
+  if (parked !== undefined) {
+    session.parked.delete(id);
+    session.logs.cancel(id, context.nowMs());
+  }
+  if (giveUp === undefined && parked === undefined) {
+    places.add(session.holds.get(session.home));
+    context.claims.cancelled?.(session.sealed.key, id);
+  }
+  await Promise.all([...places].map((one) => (one == null ? undefined : sendTo(context, inbound, session, one, body))));
 }
 
 /** One try, in milliseconds, and how many: an answer names the request, and a cancellation the call, so a server that gets it again takes it once. */

@@ -15,10 +15,12 @@ export class Session {
   readonly holds = new Map<string, Hold>();
   /** Replays that are under way, by endpoint: concurrent requests share one. */
   readonly replays = new Map<string, Promise<Hold>>();
-  /** Requests that a client's `cancelled` may name, with where they run. */
-  readonly running = new RunningCalls();
+  /** Requests that a client's `cancelled` may name, with what ends each (C5), wherever it waits or runs. */
+  readonly calls = new RunningCalls<() => void>();
+  /** Those that run at an endpoint, with where. */
+  readonly running = new RunningCalls<Hold>();
   /** Of these, the reads that were made at a second endpoint too. */
-  readonly hedged = new RunningCalls();
+  readonly hedged = new RunningCalls<Hold>();
   /** Requests whose stream the upstream closed before the answer, to be fetched with an event id; with the error for when it is lost. */
   readonly parked = new Map<string | number, { readonly tag: string; readonly error: object }>();
   readonly subscriptions = new Set<string>();
@@ -61,37 +63,39 @@ export class Session {
     return null;
   }
   get busy(): boolean {
-    return this.stream !== null || this.running.size > 0 || this.hedged.size > 0 || this.replays.size > 0;
+    return this.stream !== null || this.calls.size > 0 || this.running.size > 0 || this.hedged.size > 0 || this.replays.size > 0;
   }
 }
 
 /**
- * Where the requests of a session run, by their ids: mostly one or two. A `Map` makes a new table with each that comes and goes, and keeps
+ * The requests of a session that are under way, by their ids: mostly one or two. A `Map` makes a new table with each that comes and goes, and keeps
  * them alive for the collector (`in-order.ts` says how).
  */
-export class RunningCalls {
+export class RunningCalls<T> {
   readonly #ids: (string | number)[] = [];
-  readonly #holds: Hold[] = [];
+  readonly #values: T[] = [];
 
   get size(): number {
     return this.#ids.length;
   }
-  get(id: string | number): Hold | undefined {
-    return this.#holds[this.#ids.indexOf(id)];
+  get(id: string | number): T | undefined {
+    return this.#values[this.#ids.indexOf(id)];
   }
-  set(id: string | number, hold: Hold): void {
+  set(id: string | number, value: T): void {
     const at = this.#ids.indexOf(id);
     this.#ids[at === -1 ? this.#ids.length : at] = id;
-    this.#holds[at === -1 ? this.#holds.length : at] = hold;
+    this.#values[at === -1 ? this.#values.length : at] = value;
   }
-  delete(id: string | number): void {
+  /** `value`: only where it is still this one, and not that of a later request with the same id. */
+  delete(id: string | number, value?: T): void {
     const at = this.#ids.indexOf(id);
-    const [lastId, lastHold] = [this.#ids.at(-1), this.#holds.at(-1)];
-    if (at === -1 || lastId === undefined || lastHold === undefined) return;
+    const [lastId, last] = [this.#ids.at(-1), this.#values.at(-1)];
+    if (at === -1 || lastId === undefined || last === undefined) return;
+    if (value !== undefined && this.#values[at] !== value) return;
     this.#ids[at] = lastId;
-    this.#holds[at] = lastHold;
+    this.#values[at] = last;
     this.#ids.pop();
-    this.#holds.pop();
+    this.#values.pop();
   }
 }
 

@@ -60,7 +60,10 @@ export class StreamLog implements Kept {
   #endedAtMs: number | null = null;
   #state: "live" | "parked" | "ended" = "live";
   #isForgotten = false;
+  #isVoid = false;
   sink: EventSink | null = null;
+  /** Ends what reads the rest of a parked stream for a client that came back. */
+  onVoid: (() => void) | null = null;
 
   constructor(name: string, share: LogShare, seq = 0) {
     this.name = name;
@@ -115,6 +118,18 @@ export class StreamLog implements Kept {
   park(nowMs: number): void {
     this.end(nowMs);
     this.#state = "parked";
+  }
+
+  /** Its request was cancelled: nothing comes after what was said, and nobody comes back for it. */
+  get isVoid(): boolean {
+    return this.#isVoid;
+  }
+  cancel(nowMs: number): void {
+    if (this.#isVoid) return;
+    this.#isVoid = true;
+    this.end(nowMs);
+    this.onVoid?.();
+    this.onVoid = null;
   }
 
   /** Whether everything after an event is still here. */
@@ -174,6 +189,10 @@ export class StreamLogs {
   }
   get(name: string): StreamLog | null {
     return this.#logs.get(name) ?? null;
+  }
+  /** The stream of a request that its client has cancelled. */
+  cancel(requestId: string | number, nowMs: number): void {
+    for (const log of this.#logs.values()) if (requestIdOf(log.name) === requestId && log.state !== "ended") log.cancel(nowMs);
   }
   sweep(nowMs: number): void {
     for (const log of this.#logs.values()) if (log.endedAtMs !== null && log.endedAtMs < nowMs - keptAfterEndMs) this.#drop(log);

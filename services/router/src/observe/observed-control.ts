@@ -9,7 +9,7 @@ export interface CallRecord {
   readonly method: string;
   readonly tool: string | null;
   readonly agent: string | null;
-  /** Of the last attempt; `legacy` and `none` where none was made. */
+  /** Of the last attempt; `legacy` and `none` where none was made. `aborted` whenever the client gave it up. */
   readonly outcome: AttemptResult["outcome"] | "legacy" | "none";
   /** Of a hard failure. */
   readonly code: string | null;
@@ -96,14 +96,15 @@ class ObservedCall implements CallControl {
     });
   }
 
-  end(outcome: "ok" | "error"): void {
+  end(outcome: "ok" | "error" | "given_up"): void {
     this.#inner.end(outcome);
     if (this.#over) return;
     this.#over = true;
     const { upstream, method, tool, agent, startedAtMs, operationId, trace } = this.#call;
     const last = this.#last;
-    const outcomeSaid = last?.outcome ?? (this.#inner.implementation === "legacy" && outcome === "ok" ? "legacy" : "none");
-    const code = last?.outcome === "hard" ? last.code : null;
+    const unattempted = this.#inner.implementation === "legacy" && outcome === "ok" ? "legacy" : "none";
+    const outcomeSaid = outcome === "given_up" ? "aborted" : (last?.outcome ?? unattempted);
+    const code = outcomeSaid === "hard" && last?.outcome === "hard" ? last.code : null;
     const endMs = this.#nowMs();
     this.#observer.over({
       upstream,

@@ -216,6 +216,68 @@ test("the tool's window: one call for MCP whatever its attempts, errors by tool,
   assert.deepEqual([total("picker", ({ calls }) => calls), total("picker", ({ errors }) => errors)], [1, 1]);
 });
 
+test("R2: a call that its client gave up counts as slow after `response_time`, sooner nowhere, and never as failed; the endpoint is not judged by it", async (t) => {
+  const yaml = `
+upstreams:
+  warehouse:
+    kind: mcp
+    endpoints: [{ name: primary, url: "http://127.0.0.1:1/mcp", tier: 0 }]
+    tools:
+      get_inventory: { read_only: true, legacy: { url: "http://127.0.0.1:9/" } }
+      count_stock: { legacy: { url: "http://127.0.0.1:9/" } }
+rollback: { rollback_thresholds: { response_time: 2.5 } }
+`;
+  let monotonicMs = 1000;
+  const fixture = await start(t, {
+    yaml,
+    monotonicMs: () => monotonicMs,
+    callLegacy: ({ signal }) => new Promise((_, reject) => signal.addEventListener("abort", () => reject(new Error("left")))),
+  });
+  await fixture.rollback("tool", "count_stock", 0, 1);
+  for (const tookMs of [2400, 2600, 60_000]) {
+    const call = fixture.control.begin(describe(fixture));
+    const attempt = await attemptOf(call);
+    monotonicMs += tookMs;
+    call.end("given_up");
+    assert.equal(await call.next(), null);
+    assert.equal(call.legacy, null);
+    // What the data plane says of it afterwards is too late.
+    assert.deepEqual(attempt.done(reset), { retry: false });
+    call.end("error");
+
+    const legacy = fixture.control.begin(describe(fixture, { tool: "count_stock" }));
+    const left = new AbortController();
+    const runs = legacy.legacy?.({}, left.signal, "op");
+    await settled();
+    monotonicMs += tookMs;
+    legacy.end("given_up");
+    left.abort();
+    await assert.rejects(async () => runs);
+    legacy.end("error");
+  }
+  // Nothing was ever sent: it says nothing, however long its client waited.
+  const unsent = fixture.control.begin(describe(fixture));
+  monotonicMs += 60_000;
+  unsent.end("given_up");
+  const tools = () => fixture.traffic.flatMap((one) => one.tools);
+  await until("the windows came", () => tools().reduce((total, { calls }) => total + calls, 0) >= 4);
+  await settled(400);
+  for (const [tool, implementation] of [
+    ["get_inventory", "mcp"],
+    ["count_stock", "legacy"],
+  ]) {
+    const rows = tools().filter((one) => one.tool === tool && one.implementation === implementation);
+    const [calls, errors] = [rows.reduce((sum, one) => sum + one.calls, 0), rows.reduce((sum, one) => sum + one.errors, 0)];
+    assert.deepEqual([tool, calls, errors], [tool, 2, 0]);
+    const slow = rows.reduce((sum, { latency }) => sum + latency.reduce((all, count, at) => all + (latencyOver(at) ? count : 0), 0), 0);
+    assert.equal(slow, 2);
+  }
+  const endpoints = fixture.traffic.flatMap((one) => one.endpoints);
+  assert.ok(endpoints.every(({ ok, hard, caller }) => ok + hard + caller === 0));
+});
+/** Buckets that lie above 2.5 s. */
+const latencyOver = (index: number): boolean => (latencyBucketsMs[index - 1] ?? 0) >= 2500;
+
 test("an ejection is told to the fleet at once, with its run of failures and the age of what is in flight", async (t) => {
   const fixture = await start(t, { frozen: true });
   await until("the first word of the router", () => fixture.traffic.length > 0);

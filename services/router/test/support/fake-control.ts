@@ -16,7 +16,7 @@ export interface FakeControl extends RouterControl {
   active: string;
   readonly told: { endpoint: string; method: string; tool: string | null; result: AttemptResult }[];
   readonly calls: CallDescription[];
-  readonly ended: ("ok" | "error")[];
+  readonly ended: ("ok" | "error" | "given_up")[];
   legacy: CallControl["legacy"];
   implementation: "mcp" | "legacy";
   readOnly: Set<string>;
@@ -89,6 +89,7 @@ export function fakeControl(
       const deadlineMs = Math.min(call.deadlineMs, call.startedAtMs + control.view.callMs);
       let unknown = false;
       let refused = false;
+      let givenUp = false;
       return {
         deadlineMs,
         fallbackDeadlineMs: deadlineMs,
@@ -96,7 +97,7 @@ export function fakeControl(
         safety: safe ? "read_only" : "unsafe",
         stale: false,
         next() {
-          const endpoint = refused ? undefined : order.shift();
+          const endpoint = refused || givenUp ? undefined : order.shift();
           if (endpoint === undefined) return null;
           return {
             endpoint,
@@ -123,7 +124,10 @@ export function fakeControl(
         get legacy() {
           return mayBeLegacy && !(unknown && !safe) ? control.legacy : null;
         },
-        end: (outcome) => control.ended.push(outcome),
+        end(outcome) {
+          if (!givenUp) control.ended.push(outcome);
+          givenUp ||= outcome === "given_up";
+        },
       };
     },
   };
