@@ -45,6 +45,8 @@ export interface FailoverRecord {
 
 export interface ReadModel {
   readonly seq: number;
+  /** Which event `seq` is, by its id and the store's time: a log that was restored to an earlier place has another one there. */
+  readonly last: { readonly id: string; readonly atMs: number } | null;
   /** Which log this was folded from: its last `log.started`. Null before the first. */
   readonly log: { readonly id: string; readonly atMs: number; readonly seq: number } | null;
   readonly generation: number;
@@ -83,6 +85,7 @@ export const strays = { entriesMax: 1000, historiesMax: 50 } as const;
 
 export const emptyReadModel: ReadModel = {
   seq: 0,
+  last: null,
   log: null,
   generation: 0,
   configVersion: 0,
@@ -99,7 +102,7 @@ export const emptyReadModel: ReadModel = {
 
 /** The model after one more event of AUDIT (S1). */
 export function foldReadModel(model: ReadModel, { seq, timeMs, event }: Placed): ReadModel {
-  const next = { ...model, seq: Math.max(model.seq, seq) };
+  const next = seq > model.seq ? { ...model, seq, last: { id: event.id, atMs: timeMs } } : model;
   switch (event.type) {
     case "log.started":
       if (model.log !== null && model.log.seq >= seq) return next;

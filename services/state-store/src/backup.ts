@@ -6,12 +6,18 @@ import type { ReadModel } from "@mcp-failover/domain";
 import { z } from "zod";
 
 /** Raised when the read model has other fields than before: a backup of another format is not used. */
-const format = 2;
+const format = 3;
 /** A backup is used only if it is whole: the hash of the model is kept beside it. */
 const backupFile = z.object({
   format: z.literal(format),
   hash: z.string(),
-  model: z.looseObject({ seq: z.number(), generation: z.number(), configVersion: z.number(), topology: topology.nullable() }),
+  model: z.looseObject({
+    seq: z.number(),
+    last: z.object({ id: z.string(), atMs: z.number() }).nullable(),
+    generation: z.number(),
+    configVersion: z.number(),
+    topology: topology.nullable(),
+  }),
 });
 
 const bucketName = "state-backup";

@@ -1,7 +1,8 @@
 import { randomUUID } from "node:crypto";
 import { endpointKey } from "@mcp-failover/contracts";
-import { type FailoverRecord, type ReadModel, viewStatus } from "@mcp-failover/domain";
+import { type FailoverRecord, type ReadModel, viewUpstream } from "@mcp-failover/domain";
 import { Redis, type RedisOptions } from "ioredis";
+import { z } from "zod";
 import { readRedisCredentials } from "./redis-credentials.ts";
 
 /**
@@ -10,43 +11,75 @@ import { readRedisCredentials } from "./redis-credentials.ts";
  *   mcp:current:<upstream>          name of the active endpoint, while configured
  *   mcp:failover:<upstream>:<time>  JSON of one failover, 7 days (time: milliseconds since the Unix epoch)
  *   mcp:failover:index:<upstream>   sorted set of those keys by time, so that nobody needs `KEYS`
- *   mcp:meta                        JSON: what has been written; gone when Redis came back empty
+ *   mcp:meta                        JSON, the mark: what has been written; gone when Redis came back empty
  *   mcp:writing:<random>            there while everything is written: the mark above is set only if Redis was not emptied meanwhile
  *
  * A value is only replaced by one of the same or a later place in the log, so that several state-stores can write at once. Places are
- * ordered by (generation, time of the log's beginning, sequence): a log that began anew counts as later than the one that was lost.
+ * ordered by (generation, time of the log's beginning, sequence): a log that began anew counts as later than the one that was lost. A log
+ * that was restored to an earlier place has the same beginning, so places say nothing there: the mark names the last event that anything was
+ * made from, and is never earlier than a value. Where the log has another event at that place, all of it is of the log that was lost.
  */
 const stateTtlSeconds = 3600;
 const failoverTtlSeconds = 7 * 86_400;
 
-/** Ends the script where the first key is of a later place than the first three arguments. */
-const unlessLater = `
-local old = redis.call('GET', KEYS[1])
-if old then
+/** Whether a key holds what is of a later place than the first three arguments. */
+const isLater = `
+local function isLater(key)
+  local old = redis.call('GET', key)
+  if not old then return false end
   local ok, was = pcall(cjson.decode, old)
-  if ok and type(was) == 'table' then
-    local places = { { was.generation, ARGV[1] }, { was.logAtMs, ARGV[2] }, { was.seq, ARGV[3] } }
-    for _, place in ipairs(places) do
-      local theirs, ours = tonumber(place[1]) or 0, tonumber(place[2])
-      if theirs > ours then return 0 end
-      if theirs < ours then break end
-    end
+  if not ok or type(was) ~= 'table' then return false end
+  local places = { { was.generation, ARGV[1] }, { was.logAtMs, ARGV[2] }, { was.seq, ARGV[3] } }
+  for _, place in ipairs(places) do
+    local theirs, ours = tonumber(place[1]) or 0, tonumber(place[2])
+    if theirs ~= ours then return theirs > ours end
   end
+  return false
 end`;
 
-const writeState = `${unlessLater}
-redis.call('SET', KEYS[1], ARGV[4], 'EX', ARGV[6])
-redis.call('SET', KEYS[2], ARGV[5])
+/** The mark goes first: it must know of every value. */
+const writeState = `${isLater}
+if isLater(KEYS[1]) then return 0 end
+if redis.call('EXISTS', KEYS[3]) == 1 and not isLater(KEYS[3]) then redis.call('SET', KEYS[3], ARGV[4]) end
+redis.call('SET', KEYS[1], ARGV[5], 'EX', ARGV[7])
+redis.call('SET', KEYS[2], ARGV[6])
 return 1`;
 
-const removeState = `${unlessLater}
+const removeState = `${isLater}
+if isLater(KEYS[1]) then return 0 end
 return redis.call('DEL', KEYS[1], KEYS[2])`;
 
 /** The mark says that Redis is whole: not so where it was emptied after the writing began. */
-const setMark = `
-if redis.call('DEL', KEYS[1]) == 0 then return 0 end
-redis.call('SET', KEYS[2], ARGV[1])
+const setMark = `${isLater}
+if redis.call('DEL', KEYS[2]) == 0 then return 0 end
+if not isLater(KEYS[1]) then redis.call('SET', KEYS[1], ARGV[4]) end
 return 1`;
+
+/** At one stroke, so that nothing goes which another state-store wrote after it had seen the same. */
+const forgetLost = `
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+for i = 2, #ARGV do redis.call('DEL', 'mcp:state:' .. ARGV[i], 'mcp:current:' .. ARGV[i]) end
+return redis.call('DEL', KEYS[1])`;
+
+/** What a mark says of the last event that it knows; a mark of an earlier version does not say which one that was. */
+const markText = z.object({ seq: z.number(), last: z.object({ id: z.string(), atMs: z.number() }) });
+
+/** The last event of the log that anything in Redis was made from. */
+export interface Mark {
+  readonly text: string;
+  readonly seq: number;
+  readonly last: NonNullable<ReadModel["last"]>;
+}
+
+function readMark(text: string): Mark | null {
+  try {
+    const { success, data } = markText.safeParse(JSON.parse(text));
+    return success ? { text, ...data } : null;
+  } catch (error) {
+    if (error instanceof SyntaxError) return null;
+    throw error;
+  }
+}
 /** What a writer that died leaves behind is gone after this time; far longer than any writing takes. */
 const writingMsMax = 600_000;
 
@@ -64,6 +97,11 @@ function placeOf({ generation, log, seq }: ReadModel): [generation: number, logA
   return [generation, log?.atMs ?? 0, seq];
 }
 
+function markOf(model: ReadModel): string {
+  const [generation, logAtMs, seq] = placeOf(model);
+  return JSON.stringify({ generation, logAtMs, seq, last: model.last, config: model.configHash });
+}
+
 const commandTimeoutMs = 2000;
 const reconnectMsMax = 1000;
 /** Failovers written in one go. */
@@ -78,6 +116,10 @@ export interface RedisViews {
   remove(model: ReadModel, upstreams: readonly string[]): Promise<void>;
   /** Whether the mark is there: false when Redis came back empty. */
   hasMark(): Promise<boolean>;
+  /** Null where there is none, or none that names its event. */
+  mark(): Promise<Mark | null>;
+  /** Removes this mark and the states of these upstreams, unless the mark has changed since. */
+  forget(mark: Mark, upstreams: readonly string[]): Promise<void>;
   onConnection(listener: (connected: boolean, reason: string) => void): void;
   close(): Promise<void>;
 }
@@ -119,10 +161,12 @@ export function openRedisViews(url: string, credentialsDir: string | null): Redi
   });
 
   const writeUpstreams = async (model: ReadModel, upstreams: readonly string[]): Promise<void> => {
-    const view = viewStatus(model, [], model.configAtMs);
-    const [generation, logAtMs, seq] = placeOf(model);
-    for (const upstream of view.upstreams.filter(({ name }) => upstreams.includes(name))) {
-      const { name, active } = upstream;
+    const configuredOnes = model.topology?.upstreams ?? {};
+    for (const name of upstreams) {
+      const configured = Object.hasOwn(configuredOnes, name) ? configuredOnes[name] : undefined;
+      if (configured === undefined) continue;
+      const upstream = viewUpstream(model, name, configured, model.configAtMs);
+      const [generation, logAtMs, seq] = placeOf(model);
       const value = JSON.stringify({
         service: name,
         ...upstream,
@@ -135,7 +179,8 @@ export function openRedisViews(url: string, credentialsDir: string | null): Redi
         seq,
         version: `${generation}-${seq}`,
       });
-      await redis.eval(writeState, 2, `mcp:state:${name}`, `mcp:current:${name}`, generation, logAtMs, seq, value, active, stateTtlSeconds);
+      const keys = [`mcp:state:${name}`, `mcp:current:${name}`, "mcp:meta"];
+      await redis.eval(writeState, 3, ...keys, ...placeOf(model), markOf(model), value, upstream.active, stateTtlSeconds);
     }
   };
   const writeFailovers = async (records: readonly FailoverRecord[]): Promise<void> => {
@@ -169,13 +214,20 @@ export function openRedisViews(url: string, credentialsDir: string | null): Redi
       await redis.set(writing, "", "PX", writingMsMax);
       await writeUpstreams(model, Object.keys(model.topology?.upstreams ?? {}));
       await writeFailovers(Object.values(model.history).flat());
-      const mark = JSON.stringify({ generation: model.generation, seq: model.seq, config: model.configHash });
-      if ((await redis.eval(setMark, 2, writing, "mcp:meta", mark)) !== 1) throw new EmptiedMeanwhileError();
+      const set = await redis.eval(setMark, 2, "mcp:meta", writing, ...placeOf(model), markOf(model));
+      if (set !== 1) throw new EmptiedMeanwhileError();
     },
     async remove(model, upstreams) {
       for (const name of upstreams) await redis.eval(removeState, 2, `mcp:state:${name}`, `mcp:current:${name}`, ...placeOf(model));
     },
     hasMark: async () => (await redis.exists("mcp:meta")) === 1,
+    async mark() {
+      const text = await redis.get("mcp:meta");
+      return text === null ? null : readMark(text);
+    },
+    async forget({ text }, upstreams) {
+      await redis.eval(forgetLost, 1, "mcp:meta", text, ...upstreams);
+    },
     onConnection(listener) {
       redis.on("ready", () => listener(true, ""));
       redis.on("close", () => listener(false, `Redis is out of reach: ${lastError}${unread}`));

@@ -89,6 +89,19 @@ export async function startStateStore(kit: Kit<StateStoreConfig>): Promise<Runni
     }
   };
 
+  /** What Redis holds of a log that was lost when this one was restored to an earlier place: its places are no earlier than ours. */
+  const forgetLost = async (whole: ReadModel, removed: readonly string[]): Promise<void> => {
+    try {
+      const mark = await redis.mark();
+      if (mark === null || (await isInLog(kit, mark))) return;
+      kit.log.warn({ seq: mark.seq, id: mark.last.id }, "what Redis holds is of another log: it is written anew");
+      await redis.forget(mark, [...Object.keys(whole.topology?.upstreams ?? {}), ...removed]);
+    } catch (error) {
+      if (!(error instanceof BusError)) throw error;
+      kit.log.debug({ err: error }, "whether Redis is of this log is looked up when NATS is back");
+    }
+  };
+
   const flush = task(
     flushMs,
     async () => {
@@ -101,6 +114,7 @@ export async function startStateStore(kit: Kit<StateStoreConfig>): Promise<Runni
       dirty.upstreams.clear();
       dirty.all = false;
       try {
+        if (all && caughtUp) await forgetLost(whole, removed);
         const configured = whole.topology?.upstreams ?? {};
         await redis.remove(
           whole,
@@ -180,6 +194,10 @@ export async function startStateStore(kit: Kit<StateStoreConfig>): Promise<Runni
     },
     complain("services"),
   );
+  const stopListening = kit.bus.onStatus(({ kind }) => {
+    // Whether what Redis holds is of this log could not be looked up while NATS was away.
+    if (kind === "connected") dirty.all = true;
+  });
   redis.onConnection((connected, reason) => {
     if (!connected) {
       if (!stopped) kit.ready("redis", false, reason, { required: false });
@@ -273,6 +291,7 @@ export async function startStateStore(kit: Kit<StateStoreConfig>): Promise<Runni
     },
     async stop() {
       stopped = true;
+      stopListening();
       for (const timer of timers) clearInterval(timer);
       // A log out of reach may keep it waiting; it begins nothing any more.
       await Promise.race([starting, sleep(stopMsMax, undefined, { ref: false })]);
@@ -288,10 +307,13 @@ export async function startStateStore(kit: Kit<StateStoreConfig>): Promise<Runni
 /** Goes on after the backup where the log still is the one that it was made from; otherwise from the log's start. */
 async function whereToStart(kit: Kit, model: ReadModel): Promise<{ seq: number; fromStart: boolean }> {
   const info = await kit.bus.info("AUDIT");
-  const started = await kit.bus.lastOf("AUDIT", "log.started");
-  const id = started?.content.kind === "event" ? started.content.event.id : null;
-  const sameLog = model.seq > 0 && model.seq <= info.lastSeq && model.log?.id === id;
-  return sameLog ? { seq: model.seq + 1, fromStart: false } : { seq: Math.max(1, info.firstSeq), fromStart: true };
+  return (await isInLog(kit, model)) ? { seq: model.seq + 1, fromStart: false } : { seq: Math.max(1, info.firstSeq), fromStart: true };
+}
+
+/** Whether AUDIT has this very event at its place. Restored to an earlier place and gone on with, it has the same beginning and another one there. */
+async function isInLog(kit: Kit, { seq, last }: Pick<ReadModel, "seq" | "last">): Promise<boolean> {
+  const there = last === null ? null : await kit.bus.at("AUDIT", seq);
+  return there?.content.kind === "event" && there.content.event.id === last?.id && there.timeMs === last.atMs;
 }
 
 /** Tries until the log answers; each attempt has the bus's own bound. */

@@ -1,10 +1,12 @@
 import assert from "node:assert/strict";
+import { cp } from "node:fs/promises";
+import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { type Bus, connectBus } from "@mcp-failover/bus";
 import { jetStreamApi } from "@mcp-failover/bus/internal";
 import { streams } from "@mcp-failover/contracts";
-import { type RunningServer, startNats } from "@mcp-failover/testkit";
-import { Log, redisForTests, startStore, until } from "./world.ts";
+import { type RunningServer, startNats, tempDir } from "@mcp-failover/testkit";
+import { Log, redisForTests, type Store, startStore, until } from "./world.ts";
 
 const { store: redisOfStore, client } = redisForTests("open");
 let nats: RunningServer;
@@ -85,4 +87,89 @@ test("on NATS: folded as it comes, backed up in the bucket, and folded anew when
   assert.equal(reply.result.epoch, 0);
   await fresh.move("shop", "secondary");
   await active("shop", "secondary");
+});
+
+test("a log that was restored to an earlier place and went on otherwise is folded anew, and Redis with it: with a backup of the lost one, and without", async (t) => {
+  const [lost, restored] = [await tempDir("mcpf-lost-"), await tempDir("mcpf-restored-")];
+  const dataDir = await tempDir("mcpf-state-");
+  t.after(() => Promise.all([lost, restored, dataDir].map((dir) => dir.remove())));
+  const redis = client();
+  await redis.flushall();
+  const ends: (() => Promise<void>)[] = [];
+  const stopAll = async () => {
+    for (const end of ends.splice(0)) await end();
+  };
+  t.after(stopAll);
+  const on = async (storeDir: string) => {
+    const server = await startNats({ storeDir });
+    const bus = connectBus({ servers: server.url, name: "test", instance: "test" });
+    await until(
+      () => bus.status.kind,
+      (kind) => kind === "connected",
+    );
+    const store = async (dir: string): Promise<Store> => {
+      const running = await startStore({
+        bus: connectBus({ servers: server.url, name: "s", instance: "s" }),
+        redis: redisOfStore(),
+        dataDir: dir,
+      });
+      ends.unshift(running.stop);
+      return running;
+    };
+    ends.unshift(
+      () => bus.close(),
+      () => server.stop(),
+    );
+    return { bus, store };
+  };
+  const keys = ["mcp:state:shop", "mcp:current:shop", "mcp:state:docs", "mcp:current:docs", "mcp:meta"] as const;
+  const written = async (seq: number) =>
+    until(
+      async () => Object.entries(await redis.mget(...keys)).map(([, value]) => value),
+      ([shop, , , , mark]) => JSON.parse(shop ?? "{}").seq === seq && mark !== null,
+    );
+
+  const first = await on(lost.path);
+  await first.bus.ensureStreams(streams, { replicas: 1 });
+  const log = new Log(first.bus);
+  await log.begin();
+  await log.configure("shop", "docs");
+  await stopAll();
+  await cp(lost.path, restored.path, { recursive: true });
+
+  const second = await on(lost.path);
+  const otherwise = new Log(second.bus);
+  await second.store(dataDir.path);
+  await written(2);
+  for (let round = 0; round < 5; round += 1) await otherwise.health("docs", "primary", "healthy");
+  const lostEnd = await otherwise.health("shop", "primary", "healthy");
+  const ofTheLost = await written(lostEnd);
+  await stopAll();
+
+  const third = await on(restored.path);
+  const inForce = new Log(third.bus);
+  await inForce.health("shop", "primary", "unhealthy");
+  await inForce.move("shop", "secondary");
+  assert.ok((await inForce.health("docs", "secondary", "healthy")) < lostEnd);
+  const shopOf = async (store: Store) => {
+    const { result } = (await store.ask("state.get", { upstream: "shop" })) as {
+      result: { active: string; endpoints: { health: string }[] };
+    };
+    return [result.active, result.endpoints[0]?.health];
+  };
+  const follows = async (dir: string): Promise<void> => {
+    const store = await third.store(dir);
+    await until(
+      async () => JSON.parse((await redis.get("mcp:state:shop")) ?? "{}").endpoints?.[0]?.health,
+      (health) => health === "unhealthy",
+    );
+    assert.deepEqual(await redis.mget("mcp:current:shop", "mcp:current:docs"), ["secondary", "primary"]);
+    assert.deepEqual(await shopOf(store), ["secondary", "unhealthy"]);
+    await store.stop();
+  };
+  // On another host, while the log in force is shorter than the lost one was.
+  await follows(join(dataDir.path, "another-host"));
+  await redis.mset(Object.fromEntries(keys.map((key, index) => [key, ofTheLost[index] ?? ""])));
+  while ((await inForce.health("docs", "secondary", "healthy")) <= lostEnd);
+  await follows(dataDir.path);
 });
