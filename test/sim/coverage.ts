@@ -160,6 +160,7 @@ const rollbackRules: Readonly<Record<string, Need>> = {
   ramp_step: required,
   no_data: required,
   mcp_worse: rare,
+  routers_ahead: { not: "a world does not lose its log" },
 };
 const rollbackRejections: Readonly<Record<string, Need>> = {
   already_rolled_back: required,

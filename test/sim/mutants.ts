@@ -44,7 +44,7 @@ export const mutants: readonly Mutant[] = [
     guarantee: "epochs_without_gap",
     what: "a rollback decision does not raise the epoch",
     file: domain("rollback"),
-    find: "  const epoch = state.epoch + 1;",
+    find: "  const epoch = Math.max(state.epoch, input.seenEpoch ?? 0) + 1;",
     put: "  const epoch = Math.max(1, state.epoch);",
   },
   {

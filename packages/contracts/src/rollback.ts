@@ -41,6 +41,8 @@ export const rollbackNotice = z.looseObject({
   implementation,
   timestamp: z.iso.datetime(),
   reason: z.string(),
+  /** Of the decision. */
+  rule: z.string().optional(),
   by: actor,
   appliedBy: z.array(z.string()),
   notAppliedBy: z.array(z.string()),

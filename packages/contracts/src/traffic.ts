@@ -98,5 +98,7 @@ export const trafficObserved = z.looseObject({
   routes: z.record(z.string(), routeHeld),
   /** `scope/name` to the epoch of the rollback decision that this router has applied. */
   rollbacks: z.record(z.string(), count),
+  /** The same to the id of that decision's event, as far as it is known: another log may have had the same epoch. */
+  rollbackIds: z.record(z.string(), z.string()).optional(),
 });
 export type TrafficObserved = z.infer<typeof trafficObserved>;

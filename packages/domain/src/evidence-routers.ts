@@ -17,15 +17,64 @@ export function routersHolding(
   return splitRouters(evidence.routers, holds, liveMs, nowMs);
 }
 
-/** The same for a rollback decision of one `scope/name`. */
+/** Which rollback decisions a router holds, by `scope/name`: their epochs, and their events' ids as far as they are known. */
+export interface RollbacksHeld {
+  readonly atMs: number;
+  readonly rollbacks: Readonly<Record<string, number>>;
+  readonly rollbackIds?: Readonly<Record<string, string>> | undefined;
+}
+type RouterRollbacks = { readonly routers: ReadonlyMap<string, RollbacksHeld> };
+/** A decision of the log about one scope. */
+export interface DecisionPlace {
+  readonly epoch: number;
+  /** Of its event. */
+  readonly id: string;
+}
+
+/**
+ * The same for a rollback decision of one `scope/name`: who holds it, or the log's newest one after it. A higher epoch alone says nothing,
+ * because it may be that of a log that was lost.
+ */
 export function routersApplying(
-  heard: { readonly routers: ReadonlyMap<string, Pick<RouterSeen, "atMs" | "rollbacks">> },
+  heard: RouterRollbacks,
   scopeAndName: string,
-  epoch: number,
+  { decision, newest }: { readonly decision: DecisionPlace; readonly newest: DecisionPlace | null },
   liveMs: number,
   nowMs: number,
 ): { appliedBy: string[]; notAppliedBy: string[] } {
-  return splitRouters(heard.routers, ({ rollbacks }) => (rollbacks[scopeAndName] ?? -1) >= epoch, liveMs, nowMs);
+  const goneOn = newest !== null && newest.epoch > decision.epoch ? newest : decision;
+  const applied = (held: RollbacksHeld): boolean => holds(held, scopeAndName, decision) || holds(held, scopeAndName, goneOn);
+  return splitRouters(heard.routers, applied, liveMs, nowMs);
+}
+
+/** Whether a router holds a decision; by the epoch alone where it does not say which event that was. */
+function holds({ rollbacks, rollbackIds }: RollbacksHeld, scopeAndName: string, { epoch, id }: DecisionPlace): boolean {
+  return rollbacks[scopeAndName] === epoch && (rollbackIds?.[scopeAndName] ?? id) === id;
+}
+
+/** The epoch of a decision of one `scope/name` that a router holds, and that neither the log knows nor its next epoch would replace; null: none. */
+function unknownEpoch(held: RollbacksHeld, scopeAndName: string, newest: DecisionPlace | null): number | null {
+  const epoch = held.rollbacks[scopeAndName];
+  if (epoch === undefined || epoch < (newest?.epoch ?? 1)) return null;
+  return newest !== null && holds(held, scopeAndName, newest) ? null : epoch;
+}
+
+/**
+ * The highest epoch of a decision of one `scope/name` that a router holds and that the log does not know, or does not know yet; null: none.
+ * After a loss of the log it is at the log's own or above it (design, "When the log is lost or restored"). `newest`: the log's.
+ */
+export function seenRollback({ routers }: RouterRollbacks, scopeAndName: string, newest: DecisionPlace | null): number | null {
+  const unknown = [...routers.values()].flatMap((held) => unknownEpoch(held, scopeAndName, newest) ?? []);
+  return unknown.length === 0 ? null : Math.max(...unknown);
+}
+
+/** The scopes that {@link seenRollback} finds something of, by one look at what routers hold. */
+export function rollbacksAhead({ routers }: RouterRollbacks, newest: ReadonlyMap<string, DecisionPlace>): Set<string> {
+  const ahead = new Set<string>();
+  for (const held of routers.values()) {
+    for (const key of Object.keys(held.rollbacks)) if (unknownEpoch(held, key, newest.get(key) ?? null) !== null) ahead.add(key);
+  }
+  return ahead;
 }
 
 function splitRouters<S extends { readonly atMs: number }>(

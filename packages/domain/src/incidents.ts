@@ -5,10 +5,12 @@ import {
   endpointKey,
   type HealthStatus,
   type IncidentChanged,
+  type RollbackNotice,
   type Severity,
   type Topology,
 } from "@mcp-failover/contracts";
 import { type Maintenance, maintenanceAt } from "./maintenance.ts";
+import { routersAheadRule } from "./rollback.ts";
 import { legacyOwner } from "./rollback-input.ts";
 import { initialActive, own, type Placed, type ReadModel } from "./status.ts";
 
@@ -33,6 +35,7 @@ import { initialActive, own, type Placed, type ReadModel } from "./status.ts";
  *     outage when nothing of the kind was heard for `outageMs`. One that is over before it was due is told nobody.
  * I9  Of a rollback all is told once, whatever the time: one that a rule forbids (no event says when that is over, so it is at once), a
  *     ramp that is rolled back again, and one that stands for `againMs`. Who hears of it is by its own severity: a ramp that stands wakes nobody.
+ * I10 That routers hold rollbacks of a log that was lost is one page for all scopes, over when no more of it was heard for `quietMs`.
  */
 
 export type Incident = IncidentChanged;
@@ -93,6 +96,9 @@ export function incidentContextOf(model: ReadModel, key: string): IncidentContex
 
 const after = (prefix: string, key: string): string | null => (key.startsWith(prefix) ? key.slice(prefix.length) : null);
 
+/** Key of what was found out about the log itself. */
+const logKey = "log/rollbacks";
+
 const contactCharsMax = 200;
 const contactsMax = 10;
 
@@ -131,6 +137,9 @@ export function incidentKeyOf(event: Event): string | null {
     case "rollback.advanced":
     case "rollback.paused":
     case "rollback.recovered":
+      // One for all scopes: a log that was lost leaves routers ahead of it in many.
+      if (event.data.rule === routersAheadRule) return logKey;
+      return `rollback/${event.data.scope}/${event.data.name}`;
     case "rollback.rejected":
       return `rollback/${event.data.scope}/${event.data.name}`;
     default:
@@ -173,11 +182,12 @@ export function settleIncident(incident: Incident, context: IncidentContext, now
   const moved = followMaintenance(incident, context, nowMs);
   if (moved !== null) return moved;
   // Only its recovery says that a rollback is over.
-  if (incident.upstream === null) return null;
+  if (incident.upstream === null && incident.dedupKey !== logKey) return null;
   const last = incident.causes.at(-1);
-  const quiet = isWell(context) && nowMs - Math.max(last?.atMs ?? 0, incident.openedAtMs) >= quietMs;
-  if (context.configured && !quiet) return null;
-  const text = context.configured ? `well for ${quietMs / 1000} s` : `${incident.upstream} is not configured any more`;
+  const quiet = (isWell(context) || incident.upstream === null) && nowMs - Math.max(last?.atMs ?? 0, incident.openedAtMs) >= quietMs;
+  const gone = incident.upstream !== null && !context.configured;
+  if (!gone && !quiet) return null;
+  const text = gone ? `${incident.upstream} is not configured any more` : `well for ${quietMs / 1000} s`;
   return {
     ...incident,
     status: "resolved",
@@ -366,6 +376,15 @@ function minOf(a: number | null, b: number | null): number | null {
 
 function findingOf(event: Event, context: IncidentContext): Finding | null {
   const severity: Severity = context.critical ? "page" : "notify";
+  if (incidentKeyOf(event) === logKey) {
+    const { scope, name, reason } = event.data as RollbackNotice;
+    return {
+      severity: "page",
+      title: "routers hold rollbacks that this log does not know",
+      text: `${scope} ${name}: ${reason}`,
+      waitMs: pageWaitMs,
+    };
+  }
   switch (event.type) {
     case "health.changed": {
       const { service, endpoint, status, reason } = event.data;
@@ -462,7 +481,7 @@ function isHealing(event: Event): boolean {
     case "failover.failed":
       return !event.data.failing;
     case "rollback.recovered":
-      return true;
+      return event.data.rule !== routersAheadRule;
     default:
       return false;
   }

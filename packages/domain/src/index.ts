@@ -58,7 +58,7 @@ export {
   testimonyOn,
   type WeighedVote,
 } from "./evidence.ts";
-export { routersApplying, routersHolding, seenEpoch } from "./evidence-routers.ts";
+export { type DecisionPlace, rollbacksAhead, routersApplying, routersHolding, seenEpoch, seenRollback } from "./evidence-routers.ts";
 export { suspectObservers } from "./evidence-suspects.ts";
 export { trafficOn } from "./evidence-traffic.ts";
 export { failedExpectation, nothingSeen, type Seen } from "./expectation.ts";
@@ -132,8 +132,8 @@ export {
   type Incident,
   type IncidentContext,
   incidentContext,
-  incidentKeyOf,
   incidentContextOf,
+  incidentKeyOf,
   isClosed,
   type NotificationKind,
   notifyWaitMs,
@@ -211,6 +211,7 @@ export {
   type RollbackInput,
   type RollbackOrder,
 } from "./rollback.ts";
+  routersAheadRule,
 export {
   foldRollbackAudit,
   isQuietScope,

@@ -1,4 +1,5 @@
 import { type Event, type Implementation, type RollbackScope, type RollbackState, type Topology, topology } from "@mcp-failover/contracts";
+import { type DecisionPlace, seenRollback } from "./evidence-routers.ts";
 import { initialFailoverState } from "./failover.ts";
 import { type Maintenance, maintenanceAt, maintenanceEndedMs } from "./maintenance.ts";
 import { defaultPolicy, policyFor } from "./policy.ts";
@@ -12,10 +13,12 @@ export interface RollbackAudit {
   readonly config: { readonly environment: "development" | "production"; readonly topology: Topology } | null;
   /** By `scope/name`. */
   readonly states: ReadonlyMap<string, RollbackState>;
+  /** The newest decision of each, likewise. */
+  readonly newest: ReadonlyMap<string, DecisionPlace>;
   /** Which endpoint serves, and since when, by upstream; nothing before the first decision on its route. */
   readonly routes: ReadonlyMap<string, { readonly active: string; readonly sinceMs: number }>;
 }
-export const noRollbackAudit: RollbackAudit = { config: null, states: new Map(), routes: new Map() };
+export const noRollbackAudit: RollbackAudit = { config: null, states: new Map(), newest: new Map(), routes: new Map() };
 
 /** Takes in one event of AUDIT; events that no rollback decision reads change nothing. */
 export function foldRollbackAudit(audit: RollbackAudit, event: Event): RollbackAudit {
@@ -31,7 +34,10 @@ export function foldRollbackAudit(audit: RollbackAudit, event: Event): RollbackA
     return { ...audit, routes: new Map(audit.routes).set(service, { active, sinceMs }) };
   }
   if (event.type !== "rollback.decided") return audit;
-  return { ...audit, states: new Map(audit.states).set(`${event.data.scope}/${event.data.name}`, event.data.state) };
+  const { scope, name, state } = event.data;
+  const key = `${scope}/${name}`;
+  const newest = new Map(audit.newest).set(key, { epoch: state.epoch, id: event.id });
+  return { ...audit, states: new Map(audit.states).set(key, state), newest };
 }
 
 export interface ScopeName {
@@ -127,6 +133,7 @@ export function rollbackInput(audit: RollbackAudit, traffic: ToolTraffic, of: Sc
     ...(work.now === null ? {} : { maintenance: { name: work.now.name, untilMs: work.now.untilMs } }),
     command,
     clock,
+    seenEpoch: seenRollback(traffic, `${scope}/${name}`, audit.newest.get(`${scope}/${name}`) ?? null),
     nowMs,
   };
 }

@@ -6,7 +6,7 @@ import { wilsonLowerBound, wilsonUpperBound } from "./wilson.ts";
 /**
  * Which implementation serves a tool, an agent or the system: `mcp`, or the `legacy` one that was there before it.
  *
- * R1  A decision raises the epoch by one; nothing else changes the state.
+ * R1  A decision raises the epoch by one, or to one above what was seen (R8); nothing else changes the state.
  * R2  By itself only a tool is rolled back, and only when over `errorRate` of its MCP calls in the window fail (or over 5 % take longer than
  *     `responseMsMax`) with 95 % confidence, at `minimumCalls` calls or more, and that many do in `samplesOver` of the window's `samples`, the
  *     newest among them (design, "3 of 5 samples"). Samples share no call, so that one outage is not found ill three times, and what ended
@@ -18,6 +18,8 @@ import { wilsonLowerBound, wilsonUpperBound } from "./wilson.ts";
  *     Where R2 would roll a ramp back and rollbacks are switched off, it is paused instead, at once.
  * R6  An operator decides for any scope, and at once; what refuses them names the rule, and `force` overrides the judgement of data only.
  * R7  Equal inputs give equal decisions; the input is not altered.
+ * R8  What a router holds of a log that was lost, at the log's epoch or above it, is decided again at once above that, as the log has it: no
+ *     later order would be obeyed.
  * R9  Evidence on a tool begins with the newest move of its upstream: how calls ended elsewhere says nothing of the endpoint that serves
  *     now, and what a failover has healed needs no rollback.
  * R10 In maintenance of its upstream (of any that it falls back from, for agents and the system), or of the endpoint that serves there, nothing
@@ -53,6 +55,8 @@ export type RollbackInput = {
   maintenance?: { name: string; untilMs: number };
   command: RollbackOrder | null;
   clock: { tilted: boolean };
+  /** The highest epoch that a router holds of a decision that the log does not know; null: there is none. Not in logs from before this was asked. */
+  seenEpoch?: number | null;
   nowMs: number;
 };
 export type RollbackOrder = { commandId: string; by: Actor; reason: string } & (
@@ -80,6 +84,8 @@ export type RollbackDecision =
   | { kind: "rejected"; rule: string; reason: string; automatic: boolean; rejected: { option: string; why: string }[] };
 
 const service: Actor = { kind: "service", id: "rollback-controller" };
+/** Rule of a decision by R8. */
+export const routersAheadRule = "routers_ahead";
 /** A p95 over the limit is a share of slow calls over this. */
 const slowShareMax = 0.05;
 const secondMs = 1000;
@@ -99,6 +105,7 @@ export function decideRollback(input: RollbackInput): RollbackDecision {
   const { command, state, policy, scope } = input;
   if (command?.kind === "rollback") return obeyRollback(input, command.force);
   if (command?.kind === "recover") return obeyRecover(input, command.percent);
+  if (input.seenEpoch != null) return sayAgain(input, input.seenEpoch);
   if (input.clock.tilted) return { kind: "none", rule: "clock_gap", reason: "the clock jumped" };
   if (state.mcpPercent === 0) return { kind: "none", rule: "rolled_back", reason: "rolled back until an operator recovers it" };
   if (input.maintenance !== undefined) {
@@ -267,13 +274,22 @@ function obeyRecover(input: RollbackInput, to: number | null): RollbackDecision 
   return advance(input, Math.max(state.mcpPercent, policy.rampPercent[0] ?? 100), "operator", reason);
 }
 
+/** R8. A ramp begins its step anew: how calls ended while routers held something else says nothing. */
+function sayAgain(input: RollbackInput, seenEpoch: number): RollbackDecision {
+  const { ramp, mcpPercent } = input.state;
+  const between = ramp?.paused === true ? "paused" : "advanced";
+  const action = mcpPercent >= 100 ? "recovered" : mcpPercent === 0 ? "rolled_back" : between;
+  const reason = `routers hold decision ${seenEpoch}, which is not of this log: what this log has (${mcpPercent} % on MCP) is in force`;
+  return decided(input, action, routersAheadRule, reason, ramp == null ? {} : { ramp: { ...ramp, stepSinceMs: input.nowMs } });
+}
+
 function refuse(rule: string, reason: string): RollbackDecision {
   return { kind: "rejected", rule, reason, automatic: false, rejected: [] };
 }
 
 function decided(input: RollbackInput, action: Action, rule: string, reason: string, change: Partial<RollbackState>): RollbackDecision {
   const { state, command, nowMs } = input;
-  const epoch = state.epoch + 1;
+  const epoch = Math.max(state.epoch, input.seenEpoch ?? 0) + 1;
   const mcpPercent = change.mcpPercent ?? state.mcpPercent;
   const implementation: Implementation = mcpPercent >= 100 ? "mcp" : "legacy";
   const wasWhole = state.mcpPercent >= 100;

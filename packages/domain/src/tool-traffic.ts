@@ -1,4 +1,5 @@
 import { type Event, latencyBucketsMs, type TrafficTool } from "@mcp-failover/contracts";
+import type { RollbacksHeld } from "./evidence-routers.ts";
 import { bucketOf, type CallCounts, type CountWindow, countBuckets, mergedBucket, type ToolBucket } from "./tool-buckets.ts";
 import { copyOfCallers, openToolCallers, type ToolCallers, takeCalls } from "./tool-callers.ts";
 
@@ -13,8 +14,8 @@ import { copyOfCallers, openToolCallers, type ToolCallers, takeCalls } from "./t
 export interface ToolTraffic {
   /** By `tool/<upstream>/<tool>`, `agent/<agent>` or `system/system`, then by implementation. */
   readonly scopes: ReadonlyMap<string, ScopeTraffic>;
-  /** When each router was heard last, and the epoch of each `scope/name` that it has applied. */
-  readonly routers: ReadonlyMap<string, { readonly atMs: number; readonly rollbacks: Readonly<Record<string, number>> }>;
+  /** When each router was heard last, and the decision of each `scope/name` that it has applied. */
+  readonly routers: ReadonlyMap<string, RollbacksHeld>;
   /** Who made the MCP calls of each scope lately. */
   readonly callers: ToolCallers;
   readonly lastSeq: number;
@@ -48,7 +49,7 @@ interface ToolWindow {
 }
 interface OwnToolTraffic extends ToolTraffic {
   scopes: Map<string, ScopeTraffic>;
-  routers: Map<string, { readonly atMs: number; readonly rollbacks: Readonly<Record<string, number>> }>;
+  routers: Map<string, RollbacksHeld>;
   lastSeq: number;
 }
 
@@ -86,7 +87,8 @@ export function takeToolTraffic(into: ToolTraffic, { seq, timeMs, event }: ToolW
   }
   while (scopes.size > scopesMax) scopes.delete(scopes.keys().next().value as string);
   routers.delete(event.data.router);
-  routers.set(event.data.router, { atMs: timeMs, rollbacks: event.data.rollbacks });
+  const { rollbacks, rollbackIds } = event.data;
+  routers.set(event.data.router, { atMs: timeMs, rollbacks, rollbackIds });
   while (routers.size > routersMax) routers.delete(routers.keys().next().value as string);
   traffic.lastSeq = seq;
 }

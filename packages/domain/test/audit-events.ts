@@ -203,6 +203,7 @@ export const rollbackNotice = (
   type: "rollback.executed" | "rollback.advanced" | "rollback.paused" | "rollback.recovered",
   name: string,
   by: typeof operator | typeof service = service,
+  rule = "error_rate",
 ): Placed =>
   placed(seq, type, ["tool", name], {
     scope: "tool",
@@ -212,6 +213,7 @@ export const rollbackNotice = (
     implementation: type === "rollback.recovered" ? "mcp" : "legacy",
     timestamp: iso(seq),
     reason: "too many errors",
+    rule,
     by,
     appliedBy: [],
     notAppliedBy: [],

@@ -217,8 +217,9 @@ test("live routers that hold a route at least as new have applied it; the highes
   });
   assert.equal(seenEpoch(evidence, "pinecone", 1), 9);
   assert.equal(seenEpoch(evidence, "pinecone", 3), 0);
-  assert.deepEqual(routersApplying(evidence, "tool/x", 2, times.routerLiveMs, startMs).appliedBy, ["none"]);
-  assert.deepEqual(routersApplying(evidence, "tool/x", 3, times.routerLiveMs, startMs).appliedBy, []);
+  const appliedBy = (epoch: number): string[] =>
+    routersApplying(evidence, "tool/x", { decision: { epoch, id: "d" }, newest: null }, times.routerLiveMs, startMs).appliedBy;
+  assert.deepEqual([appliedBy(2), appliedBy(3)], [["none"], []]);
 });
 
 const signalArb = fc.oneof(

@@ -34,6 +34,7 @@ import {
   rejected,
   rollbackNotice,
   rollbackRejected,
+  service,
   startMs,
   topologyOf,
 } from "./audit-events.ts";
@@ -439,6 +440,19 @@ test("I9: a rollback that a rule forbids, a ramp that stops and a ramp that is r
     desk.messages.slice(4).map((message) => message.split(" ")[0]),
     ["escalated", "resolved"],
   );
+});
+
+test("I10: that routers are ahead of a log that was lost is one page for all scopes, and over when no more is heard of it", () => {
+  const desk = new Desk();
+  const ahead = (name: string, type: "rollback.executed" | "rollback.recovered") =>
+    desk.takes((seq) => rollbackNotice(seq, type, name, service, "routers_ahead"));
+  for (let tool = 0; tool < 20; tool += 1) ahead(`tool-${tool}`, tool % 2 === 0 ? "rollback.executed" : "rollback.recovered").waits(50);
+  desk.waits(quietMs - 250);
+  assert.deepEqual(desk.messages, ["opened routers hold rollbacks that this log does not know"]);
+  assert.equal(desk.told[0]?.incident.severity, "page");
+  assert.equal(desk.last.get("log/rollbacks")?.causes.length, 20);
+  assert.deepEqual([...desk.last.keys()], ["log/rollbacks"]);
+  assert.deepEqual(desk.waits(3000).messages.slice(1), ["resolved routers hold rollbacks that this log does not know"]);
 });
 
 test("I9: a ramp that is rolled back within minutes is told, and pages although its pause did not", () => {

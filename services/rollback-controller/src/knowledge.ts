@@ -11,6 +11,7 @@ import {
   type RollbackMoment,
   rollbackInput,
   rollbackScopes,
+  rollbacksAhead,
   type ScopeName,
   type ToolTraffic,
   takeToolTraffic,
@@ -58,7 +59,12 @@ export class Knowledge {
     return this.#evidence.fromMs;
   }
 
-  /** Whether there is nothing to decide about a scope. */
+  /** Scopes, by `scope/name`, of which a router holds a decision that the log does not know. */
+  ahead(): ReadonlySet<string> {
+    return rollbacksAhead(this.traffic, this.audit.newest);
+  }
+
+  /** Whether there is nothing to decide about a scope, as far as its calls say. */
   isQuiet(of: ScopeName, nowMs: number): boolean {
     return isQuietScope(this.audit, this.traffic, of, nowMs);
   }

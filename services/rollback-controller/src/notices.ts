@@ -32,12 +32,13 @@ function noticeFor(
   { event, epoch, timeMs }: ToldDecision<"rollback.decided">,
   nowMs: number,
 ): Notice<NoticeType> | null {
-  const { scope, name, action, implementation, reason, by } = event.data;
+  const { scope, name, action, implementation, reason, by, certificate } = event.data;
   const switchMs = switchMsOf(audit.config);
-  const applied = routersApplying(traffic, key, epoch, defaultPolicy.failover.routerLiveMs, nowMs);
+  const places = { decision: { epoch, id: event.id }, newest: audit.newest.get(key) ?? null };
+  const applied = routersApplying(traffic, key, places, defaultPolicy.failover.routerLiveMs, nowMs);
   if (applied.notAppliedBy.length > 0 && nowMs - timeMs < switchMs) return null;
   const timestamp = new Date(nowMs).toISOString();
-  const data = { scope, name, epoch, decisionId: event.id, implementation, timestamp, reason, by, ...applied };
+  const data = { scope, name, epoch, decisionId: event.id, implementation, timestamp, reason, rule: certificate.rule, by, ...applied };
   return { type: noticeTypes[action], keys: [scope, name], data };
 }
 

@@ -53,7 +53,8 @@ export async function startRollbackController(kit: Kit<unknown>): Promise<Runnin
       if (event !== null) return;
       const nowMs = decider.decisionMs();
       tellLeftOut(nowMs);
-      for (const [key, of] of knowledge.scopes) if (!knowledge.isQuiet(of, nowMs)) scopes.evaluate(key);
+      const ahead = knowledge.ahead();
+      for (const [key, of] of knowledge.scopes) if (ahead.has(key) || !knowledge.isQuiet(of, nowMs)) scopes.evaluate(key);
     },
   });
   const performer = new Performer(kit, decider, knowledge);

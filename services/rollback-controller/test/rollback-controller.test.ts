@@ -101,13 +101,23 @@ async function traffic(
   mcp: { calls: number; errors: number },
   rollbacks: Record<string, number> = {},
   router = "r1",
+  rollbackIds?: Record<string, string>,
 ): Promise<void> {
   const nowMs = Date.now();
   const row = { upstream: "warehouse", tool: "get_inventory", agent: "picker", implementation: "mcp" as const, ...mcp };
   const latency = Array.from({ length: 14 }, (_, index) => (index === 0 ? mcp.calls : 0));
   const tools = mcp.calls > 0 ? [{ ...row, latency }] : [];
   await bus.append(
-    event("traffic.observed", [router], { router, fromMs: nowMs - 250, toMs: nowMs, endpoints: [], tools, routes: {}, rollbacks }),
+    event("traffic.observed", [router], {
+      router,
+      fromMs: nowMs - 250,
+      toMs: nowMs,
+      endpoints: [],
+      tools,
+      routes: {},
+      rollbacks,
+      ...(rollbackIds === undefined ? {} : { rollbackIds }),
+    }),
   );
 }
 
@@ -167,6 +177,35 @@ test("the answer waits for the live routers, and says who has applied the decisi
   assert.deepEqual(resultOf(await asking)["appliedBy"], ["r1", "r2"]);
 });
 
+test("after the log was lost a router that holds the old one's rollback gets a decision above it, once, and is not said to have applied another", async () => {
+  const { bus, rollback } = await stack(2, { ...config, rollback: { ...config.rollback, fallback_timeout: 1 } });
+  const key = "tool/get_inventory";
+  const report = (epoch: number, id: string) => traffic(bus, { calls: 0, errors: 0 }, { [key]: epoch }, "r1", { [key]: id });
+  await report(3, "of-another-log");
+  const [again] = await until(
+    () => said(bus, "rollback.decided"),
+    (events) => events.length > 0,
+  );
+  assert.deepEqual(
+    [again?.data.action, again?.data.state.epoch, again?.data.state.mcpPercent, again?.data.certificate.rule],
+    ["recovered", 4, 100, "routers_ahead"],
+  );
+  assert.deepEqual(decideRollback(again?.data.certificate.input as RollbackInput).kind, "decided");
+  await report(4, again?.id ?? "");
+  const [told] = await until(
+    () => said(bus, "rollback.recovered"),
+    (events) => events.length > 0,
+  );
+  assert.deepEqual([told?.data.appliedBy, told?.data.rule], [["r1"], "routers_ahead"]);
+  await report(5, "of-another-log");
+  const asking = resultOf(await rollback("tool", "get_inventory"));
+  assert.ok((asking["epoch"] as number) >= 6);
+  assert.deepEqual([asking["executed"], asking["appliedBy"], asking["notAppliedBy"]], [true, [], ["r1"]], "it holds another decision");
+  await new Promise((resolve) => setTimeout(resolve, 2500));
+  const epochs = (await said(bus, "rollback.decided")).map(({ data }) => data.state.epoch);
+  assert.ok(epochs.length <= 3, String(epochs));
+});
+
 test("rollback.fallback_timeout bounds a switch: a router that has not applied it by then is named, and the switch is told all the same", async () => {
   const { bus, rollback } = await stack(1, { ...config, rollback: { ...config.rollback, fallback_timeout: 1 } });
   const report = async (applied: number): Promise<void> => {
@@ -175,6 +214,10 @@ test("rollback.fallback_timeout bounds a switch: a router that has not applied i
   };
   await report(0);
   const asking = rollback("tool", "get_orders");
+  await until(
+    () => said(bus, "rollback.decided"),
+    (events) => events.length > 0,
+  );
   const [executed] = await until(
     async () => {
       await report(1);

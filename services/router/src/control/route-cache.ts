@@ -24,7 +24,14 @@ const cacheFile = z.object({
     breakers: z.record(z.string(), breakerState),
     rollbacks: z.record(
       z.string(),
-      z.object({ generation: z.number().int().nonnegative(), scope: rollbackScope, name: z.string(), state: rollbackState }),
+      z.object({
+        generation: z.number().int().nonnegative(),
+        scope: rollbackScope,
+        name: z.string(),
+        state: rollbackState,
+        /** Not in files from before it was kept. */
+        eventId: z.string().nullable().default(null),
+      }),
     ),
   }),
 });

@@ -4,6 +4,7 @@ import {
   endpointKey,
   type FailoverState,
   type HealthState,
+  type RollbackDecided,
   type RollbackScope,
   type RollbackState,
   type RouteHeld,
@@ -31,6 +32,8 @@ export interface HeldRollback {
   readonly scope: RollbackScope;
   readonly name: string;
   readonly state: RollbackState;
+  /** Null: not known. */
+  readonly eventId: string | null;
 }
 
 /** All that the router knows of the fleet's decisions: what is kept on disk too. Names of secrets are in it, never their values. */
@@ -55,6 +58,7 @@ export type TableChange =
 export interface Held {
   readonly routes: Record<string, RouteHeld>;
   readonly rollbacks: Record<string, number>;
+  readonly rollbackIds: Record<string, string>;
 }
 
 /** Endpoints' states that are kept before those that are not configured any more are let go. */
@@ -119,7 +123,7 @@ export class RouteTable {
     return { state: initialFailoverState(this.#config.topology, upstream, this.#generation), eventId: null };
   }
 
-  /** For `traffic.observed`: the route of each configured upstream, and the epoch applied of each `scope/name`. Every window carries it. */
+  /** For `traffic.observed`: the route of each configured upstream, and the decision applied of each `scope/name`. Every window carries it. */
   get held(): Held {
     this.#held ??= this.#whatIsHeld();
     return this.#held;
@@ -133,7 +137,13 @@ export class RouteTable {
       const { generation, epoch, active } = route.state;
       routes[name] = { generation, epoch, eventId: route.eventId, active };
     }
-    return { routes, rollbacks: Object.fromEntries([...this.#rollbacks].map(([key, { state }]) => [key, state.epoch])) };
+    const rollbacks: Record<string, number> = {};
+    const rollbackIds: Record<string, string> = {};
+    for (const [key, { state, eventId }] of this.#rollbacks) {
+      rollbacks[key] = state.epoch;
+      if (eventId !== null) rollbackIds[key] = eventId;
+    }
+    return { routes, rollbacks, rollbackIds };
   }
 
   fold(stored: Stored): TableChange {
@@ -157,7 +167,7 @@ export class RouteTable {
         this.#breakers.set(endpointKey(event.data.service, event.data.endpoint), event.data.state);
         return { kind: "endpoint", upstream: event.data.service, endpoint: event.data.endpoint };
       case "rollback.decided":
-        return this.#foldRollback(event.data.scope, event.data.name, event.data.state);
+        return this.#foldRollback(event.data, event.id);
       default:
         return null;
     }
@@ -187,12 +197,12 @@ export class RouteTable {
     return { kind: "failing", upstream };
   }
 
-  #foldRollback(scope: RollbackScope, name: string, state: RollbackState): TableChange {
+  #foldRollback({ scope, name, state }: RollbackDecided, eventId: string): TableChange {
     const key = scopeKey(scope, name);
     const held = this.#rollbacks.get(key);
     const decided = { generation: this.#generation, epoch: state.epoch };
     if (!isNewerRoute(decided, held === undefined ? null : { generation: held.generation, epoch: held.state.epoch })) return null;
-    this.#rollbacks.set(key, { generation: this.#generation, scope, name, state });
+    this.#rollbacks.set(key, { generation: this.#generation, scope, name, state, eventId });
     this.#held = null;
     return { kind: "rollback", scope, name };
   }

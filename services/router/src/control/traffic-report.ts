@@ -210,7 +210,7 @@ export class TrafficReport {
     const tools = [...window.tools.values()];
     this.#lastSentMs = nowMs;
     this.#sentInFlight = this.#inFlight.any;
-    const { routes, rollbacks } = this.#options.held();
+    const { routes, rollbacks, rollbackIds } = this.#options.held();
     const parts = Math.max(1, Math.ceil(Math.max(endpoints.length, tools.length) / entriesPerMessage));
     return Array.from({ length: parts }, (_, part) => {
       const [from, to] = [part * entriesPerMessage, (part + 1) * entriesPerMessage];
@@ -224,6 +224,7 @@ export class TrafficReport {
         ...(part === 0 && window.unknownMore > 0 ? { unknownMore: window.unknownMore } : {}),
         routes,
         rollbacks,
+        rollbackIds,
       });
     });
   }

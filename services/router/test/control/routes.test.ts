@@ -72,6 +72,29 @@ test("a rollback of the tool, the agent or the system sends a call to legacy, an
   await until("the epochs are reported", () => fixture.traffic.at(-1)?.rollbacks["system/system"] === 1);
 });
 
+test("of a log made anew only a decision above the kept one is obeyed, and till then the other log's is what is reported", async (t) => {
+  const old = await start(t, { yaml: legacyWarehouse });
+  await old.rollback("tool", "get_inventory", 0, 3);
+  await until("it is reported", () => old.traffic.at(-1)?.rollbacks["tool/get_inventory"] === 3);
+  const id = old.traffic.at(-1)?.rollbackIds?.["tool/get_inventory"];
+  await old.control.stop();
+  const fresh = await start(t, { yaml: legacyWarehouse, dataDir: old.dataDir });
+  // Ids of this log that no event of the other one has.
+  for (let count = 0; count < 20; count += 1) await fresh.move("warehouse", "secondary", count + 1);
+  const reported = () => {
+    const { rollbacks, rollbackIds } = fresh.traffic.at(-1) ?? {};
+    return [rollbacks?.["tool/get_inventory"], rollbackIds?.["tool/get_inventory"]];
+  };
+  const serves = () => fresh.control.begin(describe(fresh)).implementation;
+  for (const epoch of [1, 2, 3]) await fresh.rollback("tool", "get_inventory", 100, epoch);
+  await until("it reports", () => fresh.traffic.at(-1)?.routes["warehouse"]?.epoch === 20);
+  assert.deepEqual([serves(), reported()], ["legacy", [3, id]]);
+  await fresh.rollback("tool", "get_inventory", 100, 4);
+  await until("the decision of this log is reported", () => reported()[0] === 4);
+  assert.equal(serves(), "mcp");
+  assert.notEqual(reported()[1], id);
+});
+
 test("a ramp of 25 % sends about a quarter of the calls to MCP", async (t) => {
   const fixture = await start(t, { yaml: legacyWarehouse });
   await fixture.rollback("tool", "get_inventory", 25, 1);

@@ -184,7 +184,7 @@ test("W1: a message whose fate is unknown is sent again with the same id, and wh
       serial += 1;
       return { id: `m${serial}`, type: "traffic.observed", data } as Event<"traffic.observed">;
     },
-    held: () => ({ routes: {}, rollbacks: {} }),
+    held: () => ({ routes: {}, rollbacks: {}, rollbackIds: {} }),
     windowMs: 10,
     onProblem: () => undefined,
   });
@@ -308,7 +308,7 @@ test("a window lasts 250 ms under traffic: of calls that come all the time the f
       told.push(data);
       return { id: `m${told.length}`, type: "traffic.observed", data } as Event<"traffic.observed">;
     },
-    held: () => ({ routes: {}, rollbacks: {} }),
+    held: () => ({ routes: {}, rollbacks: {}, rollbackIds: {} }),
     windowMs: defaultPolicy.router.windowMs,
     onProblem: (error) => assert.fail(String(error)),
   });
