@@ -143,6 +143,7 @@ export {
   settleIncident,
   tellIncident,
 } from "./incidents.ts";
+export { inhibitIncident } from "./inhibition.ts";
 export { hasAmbiguousKeys, isDeeperThan } from "./json-keys.ts";
 export { type LegacyFace, legacyFaceOf } from "./legacy-face.ts";
 export {

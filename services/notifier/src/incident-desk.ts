@@ -11,6 +11,7 @@ import {
   type IncidentContext,
   incidentContextOf,
   incidentKeyOf,
+  inhibitIncident,
   isClosed,
   type Placed,
   type ReadModel,
@@ -153,7 +154,7 @@ export class IncidentDesk {
     if (key === null) return;
     try {
       for (let race = 0; race < racesMax; race += 1) {
-        const incident = this.#incidents.get(this.#latest.get(key) ?? "")?.incident ?? null;
+        const incident = this.#latestOf(key);
         // Nobody is told of a day-old event, as after the first start on an old log.
         const old = this.#nowMs() - placed.timeMs > giveUpMs;
         if (old && (incident === null || incident.status === "resolved")) return;
@@ -190,7 +191,8 @@ export class IncidentDesk {
     const nowMs = this.#nowMs();
     const before = this.#incidents.get(id)?.incident;
     if (before === undefined) return;
-    const settled = settleIncident(before, this.#contextOf(before.dedupKey), nowMs);
+    const context = this.#contextOf(before.dedupKey);
+    const settled = settleIncident(before, context, nowMs);
     if (settled !== null && !(await this.#publish(settled))) return;
     const incident = this.#incidents.get(id)?.incident;
     if (incident === undefined) return;
@@ -199,6 +201,9 @@ export class IncidentDesk {
       if (this.#mine.has(incident.id) || nowMs - telling.sinceMs >= takeOverMs) await this.#enqueue(incident, telling);
       return;
     }
+    const left = inhibitIncident(incident, this.#latestOf(`upstream/${context.upstream}`));
+    if (left !== null && left !== incident) await this.#publish(left);
+    if (left !== incident) return;
     const due = tellIncident(incident, channels, nowMs);
     if (due === null || !(await this.#publish(due)) || due.telling == null) return;
     this.#mine.add(due.id);
@@ -258,6 +263,11 @@ export class IncidentDesk {
       this.#incidents.delete(id);
       if (this.#latest.size <= keysMax) return;
     }
+  }
+
+  /** The last incident of a key. */
+  #latestOf(key: string): Incident | null {
+    return this.#incidents.get(this.#latest.get(key) ?? "")?.incident ?? null;
   }
 
   #contextOf(key: string): IncidentContext {

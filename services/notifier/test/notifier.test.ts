@@ -321,6 +321,22 @@ describe("notifier", { concurrency: 8 }, () => {
     );
   });
 
+  test("a tool that is rolled back while its upstream has nowhere to go is told when it has, if it still is", async (t) => {
+    const one = await new World().open(t);
+    await one.configure(undefined, { tools: { stock: { legacy: { url: "http://127.0.0.1:9/" } } } });
+    await one.healthy();
+    await one.start(t);
+    await one.failing(true);
+    const dead = "shop has no healthy endpoint to go to";
+    assert.deepEqual(await taken(one, 1), [`opened ${dead}`]);
+    await one.rollback("executed", "stock");
+    await sleep(1000);
+    assert.equal(one.received.length, 1);
+    await one.failing(false);
+    const gone = "opened the tool stock was rolled back to its legacy implementation";
+    assert.deepEqual((await taken(one, 3)).toSorted(), [`opened ${dead}`, gone, `resolved Resolved: ${dead}`].toSorted());
+  });
+
   test("what is rolled back by itself in planned work is told nobody while that goes on", async (t) => {
     const one = await new World().open(t);
     const until = new Date(Date.now() + 3_600_000).toISOString();
