@@ -74,7 +74,7 @@ const limitsDefault: DataPlaneLimits = {
 
 export interface DataPlane extends RouterServer {
   readonly sessionCount: number;
-  /** A session that is in memory, by its key; for the claims of other processes. */
+  /** A session that is in memory, by its key; for what other processes say of it. */
   sessionByKey(key: string): Session | null;
 }
 
@@ -165,10 +165,7 @@ export async function startDataPlane(options: DataPlaneOptions): Promise<DataPla
     get sessionCount() {
       return sessions.size;
     },
-    sessionByKey(key) {
-      for (const session of sessions.all()) if (session.sealed.key === key) return session;
-      return null;
-    },
+    sessionByKey: (key) => sessions.byKey(key),
     async close(graceMs) {
       stopFollowing();
       aggregate.close();

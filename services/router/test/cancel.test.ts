@@ -212,41 +212,52 @@ upstreams:
   );
 });
 
-test("C5: a call is ended by a cancellation that reaches another router process", async (t) => {
-  const server = await startMcpServer("only");
+/** Two router processes that hear of each other. */
+async function two(t: TestContext, control: FakeControl): Promise<[TestRouter, TestRouter]> {
   const secret = "a secret of the tests that is long enough";
   const broker = memoryBroker({ nowMs: () => Date.now() });
   const directory = createMemoryDirectory();
-  const control = fakeControl([server], { callMs: longMs });
-  const routers: TestRouter[] = [];
-  for (const instance of ["r1", "r2"]) {
+  const begin = async (instance: string): Promise<TestRouter> => {
     const bus = broker.connect();
     const kit = testKit({ service: "router", bus, instance });
-    const claims = createStreamClaims(kit, createSealer(secret));
-    const router = await startTestRouter(control, { directory, claims, secret });
+    const router = await startTestRouter(control, { directory, claims: createStreamClaims(kit, createSealer(secret)), secret });
     const hearing = hearCancellations(kit, createSealer(secret), router.sessionByKey);
-    routers.push(router);
     t.after(async () => {
       hearing.stop();
       await router.close(0);
       await bus.close();
+      assert.deepEqual(router.problems, []);
     });
-  }
-  t.after(() => server.kill());
-  const [one, two] = routers as [TestRouter, TestRouter];
-  const session = await openSession(one.mcpUrl);
-  server.lagMs = longMs;
-  const call = callOf(one.mcpUrl, session, toolCall(5, "whoami"));
-  await until(() => posts(server) === 3, waitMs);
-  assert.equal((await cancel(two.mcpUrl, session, 5)).status, 202);
-  await call.over;
-  assert.deepEqual(said(call.text), []);
-  await until(() => server.seen.cancelled.length === 1, waitMs);
-  assert.deepEqual(
-    control.told.filter(({ tool }) => tool === "whoami").map(({ result }) => result.outcome),
-    ["aborted"],
-  );
-});
+    return router;
+  };
+  return [await begin("r1"), await begin("r2")];
+}
+
+for (const path of ["/mcp/fake", "/mcp"]) {
+  test(`C5: a call to ${path} is ended by a cancellation that reaches another router process, and by none of another session`, async (t) => {
+    const server = await startMcpServer("only");
+    t.after(() => server.kill());
+    const fake = fakeControl([server], { callMs: longMs });
+    const [one, other] = await two(t, path === "/mcp" ? controlOf({ fake }) : fake);
+    const [session, another] = [await openSession(one.url + path), await openSession(one.url + path)];
+    server.lagMs = longMs;
+    const before = posts(server);
+    const call = callOf(one.url + path, session, toolCall(5, path === "/mcp" ? "fake__whoami" : "whoami"));
+    // On /mcp the session with its server is begun by it.
+    await until(() => posts(server) === before + (path === "/mcp" ? 3 : 1), waitMs);
+    assert.equal((await cancel(other.url + path, another, 5)).status, 202);
+    await new Promise((resolve) => setTimeout(resolve, 100));
+    assert.equal(call.isOver, false);
+    assert.equal((await cancel(other.url + path, session, 5)).status, 202);
+    await call.over;
+    assert.deepEqual(said(call.text), []);
+    await until(() => server.seen.cancelled.length === 1, waitMs);
+    assert.deepEqual(
+      fake.told.filter(({ tool }) => tool === "whoami").map(({ result }) => result.outcome),
+      ["aborted"],
+    );
+  });
+}
 
 test("C5: on /mcp a cancelled call has no answer either, and is ended at its server", async (t) => {
   const server = await startMcpServer("A");

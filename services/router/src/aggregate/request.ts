@@ -8,7 +8,6 @@ import { AbortedByRouter, UpstreamError } from "../upstream-client.ts";
 import { InnerError, type Listener, rpcErrorOf } from "./inner-answer.ts";
 import { splitName, splitUri } from "./names.ts";
 import type { AggregateContext } from "./serve.ts";
-import type { RunningRequest } from "./session.ts";
 import type { AggregateSettings } from "./settings.ts";
 import { fromUpstream, isListMethod, type ListMethod, lists } from "./translate.ts";
 
@@ -130,18 +129,20 @@ async function relay(
   const gone = new Ending();
   const onClose = (): void => gone.abort(new AbortedByRouter("client_gone"));
   const cancelled = new Ending();
-  const running: RunningRequest = {
-    upstream,
-    cancel() {
-      if (done) return;
-      done = true;
-      cancelled.abort(new AbortedByRouter("client_gone"));
-      writer.begin(headers);
-      writer.end();
-      onClose();
-    },
+  const { calls } = session.session;
+  // The client gets no answer then, whatever the upstream still says (C5).
+  const onGivenUp = (): void => {
+    if (done) return;
+    done = true;
+    cancelled.abort(new AbortedByRouter("client_gone"));
+    writer.begin(headers);
+    writer.end();
+    onClose();
   };
-  if (session.running.size < runningMax) session.running.set(id, running);
+  if (session.running.size < runningMax) {
+    session.running.set(id, upstream);
+    calls.set(id, onGivenUp);
+  }
   if (response.destroyed) onClose();
   response.once("close", onClose);
   const hear: Listener = (heard, value, goOn) => {
@@ -166,6 +167,7 @@ async function relay(
   } finally {
     clearInterval(heartbeat);
     response.off("close", onClose);
-    if (session.running.get(id) === running) session.running.delete(id);
+    if (calls.get(id) === onGivenUp) session.running.delete(id);
+    calls.delete(id, onGivenUp);
   }
 }

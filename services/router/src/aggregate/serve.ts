@@ -246,7 +246,7 @@ export function createAggregate(mcp: McpContext, beginTrace: Observing["trace"],
 }
 
 /** A notification of the client, or its answer to a server: to the upstream that it belongs to, whichever router process asked there. */
-async function tell({ session, settings, passed }: AggregateContext, envelope: Exclude<Envelope, { kind: "request" }>): Promise<void> {
+async function tell({ mcp, session, settings, passed }: AggregateContext, envelope: Exclude<Envelope, { kind: "request" }>): Promise<void> {
   const toOne = (upstream: string): InnerSession | null =>
     settings.upstreams.includes(upstream) ? session.with(upstream, passed) : session.known(upstream);
   if (envelope.kind === "response") {
@@ -257,11 +257,13 @@ async function tell({ session, settings, passed }: AggregateContext, envelope: E
   // Each upstream was told `initialized` when its session was begun.
   if (envelope.method === "notifications/initialized") return;
   const message = { jsonrpc: "2.0", method: envelope.method, params: envelope.params };
-  const isCancelled = envelope.method === "notifications/cancelled";
-  const running = isCancelled ? session.running.get(envelope.params["requestId"] as string | number) : undefined;
+  const id = envelope.method === "notifications/cancelled" ? envelope.params["requestId"] : undefined;
+  const isId = typeof id === "string" || typeof id === "number";
+  const running = isId ? session.running.get(id) : undefined;
   // A request that does not run here runs in another process: who does not know it ignores that it is cancelled.
-  running?.cancel();
-  const whom = running === undefined ? await session.begunWith(settings) : [running.upstream];
+  if (isId && running === undefined) mcp.claims.cancelled?.(session.session.sealed.key, id);
+  else if (isId) session.session.calls.get(id)?.();
+  const whom = running === undefined ? await session.begunWith(settings) : [running];
   await Promise.allSettled(whom.map((upstream) => toOne(upstream)?.tell(message)));
 }
 

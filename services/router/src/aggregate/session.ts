@@ -15,14 +15,6 @@ const waitingCharsMax = 1024 * 1024;
 /** Of a client's headers, what is the same for all that its session says; a deadline or a trace belongs to one request. */
 const lasting = new Set(["mcpf-agent", "user-agent", "accept-language"]);
 
-/** A request that runs, as a `cancelled` needs it. */
-export interface RunningRequest {
-  /** Where it has to be told. */
-  readonly upstream: string;
-  /** The client gets no answer, whatever the upstream still says. */
-  cancel(): void;
-}
-
 /**
  * One client's session with all upstreams. Its id is sealed like every other; the ids of its sessions with the upstreams are in the directory, so
  * that another router process goes on with them. Guarantees:
@@ -35,7 +27,8 @@ export class AggregateSession {
   readonly session: Session;
   /** As the last request had it: what the agent may do can have changed since the session began. */
   principal: Principal;
-  readonly running = new Map<string | number, RunningRequest>();
+  /** Requests that run, with the upstream that a `cancelled` has to go to; what ends each is with its session's `calls`. */
+  readonly running = new Map<string | number, string>();
   readonly #context: McpContext;
   readonly #call: LocalCall;
   readonly #inner = new Map<string, InnerSession>();

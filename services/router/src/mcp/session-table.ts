@@ -30,6 +30,8 @@ export interface SessionTable {
   /** Drops idle sessions and old marks of ended ones. */
   sweep(): void;
   all(): Iterable<Session>;
+  /** One that is in memory, by the key that other router processes know it by. */
+  byKey(key: string): Session | null;
 }
 
 export interface SessionTableOptions {
@@ -56,6 +58,7 @@ export class SessionsFullError extends RefusedRequest {
 export function createSessionTable(options: SessionTableOptions): SessionTable {
   const { sealer, nowMs, sessionsMax, agentSessionsMax } = options;
   const sessions = new Map<string, Session>();
+  const keyed = new Map<string, Session>();
   /** Of each agent, in order of last use. */
   const held = new Map<string, Set<Session>>();
   const endedIds = new Map<string, number>();
@@ -63,6 +66,7 @@ export function createSessionTable(options: SessionTableOptions): SessionTable {
 
   const keep = (session: Session): Session => {
     sessions.set(session.id, session);
+    keyed.set(session.sealed.key, session);
     const its = held.get(session.holder);
     if (its === undefined) held.set(session.holder, new Set([session]));
     else its.add(session);
@@ -71,6 +75,7 @@ export function createSessionTable(options: SessionTableOptions): SessionTable {
   const drop = (session: Session): void => {
     session.logs.clear();
     sessions.delete(session.id);
+    keyed.delete(session.sealed.key);
     const its = held.get(session.holder);
     its?.delete(session);
     if (its?.size === 0) held.delete(session.holder);
@@ -154,6 +159,7 @@ export function createSessionTable(options: SessionTableOptions): SessionTable {
       for (const [id, atMs] of endedIds) if (atMs < nowMs() - 24 * 3_600_000) endedIds.delete(id);
     },
     all: () => sessions.values(),
+    byKey: (key) => keyed.get(key) ?? null,
   };
 }
 
