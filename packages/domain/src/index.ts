@@ -211,8 +211,8 @@ export {
   type RollbackDecision,
   type RollbackInput,
   type RollbackOrder,
-} from "./rollback.ts";
   routersAheadRule,
+} from "./rollback.ts";
 export {
   foldRollbackAudit,
   isQuietScope,
