@@ -6,6 +6,7 @@ import { isStdioUrl } from "./endpoint-transport.ts";
 import { channelsMax } from "./incident.ts";
 import { reportProbeProblems } from "./probe-plan.ts";
 import { type Topology, topology } from "./topology.ts";
+import { latencyBucketsMs } from "./traffic.ts";
 
 /** One thing that is wrong in a configuration: where, what was found, and what to do. */
 export interface ConfigProblem {
@@ -173,6 +174,7 @@ function checkMeaning(config: Topology, options: ParseTopologyOptions, report: R
       );
     }
   });
+  checkResponseTime(config, report);
   checkMaintenance(config, report);
   reportAgentProblems(config, report);
   checkSafetyRules(config, report);
@@ -201,6 +203,20 @@ function checkAggregate(config: Topology, report: Report): void {
         `tools of ${upstream} could be taken for some of ${other}; give router.aggregate another separator, or leave one of them out`,
       );
   });
+}
+
+/**
+ * Routers count how long calls took by {@link latencyBucketsMs}: a limit between two bounds would mean the one above, and one over the last would
+ * never be passed. Not in the schema, because a log that holds another value is still a configuration for everything else.
+ */
+function checkResponseTime({ rollback }: Topology, report: Report): void {
+  const seconds = rollback.rollback_thresholds.response_time;
+  const bounds = latencyBucketsMs.map((ms) => ms / 1000);
+  if (bounds.includes(seconds)) return;
+  report(
+    ["rollback", "rollback_thresholds", "response_time"],
+    `routers cannot tell which calls were slower than ${seconds} s; use one of ${bounds.join(", ")}`,
+  );
 }
 
 /** A window that names nothing that exists would protect nothing, and nobody would notice. */

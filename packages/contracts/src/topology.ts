@@ -141,6 +141,7 @@ const rollbackConfig = z.strictObject({
   rollback_thresholds: z
     .strictObject({
       error_rate: z.number().gt(0).max(1).default(0.1),
+      /** A bound of the routers' histogram; checked where a file is read. */
       response_time: z.number().positive().default(5.0),
       memory_usage: z.number().gt(0).max(1).default(0.8),
     })

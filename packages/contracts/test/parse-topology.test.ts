@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
-import { ConfigError, type ParseTopologyOptions, parseTopology, secretsIn } from "../src/index.ts";
+import { ConfigError, latencyBucketsMs, type ParseTopologyOptions, parseTopology, secretsIn } from "../src/index.ts";
 
 const minimal = `
 upstreams:
@@ -271,4 +271,14 @@ test("more than 100 channels are refused with where and why", () => {
     `${minimal}notifications:\n  channels:\n${Array.from({ length: count }, (_, index) => `    - { name: team-${index}, type: log }\n`).join("")}`;
   assert.equal(parseTopology(text(100), { file: "f", env: {} }).topology.notifications.channels.length, 100);
   problem(text(101), "notifications.channels", 10, /101 channels.*at most 100/);
+});
+
+test("a response_time that the routers' histogram cannot tell is refused, with those that it can", () => {
+  const text = (seconds: number) => `${minimal}rollback:\n  rollback_thresholds: { response_time: ${seconds} }\n`;
+  for (const ms of latencyBucketsMs) {
+    assert.equal(parseTopology(text(ms / 1000), { file: "f", env: {} }).topology.rollback.rollback_thresholds.response_time, ms / 1000);
+  }
+  for (const seconds of [3, 4.9, 5.001, 12, 0.0005, 3600]) {
+    problem(text(seconds), "rollback.rollback_thresholds.response_time", 10, /slower than.*0\.001, .*2\.5, 5, 10/);
+  }
 });

@@ -14,7 +14,8 @@ import { wilsonLowerBound, wilsonUpperBound } from "./wilson.ts";
  * R3  No data pauses, never condemns.
  * R4  Nothing is rolled back to a legacy implementation that does not exist, or by itself to one that is no better.
  * R5  A recovery goes through `rampPercent`, `rampStepMs` a step; each step needs MCP to be no worse than legacy since the step began, or since
- *     evidence on it begins: a step of which nothing is known has not lasted.
+ *     evidence on it begins: a step of which nothing is known has not lasted. No worse: by what fails, and by what takes longer than
+ *     `responseMsMax`, of which 5 % are no fault, as the limit is a p95.
  *     Where R2 would roll a ramp back and rollbacks are switched off, it is paused instead, at once.
  * R6  An operator decides for any scope, and at once; what refuses them names the rule, and `force` overrides the judgement of data only.
  * R7  Equal inputs give equal decisions; the input is not altered.
@@ -224,22 +225,38 @@ function stepRamp(input: RollbackInput, ramp: NonNullable<RollbackState["ramp"]>
   const pause = (rule: string, reason: string): RollbackDecision =>
     ramp.paused ? { kind: "none", rule, reason } : decided(input, "paused", rule, reason, { ramp: { ...ramp, paused: true } });
   const { mcp, legacy } = step;
+  // What others know of the step's beginning this decider does not: it says so.
+  const judged = (step.fromMs ?? 0) > ramp.stepSinceMs ? ` in the last ${Math.round((nowMs - (step.fromMs ?? 0)) / secondMs)} s` : "";
   if (mcp.calls < policy.minimumCalls) {
-    return pause("no_data", `${mcp.calls} MCP calls since the step began; ${policy.minimumCalls} are needed to judge by`);
+    return pause("no_data", `${mcp.calls} MCP calls${judged || " since the step began"}; ${policy.minimumCalls} are needed to judge by`);
   }
-  const known = legacy.calls >= policy.minimumCalls;
-  // Legacy's ratio is as uncertain as MCP's; but few calls of it excuse no more than the threshold does.
-  const allowed = known
-    ? Math.min(wilsonUpperBound(legacy.errors, legacy.calls), Math.max(policy.errorRate, legacy.errors / legacy.calls))
-    : policy.errorRate;
-  if (wilsonLowerBound(mcp.errors, mcp.calls) > allowed) {
-    return pause(
-      "mcp_worse",
-      `${mcp.errors} of ${mcp.calls} MCP calls failed${known ? `, and ${legacy.errors} of ${legacy.calls} of legacy` : ""}; allowed are ${percent(allowed)}`,
-    );
-  }
+  const worse = worseAt(input, mcp, legacy);
+  if (worse !== null) return pause("mcp_worse", `${worse}${judged}`);
   const next = policy.rampPercent.find((share) => share > state.mcpPercent) ?? 100;
-  return advance(input, next, "ramp_step", `MCP was no worse at ${state.mcpPercent} % (${mcp.errors} of ${mcp.calls} calls failed)`);
+  return advance(
+    input,
+    next,
+    "ramp_step",
+    `MCP was no worse at ${state.mcpPercent} % (${mcp.errors} of ${mcp.calls} calls failed${judged})`,
+  );
+}
+
+/** What MCP does worse than legacy, or than is allowed where there are too few calls of that (R5); null: nothing. */
+function worseAt({ policy, samples }: RollbackInput, mcp: CallCounts, legacy: CallCounts): string | null {
+  const known = legacy.calls >= policy.minimumCalls;
+  const said = (kind: Kind, what: string, allowed: number): string => {
+    const beside = known ? `, and ${legacy[kind]} of ${legacy.calls} of legacy` : "";
+    return `${mcp[kind]} of ${mcp.calls} MCP calls ${what}${beside}; allowed are ${percent(allowed)}`;
+  };
+  // Legacy's ratio is as uncertain as MCP's; but few calls of it excuse no more than the threshold does.
+  const errors = known
+    ? Math.min(wilsonUpperBound(legacy.errors, legacy.calls), Math.max(policy.errorRate, shareOf(legacy, "errors")))
+    : policy.errorRate;
+  if (wilsonLowerBound(mcp.errors, mcp.calls) > errors) return said("errors", "failed", errors);
+  // Logs from before there were samples: by what failed alone.
+  if (samples === undefined) return null;
+  const slow = known ? Math.max(slowShareMax, shareOf(legacy, "slow")) : slowShareMax;
+  return wilsonLowerBound(mcp.slow, mcp.calls) > slow ? said("slow", `took over ${policy.responseMsMax} ms`, slow) : null;
 }
 
 function advance(input: RollbackInput, mcpPercent: number, rule: string, reason: string): RollbackDecision {

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { type Event, topology } from "@mcp-failover/contracts";
+import { type Event, latencyBucketsMs, topology } from "@mcp-failover/contracts";
 import {
   callerPairsMax,
   decideRollback,
@@ -263,6 +263,15 @@ test("R12: what one agent of several alone gets wrong condemns nothing; what sev
       },
     ),
   );
+});
+
+test("R2: each response_time that a configuration takes condemns a tool all of whose calls take twice as long, and none that keeps to it", () => {
+  for (const ms of latencyBucketsMs) {
+    const of = applied(topology.parse({ ...config, rollback: { rollback_thresholds: { response_time: ms / 1000 } } }));
+    const all = (took: number): string =>
+      decideRollback(join(heard(repeated(31, [{ calls: 5, errors: 0, ms: took }])), "tool", "buy", {}, of)).rule;
+    assert.deepEqual([all(2 * ms), all(ms)], ["response_time", "sound"], `${ms} ms`);
+  }
 });
 
 test("TC2: over so many routers and agents the next is told apart no more, is counted, and takes nobody's place; who is gone makes room", () => {

@@ -142,6 +142,27 @@ test("R5: a recovery goes through its steps, each once it has lasted and MCP was
   ]);
 });
 
+test("R5: a step whose MCP calls are slow pauses, errors or not, unless legacy is as slow", () => {
+  const step = (mcp: CallCounts, legacy: CallCounts = none): string =>
+    decide({ state: ramping(25, policy.rampStepMs), step: { mcp, legacy } });
+  assert.equal(step(counts(40, 0, 40)), "decided mcp_worse");
+  assert.equal(step(counts(40, 0, 40), counts(40)), "decided mcp_worse");
+  assert.equal(step(counts(40, 0, 20), counts(40, 0, 20)), "decided ramp_step");
+  assert.equal(step(counts(40, 0, 40), counts(5, 0, 5)), "decided mcp_worse", "5 calls of legacy say nothing");
+  assert.equal(step(counts(400, 0, 20), counts(400)), "decided ramp_step", "the limit is a p95");
+  const { samples: _, ...before } = world({ state: ramping(25, policy.rampStepMs), step: { mcp: counts(40, 0, 40), legacy: none } });
+  assert.equal(ruleOf(decideRollback(before)), "decided ramp_step", "as it was decided before there were samples");
+});
+
+test("R5: a step is judged from where evidence on it begins, has to last from there, and says so", () => {
+  const from = (agoMs: number, mcp = counts(40)) =>
+    decideRollback(world({ state: ramping(25, 300_000), step: { mcp, legacy: none, fromMs: nowMs - agoMs } }));
+  assert.equal(ruleOf(from(policy.rampStepMs - 1)), "none ramp_step");
+  assert.match(from(40_000).reason, /0 of 40 calls failed in the last 40 s/);
+  assert.match(from(40_000, counts(3)).reason, /^3 MCP calls in the last 40 s/);
+  assert.match(from(300_000).reason, /0 of 40 calls failed\)/);
+});
+
 test("R5: a paused ramp goes on when the data is good, and MCP that fails during a ramp is rolled back again", () => {
   assert.equal(decide({ state: ramping(25, 100_000, true), step: { mcp: counts(500), legacy: none } }), "decided ramp_step");
   const failed = decideRollback(world({ scope: "agent", state: ramping(25, 100), ...always(bad) }));
