@@ -211,7 +211,6 @@ export {
   type RollbackDecision,
   type RollbackInput,
   type RollbackOrder,
-  routersAheadRule,
 } from "./rollback.ts";
 export {
   foldRollbackAudit,
