@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { createServer, type Server } from "node:http";
 import type { AddressInfo } from "node:net";
 import { afterEach, beforeEach, describe, test } from "node:test";
+import { start } from "./control/fixture.ts";
 import { connectV1, connectV2, initializeBody, post, textOf, toolCall, until } from "./support/clients.ts";
 import { type FakeControl, fakeControl } from "./support/fake-control.ts";
 import { startMcpServer, type TestMcpServer } from "./support/mcp-server.ts";
@@ -69,6 +70,34 @@ describe("an agent that begins while a server hangs", () => {
       ],
     );
     await got.client.close();
+  });
+
+  test("F4: does so by what the fleet has decided of that agent, with fallback off, and others wait for the server", async (t) => {
+    const { port } = hung.address() as AddressInfo;
+    const fixture = await start(t, {
+      yaml: `
+upstreams:
+  fake:
+    kind: mcp
+    endpoints: [{ name: hangs, url: "http://127.0.0.1:${port}/mcp", tier: 0 }]
+    tools: { whoami: { read_only: true, legacy: { url: "http://127.0.0.1:9/whoami" } }, write: {} }
+fallback: { enabled: false }
+`,
+      callLegacy: async () => ({ content: [{ type: "text", text: "from legacy" }] }),
+    });
+    const real = await startTestRouter(fixture.control);
+    others.push(() => real.close(0));
+    await fixture.rollback("agent", "agent-v1", 0, 1);
+    const { tookMs, got } = await timed(() => connectV1(real.mcpUrl));
+    within(tookMs);
+    assert.deepEqual(
+      (await got.client.listTools()).tools.map(({ name }) => name),
+      ["whoami"],
+    );
+    assert.equal(textOf(await got.client.callTool({ name: "whoami" })), "from legacy");
+    await got.client.close();
+    const other = await timed(() => post(real.mcpUrl, initializeBody, { "mcpf-agent": "other", "mcpf-timeout-ms": "2500" }));
+    assert.ok(other.tookMs > 2000 && other.got.body.error !== undefined, `it took ${Math.round(other.tookMs)} ms`);
   });
 
   test("F1, F4: waits for its server as long as ever where a rollback leaves a tool to MCP", async () => {

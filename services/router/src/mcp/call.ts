@@ -371,5 +371,6 @@ function agentOf(
   if (typeof header === "string" && header.length <= 128) return header;
   if (session !== null) return clientNameOf(session.sealed.clientParams["clientInfo"]);
   const meta = envelope.params["_meta"] as Record<string, unknown> | undefined;
-  return clientNameOf(meta?.[clientInfoKey]);
+  // Of sessions, only the request that begins one says it.
+  return clientNameOf(envelope.method === "initialize" ? envelope.params["clientInfo"] : meta?.[clientInfoKey]);
 }

@@ -1,5 +1,6 @@
 import type { LastLists } from "../../src/aggregate/last-lists.ts";
 import type { Bridges } from "../../src/bridge/bridged-client.ts";
+import type { RouterControl } from "../../src/control/port.ts";
 import { type DataPlane, type DataPlaneLimits, startDataPlane } from "../../src/data-plane.ts";
 import type { Guard } from "../../src/identity/guard.ts";
 import { createMemoryDirectory, type SessionDirectory } from "../../src/mcp/directory.ts";
@@ -7,7 +8,6 @@ import type { StreamClaims } from "../../src/mcp/inbound.ts";
 import type { TaskBook } from "../../src/mcp/task-book.ts";
 import type { Observing } from "../../src/observe/start-observing.ts";
 import type { ServerTls } from "../../src/tls/server-tls.ts";
-import type { FakeControl } from "./fake-control.ts";
 
 export interface TestRouter extends DataPlane {
   readonly mcpUrl: URL;
@@ -16,7 +16,7 @@ export interface TestRouter extends DataPlane {
 
 /** A data plane on a free port of loopback. Errors that it logs are kept: a test that meets one fails by looking at them. */
 export async function startTestRouter(
-  control: FakeControl,
+  control: RouterControl,
   options: {
     directory?: SessionDirectory;
     lastLists?: LastLists;
