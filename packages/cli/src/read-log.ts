@@ -1,6 +1,6 @@
 import type { Bus, FollowOptions, Stored } from "@mcp-failover/bus";
 import type { StreamName } from "@mcp-failover/contracts";
-import { emptyReadModel, foldReadModel, type ReadModel } from "@mcp-failover/domain";
+import { ownReadModel, type ReadModel } from "@mcp-failover/domain";
 import { CliError } from "./errors.ts";
 
 /** A stream that gives nothing for so long, and is not at its end, cannot be read. */
@@ -63,7 +63,7 @@ export async function foldLog(
   bus: Bus,
   toSeq?: number,
 ): Promise<{ model: ReadModel; messages: number; decisions: number; malformed: number }> {
-  let model = emptyReadModel;
+  const { model, fold } = ownReadModel();
   let messages = 0;
   let decisions = 0;
   let malformed = 0;
@@ -74,7 +74,7 @@ export async function foldLog(
       continue;
     }
     if ("certificate" in stored.content.event.data) decisions += 1;
-    model = foldReadModel(model, { seq: stored.seq, subject: stored.subject, timeMs: stored.timeMs, event: stored.content.event });
+    fold({ seq: stored.seq, subject: stored.subject, timeMs: stored.timeMs, event: stored.content.event });
   }
   return { model, messages, decisions, malformed };
 }

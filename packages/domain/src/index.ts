@@ -245,6 +245,8 @@ export {
   foldReadModel,
   historyMax,
   initialActive,
+  type OwnReadModel,
+  ownReadModel,
   type Placed,
   type ReadModel,
   strays,

@@ -100,65 +100,106 @@ export const emptyReadModel: ReadModel = {
   history: {},
 };
 
-/** The model after one more event of AUDIT (S1). */
-export function foldReadModel(model: ReadModel, { seq, timeMs, event }: Placed): ReadModel {
-  const next = seq > model.seq ? { ...model, seq, last: { id: event.id, atMs: timeMs } } : model;
+/** The model after one more event of AUDIT (S1). It copies what the event changes: a whole log is folded by {@link ownReadModel}. */
+export function foldReadModel(model: ReadModel, placed: Placed): ReadModel {
+  const draft = { ...model };
+  fold(draft, placed, copyOnWrite(draft));
+  return draft;
+}
+
+/** A read model that its owner alone changes. */
+export interface OwnReadModel {
+  /** As it is now: it changes with every event. Who wants to keep what it was has to copy it. */
+  readonly model: ReadModel;
+  /** As {@link foldReadModel}, in place: an event costs the same in a fleet of any size. */
+  fold(placed: Placed): void;
+}
+
+/** A read model to fold a log into; `from` stays as it is. */
+export function ownReadModel(from: ReadModel = emptyReadModel): OwnReadModel {
+  const model: Draft = { ...from };
+  kinds.forEach(copyOnWrite(model));
+  return { model, fold: (placed) => fold(model, placed, (kind) => model[kind]) };
+}
+
+type Draft = { -readonly [K in keyof ReadModel]: ReadModel[K] };
+type Kind = "health" | "breakers" | "routes" | "rollbacks" | "failing" | "history";
+/** The entries of a kind in the draft, to be written. */
+type ToWrite = <K extends Kind>(kind: K) => ReadModel[K];
+
+function copyOnWrite(draft: Draft): ToWrite {
+  return (kind) => {
+    draft[kind] = { ...draft[kind] };
+    return draft[kind];
+  };
+}
+
+function fold(draft: Draft, { seq, timeMs, event }: Placed, toWrite: ToWrite): void {
+  if (seq > draft.seq) {
+    draft.seq = seq;
+    draft.last = { id: event.id, atMs: timeMs };
+  }
   switch (event.type) {
     case "log.started":
-      if (model.log !== null && model.log.seq >= seq) return next;
-      return { ...next, log: { id: event.id, atMs: timeMs, seq }, generation: event.data.generation };
+      if (draft.log !== null && draft.log.seq >= seq) return;
+      draft.log = { id: event.id, atMs: timeMs, seq };
+      draft.generation = event.data.generation;
+      return;
     case "config.applied": {
-      if (event.data.version <= model.configVersion) return next;
+      if (event.data.version <= draft.configVersion) return;
       const parsed = topologySchema.safeParse(event.data.topology);
-      if (!parsed.success) return next;
-      const { version, hash } = event.data;
-      return forgetStrays({ ...next, configVersion: version, configHash: hash, configAtMs: timeMs, topology: parsed.data });
+      if (!parsed.success) return;
+      draft.configVersion = event.data.version;
+      draft.configHash = event.data.hash;
+      draft.configAtMs = timeMs;
+      draft.topology = parsed.data;
+      for (const kind of kinds) forgetStrays(draft, kind, toWrite);
+      return;
     }
     case "health.changed": {
       const { service, endpoint, status, responseTime, error, reason, timestamp, state } = event.data;
       const entry = { status, score: state.score, responseTime, error, reason, sinceMs: state.sinceMs, timestamp, seq };
-      return put(next, "health", endpointKey(service, endpoint), entry);
+      put(draft, "health", endpointKey(service, endpoint), entry, toWrite);
+      return;
     }
     case "breaker.changed": {
       const { service, endpoint, status, reason, state } = event.data;
-      return put(next, "breakers", endpointKey(service, endpoint), { status, reason, sinceMs: state.sinceMs, seq });
+      put(draft, "breakers", endpointKey(service, endpoint), { status, reason, sinceMs: state.sinceMs, seq }, toWrite);
+      return;
     }
     case "failover.decided": {
       const { service, state, reason } = event.data;
-      return put(next, "routes", service, { state, reason, seq });
+      put(draft, "routes", service, { state, reason, seq }, toWrite);
+      return;
     }
     case "failover.failed":
-      return put(next, "failing", event.data.service, { failing: event.data.failing, seq });
+      put(draft, "failing", event.data.service, { failing: event.data.failing, seq }, toWrite);
+      return;
     case "failover.executed": {
       const { service, previousEndpoint, currentEndpoint, timestamp, epoch, automatic, reason, by } = event.data;
-      const before = own(model.history, service);
-      if ((before?.[0]?.seq ?? 0) >= seq) return next;
       const record: FailoverRecord = { service, previousEndpoint, currentEndpoint, timestamp, epoch, automatic, reason, by: by.id, seq };
-      const after = { ...next, history: { ...model.history, [service]: [record, ...(before ?? [])].slice(0, historyMax) } };
-      return before === undefined && !isConfigured(model.topology, service) ? forgetStrays(after) : after;
+      put(draft, "history", service, [record, ...(own(draft.history, service) ?? [])].slice(0, historyMax), toWrite);
+      return;
     }
     case "rollback.decided":
-      return put(next, "rollbacks", `${event.data.scope}/${event.data.name}`, { state: event.data.state, seq });
+      put(draft, "rollbacks", `${event.data.scope}/${event.data.name}`, { state: event.data.state, seq }, toWrite);
+      return;
     default:
-      return next;
   }
 }
 
-type Entries = "health" | "breakers" | "routes" | "rollbacks" | "failing";
-
-/** The model with one entry more or anew, unless what it has is as new (S1). */
-function put<K extends Entries>(model: ReadModel, kind: K, key: string, entry: ReadModel[K][string]): ReadModel {
-  const before = own<{ readonly seq: number }>(model[kind], key);
-  if (before !== undefined && before.seq >= (entry as { seq: number }).seq) return model;
-  const after = { ...model, [kind]: { ...model[kind], [key]: entry } };
-  return before === undefined && !isConfigured(model.topology, key) ? forgetStrays(after) : after;
+/** One entry more or anew, unless what there is is as new (S1). */
+function put<K extends Kind>(draft: Draft, kind: K, key: string, entry: ReadModel[K][string], toWrite: ToWrite): void {
+  const before = own<ReadModel[Kind][string]>(draft[kind], key);
+  if (before !== undefined && seqOf(before) >= seqOf(entry)) return;
+  // Defined, not assigned: "__proto__" is a name too.
+  Object.defineProperty(toWrite(kind), key, { value: entry, writable: true, enumerable: true, configurable: true });
+  if (before === undefined && draft.topology !== null && !configuredIn(draft.topology)[kind].has(key)) forgetStrays(draft, kind, toWrite);
 }
 
-/** Whether an upstream or endpoint is configured; of scopes of a rollback it says no, and they are counted then. */
-function isConfigured(topology: Topology | null, key: string): boolean {
-  const [name = "", endpoint] = key.split("/");
-  const upstream = own(topology?.upstreams ?? {}, name);
-  return upstream !== undefined && (endpoint === undefined || upstream.endpoints.some((one) => one.name === endpoint));
+/** When an entry was said; of a history, its newest record. */
+function seqOf(entry: ReadModel[Kind][string]): number {
+  return "seq" in entry ? entry.seq : (entry[0]?.seq ?? 0);
 }
 
 /** An entry by a name that came from outside: "constructor" is a name too. */
@@ -238,43 +279,35 @@ export function implementationOf(model: ReadModel, key: string): Implementation 
 }
 
 /** Drops the oldest of what the configuration does not name, beyond {@link strays} (S4). Without a configuration nothing is known to be one. */
-function forgetStrays(model: ReadModel): ReadModel {
-  if (model.topology === null) return model;
-  const { entriesMax, historiesMax } = strays;
-  const upstreams = Object.entries(model.topology.upstreams);
+function forgetStrays(draft: Draft, kind: Kind, toWrite: ToWrite): void {
+  if (draft.topology === null) return;
+  const configured = configuredIn(draft.topology)[kind];
+  const stray = Object.entries<ReadModel[Kind][string]>(draft[kind]).filter(([key]) => !configured.has(key));
+  const tooMany = stray.length - (kind === "history" ? strays.historiesMax : strays.entriesMax);
+  if (tooMany <= 0) return;
+  const entries = toWrite(kind);
+  for (const [key] of stray.sort(([, a], [, b]) => seqOf(a) - seqOf(b)).slice(0, tooMany)) Reflect.deleteProperty(entries, key);
+}
+
+const kinds = ["health", "breakers", "routes", "rollbacks", "failing", "history"] as const satisfies readonly Kind[];
+/** Made once a configuration, because every new entry is looked up in it. */
+const configuredKeys = new WeakMap<Topology, Readonly<Record<Kind, ReadonlySet<string>>>>();
+
+/** The keys that entries of what is configured have. */
+function configuredIn(topology: Topology): Readonly<Record<Kind, ReadonlySet<string>>> {
+  const made = configuredKeys.get(topology);
+  if (made !== undefined) return made;
+  const upstreams = Object.entries(topology.upstreams);
   const names = new Set(upstreams.map(([name]) => name));
   const endpoints = new Set(
     upstreams.flatMap(([name, upstream]) => upstream.endpoints.map((endpoint) => endpointKey(name, endpoint.name))),
   );
   const scopes = new Set([
     "system/system",
-    ...Object.keys(model.topology.agents).map((agent) => `agent/${agent}`),
+    ...Object.keys(topology.agents).map((agent) => `agent/${agent}`),
     ...upstreams.flatMap(([, upstream]) => Object.keys(upstream.tools).map((tool) => `tool/${tool}`)),
   ]);
-  return {
-    ...model,
-    health: newest(model.health, endpoints, entriesMax, ({ seq }) => seq),
-    breakers: newest(model.breakers, endpoints, entriesMax, ({ seq }) => seq),
-    routes: newest(model.routes, names, entriesMax, ({ seq }) => seq),
-    failing: newest(model.failing, names, entriesMax, ({ seq }) => seq),
-    rollbacks: newest(model.rollbacks, scopes, entriesMax, ({ seq }) => seq),
-    history: newest(model.history, names, historiesMax, (records) => records[0]?.seq ?? 0),
-  };
-}
-
-function newest<T>(
-  record: Readonly<Record<string, T>>,
-  configured: ReadonlySet<string>,
-  max: number,
-  seqOf: (entry: T) => number,
-): Readonly<Record<string, T>> {
-  const stray = Object.entries(record).filter(([key]) => !configured.has(key));
-  if (stray.length <= max) return record;
-  const dropped = new Set(
-    stray
-      .sort(([, a], [, b]) => seqOf(a) - seqOf(b))
-      .slice(0, stray.length - max)
-      .map(([key]) => key),
-  );
-  return Object.fromEntries(Object.entries(record).filter(([key]) => !dropped.has(key)));
+  const keys = { health: endpoints, breakers: endpoints, routes: names, failing: names, rollbacks: scopes, history: names };
+  configuredKeys.set(topology, keys);
+  return keys;
 }

@@ -1,7 +1,16 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { statusView } from "@mcp-failover/contracts";
-import { emptyReadModel, foldReadModel, historyMax, type Placed, type ReadModel, strays, viewStatus } from "@mcp-failover/domain";
+import {
+  emptyReadModel,
+  foldReadModel,
+  historyMax,
+  ownReadModel,
+  type Placed,
+  type ReadModel,
+  strays,
+  viewStatus,
+} from "@mcp-failover/domain";
 import fc from "fast-check";
 import {
   breakerChanged,
@@ -65,6 +74,62 @@ test("S1: folding a log twice, or any part of it again, changes nothing", () => 
       assert.deepEqual(fold(log, model), model);
     }),
   );
+});
+
+test("a log folded in place is what it is folded event by event, wherever folding in place begins, and what it began from stays as it was", () => {
+  fc.assert(
+    fc.property(anyLog, anyLog, fc.boolean(), (log, more, again) => {
+      const from = fold(again ? log : []);
+      const asItWas = structuredClone(from);
+      const mine = ownReadModel(from);
+      for (const placed of more) mine.fold(placed);
+      assert.deepEqual(mine.model, fold(more, from));
+      assert.deepEqual(from, asItWas);
+    }),
+  );
+});
+
+test("a model that is folded in place drops the same strays as one that is copied", () => {
+  const many = strays.entriesMax + 20;
+  const log = [configApplied(1, 1, shops), healthChanged(2, "shop", "primary", "healthy")];
+  for (let seq = 3; seq < many; seq += 1)
+    log.push(healthChanged(seq, `u${seq}`, "e", "unhealthy"), executed(many + seq, `u${seq}`, "e", 1));
+  for (let seq = 3 * many; seq < 3 * many + 40; seq += 1) log.push(healthChanged(seq, `v${seq}`, "e", "healthy"));
+  const mine = ownReadModel();
+  for (const placed of log) mine.fold(placed);
+  assert.deepEqual([Object.keys(mine.model.health).length, Object.keys(mine.model.history).length], [1001, strays.historiesMax]);
+  assert.deepEqual(mine.model, fold(log));
+});
+
+test("an event folded in place touches its own entry alone: none is copied or walked through, known or new, in a fleet of any size", (t) => {
+  const upstreams = Array.from({ length: 1000 }, (_, index) => `u${index}`);
+  const topology = topologyOf(Object.fromEntries(upstreams.map((name) => [name, ["primary", "secondary"]])));
+  const mine = ownReadModel(fold([configApplied(1, 1, topology), healthChanged(2, "u0", "primary", "healthy")]));
+  const { health, routes } = mine.model;
+  let seq = 2;
+  const next = (): number => {
+    seq += 1;
+    return seq;
+  };
+  const foldAll = (): void => {
+    for (const name of upstreams) {
+      for (const endpoint of ["primary", "secondary"]) mine.fold(healthChanged(next(), name, endpoint, "unhealthy"));
+      mine.fold(decided(next(), name, "secondary", 1));
+    }
+  };
+  // What is configured is put together once.
+  mine.fold(healthChanged(next(), "u1", "primary", "healthy"));
+  const walks = (["entries", "keys", "values"] as const).map((name) => t.mock.method(Object, name).mock);
+  foldAll();
+  foldAll();
+  const walked = walks.flatMap(({ calls }) =>
+    calls.filter(({ arguments: [what] }) => what === health || what === routes || what === mine.model.topology?.upstreams),
+  );
+  for (const walk of walks) walk.restore();
+  assert.equal(walked.length, 0);
+  assert.equal(mine.model.health, health, "not copied");
+  assert.equal(mine.model.routes, routes);
+  assert.equal(Object.keys(health).length, 2000);
 });
 
 test("S1: events of different subjects may come in any order", () => {

@@ -161,9 +161,10 @@ export function openRedisViews(url: string, credentialsDir: string | null): Redi
   });
 
   const writeUpstreams = async (model: ReadModel, upstreams: readonly string[]): Promise<void> => {
-    const configuredOnes = model.topology?.upstreams ?? {};
     for (const name of upstreams) {
-      const configured = Object.hasOwn(configuredOnes, name) ? configuredOnes[name] : undefined;
+      // Looked up one by one, because the model goes on while Redis is written.
+      const known = model.topology?.upstreams ?? {};
+      const configured = Object.hasOwn(known, name) ? known[name] : undefined;
       if (configured === undefined) continue;
       const upstream = viewUpstream(model, name, configured, model.configAtMs);
       const [generation, logAtMs, seq] = placeOf(model);

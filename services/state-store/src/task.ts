@@ -38,3 +38,24 @@ export function task(delayMs: number, run: () => Promise<void>, onError: (error:
     },
   };
 }
+
+/** How often work may be done that holds everything else up. */
+export interface Pace {
+  due(): boolean;
+  /** Does it, due or not, and waits `restsPerWork` times as long as it took until it is due again. */
+  timed<T>(work: () => T): T;
+}
+
+export function paced(restsPerWork: number, nowMs: () => number): Pace {
+  let dueMs = Number.NEGATIVE_INFINITY;
+  return {
+    due: () => nowMs() >= dueMs,
+    timed(work) {
+      const startMs = nowMs();
+      const made = work();
+      const endMs = nowMs();
+      dueMs = endMs + restsPerWork * (endMs - startMs);
+      return made;
+    },
+  };
+}

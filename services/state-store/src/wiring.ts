@@ -3,25 +3,34 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { BusError, type Following, RefusedError, type Stored } from "@mcp-failover/bus";
 import { type StatusPageRequest, type StatusView, statusLimits, type UpstreamConfig } from "@mcp-failover/contracts";
 import {
-  emptyReadModel,
   type FailoverRecord,
-  foldReadModel,
   healthReport,
+  ownReadModel,
   pageStatus,
   type ReadModel,
   viewStatus,
   viewUpstream,
 } from "@mcp-failover/domain";
 import type { Kit, Running } from "@mcp-failover/service-kit";
-import { type Backup, readBucketBackup, readDiskBackup, writeBucketBackup, writeDiskBackup } from "./backup.ts";
+import {
+  type Backup,
+  encodeBackup,
+  encodeBucketBackup,
+  readBucketBackup,
+  readDiskBackup,
+  writeBucketBackup,
+  writeDiskBackup,
+} from "./backup.ts";
 import type { StateStoreConfig } from "./config.ts";
 import { openRedisViews } from "./redis-views.ts";
-import { task } from "./task.ts";
+import { paced, task } from "./task.ts";
 
 /** Changes are written together this long after the first of them. */
 const flushMs = 20;
 const diskBackupMs = 500;
 const bucketBackupMs = 5000;
+/** Making a backup's text holds everything else up: after it that many times as long goes by until the next. */
+const backupRests = 20;
 /** Redis is asked this often whether it still has what was written; well under the 5 s in which the views have to be whole again. */
 const markMs = 1000;
 /** State keys live for an hour; refreshed six times an hour while configured. */
@@ -37,7 +46,7 @@ const stopMsMax = 1000;
 export async function startStateStore(kit: Kit<StateStoreConfig>): Promise<Running> {
   const backupPath = join(kit.dataDir, "state-store", "read-model.json");
   const redis = openRedisViews(kit.config.REDIS_URL, kit.config.REDIS_CREDENTIALS_DIR ?? null);
-  let model: ReadModel = emptyReadModel;
+  let own = ownReadModel();
   let following: Following | null = null;
   /** All that was in the log at the start is folded. */
   let caughtUp = false;
@@ -57,24 +66,26 @@ export async function startStateStore(kit: Kit<StateStoreConfig>): Promise<Runni
    * What may be shown: to who asks, in Redis, in a backup. A model that is half folded is the past, and nobody could tell it from the
    * present; a backup can be told by what it goes up to.
    */
-  const shown = (): ReadModel | null => (caughtUp || (following === null && model.seq > 0) ? model : null);
+  const shown = (): ReadModel | null => (caughtUp || (following === null && own.model.seq > 0) ? own.model : null);
   /** What Redis holds of this model must not outrank what is folded anew. */
   const beginAnew = (why: string): void => {
-    if (model.seq > 0) kit.log.warn({ seq: model.seq, generation: model.generation, why }, "the log is folded from its start");
-    for (const name of Object.keys(model.topology?.upstreams ?? {})) dirty.removed.add(name);
-    model = emptyReadModel;
+    const { seq, generation, topology } = own.model;
+    if (seq > 0) kit.log.warn({ seq, generation, why }, "the log is folded from its start");
+    for (const name of Object.keys(topology?.upstreams ?? {})) dirty.removed.add(name);
+    own = ownReadModel();
     dirty.all = true;
     dirty.failovers = [];
   };
   const onStored = (stored: Stored): void => {
     if (stored.content.kind !== "event") return;
     const { event } = stored.content;
-    const before = model;
-    model = foldReadModel(model, { seq: stored.seq, subject: stored.subject, timeMs: stored.timeMs, event });
-    if (model.topology !== before.topology) {
+    const { model } = own;
+    const before = model.topology;
+    own.fold({ seq: stored.seq, subject: stored.subject, timeMs: stored.timeMs, event });
+    if (model.topology !== before) {
       dirty.all = true;
       const names = new Set(Object.keys(model.topology?.upstreams ?? {}));
-      for (const name of Object.keys(before.topology?.upstreams ?? {})) if (!names.has(name)) dirty.removed.add(name);
+      for (const name of Object.keys(before?.upstreams ?? {})) if (!names.has(name)) dirty.removed.add(name);
     }
     dirty.disk = true;
     dirty.bucket = true;
@@ -83,9 +94,9 @@ export async function startStateStore(kit: Kit<StateStoreConfig>): Promise<Runni
     if (dirty.all) return;
     const service = (event.data as { service?: unknown }).service;
     if (typeof service === "string") dirty.upstreams.add(service);
-    if (event.type === "failover.executed" && model.history !== before.history) {
-      const record = model.history[event.data.service]?.[0];
-      if (record) dirty.failovers.push(record);
+    if (event.type === "failover.executed") {
+      const newest = model.history[event.data.service]?.[0];
+      if (newest?.seq === stored.seq) dirty.failovers.push(newest);
     }
   };
 
@@ -132,14 +143,17 @@ export async function startStateStore(kit: Kit<StateStoreConfig>): Promise<Runni
     },
     complain("redis"),
   );
+  const diskPace = paced(backupRests, () => performance.now());
+  const bucketPace = paced(backupRests, () => performance.now());
   const disk = task(
     diskBackupMs,
     async () => {
       const whole = shown();
-      if (!dirty.disk || whole === null) return;
+      if (!dirty.disk || whole === null || !(stopped || diskPace.due())) return;
       dirty.disk = false;
       try {
-        await writeDiskBackup(backupPath, whole, kit.instance);
+        const text = diskPace.timed(() => encodeBackup(whole));
+        await writeDiskBackup(backupPath, text, kit.instance);
         kit.ready("disk_backup", true, "", { required: false });
       } catch (error) {
         dirty.disk = true;
@@ -152,10 +166,11 @@ export async function startStateStore(kit: Kit<StateStoreConfig>): Promise<Runni
     bucketBackupMs,
     async () => {
       const whole = shown();
-      if (!dirty.bucket || whole === null || kit.bus.status.kind !== "connected") return;
+      if (!dirty.bucket || whole === null || kit.bus.status.kind !== "connected" || !bucketPace.due()) return;
       dirty.bucket = false;
       try {
-        const kept = await writeBucketBackup(kit.bus, whole);
+        const text = bucketPace.timed(() => encodeBucketBackup(whole));
+        const kept = await writeBucketBackup(kit.bus, text);
         const reason = kept ? "" : "the read model is too large for the bucket; it is backed up on disk alone";
         kit.ready("bucket_backup", kept, reason, { required: false });
       } catch (error) {
@@ -215,13 +230,13 @@ export async function startStateStore(kit: Kit<StateStoreConfig>): Promise<Runni
   };
   const show = (backup: ReadModel | null): void => {
     if (backup === null) return;
-    model = backup;
+    own = ownReadModel(backup);
     dirty.all = true;
     flush.soon();
   };
   const startFollowing = async (): Promise<void> => {
-    if (model.seq === 0) show(usable(await readBucketBackup(kit.bus), "the bucket state-backup"));
-    const from = await whereToStart(kit, model);
+    if (own.model.seq === 0) show(usable(await readBucketBackup(kit.bus), "the bucket state-backup"));
+    const from = await whereToStart(kit, own.model);
     if (stopped) return;
     if (from.fromStart) beginAnew("it is another log than the backup's");
     const onCaughtUp = (): void => {
@@ -238,7 +253,8 @@ export async function startStateStore(kit: Kit<StateStoreConfig>): Promise<Runni
   };
 
   show(usable(await readDiskBackup(backupPath), backupPath));
-  const showing = model.seq > 0 ? `showing the backup up to event ${model.seq} until the log is in reach` : "the log has not been read yet";
+  const { seq } = own.model;
+  const showing = seq > 0 ? `showing the backup up to event ${seq} until the log is in reach` : "the log has not been read yet";
   kit.ready("audit", false, showing, { required: false });
   const starting = untilDone(kit, () => stopped, startFollowing);
   const timers = [
@@ -277,15 +293,16 @@ export async function startStateStore(kit: Kit<StateStoreConfig>): Promise<Runni
         answerable();
         if (services.length === 0) await listServices.now();
         const view = page === undefined ? viewStatus(answerable(), services, kit.nowMs()) : pageOf(answerable(), page);
-        return caughtUp ? view : { ...view, backupUpToSeq: model.seq };
+        return caughtUp ? view : { ...view, backupUpToSeq: own.model.seq };
       },
       "state.health_report": async () => healthReport(answerable(), kit.nowMs()),
       "state.get": async ({ upstream }) => {
         const configured = known(upstream);
-        return viewUpstream(model, upstream, configured, kit.nowMs());
+        return viewUpstream(own.model, upstream, configured, kit.nowMs());
       },
       "state.history": async ({ upstream, limit }) => {
         known(upstream);
+        const { model } = own;
         return { upstream, failovers: (Object.hasOwn(model.history, upstream) ? (model.history[upstream] ?? []) : []).slice(0, limit) };
       },
     },

@@ -5,7 +5,8 @@ import { test } from "node:test";
 import { emptyReadModel, type ReadModel } from "@mcp-failover/domain";
 import { tempDir } from "@mcp-failover/testkit";
 import fc from "fast-check";
-import { decodeBackup, readDiskBackup, writeDiskBackup } from "../src/backup.ts";
+import { decodeBackup, encodeBackup, readDiskBackup, writeDiskBackup } from "../src/backup.ts";
+import { paced } from "../src/task.ts";
 
 const model: ReadModel = { ...emptyReadModel, seq: 42, generation: 1, log: { id: "log-1", atMs: 7, seq: 1 }, configHash: "abc" };
 
@@ -14,7 +15,7 @@ test("a backup comes back as it was; any altered, missing or added byte is refus
   t.after(() => dir.remove());
   const path = join(dir.path, "deep", "read-model.json");
   assert.deepEqual(await readDiskBackup(path), { kind: "none" });
-  await writeDiskBackup(path, model, "state-store-1");
+  await writeDiskBackup(path, encodeBackup(model), "state-store-1");
   assert.deepEqual(await readDiskBackup(path), { kind: "found", model });
   const bytes = await readFile(path);
   fc.assert(
@@ -29,4 +30,24 @@ test("a backup comes back as it was; any altered, missing or added byte is refus
   );
   for (const length of [0, 1, bytes.length - 1]) assert.equal(decodeBackup(bytes.subarray(0, length).toString("utf8")).kind, "refused");
   assert.equal(decodeBackup(`${bytes.toString("utf8")}}`).kind, "refused");
+});
+
+test("work that holds everything else up has a twentieth of the time at most, however long it takes", () => {
+  let nowMs = 0;
+  let worked = 0;
+  const pace = paced(20, () => nowMs);
+  for (let tookMs = 400; nowMs < 1_000_000; nowMs += 500) {
+    if (!pace.due()) continue;
+    const result = pace.timed(() => {
+      nowMs += tookMs;
+      worked += tookMs;
+      return "made";
+    });
+    assert.equal(result, "made");
+    assert.equal(pace.due(), false, "not at once again");
+    tookMs = tookMs === 400 ? 4000 : 400;
+  }
+  assert.ok(worked > 0.04 * nowMs && worked <= 0.05 * nowMs, `${worked} ms of ${nowMs}`);
+  pace.timed(() => 0);
+  assert.equal(pace.due(), true, "what takes no time may always run");
 });

@@ -4,8 +4,10 @@ import { join } from "node:path";
 import { beforeEach, type TestContext, test } from "node:test";
 import { type MemoryBroker, memoryBroker } from "@mcp-failover/bus";
 import { memorySeams } from "@mcp-failover/bus/internal";
+import { ownReadModel } from "@mcp-failover/domain";
 import { patientMs, tempDir } from "@mcp-failover/testkit";
 import type { Redis } from "ioredis";
+import { openRedisViews } from "../src/redis-views.ts";
 import { Log, redisForTests, type Store, startStore, until } from "./world.ts";
 
 const { server, store: redisOfStore, client } = redisForTests("guarded");
@@ -370,6 +372,34 @@ test("what another state-store wrote later is not removed by one that was told o
     (value) => value?.["seq"] === seq,
   );
   assert.deepEqual(await redis.mget("mcp:state:docs", "mcp:current:docs"), [later, "primary"]);
+});
+
+test("what changed is looked at and written, and nothing else, in a fleet of any size", async (t) => {
+  const upstreams = Array.from({ length: 1000 }, (_, index) => `shop-${index}`);
+  const { log } = await world(t, upstreams);
+  const own = ownReadModel();
+  for await (const { seq, subject, timeMs, content } of log.bus.read("AUDIT")) {
+    if (content.kind === "event") own.fold({ seq, subject, timeMs, event: content.event });
+  }
+  const { topology } = own.model;
+  assert.ok(topology !== null);
+  const looked: PropertyKey[] = [];
+  const watched = new Proxy(topology.upstreams, {
+    ownKeys: () => assert.fail("all of them are walked through"),
+    get: (all, name) => {
+      looked.push(name);
+      return Reflect.get(all, name);
+    },
+  });
+  const { REDIS_URL, REDIS_CREDENTIALS_DIR } = redisOfStore();
+  const views = openRedisViews(REDIS_URL, REDIS_CREDENTIALS_DIR ?? null);
+  t.after(() => views.close());
+  await new Promise<void>((resolve) => {
+    views.onConnection((connected) => connected && resolve());
+  });
+  await views.write({ ...own.model, topology: { ...topology, upstreams: watched } }, ["shop-7", "gone"], []);
+  assert.deepEqual(looked, ["shop-7"]);
+  assert.deepEqual((await redis.keys("*")).sort(), ["mcp:current:shop-7", "mcp:state:shop-7"]);
 });
 
 test("an upstream that is not configured any more leaves Redis, and comes back with what was known of it", async (t) => {
