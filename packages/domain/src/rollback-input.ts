@@ -87,6 +87,8 @@ export interface RollbackMoment {
 const secondMs = 1000;
 /** The longest that a step of a ramp looks back. */
 const stepBackMs = 600 * secondMs;
+/** All of SIGNALS that a decision looks at: who has read so much decides as who was there all the time. A step is counted in tens of seconds. */
+export const rollbackBackMs = stepBackMs + defaultPolicy.rollback.windowMs;
 
 /** Joins the two streams for one scope at one moment. Throws {@link UnknownScopeError}. */
 export function rollbackInput(audit: RollbackAudit, traffic: ToolTraffic, of: ScopeName, moment: RollbackMoment): RollbackInput {

@@ -11,6 +11,7 @@ import {
   noToolTraffic,
   openToolTraffic,
   type RollbackAudit,
+  rollbackBackMs,
   rollbackScopes,
   type ScopeName,
 } from "@mcp-failover/domain";
@@ -272,6 +273,34 @@ test("R2: each response_time that a configuration takes condemns a tool all of w
       decideRollback(join(heard(repeated(31, [{ calls: 5, errors: 0, ms: took }])), "tool", "buy", {}, of)).rule;
     assert.deepEqual([all(2 * ms), all(ms)], ["response_time", "sound"], `${ms} ms`);
   }
+});
+
+test("R5: a step is judged alike by whoever was there from its beginning and whoever has read only what a new process reads", () => {
+  const second = fc.record({
+    atS: fc.integer({ min: 0, max: 900 }),
+    calls: fc.integer({ min: 1, max: 30 }),
+    bad: fc.boolean(),
+    legacy: fc.boolean(),
+  });
+  fc.assert(
+    fc.property(fc.array(second, { minLength: 1, maxLength: 40 }), fc.integer({ min: 0, max: 900 }), (windows, stepAgeS) => {
+      const state = { ...initialRollbackState, epoch: 2, mcpPercent: 5, sinceMs: nowMs - stepAgeS * 1000 };
+      const ramp = { stepSinceMs: state.sinceMs, paused: false };
+      const decided = { type: "rollback.decided", data: { scope: "tool", name: "buy", state: { ...state, ramp } } } as unknown as Event;
+      const of = foldRollbackAudit(audit, decided);
+      const [always, lately] = [openToolTraffic(), openToolTraffic()];
+      const sorted = windows.toSorted((a, b) => a.atS - b.atS);
+      const lastMs = nowMs - 900_000 + (sorted.at(-1)?.atS ?? 0) * 1000;
+      for (const { atS, calls, bad, legacy } of sorted) {
+        const atMs = nowMs - 900_000 + atS * 1000;
+        const rows: Rows = [{ calls, errors: bad ? calls : 0, implementation: legacy ? "legacy" : "mcp" }];
+        takeSecond(always, atMs, rows);
+        if (atMs >= lastMs - rollbackBackMs) takeSecond(lately, atMs, rows);
+      }
+      assert.deepEqual(join(lately, "tool", "buy", {}, of), join(always, "tool", "buy", {}, of));
+    }),
+    { numRuns: 500 },
+  );
 });
 
 test("TC2: over so many routers and agents the next is told apart no more, is counted, and takes nobody's place; who is gone makes room", () => {

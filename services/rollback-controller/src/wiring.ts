@@ -1,4 +1,4 @@
-import { defaultPolicy } from "@mcp-failover/domain";
+import { defaultPolicy, rollbackBackMs } from "@mcp-failover/domain";
 import { type FencedDecider, type Kit, oneAtATime, openCommandDesk, type Running, startFencedDecider } from "@mcp-failover/service-kit";
 import { Counter } from "prom-client";
 import { decideByItself } from "./automatic.ts";
@@ -13,7 +13,6 @@ const leftOutEveryMs = 60_000;
 /** Subjects -> folds -> decisions -> events; the whole service at a glance. */
 export async function startRollbackController(kit: Kit<unknown>): Promise<Running> {
   const { clockGapMs, tiltMs } = defaultPolicy.failover;
-  const { windowMs, rampStepMs } = defaultPolicy.rollback;
   const knowledge = new Knowledge();
   const leftOut = new Counter({
     name: "mcpf_tool_callers_left_out_total",
@@ -31,7 +30,7 @@ export async function startRollbackController(kit: Kit<unknown>): Promise<Runnin
   const desk = openCommandDesk(kit, () => decider);
   const notices = openRollbackNotices(kit, () => decider, knowledge);
   const decider: FencedDecider = startFencedDecider(kit, {
-    signalsBackMs: 2 * Math.max(windowMs, rampStepMs),
+    signalsBackMs: rollbackBackMs,
     // Probes say nothing of tools.
     signalsFilter: "traffic.observed.>",
     clockGapMs,

@@ -3,7 +3,7 @@ import { randomUUID } from "node:crypto";
 import { after, test } from "node:test";
 import { type Bus, memoryBroker, type Stored } from "@mcp-failover/bus";
 import { type DataOf, type Event, type EventType, makeEvent, type NewEvent, type Reply, topology } from "@mcp-failover/contracts";
-import { callerPairsMax, decideRollback, type RollbackInput } from "@mcp-failover/domain";
+import { callerPairsMax, decideRollback, initialRollbackState, type RollbackInput } from "@mcp-failover/domain";
 import { testKit } from "@mcp-failover/service-kit/testing";
 import { becomes } from "@mcp-failover/testkit";
 import { startRollbackController } from "../src/wiring.ts";
@@ -40,14 +40,16 @@ async function stack(
   topology: typeof config = config,
   through = (bus: Bus): Bus => bus,
   before: readonly { agoMs: number; calls: number; errors: number; router?: string }[] = [],
+  step: { agoMs: number; mcpPercent: number } | null = null,
 ) {
-  let agoMs = before[0]?.agoMs ?? 0;
+  let agoMs = step?.agoMs ?? before[0]?.agoMs ?? 0;
   const broker = memoryBroker({ nowMs: () => Date.now() - agoMs });
   const bus = broker.connect();
   const timestamp = new Date().toISOString();
   await bus.appendFenced(event("log.started", [], { generation: 1, timestamp, by: service, reason: "test" }), 0);
   const applied = { version: 1, hash: "h", fileHash: null, timestamp, by: service, reason: "test", environment: "development" as const };
   await bus.appendFenced(event("config.applied", [], { ...applied, topology }), 0);
+  if (step !== null) await beginStep(bus, Date.now() - step.agoMs, step.mcpPercent);
   for (const window of before) {
     agoMs = window.agoMs;
     await traffic(bus, window, {}, window.router);
@@ -93,6 +95,25 @@ async function said<T extends EventType>(bus: Bus, ...types: T[]): Promise<Event
     if (content.kind === "event" && (types as string[]).includes(content.event.type)) found.push(content.event as unknown as Event<T>);
   }
   return found;
+}
+
+/** A ramp of get_inventory that came to a share. */
+async function beginStep(bus: Bus, atMs: number, mcpPercent: number): Promise<void> {
+  const state = { ...initialRollbackState, epoch: 1, implementation: "legacy" as const, mcpPercent, sinceMs: atMs };
+  const implementations = { implementation: "legacy" as const, previousImplementation: "legacy" as const };
+  const folded = { AUDIT: null, SIGNALS: null };
+  const certificate = { decider: "none", rule: "operator", policyHash: "", nowMs: atMs, folded, input: null, rejected: [] };
+  const data = {
+    scope: "tool" as const,
+    name: "get_inventory",
+    action: "advanced" as const,
+    ...implementations,
+    automatic: false,
+    by: operator,
+  };
+  const said = { reason: "test", commandId: null, timestamp: new Date(atMs).toISOString(), certificate };
+  const ramp = { stepSinceMs: atMs, paused: false };
+  await bus.appendFenced(event("rollback.decided", ["tool", "get_inventory"], { ...data, ...said, state: { ...state, ramp } }), 0);
 }
 
 /** One router's window of calls of get_inventory. */
@@ -304,6 +325,21 @@ test("calls by more agents than are told apart are counted, and said to be", asy
     () => metric("mcpf_tool_callers_left_out_total"),
     (rows) => rows > 0,
   );
+});
+
+test("a controller that began in the middle of a step of a ramp knows how the step began", async () => {
+  // Long before it was there, but since the step began, MCP failed; lately it does not.
+  const before = [
+    { agoMs: 300_000, calls: 30, errors: 12 },
+    { agoMs: 20_000, calls: 22, errors: 0 },
+  ];
+  const { bus } = await stack(1, config, (own) => own, before, { agoMs: 310_000, mcpPercent: 5 });
+  await traffic(bus, { calls: 1, errors: 0 });
+  const [, decided] = await until(
+    () => said(bus, "rollback.decided"),
+    (events) => events.length > 1,
+  );
+  assert.deepEqual([decided?.data.action, decided?.data.certificate.rule, decided?.data.state.mcpPercent], ["paused", "mcp_worse", 5]);
 });
 
 test("a command repeated with its id gets the first answer and acts once", async () => {
