@@ -4,9 +4,11 @@ import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { redisAccess, redisCredentialFiles, redisUsers } from "@mcp-failover/contracts";
+import { emptyReadModel } from "@mcp-failover/domain";
 import { eventually, freePort, type RunningServer, selfSigned, startRedis, tempDir } from "@mcp-failover/testkit";
 import { Redis } from "ioredis";
 import { node24, ROOT } from "../../scripts/lib/repo.mjs";
+import { encodeBackup, writeDiskBackup } from "../../services/state-store/src/backup.ts";
 import { connectRaw, proofsOf, type RawRedis, tlsOf } from "../harness/raw-redis.ts";
 
 /** A key that no user has anything to do with. */
@@ -206,12 +208,14 @@ test("passwords are rotated and retired under a state-store that goes on, one th
   const port = await freePort();
   const data = await tempDir("mcpf-redis-data-");
   t.after(() => data.remove());
+  const known = { ...emptyReadModel, seq: 1, last: { id: "log-1", atMs: 7 } };
+  await writeDiskBackup(join(data.path, "state-store", "read-model.json"), encodeBackup(known), "state-store-1");
   const child = spawn(node24(), ["services/state-store/src/main.ts"], {
     cwd: ROOT,
     stdio: ["ignore", "pipe", "pipe"],
     env: {
       PATH: process.env["PATH"],
-      // Nobody is there: it serves Redis all the same.
+      // Nobody is there: it serves Redis all the same, from its backup.
       NATS_URL: `nats://127.0.0.1:${await freePort()}`,
       REDIS_URL: server.url,
       REDIS_CREDENTIALS_DIR: join(folder, "state-store"),
