@@ -29,7 +29,7 @@ import { wilsonLowerBound, wilsonUpperBound } from "./wilson.ts";
  *     limit too (design, principle 5: "One observer's word moves nothing where there are others"). One that was not heard of since another's
  *     calls began is no second one against MCP: a router that restarts has another name (as ADR 7). A fleet of one router is believed.
  * R12 Where more than one agent called a tool, it is over the limit without the calls of any one of them as well: how one uses it is not
- *     how it is. Not a majority as of routers, because agents are not alike. Calls of nobody known are nobody's to leave out.
+ *     how it is. Not a majority as of routers, because agents are not alike (ADR 12). Calls of nobody known are nobody's to leave out.
  *
  * Widening (tool to agent to system) and the memory threshold are not decided here: no signal carries memory, and no reference says
  * which parent a rolled-back tool belongs to when agents share it.
