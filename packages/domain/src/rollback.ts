@@ -42,11 +42,11 @@ export type RollbackInput = {
   /** Whether any tool of the scope has a legacy implementation. */
   hasLegacy: boolean;
   state: RollbackState;
-  /** The window of `windowMs`, since evidence begins at the earliest; in logs from before there were samples several, newest first, a second apart. */
+  /** The window of `windowMs`, cut where evidence begins; in logs from before there were samples several, newest first, a second apart. */
   evaluations: { mcp: CallCounts; legacy: CallCounts }[];
   /** The MCP calls of that window in stretches of equal length, newest first. */
   samples?: CallCounts[];
-  /** Who made the MCP calls of that window, from which second on, and when they were heard last; those who made the most, and how many more there are. */
+  /** Who made the MCP calls of that window, from which second on, and heard last when: those with the most, and how many more there are. */
   routers?: { named: RouterCalls[]; more: number };
   /** Without whose calls the least is left of what speaks against MCP; null: no agent is known by name. */
   agents?: Record<Kind, ({ agent: string } & CallCounts) | null>;
