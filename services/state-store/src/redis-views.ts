@@ -65,7 +65,7 @@ return redis.call('DEL', KEYS[1])`;
 const markText = z.object({ seq: z.number(), last: z.object({ id: z.string(), atMs: z.number() }) });
 
 /** The last event of the log that anything in Redis was made from. */
-export interface Mark {
+interface Mark {
   readonly text: string;
   readonly seq: number;
   readonly last: NonNullable<ReadModel["last"]>;
