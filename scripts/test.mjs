@@ -18,8 +18,10 @@ import { node24, ROOT, toolEnv } from "./lib/repo.mjs";
 import { runChild, ToldToEndError, throwIfToldToEnd } from "./lib/run-child.mjs";
 import { closingLine, countTests } from "./lib/test-count.mjs";
 
+/** What time-outs of tests are stretched by: packages/testkit, eventually.ts. */
+const PATIENCE = Math.max(1, Number(process.env["MCPF_TEST_PATIENCE"] ?? 1) || 1);
 /** One test, whatever it spawns; stretched with everything else that a busy machine is given time for. */
-const TEST_TIMEOUT_MS = 120_000 * Math.max(1, Number(process.env["MCPF_TEST_PATIENCE"] ?? 1) || 1);
+const TEST_TIMEOUT_MS = 120_000 * PATIENCE;
 /**
  * Silence after which a run is stuck. node:test waits for ever for a file that leaves a timer or a socket open, and we do not
  * force its exit, because a leak has to show. Longer than the time-out that any single test sets for itself.
@@ -27,10 +29,13 @@ const TEST_TIMEOUT_MS = 120_000 * Math.max(1, Number(process.env["MCPF_TEST_PATI
 const STUCK_AFTER_S = 600;
 
 /** @typedef {"unit" | "integration" | "e2e"} Group */
-/** @type {Record<Group, { concurrency: number, holds: (path: string) => boolean }>} */
+/**
+ * `concurrency`: files at once. They wait for more than half of their time; where tests are given time, as in CI, twice as many run.
+ * @type {Record<Group, { concurrency: number, holds: (path: string) => boolean }>}
+ */
 const GROUPS = {
   unit: { concurrency: 2, holds: (path) => /^(packages|services)\/[^/]+\/test\//.test(path) },
-  // From here on tests share the machine's clock and cores with real servers, and would disturb each other.
+  // From here on tests share the machine's clock and cores with real servers, and would disturb each other, but where they are given time.
   integration: { concurrency: 1, holds: (path) => /^(test|examples)\//.test(path) && !/^test\/(e2e|containers)\//.test(path) },
   e2e: { concurrency: 1, holds: (path) => path.startsWith("test/e2e/") },
 };
@@ -64,22 +69,38 @@ async function main() {
 
   await ensureInstall();
   const { natsServer, redisServer } = await ensureServers();
-  const env = { ...toolEnv(), NATS_SERVER_BIN: natsServer, REDIS_SERVER_BIN: redisServer };
+  // Each test file and each service that it starts loads about a hundred TypeScript files: what one has made of them, all others take. For this
+  // run alone, so that it holds no more than one run has loaded, also of what tests wrote into folders that are gone.
+  const compiled = mkdtempSync(join(tmpdir(), "mcp-failover-compiled-"));
+  const env = { ...toolEnv(), NATS_SERVER_BIN: natsServer, REDIS_SERVER_BIN: redisServer, NODE_COMPILE_CACHE: compiled };
+  try {
+    await runPlan(plan, { concurrency, stuckAfterMs, again, env });
+  } finally {
+    rmSync(compiled, { recursive: true, force: true });
+  }
+  for (const test of flaky) process.stdout.write(`FLAKY: failed, and passed when its file ran again: ${test}\n`);
+  if (total.passed + total.failed === 0) throw new Error("no test ran: every one was skipped");
+}
 
+/**
+ * @param {readonly [Group, string[]][]} plan
+ * @param {{ concurrency: number | undefined, stuckAfterMs: number, again: number, env: NodeJS.ProcessEnv }} options
+ */
+async function runPlan(plan, { concurrency, stuckAfterMs, again, env }) {
+  let left = again;
   for (const [group, files] of plan) {
     process.stdout.write(`${group}: ${files.length} test ${files.length === 1 ? "file" : "files"}\n`);
     // turbo runs several workspaces at once already.
-    const atOnce = process.env["TURBO_HASH"] === undefined ? GROUPS[group].concurrency : 1;
-    const counts = await withMoreTries(files, again - flaky.length, (some, tryNumber) =>
+    const atOnce = process.env["TURBO_HASH"] === undefined ? GROUPS[group].concurrency * (PATIENCE >= 2 ? 2 : 1) : 1;
+    const counts = await withMoreTries(files, left, (some, tryNumber) =>
       runGroup(some, tryNumber === 1 ? (concurrency ?? atOnce) : 1, stuckAfterMs, env),
     );
+    left -= counts.again;
     flaky.push(...counts.flaky);
     total.passed += counts.passed;
     total.failed += counts.failed;
     total.skipped += counts.skipped;
   }
-  for (const test of flaky) process.stdout.write(`FLAKY: failed, and passed when its file ran again: ${test}\n`);
-  if (total.passed + total.failed === 0) throw new Error("no test ran: every one was skipped");
 }
 
 /** @param {string} option @param {string | undefined} text */

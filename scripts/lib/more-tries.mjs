@@ -1,7 +1,8 @@
 /**
  * @typedef {import("./test-count.mjs").FileCounts & { beyondTests: boolean }} Run `beyondTests`: it failed for something that is no test
  *   of a file (nothing moved any more, folders were left behind), which a second try would only hide
- * @typedef {{ passed: number, failed: number, skipped: number, flaky: readonly string[] }} Outcome `flaky`: what failed and then passed
+ * @typedef {{ passed: number, failed: number, skipped: number, flaky: readonly string[], again: number }} Outcome `flaky`: what failed
+ *   and then passed; `again`: how many files had another try
  */
 
 /** Times that a file may run: a test with real processes that fails three times in a row on a machine of its own has a reason. */
@@ -21,6 +22,7 @@ export async function withMoreTries(files, atMost, run) {
   const settled = { passed: 0, skipped: 0 };
   /** @type {Set<string>} */
   const failedOnce = new Set();
+  let again = 0;
   for (let tryNumber = 2; tryNumber <= triesMax; tryNumber += 1) {
     // A test that a file imports is told under the name of what it imports. Which file that was nobody says, and without any all of them run.
     const isKnown = last.failedFiles.length > 0;
@@ -29,6 +31,7 @@ export async function withMoreTries(files, atMost, run) {
     for (const test of last.failedTests) failedOnce.add(test);
     settled.passed += last.elsewhere.passed;
     settled.skipped += last.elsewhere.skipped;
+    again = Math.max(again, last.failedFiles.length);
     last = await run(last.failedFiles, tryNumber);
   }
   for (const test of last.failedTests) failedOnce.delete(test);
@@ -37,5 +40,6 @@ export async function withMoreTries(files, atMost, run) {
     failed: last.failed,
     skipped: settled.skipped + last.skipped,
     flaky: [...failedOnce],
+    again,
   };
 }

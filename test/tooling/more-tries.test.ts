@@ -23,16 +23,44 @@ const [a = "", b = "", c = ""] = files;
 
 test("what failed once and passes alone is passed, counted once, and named as flaky", async () => {
   const { asked, run } = played({ 1: [b], 2: [] });
-  assert.deepEqual(await withMoreTries(files, 1, run), { passed: 6, failed: 0, skipped: 0, flaky: ["is unsteady (test/b.test.ts)"] });
+  assert.deepEqual(await withMoreTries(files, 1, run), {
+    passed: 6,
+    failed: 0,
+    skipped: 0,
+    flaky: ["is unsteady (test/b.test.ts)"],
+    again: 1,
+  });
   assert.deepEqual(asked, [files, [b]]);
 });
 
 test("what fails three times is failed; what passed in the second or third try is flaky", async () => {
   const { asked, run } = played({ 1: [a, b], 2: [b], 3: [b] });
-  assert.deepEqual(await withMoreTries(files, 2, run), { passed: 5, failed: 1, skipped: 0, flaky: ["is unsteady (test/a.test.ts)"] });
+  assert.deepEqual(await withMoreTries(files, 2, run), {
+    passed: 5,
+    failed: 1,
+    skipped: 0,
+    flaky: ["is unsteady (test/a.test.ts)"],
+    again: 2,
+  });
   assert.deepEqual(asked, [files, [a, b], [b]]);
   const late = played({ 1: [b], 2: [b] });
-  assert.deepEqual(await withMoreTries(files, 2, late.run), { passed: 6, failed: 0, skipped: 0, flaky: ["is unsteady (test/b.test.ts)"] });
+  assert.deepEqual(await withMoreTries(files, 2, late.run), {
+    passed: 6,
+    failed: 0,
+    skipped: 0,
+    flaky: ["is unsteady (test/b.test.ts)"],
+    again: 1,
+  });
+});
+
+test("a file counts once among those that may run again, however many of its tests failed", async () => {
+  const run = (some: readonly string[], tryNumber: number) => {
+    const types = tryNumber === 1 ? ["test:fail", "test:fail", "test:fail"] : ["test:pass", "test:pass", "test:pass"];
+    const events = some.flatMap((file) => types.map((type, n) => ({ type, name: `unsteady ${n}`, nesting: 0, file, kind: "test" })));
+    return Promise.resolve({ ...countTests(events, some, cwd), beyondTests: false });
+  };
+  const { flaky, again, failed } = await withMoreTries([a], 1, run);
+  assert.deepEqual([flaky.length, again, failed], [3, 1, 0]);
 });
 
 test("more files than allowed, or a failure that is no test's own, are not tried again", async () => {
