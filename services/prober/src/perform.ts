@@ -38,9 +38,13 @@ export function createPerformer(kit: Kit, policy: ProberPolicy): Performer {
     },
     async askPeers(request, peers, waitMs) {
       const observations: Observation[] = [];
-      if (peers.length === 0) return observations;
-      for await (const reply of bus.requestMany(kit.event("probe.requested", [], request), { timeoutMs: waitMs, max: peers.length })) {
-        if (reply.type === "probe.observed" && peers.includes(reply.data.observer)) observations.push(...reply.data.observations);
+      const silent = new Set(peers);
+      if (silent.size === 0) return observations;
+      // Everybody hears it, and who was not asked may answer first: it takes nobody's place.
+      for await (const reply of bus.requestMany(kit.event("probe.requested", [], request), { timeoutMs: waitMs })) {
+        if (reply.type !== "probe.observed" || !silent.delete(reply.data.observer)) continue;
+        observations.push(...reply.data.observations);
+        if (silent.size === 0) break;
       }
       return observations;
     },

@@ -45,8 +45,9 @@ export interface ProbingOptions {
   readonly onNotMade: (target: Target, probe: ProbeNotMade) => void;
 }
 
-/** A probe under way that others may wait for too. */
+/** A probe under way that others may wait for too, where they mean the same server. */
 interface Joint {
+  readonly identity: string;
   /** On the monotonic clock. */
   readonly startedMs: number;
   readonly timeoutMs: number;
@@ -70,7 +71,12 @@ export function createProbing(options: ProbingOptions): Probing {
   const underWay = new Map<string, Set<Joint>>();
   const usualMs = (key: string): number | null => keeper.usualMs(key) ?? options.health.last(key)?.state?.usualMs ?? null;
 
-  function record(target: Target, probe: ProbeMade, purpose: Observation["purpose"], requestId: string | null): Observation {
+  /** Null, which is counted: the configuration means another server by this name now, and nothing is said of it. */
+  function record(target: Target, probe: ProbeMade, purpose: Observation["purpose"], requestId: string | null): Observation | null {
+    if (options.targets().get(target.key)?.identity !== target.identity) {
+      skip("reconfigured");
+      return null;
+    }
     const { outcome, code, error, httpStatus, era, responseTimeMs, degraded, toolsHash } = probe.result;
     const observation: Observation = {
       upstream: target.upstream,
@@ -146,7 +152,9 @@ export function createProbing(options: ProbingOptions): Probing {
         if (overrun > 0) skip("overrun", overrun);
       }
       if (made === null) return { atMs: Math.min(gridSlot(key, policy, endedMs), endedMs + policy.downIntervalMs), purpose };
-      const decision = keeper.observe(key, record(target, made, purpose, null));
+      const observation = record(target, made, purpose, null);
+      if (observation === null) return keeper.owns(key) ? { atMs: endedMs, purpose: "scheduled" } : null;
+      const decision = keeper.observe(key, observation);
       if (decision === null) return null;
       return nextProbe({
         key,
@@ -158,22 +166,22 @@ export function createProbing(options: ProbingOptions): Probing {
       });
     },
     async now(target, { purpose, requestId, timeoutMs, decide }) {
-      const { key } = target;
+      const { key, identity } = target;
       const startedMs = options.clockMs();
       const others = underWay.get(key) ?? new Set();
-      const joined = [...others].find((joint) => serves(joint, timeoutMs, startedMs));
+      const joined = [...others].find((joint) => joint.identity === identity && serves(joint, timeoutMs, startedMs));
       // Two who ask at the same time share one probe; each finds it under its own id, with the time at which it began.
       if (joined !== undefined) {
         const made = await joined.made;
         return made === null ? null : record(target, made, purpose, requestId);
       }
-      const joint: Joint = { startedMs, timeoutMs, made: run(target, purpose, timeoutMs) };
+      const joint: Joint = { identity, startedMs, timeoutMs, made: run(target, purpose, timeoutMs) };
       underWay.set(key, others.add(joint));
       try {
         const made = await joint.made;
         if (made === null) return null;
         const observation = record(target, made, purpose, requestId);
-        keeper.observe(key, observation, { decide });
+        if (observation !== null) keeper.observe(key, observation, { decide });
         return observation;
       } finally {
         others.delete(joint);

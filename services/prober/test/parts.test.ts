@@ -1,15 +1,18 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
-import { BusError } from "@mcp-failover/bus";
-import { type Event, makeEvent, type Observation, type ProberHeartbeat } from "@mcp-failover/contracts";
+import { BusError, memoryBroker } from "@mcp-failover/bus";
+import { type Event, makeEvent, type Observation, type ProberHeartbeat, streams } from "@mcp-failover/contracts";
 import { proberPolicy } from "@mcp-failover/domain";
+import { testKit } from "@mcp-failover/service-kit/testing";
+import { eventually, patientMs } from "@mcp-failover/testkit";
+import type { ProberEnvironment } from "../src/config.ts";
 import { type Fleet, joinFleet } from "../src/fleet.ts";
 import { createLimits } from "../src/limits.ts";
 import { type ObservationLog, openObservationLog } from "../src/observations.ts";
-import type { Performer } from "../src/perform.ts";
+import { createPerformer, type Performer } from "../src/perform.ts";
 import type { ProbeMade } from "../src/probes/run-probe.ts";
-import { createProbing, type ProbingOptions } from "../src/probing.ts";
+import { createProbing, type Probing, type ProbingOptions } from "../src/probing.ts";
 import { createQuestions } from "../src/questions.ts";
 import { createSchedule } from "../src/schedule.ts";
 import { targetOf } from "./probe-kit.ts";
@@ -244,8 +247,13 @@ function probingByHand() {
   const state = { clockMs: 0 };
   const begun: { readonly timeoutMs: number; readonly end: () => void }[] = [];
   const ignore = (): void => undefined;
+  let target = targetOf({});
+  /** What was published, and what the keeper was given. */
+  const told: Observation[] = [];
+  const skipped: string[] = [];
   const probing = createProbing({
     instance: "p1",
+    targets: () => new Map([[target.key, target]]),
     runner: {
       probe: (_target: unknown, { timeoutMs }: { timeoutMs: number }) =>
         new Promise<ProbeMade>((resolve) => {
@@ -255,20 +263,32 @@ function probingByHand() {
         }),
     },
     limits: createLimits(proberPolicy),
-    keeper: { usualMs: () => null, observe: () => null },
+    keeper: {
+      owns: () => true,
+      usualMs: () => null,
+      observe: (_key: string, observation: Observation) => {
+        told.push(observation);
+        return null;
+      },
+    },
     health: { last: () => null },
-    observations: { add: ignore },
-    metrics: { skipped: { inc: ignore }, countProbe: ignore },
+    observations: { add: (observation: Observation) => told.push(observation) },
+    metrics: { skipped: { inc: ({ reason }: { reason: string }) => skipped.push(reason) }, countProbe: ignore },
     self: { due: ignore, began: ignore, ended: ignore, answered: ignore },
+    nowMs: () => state.clockMs,
     clockMs: () => state.clockMs,
   } as unknown as ProbingOptions);
-  const target = targetOf({});
   const answered: string[] = [];
   const ask = (requestId: string, purpose: "confirm" | "requested", timeoutMs: number): Promise<void> =>
     probing.now(target, { purpose, requestId, timeoutMs, decide: true }).then((seen) => {
       answered.push(`${seen?.requestId} began ${seen?.startedAtMs}`);
     });
-  return { state, begun, answered, ask, timeouts: () => begun.map(({ timeoutMs }) => timeoutMs) };
+  /** A configuration puts another server under the name. */
+  const move = (url: string): void => {
+    target = targetOf({}, url);
+  };
+  const regular = () => probing.scheduled(target.key, { atMs: state.clockMs, purpose: "scheduled" });
+  return { state, begun, answered, ask, move, regular, told, skipped, timeouts: () => begun.map(({ timeoutMs }) => timeoutMs) };
 }
 
 test("who asks is served by a probe under way that is over in time, and never waits for a longer one than its own would be", async () => {
@@ -295,6 +315,30 @@ test("who asks is served by a probe under way that is over in time, and never wa
   await afterwards;
 });
 
+test("what a probe finds after the configuration has put another server under the name counts for nobody, and proves nothing of it", async () => {
+  const { state, begun, answered, ask, move, regular, told, skipped } = probingByHand();
+  const [scheduled, old] = [regular(), ask("of the old one", "requested", 1000)];
+  const joined = ask("of the old one too", "requested", 1000);
+  assert.equal(begun.length, 2);
+  move("http://127.0.0.1:10");
+  state.clockMs = 100;
+  const proof = ask("of the new one", "requested", 900);
+  assert.equal(begun.length, 3, "a probe of its own");
+  begun[0]?.end();
+  begun[1]?.end();
+  assert.deepEqual(await scheduled, { atMs: 100, purpose: "scheduled" }, "the new one is probed at once");
+  await Promise.all([old, joined]);
+  assert.deepEqual([told, answered], [[], Array(2).fill("undefined began undefined")]);
+  assert.deepEqual(skipped, Array(3).fill("reconfigured"));
+  begun[2]?.end();
+  await proof;
+  assert.deepEqual(answered.slice(2), ["of the new one began 100"]);
+  assert.deepEqual(
+    told.map(({ requestId }) => requestId),
+    Array(2).fill("of the new one"),
+  );
+});
+
 test("a regular probe: its place is that of a critical upstream or not, what was due meanwhile is counted as overrun, and Retry-After puts the next one off", async () => {
   const clock = { nowMs: 1_800_000_000_000 };
   const places: unknown[] = [];
@@ -303,7 +347,10 @@ test("a regular probe: its place is that of a critical upstream or not, what was
   let found: object = { outcome: "ok", retryAfterMs: null };
   let tookMs = 0;
   const targets = new Map(
-    [true, false].map((critical) => [String(critical), targetOf({ interval_ms: 1000 }, undefined, { upstream: { critical } })]),
+    [true, false].map((critical) => {
+      const target = targetOf({ interval_ms: 1000 }, undefined, { upstream: { critical } });
+      return [String(critical), { ...target, key: String(critical) }];
+    }),
   );
   const probing = createProbing({
     instance: "p1",
@@ -370,4 +417,48 @@ test("no more questions are asked at once than the limit, and an isolated prober
   isolated = true;
   assert.equal(await questions.ask(target), null);
   assert.equal(asked.length, 3);
+});
+
+test("a reply of who was not asked takes nobody's place, and who was asked is waited for no longer than until all have answered", async (t) => {
+  const broker = memoryBroker();
+  const bus = broker.connect({ instance: "test" });
+  await eventually(() => bus.status.kind === "connected", { what: "the bus is there" });
+  await bus.ensureStreams(streams, { replicas: 1 });
+  const target = targetOf({});
+  const buses = [bus];
+  t.after(() => Promise.all(buses.map((one) => one.close())));
+  /** A prober that sees the endpoint fail, after so long. */
+  const prober = (name: string, peers: readonly string[], afterMs: number) => {
+    const own = broker.connect({ instance: name });
+    buses.push(own);
+    const performer = createPerformer(
+      testKit<ProberEnvironment>({ service: "prober", bus: own, instance: name, config: {} }),
+      proberPolicy,
+    );
+    const now: Probing["now"] = async (_target, { requestId }) => {
+      await sleep(afterMs);
+      const seen = { outcome: "hard", code: "http_5xx", error: "HTTP 503", httpStatus: 503 } as const;
+      return { ...observation("one"), upstream: "up", observer: name, purpose: "confirm", requestId, ...seen };
+    };
+    const questions = createQuestions({
+      instance: name,
+      policy: { questionsMax: 1, answerMarginMs: 5000 },
+      targets: () => new Map([[target.key, target]]),
+      probing: { confirmTimeoutMs: () => 500, now, scheduled: async () => null },
+      performer,
+      peers: () => peers,
+      zoneOf: () => null,
+      isolated: () => false,
+    });
+    own.subscribe("probe.requested", (event, respond) => void questions.answer(event, respond));
+    return questions;
+  };
+  const asker = prober("p1", ["p2"], 1);
+  prober("p2", [], 120);
+  prober("p3", [], 10);
+  await eventually(() => buses.every(({ status }) => status.kind === "connected"), { what: "all are there" });
+  const startedMs = performance.now();
+  const word = await asker.ask(target);
+  assert.deepEqual([word?.asked, word?.votes.map(({ observer }) => observer)], [2, ["p1", "p2"]]);
+  assert.ok(performance.now() - startedMs < patientMs(2500), "not the whole time that it may take");
 });
