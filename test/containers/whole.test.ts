@@ -1,11 +1,13 @@
 import assert from "node:assert/strict";
-import { readFileSync } from "node:fs";
+import { readFileSync, writeFileSync } from "node:fs";
 import { availableParallelism, loadavg } from "node:os";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { connectBus, makeUserKey, readCredentials } from "@mcp-failover/bus";
 import type { StatusView } from "@mcp-failover/contracts";
+import { tempDir } from "@mcp-failover/testkit";
+import { parse, stringify } from "yaml";
 import { ROOT } from "../../scripts/lib/repo.mjs";
 import { failuresOf, type LoadReport, startLoad } from "../harness/load.ts";
 import { until } from "../harness/wait.ts";
@@ -20,19 +22,38 @@ const busyLoad = 8 * availableParallelism();
 /** A limit for what takes a second or a few on a machine that has time. */
 const slowMs = 180_000;
 
+/**
+ * How long an endpoint that flaps is held down here; by default five minutes. A container that is killed in its turn counts as one change when
+ * it goes and one when it is back; with what the tests before it cost (the README's failover, machines that start late) that comes to a fourth
+ * within ten minutes for one endpoint or the other. It is held then, rightly, and until that ends no turn may say that all are proven well. That is
+ * not waited for five minutes long, and not left out either. That a hold lasts as long as it is configured to is H5 and H6 of packages/domain.
+ */
+const holdDownMs = 10_000;
+
 const textOf = (result: unknown): string => String((result as { content: { text: string }[] }).content[0]?.text);
 
 describe("docker-compose.yml, as a whole", { skip, concurrency: false }, () => {
   let stack: ComposeStack;
   let bus: ReturnType<typeof connectBus>;
+  let folder: Awaited<ReturnType<typeof tempDir>>;
   before(async () => {
-    stack = await composeUp();
+    folder = await tempDir("mcpf-whole-");
+    stack = await composeUp({ env: { MCPF_CONFIG_FILE: configWithHold(folder.path) } });
     bus = connectAs("bootstrap");
   });
   after(async () => {
     await bus?.close();
     await stack?.down();
+    await folder?.remove();
   });
+  /** The file that docker-compose.yml takes by itself, but for the hold. */
+  const configWithHold = (path: string): string => {
+    const config = parse(readFileSync(join(ROOT, "examples/compose/failover.yaml"), "utf8")) as { upstreams: Record<string, object> };
+    for (const upstream of Object.values(config.upstreams)) Object.assign(upstream, { probe: { hold_down_ms: holdDownMs } });
+    const file = join(path, "failover.yaml");
+    writeFileSync(file, stringify(config), { mode: 0o644 });
+    return file;
+  };
   const connectAs = (user: string): ReturnType<typeof connectBus> =>
     connectBus({ servers: stack.natsUrl, name: "test", instance: "test", credentials: readCredentials(join(stack.credentials, user)) });
   const status = async (): Promise<StatusView> => {
