@@ -18,7 +18,10 @@ export interface AttemptNote {
 /** How a call is made; calls without options of their own share one. */
 export interface CallSpec {
   readonly signal: AbortSignal | undefined;
+  /** What is left of its time. */
   readonly timeoutMs: number | null;
+  /** Its time before it waited for a place: what its errors tell, and its fallback has. */
+  readonly wholeMs: number | null;
   readonly idempotent: boolean;
   readonly fallback: Fallback<unknown> | undefined;
   readonly attempt: number;

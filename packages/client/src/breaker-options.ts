@@ -1,5 +1,6 @@
 import type { BreakerStatus } from "@mcp-failover/contracts";
 import { type CallBreakerPolicy, defaultCallBreakerPolicy, defaultCallLimits } from "@mcp-failover/domain";
+import { foreverMs } from "./attempt.ts";
 import type { Failure } from "./failure.ts";
 
 /** What a breaker remembers over a restart: from `toJSON`, for {@link BreakerOptions.initial}. */
@@ -76,8 +77,9 @@ export interface BreakerOptions<R = never> {
   readonly fallback?: Fallback<R>;
   /** Measures the latency of every call for `stats`; costs a look at the clock. Default: only where `slowMs` or a listener needs it. */
   readonly measureLatency?: boolean;
+  /** One that makes no sense (of another version, a file that broke off) is told to `onError` and forgotten: the breaker begins closed. */
   readonly initial?: BreakerMemory;
-  /** Told of listeners that throw. Default: a process warning. */
+  /** Told of listeners that throw, of rules that do, and of an `initial` that makes no sense. Default: a process warning. */
   readonly onError?: (error: unknown) => void;
   /** Monotonic; for tests. Deadlines always go by the real time. */
   readonly nowMs?: () => number;
@@ -87,6 +89,7 @@ export interface BreakerOptions<R = never> {
 /** For one call. */
 export interface BreakerCallOptions<R = never> {
   readonly signal?: AbortSignal | undefined;
+  /** Over 0; anything else is a `RangeError`, and the function is not called. Null, or longer than a timer can wait: none, or that. */
   readonly timeoutMs?: number | null | undefined;
   readonly idempotent?: boolean | undefined;
   readonly fallback?: Fallback<R> | undefined;
@@ -97,7 +100,7 @@ export function policyOf(options: BreakerOptions<unknown>, tallies: number): Cal
   const defaults = defaultCallBreakerPolicy;
   const { windowMs = defaults.windowMs, openMs = defaults.openMs } = options;
   for (const name of ["windowMs", "openMs", "openMsMax", "trialMs", "slowMs", "timeoutMs"] as const)
-    check(options, name, 1, 2 ** 31 - 1, false);
+    check(name, options[name], 1, foreverMs, false);
   for (const name of [
     "minimumCalls",
     "consecutiveFailures",
@@ -106,11 +109,14 @@ export function policyOf(options: BreakerOptions<unknown>, tallies: number): Cal
     "halfOpenSuccesses",
     "concurrencyMax",
   ] as const)
-    check(options, name, 1, 1_000_000, true);
-  check(options, "buckets", 1, 1000, true);
-  check(options, "queueMax", 0, 1_000_000, true);
-  check(options, "openFactor", 1, 100, false);
-  for (const name of ["failureRatio", "slowRatio", "openJitter"] as const) check(options, name, 0, 1, false);
+    check(name, options[name], 1, 1_000_000, true);
+  check("buckets", options.buckets, 1, 1000, true);
+  check("queueMax", options.queueMax, 0, 1_000_000, true);
+  check("openFactor", options.openFactor, 1, 100, false);
+  for (const name of ["failureRatio", "slowRatio", "openJitter"] as const) check(name, options[name], 0, 1, false);
+  check("retry.attemptsMax", options.retry?.attemptsMax, 1, 1_000_000, true);
+  for (const name of ["delayMs", "delayMsMax"] as const) check(`retry.${name}`, options.retry?.[name], 0, foreverMs, false);
+  check("retry.attemptTimeoutMs", options.retry?.attemptTimeoutMs, 1, Number.POSITIVE_INFINITY, false);
   if (options.slowRatio != null && options.slowMs == null) throw new RangeError("slowRatio needs slowMs: from when on is a call slow?");
   return {
     windowMs,
@@ -133,10 +139,7 @@ export function policyOf(options: BreakerOptions<unknown>, tallies: number): Cal
   };
 }
 
-type NumberOption = { [K in keyof BreakerOptions]-?: NonNullable<BreakerOptions[K]> extends number ? K : never }[keyof BreakerOptions];
-
-function check(options: BreakerOptions<unknown>, name: NumberOption, min: number, max: number, whole: boolean): void {
-  const value = options[name];
+function check(name: string, value: number | null | undefined, min: number, max: number, whole: boolean): void {
   if (value === undefined || value === null) return;
   if (!(value >= min && value <= max) || (whole && !Number.isInteger(value)))
     throw new RangeError(`${name} is ${value}: give ${whole ? "a whole number" : "a number"} from ${min} to ${max}`);

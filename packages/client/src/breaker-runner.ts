@@ -1,12 +1,12 @@
 import type { BreakerStatus } from "@mcp-failover/contracts";
-import { CallBreaker, type CallOutcome, callFailed, callOk, callSlow, defaultCallLimits, denied } from "@mcp-failover/domain";
+import { CallBreaker, type CallOutcome, callFailed, callIgnored, callOk, callSlow, defaultCallLimits, denied } from "@mcp-failover/domain";
 import { attempt, foreverMs } from "./attempt.ts";
 import { type BreakerContext, Call, type CallOwner, type CallSpec } from "./breaker-call.ts";
 import { BreakerListeners } from "./breaker-events.ts";
 import { type BreakerOptions, policyOf } from "./breaker-options.ts";
 import { talliesCount, tally } from "./breaker-stats.ts";
 import { DeadlineList } from "./deadline-list.ts";
-import { BreakerOpenError, BulkheadFullError, CallTimeoutError } from "./errors.ts";
+import { BreakerOpenError, BulkheadFullError, CallTimeoutError, OutcomeUnknownError } from "./errors.ts";
 import { countsByDefault, type Failure, failureOf, isBadResponse } from "./failure.ts";
 import { WaitingLine } from "./waiting-line.ts";
 
@@ -20,7 +20,8 @@ export type Work<T> = (context: BreakerContext) => T | PromiseLike<T>;
  * S1  At most `concurrencyMax` functions run at once and `queueMax` calls wait; a function that goes on after its end keeps its place, 30 s at most.
  * S2  No call outlives its time: then its caller has an error, and its signal is aborted.
  * S3  Every call ends in exactly one of the counts of `stats`, and its permit comes back exactly once.
- * S4  A listener, a fallback, `isFailure`, `isFailureResult` or `classify` that throws harms no other call, and keeps none from its answer.
+ * S4  A listener, a fallback, `isFailure`, `isFailureResult` or `classify` that throws harms no other call, and keeps none from its answer. Nor does a fallback that
+ *     fails make a call that may have run, or a fallback that may have, look like one that may be repeated.
  */
 export class BreakerRunner implements CallOwner {
   readonly core: CallBreaker;
@@ -93,26 +94,27 @@ export class BreakerRunner implements CallOwner {
     if (this.#measures || this.listeners.wantsLatency) call.startMs = this.#nowMs();
     this.#running += 1;
     let result: T | PromiseLike<T>;
+    let promised: Promise<T> | null;
     try {
       result = work(call);
+      // A promise comes back as it is. Of any other thenable, which may do its work in `then` and throw there, this makes one.
+      promised = isThenable(result) ? Promise.resolve(result) : null;
     } catch (error) {
       return this.#settled(call, this.#failed<T>(call, error));
     }
-    if (!isThenable(result)) {
-      this.#succeeded(call, result);
-      this.#leave(call);
-      return Promise.resolve(result);
-    }
-    return this.#follow(call, result);
+    if (promised !== null) return this.#follow(call, promised);
+    this.#succeeded(call, result);
+    this.#leave(call);
+    return Promise.resolve(result);
   }
 
-  #follow<T>(call: Call, result: PromiseLike<T>): Promise<T> {
+  #follow<T>(call: Call, result: Promise<T>): Promise<T> {
     const { signal, timeoutMs } = call.spec;
     if (timeoutMs === this.#timeoutMs) this.#firstList?.add(call);
     else this.#timeByItself(call, timeoutMs);
     if (timeoutMs === null && signal === undefined) {
       // Nothing ends it before its function, so the function's own promise is all it needs.
-      return (result instanceof Promise ? (result as Promise<T>) : Promise.resolve(result)).then(
+      return result.then(
         (value) => {
           this.#unwatch(call);
           this.#succeeded(call, value);
@@ -181,7 +183,7 @@ export class BreakerRunner implements CallOwner {
   #timeOut(call: Call): void {
     call.ended = true;
     this.#unwatch(call);
-    const error = new CallTimeoutError(this.#name, call.spec.timeoutMs ?? 0, !call.spec.idempotent);
+    const error = new CallTimeoutError(this.#name, call.spec.wholeMs ?? 0, !call.spec.idempotent);
     this.#fail(call, this.#nowMs());
     this.#count(tally.timeout);
     this.listeners.emit("timeout", { error });
@@ -262,7 +264,7 @@ export class BreakerRunner implements CallOwner {
     const nowMs = this.#nowMs();
     const latencyMs = this.#measured(call, nowMs);
     if (!this.#isFailure(error)) {
-      this.core.release(call.permit);
+      this.#judge(call.permit, callIgnored, nowMs);
       this.core.tally(tally.ignored, 1, nowMs);
       this.listeners.emit("ignored", { error });
       return Promise.reject(error);
@@ -400,16 +402,18 @@ export class BreakerRunner implements CallOwner {
 
   /** Ends a call with whatever its fallback says, or with its error. `called`: its function was. */
   answer<T>(error: unknown, spec: CallSpec, called: boolean): Promise<T> {
-    const { fallback, signal, timeoutMs, note } = spec;
+    const { fallback, signal, wholeMs, note } = spec;
     if (note !== null) note.called = called;
     if (fallback === undefined) return Promise.reject(error);
     this.#count(tally.fallback);
     this.listeners.emit("fallback", { error });
     const outcomeUnknown = called && !spec.idempotent && this.failureOf(error).executed !== "no";
-    const late = (): Error => new CallTimeoutError(this.#name, timeoutMs ?? foreverMs, false);
-    const options = { timeoutMs: timeoutMs ?? foreverMs, timeoutReason: late, signal, onSettled: () => undefined };
+    const timeoutMs = wholeMs ?? foreverMs;
+    const late = (): Error => new CallTimeoutError(this.#name, timeoutMs, !spec.idempotent, error);
+    const options = { timeoutMs, timeoutReason: late, signal, onSettled: () => undefined };
     return attempt((of) => fallback(error, { signal: of, outcomeUnknown }), options).then((end) => {
       if (end.kind === "value") return end.value as T;
+      if (end.kind === "error" && end.error !== error && outcomeUnknown) throw new OutcomeUnknownError(this.#name, null, error, end.error);
       throw end.kind === "timeout" ? late() : end.kind === "cancelled" ? end.reason : end.error;
     });
   }

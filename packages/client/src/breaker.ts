@@ -28,7 +28,7 @@ export interface Breaker<R = never> {
   readonly allows: boolean;
   /**
    * Runs the function. Throws what the function throws, else `BreakerOpenError` or `BulkheadFullError` (it was not called), `CallTimeoutError` (its signal was
-   * aborted), or the reason of the caller's signal.
+   * aborted), or the reason of the caller's signal. With a fallback: what that throws, but `OutcomeUnknownError` where the call may have run and is not idempotent.
    */
   execute<T, F = never>(work: Work<T>, options?: BreakerCallOptions<F>): Promise<T | F | R>;
   /** The function with the breaker around it, arguments as they are. */
@@ -59,19 +59,24 @@ export function createBreaker<R = never>(options: BreakerOptions<R> = {}): Break
   const runner = new BreakerRunner(options as BreakerOptions<unknown>, timeoutMs);
   const { core } = runner;
   if (initial !== undefined) {
-    core.restore({ ...initial, openForMs: initial.openForMs - Math.max(0, Date.now() - initial.savedAtMs) }, nowMs());
+    // Out of a file or a store, so it may be anything, also null.
+    const leftMs = initial?.openForMs - Math.max(0, Date.now() - initial?.savedAtMs);
+    const restore = runner.listeners.guard(() => core.restore({ ...initial, openForMs: leftMs }, nowMs()), undefined);
+    restore(initial);
   }
   const usual: CallSpec = {
     signal: undefined,
     timeoutMs,
+    wholeMs: timeoutMs,
     idempotent,
     fallback: fallback as Fallback<unknown> | undefined,
     attempt: 1,
     note: null,
   };
-  const specOf = (own: BreakerCallOptions<unknown>): CallSpec => ({
+  const specOf = (own: BreakerCallOptions<unknown>, ownMs: number | null): CallSpec => ({
     signal: own.signal,
-    timeoutMs: own.timeoutMs === undefined ? timeoutMs : own.timeoutMs === null ? null : Math.min(foreverMs, own.timeoutMs),
+    timeoutMs: ownMs,
+    wholeMs: ownMs,
     idempotent: own.idempotent ?? idempotent,
     fallback: own.fallback ?? usual.fallback,
     attempt: 1,
@@ -79,7 +84,12 @@ export function createBreaker<R = never>(options: BreakerOptions<R> = {}): Break
   });
   const retrying = options.retry === undefined ? null : retries(runner, options as BreakerOptions<unknown>, options.retry);
   const execute = <T>(work: Work<T>, own?: BreakerCallOptions<unknown>): Promise<T> => {
-    const spec = own === undefined ? usual : specOf(own);
+    let spec = usual;
+    if (own !== undefined) {
+      const ownMs = own.timeoutMs === undefined ? timeoutMs : own.timeoutMs === null ? null : Math.min(foreverMs, own.timeoutMs);
+      if (ownMs !== null && !(ownMs > 0)) return Promise.reject(new RangeError(`timeoutMs is ${ownMs}: give a number over 0, or null`));
+      spec = specOf(own, ownMs);
+    }
     return retrying === null ? runner.run(work, spec) : retrying(work, spec);
   };
   return {
@@ -142,10 +152,11 @@ function retries(
       const leftMs = deadlineMs - nowMs();
       const timeMs = Math.min(leftMs, attemptTimeoutMs ?? leftMs);
       // The usual time-out has a timer of its own for all calls, so that the first attempt costs what a call costs.
-      const timeoutMs = attempt === 1 && timeMs === leftMs ? spec.timeoutMs : timeMs === Number.POSITIVE_INFINITY ? null : timeMs;
+      const ownMs = timeMs === Number.POSITIVE_INFINITY ? null : Math.min(foreverMs, timeMs);
+      const timeoutMs = attempt === 1 && timeMs === leftMs ? spec.timeoutMs : ownMs;
       try {
         note.called = null;
-        return await runner.run(work, { ...spec, timeoutMs, fallback: undefined, attempt, note });
+        return await runner.run(work, { ...spec, timeoutMs, wholeMs: timeoutMs, fallback: undefined, attempt, note });
       } catch (error) {
         const { called } = note;
         if (spec.signal?.aborted || called === null) throw error;

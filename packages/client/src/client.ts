@@ -332,7 +332,8 @@ export function connect(options: ConnectOptions): Client {
       } catch (error) {
         if (fallback === undefined || !mayFallBack(error, note, callOptions)) throw error;
         const timeoutMs = callOptions.timeoutMs ?? policyOf(upstream).router.fallbackMs;
-        const late = (): Error => new CallTimeoutError(upstream, timeoutMs, false);
+        // The fallback may have written in the call's place.
+        const late = (): Error => new CallTimeoutError(upstream, timeoutMs, !maySendTwice(callOptions), error);
         const end = await attempt((signal) => fallback(error, { signal }), {
           timeoutMs,
           timeoutReason: late,
@@ -367,10 +368,13 @@ const said = (health: HealthChanged): string => `${health.service}/${health.endp
 
 const refusals = [BreakerOpenError, NoEndpointError, BulkheadFullError, CallTimeoutError];
 
+const maySendTwice = ({ readOnly, idempotent }: CallOptions): boolean => readOnly === true || idempotent === true;
+
 /** A fallback after a call that may have run would be the second time (design, principle 6). */
-function mayFallBack(error: unknown, { thrown }: CallNote, { signal, classify, readOnly, idempotent }: CallOptions): boolean {
+function mayFallBack(error: unknown, { thrown }: CallNote, options: CallOptions): boolean {
+  const { signal, classify } = options;
   if (signal?.aborted || (error instanceof CallTimeoutError && error.outcomeUnknown)) return false;
-  const safe = readOnly === true || idempotent === true;
+  const safe = maySendTwice(options);
   // What comes out of the function proves nothing of what it did before.
   if (refusals.some((refusal) => error instanceof refusal) && (safe || error !== thrown)) return true;
   const failure = classify?.(error) ?? failureOf(error);

@@ -18,7 +18,8 @@ const tickMsMax = 100;
  * look at. It costs an insertion and a removal a call, and no look at the clock: what began since the last tick is taken to have begun at the tick.
  *
  * Nothing is due early. It is late by a tick at most (5 % of the duration, 100 ms at most), beside what the event loop is late by itself; on its own it is due
- * to the millisecond. The timer stops with the first tick that finds the list empty, so that it holds no process up for longer.
+ * to the millisecond. An empty list holds no process up for longer than a tick: a tick that finds it empty is the last one, and a timer for the deadline of one
+ * call ends with the last call.
  */
 export class DeadlineList {
   readonly durationMs: number;
@@ -67,6 +68,9 @@ export class DeadlineList {
     entry.list = null;
     entry.before = null;
     entry.after = null;
+    if (this.#first !== null || this.#ticking || this.#timer === undefined) return;
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
   }
 
   #arm(delayMs: number): void {

@@ -19,32 +19,39 @@ export class BreakerOpenError extends CallError {
   }
 }
 
-/** The time of the call is over; its signal was aborted. */
+/** The time of the call is over, or of its fallback: then `cause` is the call's own error. The signal was aborted. */
 export class CallTimeoutError extends CallError {
   override readonly name = "CallTimeoutError";
   readonly code = "call_timeout";
   readonly retriable: boolean;
-  /** The function had begun and is not idempotent, so it may have run: look before you call again. */
+  /** The function, or its fallback, had begun and is not idempotent, so it may have run: look before you call again. */
   readonly outcomeUnknown: boolean;
-  constructor(upstream: string, timeoutMs: number, outcomeUnknown: boolean) {
+  constructor(upstream: string, timeoutMs: number, outcomeUnknown: boolean, cause?: unknown) {
     const advice = outcomeUnknown ? "it may have run: look at its effect before you call again" : "call again, or give it more time";
-    super(upstream, `the call to ${upstream} took longer than ${timeoutMs} ms and was aborted; ${advice}`);
+    super(upstream, `the call to ${upstream} took longer than ${timeoutMs} ms and was aborted; ${advice}`, cause);
     this.outcomeUnknown = outcomeUnknown;
     this.retriable = !outcomeUnknown;
   }
 }
 
-/** A call that is not idempotent broke off after it may have run. It was not repeated: a duplicate write is worse than an error. */
+/** A call that is not idempotent broke off after it may have run. It was not repeated: a duplicate write is worse than an error. `cause` is its own error. */
 export class OutcomeUnknownError extends CallError {
   override readonly name = "OutcomeUnknownError";
   readonly code = "outcome_unknown";
   readonly retriable = false;
-  constructor(upstream: string, endpoint: string, cause: unknown) {
+  readonly outcomeUnknown = true;
+  /** Where its fallback was tried and failed too: that error. It says nothing of the call. */
+  readonly fallbackError: unknown;
+  /** `endpoint`: null for a function with a breaker of its own, which has none. */
+  constructor(upstream: string, endpoint: string | null, cause: unknown, fallbackError?: unknown) {
+    const where = endpoint === null ? upstream : `${upstream}/${endpoint}`;
+    const tried = fallbackError === undefined ? "" : ", and its fallback failed";
     super(
       upstream,
-      `the call to ${upstream}/${endpoint} broke off and may have run: look at its effect before you call again, or pass idempotent: true where a repeat does no harm`,
+      `the call to ${where} broke off and may have run${tried}: look at its effect before you call again, or pass idempotent: true where a repeat does no harm`,
       cause,
     );
+    this.fallbackError = fallbackError;
   }
 }
 

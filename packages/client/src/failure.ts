@@ -41,9 +41,11 @@ function transportFailureOf(error: unknown, depth: number): { code: FailureCode;
     const known = all.find((one) => one !== null) ?? null;
     return known === null ? null : { code: known.code, executed: all.every((one) => one?.executed === "no") ? "no" : "unknown" };
   }
-  const { code, cause } = error as { code?: unknown; cause?: unknown };
+  const { code, cause, outcomeUnknown } = error as { code?: unknown; cause?: unknown; outcomeUnknown?: unknown };
   const own = typeof code === "string" ? classifyTransportError(code, "written") : null;
-  return own !== null && own.code !== "other" ? own : transportFailureOf(cause, depth + 1);
+  const found = own !== null && own.code !== "other" ? own : transportFailureOf(cause, depth + 1);
+  // An error of this SDK that says so knows more than its cause: a fallback that may have run, after a call that did not.
+  return found !== null && outcomeUnknown === true ? { ...found, executed: "unknown" } : found;
 }
 
 function isTimeout(error: unknown): boolean {

@@ -1,14 +1,19 @@
 import assert from "node:assert/strict";
+import { execFile } from "node:child_process";
 import { getEventListeners } from "node:events";
-import { test } from "node:test";
+import { type TestContext, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
+import { promisify } from "node:util";
 import {
   type BreakerEvent,
   BreakerOpenError,
   BulkheadFullError,
   CallTimeoutError,
   createBreaker,
+  type Fallback,
   type FallbackContext,
+  failureOf,
+  OutcomeUnknownError,
 } from "@mcp-failover/client";
 import { patientMs } from "@mcp-failover/testkit";
 import fc from "fast-check";
@@ -16,6 +21,21 @@ import fc from "fast-check";
 const boom = new Error("boom");
 const fails = () => Promise.reject(boom);
 const never = () => new Promise<never>(() => undefined);
+/** Timers and the monotonic clock in the test's hand; `pass` lets both go on, and whatever then is due. */
+function mockedTime(t: TestContext) {
+  t.mock.timers.enable({ apis: ["setTimeout"] });
+  let nowMs = 1000;
+  const now = (): number => nowMs;
+  t.mock.method(performance, "now", now);
+  return {
+    now,
+    pass: async (ms: number): Promise<void> => {
+      nowMs += ms;
+      t.mock.timers.tick(ms);
+      await new Promise((resolve) => setImmediate(resolve));
+    },
+  };
+}
 const rejection = (promise: Promise<unknown>): Promise<unknown> =>
   promise.then(
     () => assert.fail("it did not fail"),
@@ -44,6 +64,43 @@ test("a call gives what its function gives, at once or later, and throws what it
   }
 });
 
+/** A promise that begins its work when somebody waits for it, as query builders do. */
+class LazyPromise<T> extends Promise<T> {
+  // biome-ignore lint/suspicious/noThenProperty: it is what is tested
+  override then(): never {
+    throw boom;
+  }
+}
+const lazyOnes: Readonly<Record<string, () => PromiseLike<unknown>>> = {
+  // biome-ignore lint/suspicious/noThenProperty: it is what is tested
+  "throws from then": () => ({ then: () => assert.fail(boom) }),
+  // biome-ignore lint/suspicious/noThenProperty: it is what is tested
+  "throws when then is read": () => Object.defineProperty({}, "then", { get: () => assert.fail(boom) }) as PromiseLike<unknown>,
+  "is a promise and throws from then": () => new LazyPromise(() => undefined),
+};
+
+for (const [what, lazy] of Object.entries(lazyOnes)) {
+  test(`S3, S4: a thenable that ${what} is a failure like any other, with and without a time-out and a signal`, async () => {
+    const { signal } = new AbortController();
+    for (const [timeoutMs, own] of [
+      [null, {}],
+      [null, { signal }],
+      [20, {}],
+      [20, { signal }],
+      [5000, { timeoutMs: 20 }],
+    ] as const) {
+      const breaker = createBreaker({ timeoutMs, concurrencyMax: 1 });
+      for (let count = 0; count < 3; count += 1) assert.equal(await rejection(breaker.execute(lazy, own)), boom);
+      assert.equal(await breaker.execute(lazy, { ...own, fallback: () => "kept" }), "kept");
+      // A call that nobody waits for any more would end in the process's unhandled rejections.
+      await sleep(40);
+      const { running, calls, failures } = breaker.stats();
+      assert.deepEqual([running, calls, failures], [0, 4, 4]);
+      assert.equal(getEventListeners(signal, "abort").length, 0);
+    }
+  });
+}
+
 test("wrap keeps the arguments and their types; wrapWithContext adds the signal before them", async () => {
   const breaker = createBreaker();
   const add = breaker.wrap((a: number, b: number) => a + b);
@@ -69,20 +126,13 @@ test("S2: a time-out ends the call, aborts the signal, read before or after, and
 });
 
 test("S2: of many calls with one time-out none ends early, and none later than a tick beside what the event loop is late", async (t) => {
-  t.mock.timers.enable({ apis: ["setTimeout"] });
-  let nowMs = 1000;
-  t.mock.method(performance, "now", () => nowMs);
-  const pass = async (ms: number): Promise<void> => {
-    nowMs += ms;
-    t.mock.timers.tick(ms);
-    await new Promise((resolve) => setImmediate(resolve));
-  };
+  const { now, pass } = mockedTime(t);
   for (const stallMs of [1, 50]) {
     const breaker = createBreaker({ timeoutMs: 200, concurrencyMax: 1000, consecutiveFailures: null, failureRatio: null });
     const tookMs: number[] = [];
     for (let count = 0; count < 300; count += 1) {
-      const startedMs = nowMs;
-      void rejection(breaker.execute(never)).then(() => tookMs.push(nowMs - startedMs));
+      const startedMs = now();
+      void rejection(breaker.execute(never)).then(() => tookMs.push(now() - startedMs));
       await pass(count % 100 === 99 ? stallMs : 1);
     }
     for (let left = 300; left > 0; left -= 1) await pass(1);
@@ -92,6 +142,47 @@ test("S2: of many calls with one time-out none ends early, and none later than a
   }
 });
 
+for (const options of ["timeoutMs: 60_000", "timeoutMs: null, slowMs: 60_000", "timeoutMs: 60_000, slowMs: 150"]) {
+  test(`a breaker that is not called any more holds no process up (${options})`, async () => {
+    // Longer than a tick, so that the timer is for the call's own end when it comes.
+    const script = `
+      import { createBreaker } from "@mcp-failover/client";
+      import { setTimeout as sleep } from "node:timers/promises";
+      const breaker = createBreaker({ ${options} });
+      await Promise.all([breaker.execute(() => sleep(250)), breaker.execute(() => sleep(300))]);
+      const endedMs = performance.now();
+      process.on("exit", () => console.log(performance.now() - endedMs));
+    `;
+    const { stdout } = await promisify(execFile)(process.execPath, ["--input-type=module-typescript", "-e", script], {
+      cwd: import.meta.dirname,
+      timeout: patientMs(30_000),
+    });
+    assert.ok(stdout !== "" && Number(stdout) < 10_000, `it lived ${stdout.trim()} ms after its last call`);
+  });
+}
+
+test("S2: waiting for a place takes nothing of the fallback's time, and the error tells the whole time", async (t) => {
+  const { pass } = mockedTime(t);
+  const breaker = createBreaker({ timeoutMs: 400, concurrencyMax: 1, queueMax: 1 });
+  const gate = Promise.withResolvers<void>();
+  const first = breaker.execute(() => gate.promise);
+  const told: unknown[] = [];
+  const waited = breaker.execute(never, {
+    fallback: (error) => {
+      told.push((error as Error).message);
+      return new Promise<string>((resolve) => setTimeout(resolve, 350, "kept"));
+    },
+  });
+  await pass(390);
+  gate.resolve();
+  await first;
+  await pass(1);
+  await pass(19);
+  assert.match(String(told), /took longer than 400 ms/);
+  assert.equal(told.length, 1);
+  await pass(350);
+  assert.equal(await waited, "kept");
+});
 test("S2: the caller's signal ends the call with the caller's reason, blames nobody, and leaves no listener behind", async () => {
   const breaker = createBreaker({ consecutiveFailures: 1 });
   const controller = new AbortController();
@@ -342,7 +433,61 @@ test("S4: a fallback that hangs ends with the time-out, one that throws with its
   assert.ok(late instanceof CallTimeoutError);
   assert.equal(signal?.aborted, true);
   const worse = new Error("worse");
-  assert.equal(await rejection(breaker.execute(fails, { fallback: () => Promise.reject(worse) })), worse);
+  const fallback = () => Promise.reject(worse);
+  assert.equal(await rejection(breaker.execute(fails, { fallback, idempotent: true })), worse);
+  breaker.forceOpen();
+  assert.equal(await rejection(breaker.execute(fails, { fallback })), worse);
+});
+
+for (const retry of [undefined, { delayMs: 1 }]) {
+  const how = retry === undefined ? "once" : "with retries";
+  test(`S4: a fallback that is late, or fails, does not make a call that may have run one that may be repeated (${how})`, async () => {
+    const backup = createBreaker({ name: "backup" });
+    backup.forceOpen();
+    const fallbacks: Readonly<Record<string, Fallback<unknown>>> = {
+      "is late": never,
+      throws: () => assert.fail("the cache is empty"),
+      "is refused by a breaker of its own": () => backup.execute(() => 1),
+      // Of the fallback this proves that nothing ran, not of the call.
+      "is refused by its host": () => Promise.reject(Object.assign(new Error("no"), { code: "ECONNREFUSED" })),
+    };
+    for (const [what, fallback] of Object.entries(fallbacks)) {
+      for (const work of [never, fails]) {
+        let writes = 0;
+        const write = () => {
+          writes += 1;
+          return work();
+        };
+        const breaker = createBreaker({ name: "pay", timeoutMs: 20, fallback, ...(retry === undefined ? {} : { retry }) });
+        const outer = createBreaker({ retry: { delayMs: 1 } });
+        const error = await rejection(outer.execute(() => breaker.execute(write)));
+        assert.equal(writes, 1, what);
+        assert.ok(error instanceof OutcomeUnknownError || error instanceof CallTimeoutError, what);
+        assert.deepEqual([error.retriable, error.outcomeUnknown], [false, true], what);
+        assert.match(error.message, /pay.*may have run/, what);
+        assert.equal(failureOf(error).executed, "unknown", what);
+        if (work === fails) assert.equal(error.cause, boom, what);
+        else assert.ok(error.cause instanceof CallTimeoutError && error.cause.outcomeUnknown, what);
+        if (error instanceof OutcomeUnknownError) assert.ok(error.fallbackError instanceof Error, what);
+      }
+    }
+    const breaker = createBreaker({ timeoutMs: 20, ...(retry === undefined ? {} : { retry }) });
+    const itself: Fallback<unknown> = (error) => {
+      throw error;
+    };
+    assert.equal(await rejection(breaker.execute(fails, { fallback: itself })), boom);
+  });
+}
+
+test("S4: a fallback that is late may have run in the call's place: only where a repeat does no harm is it to be called again", async () => {
+  const breaker = createBreaker({ timeoutMs: 20, fallback: never });
+  const refused = Object.assign(new Error("no"), { code: "ECONNREFUSED" });
+  for (const idempotent of [false, true]) {
+    const late = await rejection(breaker.execute(() => Promise.reject(refused), { idempotent }));
+    assert.ok(late instanceof CallTimeoutError);
+    assert.deepEqual([late.outcomeUnknown, late.retriable, late.cause], [!idempotent, idempotent, refused]);
+    if (!idempotent) assert.equal(failureOf(late).executed, "unknown");
+  }
 });
 
 test("states, events and an operator's word: opened, half-open after its time, closed, forced open, disabled, metrics only", async () => {
@@ -442,6 +587,28 @@ test("values can count as failures and are returned all the same; errors can be 
   assert.equal(breaker.state, "open");
 });
 
+test("in half-open an answer that does not count closes it, by the default rule and by one of the caller's", async () => {
+  for (const [rule, answer] of [
+    [{}, { status: 404 }],
+    [{}, { response: { status: 409 } }],
+    [{}, { code: -32_602 }],
+    [{ isFailure: (error: unknown) => error === boom }, {}],
+  ] as const) {
+    let nowMs = 0;
+    const breaker = createBreaker({ ...rule, consecutiveFailures: 1, openMs: 1000, openJitter: 0, nowMs: () => nowMs });
+    const said: string[] = [];
+    for (const event of ["close", "ignored"] satisfies BreakerEvent[]) breaker.on(event, () => said.push(event));
+    const mine = Object.assign(new Error("no such order"), answer);
+    await rejection(breaker.execute(fails));
+    assert.equal(breaker.state, "open");
+    nowMs = 1000;
+    assert.equal(await rejection(breaker.execute(() => Promise.reject(mine))), mine);
+    assert.deepEqual([breaker.state, breaker.stats().ignored, said], ["closed", 1, ["close", "ignored"]]);
+    const others = Array.from({ length: 10 }, () => rejection(breaker.execute(() => Promise.reject(mine))));
+    assert.deepEqual(new Set(await Promise.all(others)), new Set([mine]));
+  }
+});
+
 test("what a breaker knows goes over a restart: what is left of the open time, and the back-off", () => {
   let nowMs = 0;
   const options = { openMs: 10_000, openJitter: 0, nowMs: () => nowMs };
@@ -463,8 +630,62 @@ test("options that make no sense are refused with their name", () => {
     [{ concurrencyMax: 1.5 }, /concurrencyMax/],
     [{ openFactor: Number.NaN }, /openFactor/],
     [{ slowRatio: 0.5 }, /slowMs/],
+    [{ retry: { attemptsMax: Number.NaN } }, /retry\.attemptsMax/],
+    [{ retry: { attemptsMax: 0 } }, /retry\.attemptsMax/],
+    [{ retry: { delayMs: Number.NaN } }, /retry\.delayMs/],
+    [{ retry: { delayMs: -1 } }, /retry\.delayMs/],
+    [{ retry: { delayMsMax: Number.NaN } }, /retry\.delayMsMax/],
+    [{ retry: { attemptTimeoutMs: 0 } }, /retry\.attemptTimeoutMs/],
+    [{ retry: { attemptTimeoutMs: Number.NaN } }, /retry\.attemptTimeoutMs/],
   ] as const) {
     assert.throws(() => createBreaker(options), { name: "RangeError", message: name });
+  }
+});
+
+test("a call's time that makes no sense is refused before its function is called", async () => {
+  for (const retry of [undefined, {}]) {
+    const breaker = createBreaker(retry === undefined ? {} : { retry });
+    for (const timeoutMs of [Number.NaN, -1, 0]) {
+      const error = await rejection(breaker.execute(() => assert.fail("called"), { timeoutMs, fallback: () => "kept" }));
+      assert.ok(error instanceof RangeError);
+      assert.match(error.message, new RegExp(`timeoutMs is ${timeoutMs}: `));
+    }
+    assert.deepEqual([breaker.stats().calls, breaker.stats().running], [0, 0]);
+  }
+});
+
+test("an attempt's time that is longer than a timer can wait does not end it at once", async () => {
+  for (const attemptTimeoutMs of [3e9, Number.POSITIVE_INFINITY]) {
+    const breaker = createBreaker({ timeoutMs: null, retry: { attemptTimeoutMs } });
+    assert.equal(await breaker.execute(() => sleep(20, "answer")), "answer");
+  }
+});
+
+test("a memory that makes no sense is told, and forgotten: the breaker begins closed and still comes to a trial", async () => {
+  const sound = { status: "open", openings: 1, openForMs: 1000, savedAtMs: Date.now() };
+  for (const memory of [
+    { ...sound, savedAtMs: undefined },
+    { ...sound, openings: undefined },
+    { ...sound, status: "closed", openings: undefined },
+    { ...sound, openForMs: "soon" },
+    { ...sound, status: "OPEN" },
+    "open",
+    null,
+  ]) {
+    const told: unknown[] = [];
+    let nowMs = 0;
+    const breaker = createBreaker({
+      initial: memory as never,
+      consecutiveFailures: 1,
+      nowMs: () => nowMs,
+      onError: (error) => told.push(error),
+    });
+    assert.equal(breaker.state, "closed");
+    assert.equal(told.length, 1);
+    assert.match(String(told[0]), /^RangeError: restore: /);
+    await rejection(breaker.execute(fails));
+    nowMs += breaker.stats().openForMs ?? Number.NaN;
+    assert.equal(await breaker.execute(() => 1), 1);
   }
 });
 

@@ -337,18 +337,27 @@ test("a fallback serves a call that no endpoint takes; it has a time-out of its 
   const { client } = await fleet.client();
   const refused = fails(systemError("ECONNREFUSED"));
   assert.equal(await client.execute<string>("solo", refused, { fallback: (error) => (error as NoEndpointError).code }), "no_endpoint");
-  let signal: AbortSignal | undefined;
-  const late = await rejection(
-    client.execute("solo", refused, {
-      timeoutMs: 40,
-      fallback: (_, context) => {
-        signal = context.signal;
-        return new Promise<never>(() => undefined);
-      },
-    }),
-  );
-  assert.ok(late instanceof CallTimeoutError);
-  assert.equal(signal?.aborted, true);
+  for (const [safe, outcomeUnknown] of [
+    [{}, true],
+    [{ idempotent: true }, false],
+    [{ readOnly: true }, false],
+  ] as const) {
+    let signal: AbortSignal | undefined;
+    const late = await rejection(
+      client.execute("solo", refused, {
+        ...safe,
+        timeoutMs: 40,
+        fallback: (_, context) => {
+          signal = context.signal;
+          return new Promise<never>(() => undefined);
+        },
+      }),
+    );
+    assert.ok(late instanceof CallTimeoutError);
+    assert.equal(signal?.aborted, true);
+    assert.deepEqual([late.outcomeUnknown, late.retriable], [outcomeUnknown, !outcomeUnknown], "the fallback may have run");
+    assert.ok(late.cause instanceof Error);
+  }
 });
 
 test("a refusal out of the function is no proof that it did not run: the fallback serves only calls that may run twice", async () => {

@@ -1,4 +1,4 @@
-import type { BreakerStatus } from "@mcp-failover/contracts";
+import { type BreakerStatus, breakerStatus } from "@mcp-failover/contracts";
 import { type CallBreakerPolicy, defaultCallBreakerPolicy } from "./call-breaker-policy.ts";
 import { RollingCounts } from "./rolling-counts.ts";
 import { fractionOf } from "./string-hash.ts";
@@ -13,7 +13,8 @@ import { wilsonLowerBound } from "./wilson.ts";
  *     or the slow ratio over its threshold: certainly (95 % Wilson lower bound), or plainly where the policy says so.
  * K2  What was ignored (the caller's own errors, a caller that went away) never opens it.
  * K3  It stays open for at most `openMsMax`; the time alone makes a trial possible: no timer, nothing to get stuck.
- * K4  In half-open at most `halfOpenCalls` trials are out at once. Trials that have not reported after `trialMs` stop counting.
+ * K4  In half-open at most `halfOpenCalls` trials are out at once. Trials that have not reported after `trialMs` stop counting. One that was answered in a way that
+ *     does not count is a good one, as for the fleet's breakers: a function whose usual answer is "there is none" could never close it else.
  * K5  A result of an older generation neither opens nor closes. Nor does the window of a generation reach into the next.
  * K6  The open time grows by `openFactor` with each opening, and falls by one step for each quiet `openingDecayMs`.
  * K7  `forced_open`, `disabled` and `metrics_only` are the operator's: nothing automatic changes them. The last two let every call through.
@@ -104,7 +105,7 @@ export class CallBreaker {
   record(permit: number, outcome: CallOutcome, nowMs: number): void {
     if (Math.floor(permit / rounds) !== this.#generation) return;
     if (this.#status === "half_open") this.#recordTrial(permit, outcome, nowMs);
-    else if (this.passing && this.#status !== "disabled") this.#recordCall(outcome, nowMs);
+    else if (outcome !== callIgnored && this.passing && this.#status !== "disabled") this.#recordCall(outcome, nowMs);
   }
 
   /** A call has taken longer than it may and is still out: it counts as slow from now on. Its end is for {@link endLate}. */
@@ -141,8 +142,11 @@ export class CallBreaker {
     }
   }
 
-  /** Takes up what an earlier process knew. */
+  /** Takes up what an earlier process knew. Throws `RangeError`, and changes nothing, on what makes no sense: by a time that is no number it would stay open for ever. */
   restore(state: { readonly status: BreakerStatus; readonly openings: number; readonly openForMs: number }, nowMs: number): void {
+    if (!breakerStatus.options.includes(state.status)) throw new RangeError(`restore: status is ${state.status}: give one of a breaker's`);
+    for (const name of ["openings", "openForMs"] as const)
+      if (!Number.isFinite(state[name])) throw new RangeError(`restore: ${name} is ${state[name]}: give a finite number`);
     this.#openings = Math.max(0, Math.floor(state.openings));
     if (state.status === "closed") return;
     const open = state.status === "open" || state.status === "half_open";
@@ -162,7 +166,7 @@ export class CallBreaker {
     return [...this.#counts.totals.subarray(kinds)];
   }
 
-  #recordCall(outcome: CallOutcome, nowMs: number, runAfterSlow = 0): void {
+  #recordCall(outcome: CountedOutcome, nowMs: number, runAfterSlow = 0): void {
     this.#count(outcome, nowMs);
     if (outcome === callOk) {
       this.#failureRun = 0;
@@ -192,7 +196,7 @@ export class CallBreaker {
 
   #recordTrial(permit: number, outcome: CallOutcome, nowMs: number): void {
     if (permit === this.#generation * rounds + this.#round) this.#trialsOut -= 1;
-    if (outcome !== callOk) {
+    if (outcome !== callOk && outcome !== callIgnored) {
       this.#open(nowMs, outcome === callFailed ? "a trial failed" : "a trial was slow");
       return;
     }
@@ -219,7 +223,7 @@ export class CallBreaker {
     return false;
   }
 
-  #count(outcome: CallOutcome | typeof callSlowAndFailed, nowMs: number): void {
+  #count(outcome: CountedOutcome | typeof callSlowAndFailed, nowMs: number): void {
     const ring = this.#ring;
     if (ring === null) {
       this.#counts.advance(nowMs);
@@ -296,7 +300,10 @@ export const callOk = 0;
 export const callFailed = 1;
 /** It succeeded, later than it may. */
 export const callSlow = 2;
-export type CallOutcome = typeof callOk | typeof callFailed | typeof callSlow;
+/** It was answered with an error that does not count: in half-open a good trial, else no call at all. */
+export const callIgnored = 4;
+type CountedOutcome = typeof callOk | typeof callFailed | typeof callSlow;
+export type CallOutcome = CountedOutcome | typeof callIgnored;
 /** It was slow while it was out, and failed then: one call that counts for both ratios. */
 const callSlowAndFailed = 3;
 

@@ -45,7 +45,7 @@ export {
 export { type Evaluation, type EvidenceCut, evidenceOf, type ObserverEvidence } from "./breaker-evidence.ts";
 export { type BreakerGate, type BreakerGateQuestion, breakerGate } from "./breaker-gate.ts";
 export { type BreakerSignals, expireBreakerSignals, foldBreakerSignal, liveRouters, openBreakerSignals } from "./breaker-signals.ts";
-export { CallBreaker, type CallOutcome, callFailed, callOk, callSlow, denied } from "./call-breaker.ts";
+export { CallBreaker, type CallOutcome, callFailed, callIgnored, callOk, callSlow, denied } from "./call-breaker.ts";
 export { type CallBreakerPolicy, defaultCallBreakerPolicy, defaultCallLimits } from "./call-breaker-policy.ts";
 export {
   type Evidence,

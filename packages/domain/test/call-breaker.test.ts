@@ -5,6 +5,7 @@ import {
   type CallBreakerPolicy,
   type CallOutcome,
   callFailed,
+  callIgnored,
   callOk,
   callSlow,
   defaultCallBreakerPolicy,
@@ -147,6 +148,23 @@ test("K4: a trial that is given back makes way at once", () => {
   assert.equal(breaker.allows(5000), true);
 });
 
+test("K4: in half-open an answer that does not count is a good trial; in closed it is no call at all", () => {
+  const breaker = make({ consecutiveFailures: 2, halfOpenSuccesses: 2 });
+  calls(breaker, [callFailed, callIgnored, callFailed], 0);
+  assert.equal(breaker.status, "open", "K1: it did not end the run");
+  const ofBefore = breaker.acquire(5000);
+  const trial = breaker.acquire(5000 + base.trialMs);
+  breaker.record(ofBefore, callIgnored, 5000 + base.trialMs);
+  assert.equal(breaker.acquire(5000 + base.trialMs), denied, "K4: the late report freed no place of the new round");
+  breaker.record(trial, callIgnored, 5000 + base.trialMs);
+  assert.deepEqual([breaker.status, breaker.reason], ["closed", "2 successful trials"]);
+  const ratio = make({ consecutiveFailures: null, minimumCalls: 4, plainRatio: true });
+  calls(ratio, [...times(10, callIgnored), ...times(3, callFailed)], 0);
+  assert.equal(ratio.status, "closed", "K2: three calls");
+  call(ratio, callFailed, 0);
+  assert.deepEqual([ratio.status, ratio.reason], ["open", "4 of 4 calls failed"]);
+});
+
 test("K7: an operator's states hold against any result; metrics_only says how often it would have opened", () => {
   for (const status of ["forced_open", "disabled", "metrics_only"] as const) {
     const breaker = make();
@@ -169,10 +187,32 @@ test("restore takes up an open time and its back-off, and never more than the li
   assert.deepEqual([breaker.status, breaker.openUntilMs, breaker.openings], ["open", 100 + base.openMsMax, 3]);
 });
 
+test("K3: what is restored and makes no sense is refused, and changes nothing", () => {
+  const sound = { status: "open", openings: 1, openForMs: 1000 } as const;
+  for (const [wrong, name] of [
+    [{ status: "OPEN" }, /status is OPEN/],
+    [{ status: undefined }, /status is undefined/],
+    [{ openings: undefined }, /openings is undefined/],
+    [{ openings: Number.NaN }, /openings is NaN/],
+    [{ openings: "1" }, /openings is 1/],
+    [{ openForMs: Number.NaN }, /openForMs is NaN/],
+    [{ openForMs: Number.POSITIVE_INFINITY }, /openForMs is Infinity/],
+    [{ status: "closed", openings: null }, /openings is null/],
+  ] as const) {
+    const breaker = make({ consecutiveFailures: 1 });
+    // Of a file, or of another version.
+    const state = { ...sound, ...wrong } as unknown as typeof sound;
+    assert.throws(() => breaker.restore(state, 0), { name: "RangeError", message: name });
+    assert.deepEqual([breaker.status, breaker.generation, breaker.openings], ["closed", 0, 0]);
+    call(breaker, callFailed, 0);
+    assert.equal(breaker.allows(breaker.openUntilMs ?? Number.NaN), true);
+  }
+});
+
 const step = fc.record({
   waitMs: fc.integer({ min: 0, max: 8000 }),
   takesMs: fc.integer({ min: 0, max: 12_000 }),
-  outcome: fc.option(fc.constantFrom<CallOutcome>(callOk, callFailed, callSlow)),
+  outcome: fc.option(fc.constantFrom<CallOutcome>(callOk, callFailed, callSlow, callIgnored)),
 });
 
 test("K1, K3, K4, K5 hold for any overlapping calls, and the same calls give the same states", () => {
@@ -189,7 +229,8 @@ test("K1, K3, K4, K5 hold for any overlapping calls, and the same calls give the
         const before = breaker.generation;
         breaker.record(one.permit, one.outcome, one.atMs);
         if (one.generation !== before) assert.equal(breaker.generation, before, "K5");
-        if (breaker.status === "open" && breaker.generation !== before) assert.notEqual(one.outcome, callOk, "K1");
+        if (breaker.status === "open" && breaker.generation !== before)
+          assert.ok(one.outcome !== callOk && one.outcome !== callIgnored, "K1, K2");
       }
       const allowed = breaker.allows(nowMs);
       const permit = breaker.acquire(nowMs);
