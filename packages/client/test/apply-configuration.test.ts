@@ -52,34 +52,6 @@ test("the log wins over the file: a start applies the file only when it has chan
   await bus.close();
 });
 
-test("what an operator has applied from another file stays in force at every start with the file as it was, and the start says whose it is", async () => {
-  const bus = memoryBroker().connect();
-  const hotfix = parsed("http://127.0.0.1:1003");
-  await applyConfiguration(bus, from(fileA, atStart));
-  await applyConfiguration(bus, from(hotfix, { reason: "hotfix" }));
-  const kept = { applied: false, version: 2, hash: hotfix.hash };
-  for (const again of [1, 2])
-    assert.deepEqual(
-      await applyConfiguration(bus, from(fileA, atStart)),
-      { ...kept, inForce: { by: { kind: "operator", id: "ada" }, reason: "hotfix" } },
-      `start ${again}`,
-    );
-  assert.equal((await applyConfiguration(bus, from(fileB, atStart))).version, 3, "a file that no start has read is applied");
-  await applyConfiguration(bus, from(hotfix));
-  assert.equal((await applyConfiguration(bus, from(fileB, atStart))).version, 4, "and that one stays in force from then on");
-  assert.equal((await applyConfiguration(bus, from(fileA, atStart))).version, 5, "one that was read before that is another one again");
-  await bus.close();
-});
-
-test("a start finds the configuration of an operator before any start did: the file is applied once, and never again", async () => {
-  const bus = memoryBroker().connect();
-  await applyConfiguration(bus, from(fileB));
-  assert.equal((await applyConfiguration(bus, from(fileA, atStart))).version, 2);
-  await applyConfiguration(bus, from(fileB));
-  assert.deepEqual((await applyConfiguration(bus, from(fileA, atStart))).version, 3);
-  await bus.close();
-});
-
 test("of ten that apply at once each gets a version of its own, without a gap", async () => {
   const broker = memoryBroker();
   const files = Array.from({ length: 10 }, (_, index) => parsed(`http://127.0.0.1:${2000 + index}`));
