@@ -4,8 +4,9 @@ import type { ProberPolicy } from "./prober-policy.ts";
 /**
  * What a prober knows of its own state, so that its own trouble is not told as a target's.
  *
- * P1  Isolated: every reference fails, and no target has answered since that began (within `answerProvesMs`). A reference that fails while
- *     targets answer has failed itself. Without references nobody is ever called isolated.
+ * P1  Isolated: every reference fails, and of the targets some have been silent since that began, and none has answered (within
+ *     `answerProvesMs`). A reference that fails while targets answer has failed itself, and one that fails while nobody has tried a target
+ *     says nothing yet. Without references nobody is ever called isolated.
  * P2  Overloaded: over the last `conditionSamples` samples the event loop came over `lagMsMax` late on average, or more than
  *     `refusedShareMax` of the due probes found no place; until neither is so for as many samples.
  * P3  A time-out during which this process stood still for `stallMs` proves nothing, and neither does any failure without an answer while
@@ -36,13 +37,20 @@ export function judgeOverload(samples: readonly LoadSample[], before: boolean, p
 
 /** P1. All times are of one clock; null: never. */
 export function judgeIsolation(
-  seen: { readonly failingSinceMs: number | null; readonly lastAnswerMs: number | null; readonly nowMs: number },
+  seen: {
+    /** The references. */
+    readonly failingSinceMs: number | null;
+    /** When the last probe of any target began that was answered. */
+    readonly lastAnswerMs: number | null;
+    /** When one ended without any answer. */
+    readonly lastSilenceMs: number | null;
+    readonly nowMs: number;
+  },
   policy: ConditionPolicy,
 ): boolean {
-  if (seen.failingSinceMs === null) return false;
-  const answered =
-    seen.lastAnswerMs !== null && seen.lastAnswerMs > seen.failingSinceMs && seen.nowMs - seen.lastAnswerMs <= policy.answerProvesMs;
-  return !answered;
+  const { failingSinceMs, lastAnswerMs, lastSilenceMs, nowMs } = seen;
+  if (failingSinceMs === null || lastSilenceMs === null || lastSilenceMs < failingSinceMs) return false;
+  return lastAnswerMs === null || lastAnswerMs <= failingSinceMs || nowMs - lastAnswerMs > policy.answerProvesMs;
 }
 
 /** Failures in which nothing came back from the endpoint: those that an isolated prober sees everywhere. */

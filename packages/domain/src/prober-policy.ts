@@ -32,7 +32,10 @@ export interface ProberPolicy {
   /** How long the end of a session, and a fenced word, may take. */
   readonly endSessionMs: number;
   readonly sayMs: number;
-  /** References are tried this often, every `referenceFailingMs` while they fail, and at once when a probe gets no answer; for so long. */
+  /**
+   * References are tried this often, every `referenceFailingMs` while they fail, and at once when a probe gets no answer; for so long. While
+   * they fail, so are a few targets, unless one has answered within `referenceFailingMs`.
+   */
   readonly referenceEveryMs: number;
   readonly referenceFailingMs: number;
   readonly referenceTimeoutMs: number;

@@ -8,12 +8,15 @@ import { ownerOf, type ProberPolicy } from "@mcp-failover/domain";
  * G2  A prober settles before it takes endpoints: it has then heard everybody who is there. Who hears of a new one answers at once, and
  *     leaves it nothing before it says that it is ready.
  * G3  While the bus is gone, or after this process stood still, nobody is taken for dead: nobody could be heard.
- * G4  Who says that it is isolated owns nothing and is not asked, as long as anybody is not; where all are, they share as ever.
+ * G4  Who says that it is isolated owns nothing, as long as anybody is not; where all are, they share as ever. It is not asked, but by who
+ *     reaches no reference either: what is wrong with those may be all that is wrong with it, and one word alone is no majority.
  */
 export interface Fleet {
   hear(heartbeat: ProberHeartbeat): void;
   /** Other live probers that are ready, and not isolated. */
   peers(): string[];
+  /** Those that are ready, and isolated. */
+  isolatedPeers(): string[];
   /** Where a prober stands, itself included; null: it does not say, or is not live. */
   zoneOf(prober: string): string | null;
   /** This prober reaches none of its references, or does again. */
@@ -132,6 +135,7 @@ export function joinFleet(options: FleetOptions): Fleet {
       if (ready !== (known?.ready ?? false) || cutOff !== (known?.isolated ?? false)) onChange();
     },
     peers,
+    isolatedPeers,
     zoneOf: (prober) => (prober === self ? options.zone : (others.get(prober)?.zone ?? null)),
     setIsolated(now) {
       if (now === isolated) return;

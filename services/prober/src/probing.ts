@@ -121,7 +121,7 @@ export function createProbing(options: ProbingOptions): Probing {
         options.onNotMade(target, probe);
         return null;
       }
-      if (probe.result.outcome !== "hard") self.answered();
+      if (probe.result.outcome !== "hard") self.answered(startedMs);
       else {
         // What may be our own failure is nobody else's, and is not said of the endpoint.
         const own = await self.blames(probe.result.code, startedMs);

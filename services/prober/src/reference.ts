@@ -1,10 +1,20 @@
 import { connect } from "node:net";
 
+const defaultPorts: Readonly<Record<string, number>> = {
+  "http:": 80,
+  "ws:": 80,
+  "redis:": 6379,
+  "rediss:": 6379,
+  "bolt:": 7687,
+  "bolt+s:": 7687,
+};
+const elsePort = 443;
+
 /** Whether something accepts a connection at the address of a URL within the time. Nothing is sent. */
 export function reach(url: string, timeoutMs: number): Promise<boolean> {
   const { hostname, port, protocol } = new URL(url);
   const host = hostname.replace(/^\[|\]$/g, "");
-  const number = port === "" ? (protocol === "http:" ? 80 : 443) : Number(port);
+  const number = port === "" ? (defaultPorts[protocol] ?? elsePort) : Number(port);
   return new Promise((resolve) => {
     const socket = connect({ host, port: number });
     const end = (reached: boolean): void => {

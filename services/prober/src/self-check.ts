@@ -4,10 +4,12 @@ import { isWithoutAnswer, judgeIsolation, judgeOverload, type LoadSample, type P
 /** Watches this process itself: whether it keeps up, and whether it reaches anything at all (prober-condition.ts decides). */
 export interface SelfCheck {
   readonly isolated: boolean;
+  /** No reference can be reached; that may be their own trouble. */
+  readonly referencesFail: boolean;
   readonly overloaded: boolean;
   readonly lagMs: number;
-  /** A target answered. */
-  answered(): void;
+  /** A target answered a probe that began then: one from before the references failed may have been on its way already. */
+  answered(startedMs: number): void;
   /** A probe was due, and found a place or not. */
   due(refused: boolean): void;
   /** A probe is under way, and is not any more: as long as any is, a stall of this process is looked for. */
@@ -22,6 +24,8 @@ export interface SelfCheckOptions {
   readonly policy: ProberPolicy;
   /** Empty: isolation is not looked for. */
   readonly references: () => readonly string[];
+  /** Where targets take connections, this prober's own and those of others. */
+  readonly targets: () => readonly string[];
   readonly reach: (url: string, timeoutMs: number) => Promise<boolean>;
   /** Monotonic milliseconds. */
   readonly clockMs: () => number;
@@ -36,6 +40,8 @@ const earlyMs = 50;
 const stallsMax = 50;
 /** Failures so close together share one try of the references. */
 const shareMs = 50;
+/** Targets that are tried at once. */
+const triedMax = 2;
 
 export function openSelfCheck(options: SelfCheckOptions): SelfCheck {
   const { policy, clockMs } = options;
@@ -49,12 +55,14 @@ export function openSelfCheck(options: SelfCheckOptions): SelfCheck {
   let armed = { atMs: 0, waitMs: 0 };
   let second = secondFrom(clockMs());
   let lastAnswerMs: number | null = null;
+  let lastSilenceMs: number | null = null;
+  let triedFrom = 0;
   let failingSinceMs: number | null = null;
   let checkedMs = Number.NEGATIVE_INFINITY;
   let checking: Promise<void> | null = null;
 
   function judge(): void {
-    const now = judgeIsolation({ failingSinceMs, lastAnswerMs, nowMs: clockMs() }, policy);
+    const now = judgeIsolation({ failingSinceMs, lastAnswerMs, lastSilenceMs, nowMs: clockMs() }, policy);
     if (now === isolated) return;
     isolated = now;
     options.onChange();
@@ -65,15 +73,38 @@ export function openSelfCheck(options: SelfCheckOptions): SelfCheck {
     if (checking !== null) return checking;
     const startedMs = clockMs();
     const references = options.references();
-    const done = Promise.all(references.map((url) => options.reach(url, policy.referenceTimeoutMs))).then((reached) => {
+    const done = anyReached(references).then(async (reached) => {
+      if (references.length === 0 || reached) failingSinceMs = null;
+      else {
+        failingSinceMs ??= startedMs;
+        await tryTargets(failingSinceMs);
+      }
       checking = null;
       checkedMs = startedMs;
-      if (reached.length === 0 || reached.some(Boolean)) failingSinceMs = null;
-      else failingSinceMs ??= startedMs;
       judge();
     });
     checking = done;
     return done;
+  }
+
+  async function anyReached(urls: readonly string[]): Promise<boolean> {
+    const reached = await Promise.all(urls.map((url) => options.reach(url, policy.referenceTimeoutMs)));
+    return reached.some(Boolean);
+  }
+
+  /** Who probes nothing, or seldom, would hear of no answer: it tries targets, others until one answers, and then stays with that. */
+  async function tryTargets(sinceMs: number): Promise<void> {
+    if (lastAnswerMs !== null && lastAnswerMs > sinceMs && clockMs() - lastAnswerMs < policy.referenceFailingMs) return;
+    const targets = options.targets();
+    if (targets.length === 0) return;
+    const from = triedFrom % targets.length;
+    const urls = [...targets.slice(from), ...targets.slice(0, from)].slice(0, triedMax);
+    const startedMs = clockMs();
+    if (await anyReached(urls)) lastAnswerMs = startedMs;
+    else {
+      triedFrom = from + urls.length;
+      lastSilenceMs = clockMs();
+    }
   }
 
   function arm(nowMs: number): void {
@@ -112,14 +143,17 @@ export function openSelfCheck(options: SelfCheckOptions): SelfCheck {
     get isolated() {
       return isolated;
     },
+    get referencesFail() {
+      return failingSinceMs !== null;
+    },
     get overloaded() {
       return overloaded;
     },
     get lagMs() {
       return samples.at(-1)?.lagMs ?? 0;
     },
-    answered() {
-      lastAnswerMs = clockMs();
+    answered(startedMs) {
+      lastAnswerMs = Math.max(lastAnswerMs ?? startedMs, startedMs);
       if (isolated) judge();
     },
     due(refused) {
@@ -150,6 +184,7 @@ export function openSelfCheck(options: SelfCheckOptions): SelfCheck {
       const sinceMs = Math.max(startedMs, nowMs - shareMs);
       if (checking !== null) await checking;
       if (checkedMs < sinceMs) await check();
+      lastSilenceMs = clockMs();
       judge();
       return isolated ? "isolated" : null;
     },

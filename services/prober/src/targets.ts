@@ -53,6 +53,28 @@ export function targetsOf(
   return targets;
 }
 
+/** Types whose address says nothing of where a connection would be taken, or that need none. */
+const unconnected: ReadonlySet<ProbeType> = new Set(["dns", "exec", "heartbeat"]);
+const loopback = /^[a-z+]+:\/\/(localhost|127\.|\[::1\])/;
+
+/**
+ * Where the targets take connections, each address once. What is on this machine is left out where anything else is there: it is reached
+ * without a network, too. `start` (0 to 1) says with which the list begins, so that not all probers try the same.
+ */
+export function addressesOf(targets: ReadonlyMap<string, Target>, start: number): readonly string[] {
+  const found = new Set<string>();
+  for (const { type, url } of targets.values()) {
+    if (unconnected.has(type)) continue;
+    const { protocol, host } = new URL(url);
+    if (host !== "") found.add(`${protocol}//${host}`);
+  }
+  const all = [...found];
+  const elsewhere = all.filter((url) => !loopback.test(url));
+  const used = elsewhere.length > 0 ? elsewhere : all;
+  const from = Math.floor(start * used.length);
+  return [...used.slice(from), ...used.slice(0, from)];
+}
+
 function targetOf(
   name: string,
   upstream: UpstreamConfig,

@@ -17,7 +17,7 @@ import { reach } from "./reference.ts";
 import { openReporting } from "./reporting.ts";
 import { createSchedule } from "./schedule.ts";
 import { openSelfCheck, type SelfCheck } from "./self-check.ts";
-import { type Target, targetsOf } from "./targets.ts";
+import { addressesOf, type Target, targetsOf } from "./targets.ts";
 
 /** Endpoints that are taken over at once are first probed within this time, so that thousands of them do not start in one instant. */
 const takeOverMsMax = 1000;
@@ -50,6 +50,7 @@ export async function startProber(
   let targets: ReadonlyMap<string, Target> = new Map();
   let maintenance: NonNullable<Topology["maintenance"]> = [];
   let references: readonly string[] = kit.config.MCPF_REFERENCE_URLS ?? [];
+  let addresses: readonly string[] = [];
   let configured = false;
   let graceUntilMs = startedAtMs + defaultPolicy.health.graceMs;
   let stopped = false;
@@ -96,6 +97,7 @@ export async function startProber(
   const self: SelfCheck = openSelfCheck({
     policy,
     references: () => references,
+    targets: () => addresses,
     reach: reachReference,
     clockMs: () => performance.now(),
     onChange: noteCondition,
@@ -121,7 +123,7 @@ export async function startProber(
     targets: () => targets,
     probing,
     performer,
-    peers: () => fleet.peers(),
+    peers: () => (self.referencesFail ? [...fleet.peers(), ...fleet.isolatedPeers()] : fleet.peers()),
     zoneOf: (prober) => fleet.zoneOf(prober),
     isolated: () => self.isolated,
   });
@@ -166,7 +168,7 @@ export async function startProber(
     metrics.isolated.set(isolated ? 1 : 0);
     metrics.overloaded.set(overloaded ? 1 : 0);
     fleet.setIsolated(isolated);
-    const cutOff = `none of ${references.join(", ")} can be reached from here: failures are not told, others probe what was ours`;
+    const cutOff = `none of ${references.join(", ")} can be reached from here, and no target answers: failures are not told, others probe what was ours`;
     const late = "this prober cannot keep to its schedule: start more of them, or give it more CPU";
     kit.ready("network", !isolated, isolated ? cutOff : "", { required: false });
     kit.ready("load", !overloaded, overloaded ? late : "", { required: false });
@@ -201,6 +203,7 @@ export async function startProber(
     targets = targetsOf(topology, environment, kit.config.MCPF_ROUTER_URL);
     maintenance = topology.maintenance ?? [];
     references = kit.config.MCPF_REFERENCE_URLS ?? topology.probes.reference_urls ?? [];
+    addresses = references.length === 0 ? [] : addressesOf(targets, fractionOf(instance));
     configured = true;
     kit.ready("configuration", true);
     runner.retain(targets);

@@ -29,8 +29,8 @@ export interface MemoryFleet {
       policy?: Partial<ProberPolicy>;
       deaf?: boolean;
       config?: ProberEnvironment;
-      /** Whether it reaches its references; asked each time. */
-      reaches?: () => boolean;
+      /** Whether it reaches a reference, or the address of a target, when it tries; asked each time. */
+      reaches?: (url: string) => boolean;
       /** By how much its machine's clock is wrong; asked each time. */
       clockAheadMs?: () => number;
     },
@@ -57,6 +57,7 @@ const quick: Partial<ProberPolicy> = {
   batchMs: 30,
   referenceEveryMs: 300,
   referenceFailingMs: 100,
+  answerProvesMs: 2500,
 };
 
 async function fleetOn(connect: (instance: string) => Bus): Promise<MemoryFleet> {
@@ -109,7 +110,7 @@ async function fleetOn(connect: (instance: string) => Bus): Promise<MemoryFleet>
       const heard: Bus = deaf ? Object.create(own, { subscribe: { value: subscribe } }) : own;
       const right = testKit<ProberEnvironment>({ service: "prober", bus: heard, instance, config, secrets });
       const kit = Object.create(right, { nowMs: { value: () => right.nowMs() + clockAheadMs() } }) as typeof right;
-      const prober = await startProber(kit, { ...proberPolicy, ...quick, ...policy }, undefined, () => Promise.resolve(reaches()));
+      const prober = await startProber(kit, { ...proberPolicy, ...quick, ...policy }, undefined, async (url) => reaches(url));
       running.add(prober);
       return {
         kit,

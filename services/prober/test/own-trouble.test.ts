@@ -12,6 +12,7 @@ function blinds(fake: FakeServer): Set<string> {
     (blind.has(String(request.headers["x-who"])) ? answers.reset : answers.status(200))(request, response, body);
   return blind;
 }
+const allButReferences = (url: string): boolean => !url.includes("reference.example");
 const who = { headers: { "x-who": { secret: "WHO" } } };
 
 test("a prober that reaches none of its references says so of itself, tells no failure, and others probe what was its own until it is well", async (t) => {
@@ -70,7 +71,7 @@ test("a reference that is down itself hides no failure of a target, as long as o
   const fleet = await fleetFor(t);
   const [fake, well] = [await server(t), await server(t)];
   await fleet.configure({ api: http({ one: fake.url, two: well.url }) }, references);
-  const prober = await fleet.start("p1", { reaches: () => false });
+  const prober = await fleet.start("p1", { reaches: allButReferences });
   await until(
     "healthy",
     async () => (await statusOf(fleet, "api", "one")) === "healthy" && (await statusOf(fleet, "api", "two")) === "healthy",
@@ -78,6 +79,55 @@ test("a reference that is down itself hides no failure of a target, as long as o
   await fake.kill();
   await until("unhealthy", async () => (await statusOf(fleet, "api", "one")) === "unhealthy");
   assert.equal(await prober.metric("mcpf_prober_isolated"), 0);
+});
+
+test("with a reference that is down itself, a prober that owns nothing is not isolated, and its word is asked for", async (t) => {
+  const fleet = await fleetFor(t);
+  const fake = await server(t);
+  const blind = blinds(fake);
+  await fleet.configure({ api: http({ one: fake.url }, {}, who) }, references);
+  const names = ["p1", "p2", "p3"];
+  const probers = await Promise.all(names.map((name) => fleet.start(name, { secrets: { WHO: name }, reaches: allButReferences })));
+  const isolated = () => Promise.all(probers.map((prober) => prober.metric("mcpf_prober_isolated")));
+  await until("healthy", async () => (await statusOf(fleet, "api", "one")) === "healthy");
+  await until("one owner", async () => {
+    const counts = await Promise.all(probers.map((prober) => prober.metric("mcpf_prober_owned_endpoints")));
+    return counts.filter((count) => count === 1).length === 1;
+  });
+  // The references have been tried by then, and are tried again while they fail.
+  await sleep(600);
+  assert.deepEqual(await isolated(), [0, 0, 0]);
+  const owner = (await fleet.health("api", "one")).at(-1)?.data.prober ?? "";
+  blind.add(owner);
+  await until("the others were asked", async () =>
+    (await fleet.observations()).some(({ purpose, observer, outcome }) => purpose === "confirm" && observer !== owner && outcome === "ok"),
+  );
+  await sleep(500);
+  assert.deepEqual([await statusOf(fleet, "api", "one"), await isolated()], ["healthy", [0, 0, 0]]);
+  for (const name of names) blind.add(name);
+  await until("now it is the endpoint's", async () => (await statusOf(fleet, "api", "one")) === "unhealthy");
+  assert.match((await fleet.health("api", "one")).at(-1)?.data.reason ?? "", /of 3 observers/);
+});
+
+test("whose own references fail needs the words of those, too, that call themselves isolated", async (t) => {
+  const fleet = await fleetFor(t);
+  const fake = await server(t);
+  const blind = blinds(fake);
+  await fleet.configure({ api: http({ one: fake.url }, {}, who) }, references);
+  const cutOff = await Promise.all(["p1", "p3"].map((name) => fleet.start(name, { secrets: { WHO: name }, reaches: () => false })));
+  for (const name of ["p1", "p3"]) blind.add(name);
+  const lone = await fleet.start("p2", { secrets: { WHO: "p2" }, reaches: allButReferences });
+  await until("two are isolated", async () => {
+    const isolated = await Promise.all(cutOff.map((prober) => prober.metric("mcpf_prober_isolated")));
+    return isolated.every((is) => is === 1) && (await lone.metric("mcpf_prober_owned_endpoints")) === 1;
+  });
+  await until("healthy", async () => (await statusOf(fleet, "api", "one")) === "healthy");
+  blind.add("p2");
+  await until("it has asked", async () =>
+    (await fleet.observations()).some(({ purpose, outcome }) => purpose === "confirm" && outcome === "hard"),
+  );
+  await sleep(800);
+  assert.deepEqual([await statusOf(fleet, "api", "one"), await lone.metric("mcpf_prober_isolated")], ["healthy", 0]);
 });
 
 test("what fails from one zone only is degraded with the zones of the votes, unhealthy once the other zone sees it too, and well by the zone's word", async (t) => {

@@ -2,21 +2,24 @@ import assert from "node:assert/strict";
 import { type TestContext, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { proberPolicy } from "@mcp-failover/domain";
+import { eventually, patientMs } from "@mcp-failover/testkit";
 import { createLimits } from "../src/limits.ts";
 import { openSelfCheck } from "../src/self-check.ts";
 
 function selfCheck(
   t: TestContext,
-  reached: () => boolean | Promise<boolean> = () => true,
+  reached: (url: string) => boolean | Promise<boolean> = () => true,
   references: readonly string[] = ["tcp://reference:1"],
+  targets: readonly string[] = [],
 ) {
   const state = { shiftMs: 0, changes: 0, tries: 0 };
   const self = openSelfCheck({
-    policy: { ...proberPolicy, referenceTimeoutMs: 30 },
+    policy: { ...proberPolicy, referenceTimeoutMs: 30, referenceFailingMs: 100, answerProvesMs: 2500 },
     references: () => references,
-    reach: async () => {
+    targets: () => targets,
+    reach: async (url) => {
       state.tries += 1;
-      return reached();
+      return reached(url);
     },
     clockMs: () => performance.now() + state.shiftMs,
     onChange: () => {
@@ -48,7 +51,7 @@ test("this process looks for stalls of its own ten times a second while probes a
     looks += 1;
     return performance.now();
   };
-  const none = { references: () => [], reach: async () => true, onChange: () => undefined };
+  const none = { references: () => [], targets: () => [], reach: async () => true, onChange: () => undefined };
   const self = openSelfCheck({ policy: proberPolicy, ...none, clockMs });
   t.after(() => self.stop());
   await sleep(700);
@@ -90,8 +93,38 @@ test("a failure is blamed on ourselves only after every reference was tried sinc
   assert.equal(state.tries, tries + 1, "failures at the same time share one try");
   assert.equal(self.isolated, true);
   assert.deepEqual([await self.blames("http_5xx", nowMs()), await self.blames("malformed", nowMs())], [null, null]);
-  self.answered();
+  self.answered(nowMs());
   assert.equal(await self.blames("refused", nowMs()), null, "something answers, so the reference itself is down");
+});
+
+test("who probes nothing is isolated once the targets that it tries do not answer either, not by its references alone, and is not any more when one does", async (t) => {
+  const targets = ["a", "b", "c", "d", "e"];
+  const tried: string[] = [];
+  let up: readonly string[] = ["d"];
+  const reached = (url: string): boolean => {
+    if (targets.includes(url)) tried.push(url);
+    return up.includes(url);
+  };
+  const { self, state } = selfCheck(t, reached, ["tcp://reference:1"], targets);
+  const isolated = (is: boolean) => eventually(() => self.isolated === is, { what: `isolated is ${is}`, withinMs: patientMs(10_000) });
+  await isolated(true);
+  assert.deepEqual(tried.slice(0, 2), ["a", "b"], "two are tried before it says so");
+  await isolated(false);
+  assert.deepEqual(tried.slice(2, 4), ["c", "d"], "others next");
+  tried.length = 0;
+  await eventually(() => tried.length >= 8, { what: "it goes on", withinMs: patientMs(10_000) });
+  assert.deepEqual([...new Set(tried)], ["c", "d"], "who has answered is tried again");
+  assert.deepEqual([self.isolated, state.changes], [false, 2]);
+  up = [];
+  await isolated(true);
+  up = ["tcp://reference:1"];
+  await isolated(false);
+});
+
+test("references that fail make nobody isolated where there is no target to fail", async (t) => {
+  const { self, state } = selfCheck(t, () => false);
+  await eventually(() => state.tries > 2, { what: "they were tried", withinMs: patientMs(10_000) });
+  assert.deepEqual([self.isolated, self.referencesFail], [false, true]);
 });
 
 test("without references nobody is called isolated, and nothing is tried", async (t) => {
