@@ -15,6 +15,7 @@ import { busyPorts, planPorts } from "./ports.ts";
 import { type LoadedConfig, readConfig } from "./read-config.ts";
 import { planRedis } from "./redis-config.ts";
 import { createStack, type Stack, type StackLimits, StartError } from "./stack.ts";
+import { StoreInUseError, storesFree } from "./store-writers.ts";
 import { type Terminal, terminal } from "./terminal.ts";
 
 /** What the launcher is given of the world, and where tests put something else. */
@@ -29,6 +30,8 @@ export interface LauncherWorld {
   /** The script of a service: `services/<name>/src/main.ts`. */
   readonly scriptOf?: (service: string) => string;
   readonly limits?: Partial<StackLimits>;
+  /** How long to wait for what a stack before left behind, in ms. */
+  readonly leftoversMs?: number;
   /** Calls back at every request to stop. */
   readonly onInterrupt: (listener: (why: string) => void) => void;
 }
@@ -40,8 +43,8 @@ class PortsBusyError extends Error {
   readonly retriable = true;
 }
 
-/** After the stack before us was killed, its guardian may still be ending it. */
-const leftoversMs = 10_000;
+/** After the stack before us was killed, its guardian may still be ending it: four ranks, four seconds each, and a busy machine. */
+const leftoversMsUsual = 20_000;
 /** One Ctrl-C reaches us from the terminal, from npm and from the start script; one pressed again on purpose comes later than this. */
 const sameInterruptMs = 500;
 
@@ -74,7 +77,7 @@ export async function runLauncher(world: LauncherWorld): Promise<number> {
 
 /** Errors whose message tells all; of any other the stack trace is wanted. */
 function isExpected(error: unknown): error is Error {
-  const known = [ConfigError, CredentialsError, TokenError, DataDirInUseError, PortsBusyError, StartError, BootstrapError];
+  const known = [ConfigError, CredentialsError, TokenError, DataDirInUseError, PortsBusyError, StartError, BootstrapError, StoreInUseError];
   return known.some((kind) => error instanceof kind) || (error as { code?: unknown }).code === "server_missing";
 }
 
@@ -114,9 +117,13 @@ async function runStack(
     credentials,
     scriptOf: world.scriptOf ?? ((service) => scriptIn(world.root, service)),
   });
-  await portsFree(plan, options, tookOver, shown);
+  if (tookOver) shown.say(`the stack before in ${options.dataDir} did not stop in order; taking over`);
+  const waitMs = world.leftoversMs ?? leftoversMsUsual;
+  const isOver = (): boolean => interrupts.why() !== null;
+  await storesFree(options.dataDir, { waitMs, isOver, say: shown.say });
+  await portsFree(plan, options, { waitMs: tookOver ? waitMs : 0, isOver });
+  if (isOver()) return 0;
   prepareBus({ env: world.env, dataDir: options.dataDir, port: ports.nats, credentials });
-  if (interrupts.why() !== null) return 0;
 
   const stack = createStack({
     plan,
@@ -208,12 +215,16 @@ async function untilStopped(stack: Stack, interrupts: Interrupts, shown: Termina
   return 0;
 }
 
-async function portsFree(plan: StackPlan, options: LauncherOptions, tookOver: boolean, shown: Terminal): Promise<void> {
-  const endMs = performance.now() + (tookOver ? leftoversMs : 0);
-  if (tookOver) shown.say(`the stack before in ${options.dataDir} did not stop in order; taking over`);
+/** Returns early once `isOver`. Throws {@link PortsBusyError} after `waitMs`. */
+async function portsFree(
+  plan: StackPlan,
+  options: LauncherOptions,
+  { waitMs, isOver }: { readonly waitMs: number; readonly isOver: () => boolean },
+): Promise<void> {
+  const endMs = performance.now() + waitMs;
   for (;;) {
     const busy = await busyPorts(plan.ports);
-    if (busy.length === 0) return;
+    if (busy.length === 0 || isOver()) return;
     if (performance.now() >= endMs) {
       const some = busy.slice(0, 5).join(", ");
       throw new PortsBusyError(

@@ -8,6 +8,7 @@ import { summaryOf } from "./log-file.ts";
 import { ranks, type StackPlan } from "./plan.ts";
 import { notReady } from "./readiness.ts";
 import { launcherHandlers } from "./requests.ts";
+import { recordStoreWriters } from "./store-writers.ts";
 import { type Supervised, supervise } from "./supervised.ts";
 import type { Terminal } from "./terminal.ts";
 
@@ -58,6 +59,7 @@ export function createStack(options: StackOptions): Stack {
   const logs = join(dataDir, "logs");
   for (const folder of [logs, join(dataDir, "nats"), join(dataDir, "redis")]) mkdirSync(folder, { recursive: true, mode: 0o700 });
   const guard = startGuard();
+  const writers = recordStoreWriters(dataDir, terminal.complain);
   const stopped = new AbortController();
   const supervised = new Map<string, Supervised>();
   const rankOf = new Map<string, number>();
@@ -66,7 +68,10 @@ export function createStack(options: StackOptions): Stack {
     supervised.set(
       spec.name,
       supervise(spec, join(logs, `${spec.name}.log`), {
-        onSpawn: (pid) => guard.add(pid, rank),
+        onSpawn: (pid) => {
+          if (spec.kind === "infrastructure") writers.began(spec.name, pid);
+          guard.add(pid, rank);
+        },
         onGone: (pid) => guard.remove(pid),
         onCrash: (what, againInMs) => terminal.complain(`[${spec.name}] ${what}; starting it again in ${againInMs} ms`),
         onLine: (line) => {
@@ -153,6 +158,7 @@ export function createStack(options: StackOptions): Stack {
       }
       await closeBus();
       guard.dismiss();
+      writers.close();
     },
     destroy() {
       stopped.abort();
