@@ -28,6 +28,8 @@ export interface ProberPolicy {
   /** MCP: how long a found protocol era is believed, and how long one probe session is used (each leaked one costs 67 KB, measured). */
   readonly eraMs: number;
   readonly sessionMs: number;
+  /** How long the answer to `initialize` is waited for, whose probe may have ended long before: the session in it has to be ended. */
+  readonly handshakeMs: number;
   readonly answerBytesMax: number;
   /** How long the end of a session, and a fenced word, may take. */
   readonly endSessionMs: number;
@@ -68,6 +70,7 @@ export const proberPolicy: ProberPolicy = {
   answerMarginMs: 150,
   eraMs: 600_000,
   sessionMs: 300_000,
+  handshakeMs: 30_000,
   answerBytesMax: 1024 * 1024,
   endSessionMs: 2000,
   sayMs: 2000,

@@ -3,7 +3,7 @@ import { after, test } from "node:test";
 import { joinPath, topology } from "@mcp-failover/contracts";
 import { proberPolicy } from "@mcp-failover/domain";
 import { openSecrets } from "@mcp-failover/service-kit";
-import { patientMs } from "@mcp-failover/testkit";
+import { eventually, patientMs } from "@mcp-failover/testkit";
 import { openProbeRunner, type ProbeMade, type ProbeRunner } from "../src/probes/run-probe.ts";
 import { type Target, targetsOf } from "../src/targets.ts";
 import { answers, fakeServer, type Handler, legacyServer, modernServer } from "./servers.ts";
@@ -243,6 +243,70 @@ test("M4: a session that is being made while the prober stops is ended too", asy
   await closed;
   assert.equal((await probe).kind, "not_made");
   assert.deepEqual([legacy.initialized, legacy.deleted, legacy.sessions.size], [1, 1, 0]);
+});
+
+/** A legacy server whose `initialize` takes so long, and what became of its sessions. */
+async function slowToBegin(initMs: number) {
+  const kept = new Set<string>();
+  const seen = { begun: 0, most: 0, kept };
+  const fake = await server((request, response, body) => {
+    const session = String(request.headers["mcp-session-id"]);
+    if (request.method === "DELETE") {
+      kept.delete(session);
+      return response.writeHead(200).end();
+    }
+    const { id, method } = JSON.parse(body) as { id?: string; method: string };
+    const say = (status: number, more: object, headers: Record<string, string> = {}) =>
+      response.writeHead(status, { "content-type": "application/json", ...headers }).end(JSON.stringify({ jsonrpc: "2.0", id, ...more }));
+    if (method === "server/discover") return say(400, { error: { code: -32_000, message: "no session" } });
+    if (method === "initialize") {
+      seen.begun += 1;
+      const made = `s${seen.begun}`;
+      const result = { protocolVersion: "2025-11-25", capabilities: {}, serverInfo: { name: "x", version: "1" } };
+      setTimeout(() => {
+        kept.add(made);
+        seen.most = Math.max(seen.most, kept.size);
+        say(200, { result }, { "mcp-session-id": made });
+      }, initMs);
+      return;
+    }
+    if (id === undefined) return response.writeHead(202).end();
+    return kept.has(session) ? say(200, { result: {} }) : response.writeHead(404).end();
+  });
+  return { fake, seen };
+}
+
+test("M4: a session that is made after its probe gave up is ended, and no second one is asked for meanwhile", async () => {
+  const { fake, seen } = await slowToBegin(1800);
+  const opened = runner();
+  const target = targetOf("mcp", fake.url);
+  for (let time = 0; time < 3; time += 1) {
+    const { result } = await made(opened, target, { fresh: true, timeoutMs: 400 });
+    assert.deepEqual([result.code, seen.begun], ["timeout", 1]);
+  }
+  await eventually(() => seen.most === 1 && seen.kept.size === 0, { what: "what came late was ended", withinMs: patientMs(5000) });
+  assert.equal(opened.openSessions, 0);
+  const again = made(opened, target, { timeoutMs: 400 });
+  assert.equal((await again).result.code, "timeout");
+  assert.equal(seen.begun, 2, "the next one is asked for once the first is over");
+  await opened.close();
+  await eventually(() => seen.kept.size === 0, { what: "and ended at the stop", withinMs: patientMs(5000) });
+});
+
+test("M4: a session whose endpoint was taken out of the configuration, or put in anew, during the handshake is ended", async () => {
+  const { fake, seen } = await slowToBegin(300);
+  const opened = runner();
+  const before = targetOf("mcp", fake.url);
+  const after = targetOf("mcp", fake.url, { headers: { "x-team": "b" } });
+  const during = made(opened, before, { timeoutMs: 5000 });
+  await eventually(() => seen.begun === 1, { what: "it is being made", withinMs: patientMs(5000) });
+  opened.retain(new Map([[after.key, after]]));
+  assert.equal((await during).result.outcome, "ok");
+  await eventually(() => seen.kept.size === 0, { what: "nobody's session was ended", withinMs: patientMs(5000) });
+  for (let time = 0; time < 2; time += 1) await made(opened, after, { timeoutMs: 5000 });
+  assert.deepEqual([seen.kept.size, opened.openSessions, seen.begun], [1, 1, 2]);
+  opened.retain(new Map());
+  await eventually(() => seen.kept.size === 0, { what: "none is left", withinMs: patientMs(5000) });
 });
 
 test("the era is found anew: a legacy server that was replaced by a modern one, and back, stays up all the time", async () => {

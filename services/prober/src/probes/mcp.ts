@@ -11,9 +11,11 @@ import type { Wire } from "./wire.ts";
  * Probes MCP servers of both protocol eras over Streamable HTTP.
  *
  * M1  First contact is `server/discover` of the modern era: it makes no session and runs nothing, on a legacy server neither.
- * M2  A legacy server gets one long-lived session, pinged; never one a probe. A server that does not answer is never asked for one.
+ * M2  A legacy server gets one long-lived session, pinged; never one a probe. A server that does not answer is never asked for one, and
+ *     one that has not answered yet for no other.
  * M3  A lost session (404, 400) is made anew once within the same probe, and is not "down".
- * M4  Every session that was made is ended: when rotated, replaced, idle, taken from the configuration, and at the stop.
+ * M4  Every session that was made is ended: when rotated, replaced, idle, taken from the configuration, made too late for its probe, and at
+ *     the stop.
  * M5  GET is never sent: it would open, or take, the client's one stream.
  * M6  Any JSON-RPC answer to our id is a sign of life; HTTP 5xx, 429, 401 and 403 speak for themselves.
  */
@@ -46,6 +48,8 @@ interface Contact {
   era: "modern" | "legacy" | null;
   eraUntilMs: number;
   session: Session | null;
+  /** The `initialize` that is on its way. */
+  handshake: Promise<unknown> | null;
   /** What `server/discover` or `initialize` answered, and the version in it. */
   document: unknown;
   version: string | null;
@@ -53,19 +57,22 @@ interface Contact {
 
 export function openMcpProber(
   wire: Wire,
-  policy: Pick<ProberPolicy, "eraMs" | "sessionMs" | "answerBytesMax" | "endSessionMs">,
+  policy: Pick<ProberPolicy, "eraMs" | "sessionMs" | "handshakeMs" | "answerBytesMax" | "endSessionMs">,
 ): McpProber {
   const contacts = new Map<string, Contact>();
   const sessions: Sessions = openSessions(wire, policy.endSessionMs);
   const tasks = openMcpTasks();
   const handshakes = new Set<Promise<unknown>>();
+  const stopping = new AbortController();
   let closing = false;
 
   function contactOf(context: CheckContext): Contact {
     const known = contacts.get(context.key);
     if (known?.identity === context.identity) return known;
     if (known?.session) sessions.end(known.session);
-    const contact: Contact = { identity: context.identity, era: null, eraUntilMs: 0, session: null, document: undefined, version: null };
+    const { identity } = context;
+    const nothing = { era: null, eraUntilMs: 0, session: null, handshake: null, document: undefined, version: null };
+    const contact: Contact = { identity, ...nothing };
     contacts.set(context.key, contact);
     return contact;
   }
@@ -149,18 +156,25 @@ export function openMcpProber(
 
   /** M2: only ever called right after the server has answered something. */
   async function openSession(context: CheckContext, contact: Contact): Promise<ProbeResult> {
+    const before = contact.session;
+    // Whoever waits is ended by the time-out of its probe.
+    while (contact.handshake !== null) await contact.handshake;
     if (closing) throw new Error("the prober stops");
+    context.signal.throwIfAborted();
+    // Made meanwhile, for a probe beside this one.
+    if (contact.session !== null && contact.session !== before) return ping(context, contact, contact.session);
     const { headers, fresh, signal, nowMs } = context;
     const { url, tls } = context.check;
     const session: Session = { id: null, url, headers, tls, version: legacyVersion, sinceMs: nowMs, usedAtMs: nowMs };
     let kept = false;
     try {
+      // It outlives its probe: a server that takes its time makes the session all the same, and only its answer says which to end (M4).
       const handshake = callRpc(wire, {
         url,
         headers,
         tls,
         fresh,
-        signal,
+        signal: AbortSignal.any([stopping.signal, AbortSignal.timeout(policy.handshakeMs)]),
         id: `probe-${randomUUID()}`,
         method: "initialize",
         params: { protocolVersion: legacyVersion, capabilities: {}, clientInfo },
@@ -170,8 +184,17 @@ export function openMcpProber(
           sessions.opened(session);
         },
       });
-      handshakes.add(handshake);
-      const answer = await handshake.finally(() => handshakes.delete(handshake));
+      const ended = handshake.then(
+        () => undefined,
+        () => undefined,
+      );
+      handshakes.add(ended);
+      contact.handshake = ended;
+      const answer = await handshake.finally(() => {
+        handshakes.delete(ended);
+        contact.handshake = null;
+      });
+      signal.throwIfAborted();
       if (answer.kind !== "result") return judgeHandshake(answer);
       session.version = versionOf(answer.result);
       const own = { ...headers, ...sessionHeaders(session) };
@@ -181,6 +204,8 @@ export function openMcpProber(
         return hardResult("malformed", `HTTP ${pinged.status} to a session that it has just made`, pinged.status, "legacy");
       const result = judge(pinged, "legacy");
       if (result.outcome === "hard") return result;
+      // The configuration means another server, or none: this one's session would be nobody's (M4).
+      if (contacts.get(context.key) !== contact) return result;
       // A probe beside this one, or the rotation, has left one behind (M4).
       if (contact.session !== null) sessions.end(contact.session);
       contact.session = session;
@@ -238,6 +263,7 @@ export function openMcpProber(
       return Promise.allSettled(handshakes);
     },
     async close() {
+      stopping.abort();
       contacts.clear();
       await sessions.endAll();
     },
