@@ -26,6 +26,8 @@ interface Service {
   metrics(): Promise<string>;
 }
 
+/** Traffic, probes and what people look at. */
+const goOnWithoutNats: ReadonlySet<ServiceName> = new Set(["router", "prober", "state-store", "console"]);
 /** A limit far below what the streams reserve by themselves, so that a stream without limits fills it. */
 const storeBytesMax = 48 * 1024 * 1024;
 const ballastBytes = 900_000;
@@ -45,6 +47,7 @@ describe("on the bus everything goes wrong in turn, and every service tells why 
   let upstream: Server;
   let dir: Awaited<ReturnType<typeof tempDir>>;
   let admin: Bus;
+  let keeper: { stop(): void };
 
   /** The server's users; those that are named have other keys than they hold. */
   async function writeAccounts(revoked: readonly BusUser[] = []): Promise<void> {
@@ -107,7 +110,7 @@ describe("on the bus everything goes wrong in turn, and every service tells why 
       allow_rollup_hdrs: true,
     });
     await admin.ensureStreams(small, { replicas: 1 });
-    keepConsumersOn(await connectAs("keeper"));
+    keeper = keepConsumersOn(await connectAs("keeper"));
     const parsed = topology.parse({
       upstreams: {
         api: {
@@ -169,6 +172,8 @@ describe("on the bus everything goes wrong in turn, and every service tells why 
     /** The condition of `/readyz` that tells of it, and what an operator reads there. */
     readonly condition: string;
     readonly reason: RegExp;
+    /** Who then says 503; the others work on with what they have. Not looked at where it is left out. */
+    readonly unready?: readonly ServiceName[];
     begin(): Promise<void>;
     end(): Promise<void>;
   }
@@ -198,6 +203,20 @@ describe("on the bus everything goes wrong in turn, and every service tells why 
       },
     },
     {
+      cause: "the keeper is gone while nats-server starts again, so that nobody can read, and comes back",
+      condition: "reading",
+      reason: /AUDIT cannot be read \(.*\): see that JetStream answers.* a keeper runs/,
+      unready: residentServices.filter((name) => !goOnWithoutNats.has(name)),
+      async begin() {
+        keeper.stop();
+        await nats.kill();
+        await nats.restart();
+      },
+      async end() {
+        keeper = keepConsumersOn(await connectAs("keeper"));
+      },
+    },
+    {
       cause: "the keys of all services are revoked, and put back",
       condition: "bus",
       reason: /NATS refuses the credentials of the user [a-z-]+ .*put its public key into the server's configuration/,
@@ -212,13 +231,20 @@ describe("on the bus everything goes wrong in turn, and every service tells why 
     },
   ];
 
-  for (const { cause, condition, reason, begin, end } of causes) {
+  for (const { cause, condition, reason, unready, begin, end } of causes) {
     test(`${cause}: each says so on /readyz with what to do, no process ends, and each is ready again`, limit, async () => {
       await begin();
       await all(`says ${String(reason)}`, ({ status, conditions }) => {
         const said = conditions[condition];
         return status !== "ready" && said?.ok === false && reason.test(said.reason);
       });
+      if (unready !== undefined) {
+        const codes = await Promise.all(services.map(async ({ name, readyz }) => [name, (await readyz()).code] as const));
+        assert.deepEqual(
+          Object.fromEntries(codes),
+          Object.fromEntries(services.map(({ name }) => [name, unready.includes(name) ? 503 : 200])),
+        );
+      }
       await end();
       await all("is ready again", ({ status, code }) => status === "ready" && code === 200);
       // A process that had ended answers nobody, and none of these has a supervisor that starts it anew.

@@ -118,8 +118,10 @@ export function connectBus(options: ConnectOptions): Bus {
 interface BusHealth {
   /** Why NATS does not store, and what to do; null while it does, and where nothing is known. */
   readonly store: string | null;
-  /** Why readers of streams are slow. */
+  /** Why readers of streams are slow, those that read nothing among them. */
   readonly slow: readonly string[];
+  /** Why readers of streams read nothing any more. */
+  readonly deaf: readonly string[];
   /** What waits for each reader, on the server and here. */
   readonly pending: readonly { readonly stream: string; readonly filter: string; readonly count: number }[];
   /** How often the connection was lost. */
@@ -132,7 +134,8 @@ export function busHealth(bus: Bus): BusHealth {
   const lags = [...(link?.lags ?? [])];
   return {
     store: link?.store.reason ?? null,
-    slow: lags.flatMap(({ slow }) => (slow === null ? [] : [slow])),
+    slow: lags.flatMap(({ slow }) => slow ?? []),
+    deaf: lags.flatMap(({ deaf }) => deaf ?? []),
     pending: lags.map(({ stream, filter, pending }) => ({ stream, filter, count: pending })),
     losses: link?.losses ?? 0,
   };

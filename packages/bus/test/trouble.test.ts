@@ -108,11 +108,38 @@ test("a reader is slow when more than its bound waits for ten seconds, until hal
   assert.notEqual(lag.slow, null, "what hovers at the bound does not flap");
   lag.delivered(50);
   assert.equal(lag.slow, null);
-  lag.begun();
-  nowMs += 30_000;
+  const begun = [lag.begun()];
+  nowMs += 20_000;
+  begun.push(lag.begun());
+  nowMs += 10_000;
   assert.match(lag.slow ?? "", /being handled for more than 30 s/);
-  lag.ended();
+  lag.ended(begun[0] as number);
+  assert.equal(lag.slow, null, "of several that are at work the oldest counts");
+  nowMs += 20_000;
+  assert.match(lag.slow ?? "", /being handled for more than 30 s/);
+  lag.ended(begun[1] as number);
   assert.equal(lag.slow, null);
+});
+
+test("a reader that no consumer answers for ten seconds is deaf, and says why in words that stay, until one answers", () => {
+  let nowMs = 0;
+  const lag = new Lag("AUDIT", ">", 100, () => nowMs);
+  lag.opening();
+  nowMs = 9999;
+  lag.failed("nobody makes one");
+  assert.deepEqual([lag.deaf, lag.slow], [null, null], "a restart of the server takes a moment");
+  lag.opening();
+  nowMs = 10_000;
+  assert.match(lag.deaf ?? "", /^AUDIT cannot be read \(nobody makes one\): see that JetStream answers/);
+  assert.equal(lag.slow, lag.deaf);
+  const told = lag.deaf;
+  lag.failed("nobody makes one, in other words");
+  assert.equal(lag.deaf, told);
+  lag.settled();
+  assert.deepEqual([lag.deaf, lag.slow], [null, null]);
+  nowMs = 30_000;
+  lag.failed("it broke after it had answered");
+  assert.equal(lag.deaf, null, "the time counts from there");
 });
 
 test("on NATS: a reader that falls behind is reported with what waits for it, and is well again once it has read it", async () => {

@@ -81,7 +81,7 @@ export async function runService<C extends z.ZodType>(options: ServiceOptions<C>
     log: { warn: (details, message) => log.warn(details, message), debug: (details, message) => log.debug(details, message) },
   });
   watchBus(bus, ready, registry, options.needsBus ?? true);
-  const noticed = watchNoticed(bus, ready, registry, options.name);
+  const noticed = watchNoticed(bus, ready, registry, { name: options.name, needsBus: options.needsBus ?? true });
   const health = await startHealthServer({ host: environment.MCPF_HEALTH_HOST, port: environment.MCPF_HEALTH_PORT, readiness, registry });
 
   const kit: Kit<z.infer<C>> = {
@@ -182,9 +182,15 @@ function watchBus(bus: Bus, ready: Kit["ready"], registry: Registry, required: b
 
 /**
  * What the connection notices while it is there: NATS that does not store, and readers that fall behind. Either degrades and does not make
- * not ready, because traffic goes on, and a restart would cure nothing.
+ * not ready, because traffic goes on, and a restart would cure nothing. Who reads nothing any more knows as little as without NATS: that is
+ * required of whom the bus is required.
  */
-function watchNoticed(bus: Bus, ready: Kit["ready"], registry: Registry, name: string): { stop(): void } {
+function watchNoticed(
+  bus: Bus,
+  ready: Kit["ready"],
+  registry: Registry,
+  { name, needsBus }: { name: string; needsBus: boolean },
+): { stop(): void } {
   const checking = checkStore(bus, name);
   new Gauge({
     name: "mcpf_bus_stores",
@@ -206,16 +212,17 @@ function watchNoticed(bus: Bus, ready: Kit["ready"], registry: Registry, name: s
   });
   new Gauge({
     name: "mcpf_bus_slow_readers",
-    help: "Readers of streams that fall behind, or whose handler hangs",
+    help: "Readers of streams that read nothing, fall behind, or whose handler hangs",
     registers: [registry],
     collect() {
       this.set(busHealth(bus).slow.length);
     },
   });
   const say = (): void => {
-    const { store, slow } = busHealth(bus);
+    const { store, slow, deaf } = busHealth(bus);
     ready("store", store === null, store ?? "", { required: false });
-    ready("reading", slow.length === 0, slow.join("; "), { required: false });
+    // Several readers of a stream say the same.
+    ready("reading", slow.length === 0, [...new Set(slow)].join("; "), { required: needsBus && deaf.length > 0 });
   };
   const timer = setInterval(say, lookMs);
   timer.unref();

@@ -4,6 +4,7 @@ import { type TestContext, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { connectBus } from "@mcp-failover/bus";
+import { jetStreamApi } from "@mcp-failover/bus/internal";
 import { makeEvent, streams } from "@mcp-failover/contracts";
 import { eventually, freePort, startNats } from "@mcp-failover/testkit";
 import type { Readiness } from "../src/index.ts";
@@ -150,6 +151,48 @@ test("a reader that falls behind degrades it, with the reason on /readyz, in its
   assert.ok(service.log().some(({ condition, level, ok }) => condition === "reading" && level === "warn" && ok === false));
   await until("it has read all", async () => (await reading())?.ok === true, 90_000);
   assert.match((await service.get("/metrics")).body, /^mcpf_bus_slow_readers 0$/m);
+});
+
+test("a service whose log cannot be read any more is not ready, and one that goes on without NATS degraded, until it can be read again", async (t) => {
+  const nats = await startNats();
+  const bus = connectBus({ servers: nats.url, name: "test", instance: "test" });
+  t.after(async () => {
+    await bus.close();
+    await nats.stop();
+  });
+  await until("connected", () => bus.status.kind === "connected");
+  await bus.ensureStreams(streams, { replicas: 1 });
+  const reads = { NATS_URL: nats.url, FIXTURE_MODE: "reads_slowly" };
+  const services = await Promise.all([run(t, reads), run(t, { ...reads, FIXTURE_NEEDS_BUS: "0" })]);
+  await Promise.all(services.map((service) => said(service, '"msg":"started"')));
+  const reading = async (service: Service) => (await service.readyz()).body.conditions["reading"];
+  const wells = async () => (await Promise.all(services.map(reading))).map((condition) => condition?.ok);
+  await until("both read", async () => (await wells()).every((ok) => ok === true));
+
+  await jetStreamApi(bus, "STREAM.DELETE.AUDIT");
+  await until("both are deaf", async () => (await wells()).every((ok) => ok === false), 30_000);
+  for (const [service, code, word] of [
+    [services[0] as Service, 503, "not_ready"],
+    [services[1] as Service, 200, "degraded"],
+  ] as const) {
+    const { status, body } = await service.readyz();
+    assert.deepEqual([status, body.status, body.conditions["bus"]?.ok], [code, word, true]);
+    assert.match(body.conditions["reading"]?.reason ?? "", /^AUDIT cannot be read \(the stream AUDIT does not exist yet.*\): see that JetStream answers/);
+    assert.match((await service.get("/metrics")).body, /^mcpf_bus_slow_readers 1$/m);
+  }
+  // Tried again many times meanwhile.
+  await sleep(3000);
+  for (const service of services) {
+    const told = service.log().filter(({ condition, ok }) => condition === "reading" && ok === false);
+    assert.deepEqual(
+      told.map(({ level }) => level),
+      ["warn"],
+    );
+  }
+
+  await bus.ensureStreams(streams, { replicas: 1 });
+  await until("both read again", async () => (await wells()).every((ok) => ok === true));
+  for (const service of services) assert.match((await service.get("/metrics")).body, /^mcpf_bus_slow_readers 0$/m);
 });
 
 test("without NATS it lives and is not ready; one that does not need it only is degraded; both stop with 0", async (t) => {

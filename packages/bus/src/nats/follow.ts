@@ -47,21 +47,25 @@ export function follow(reader: NatsReader, stream: StreamName, options: FollowOp
   let caughtUp = false;
   let consumer: PullConsumer | null = null;
   const lag = new Lag(stream, filter, options.pendingMax ?? pendingMax);
+  const onBeat = () => lag.settled();
   const over = () => stopped || link.closed;
 
   async function run(): Promise<void> {
     let retryMs = retryMsMin;
     while (!over()) {
       if (!link.connected) {
+        lag.settled();
         await link.changed(null);
         retryMs = retryMsMin;
         continue;
       }
       const before = seq;
+      lag.opening();
       const reason = await stretch().catch((error: unknown) => (error instanceof Error ? error.message : String(error)));
       consumer?.close();
       consumer = null;
       if (over()) return;
+      lag.failed(reason);
       say.debug({ stream, filter, seq, reason }, "following begins anew");
       if (seq > before) retryMs = retryMsMin;
       if (link.connected) await link.sleep(retryMs * (0.75 + Math.random() / 2));
@@ -93,7 +97,7 @@ export function follow(reader: NatsReader, stream: StreamName, options: FollowOp
     consumer = await openConsumer(link, stream, { filter, from: seq === 0 ? start : fromSeq(seq + 1) });
     for (;;) {
       if (!caughtUp && seq >= lastAtStart) catchUp();
-      const pull = consumer.pull({ batch, wait: caughtUp });
+      const pull = consumer.pull({ batch, wait: caughtUp, onBeat });
       for (;;) {
         const step = await pull.next();
         if (over()) return "stopped";
@@ -107,6 +111,7 @@ export function follow(reader: NatsReader, stream: StreamName, options: FollowOp
             if (last !== null && wanted) return "the copy of the stream that was read is not complete yet";
             catchUp();
           }
+          lag.settled();
           break;
         }
         const { raw, position, waiting } = step.value;
@@ -120,9 +125,10 @@ export function follow(reader: NatsReader, stream: StreamName, options: FollowOp
         const stored = collected instanceof Promise ? await collected : collected;
         if (over()) return "stopped";
         seq = raw.seq;
-        lag.begun();
+        lag.settled();
+        const begun = lag.begun();
         await handOver(stored, handler, options, say);
-        lag.ended();
+        lag.ended(begun);
         if (over()) return "stopped";
       }
     }

@@ -28,8 +28,8 @@ type PullEnd = { readonly kind: "done" | "empty" } | { readonly kind: "broken"; 
 /** A pull consumer on the server, and the inbox that its messages come to. */
 export interface PullConsumer {
   readonly nc: NatsConnection;
-  /** One pull at a time. With `wait` it stays open until `batch` messages came or it expires. */
-  pull(options: { batch: number; wait: boolean }): AsyncGenerator<Pulled, PullEnd>;
+  /** One pull at a time. With `wait` it stays open until `batch` messages came or it expires; the server beats while nothing comes. */
+  pull(options: { batch: number; wait: boolean; onBeat?: () => void }): AsyncGenerator<Pulled, PullEnd>;
   /** Ends a pull that waits, as `broken`. */
   interrupt(reason: string): void;
   close(): void;
@@ -83,7 +83,7 @@ export async function openConsumer(link: NatsLink, stream: StreamName, reading: 
     return mail.shift() ?? null;
   }
 
-  async function* pull({ batch, wait }: { batch: number; wait: boolean }): AsyncGenerator<Pulled, PullEnd> {
+  async function* pull({ batch, wait, onBeat }: { batch: number; wait: boolean; onBeat?: () => void }): AsyncGenerator<Pulled, PullEnd> {
     pulls += 1;
     const replyTo = `${inbox}.${pulls}`;
     const common = { batch, max_bytes: pullBytesMax };
@@ -97,6 +97,7 @@ export async function openConsumer(link: NatsLink, stream: StreamName, reading: 
       if (position === null) {
         const end = message.subject === replyTo ? endOf(message) : null;
         if (end !== null) return end;
+        onBeat?.();
         continue;
       }
       if (once && position.delivery !== lastDelivery + 1) {

@@ -23,7 +23,7 @@ export async function ensureStreams(link: NatsLink, definitions: readonly Stream
       if (error instanceof ApiError && error.errCode === apiCodes.insufficientStorage) {
         throw new BusError(
           "rejected",
-          `the server has no room to reserve ${definition.maxBytes} bytes for ${definition.name}: free some disk, or raise jetstream.max_file_store in its configuration`,
+          `the server has no room to reserve ${definition.maxBytes} bytes for ${definition.name}: set max_file_store under jetstream in its configuration (16GB is enough for all; without it, it takes three quarters of the free disk), or free some disk`,
           { retriable: false, cause: error },
         );
       }
