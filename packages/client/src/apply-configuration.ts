@@ -39,7 +39,7 @@ export interface ApplyConfigurationOptions {
   readonly service: "bootstrap" | "cli";
   readonly instance: string;
   readonly nowMs: number;
-  /** True for a start with a file: what operators applied since stays in force unless the file itself has changed (the log wins). */
+  /** True for a start with a file, which says `by` a service: what operators applied since stays in force unless the file itself has changed (the log wins). */
   readonly onlyIfFileChanged: boolean;
 }
 export interface AppliedConfiguration {
@@ -48,6 +48,8 @@ export interface AppliedConfiguration {
   /** What is in force now. */
   readonly version: number;
   readonly hash: string;
+  /** Who applied what is in force and why, where a start has kept it although the file says something else. */
+  readonly keptInstead?: { readonly by: Actor; readonly reason: string };
 }
 
 /**
@@ -61,8 +63,11 @@ export async function applyConfiguration(bus: Bus, options: ApplyConfigurationOp
   let last = await bus.lastOf(stream, subject);
   for (let lost = 0; lost < lostRacesMax; lost += 1) {
     const inForce = await newestFrom(bus, last);
-    if (inForce !== null && (await isKnown(bus, inForce, last, options))) {
-      return { applied: false, version: inForce.version, hash: inForce.hash };
+    if (inForce !== null) {
+      const { version, hash, by, reason } = inForce;
+      if (hash === options.hash && inForce.environment === options.environment) return { applied: false, version, hash };
+      if (options.onlyIfFileChanged && last !== null && (await isKnown(bus, inForce, last, options)))
+        return { applied: false, version, hash, keptInstead: { by, reason } };
     }
     const version = (inForce?.version ?? 0) + 1;
     const event = makeEvent({
@@ -96,23 +101,33 @@ export async function configurationInForce(bus: Bus): Promise<ConfigApplied | nu
 }
 
 async function newestFrom(bus: Bus, last: Stored | null): Promise<ConfigApplied | null> {
-  return configOf(last) ?? (last === null ? null : newest(bus, last.seq, () => true));
+  return configOf(last) ?? (last === null ? null : newest(bus, last.seq));
 }
 
-async function isKnown(bus: Bus, inForce: ConfigApplied, last: Stored | null, options: ApplyConfigurationOptions): Promise<boolean> {
-  if (inForce.hash === options.hash && inForce.environment === options.environment) return true;
-  if (!options.onlyIfFileChanged) return false;
-  const fromFile = inForce.fileHash === null && last !== null ? await newest(bus, last.seq, (config) => config.fileHash !== null) : inForce;
-  return fromFile?.fileHash === options.fileHash && fromFile.environment === options.environment;
-}
-
-/** The newest version up to a sequence for which something holds, for example that it came from a file. */
-async function newest(bus: Bus, toSeq: number, holds: (config: ConfigApplied) => boolean): Promise<ConfigApplied | null> {
-  let found: ConfigApplied | null = null;
-  for await (const stored of bus.read(stream, { filter: subject, toSeq })) {
+/**
+ * Whether a file is as the last start found it. A start that finds in force what it would apply writes nothing, so that whatever was applied
+ * from this file since the last one that did counts, too. What operators applied from other files says nothing about this one.
+ */
+async function isKnown(bus: Bus, inForce: ConfigApplied, last: Stored, options: ApplyConfigurationOptions): Promise<boolean> {
+  const isTheFile = ({ fileHash, environment }: ConfigApplied): boolean =>
+    fileHash === options.fileHash && environment === options.environment;
+  if (isTheFile(inForce) || ofStart(inForce)) return isTheFile(inForce);
+  let known = false;
+  for await (const stored of bus.read(stream, { filter: subject, toSeq: last.seq })) {
     const config = configOf(stored);
-    if (config !== null && holds(config)) found = config;
+    if (config !== null) known = isTheFile(config) || (known && !ofStart(config));
   }
+  return known;
+}
+
+function ofStart({ by }: ConfigApplied): boolean {
+  return by.kind === "service";
+}
+
+/** The newest version up to a sequence that can be read. */
+async function newest(bus: Bus, toSeq: number): Promise<ConfigApplied | null> {
+  let found: ConfigApplied | null = null;
+  for await (const stored of bus.read(stream, { filter: subject, toSeq })) found = configOf(stored) ?? found;
   return found;
 }
 

@@ -27,7 +27,13 @@ const from = (
   onlyIfFileChanged: false,
   ...more,
 });
-const atStart = { service: "bootstrap", instance: "bootstrap-1", onlyIfFileChanged: true } as const;
+const atStart = {
+  service: "bootstrap",
+  instance: "bootstrap-1",
+  by: { kind: "service", id: "bootstrap-1" },
+  reason: "started",
+  onlyIfFileChanged: true,
+} as const;
 
 test("versions count from 1, and the same configuration makes no new one", async () => {
   const bus = memoryBroker().connect();
@@ -46,9 +52,52 @@ test("the log wins over the file: a start applies the file only when it has chan
   const bus = memoryBroker().connect();
   await applyConfiguration(bus, from(fileA, atStart));
   await applyConfiguration(bus, from(fileB, { fileHash: null, reason: "an operator's patch" }));
-  assert.deepEqual(await applyConfiguration(bus, from(fileA, atStart)), { applied: false, version: 2, hash: fileB.hash });
+  assert.equal((await applyConfiguration(bus, from(fileA, atStart))).version, 2);
   assert.equal((await applyConfiguration(bus, from(fileA))).version, 3, "an operator may apply it again by hand");
   assert.equal((await applyConfiguration(bus, from(fileB, atStart))).version, 4, "a changed file is applied");
+  await bus.close();
+});
+
+test("what an operator has applied from another file stays in force at every start with the file as it was, and the start says whose it is", async () => {
+  const bus = memoryBroker().connect();
+  const hotfix = parsed("http://127.0.0.1:1003");
+  await applyConfiguration(bus, from(fileA, atStart));
+  await applyConfiguration(bus, from(hotfix, { reason: "hotfix" }));
+  const keptInstead = { by: { kind: "operator", id: "ada" }, reason: "hotfix" };
+  for (const again of [1, 2])
+    assert.deepEqual(
+      await applyConfiguration(bus, from(fileA, atStart)),
+      { applied: false, version: 2, hash: hotfix.hash, keptInstead },
+      `start ${again}`,
+    );
+  assert.equal((await applyConfiguration(bus, from(fileB, atStart))).version, 3, "a file that no start has read is applied");
+  await applyConfiguration(bus, from(hotfix));
+  assert.equal((await applyConfiguration(bus, from(fileB, atStart))).version, 4, "and that one stays in force from then on");
+  assert.equal((await applyConfiguration(bus, from(fileA, atStart))).version, 5, "one that was read before that is another one again");
+  await bus.close();
+});
+
+test("a file that an operator has applied by hand is known to the next start, also when another one was applied after it", async () => {
+  const bus = memoryBroker().connect();
+  await applyConfiguration(bus, from(fileA, atStart));
+  await applyConfiguration(bus, from(fileB, { reason: "the file was changed, and applied at once" }));
+  assert.deepEqual(await applyConfiguration(bus, from(fileB, atStart)), { applied: false, version: 2, hash: fileB.hash });
+  await applyConfiguration(bus, from(parsed("http://127.0.0.1:1003"), { reason: "hotfix" }));
+  assert.equal((await applyConfiguration(bus, from(fileB, atStart))).version, 3);
+  assert.equal(
+    (await applyConfiguration(bus, from(fileB, { ...atStart, environment: "production" }))).version,
+    4,
+    "for another environment",
+  );
+  await bus.close();
+});
+
+test("a start finds the configuration of an operator before any start did: the file is applied once, and never again", async () => {
+  const bus = memoryBroker().connect();
+  await applyConfiguration(bus, from(fileB));
+  assert.equal((await applyConfiguration(bus, from(fileA, atStart))).version, 2);
+  await applyConfiguration(bus, from(fileB));
+  assert.equal((await applyConfiguration(bus, from(fileA, atStart))).version, 3);
   await bus.close();
 });
 

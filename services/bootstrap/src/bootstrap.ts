@@ -70,12 +70,16 @@ export async function bootstrap(options: BootstrapOptions): Promise<AppliedConfi
       onlyIfFileChanged: true,
     }),
   );
-  say(
-    result.applied
-      ? `applied ${options.file} as version ${result.version} (${result.hash.slice(0, 12)})`
-      : `version ${result.version} (${result.hash.slice(0, 12)}) stays in force: ${options.file} has not changed since it was last applied`,
-  );
+  say(outcomeOf(result, options.file));
   return result;
+}
+
+function outcomeOf({ applied, version, hash, keptInstead }: AppliedConfiguration, file: string): string {
+  const short = hash.slice(0, 12);
+  if (applied) return `applied ${file} as version ${version} (${short})`;
+  if (keptInstead === undefined) return `version ${version} (${short}) stays in force: ${file} says the same`;
+  const { by, reason } = keptInstead;
+  return `version ${version} (${short}) stays in force, which ${by.id} applied (${reason}): ${file} says something else, and has not changed since the last start with it; \`mcpf config apply ${file} --reason TEXT\` would put it in force`;
 }
 
 /** The first event of the log. Fenced, so that of several starts at once one writes it; only `mcpf log adopt` raises the generation. */

@@ -4,6 +4,8 @@ import { rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { type Bus, connectBus } from "@mcp-failover/bus";
+import { applyConfiguration } from "@mcp-failover/client";
+import { parseTopology } from "@mcp-failover/contracts";
 import { freePort, type RunningServer, startNats, tempDir } from "@mcp-failover/testkit";
 
 let nats: RunningServer;
@@ -63,6 +65,22 @@ test("a changed file becomes the next version", async () => {
   const { code, stdout } = await run(yaml(1002));
   assert.equal(code, 0);
   assert.match(stdout, /as version 2/);
+});
+
+test("what an operator has applied since stays in force at the next start with the same file, which says whose it is and how to put it back", async () => {
+  const { topology, hash } = parseTopology(yaml(1009), { file: "hotfix.yaml", env: {} });
+  const by = { kind: "operator", id: "ann" } as const;
+  const more = { environment: "production", by, reason: "hotfix", service: "cli", instance: "cli-1", nowMs: Date.now() } as const;
+  const hotfix = { topology, hash, fileHash: hash, ...more, onlyIfFileChanged: false };
+  assert.equal((await applyConfiguration(bus, hotfix)).version, 3);
+  const { code, stdout } = await run(yaml(1002));
+  assert.equal(code, 0);
+  assert.match(
+    stdout,
+    /version 3 \([0-9a-f]{12}\) stays in force, which ann applied \(hotfix\): .*says something else.*mcpf config apply /,
+  );
+  assert.equal((await bus.lastOf("AUDIT", "config.applied"))?.content.kind, "event");
+  assert.match((await run(yaml(1008))).stdout, /as version 4/, "a changed file is applied");
 });
 
 test("a wrong configuration ends with 2, names path and fix, and changes nothing", async () => {
