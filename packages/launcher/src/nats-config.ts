@@ -41,10 +41,8 @@ export function prepareBus(options: {
   if (credentials !== null) makeOwn(credentials, () => makeCredentials({ folder: credentials, nowMs: Date.now(), onlookers: isOurs }));
   if (!isOurs) return;
   if (credentials === null) moveStreams(dataDir, coreAccount, globalAccount);
-  else {
-    moveStreams(dataDir, globalAccount, coreAccount);
-    writeFileSync(natsConfigFile(dataDir), natsConfig({ dataDir, port, credentials }), { mode: 0o600 });
-  }
+  else moveStreams(dataDir, globalAccount, coreAccount);
+  writeFileSync(natsConfigFile(dataDir), natsConfig({ dataDir, port, credentials }), { mode: 0o600 });
 }
 
 /** Makes something in our own folder of credentials. Throws CredentialsError where it is somebody else's. */
@@ -59,17 +57,19 @@ export function makeOwn(folder: string, make: () => void): void {
   }
 }
 
-/** The configuration of nats-server for the local stack: on loopback, so without TLS, and with onlookers. */
-function natsConfig(options: { readonly dataDir: string; readonly port: number; readonly credentials: string }): string {
+/** The configuration of nats-server for the local stack: on loopback, so without TLS, and with onlookers; with accounts where there are credentials. */
+function natsConfig(options: { readonly dataDir: string; readonly port: number; readonly credentials: string | null }): string {
+  const { dataDir, port, credentials } = options;
   return [
     `host: "127.0.0.1"`,
-    `port: ${options.port}`,
+    `port: ${port}`,
     "max_payload: 1MB",
     // On a busy machine a client needs longer for its proof than the 2 s that are the default.
     "authorization { timeout: 10 }",
-    `jetstream { store_dir: ${JSON.stringify(join(options.dataDir, "nats"))} }`,
+    // The streams' limits add up to more than the default on a small disk, three quarters of what is free: it would refuse to make them. See infra/nats.
+    `jetstream { store_dir: ${JSON.stringify(join(dataDir, "nats"))}, max_file_store: 16GB }`,
     // Taken from the folder of this file; the other paths from that of the process.
-    `include ${JSON.stringify(relative(options.dataDir, join(options.credentials, "nats", serverFiles.accounts)))}`,
+    ...(credentials === null ? [] : [`include ${JSON.stringify(relative(dataDir, join(credentials, "nats", serverFiles.accounts)))}`]),
     "",
   ].join("\n");
 }

@@ -100,12 +100,9 @@ function planInfrastructure(input: PlanInput): PlannedProcess[] {
   const none = { endpoint: null, faultProxy: null, parentPipe: false } as const;
   const planned: PlannedProcess[] = [];
   if (input.natsServer !== null) {
-    const command =
-      input.credentials === null
-        ? ([input.natsServer, "-a", "127.0.0.1", "-p", String(ports.nats), "-js", "-sd", join(dataDir, "nats")] as const)
-        : ([input.natsServer, "-c", natsConfigFile(dataDir)] as const);
+    const command = [input.natsServer, "-c", natsConfigFile(dataDir)] as const;
     const isUp = (): Promise<boolean> => answersOn(ports.nats);
-    planned.push({ rank: ranks.nats, healthUrl: null, spec: { ...base, ...none, name: "nats", command: [...command], isUp } });
+    planned.push({ rank: ranks.nats, healthUrl: null, spec: { ...base, ...none, name: "nats", command, isUp } });
   }
   if (input.redis.server !== null) {
     const { command, isUp } = input.redis.server;

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { connectBus, readCredentials } from "@mcp-failover/bus";
-import { makeEvent, streams } from "@mcp-failover/contracts";
+import { buckets, makeEvent, streams } from "@mcp-failover/contracts";
 import { startNats, tempDir } from "@mcp-failover/testkit";
 import { credentialsFolder, prepareBus } from "../src/nats-config.ts";
 
@@ -48,6 +48,21 @@ test("our own server has permissions unless they are put off, somebody else's wh
   assert.equal(folder({ NATS_URL }), null);
   assert.equal(folder({ NATS_URL, MCPF_BUS_PERMISSIONS: "on" }), "/d/credentials");
   assert.throws(() => folder({ MCPF_BUS_PERMISSIONS: "no" }), /MCPF_BUS_PERMISSIONS no: it is on or off/);
+});
+
+test("nats-server is told to keep more than all streams and buckets reserve, with permissions and without: its default is a part of the disk", async () => {
+  const { path: dataDir, remove } = await tempDir();
+  try {
+    for (const permissions of ["on", "off"]) {
+      const env = { MCPF_BUS_PERMISSIONS: permissions };
+      prepareBus({ env, dataDir, port: 1, credentials: credentialsFolder(env, dataDir) });
+      const [, gigabytes = "0"] = /max_file_store: (\d+)GB/.exec(readFileSync(join(dataDir, "nats.conf"), "utf8")) ?? [];
+      const reserved = [...streams, ...Object.values(buckets)].map((one) => ("maxBytes" in one ? one.maxBytes : 0));
+      assert.ok(Number(gigabytes) * 1024 ** 3 >= reserved.reduce((sum, bytes) => sum + bytes), `${permissions}: ${gigabytes} GB`);
+    }
+  } finally {
+    await remove();
+  }
 });
 
 function note(round: number) {
