@@ -6,6 +6,7 @@ import { join } from "node:path";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
+import { patientMs } from "@mcp-failover/testkit";
 
 const root = fileURLToPath(new URL("../../../", import.meta.url));
 const page = "docs/breaker-for-opossum-and-cockatiel-users.md";
@@ -20,7 +21,7 @@ test(`every example of ${page} does what it says`, async () => {
       .replace(/^import (\{.*\}) from (.*);$/gm, "const $1 = await import($2);");
     return `{\n${imported}\n}`;
   });
-  const options = { cwd: root, timeout: 15_000 };
+  const options = { cwd: root, timeout: patientMs(60_000) };
   const { stderr } = await promisify(execFile)(process.execPath, ["--input-type=module-typescript", "-e", scoped.join("\n")], options);
   assert.equal(stderr, "");
 });
