@@ -176,6 +176,14 @@ export const mutants: readonly Mutant[] = [
     put: '    if (error.executed === "no" && this.safety === "unsafe") {',
   },
   {
+    name: "waits-for-another-clock",
+    guarantee: "everything_recovers",
+    what: "times that the store's clock said before it was set back are waited for",
+    file: domain("store-time"),
+    find: "  return atMs - nowMs > setBackMsMin;",
+    put: "  return atMs - nowMs > 1000 * setBackMsMin;",
+  },
+  {
     name: "half-open-never-closes",
     guarantee: "everything_recovers",
     what: "successes do not close a half-open breaker",

@@ -1,5 +1,6 @@
 import { type BreakerState, latencyBucketsMs } from "@mcp-failover/contracts";
 import type { BreakerPolicy } from "./policy.ts";
+import { timeOfThisClock } from "./store-time.ts";
 import { callsOf, type EndpointWindow, type ObserverWindow, slotMs, type WindowBucket } from "./window.ts";
 
 /** The window as it stood at the end of one second. */
@@ -45,13 +46,22 @@ interface Cells {
  * Reads the windows at a time: what each observer saw since the breaker's last change. Sorted by observer.
  * The window is `windowMs` long or, where the policy counts calls, holds the last `windowCalls` calls of the observer in whole seconds.
  */
-export function evidenceOf(window: EndpointWindow, cut: EvidenceCut, policy: BreakerPolicy, nowMs: number): readonly ObserverEvidence[] {
+export function evidenceOf(window: EndpointWindow, given: EvidenceCut, policy: BreakerPolicy, nowMs: number): readonly ObserverEvidence[] {
+  const cut = cutOfThisClock(given, nowMs);
   const found: ObserverEvidence[] = [];
   for (const one of window.observers) {
     const evidence = evidenceOfObserver(one, cut, policy, nowMs);
     if (evidence !== null) found.push(evidence);
   }
   return found.length > 1 ? found.sort(byObserver) : found;
+}
+
+/** ST2: all that is in a window was said after the store's clock was set back. */
+function cutOfThisClock(cut: EvidenceCut, nowMs: number): EvidenceCut {
+  const sinceMs = timeOfThisClock(cut.sinceMs, nowMs);
+  const renewedMs = timeOfThisClock(cut.renewed?.atMs ?? 0, nowMs);
+  if (sinceMs === cut.sinceMs && renewedMs === (cut.renewed?.atMs ?? 0)) return cut;
+  return { ...cut, sinceMs, ...(cut.renewed === undefined ? {} : { renewed: { ...cut.renewed, atMs: renewedMs } }) };
 }
 
 function byObserver(a: ObserverEvidence, b: ObserverEvidence): number {

@@ -1,5 +1,6 @@
 import type { BreakerState, Permit } from "@mcp-failover/contracts";
 import { defaultPolicy } from "./policy.ts";
+import { isOfAnotherClock } from "./store-time.ts";
 
 /**
  * Reads the fleet's breaker for one call of this process. No request, no wait: the permits are in the breaker's state.
@@ -25,7 +26,7 @@ export type BreakerGate =
 
 export interface BreakerGateQuestion {
   /** Null: no breaker was ever heard of. */
-  readonly state: (Pick<BreakerState, "status" | "openUntilMs"> & { readonly permits: readonly Permit[] }) | null;
+  readonly state: (Pick<BreakerState, "status" | "openUntilMs" | "sinceMs"> & { readonly permits: readonly Permit[] }) | null;
   readonly router: string;
   /** Permits of this state's generation that this process has used. */
   readonly permitsUsed: number;
@@ -51,14 +52,15 @@ export function breakerGate({ state, router, permitsUsed, answeredRun = 0, logRe
     case "forced_open":
       return "deny";
     case "open":
-      return nowMs >= (state.openUntilMs ?? 0) + graceMs ? onTrial : "deny";
+      // ST2: what the store's clock said before it was set back is over.
+      return nowMs >= (state.openUntilMs ?? 0) + graceMs || isOfAnotherClock(state.sinceMs, nowMs) ? onTrial : "deny";
     case "half_open": {
       const mine = state.permits.find((permit) => permit.router === router);
       if (mine !== undefined && nowMs < mine.expiresAtMs && permitsUsed < mine.calls) return "permit";
       // Nobody can hear what the permits' calls showed: this process goes by its own.
       if (!logReachable) return onTrial;
       const lastExpiryMs = state.permits.reduce((latest, permit) => Math.max(latest, permit.expiresAtMs), 0);
-      if (nowMs >= lastExpiryMs + graceMs) return onTrial;
+      if (nowMs >= lastExpiryMs + graceMs || isOfAnotherClock(state.sinceMs, nowMs)) return onTrial;
       // Where one got more than one call, no router that was there went without.
       return mine === undefined && state.permits.some(({ calls }) => calls > 1) ? "turn" : "surplus";
     }

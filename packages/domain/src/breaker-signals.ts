@@ -1,5 +1,6 @@
 import { type Event, endpointKey } from "@mcp-failover/contracts";
 import { defaultPolicy } from "./policy.ts";
+import { isOfAnotherClock } from "./store-time.ts";
 import { type EndpointWindow, foldProbe, foldTraffic, openWindow } from "./window.ts";
 
 /**
@@ -19,20 +20,26 @@ interface OwnSignals extends BreakerSignals {
   readonly windows: Map<string, EndpointWindow>;
   readonly routers: Map<string, number>;
   readonly heardMs: Map<string, number>;
+  lastMs: number;
 }
 
 /** An empty store, to be changed by {@link foldBreakerSignal} and {@link expireBreakerSignals} alone. */
 export function openBreakerSignals(): BreakerSignals {
-  const signals: OwnSignals = { windows: new Map(), routers: new Map(), heardMs: new Map() };
+  const signals: OwnSignals = { windows: new Map(), routers: new Map(), heardMs: new Map(), lastMs: 0 };
   return signals;
 }
 
 const endpointsMax = 20_000;
 const routersMax = 1000;
 
-/** Folds one event of SIGNALS into `into`; others change nothing. `timeMs` is the store's. Costs as much as the event has items. */
+/**
+ * Folds one event of SIGNALS into `into`; others change nothing. `timeMs` is the store's. Costs as much as the event has items. Where its clock was
+ * set back, all that was known is forgotten (ST1).
+ */
 export function foldBreakerSignal(into: BreakerSignals, event: Event, timeMs: number): void {
   const signals = into as OwnSignals;
+  if (isOfAnotherClock(signals.lastMs, timeMs)) for (const known of [signals.windows, signals.routers, signals.heardMs]) known.clear();
+  signals.lastMs = timeMs;
   switch (event.type) {
     case "probe.observed":
       for (const item of event.data.observations) {

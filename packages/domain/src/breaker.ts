@@ -1,6 +1,7 @@
 import type { Actor, BreakerAction, BreakerState, BreakerStatus, Permit } from "@mcp-failover/contracts";
 import type { Evaluation, ObserverEvidence } from "./breaker-evidence.ts";
 import type { BreakerPolicy } from "./policy.ts";
+import { isOfAnotherClock } from "./store-time.ts";
 import { fractionOf } from "./string-hash.ts";
 import { wilsonLowerBound, wilsonUpperBound } from "./wilson.ts";
 
@@ -16,6 +17,7 @@ import { wilsonLowerBound, wilsonUpperBound } from "./wilson.ts";
  * C4  Only evidence since the last change counts; results of an older generation neither open nor close.
  * C5  The generation grows by exactly one at every change, and nothing else changes without it.
  * C6  Open ends by time alone: `openUntilMs` is set, at most `openMsMax` ahead; not before the endpoint's own `Retry-After`, up to that.
+ *     Where the store's clock was set back since, it ends at once, as half-open's permits do (ST2): nobody waits for another clock's time.
  * C7  Half-open is never stuck: it opens on failures, closes on successes, and permits that expire without a verdict are renewed.
  * C8  Permits let through at most max(`halfOpenCalls`, 1) calls in all, each router at most once, each with an expiry.
  * C9  `forced_open`, `disabled` and `metrics_only` are an operator's: nothing automatic changes them, and a command is done whatever the
@@ -97,13 +99,15 @@ export function decideBreaker(input: BreakerInput): BreakerDecision {
   }
 }
 
-/**
- * When the time alone may next change a breaker in this state, so that nobody has to look earlier unless something is heard.
- * Null: never.
- */
-export function breakerDueMs(state: BreakerState, policy: BreakerPolicy): number | null {
-  if (state.status === "open") return state.openUntilMs ?? 0;
-  return state.status === "half_open" ? endOfPermits(state, policy) : null;
+/** Whether the time alone may change a breaker in this state, so that nobody has to look at it before unless something is heard. */
+export function isBreakerDue(state: BreakerState, policy: BreakerPolicy, nowMs: number): boolean {
+  if (state.status === "open") return !waitsForItsTime(state, nowMs);
+  return state.status === "half_open" && permitsAreOver(state, policy, nowMs);
+}
+
+/** Open, and its time is not over: whatever is heard changes nothing. */
+export function waitsForItsTime({ status, openUntilMs, sinceMs }: BreakerState, nowMs: number): boolean {
+  return status === "open" && nowMs < (openUntilMs ?? 0) && !isOfAnotherClock(sinceMs, nowMs);
 }
 
 const ordered: Readonly<Record<BreakerAction, { readonly status: BreakerStatus; readonly done: string }>> = {
@@ -131,7 +135,7 @@ function decideClosed(input: BreakerInput): BreakerDecision {
 
 function decideOpen(input: BreakerInput): BreakerDecision {
   const { state, nowMs } = input;
-  if (nowMs < (state.openUntilMs ?? 0)) return stay(input, "none", "open until its time is over");
+  if (waitsForItsTime(state, nowMs)) return stay(input, "none", "open until its time is over");
   return change(input, "open_time_over", "its open time is over; some calls and all probes may try it", {
     status: "half_open",
     openUntilMs: null,
@@ -146,7 +150,7 @@ function decideHalfOpen(input: BreakerInput): BreakerDecision {
   const failing = evidence.filter(fails);
   const working = evidence.filter((one) => !fails(one) && one.answered > 0);
   const successes = (state.renewed?.successes ?? 0) + evidence.reduce((all, one) => all + one.answered, 0);
-  const expired = nowMs >= endOfPermits(state, policy);
+  const expired = permitsAreOver(state, policy, nowMs);
   const counts = `${say(failing.length, "observer")} failing, ${working.length} working, ${say(successes, "success", "successes")}`;
   // On a draw the permits' time is waited out, then caution wins.
   if (failing.length > working.length || (failing.length > 0 && expired)) {
@@ -167,7 +171,7 @@ function decideHalfOpen(input: BreakerInput): BreakerDecision {
   return change(input, "permits_expired", `the permits expired without a verdict and are renewed: ${counts}`, {
     status: "half_open",
     // The same half-open goes on: calls that began in it still count.
-    sinceMs: state.sinceMs,
+    sinceMs: isOfAnotherClock(state.sinceMs, nowMs) ? nowMs : state.sinceMs,
     openUntilMs: null,
     openings: state.openings,
     permits: permitsFor(input, permitMs),
@@ -307,10 +311,10 @@ function permitsFor(input: BreakerInput, forMs: number): Permit[] {
   }));
 }
 
-/** When the permits stop; without any, when they would have. */
-function endOfPermits(state: BreakerState, policy: BreakerPolicy): number {
-  const [first] = state.permits;
-  return first?.expiresAtMs ?? (state.renewed?.atMs ?? state.sinceMs) + policy.permitMs;
+/** Whether the permits have ended; without any, whether they would have. */
+function permitsAreOver({ permits, renewed, sinceMs }: BreakerState, policy: BreakerPolicy, nowMs: number): boolean {
+  const givenMs = renewed?.atMs ?? sinceMs;
+  return isOfAnotherClock(givenMs, nowMs) || nowMs >= (permits[0]?.expiresAtMs ?? givenMs + policy.permitMs);
 }
 
 function change(input: BreakerInput, rule: BreakerRule, reason: string, next: Next): BreakerDecision {

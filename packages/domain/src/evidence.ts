@@ -9,6 +9,7 @@ import {
 } from "@mcp-failover/contracts";
 import { secondsAfter, type TrafficSecond } from "./evidence-traffic.ts";
 import type { FailoverPolicy } from "./policy.ts";
+import { isOfAnotherClock } from "./store-time.ts";
 
 /**
  * What the observers say of the endpoints: SIGNALS folded, AUDIT never read.
@@ -149,10 +150,12 @@ function copyOf(evidence: Evidence): OwnEvidence {
   return { ...evidence, words, probers: new Map(evidence.probers), routers: new Map(evidence.routers) };
 }
 
-/** Takes one message of SIGNALS into evidence from {@link openEvidence} (E1, E3, E6, E7). */
+/** Takes one message of SIGNALS into evidence from {@link openEvidence} (E1, E3, E6, E7); where the store's clock was set back, all else is forgotten (ST1). */
 export function takeSignal(into: Evidence, signal: Signal): void {
   const evidence = into as OwnEvidence;
   const { event, seq, timeMs } = signal;
+  if (isOfAnotherClock(evidence.lastTimeMs, timeMs))
+    for (const known of [evidence.words, evidence.probers, evidence.routers]) known.clear();
   if (event.type === "probe.observed") {
     const { observer, observations } = event.data;
     bounded(evidence.probers.set(observer, timeMs), observersMax, (heardAtMs) => heardAtMs);

@@ -1,4 +1,4 @@
-import { decideReserved, movesCounted } from "./failover-move.ts";
+import { coolingFrom, decideReserved, movesCounted } from "./failover-move.ts";
 import { type FailoverDecision, type FailoverInput, gather } from "./failover-outcome.ts";
 import { type EndpointSlice, weighCandidate } from "./failover-proof.ts";
 import { failbackWaitMs, trialInForce } from "./failover-verify.ts";
@@ -68,8 +68,7 @@ function mayFailBack(input: FailoverInput): boolean {
   const { policy, state, nowMs, clock } = input;
   if (policy.failback !== "automatic" || !policy.automatic || clock.tilted || state.held !== null) return false;
   if (trialInForce(input) !== null || (input.graceUntilMs ?? 0) > nowMs || (input.rehearsal ?? null) !== null) return false;
-  const last = state.moves.filter((move) => move.automatic).at(-1);
-  if (last !== undefined && nowMs - last.atMs < policy.cooldownMs) return false;
+  if (coolingFrom(input) !== null) return false;
   return movesCounted(input) + Math.min(2, policy.movesPerHour) <= policy.movesPerHour && policy.movesPerHour > 0;
 }
 

@@ -21,8 +21,10 @@ import { maintenanceAt } from "./maintenance.ts";
 import { policyFor } from "./policy.ts";
 import { isRuled } from "./safety-rules.ts";
 import { emptyMap, type ShardedMap } from "./sharded-map.ts";
+import { isOfAnotherClock } from "./store-time.ts";
 
-type KnownHealth = HealthSlice & { readonly changesAtMs: readonly number[] };
+/** `toldAtMs`: when the store took it. */
+type KnownHealth = HealthSlice & { readonly changesAtMs: readonly number[]; readonly toldAtMs: number };
 
 /**
  * What a failover decision reads of AUDIT, folded; and the join of both streams into the input of `decideFailover`.
@@ -264,12 +266,20 @@ function knownHealth({ timestamp, state }: HealthChanged, timeMs: number): Known
     sinceMs: sinceMs + aheadMs,
     heldDownUntilMs: heldDownUntilMs === null ? null : heldDownUntilMs + aheadMs,
     changesAtMs: changesAtMs.map((atMs) => atMs + aheadMs),
+    toldAtMs: timeMs,
   };
 }
 
-function healthSliceOf({ status, sinceMs, heldDownUntilMs, changesAtMs }: KnownHealth, flapWindowMs: number, nowMs: number): HealthSlice {
+/** Until when an endpoint is held down; null: it is not, or another clock said so (ST2). */
+export function heldDownUntil({ heldDownUntilMs, toldAtMs }: KnownHealth, nowMs: number): number | null {
+  return isOfAnotherClock(toldAtMs, nowMs) ? null : heldDownUntilMs;
+}
+
+function healthSliceOf(known: KnownHealth, flapWindowMs: number, nowMs: number): HealthSlice {
+  const { status, sinceMs, changesAtMs } = known;
+  const heldDownUntilMs = heldDownUntil(known, nowMs);
   let flaps = 0;
-  for (const atMs of changesAtMs) if (nowMs - atMs < flapWindowMs) flaps += 1;
+  for (const atMs of changesAtMs) if (nowMs - atMs < flapWindowMs && !isOfAnotherClock(atMs, nowMs)) flaps += 1;
   return flaps === 0 ? { status, sinceMs, heldDownUntilMs } : { status, sinceMs, heldDownUntilMs, flaps };
 }
 

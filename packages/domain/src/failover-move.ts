@@ -1,3 +1,4 @@
+import type { FailoverState } from "@mcp-failover/contracts";
 import {
   candidatesOf,
   decided,
@@ -15,6 +16,7 @@ import {
 } from "./failover-outcome.ts";
 import { type Candidate, isProvenByMost, weighCandidate } from "./failover-proof.ts";
 import { trialInForce } from "./failover-verify.ts";
+import { isOfAnotherClock } from "./store-time.ts";
 
 /** That the active endpoint has to be left, since when, and why. */
 export type Failed = { kind: "failed"; sinceMs: number; rule: string; why: string };
@@ -62,9 +64,8 @@ export function decideMove(input: FailoverInput, failed: Failed, activeExists: b
   }
   if (best === undefined) return nowhere(input, failed, candidates, noHelp ? "verify_failed" : "no_candidate");
 
-  const automatic = state.moves.filter((move) => move.automatic);
-  const last = automatic.at(-1);
-  if (last !== undefined && nowMs - last.atMs < policy.cooldownMs && !chained) {
+  const last = coolingFrom(input);
+  if (last !== null && !chained) {
     const until = new Date(last.atMs + policy.cooldownMs).toISOString();
     if (activeExists)
       return refuse(input, "cooldown", `${reason}; but it was moved already, and the cool-down lasts until ${until}`, failed);
@@ -78,10 +79,16 @@ export function decideMove(input: FailoverInput, failed: Failed, activeExists: b
   return decideReserved(input, failed, { rule: failed.rule, reason, to: best, overrode, candidates });
 }
 
-/** Automatic moves of the last hour; an operator's release begins a new count (F7). */
+/** The automatic move whose cool-down lasts; null: none does (F7, ST2). */
+export function coolingFrom({ policy, state, nowMs }: FailoverInput): FailoverState["moves"][number] | null {
+  const last = state.moves.findLast((move) => move.automatic);
+  return last === undefined || isOfAnotherClock(last.atMs, nowMs) || nowMs - last.atMs >= policy.cooldownMs ? null : last;
+}
+
+/** Automatic moves of the last hour; an operator's release begins a new count (F7). None of another clock (ST2). */
 export function movesCounted({ state, nowMs }: FailoverInput): number {
   const fromMs = Math.max(nowMs - hourMs, state.countedFromMs ?? 0);
-  return state.moves.filter((move) => move.automatic && move.atMs > fromMs).length;
+  return state.moves.filter((move) => move.automatic && move.atMs > fromMs && !isOfAnotherClock(move.atMs, nowMs)).length;
 }
 
 function holdInstead(

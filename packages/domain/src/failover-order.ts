@@ -1,5 +1,5 @@
 import { activeTierOf } from "./failback.ts";
-import { isReservedFor, reserveFor } from "./failover-move.ts";
+import { coolingFrom, isReservedFor, reserveFor } from "./failover-move.ts";
 import {
   candidatesOf,
   decided,
@@ -46,8 +46,8 @@ export function obeyMove(input: FailoverInput, given: Extract<FailoverOrder, { k
       return no("held", `${input.upstream} is held by ${state.held.by.id} (${state.held.reason}); release it, or use --force`);
     overrode.push("hold");
   }
-  const last = state.moves.filter((move) => move.automatic).at(-1);
-  if (last !== undefined && nowMs - last.atMs < policy.cooldownMs) {
+  const last = coolingFrom(input);
+  if (last !== null) {
     const until = new Date(last.atMs + policy.cooldownMs).toISOString();
     if (!order.force) return no("cooldown", `it was moved automatically at epoch ${last.epoch}; wait until ${until}, or use --force`);
     overrode.push("cooldown");

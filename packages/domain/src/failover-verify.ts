@@ -1,5 +1,6 @@
 import type { FailoverState, Trial } from "@mcp-failover/contracts";
 import type { FailoverInput } from "./failover-outcome.ts";
+import { isOfAnotherClock } from "./store-time.ts";
 import { wilsonLowerBound, wilsonUpperBound } from "./wilson.ts";
 
 /**
@@ -26,7 +27,7 @@ export type TrafficSlice = {
 /** The verification that is under way; null: none is. */
 export function trialInForce({ state, nowMs }: Pick<FailoverInput, "state" | "nowMs">): Trial | null {
   const { trial } = state;
-  return trial == null || trial.failed || nowMs >= trial.untilMs ? null : trial;
+  return trial == null || trial.failed || nowMs >= trial.untilMs || isOfAnotherClock(trial.atMs, nowMs) ? null : trial;
 }
 
 /**

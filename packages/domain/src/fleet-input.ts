@@ -1,5 +1,5 @@
 import { endpointKey } from "@mcp-failover/contracts";
-import { type FailoverAudit, failoverPolicyOf, failoverStateOf } from "./failover-input.ts";
+import { type FailoverAudit, failoverPolicyOf, failoverStateOf, heldDownUntil } from "./failover-input.ts";
 import type { ReservationInput, Want } from "./fleet.ts";
 import { maintenanceAt } from "./maintenance.ts";
 import { safetyFacts } from "./safety-rules.ts";
@@ -33,7 +33,7 @@ function offBecause(audit: FailoverAudit, upstream: string, endpoint: string, no
   const health = audit.health.get(endpointKey(upstream, endpoint));
   const breaker = audit.breakers.get(endpointKey(upstream, endpoint));
   if (health?.status === "unhealthy") return "unhealthy";
-  if ((health?.heldDownUntilMs ?? 0) > nowMs) return "held down";
+  if (health !== undefined && (heldDownUntil(health, nowMs) ?? 0) > nowMs) return "held down";
   if (breaker === "open" || breaker === "forced_open") return `breaker ${breaker}`;
   return maintenanceAt(topology, upstream, endpoint, nowMs) === null ? null : "in maintenance";
 }

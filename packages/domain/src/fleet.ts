@@ -1,6 +1,7 @@
 import type { FleetReserved } from "@mcp-failover/contracts";
 import type { FailoverPolicy } from "./policy.ts";
 import { breachOf, type SafetyFacts } from "./safety-rules.ts";
+import { isOfAnotherClock } from "./store-time.ts";
 
 /**
  * What spans upstreams: the limit on automatic moves of the whole fleet, and the safety rules. A place is reserved on one fenced subject
@@ -88,7 +89,7 @@ export function decideReservation(asked: ReservationInput): ReservationDecision 
   const wasMoved = (one: Reservation): boolean => movedKeys.has(`${one.epoch} ${one.upstream}`);
   let counted = input.state.reservations
     .map((one) => (one.used || !wasMoved(one) ? one : { ...one, used: true }))
-    .filter((one) => (one.used ? nowMs - one.atMs < policy.fleetWindowMs : nowMs < one.expiresAtMs));
+    .filter((one) => !isOfAnotherClock(one.atMs, nowMs) && (one.used ? nowMs - one.atMs < policy.fleetWindowMs : nowMs < one.expiresAtMs));
   const answers: ReservationAnswer[] = [];
   const taken: string[] = [];
   for (const want of [...input.wants].sort(compareWants)) {

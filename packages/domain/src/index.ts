@@ -38,9 +38,10 @@ export {
   type BreakerInput,
   type BreakerOrder,
   type BreakerRule,
-  breakerDueMs,
   decideBreaker,
   initialBreakerState,
+  isBreakerDue,
+  waitsForItsTime,
 } from "./breaker.ts";
 export { type Evaluation, type EvidenceCut, evidenceOf, type ObserverEvidence } from "./breaker-evidence.ts";
 export { type BreakerGate, type BreakerGateQuestion, breakerGate } from "./breaker-gate.ts";
@@ -59,6 +60,7 @@ export {
   type WeighedVote,
 } from "./evidence.ts";
 export { type DecisionPlace, rollbacksAhead, routersApplying, routersHolding, seenEpoch, seenRollback } from "./evidence-routers.ts";
+export { EvidenceStart } from "./evidence-start.ts";
 export { suspectObservers } from "./evidence-suspects.ts";
 export { trafficOn } from "./evidence-traffic.ts";
 export { failedExpectation, nothingSeen, type Seen } from "./expectation.ts";
@@ -255,6 +257,7 @@ export {
   viewUpstream,
 } from "./status.ts";
 export { type PagedStatus, pageStatus } from "./status-page.ts";
+export { isOfAnotherClock, setBackMsMin, timeOfThisClock } from "./store-time.ts";
 export { fractionOf, hashText } from "./string-hash.ts";
 export type { CallCounts } from "./tool-buckets.ts";
 export { callerPairsMax } from "./tool-callers.ts";

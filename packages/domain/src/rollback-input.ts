@@ -4,6 +4,7 @@ import { initialFailoverState } from "./failover.ts";
 import { type Maintenance, maintenanceAt, maintenanceEndedMs } from "./maintenance.ts";
 import { defaultPolicy, policyFor } from "./policy.ts";
 import { initialRollbackState, lessOf, type RollbackInput, shareOf } from "./rollback.ts";
+import { timeOfThisClock } from "./store-time.ts";
 import type { CallCounts, CountWindow } from "./tool-buckets.ts";
 import { callsBy } from "./tool-callers.ts";
 import { countCalls, lastBadMs, type ToolTraffic } from "./tool-traffic.ts";
@@ -104,7 +105,9 @@ export function rollbackInput(audit: RollbackAudit, traffic: ToolTraffic, of: Sc
   // R9. Agents and the system call several upstreams, whose calls are not told apart: the samples alone keep one's outage from them.
   const movedMs = owner === null ? 0 : (audit.routes.get(owner)?.sinceMs ?? 0);
   const work = plannedWork(audit, config, of, nowMs);
-  const knownFromMs = Math.max(evidenceFromMs, state.sinceMs, movedMs, work.endedMs);
+  // What happened by another clock bounds nothing (ST2); all traffic that is known came after it.
+  const ofThisClock = (atMs: number): number => timeOfThisClock(atMs, nowMs);
+  const knownFromMs = Math.max(evidenceFromMs, ofThisClock(state.sinceMs), ofThisClock(movedMs), work.endedMs);
   const known = (fromMs: number, toMs: number): CountWindow => ({
     fromMs: Math.max(fromMs, knownFromMs),
     toMs,
@@ -120,7 +123,7 @@ export function rollbackInput(audit: RollbackAudit, traffic: ToolTraffic, of: Sc
   );
   const window = between(endMs - policy.windowMs, endMs);
   const told = known(endMs - policy.windowMs, endMs);
-  const stepFromMs = Math.max(state.ramp?.stepSinceMs ?? 0, nowMs - stepBackMs, knownFromMs);
+  const stepFromMs = Math.max(ofThisClock(state.ramp?.stepSinceMs ?? 0), nowMs - stepBackMs, knownFromMs);
   return {
     scope,
     name,

@@ -1,5 +1,6 @@
 import type { Actor, Implementation, RollbackScope, RollbackState } from "@mcp-failover/contracts";
 import type { RollbackPolicy } from "./policy.ts";
+import { timeOfThisClock } from "./store-time.ts";
 import type { CallCounts } from "./tool-buckets.ts";
 import { wilsonLowerBound, wilsonUpperBound } from "./wilson.ts";
 
@@ -220,7 +221,7 @@ function rollBackByItself(input: RollbackInput, { rule, why, kind }: Condemned):
 /** One look at a ramp (R3, R5). */
 function stepRamp(input: RollbackInput, ramp: NonNullable<RollbackState["ramp"]>): RollbackDecision {
   const { policy, state, step, nowMs } = input;
-  if (nowMs - Math.max(ramp.stepSinceMs, step.fromMs ?? 0) < policy.rampStepMs)
+  if (nowMs - Math.max(timeOfThisClock(ramp.stepSinceMs, nowMs), step.fromMs ?? 0) < policy.rampStepMs)
     return { kind: "none", rule: "ramp_step", reason: "the step has not lasted long enough" };
   const pause = (rule: string, reason: string): RollbackDecision =>
     ramp.paused ? { kind: "none", rule, reason } : decided(input, "paused", rule, reason, { ramp: { ...ramp, paused: true } });

@@ -1,5 +1,6 @@
 import { type Event, latencyBucketsMs, type TrafficTool } from "@mcp-failover/contracts";
 import type { RollbacksHeld } from "./evidence-routers.ts";
+import { isOfAnotherClock } from "./store-time.ts";
 import { bucketOf, type CallCounts, type CountWindow, countBuckets, mergedBucket, type ToolBucket } from "./tool-buckets.ts";
 import { copyOfCallers, openToolCallers, type ToolCallers, takeCalls } from "./tool-callers.ts";
 
@@ -19,6 +20,7 @@ export interface ToolTraffic {
   /** Who made the MCP calls of each scope lately. */
   readonly callers: ToolCallers;
   readonly lastSeq: number;
+  readonly lastTimeMs: number;
 }
 interface ScopeTraffic {
   readonly mcp: Buckets;
@@ -40,7 +42,7 @@ const routersMax = 500;
 const noBuckets: Buckets = { seconds: [], tens: [] };
 const slowAtLeastMs = 250;
 
-export const noToolTraffic: ToolTraffic = { scopes: new Map(), routers: new Map(), callers: openToolCallers(), lastSeq: 0 };
+export const noToolTraffic: ToolTraffic = { scopes: new Map(), routers: new Map(), callers: openToolCallers(), lastSeq: 0, lastTimeMs: 0 };
 
 interface ToolWindow {
   readonly seq: number;
@@ -50,7 +52,9 @@ interface ToolWindow {
 interface OwnToolTraffic extends ToolTraffic {
   scopes: Map<string, ScopeTraffic>;
   routers: Map<string, RollbacksHeld>;
+  callers: ToolCallers;
   lastSeq: number;
+  lastTimeMs: number;
 }
 
 /** No traffic yet, to be changed by {@link takeToolTraffic} alone. */
@@ -65,13 +69,15 @@ export function foldToolTraffic(traffic: ToolTraffic, window: ToolWindow): ToolT
   return next;
 }
 
-function copyOf({ scopes, routers, callers, lastSeq }: ToolTraffic): OwnToolTraffic {
-  return { scopes: new Map(scopes), routers: new Map(routers), callers: copyOfCallers(callers), lastSeq };
+function copyOf(traffic: ToolTraffic): OwnToolTraffic {
+  const { scopes, routers, callers } = traffic;
+  return { ...traffic, scopes: new Map(scopes), routers: new Map(routers), callers: copyOfCallers(callers) };
 }
 
-/** Takes one router's window into traffic from {@link openToolTraffic} (T1 to T3). */
+/** Takes one router's window into traffic from {@link openToolTraffic} (T1 to T3); where the store's clock was set back, all else is forgotten (ST1). */
 export function takeToolTraffic(into: ToolTraffic, { seq, timeMs, event }: ToolWindow): void {
   const traffic = into as OwnToolTraffic;
+  if (isOfAnotherClock(traffic.lastTimeMs, timeMs)) Object.assign(traffic, openToolTraffic());
   const { scopes, routers, callers } = traffic;
   for (const row of event.data.tools) {
     for (const key of keysOf(row)) {
@@ -91,6 +97,7 @@ export function takeToolTraffic(into: ToolTraffic, { seq, timeMs, event }: ToolW
   routers.set(event.data.router, { atMs: timeMs, rollbacks, rollbackIds });
   while (routers.size > routersMax) routers.delete(routers.keys().next().value as string);
   traffic.lastSeq = seq;
+  traffic.lastTimeMs = timeMs;
 }
 
 function toolKey({ upstream, tool }: TrafficTool): string {

@@ -6,8 +6,8 @@ import fc from "fast-check";
 
 const ask = (given: Partial<BreakerGateQuestion>) =>
   breakerGate({ state: null, router: "r1", permitsUsed: 0, answeredRun: 0, logReachable: true, nowMs: 1000, ...given });
-const open = { status: "open", openUntilMs: 2000, permits: [] } as const;
-const half = { status: "half_open", openUntilMs: null, permits: [{ router: "r1", calls: 2, expiresAtMs: 3000 }] } as const;
+const open = { status: "open", sinceMs: 500, openUntilMs: 2000, permits: [] } as const;
+const half = { status: "half_open", sinceMs: 500, openUntilMs: null, permits: [{ router: "r1", calls: 2, expiresAtMs: 3000 }] } as const;
 
 test("G2: permits are counted, and an open breaker denies until the fleet moves it on", () => {
   assert.equal(ask({}), "allow");
@@ -43,6 +43,7 @@ test("G3: without the log, or with nobody left to move it on, single trials go t
 test("G1, G2 hold for any permits, counts and times", () => {
   const state = fc.record({
     status: fc.constantFrom<BreakerStatus>("closed", "open", "half_open", "forced_open", "disabled", "metrics_only"),
+    sinceMs: fc.constant(0),
     openUntilMs: fc.integer({ min: 0, max: 20_000 }),
     permits: fc.array(
       fc.record({ router: fc.constantFrom("r1", "r2"), calls: fc.integer({ min: 1, max: 5 }), expiresAtMs: fc.nat(20_000) }),

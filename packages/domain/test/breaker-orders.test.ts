@@ -4,9 +4,9 @@ import { type BreakerAction, type BreakerState, canonicalJson } from "@mcp-failo
 import {
   type BreakerInput,
   type BreakerOrder,
-  breakerDueMs,
   decideBreaker,
   initialBreakerState,
+  isBreakerDue,
   type ObserverEvidence,
 } from "@mcp-failover/domain";
 import fc from "fast-check";
@@ -138,11 +138,17 @@ test("C6: it stays open for as long as the endpoint asked, up to the longest ope
 });
 
 test("nothing but an event or the time that is due changes a breaker: until then nobody has to look", () => {
-  assert.equal(breakerDueMs(initialBreakerState, policy), null);
-  assert.equal(breakerDueMs({ ...initialBreakerState, status: "forced_open" }, policy), null);
-  for (const state of [open, halfOpen, { ...halfOpen, permits: [] }]) {
-    const dueMs = breakerDueMs(state, policy) ?? Number.NaN;
-    assert.equal(decide([], { state, nowMs: dueMs - 1 }).changed, false);
-    assert.equal(decide([], { state, nowMs: dueMs }).changed, true);
+  assert.equal(isBreakerDue(initialBreakerState, policy, t0 + 1e9), false);
+  assert.equal(isBreakerDue({ ...initialBreakerState, status: "forced_open" }, policy, t0 + 1e9), false);
+  const ends = [open.openUntilMs ?? 0, halfOpen.permits[0]?.expiresAtMs ?? 0, halfOpen.sinceMs + policy.permitMs];
+  for (const [index, state] of [open, halfOpen, { ...halfOpen, permits: [] }].entries()) {
+    const dueMs = ends[index] as number;
+    for (const [nowMs, due] of [
+      [dueMs - 1, false],
+      [dueMs, true],
+    ] as const) {
+      assert.equal(isBreakerDue(state, policy, nowMs), due);
+      assert.equal(decide([], { state, nowMs }).changed, due);
+    }
   }
 });

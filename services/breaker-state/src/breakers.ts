@@ -2,15 +2,18 @@ import { type BreakerState, type Event, endpointKey } from "@mcp-failover/contra
 import {
   type BreakerInput,
   type BreakerPolicy,
-  breakerDueMs,
+  EvidenceStart,
   evidenceOf,
   expireBreakerSignals,
   foldBreakerSignal,
   initialBreakerState,
+  isBreakerDue,
   liveRouters,
   openBreakerSignals,
   openWindow,
   policyFor,
+  timeOfThisClock,
+  waitsForItsTime,
 } from "@mcp-failover/domain";
 import { type AppliedTopology, type Folded, type Kit, readTopology } from "@mcp-failover/service-kit";
 import { slowMsMin, Trouble } from "./trouble.ts";
@@ -43,9 +46,7 @@ export class Breakers {
   /** Endpoints of which something was heard since they were last looked at. */
   readonly #heard = new Set<string>();
   readonly #trouble = new Trouble();
-  #lastSignal = { seq: 0, timeMs: 0 };
-  /** What was said before a gap is no evidence after it: this is where the evidence begins, in the store's time. */
-  #evidence = { fromMs: 0, afterSeq: 0 };
+  readonly #start = new EvidenceStart();
   #routers: { readonly nowMs: number; readonly liveMs: number; readonly seq: number; readonly live: readonly string[] } | null = null;
 
   constructor(log: Kit["log"]) {
@@ -66,7 +67,8 @@ export class Breakers {
    */
   isBehind(key: string): boolean {
     const { signalsSeq, decidedAtMs } = this.known(key);
-    return this.#lastSignal.seq < signalsSeq && this.#lastSignal.timeMs <= decidedAtMs;
+    const { seq, timeMs } = this.#start.last;
+    return seq < signalsSeq && timeMs <= decidedAtMs;
   }
 
   foldAudit(event: Event, at: Folded): void {
@@ -106,10 +108,8 @@ export class Breakers {
 
   /** `freshAfterSeq`: up to there is no evidence, as far as is known now. */
   foldSignal(event: Event, at: Folded, freshAfterSeq: number): void {
-    // Before this one is the last: it may be the first that counts.
-    this.#evidenceFromMs(freshAfterSeq);
+    this.#start.hear(at, freshAfterSeq);
     foldBreakerSignal(this.#signals, event, at.timeMs);
-    this.#lastSignal = { seq: at.seq, timeMs: at.timeMs };
     forEachItem(event, (upstream, endpoint, bad, slow) => {
       const key = endpointKey(upstream, endpoint);
       this.#trouble.fold(key, bad, slow, at.timeMs);
@@ -130,8 +130,7 @@ export class Breakers {
 
   /** Open, and its time is not over: whatever is heard changes nothing. */
   waitsForItsTime(key: string, nowMs: number): boolean {
-    const { status, openUntilMs } = this.known(key).state;
-    return status === "open" && nowMs < (openUntilMs ?? 0);
+    return waitsForItsTime(this.known(key).state, nowMs);
   }
 
   /** Something is to be looked at in the next second, whatever is heard till then. */
@@ -146,8 +145,7 @@ export class Breakers {
     this.#heard.clear();
     for (const key of this.#timed) {
       const breaker = this.#configured.get(key);
-      const dueMs = breaker === undefined ? null : breakerDueMs(this.known(key).state, breaker.policy);
-      if (dueMs !== null && nowMs >= dueMs) due.push(key);
+      if (breaker !== undefined && isBreakerDue(this.known(key).state, breaker.policy, nowMs)) due.push(key);
     }
     return due;
   }
@@ -156,11 +154,13 @@ export class Breakers {
   inputFor(key: string, breaker: Breaker, nowMs: number, freshAfterSeq: number): BreakerInput {
     const { upstream, endpoint, policy } = breaker;
     const { state } = this.known(key);
-    const sinceMs = Math.max(state.sinceMs, this.#evidenceFromMs(freshAfterSeq));
+    const sinceMs = Math.max(timeOfThisClock(state.sinceMs, nowMs), this.#start.fromMs(freshAfterSeq));
     const cut = {
       generation: state.generation,
       sinceMs,
-      ...(state.renewed === undefined ? {} : { renewed: { ...state.renewed, atMs: Math.max(state.renewed.atMs, sinceMs) } }),
+      ...(state.renewed === undefined
+        ? {}
+        : { renewed: { ...state.renewed, atMs: Math.max(timeOfThisClock(state.renewed.atMs, nowMs), sinceMs) } }),
     };
     const evidence = evidenceOf(this.#signals.windows.get(key) ?? openWindow(), cut, policy, nowMs);
     // Only where permits may be given: a closed breaker's decision does not depend on who is there.
@@ -170,19 +170,11 @@ export class Breakers {
 
   /** Sorting them once a moment, not once an endpoint. */
   #liveRouters(nowMs: number, liveMs: number): readonly string[] {
-    const { seq } = this.#lastSignal;
+    const { seq } = this.#start.last;
     if (this.#routers?.nowMs !== nowMs || this.#routers.liveMs !== liveMs || this.#routers.seq !== seq) {
       this.#routers = { nowMs, liveMs, seq, live: liveRouters(this.#signals, nowMs, liveMs) };
     }
     return this.#routers.live;
-  }
-
-  /** Until a new gap is read past, and in the moment in which it becomes known, all that was read so far lies before it. */
-  #evidenceFromMs(freshAfterSeq: number): number {
-    if (freshAfterSeq !== this.#evidence.afterSeq || this.#lastSignal.seq <= freshAfterSeq) {
-      this.#evidence = { fromMs: this.#lastSignal.timeMs + 1, afterSeq: freshAfterSeq };
-    }
-    return this.#evidence.fromMs;
   }
 }
 

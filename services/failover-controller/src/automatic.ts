@@ -73,7 +73,7 @@ export async function decideByItself(upstream: string, parts: Parts): Promise<vo
           break;
         }
         const reserved = await reserver.reserve(want);
-        if (reserved.retryAtMs !== null) waiting.refused(want, reserved.retryAtMs);
+        if (reserved.retryAtMs !== null) waiting.refused(want, reserved.retryAtMs, nowMs);
         const { retryAtMs: _, ...answer } = reserved;
         fleet = answer;
         break;

@@ -1,5 +1,5 @@
 import { randomUUID } from "node:crypto";
-import type { FailoverInput } from "@mcp-failover/domain";
+import { type FailoverInput, isOfAnotherClock } from "@mcp-failover/domain";
 import type { Kit } from "@mcp-failover/service-kit";
 
 interface Round {
@@ -47,7 +47,7 @@ export class Gatherer {
   ask(input: FailoverInput, targets: readonly string[], urgent = true): void {
     const { policy, nowMs } = input;
     const round = this.#roundOf(input.upstream);
-    round.sinceMs ??= nowMs;
+    if (round.sinceMs === null || isOfAnotherClock(round.sinceMs, nowMs)) round.sinceMs = nowMs;
     const everyMs = nowMs - round.sinceMs < urgentMs ? policy.gatherEveryMs : policy.gatherEveryMsMax;
     this.#askAt(round, everyMs, input, targets, urgent);
   }

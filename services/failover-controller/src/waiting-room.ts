@@ -1,4 +1,4 @@
-import { compareWants, type Want } from "@mcp-failover/domain";
+import { compareWants, isOfAnotherClock, type Want } from "@mcp-failover/domain";
 
 interface Place {
   readonly want: Want;
@@ -17,6 +17,7 @@ export class WaitingRoom {
   readonly #places = new Map<string, Place>();
   /** When the fleet may have a place again, for critical upstreams and for others. */
   #retryAtMs = { critical: 0, other: 0 };
+  #refusedMs = 0;
 
   enter(want: Want): void {
     const before = this.#places.get(want.upstream);
@@ -28,7 +29,8 @@ export class WaitingRoom {
   }
 
   /** The fleet refused a move for its limit. */
-  refused({ critical, upstream }: Want, retryAtMs: number): void {
+  refused({ critical, upstream }: Want, retryAtMs: number, nowMs: number): void {
+    this.#refusedMs = nowMs;
     this.#retryAtMs[critical ? "critical" : "other"] = retryAtMs;
     const place = this.#places.get(upstream);
     if (place !== undefined) place.turnSinceMs = null;
@@ -45,9 +47,10 @@ export class WaitingRoom {
   mustWait(upstream: string, places: number, nowMs: number): boolean {
     const own = this.#places.get(upstream);
     if (own === undefined) return false;
-    if (nowMs < this.#retryAtMs[own.want.critical ? "critical" : "other"]) return true;
+    const retryAtMs = this.#retryAtMs[own.want.critical ? "critical" : "other"];
+    if (nowMs < retryAtMs && !isOfAnotherClock(this.#refusedMs, nowMs)) return true;
     if (this.#places.size > places && this.#rankOf(own.want) >= places) return true;
-    own.turnSinceMs ??= nowMs;
+    if (own.turnSinceMs === null || isOfAnotherClock(own.turnSinceMs, nowMs)) own.turnSinceMs = nowMs;
     if (nowMs - own.turnSinceMs > turnMs) this.leave(upstream);
     return false;
   }

@@ -148,11 +148,11 @@ test("in the waiting room the most urgent moves have their turn, and who is not 
   for (const one of all) room.enter(one);
   const waits = (atMs: number) => all.map(({ upstream }) => upstream).filter((upstream) => room.mustWait(upstream, 1, atMs));
   assert.deepEqual(waits(nowMs), ["plain", "young"]);
-  room.refused(all[1] as Want, nowMs + 1000);
+  room.refused(all[1] as Want, nowMs + 1000, nowMs);
   assert.deepEqual(waits(nowMs), ["plain", "old", "young"], "there is no place for anybody yet");
   assert.deepEqual(waits(nowMs + 1000), ["plain", "young"]);
   assert.deepEqual(waits(nowMs + 7000), ["plain"], "old had its turn");
-  room.refused(all[2] as Want, nowMs + 60_000);
+  room.refused(all[2] as Want, nowMs + 60_000, nowMs);
   assert.deepEqual(waits(nowMs + 7000), ["plain", "young"]);
   room.reopen(["plain", "old", "young"]);
   assert.deepEqual(waits(nowMs + 7000), ["plain"], "another configuration may allow more");

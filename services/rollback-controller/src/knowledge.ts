@@ -1,6 +1,7 @@
 import type { Event } from "@mcp-failover/contracts";
 import {
   decideRollback,
+  EvidenceStart,
   foldRollbackAudit,
   isQuietScope,
   noRollbackAudit,
@@ -26,8 +27,7 @@ export class Knowledge {
   readonly traffic: ToolTraffic = openToolTraffic();
   /** Last `rollback.rejected` of an automatic decision, by `scope/name`. */
   readonly rejected = new Map<string, { rule: string; epoch: number }>();
-  #last = { seq: 0, timeMs: 0 };
-  #evidence = { fromMs: 0, afterSeq: 0 };
+  readonly #start = new EvidenceStart();
   #leftOut = 0;
 
   /** What can be rolled back, by `scope/name`. */
@@ -45,18 +45,13 @@ export class Knowledge {
 
   /** `freshAfterSeq`: up to there is no evidence, as far as is known now. */
   foldSignal(event: Event, { seq, timeMs }: Folded, freshAfterSeq: number): void {
-    // Before this one is the last: it may be the first that counts.
-    this.evidenceFromMs(freshAfterSeq);
-    this.#last = { seq, timeMs };
+    this.#start.hear({ seq, timeMs }, freshAfterSeq);
     if (event.type === "traffic.observed") takeToolTraffic(this.traffic, { seq, timeMs, event });
   }
 
   /** Where evidence begins, in store time: behind whatever this instance slept through. */
   evidenceFromMs(freshAfterSeq: number): number {
-    if (freshAfterSeq !== this.#evidence.afterSeq || this.#last.seq <= freshAfterSeq) {
-      this.#evidence = { fromMs: freshAfterSeq === 0 ? 0 : this.#last.timeMs + 1, afterSeq: freshAfterSeq };
-    }
-    return this.#evidence.fromMs;
+    return this.#start.fromMs(freshAfterSeq);
   }
 
   /** Scopes, by `scope/name`, of which a router holds a decision that the log does not know. */

@@ -44,7 +44,8 @@ export class SimStream {
     | { readonly kind: "full" } {
     const { subject, headers, content } = message;
     const id = headers[headerNames.messageId];
-    const timeMs = Math.max(from.timeMs, this.kept.at(-1)?.timeMs ?? 0);
+    // As the server stamps: by its clock, which may have been set back since the last message.
+    const { timeMs } = from;
     const repeated = id === undefined ? undefined : (this.#ids.get(id) ?? this.#idsBefore.get(id));
     if (repeated !== undefined && repeated.timeMs >= timeMs - this.definition.duplicateWindowMs) {
       return { kind: "stored", kept: repeated, duplicate: true };

@@ -1,0 +1,124 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import type { BreakerState, Event } from "@mcp-failover/contracts";
+import {
+  breakerGate,
+  decideBreaker,
+  decideFailover,
+  defaultPolicy,
+  EvidenceStart,
+  evidenceOf,
+  foldBreakerSignal,
+  isBreakerDue,
+  liveRouters,
+  openBreakerSignals,
+  openEvidence,
+  openWindow,
+  takeSignal,
+  testimonyOn,
+} from "@mcp-failover/domain";
+import { halfOpen, open, policy } from "./breaker-fixture.ts";
+import { nowMs, world } from "./failover-world.ts";
+import { calls, probeOf, trafficOf } from "./signals.ts";
+
+const hourMs = 3_600_000;
+const t0 = 1_800_000_000_000;
+
+const probed = (observer: string, outcome: "ok" | "hard") =>
+  ({ type: "probe.observed", data: { observer, observations: [probeOf(observer, outcome)] } }) as unknown as Event<"probe.observed">;
+const told = (outcome: "ok" | "hard") =>
+  ({
+    type: "traffic.observed",
+    data: { router: "r1", fromMs: t0, toMs: t0 + 250, endpoints: [trafficOf(calls(outcome, 5))], tools: [], routes: {}, rollbacks: {} },
+  }) as unknown as Event<"traffic.observed">;
+
+/** What the deciders hold after an hour that was taken back: an hour's end of good answers, then `count` of these. */
+function afterSetBack(outcome: "ok" | "hard", count: number) {
+  const signals = openBreakerSignals();
+  for (let index = 0; index < 20; index += 1) foldBreakerSignal(signals, told("ok"), t0 + hourMs + index * 250);
+  for (let index = 0; index < count; index += 1) {
+    foldBreakerSignal(signals, told(outcome), t0 + index * 250);
+    foldBreakerSignal(signals, probed("p1", outcome), t0 + index * 250);
+  }
+  return { signals, atMs: t0 + count * 250 };
+}
+
+function decided(state: BreakerState, outcome: "ok" | "hard") {
+  const { signals, atMs } = afterSetBack(outcome, 20);
+  const evidence = evidenceOf(signals.windows.get("pinecone/primary") ?? openWindow(), state, policy, atMs);
+  const routers = liveRouters(signals, atMs, policy.routerLiveMs);
+  return { atMs, ...decideBreaker({ upstream: "pinecone", endpoint: "primary", policy, nowMs: atMs, state, evidence, routers }) };
+}
+
+test("ST1, ST2: with the store's clock set back by an hour a closed breaker still opens for failures", () => {
+  const closed: BreakerState = { ...open, status: "closed", sinceMs: t0 + hourMs - 1000, openUntilMs: null };
+  const { state } = decided(closed, "hard");
+  assert.equal(state.status, "open");
+  assert.ok((state.openUntilMs ?? 0) < t0 + policy.openMsMax + 60_000);
+});
+
+test("C6, C7: nothing open or half-open outlasts a clock that was set back: an open one tries again at once, a half-open one is decided", () => {
+  const opened: BreakerState = { ...open, sinceMs: t0 + hourMs - 5000, openUntilMs: t0 + hourMs + 5000 };
+  assert.ok(isBreakerDue(opened, policy, t0));
+  assert.equal(decided(opened, "ok").state.status, "half_open");
+  const trying: BreakerState = {
+    ...halfOpen,
+    sinceMs: t0 + hourMs,
+    permits: [{ router: "r1", calls: 5, expiresAtMs: t0 + hourMs + 30_000 }],
+  };
+  assert.equal(decided(trying, "ok").state.status, "closed");
+  const failed = decided(trying, "hard");
+  assert.equal(failed.state.status, "open");
+  const quiet = decideBreaker({
+    upstream: "u",
+    endpoint: "e",
+    policy,
+    nowMs: t0,
+    state: { ...trying, renewed: { times: 1, atMs: t0 + hourMs, successes: 0 } },
+    evidence: [],
+    routers: ["r1"],
+  });
+  assert.deepEqual([quiet.rule, quiet.state.sinceMs, quiet.state.renewed?.atMs], ["permits_expired", t0, t0]);
+});
+
+test("G3: who calls does not wait for an open time of another clock either, but tries one call at a time", () => {
+  const ask = (state: BreakerState) => breakerGate({ state, router: "r1", permitsUsed: 0, logReachable: true, nowMs: t0 });
+  assert.equal(ask({ ...open, sinceMs: t0 + hourMs, openUntilMs: t0 + hourMs + 5000 }), "trial");
+  assert.equal(ask({ ...open, sinceMs: t0 - 1000, openUntilMs: t0 + 5000 }), "deny");
+  assert.equal(ask({ ...halfOpen, sinceMs: t0 + hourMs, permits: [{ router: "r2", calls: 5, expiresAtMs: t0 + hourMs }] }), "trial");
+});
+
+test("ST1: a word that was said before the clock was set back is fresh for nobody; who has spoken since is heard at once", () => {
+  const evidence = openEvidence();
+  takeSignal(evidence, { seq: 1, timeMs: t0 + hourMs, event: probed("p1", "ok") });
+  takeSignal(evidence, { seq: 2, timeMs: t0 + hourMs, event: probed("p2", "ok") });
+  takeSignal(evidence, { seq: 3, timeMs: t0, event: probed("p1", "hard") });
+  const { observers, votes } = testimonyOn(evidence, "pinecone", "primary", defaultPolicy.failover, t0 + 100);
+  assert.deepEqual(observers, ["prober:p1"]);
+  assert.deepEqual(
+    votes.map(({ observer, verdict }) => [observer, verdict]),
+    [["p1", "unhealthy"]],
+  );
+});
+
+test("ST2: a cool-down, an hour's moves and a verification of another clock forbid no move", () => {
+  const move = { atMs: nowMs + hourMs, epoch: 1, from: "secondary", to: "primary", automatic: true };
+  const state = { ...world().state, epoch: 3, moves: [move, { ...move, epoch: 2 }, { ...move, epoch: 3 }] };
+  const decide = (more: Partial<typeof state>) => decideFailover(world({ state: { ...state, ...more } as never }));
+  assert.equal(decide({}).kind, "decided");
+  const cooling = decide({ moves: [{ ...move, atMs: nowMs - 1000 }] });
+  assert.deepEqual([cooling.kind, "rule" in cooling ? cooling.rule : ""], ["rejected", "cooldown"]);
+});
+
+test("evidence begins with the first signal of a clock that was set back, and behind a gap with the first one after it", () => {
+  const start = new EvidenceStart();
+  start.hear({ seq: 1, timeMs: t0 + hourMs }, 0);
+  assert.equal(start.fromMs(0), 0);
+  start.hear({ seq: 2, timeMs: t0 + hourMs }, 1);
+  assert.equal(start.fromMs(1), t0 + hourMs + 1);
+  start.hear({ seq: 3, timeMs: t0 }, 1);
+  assert.deepEqual([start.fromMs(1), start.last.seq], [t0, 3]);
+  start.hear({ seq: 4, timeMs: t0 + 250 }, 5);
+  start.hear({ seq: 6, timeMs: t0 + 500 }, 5);
+  assert.equal(start.fromMs(5), t0 + 251);
+});
