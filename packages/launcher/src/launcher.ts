@@ -17,6 +17,7 @@ import { planRedis } from "./redis-config.ts";
 import { createStack, type Stack, type StackLimits, StartError } from "./stack.ts";
 import { StoreInUseError, storesFree } from "./store-writers.ts";
 import { type Terminal, terminal } from "./terminal.ts";
+import { withoutPasswords } from "./without-passwords.ts";
 
 /** What the launcher is given of the world, and where tests put something else. */
 export interface LauncherWorld {
@@ -153,7 +154,7 @@ async function runStack(
     return await untilStopped(stack, interrupts, shown, () => {
       const seconds = ((performance.now() - startMs) / 1000).toFixed(1);
       shown.say(
-        `ready router=${routerUrl} console=${consoleUrl} nats=${withoutPassword(natsUrl)} redis=${withoutPassword(redis.url)} (${seconds} s)`,
+        `ready router=${routerUrl} console=${consoleUrl} nats=${withoutPasswords(natsUrl)} redis=${withoutPasswords(redis.url)} (${seconds} s)`,
       );
       shown.say(
         shown.isForAPerson ? `to act in the console: ${token.link(consoleUrl)}` : `to act in the console give it its token: ${token.place}`,
@@ -239,12 +240,4 @@ function scriptIn(root: string, service: string): string {
   const file = join(root, service === "fault-proxy" ? "packages" : "services", service, "src", "main.ts");
   if (!existsSync(file)) throw new StartError(`${file} is missing; the checkout is not whole`);
   return file;
-}
-
-function withoutPassword(url: string): string {
-  if (!URL.canParse(url)) return url.replace(/\/\/[^@/]*@/, "//");
-  const parsed = new URL(url);
-  parsed.username = "";
-  parsed.password = "";
-  return parsed.href.replace(/\/$/, "");
 }

@@ -15,6 +15,7 @@ import { lineCutter, openLogFile, summaryOf } from "../src/log-file.ts";
 import { parseOptions, UsageError } from "../src/options.ts";
 import { portProblems } from "../src/ports.ts";
 import { backoffMs, type Supervised, type SupervisionEvents, supervise } from "../src/supervised.ts";
+import { withoutPasswords } from "../src/without-passwords.ts";
 
 function folder(t: TestContext): string {
   const path = mkdtempSync(join(tmpdir(), "mcpf-parts-"));
@@ -232,6 +233,20 @@ test("defaults are taken from the repository, paths from where the caller stands
   assert.equal(parseOptions(["--help"], places), null);
   for (const args of [["--port-base", "x"], ["--port-base", "80"], ["--port-base", "65000"], ["--unknown"], ["stray"], ["--env", "test"]])
     assert.throws(() => parseOptions(args, places), UsageError, args.join(" "));
+});
+
+test("of the addresses of servers no password is shown, of however many and whatever is in it", () => {
+  const shown = {
+    "nats://127.0.0.1:4222": "nats://127.0.0.1:4222",
+    "nats://a:4222,nats://b:4222, tls://c:4222": "nats://a:4222,nats://b:4222,tls://c:4222",
+    "nats://mcpf:s3cret-one@a:4222,tls://mcpf:s3cret-two@b:4222": "nats://a:4222,tls://b:4222",
+    "nats://s3cret-token@a:4222": "nats://a:4222",
+    "nats://mcpf:s3cret/one@a:4222,nats://mcpf:s3cret@two@b:4222": "nats://a:4222,nats://b:4222",
+    "redis://:s3cret,one@a:6379/0": "redis://a:6379/0",
+    "mcpf:s3cret@a:4222": "a:4222",
+    "nats://mcpf:s3cret@a:4222,mcpf:s3cret@b:4222": "nats://b:4222",
+  };
+  for (const [given, expected] of Object.entries(shown)) assert.equal(withoutPasswords(given), expected);
 });
 
 test("local processes that would take each other's ports, the stack's, or each other's variable are refused with a free offset", () => {
