@@ -116,6 +116,20 @@ test("further checks: the worst counts by its own severity, named by its type; o
   );
 });
 
+test("nine checks of one host go out together, on kept connections too: each is timed by its own answer, not by a wait of our own", async (t) => {
+  const held: (() => void)[] = [];
+  // It answers once all have come.
+  const server = await serverFor(t, (_request, response) => {
+    held.push(() => response.end("{}"));
+    if (held.length === 9) for (const answer of held.splice(0)) answer();
+  });
+  const checks = Array.from({ length: 8 }, (_, index) => ({ type: "http", path: `/${index}` }));
+  const target = targetOf({ path: "/main", checks }, server.url);
+  const runner = runnerFor(t);
+  for (let time = 0; time < 2; time += 1) assert.equal((await resultOf(runner, target)).error, null);
+  assert.equal(server.connections, 9, "which are kept");
+});
+
 test("every_ms: a good result stands for its time, a bad one is looked at again with the next probe", async (t) => {
   let nowMs = 1_800_000_000_000;
   const server = await serverFor(t, answers.status(200));

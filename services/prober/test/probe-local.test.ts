@@ -169,6 +169,25 @@ test("resource: a limit that is none, as a container's without one is told, is n
   assert.equal((await probe()).outcome, "hard");
 });
 
+test("resource: a page that was not read to its end says nothing of a share", async (t) => {
+  const line = (index: number): string => `app_bytes{shard="${index}",pad="${"x".repeat(80)}"} 1000000\n`;
+  const pages = [
+    Array.from({ length: 12_000 }, (_, index) => line(index)).join(""),
+    JSON.stringify({ used: 5, pad: "x".repeat(1_100_000) }),
+  ];
+  const server = await fakeServer((request, response) => response.end(pages[request.url === "/json" ? 1 : 0]));
+  t.after(() => server.kill());
+  for (const probe of [
+    { path: "/metrics", resource: { metric: "app_bytes", limit: 12_500_000_000 } },
+    { path: "/metrics", resource: { metric: "behind_the_cut", limit: 1 } },
+    { path: "/json", resource: { json: "$.used", limit: 10 } },
+  ]) {
+    const found = await runnerFor(t).probe(targetOf({ type: "resource", ...probe }, server.url), { fresh: false, timeoutMs: 5000 });
+    assert.ok(found.kind === "not_made" && found.reason === "too_large", JSON.stringify(found));
+    assert.match(found.detail, /is over 1048576 bytes/);
+  }
+});
+
 test("resource: the memory of a process by its pid file; one that is gone is down", { skip: process.platform !== "linux" }, async (t) => {
   const folder = await folderFor(t);
   const pid_file = join(folder, "server.pid");
@@ -198,12 +217,16 @@ test("Prometheus text: samples of exactly one metric are summed, labels with com
     'up{x="2"} 3',
     'up{x="2"} NaN',
     "free +Inf",
+    'seen_total{a="}"} 5 # {trace="x"} 1',
+    "seen_total 6 1.5 # {} 2",
   ].join("\n");
   assert.equal(metricSum(text, "up", {}), 24);
   assert.equal(metricSum(text, "up", { path: '/a,b="c"' }), 20);
   assert.equal(metricSum(text, "up", { x: "2" }), 3);
   assert.equal(metricSum(text, "free", {}), Number.POSITIVE_INFINITY);
   assert.equal(metricSum(text, "u", {}), null);
+  assert.equal(metricSum(text, "seen_total", {}), 11, "an exemplar of OpenMetrics is no sample");
+  assert.equal(metricSum(text, "seen_total", { a: "}" }), 5);
 });
 
 test("heartbeat: silence says nothing before the endpoint could have broken it, as where a report is expected since now only", async (t) => {

@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
 import { createServer } from "node:http";
 import { createServer as createHttpsServer } from "node:https";
 import { type AddressInfo, createServer as createTcpServer, type Socket } from "node:net";
@@ -6,11 +7,12 @@ import { type TestContext, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { getCACertificates, setDefaultCACertificates } from "node:tls";
 import { patientMs, selfSigned } from "@mcp-failover/testkit";
+import { userAgent } from "../src/probes/http-connections.ts";
 import { errorCodeOf, openWire, type SendRequest } from "../src/probes/wire.ts";
 import { silentPort } from "./probe-kit.ts";
 
-function wireFor(t: TestContext, connections?: number) {
-  const wire = openWire(connections);
+function wireFor(t: TestContext, connections?: number, lifeMs?: number) {
+  const wire = openWire(connections, lifeMs);
   t.after(() => wire.close());
   return wire;
 }
@@ -92,9 +94,24 @@ test("a request is sent as it was meant, with its body, its headers and the host
   assert.deepEqual([answer.status, answer.body.toString(), answer.enough], [200, "well", false]);
   await wire.look(get(server.url, { fresh: true }), limits);
   assert.deepEqual(server.sent, [
-    ["POST /a%20b?c=%C3%BC HTTP/1.1\r\nhost: api.internal\r\nconnection: keep-alive\r\nX-Key: k\r\ncontent-length: 6\r\n\r\nhöllo"],
-    [`GET / HTTP/1.1\r\nhost: 127.0.0.1:${server.port}\r\nconnection: close\r\n\r\n`],
+    [
+      `POST /a%20b?c=%C3%BC HTTP/1.1\r\nhost: api.internal\r\nconnection: keep-alive\r\nX-Key: k\r\nuser-agent: ${userAgent}\r\ncontent-length: 6\r\n\r\nhöllo`,
+    ],
+    [`GET / HTTP/1.1\r\nhost: 127.0.0.1:${server.port}\r\nconnection: close\r\nuser-agent: ${userAgent}\r\n\r\n`],
   ]);
+});
+
+test("a request says who sends it, by the version of this package, where its headers name nobody", async (t) => {
+  const server = await rawServer(t, (_request, socket) => socket.write(okAnswer("connection: close\r\n")));
+  const wire = wireFor(t);
+  const { version } = JSON.parse(readFileSync(new URL("../package.json", import.meta.url), "utf8")) as { version: string };
+  for (const headers of [{}, { "User-Agent": "ours/1" }] as Record<string, string>[]) {
+    await wire.look(get(server.url, { headers }), limits);
+    (await wire.send(get(server.url, { headers }))).release();
+  }
+  const said = server.sent.map(([request]) => [...(request ?? "").matchAll(/^user-agent: (.*)\r$/gim)].map(([, name]) => name));
+  const ours = [`mcp-failover/${version}`];
+  assert.deepEqual(said, [ours, ours, ["ours/1"], ["ours/1"]]);
 });
 
 test("a header that could end itself or say where the request ends is refused unsent, and its value is not told", async (t) => {
@@ -132,6 +149,30 @@ test("C3: a kept connection that its server said something on, gave up or will s
     await sleep(30);
     assert.equal((await wire.look(get(server.url), limits)).status, 200);
     assert.equal(server.sent.length, connections, answer);
+  }
+});
+
+test("C3: a kept connection is not used for longer than its time, however often it is used: the name may mean another address by then", async (t) => {
+  for (const call of ["look", "send"] as const) {
+    const server = await rawServer(t, (_request, socket) => socket.write(okAnswer()));
+    const wire = wireFor(t, 4, 1500);
+    const use = async (): Promise<void> => {
+      if (call === "look") await wire.look(get(server.url), limits);
+      else {
+        const answer = await wire.send(get(server.url));
+        for await (const _chunk of answer.chunks());
+        answer.release();
+      }
+      // undici takes a turn until its connection is free again.
+      await sleep(20);
+    };
+    await use();
+    await use();
+    assert.equal(server.sent.length, 1, call);
+    for (const endMs = performance.now() + patientMs(10_000); server.sent.length < 2 && performance.now() < endMs; ) {
+      await use();
+    }
+    assert.ok(server.sent.length >= 2, `${call}: another connection after its time`);
   }
 });
 

@@ -28,6 +28,8 @@ export interface CheckContext {
 export interface CheckFound {
   readonly result: ProbeResult;
   readonly seen: Partial<Seen>;
+  /** The body is longer than what was read of it. */
+  readonly isCut?: boolean;
 }
 
 /** Nothing could be learned about the endpoint here, and nothing is said about it. */
@@ -35,7 +37,7 @@ export class NotMadeError extends Error {
   override readonly name = "NotMadeError";
   readonly code = "probe_not_made";
   readonly retriable = true;
-  readonly reason: "waiting" | "not_allowed";
+  readonly reason: "waiting" | "not_allowed" | "too_large";
   constructor(reason: NotMadeError["reason"], message: string) {
     super(message);
     this.reason = reason;

@@ -1,6 +1,7 @@
 import { connect as connectTcp, isIP, type Socket } from "node:net";
 import { type ConnectionOptions, connect as connectTls } from "node:tls";
 import type { EndpointTls } from "@mcp-failover/contracts";
+import { fractionOf } from "@mcp-failover/domain";
 import { tlsKey } from "@mcp-failover/service-kit";
 import type { Ending } from "./deadline.ts";
 import { HttpAnswer } from "./http-answer.ts";
@@ -13,7 +14,8 @@ import { secured } from "./secured.ts";
  * C1  A request goes to one connection, once; a connection carries one request at a time.
  * C2  An origin has at most so many kept connections; whoever finds them taken waits, in order.
  * C3  A kept connection on which anything comes unasked, or that ends, is not used again; one idle for `keepMs`, or for what its server
- *     said it keeps it, is closed.
+ *     said it keeps it, is closed, and so is one that is as old as a kept connection may be: its name may mean another address by then,
+ *     which is where new callers go.
  * C4  A request that is given up ends at once, whatever it waits for, and so does its connection.
  */
 export interface HttpConnections {
@@ -50,12 +52,16 @@ interface Address {
 const addressesMax = 50_000;
 const waitingMax = 256;
 const keepMs = 30_000;
+/** Of the time that a connection may be used, so much is spread by its host, so that not all are made anew at once. */
+const lifeSpread = 0.25;
 /** A server's word on how long it keeps a connection is taken so much shorter: its close may be on its way. */
 const keepMarginMs = 1000;
 const sweepMs = 5000;
 
 const token = /^[!#$%&'*+\-.^_`|~0-9A-Za-z]+$/;
 const fieldValue = /^[\t\x20-\x7e\x80-\xff]*$/;
+/** Who probes; some firewalls refuse whoever does not say. The operator's headers stand over it. */
+export const userAgent = "mcp-failover/0.1.0";
 /** What this client says itself. */
 const ownHeaders: ReadonlySet<string> = new Set(["connection", "content-length", "expect", "keep-alive", "transfer-encoding", "upgrade"]);
 
@@ -68,7 +74,8 @@ interface Origin {
   open: number;
 }
 
-export function openHttpConnections(connectionsPerOrigin: number): HttpConnections {
+/** `lifeMs`: how long a kept connection is used at most. */
+export function openHttpConnections(connectionsPerOrigin: number, lifeMs: number): HttpConnections {
   const origins = new Map<string, Origin>();
   const addresses = new Map<string, Address>();
   const connections = new Set<Connection>();
@@ -109,9 +116,9 @@ export function openHttpConnections(connectionsPerOrigin: number): HttpConnectio
   }
 
   /** A new connection for a request; null where none can be made, which the request is told. */
-  function connect(exchange: Exchange, onFree: (connection: Connection) => void): Connection | null {
+  function connect(exchange: Exchange, usedMs: number, onFree: (connection: Connection) => void): Connection | null {
     try {
-      const connection = new Connection(exchange.address, onFree);
+      const connection = new Connection(exchange.address, usedMs, onFree);
       connections.add(connection);
       connection.carry(exchange);
       return connection;
@@ -131,7 +138,8 @@ export function openHttpConnections(connectionsPerOrigin: number): HttpConnectio
       kept.drop();
     }
     if (origin.open < connectionsPerOrigin) {
-      const connection = connect(exchange, (ended) => release(ended, origin));
+      const usedMs = lifeMs * (1 - lifeSpread * fractionOf(exchange.address.originKey));
+      const connection = connect(exchange, usedMs, (ended) => release(ended, origin));
       if (connection !== null) origin.open += 1;
     } else if (origin.waiting.length >= waitingMax) exchange.fail(new RangeError("too many requests wait for a connection to one host"));
     else {
@@ -172,7 +180,7 @@ export function openHttpConnections(connectionsPerOrigin: number): HttpConnectio
         const address = addressOf(request.url, hostOf(request.headers), request.tls ?? null);
         const exchange = new Exchange(request, limits, address, resolve, reject);
         if (!request.fresh) return place(exchange, originOf(address.originKey));
-        connect(exchange, (ended) => {
+        connect(exchange, 0, (ended) => {
           if (ended.gone) connections.delete(ended);
           else ended.drop();
         });
@@ -236,14 +244,17 @@ class Exchange {
 /** The head of a request. Throws {@link TypeError} on what cannot stand in one. */
 function textOf({ method, headers, body, fresh }: HttpRequest, { path, hostHeader }: Address): string {
   let text = `${method} ${path} HTTP/1.1\r\nhost: ${hostHeader}\r\nconnection: ${fresh ? "close" : "keep-alive"}\r\n`;
+  let isNamed = false;
   for (const name in headers) {
     const value = headers[name] as string;
     const lower = name.toLowerCase();
     // The value may be a secret, and is not told.
     if (!token.test(name) || !fieldValue.test(value)) throw new TypeError(`the header ${lower} has characters that no header may have`);
     if (ownHeaders.has(lower)) throw new TypeError(`the header ${lower} is not for a probe to say`);
+    isNamed ||= lower === "user-agent";
     if (lower !== "host") text += `${name}: ${value}\r\n`;
   }
+  if (!isNamed) text += `user-agent: ${userAgent}\r\n`;
   if (body !== undefined) text += `content-length: ${Buffer.byteLength(body, "utf8")}\r\n`;
   else if (method === "POST") text += "content-length: 0\r\n";
   return `${text}\r\n`;
@@ -257,8 +268,11 @@ class Connection {
   readonly #onFree: (connection: Connection) => void;
   #exchange: Exchange | null = null;
   #isOpen = false;
+  readonly #endsMs: number;
 
-  constructor({ host, port, serverName, tls }: Address, onFree: (connection: Connection) => void) {
+  /** After `usedMs` it carries no further request; 0: one is all. */
+  constructor({ host, port, serverName, tls }: Address, usedMs: number, onFree: (connection: Connection) => void) {
+    this.#endsMs = performance.now() + usedMs;
     this.#onFree = onFree;
     const onread = {
       buffer: readBuffer,
@@ -333,8 +347,10 @@ class Connection {
   #succeed(exchange: Exchange): void {
     this.#exchange = null;
     const { answer } = exchange;
-    if (answer.reusable) {
-      this.keptUntilMs = performance.now() + Math.min(keepMs, answer.keepsForMs === null ? keepMs : answer.keepsForMs - keepMarginMs);
+    const nowMs = performance.now();
+    if (answer.reusable && nowMs < this.#endsMs) {
+      const keptMs = Math.min(keepMs, answer.keepsForMs === null ? keepMs : answer.keepsForMs - keepMarginMs);
+      this.keptUntilMs = Math.min(nowMs + keptMs, this.#endsMs);
       this.#onFree(this);
     } else this.drop();
     exchange.succeed();

@@ -31,6 +31,7 @@ export async function probeHttp(wire: Wire, context: Pick<CheckContext, "check" 
   });
   return {
     result,
+    isCut: answer.enough,
     seen: { ...(keepsBody ? bodyOf(answer) : {}), status: answer.status, latencyMs, headers: Object.fromEntries(found) },
   };
 }

@@ -6,7 +6,8 @@ export function metricSum(text: string, metric: string, labels: Readonly<Record<
   let sum: number | null = null;
   for (const line of text.split("\n")) {
     if (!line.startsWith(metric)) continue;
-    const sample = /^[a-zA-Z_:][a-zA-Z0-9_:]*(?:\{(.*)\})?[ \t]+(\S+)/.exec(line);
+    // Its labels end before an exemplar's begin, and their values may hold braces.
+    const sample = /^[a-zA-Z_:][a-zA-Z0-9_:]*(?:\{((?:[^"}]|"(?:[^"\\]|\\.)*")*)\})?[ \t]+(\S+)/.exec(line);
     const after = line[metric.length];
     if (sample === null || (after !== "{" && after !== " " && after !== "\t")) continue;
     const own = labelsOf(sample[1] ?? "");

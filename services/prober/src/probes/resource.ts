@@ -24,6 +24,11 @@ export async function probeResource(wire: Wire, context: CheckContext): Promise<
   const wanted = { of: "body", exists: true, severity: "hard" } as const;
   const found = await probeHttp(wire, { ...context, check: { ...context.check, expect: [...context.check.expect, wanted] } });
   if (found.result.outcome !== "ok") return found;
+  // A sum, or a value, of the first part of it would be another one.
+  if (found.isCut === true) {
+    const more = `the page is over ${probeCheckPolicy.documentBytesMax} bytes and was not read to its end: name one with less`;
+    throw new NotMadeError("too_large", more);
+  }
   const text = found.seen.body ?? "";
   const read = (metric: string, labels: Resource["labels"] = {}): number => {
     const value = metricSum(text, metric, labels);

@@ -28,7 +28,7 @@ export interface ProbeMade {
 /** Nothing was learned about the endpoint, and nothing is said about it. */
 export interface ProbeNotMade {
   readonly kind: "not_made";
-  readonly reason: "secret" | "late" | "stopped" | "internal" | "waiting" | "not_allowed";
+  readonly reason: "secret" | "late" | "stopped" | "internal" | "waiting" | "not_allowed" | "too_large";
   readonly detail: string;
 }
 
@@ -57,6 +57,9 @@ const lateMs = 250;
 const slowFactor = 2;
 const slowDecay = 0.95;
 
+/** Of one endpoint: the main one and eight further (`checks` of the configuration). */
+const checksMax = 9;
+
 const stoppedProbe: ProbeNotMade = { kind: "not_made", reason: "stopped", detail: "the prober stops" };
 
 const worksHard: ReadonlySet<string> = new Set(["mcp_tools", "mcp_canary", "exec", "resource"]);
@@ -72,7 +75,8 @@ type Made = ProbeResult & { readonly responseTimeMs: number };
 /** Makes probes of all types: credentials, time-out, assertions, and what a failure is called. */
 export function openProbeRunner(options: ProbeRunnerOptions): ProbeRunner {
   const { policy, secrets, nowMs, reports = openReports(), execAllow = new Map(), routerToken = () => null } = options;
-  const wire = openWire(policy.inFlightPerHostMax);
+  // All checks of a probe begin at once: what waited for a connection of ours would be told as the server's own time.
+  const wire = openWire(policy.inFlightPerHostMax * checksMax);
   const mcp: McpProber = openMcpProber(wire, policy);
   const certificates = openCertificates();
   const underWay = new Set<Deadline>();

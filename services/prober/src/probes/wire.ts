@@ -1,7 +1,7 @@
 import type { EndpointTls } from "@mcp-failover/contracts";
 import { tlsKey } from "@mcp-failover/service-kit";
 import { Agent, buildConnector, Client, type Dispatcher } from "undici";
-import { type AnswerLimits, type HttpRequest, openHttpConnections } from "./http-connections.ts";
+import { type AnswerLimits, type HttpRequest, openHttpConnections, userAgent } from "./http-connections.ts";
 import { secured } from "./secured.ts";
 
 /**
@@ -47,6 +47,8 @@ export interface SendRequest extends WireRequest {
 
 const connectMs = 5000;
 const keepMs = 30_000;
+/** A kept connection is used for a minute at most: what its name means is looked up that often. */
+const lifeMsMax = 60_000;
 const securedAgentsMax = 1000;
 /** What is left of an answer after its interesting part is waited for this long, so that the connection can be kept. */
 const restMs = 50;
@@ -60,9 +62,10 @@ const clientOptions = {
   allowH2: false,
 } as const;
 
-export function openWire(connectionsPerHost = 4): Wire {
-  const agent = new Agent({ ...clientOptions, connections: connectionsPerHost });
-  const connections = openHttpConnections(connectionsPerHost);
+export function openWire(connectionsPerHost = 4, lifeMs = lifeMsMax): Wire {
+  const pool = { connections: connectionsPerHost, clientTtl: lifeMs };
+  const agent = new Agent({ ...clientOptions, ...pool });
+  const connections = openHttpConnections(connectionsPerHost, lifeMs);
 
   /** By the settings of `tls:`: a connection that was made with other ones is not shared. */
   const securedAgents = new Map<string, Agent>();
@@ -73,7 +76,7 @@ export function openWire(connectionsPerHost = 4): Wire {
     const key = tlsKey(tls);
     let own = securedAgents.get(key);
     if (own === undefined) {
-      own = new Agent({ ...optionsFor(tls), connections: connectionsPerHost });
+      own = new Agent({ ...optionsFor(tls), ...pool });
       securedAgents.set(key, own);
       const [oldest] = securedAgents;
       if (securedAgents.size > securedAgentsMax && oldest !== undefined) {
@@ -179,7 +182,9 @@ function unlessAborted<T>(signal: AbortSignal, promise: Promise<T>, late: (value
 
 async function dispatch(dispatcher: Dispatcher, request: SendRequest): Promise<WireAnswer> {
   const { origin, path } = addressOf(request.url);
-  const { method, headers: ownHeaders, body: text = null, signal } = request;
+  const { method, headers: given, body: text = null, signal } = request;
+  const isNamed = Object.keys(given).some((name) => name.toLowerCase() === "user-agent");
+  const ownHeaders = isNamed ? given : { ...given, "user-agent": userAgent };
   const sent = dispatcher.request({ origin, path, method, headers: ownHeaders, body: text, signal });
   const { statusCode, headers, body } = await unlessAborted(signal, sent, (late) => late.body.on("error", () => undefined).destroy());
   // Released bodies are destroyed on purpose; whoever reads one gets its error from the iterator.
