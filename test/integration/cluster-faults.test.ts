@@ -121,23 +121,29 @@ describe("three NATS nodes, two of every controller, two routers, three probers"
     await Promise.all([first.kill(), second.kill()]);
     const lostMs = Date.now();
     const { ok } = load.report();
+    // What was stored before that is heard by then.
+    await sleep(1000);
+    const acknowledged = world.acknowledged.length;
     await sleep(awayMs);
     noCallFailedSince(lostMs);
     assert.ok(load.report().ok > ok, "calls are answered meanwhile");
     // Something has to be decided, and cannot be.
     await world.killEndpoint(before.active);
     await sleep(awayMs);
+    assert.equal(world.acknowledged.length, acknowledged, "the log acknowledged nothing without a majority");
     const backMs = Date.now();
     await Promise.all([first.restart(), second.restart()]);
     await movedFrom(before);
     await world.startEndpoint(before.active);
     await world.whole();
     await world.command();
+    // A leader that is left alone takes what it is sent for ten seconds and more, acknowledges none of it, and may have it stored, under the time
+    // when it came, once the others are back: also a decision, which nobody has acted on before then.
     const meanwhile = (await world.audit()).filter(({ timeMs }) => timeMs > lostMs && timeMs < backMs);
     assert.deepEqual(
-      meanwhile.map(({ subject }) => subject),
+      meanwhile.flatMap(({ subject }) => (subject.startsWith("failover.executed.") ? [subject] : [])),
       [],
-      "the log took nothing without a majority",
+      "nothing was moved without a majority",
     );
   });
 
