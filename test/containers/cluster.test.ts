@@ -265,7 +265,7 @@ describe("docker-compose.yml with infra/compose/cluster.yml over it", { skip: sk
     assert.equal((await stack.mcpf(["status"], slowMs)).code, 0, "the status is answered while Redis is away");
     await until(async () => (await role(other)) === "master", slowMs, `${other} is the master`);
     await command();
-    const { active } = await everything();
+    const { active } = await until(everything, slowMs, "the status is answered");
     await until(
       async () => (await ask(other, "redis-reader", "GET", "mcp:current:everything")) === active,
       slowMs,
