@@ -1,6 +1,6 @@
 import { randomBytes } from "node:crypto";
 import { linkSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
+import { join, sep } from "node:path";
 import { startOf } from "./process-identity.ts";
 
 /** Another stack lives in the data directory. */
@@ -11,6 +11,16 @@ export class DataDirInUseError extends Error {
   constructor(dataDir: string, pid: number) {
     super(`${dataDir} is in use by the stack of process ${pid}; stop that one, or give another --data-dir (and --port-base)`);
   }
+}
+
+/** What the file system did not do in the data directory, in one sentence; null for an error that is not about it. */
+export function dataDirProblem(error: unknown, dataDir: string): string | null {
+  const { errno, code, path, syscall = "", message } = error as NodeJS.ErrnoException;
+  if (errno === undefined || code === undefined) return null;
+  const within = (inner: string, outer: string): boolean => inner === outer || inner.startsWith(outer.endsWith(sep) ? outer : outer + sep);
+  // Where a folder above it cannot be made, the error names that one; what has been opened already is not named.
+  const isAbout = path === undefined ? ["write", "fsync", "close"].includes(syscall) : within(path, dataDir) || within(dataDir, path);
+  return isAbout ? `the data directory ${dataDir} cannot be used: ${message}; give another --data-dir` : null;
 }
 
 /** How to reach the running stack; the CLI reads it. */

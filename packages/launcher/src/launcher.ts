@@ -7,7 +7,7 @@ import { openSecrets, TokenError } from "@mcp-failover/service-kit";
 import { ensureServers } from "../../../scripts/lib/ensure-servers.mjs";
 import { BootstrapError } from "./bootstrap.ts";
 import { consoleToken } from "./console-token.ts";
-import { DataDirInUseError, lockDataDir, sessionKey, writeStackFile } from "./data-dir.ts";
+import { DataDirInUseError, dataDirProblem, lockDataDir, sessionKey, writeStackFile } from "./data-dir.ts";
 import { credentialsFolder, prepareBus } from "./nats-config.ts";
 import { type LauncherOptions, parseOptions, UsageError, usage } from "./options.ts";
 import { planStack, type StackPlan } from "./plan.ts";
@@ -52,6 +52,7 @@ const sameInterruptMs = 500;
 /** Runs a stack until it is stopped. Returns the exit code: 0 after an orderly stop, 1 failed, 2 wrong usage or configuration, 130 killed by a second Ctrl-C. */
 export async function runLauncher(world: LauncherWorld): Promise<number> {
   const shown = terminal(world.stdout, world.stderr);
+  let dataDir: string | null = null;
   try {
     const options = parseOptions(world.args, world);
     if (options === null) {
@@ -60,15 +61,18 @@ export async function runLauncher(world: LauncherWorld): Promise<number> {
     }
     const secrets = openSecrets(world.env, world.env["MCPF_SECRETS_DIR"] ?? join(options.dataDir, "secrets"));
     const config = readConfig(options.configFile, { ports: planPorts(options.portBase), env: world.env, hasSecret: secrets.has });
-    const lock = lockDataDir(options.dataDir);
+    ({ dataDir } = options);
+    const lock = lockDataDir(dataDir);
     try {
       return await runStack(world, options, config, lock.tookOver, shown);
     } finally {
       lock.release();
     }
   } catch (error) {
+    const problem = dataDir === null ? null : dataDirProblem(error, dataDir);
     if (error instanceof UsageError) shown.complain(`mcp-failover: ${error.message}\n\n${usage}`);
     else if (isExpected(error)) shown.complain(`mcp-failover: ${error.message}`);
+    else if (problem !== null) shown.complain(`mcp-failover: ${problem}`);
     else throw error;
     const wrongInput =
       error instanceof UsageError || error instanceof ConfigError || (error instanceof BootstrapError && error.exitCode === 2);

@@ -1,10 +1,10 @@
 import assert from "node:assert/strict";
-import { X509Certificate } from "node:crypto";
-import { chownSync, readdirSync, readFileSync, rmSync, statSync } from "node:fs";
+import { createPrivateKey, X509Certificate } from "node:crypto";
+import { chownSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
-import { type Bus, connectBus, readCredentials } from "@mcp-failover/bus";
+import { type Bus, CredentialsError, connectBus, readCredentials } from "@mcp-failover/bus";
 import { busUsers, redisClusterUsers, redisUsers } from "@mcp-failover/contracts";
 import { consoleTokenFile, openSecrets, probeTokenFile, readConsoleTokens, readProbeTokens } from "@mcp-failover/service-kit";
 import { startNats, tempDir } from "@mcp-failover/testkit";
@@ -129,6 +129,57 @@ test("names that the server was once given stay in its certificate when it is ro
     ]);
     assert.equal(named(), `${before}, DNS:other.example`);
     assert.deepEqual(makeCredentials({ folder, nowMs, hosts: ["nats.example"] }).made, []);
+  } finally {
+    await remove();
+  }
+});
+
+test("a file of credentials that is empty or cut off is named with what to do; once it is removed, all is made whole again", async () => {
+  const { path: folder, remove } = await tempDir();
+  const nowMs = Date.now();
+  try {
+    makeCredentials({ folder, nowMs });
+    for (const name of ["nats/keys.json", "ca/ca.key", "ca/ca.pem", "prober/nats.seed", "nats/tls.crt"]) {
+      const file = join(folder, name);
+      const whole = readFileSync(file, "utf8");
+      for (const left of ["", whole.slice(0, whole.length / 2)]) {
+        writeFileSync(file, left);
+        const named = (error: unknown): boolean =>
+          error instanceof CredentialsError && error.message.startsWith(`${file} is damaged: remove it and start again`);
+        assert.throws(() => makeCredentials({ folder, nowMs }), named, `${name}, ${left.length} characters`);
+      }
+      rmSync(file);
+      makeCredentials({ folder, nowMs });
+      assert.deepEqual(makeCredentials({ folder, nowMs }).made, [], name);
+    }
+  } finally {
+    await remove();
+  }
+});
+
+test("a certificate that is damaged, or not its key's, is made anew, with the names that it had", async () => {
+  const { path: folder, remove } = await tempDir();
+  const nowMs = Date.now();
+  const read = (name: string): string => readFileSync(join(folder, name), "utf8");
+  try {
+    makeCredentials({ folder, nowMs, hosts: ["nats.example"] });
+    const names = new X509Certificate(read("nats/tls.crt")).subjectAltName;
+    for (const [name, text] of [
+      ["prober/tls.crt", ""],
+      ["prober/tls.key", ""],
+      ["prober/tls.crt", read("prober/tls.crt").slice(0, 200)],
+      ["nats/tls.key", ""],
+      // As of a process that ended between the two.
+      ["nats/tls.key", read("prober/tls.key")],
+    ] as const) {
+      writeFileSync(join(folder, name), text);
+      const user = name.split("/")[0] ?? "";
+      assert.deepEqual(makeCredentials({ folder, nowMs }).made, [`${user}/tls.key`, `${user}/tls.crt`], name);
+      const certificate = new X509Certificate(read(`${user}/tls.crt`));
+      assert.ok(certificate.checkPrivateKey(createPrivateKey(read(`${user}/tls.key`))), name);
+      assert.ok(certificate.verify(new X509Certificate(read("ca/ca.pem")).publicKey), name);
+    }
+    assert.equal(new X509Certificate(read("nats/tls.crt")).subjectAltName, names);
   } finally {
     await remove();
   }

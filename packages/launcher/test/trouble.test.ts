@@ -1,4 +1,6 @@
 import assert from "node:assert/strict";
+import { writeFileSync } from "node:fs";
+import { join } from "node:path";
 import { test } from "node:test";
 import { assertNothingLeft, launch } from "./launch.ts";
 
@@ -42,4 +44,28 @@ test("a data directory in use and ports in use are refused with what to do, and 
   assert.equal(stack.child.exitCode, null);
   stack.child.kill("SIGINT");
   assert.equal(await stack.exit(), 0);
+});
+
+test("a data directory that cannot be made, and damage in it, end the start with one line that says where and what to do", async (t) => {
+  const stack = await launch(t, { args: ["--help"] });
+  assert.equal(await stack.exit(), 0);
+  const { dataDir } = stack;
+  const config = ["--config", join(dataDir, "failover.yaml"), "--port-base", String(stack.portBase)];
+  const said = async (folder: string): Promise<string> => {
+    const refused = await launch(t, { dataDir, portBase: stack.portBase, args: [...config, "--data-dir", folder] });
+    assert.equal(await refused.exit(30_000), 1);
+    return refused.output().replaceAll(dataDir, "DIR").trim();
+  };
+  const file = join(dataDir, "file");
+  writeFileSync(file, "");
+  for (const folder of [file, join(file, "below")])
+    assert.match(
+      await said(folder),
+      /^mcp-failover: the data directory DIR\/file(\/below)? cannot be used: E[A-Z]+: .*; give another --data-dir$/,
+    );
+  const keys = join(dataDir, "credentials", "nats", "keys.json");
+  const whole = await launch(t, { dataDir, portBase: stack.portBase, env: { MCPF_FAKE_BOOTSTRAP: "fail" } });
+  assert.equal(await whole.exit(30_000), 1);
+  writeFileSync(keys, "");
+  assert.equal(await said(dataDir), "mcp-failover: DIR/credentials/nats/keys.json is damaged: remove it and start again");
 });

@@ -1,9 +1,10 @@
-import { randomBytes, X509Certificate } from "node:crypto";
+import { createPrivateKey, randomBytes, X509Certificate } from "node:crypto";
 import { chmodSync, chownSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync, statSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { credentialFiles, makeUserKey, publicKeyOf } from "@mcp-failover/bus";
+import { CredentialsError, credentialFiles, makeUserKey, publicKeyOf } from "@mcp-failover/bus";
 import { type BusKeys, type BusUser, busUsers, hasOnlookers, natsAccounts, redisClusterUsers, redisUsers } from "@mcp-failover/contracts";
 import { consoleTokenFile, probeTokenFile } from "@mcp-failover/service-kit";
+import * as z from "zod";
 import { issue, makeAuthority } from "./certificates.ts";
 import { makeRedisPasswords } from "./redis-passwords.ts";
 
@@ -46,7 +47,10 @@ const serverHosts = {
 /** What there is in the folder of the server. */
 export const serverFiles = { accounts: "accounts.conf", cert: "tls.crt", key: "tls.key", ca: "ca.pem" } as const;
 
-/** Makes what is missing of the CA, the keys and the certificates; asking again changes nothing. Says what it made. */
+/**
+ * Makes what is missing of the CA, the keys and the certificates; asking again changes nothing. Says what it made. Throws {@link CredentialsError}
+ * for a damaged file that nothing else tells the content of.
+ */
 export function makeCredentials(options: CredentialsOptions): { readonly made: readonly string[] } {
   const { folder, nowMs, change } = options;
   const made: string[] = [];
@@ -68,12 +72,15 @@ export function makeCredentials(options: CredentialsOptions): { readonly made: r
     // Also what stays as it is: it may have been made for somebody else.
     for (const file of ownerOf(user) === null ? [] : readdirSync(path)) give(join(path, file), ownerOf(user));
   }
-  const valid = (cert: string | null): boolean => cert !== null && Date.parse(new X509Certificate(cert).validTo) - nowMs > renewMs;
+  const valid = (cert: X509Certificate | null): boolean => cert !== null && Date.parse(cert.validTo) - nowMs > renewMs;
   const span = (ms: number) => ({ fromMs: nowMs - backMs, untilMs: nowMs + ms });
 
   let cert = readText(join(folder, "ca", "ca.pem"));
   let key = readText(join(folder, "ca", "ca.key"));
-  const anew = cert === null || key === null || !valid(cert);
+  const own = certificateOf(cert);
+  if (cert !== null && own === null) throw damaged(join(folder, "ca", "ca.pem"));
+  if (own !== null && key !== null && !isKeyOf(key, own)) throw damaged(join(folder, "ca", "ca.key"));
+  const anew = cert === null || key === null || !valid(own);
   if (cert === null || key === null || anew) {
     ({ cert, key } = makeAuthority({ name: authorityName, ...span(authorityMs) }));
     put("ca/ca.key", key);
@@ -81,11 +88,16 @@ export function makeCredentials(options: CredentialsOptions): { readonly made: r
   }
   const authority = { name: authorityName, cert, key };
   const certify = (place: string, name: string, hosts: readonly string[]): void => {
-    const there = readText(join(folder, place, "tls.crt"));
+    const text = readText(join(folder, place, "tls.crt"));
+    const there = certificateOf(text);
+    // The names that a server was given besides stand nowhere else.
+    if (text !== null && there === null && place in serverHosts)
+      throw damaged(join(folder, place, "tls.crt"), ", with --host for each name that was given so before (npm run dev:credentials)");
     put(`${place}/ca.pem`, authority.cert);
-    const had = hostsOf(there);
+    const had = there === null ? [] : hostsOf(there);
     const named = hosts.every((host) => had.includes(host));
-    if (!anew && change !== "rotate" && valid(there) && named && existsSync(join(folder, place, "tls.key"))) return;
+    const isWhole = there !== null && valid(there) && isKeyOf(readText(join(folder, place, "tls.key")) ?? "", there);
+    if (!anew && change !== "rotate" && isWhole && named) return;
     const made = issue(authority, { name, hosts: [...new Set([...had, ...hosts])], ...span(certificateMs) });
     put(`${place}/tls.key`, made.key);
     put(`${place}/tls.crt`, made.cert);
@@ -99,7 +111,7 @@ export function makeCredentials(options: CredentialsOptions): { readonly made: r
     put(`${user}/${credentialFiles.user}`, `${user}\n`);
     const seedFile = `${user}/${credentialFiles.seed}`;
     let seed = readText(join(folder, seedFile))?.trim() ?? null;
-    const current = seed === null ? null : publicKeyOf(seed);
+    const current = seed === null ? null : undamaged(join(folder, seedFile), seed, publicKeyOf);
     if (seed === null || change === "rotate") {
       ({ seed } = makeUserKey());
       put(seedFile, `${seed}\n`);
@@ -158,14 +170,44 @@ function makeToken(token: TokenInCommon, { change, read, put }: Omit<Parameters<
 }
 
 function readKeys(folder: string): Partial<Record<BusUser, string[]>> {
-  const text = readText(join(folder, "nats", "keys.json"));
-  return text === null ? {} : (JSON.parse(text) as Partial<Record<BusUser, string[]>>);
+  const file = join(folder, "nats", "keys.json");
+  const text = readText(file);
+  return text === null ? {} : undamaged(file, text, (json) => z.record(z.string(), z.array(z.string())).parse(JSON.parse(json)));
+}
+
+/** What `read` makes of a file's text. Throws {@link CredentialsError} where it throws, and never what the file holds. */
+function undamaged<T>(file: string, text: string, read: (text: string) => T): T {
+  try {
+    return read(text);
+  } catch {
+    throw damaged(file);
+  }
+}
+
+function damaged(file: string, how = ""): CredentialsError {
+  return new CredentialsError(`${file} is damaged: remove it and start again${how}`);
+}
+
+/** Null for what is none. */
+function certificateOf(text: string | null): X509Certificate | null {
+  try {
+    return text === null ? null : new X509Certificate(text);
+  } catch {
+    return null;
+  }
+}
+
+function isKeyOf(key: string, certificate: X509Certificate): boolean {
+  try {
+    return certificate.checkPrivateKey(createPrivateKey(key));
+  } catch {
+    return false;
+  }
 }
 
 /** The names and addresses that a certificate is for. */
-function hostsOf(cert: string | null): string[] {
-  const names = cert === null ? undefined : new X509Certificate(cert).subjectAltName;
-  return names?.split(", ").map((entry) => entry.replace(/^(DNS|IP Address):/, "")) ?? [];
+function hostsOf(certificate: X509Certificate): string[] {
+  return certificate.subjectAltName?.split(", ").map((entry) => entry.replace(/^(DNS|IP Address):/, "")) ?? [];
 }
 
 /** Who a file was given to, or its folder where there is no such file yet. Only root can give files away; of others all is their own. */
@@ -186,10 +228,10 @@ function give(file: string, owner: Owner | null): void {
   if (uid !== owner.uid || gid !== owner.gid) chownSync(file, owner.uid, owner.gid);
 }
 
-/** Whole or not at all, and never readable for others. */
+/** Whole or not at all, also after a power failure, and never readable for others. */
 function writeWhole(file: string, text: string, owner: Owner | null): void {
   const draft = `${file}.${process.pid}`;
-  writeFileSync(draft, text, { mode: 0o600 });
+  writeFileSync(draft, text, { mode: 0o600, flush: true });
   chmodSync(draft, 0o600);
   if (owner !== null) chownSync(draft, owner.uid, owner.gid);
   renameSync(draft, file);
