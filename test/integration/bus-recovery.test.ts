@@ -9,6 +9,7 @@ import { jetStreamApi, publishRaw } from "@mcp-failover/bus/internal";
 import { applyConfiguration } from "@mcp-failover/client";
 import { type BusUser, busUsers, hashOf, natsAccounts, objectStream, residentServices, streams, topology } from "@mcp-failover/contracts";
 import { eventually, freePort, patientMs, type RunningServer, startNats, startRedis, tempDir } from "@mcp-failover/testkit";
+import { run } from "../harness/stack.ts";
 import { type ProcessHandle, startProcess } from "./prober-world.ts";
 
 const root = join(import.meta.dirname, "..", "..");
@@ -63,11 +64,22 @@ describe("on the bus everything goes wrong in turn, and every service tells why 
     await eventually(() => bus.status.kind === "connected", { withinMs: 30_000, what: `${user} is connected` });
     return bus;
   }
+  async function credentialsOf(user: BusUser): Promise<string> {
+    const folder = join(dir.path, "credentials", user);
+    await mkdir(folder, { recursive: true });
+    await writeFile(join(folder, credentialFiles.user), user);
+    await writeFile(join(folder, credentialFiles.seed), pairs[user].seed);
+    return folder;
+  }
+  /** What `mcpf doctor` finds wrong: the detail of each check. */
+  async function wrongByDoctor(): Promise<Map<string, string>> {
+    const env = { NATS_URL: nats.url, MCPF_CREDENTIALS_DIR: await credentialsOf("cli"), MCPF_DATA_DIR: join(dir.path, "cli") };
+    const { stdout, stderr } = await run(process.execPath, [join(root, "packages/cli/src/main.ts"), "doctor", "-o", "json"], env, 60_000);
+    const { findings } = JSON.parse(stdout || stderr) as { findings: { check: string; ok: boolean; detail: string }[] };
+    return new Map(findings.flatMap(({ check, ok, detail }) => (ok ? [] : [[check, detail]])));
+  }
   async function startService(name: ServiceName, env: Record<string, string>): Promise<Service> {
-    const credentials = join(dir.path, "credentials", name);
-    await mkdir(credentials, { recursive: true });
-    await writeFile(join(credentials, credentialFiles.user), name);
-    await writeFile(join(credentials, credentialFiles.seed), pairs[name].seed);
+    const credentials = await credentialsOf(name);
     const port = await freePort();
     const handle = startProcess(process.execPath, [join(root, "services", name, "src", "main.ts")], {
       NATS_URL: nats.url,
@@ -174,6 +186,8 @@ describe("on the bus everything goes wrong in turn, and every service tells why 
     readonly reason: RegExp;
     /** Who then says 503; the others work on with what they have. Not looked at where it is left out. */
     readonly unready?: readonly ServiceName[];
+    /** What `mcpf doctor` then says, which sees nothing of the services but the bus. */
+    readonly doctor?: Readonly<Record<string, RegExp>>;
     begin(): Promise<void>;
     end(): Promise<void>;
   }
@@ -207,6 +221,10 @@ describe("on the bus everything goes wrong in turn, and every service tells why 
       condition: "reading",
       reason: /AUDIT cannot be read \(.*\): see that JetStream answers.* a keeper runs/,
       unready: residentServices.filter((name) => !goOnWithoutNats.has(name)),
+      doctor: {
+        keeper: /AUDIT/,
+        ...Object.fromEntries(residentServices.map((name) => [`readiness of ${name}-1`, /AUDIT cannot be read/])),
+      },
       async begin() {
         keeper.stop();
         await nats.kill();
@@ -231,7 +249,7 @@ describe("on the bus everything goes wrong in turn, and every service tells why 
     },
   ];
 
-  for (const { cause, condition, reason, unready, begin, end } of causes) {
+  for (const { cause, condition, reason, unready, doctor, begin, end } of causes) {
     test(`${cause}: each says so on /readyz with what to do, no process ends, and each is ready again`, limit, async () => {
       await begin();
       await all(`says ${String(reason)}`, ({ status, conditions }) => {
@@ -244,6 +262,10 @@ describe("on the bus everything goes wrong in turn, and every service tells why 
           Object.fromEntries(codes),
           Object.fromEntries(services.map(({ name }) => [name, unready.includes(name) ? 503 : 200])),
         );
+      }
+      if (doctor !== undefined) {
+        const wrong = await wrongByDoctor();
+        for (const [check, detail] of Object.entries(doctor)) assert.match(wrong.get(check) ?? "", detail, check);
       }
       await end();
       await all("is ready again", ({ status, code }) => status === "ready" && code === 200);

@@ -65,8 +65,14 @@ export interface Bus {
   request<S extends RequestSubject>(subject: S, body: RequestInput<S>, options?: { timeoutMs?: number }): Promise<Reply>;
   /** Answers requests as an instance of a service; bodies are validated before the handler sees them. */
   serve(service: ServiceDefinition): Promise<{ stop(): Promise<void> }>;
-  /** Live services by name with their instances, from the services API. */
-  services(options?: { timeoutMs?: number }): Promise<readonly { name: string; id: string; metadata: Record<string, string> }[]>;
+  /**
+   * Live services by name with their instances, from the services API. With `examine` each is asked what it says of its `readiness` just
+   * now, which is among its `metadata` then; it is not where a service says nothing of that, or where we may not ask.
+   */
+  services(options?: {
+    timeoutMs?: number;
+    examine?: boolean;
+  }): Promise<readonly { name: string; id: string; metadata: Record<string, string> }[]>;
 
   /** A small key-value bucket (JetStream KV), made when missing. Values are text. */
   bucket(name: string, options?: { ttlMs?: number; maxValueBytes?: number; maxBytes?: number }): Promise<Bucket>;
@@ -163,6 +169,8 @@ export interface ServiceDefinition {
   readonly version: string;
   readonly description: string;
   readonly metadata?: Record<string, string>;
+  /** How it is just now, for those who examine it; called at each question. */
+  readonly readiness?: () => string;
   /** A thrown {@link RefusedError} becomes the reply's error; anything else becomes `internal` without its text. */
   readonly handlers: { readonly [S in RequestSubject]?: (body: RequestOf<S>) => Promise<unknown> };
 }

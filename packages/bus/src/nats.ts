@@ -98,7 +98,7 @@ export function connectBus(options: ConnectOptions): Bus {
         },
       };
     },
-    services: ({ timeoutMs } = {}) => services(reader, timeoutMs),
+    services: (options = {}) => services(reader, options),
     bucket: async (name, limits = {}) => openBucket(link, name, limits),
     async ensureStreams(definitions, { replicas }) {
       await ensureStreams(link, definitions, replicas);

@@ -124,6 +124,15 @@ const forgedReplies: Attack[] = [
     await nc.flush();
     await sleep(settleMs);
   }),
+  attack("the reply of asking how a service is, is an event of it", "cli", async (nc, world) => {
+    const there = await world.attack("notifier");
+    there.subscribe("$SRV.INFO.notifier", { callback: (_error, message) => void message.respond(payload) });
+    await there.flush();
+    nc.publish("$SRV.INFO.notifier", "", { reply: "incident.changed.forged" });
+    await nc.flush();
+    await sleep(settleMs);
+  }),
+  attack("asks how another service is", "state-store", (nc) => inVain(nc, "$SRV.INFO.notifier")),
   attack("an acknowledgement asks for the next message, as an event of another service", "notifier", async (nc) => {
     await nc.request("outbox.mail", payload, { timeout: 10_000 });
     await nc.request("outbox.mail", payload, { timeout: 10_000 });
@@ -267,6 +276,7 @@ const saidByOthers = [
     "fault.set",
     "state.status",
     "$SRV.PING.router",
+    "$SRV.INFO.router",
     "$SYS.REQ.SERVER.PING",
   ],
   ...["$KV.chaos-lease.active", `${api}.$KV.chaos-lease.active`, "$JS.ACK.OUTBOX.notifier.1.1.1.1.0"],

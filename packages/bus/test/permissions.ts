@@ -56,6 +56,18 @@ export function permissions(binary?: string): void {
       assert.ok((await world.subjectsIn("AUDIT")).length > 20);
     });
 
+    test("the CLI learns how a service is, in an account of its own; one that only looks who is there does not", async () => {
+      const served = await world.connect("notifier");
+      const definition = { name: "notifier", instance: "n-1", version: "0.1.0", description: "runs", handlers: {} };
+      const { stop } = await served.serve({ ...definition, readiness: () => "well" });
+      const seen = async (user: "cli" | "state-store" | "bootstrap") =>
+        (await (await world.connect(user)).services({ timeoutMs: 3000, examine: true })).map(({ metadata }) => metadata);
+      assert.deepEqual(await seen("cli"), [{ instance: "n-1", readiness: "well" }]);
+      assert.deepEqual(await seen("bootstrap"), [{ instance: "n-1", readiness: "well" }]);
+      assert.deepEqual(await seen("state-store"), [{ instance: "n-1" }]);
+      await stop();
+    });
+
     test("who may overhear hears every event of the log once, from each who may say it, also by a narrower wildcard", async () => {
       const listener = await world.attack("client");
       const heard: string[] = [];

@@ -1,4 +1,6 @@
 import assert from "node:assert/strict";
+import { createServer } from "node:http";
+import type { AddressInfo } from "node:net";
 import { type TestContext, test } from "node:test";
 import { type Bus, type MemoryBroker, memoryBroker } from "@mcp-failover/bus";
 import { publishRawToMemory } from "@mcp-failover/bus/internal";
@@ -99,4 +101,34 @@ test("mcpf doctor shows probers that cannot be trusted just now, and what to do"
   assert.match(`${of("p2")?.detail} ${of("p2")?.fix}`, /isolated.*network/);
   assert.match(`${of("p3")?.detail} ${of("p3")?.fix}`, /overloaded.*processor time/);
   assert.equal(ran.code, 3);
+});
+
+/** `mcpf doctor` where one service says this of its readiness, and that its health is served at an address. */
+async function readinessOf(t: TestContext, readiness: string | null, health: string): Promise<Finding | undefined> {
+  const { broker, bus } = await configured();
+  const served = broker.connect({ instance: "breaker-state-c0ffee" });
+  t.after(() => Promise.all([served.close(), bus.close()]));
+  const instance = "breaker-state-c0ffee";
+  const said = readiness === null ? {} : { readiness: () => readiness };
+  await served.serve({ name: "breaker-state", instance, version: "0.1.0", description: "", metadata: { health }, handlers: {}, ...said });
+  const { wrong } = await examined(t, broker);
+  return wrong.find(({ check }) => check === `readiness of ${instance}`);
+}
+
+test("mcpf doctor asks a service over the bus how it is: an address of another network says nothing of it, whoever answers there", async (t) => {
+  const catchAll = createServer((_request, response) => response.writeHead(200).end("Prometheus Server is Ready."));
+  await new Promise<void>((resolve) => catchAll.listen(0, "127.0.0.1", resolve));
+  t.after(() => catchAll.close());
+  const { port } = catchAll.address() as AddressInfo;
+  const condition = (ok: boolean) =>
+    JSON.stringify({ status: "", conditions: { log: { ok, required: true, reason: ok ? "" : "not read" } } });
+  for (const health of [`http://0.0.0.0:${port}`, `http://127.0.0.1:${port}`, "http://0.0.0.0:1"]) {
+    assert.equal(await readinessOf(t, condition(true), health), undefined, health);
+    assert.match((await readinessOf(t, condition(false), health))?.detail ?? "", /^log: not read$/, health);
+  }
+  // One of an earlier version, or where the accounts are of one.
+  const unknown = await readinessOf(t, null, `http://0.0.0.0:${port}`);
+  assert.match(unknown?.detail ?? "", /cannot be asked from here/);
+  assert.match((await readinessOf(t, null, `http://127.0.0.1:${port}`))?.detail ?? "", /is answered by something else/);
+  assert.match((await readinessOf(t, "well, thanks", `http://0.0.0.0:${port}`))?.detail ?? "", /cannot be asked from here/);
 });

@@ -23,6 +23,8 @@ export interface BusAccess {
   readonly answers: readonly RequestSubject[];
   /** May ask which services are there. */
   readonly discovers: boolean;
+  /** May ask each how it is. */
+  readonly examines: boolean;
   /** May subscribe to all events of the log as they are published. */
   readonly overhears: boolean;
 }
@@ -73,6 +75,7 @@ const wants: Readonly<Record<BusClient, Wants>> = {
     hears: ["prober.heartbeat"],
     asks: [...commands, "state.status", "state.health_report", "state.get", "state.history"],
     discovers: true,
+    examines: true,
   },
   launcher: { asks: ["state.status"] },
   "fault-proxy": {},
@@ -97,6 +100,7 @@ export function busAccessOf(client: BusClient): BusAccess {
     asks: own.asks ?? [],
     answers: (Object.keys(requests) as RequestSubject[]).filter((subject) => requests[subject].service === client),
     discovers: own.discovers ?? false,
+    examines: own.examines ?? false,
     overhears: own.overhears ?? false,
   };
 }

@@ -61,6 +61,7 @@ export function importsOf(client: BusClient): readonly Import[] {
     ...interfaceOf(access),
     ...Object.values(consumerSubjects).map((to): Import => ({ subject: `${to}.${client}`, to, kind: "service", from: coreAccount })),
     ...(access.discovers ? discovery("PING").filter(({ from }) => from !== accountOf(client)) : []),
+    ...(access.examines ? discovery("INFO").filter(({ from }) => from !== accountOf(client)) : []),
   ];
 }
 

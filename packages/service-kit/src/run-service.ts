@@ -247,6 +247,7 @@ function serveRequests(kit: Kit, running: Running): { current(): Promise<{ stop(
           version: "0.1.0",
           description: `${kit.service} of mcp-failover`,
           metadata: { instance: kit.instance, health: kit.healthUrl },
+          readiness: () => JSON.stringify(kit.readiness()),
           handlers: running.handlers ?? {},
         });
       } catch (error) {

@@ -101,6 +101,8 @@ test("on NATS it becomes ready, answers requests, lists itself; SIGTERM finishes
   await until("it is listed", async () => (await bus.services()).some(({ name }) => name === "notifier"));
   const listed = (await bus.services()).find(({ name }) => name === "notifier");
   assert.equal(listed?.metadata["instance"], "notifier-1");
+  const [examined] = await bus.services({ examine: true });
+  assert.deepEqual(JSON.parse(examined?.metadata["readiness"] ?? "null"), (await service.readyz()).body, "the bus says what /readyz does");
   const by = { kind: "operator", id: "test" } as const;
   const reply = await bus.request("command.acknowledge", { commandId: "c1", by, reason: "test", incidentId: "i1" }, { timeoutMs: 3000 });
   assert.deepEqual(reply, { ok: true, result: { limit: 7 } });
@@ -177,7 +179,10 @@ test("a service whose log cannot be read any more is not ready, and one that goe
   ] as const) {
     const { status, body } = await service.readyz();
     assert.deepEqual([status, body.status, body.conditions["bus"]?.ok], [code, word, true]);
-    assert.match(body.conditions["reading"]?.reason ?? "", /^AUDIT cannot be read \(the stream AUDIT does not exist yet.*\): see that JetStream answers/);
+    assert.match(
+      body.conditions["reading"]?.reason ?? "",
+      /^AUDIT cannot be read \(the stream AUDIT does not exist yet.*\): see that JetStream answers/,
+    );
     assert.match((await service.get("/metrics")).body, /^mcpf_bus_slow_readers 1$/m);
   }
   // Tried again many times meanwhile.

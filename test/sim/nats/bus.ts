@@ -195,12 +195,16 @@ export function simBus(link: SimLink, report: (error: unknown, what: string) => 
       const stop = link.attach(() => server.serve({ link, service, answer }));
       return { stop: async () => stop() };
     },
-    async services({ timeoutMs = defaultTimeoutMs } = {}) {
+    async services({ timeoutMs = defaultTimeoutMs, examine = false } = {}) {
       await link.reach(timeoutMs);
       return server.served().map(({ link: other, service }) => ({
         name: service.name,
         id: other.process.name,
-        metadata: { ...service.metadata, instance: service.instance },
+        metadata: {
+          ...service.metadata,
+          instance: service.instance,
+          ...(examine && service.readiness !== undefined ? { readiness: service.readiness() } : {}),
+        },
       }));
     },
     bucket: () => Promise.reject(new BusError("rejected", "buckets are not simulated", { retriable: false })),

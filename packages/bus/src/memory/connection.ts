@@ -182,13 +182,17 @@ export function connectMemory(state: BrokerState, options: MemoryConnectOptions)
       cleanups.add(stop);
       return { stop: async () => stop() };
     },
-    async services({ timeoutMs } = {}) {
+    async services({ timeoutMs, examine = false } = {}) {
       await link.reach(timeoutMs);
       const live = [...state.instances].filter((instance) => instance.reachable());
       return live.map(({ id, service }) => ({
         name: service.name,
         id,
-        metadata: { ...service.metadata, instance: service.instance },
+        metadata: {
+          ...service.metadata,
+          instance: service.instance,
+          ...(examine && service.readiness !== undefined ? { readiness: service.readiness() } : {}),
+        },
       }));
     },
 

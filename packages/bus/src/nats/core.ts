@@ -156,12 +156,11 @@ export async function serve({ link, say }: NatsReader, service: ServiceDefinitio
   let first: Promise<unknown> = Promise.resolve();
 
   async function add(nc: NatsConnection): Promise<void> {
-    const added = await nc.services.add({
-      name: service.name,
-      version: service.version,
-      description: service.description,
-      metadata: { ...service.metadata, instance: service.instance },
-    });
+    const { name, version, description, instance, readiness } = service;
+    const metadata = { ...service.metadata, instance };
+    const added = await nc.services.add({ name, version, description, metadata });
+    // What answers `$SRV.PING` has been written down by now; `$SRV.INFO` looks at each question.
+    if (readiness !== undefined) Object.defineProperty(metadata, "readiness", { enumerable: true, get: readiness });
     if (stopped) {
       await added.stop();
       return;
@@ -205,21 +204,36 @@ export async function serve({ link, say }: NatsReader, service: ServiceDefinitio
   };
 }
 
-/** Who is there, by `$SRV.PING`. */
-export async function services({ link }: NatsReader, timeoutMs = discoveryMs) {
-  const nc = await link.reach(timeoutMs);
-  // Between accounts a question goes to one of them: each service is asked by its name.
-  const subjects = link.hasAccounts ? discoverable.map((name) => `$SRV.PING.${name}`) : ["$SRV.PING"];
-  const found: { name: string; id: string; metadata: Record<string, string> }[] = [];
-  for await (const message of replies(nc, subjects, new Uint8Array(), { timeoutMs, quietMs })) {
-    const instance = readPing(message);
-    if (instance !== null) found.push(instance);
-  }
-  return found;
+interface Instance {
+  readonly name: string;
+  readonly id: string;
+  readonly metadata: Record<string, string>;
 }
 
-/** Null for what is no answer to a ping: anybody may listen on `$SRV.PING`. */
-function readPing(message: Msg): { name: string; id: string; metadata: Record<string, string> } | null {
+/** Who is there, by `$SRV.PING`; and how each is, by `$SRV.INFO`. */
+export async function services(
+  { link }: NatsReader,
+  { timeoutMs = discoveryMs, examine = false }: { timeoutMs?: number; examine?: boolean },
+): Promise<readonly Instance[]> {
+  const nc = await link.reach(timeoutMs);
+  async function ask(verb: "PING" | "INFO"): Promise<Instance[]> {
+    // Between accounts a question goes to one of them: each service is asked by its name.
+    const subjects = link.hasAccounts ? discoverable.map((name) => `$SRV.${verb}.${name}`) : [`$SRV.${verb}`];
+    const found: Instance[] = [];
+    for await (const message of replies(nc, subjects, new Uint8Array(), { timeoutMs, quietMs })) {
+      const instance = readInstance(message);
+      if (instance !== null) found.push(instance);
+    }
+    return found;
+  }
+  // Two questions, because accounts that were made by an earlier version let nobody ask the second.
+  const [there, examined] = await Promise.all([ask("PING"), examine ? ask("INFO") : []]);
+  const byId = new Map(examined.map(({ id, metadata }) => [id, metadata]));
+  return there.map((one) => ({ ...one, metadata: { ...one.metadata, ...byId.get(one.id) } }));
+}
+
+/** Null for what is no such answer: anybody may listen on `$SRV.PING`. */
+function readInstance(message: Msg): Instance | null {
   try {
     const { name, id, metadata } = message.json<{ name?: unknown; id?: unknown; metadata?: Record<string, string> | null }>();
     return typeof name === "string" && typeof id === "string" ? { name, id, metadata: metadata ?? {} } : null;

@@ -62,7 +62,10 @@ export function consumeQueue(
   async function stretch(): Promise<string> {
     consumer = await openConsumer(link, stream, { filter: options.filter, durable, ackWaitMs: options.ackWaitMs });
     for (;;) {
-      while (working.size >= options.concurrency) await Promise.race(working);
+      while (working.size >= options.concurrency) {
+        lag.settled();
+        await Promise.race(working);
+      }
       if (over()) return "stopped";
       const pull = consumer.pull({ batch: options.concurrency - working.size, wait: true, onBeat });
       for (;;) {

@@ -160,6 +160,22 @@ export function talking(makeWorld: MakeWorld): void {
   );
 
   test(
+    "what a service says of itself at the moment is told to who examines it, as it is at each question, and to nobody else",
+    inWorld(makeWorld, async (world) => {
+      const [asker, server] = [await world.connect("asker"), await world.connect("server")];
+      let said = "starting";
+      await server.serve({ ...controller("fc-1", {}), metadata: { zone: "a" }, readiness: () => said });
+      await server.serve({ name: "prober", instance: "p-1", version: "0.1.0", description: "says nothing of it", handlers: {} });
+      const listed = async (examine: boolean) =>
+        (await asker.services({ examine })).map(({ metadata }) => `${metadata["instance"]} ${metadata["readiness"] ?? "-"}`).sort();
+      assert.deepEqual(await listed(true), ["fc-1 starting", "p-1 -"]);
+      said = "ready";
+      assert.deepEqual(await listed(true), ["fc-1 ready", "p-1 -"]);
+      assert.deepEqual(await listed(false), ["fc-1 -", "p-1 -"]);
+    }),
+  );
+
+  test(
     "B7: subscriptions and services are there again after a restart of the server",
     inWorld(makeWorld, async (world) => {
       const [asker, server] = [await world.connect("asker"), await world.connect("server")];

@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { type Bus, BusError, clientOf, connectBus, type Stored } from "@mcp-failover/bus";
 import { type ProberHeartbeat, residentServices, type StreamDefinition, streams } from "@mcp-failover/contracts";
+import { z } from "zod";
 import type { Context } from "../context.ts";
 import { CliError, type ExitCode } from "../errors.ts";
 import { table } from "../output.ts";
@@ -58,7 +59,8 @@ export async function doctor(context: Context): Promise<ExitCode> {
       upstreams.length > 0 ? `upstreams: ${upstreams.join(", ")}` : (unusable ?? "none is applied"),
       "apply one: mcpf config apply FILE --reason TEXT",
     );
-    const [services, beats] = await Promise.all([bus.services({ timeoutMs: 1000 }), heartbeats(bus)]);
+    await checkKeeper(bus, add);
+    const [services, beats] = await Promise.all([bus.services({ timeoutMs: 1000, examine: true }), heartbeats(bus)]);
     for (const name of residentServices) {
       const instances = services.filter((one) => one.name === name).length;
       add(`service ${name}`, instances > 0, `${instances} running`, `start it; its log says why it ended (${context.dataDir}/logs)`);
@@ -144,25 +146,64 @@ const whatToDo: Readonly<Record<string, string>> = {
   identity: "give agents tokens (agents.<name>.tokens in failover.yaml), or listen on 127.0.0.1 (MCPF_ROUTER_HOST)",
 };
 
+/** What a service says of itself on the bus and on `/readyz`. */
+const readiness = z.object({ conditions: z.record(z.string(), z.object({ ok: z.boolean(), reason: z.string() })) });
+type Conditions = z.infer<typeof readiness>["conditions"];
+
 async function checkReadiness(services: readonly { name: string; metadata: Record<string, string> }[], add: Add): Promise<void> {
   for (const { name, metadata } of services) {
-    const url = metadata["health"];
-    if (url === undefined || url.endsWith(":0")) continue;
-    const answer = await get(`${url}/readyz`);
-    const conditions = (answer.body as { status?: string; conditions?: Record<string, { ok: boolean; reason: string }> } | null) ?? {};
-    const reasons = Object.entries(conditions.conditions ?? {}).flatMap(([key, { ok, reason }]) => (ok ? [] : [`${key}: ${reason}`]));
-    for (const [key, { ok, reason }] of Object.entries(conditions.conditions ?? {})) {
-      if (ok && reason.startsWith(warning))
-        add(`${key} of ${metadata["instance"] ?? name}`, false, reason.slice(warning.length), whatToDo[key] ?? "see its log");
-    }
-    const ready = answer.status === 200 && reasons.length === 0;
-    if (!ready)
+    const health = metadata["health"];
+    const onBus = readConditions(metadata["readiness"]);
+    if (onBus === null && (health === undefined || health.endsWith(":0"))) continue;
+    const who = metadata["instance"] ?? name;
+    const found = onBus ?? (await askForConditions(health ?? ""));
+    if (typeof found === "string") {
       add(
-        `readiness of ${metadata["instance"] ?? name}`,
+        `readiness of ${who}`,
         false,
-        reasons.join("; ") || answer.detail,
-        "see its log; the reason names the neighbour that is missing",
+        found,
+        "ask on its own machine; a service of this version says it on the bus, where the accounts are of this version",
       );
+      continue;
+    }
+    for (const [key, { ok, reason }] of Object.entries(found)) {
+      if (ok && reason.startsWith(warning)) add(`${key} of ${who}`, false, reason.slice(warning.length), whatToDo[key] ?? "see its log");
+    }
+    const reasons = Object.entries(found).flatMap(([key, { ok, reason }]) => (ok ? [] : [`${key}: ${reason}`]));
+    if (reasons.length > 0)
+      add(`readiness of ${who}`, false, reasons.join("; "), "see its log; the reason names the neighbour that is missing");
+  }
+}
+
+/** For services that say nothing of it on the bus. A text: why that is not known. */
+async function askForConditions(health: string): Promise<Conditions | string> {
+  const url = URL.parse(`${health}/readyz`);
+  // Every machine and every container has these addresses: what answers here is another one's, if anything.
+  if (url === null || ["0.0.0.0", "[::]"].includes(url.hostname)) return `cannot be asked from here (${health})`;
+  const { status, detail, body } = await get(url.href);
+  const said = readiness.safeParse(body);
+  return said.success ? said.data.conditions : status === 0 ? detail : `${url.href} is answered by something else (${status})`;
+}
+
+function readConditions(text: string | undefined): Conditions | null {
+  try {
+    return text === undefined ? null : readiness.parse(JSON.parse(text)).conditions;
+  } catch {
+    return null; // Somebody else's word for it.
+  }
+}
+
+/** Where the bus has accounts, nobody but a keeper makes consumers, and without any nothing new is read after the next restart of NATS. */
+async function checkKeeper(bus: Bus, add: Add): Promise<void> {
+  if (clientOf(bus) === null) return;
+  const fix = "start the keeper, and see its log: without one services read nothing any more once NATS was restarted";
+  try {
+    const { lastSeq } = await bus.info("AUDIT");
+    for await (const _ of bus.read("AUDIT", { fromSeq: lastSeq })) break;
+    add("keeper", true, "makes consumers", fix);
+  } catch (error) {
+    if (!(error instanceof BusError)) throw error;
+    add("keeper", false, error.message, fix);
   }
 }
 
