@@ -105,7 +105,10 @@ export async function lookAgain(
 async function findFault(bus: Bus, scenario: ChaosScenario, serves: string, delayMs: number): Promise<Fault> {
   const processes = await askProcesses(bus).catch((error: unknown) => {
     if (!(error instanceof NoResponderError)) throw error;
-    throw new RefusedError("no_process", "no launcher answers: experiments work on a stack that `npm start` runs");
+    throw new RefusedError(
+      "no_process",
+      "no launcher answers: experiments work on a stack that `npm start` runs, and on containers beside which `npm run compose:launcher` runs",
+    );
   });
   const serving = processes.filter(({ endpoint }) => endpoint !== null);
   const process = serving.find(({ endpoint }) => endpoint === serves);

@@ -1,7 +1,8 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { RefusedError, type ServiceDefinition } from "@mcp-failover/bus";
 import type { ProcessInfo } from "@mcp-failover/contracts";
-import type { Engine } from "./engine.ts";
+import { type Engine, EngineError } from "./engine.ts";
+import type { OwedStarts } from "./owed-starts.ts";
 
 /** On a container of docker-compose.yml: the `upstream/endpoint` that it serves. */
 const servesLabel = "mcp-failover.serves";
@@ -24,7 +25,7 @@ interface Container {
 }
 
 /** Answers `launcher.processes|kill|stop|start` for the containers of a Compose project, as the launcher does for its processes. */
-export function containerHandlers(project: string, engine: Engine): ServiceDefinition["handlers"] {
+export function containerHandlers(project: string, engine: Engine, owed: OwedStarts): ServiceDefinition["handlers"] {
   const containers = async (): Promise<Container[]> => {
     const filters = encodeURIComponent(JSON.stringify({ label: [`${projectLabel}=${project}`] }));
     const listed = (await engine("GET", `/containers/json?all=true&filters=${filters}`)) as { Id: string }[];
@@ -40,35 +41,31 @@ export function containerHandlers(project: string, engine: Engine): ServiceDefin
       `no container ${JSON.stringify(name)} in the project ${project}; there are: ${known || "none"}`,
     );
   };
-  const restarts = new Map<string, NodeJS.Timeout>();
-  const forget = (id: string): void => {
-    clearTimeout(restarts.get(id));
-    restarts.delete(id);
-  };
   return {
     "launcher.processes": async () => ({ processes: (await containers()).map(({ info }) => info) }),
     "launcher.kill": async ({ process, restartAfterMs = restartMsUsual }) => {
       const { id, info } = await find(process);
       if (info.pid === null) throw new RefusedError("not_running", `${process} is ${info.state}; there is nothing to kill`);
       // What is killed through the engine stays down whatever its restart policy says.
-      await Promise.race([engine("POST", `/containers/${id}/kill?signal=KILL`), sleep(replyMsMax, null, { ref: false })]);
-      forget(id);
-      const again = (): void => {
-        restarts.delete(id);
-        engine("POST", `/containers/${id}/start`).catch(() => restarts.set(id, setTimeout(again, 1000)));
-      };
-      restarts.set(id, setTimeout(again, restartAfterMs));
+      await owed.owe({ id, name: process }, restartAfterMs);
+      const killed = engine("POST", `/containers/${id}/kill?signal=KILL`).catch(async (error: unknown) => {
+        // It is not there, or does not run: nobody killed it. After any other error it may be dead.
+        if (error instanceof EngineError && [404, 409].includes(error.status ?? 0)) await owed.forget(id);
+        throw error;
+      });
+      owed.after(id, killed);
+      await Promise.race([killed, sleep(replyMsMax, null, { ref: false })]);
       return { killed: info };
     },
     "launcher.stop": async ({ process }) => {
       const { id } = await find(process);
+      await owed.forget(id);
       await engine("POST", `/containers/${id}/stop`);
       return (await find(process)).info;
     },
     "launcher.start": async ({ process }) => {
       const { id } = await find(process);
-      forget(id);
-      await engine("POST", `/containers/${id}/start`);
+      await owed.start(id);
       return (await find(process)).info;
     },
   };

@@ -1,7 +1,16 @@
 import { request } from "node:http";
 import { RefusedError } from "@mcp-failover/bus";
 
-/** Asks the container engine; throws {@link RefusedError} `engine_failed`. */
+/** The engine did not do it; `status` is that of its answer, null where there was none, so that it may have done it. */
+export class EngineError extends RefusedError {
+  readonly status: number | null;
+  constructor(message: string, status: number | null) {
+    super("engine_failed", message, true);
+    this.status = status;
+  }
+}
+
+/** Asks the container engine; throws {@link EngineError}. */
 export type Engine = (method: "GET" | "POST", path: string) => Promise<unknown>;
 
 const usualSocket = "unix:///var/run/docker.sock";
@@ -14,8 +23,8 @@ export function openEngine(host = usualSocket): Engine {
   const socketPath = host.slice("unix://".length);
   return (method, path) =>
     new Promise((resolve, reject) => {
-      const fail = (why: string): void =>
-        reject(new RefusedError("engine_failed", `the container engine at ${socketPath} did not do it: ${why}`, true));
+      const fail = (why: string, status: number | null = null): void =>
+        reject(new EngineError(`the container engine at ${socketPath} did not do it: ${why}`, status));
       const asked = request({ socketPath, method, path, timeout: waitMsMax, agent: false }, (response) => {
         let text = "";
         response.setEncoding("utf8");
@@ -27,7 +36,7 @@ export function openEngine(host = usualSocket): Engine {
         response.on("end", () => {
           // 304: it is as it was asked to be already.
           const { statusCode = 0 } = response;
-          if (statusCode >= 300 && statusCode !== 304) return fail(`${statusCode} ${text.slice(0, 300)}`);
+          if (statusCode >= 300 && statusCode !== 304) return fail(`${statusCode} ${text.slice(0, 300)}`, statusCode);
           try {
             resolve(text === "" ? null : JSON.parse(text));
           } catch {
