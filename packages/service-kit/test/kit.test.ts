@@ -80,6 +80,12 @@ test("a secret comes from the environment, else from its file without the line's
   await writeFile(join(dir.path, "EMPTY"), "\n");
   const secrets = openSecrets({ BOTH: "environment-value" }, dir.path);
   assert.equal(secrets.resolve({ secret: "FROM_FILE" }), "file-value");
+  await writeFile(join(dir.path, "FROM_FILE"), "changed-value\n");
+  assert.equal(
+    secrets.resolve({ secret: "FROM_FILE" }),
+    "file-value",
+    "the documentation has it so: all that send it change at their restart",
+  );
   assert.equal(secrets.resolve({ secret: "BOTH", prefix: "Bearer " }), "Bearer environment-value");
   assert.equal(secrets.resolve("plain"), "plain");
   assert.deepEqual(["FROM_FILE", "BOTH", "EMPTY", "NOWHERE"].map(secrets.has), [true, true, false, false]);
