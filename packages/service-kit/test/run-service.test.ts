@@ -66,6 +66,19 @@ async function run(t: TestContext, env: Record<string, string> = {}): Promise<Se
   };
 }
 
+/** A nats-server with the streams, and a bus on it, until the test is over. */
+async function natsWithStreams(t: TestContext) {
+  const nats = await startNats();
+  const bus = connectBus({ servers: nats.url, name: "test", instance: "test" });
+  t.after(async () => {
+    await bus.close();
+    await nats.stop();
+  });
+  await until("connected", () => bus.status.kind === "connected");
+  await bus.ensureStreams(streams, { replicas: 1 });
+  return { nats, bus };
+}
+
 const said = (service: Service, text: string) => until(`it says "${text}"`, () => service.output().includes(text));
 
 test("a wrong environment ends with 2 and names each variable, of the kit and of the service, without its value", async (t) => {
@@ -79,12 +92,7 @@ test("a wrong environment ends with 2 and names each variable, of the kit and of
 });
 
 test("on NATS it becomes ready, answers requests, lists itself; SIGTERM finishes what it began, leaves the list, and ends with 0", async (t) => {
-  const nats = await startNats();
-  const bus = connectBus({ servers: nats.url, name: "test", instance: "test" });
-  t.after(async () => {
-    await bus.close();
-    await nats.stop();
-  });
+  const { nats, bus } = await natsWithStreams(t);
   const service = await run(t, { NATS_URL: nats.url, FIXTURE_LIMIT: "7" });
   await said(service, '"msg":"started"');
   await until("connected", async () => (await service.readyz()).body.conditions["bus"]?.ok === true);
@@ -115,14 +123,7 @@ test("on NATS it becomes ready, answers requests, lists itself; SIGTERM finishes
 });
 
 test("a reader that falls behind degrades it, with the reason on /readyz, in its metrics and in its log, until it has read all", async (t) => {
-  const nats = await startNats();
-  const bus = connectBus({ servers: nats.url, name: "test", instance: "test" });
-  t.after(async () => {
-    await bus.close();
-    await nats.stop();
-  });
-  await until("connected", () => bus.status.kind === "connected");
-  await bus.ensureStreams(streams, { replicas: 1 });
+  const { nats, bus } = await natsWithStreams(t);
   const service = await run(t, { NATS_URL: nats.url, FIXTURE_MODE: "reads_slowly" });
   await said(service, '"msg":"started"');
   const say = (n: number) => {
@@ -156,14 +157,7 @@ test("a reader that falls behind degrades it, with the reason on /readyz, in its
 });
 
 test("a service whose log cannot be read any more is not ready, and one that goes on without NATS degraded, until it can be read again", async (t) => {
-  const nats = await startNats();
-  const bus = connectBus({ servers: nats.url, name: "test", instance: "test" });
-  t.after(async () => {
-    await bus.close();
-    await nats.stop();
-  });
-  await until("connected", () => bus.status.kind === "connected");
-  await bus.ensureStreams(streams, { replicas: 1 });
+  const { nats, bus } = await natsWithStreams(t);
   const reads = { NATS_URL: nats.url, FIXTURE_MODE: "reads_slowly" };
   const services = await Promise.all([run(t, reads), run(t, { ...reads, FIXTURE_NEEDS_BUS: "0" })]);
   await Promise.all(services.map((service) => said(service, '"msg":"started"')));
