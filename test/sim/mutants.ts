@@ -100,8 +100,8 @@ export const mutants: readonly Mutant[] = [
     guarantee: "no_more_moves_than_the_limit",
     what: "an upstream is moved again within its cool-down",
     file: domain("failover-move"),
-    find: "nowMs - last.atMs < policy.cooldownMs && !chained",
-    put: "nowMs - last.atMs < 0 && !chained",
+    find: "nowMs - last.atMs >= policy.cooldownMs ? null : last;",
+    put: "nowMs - last.atMs >= 0 ? null : last;",
   },
   {
     name: "one-move-too-many",
@@ -228,7 +228,7 @@ export const mutants: readonly Mutant[] = [
     guarantee: "fleet_limits_hold",
     what: "a used place is free again as soon as an unused one",
     file: domain("fleet"),
-    find: ".filter((one) => (one.used ? nowMs - one.atMs < policy.fleetWindowMs : nowMs < one.expiresAtMs));",
+    find: ".filter((one) => !isOfAnotherClock(one.atMs, nowMs) && (one.used ? nowMs - one.atMs < policy.fleetWindowMs : nowMs < one.expiresAtMs));",
     put: ".filter((one) => nowMs < one.expiresAtMs);",
   },
   {
