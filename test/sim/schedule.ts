@@ -179,7 +179,7 @@ const kinds: readonly (readonly [FaultKind, number])[] = [
   ["partition", 14],
   ["crash", 10],
   ["pause", 6],
-  ["clock_jump", 4],
+  ["clock_jump", 6],
   ["clock_drift", 3],
   ["prober_clocks", 4],
   ["nats_restart", 5],
@@ -272,8 +272,10 @@ function faultOf(random: Random, id: number, atMs: number, { world, topology, ke
     case "pause":
       return { ...base, kind, process, forMs: Math.max(50, Math.min(forMs, random.chance(0.5) ? 1500 : 30 * secondMs)) };
     case "clock_jump": {
-      const byMs = Math.round(random.pick([-1, 1]) * random.pick([500, 3000, 60_000, hourMs]));
-      return { ...base, kind, process: random.chance(0.3) ? "nats" : process, byMs };
+      // The server's clock is everybody's, and the one of which it matters most that it is set back.
+      if (random.chance(0.5))
+        return { ...base, kind, process: "nats", byMs: random.pick([-hourMs, -hourMs, -60_000, -3000, 3000, 60_000]) };
+      return { ...base, kind, process, byMs: Math.round(random.pick([-1, 1]) * random.pick([500, 3000, 60_000, hourMs])) };
     }
     case "prober_clocks":
       return { ...base, kind, forMs, byMs: random.pick([-1, 1]) * random.whole(10, 60) * secondMs };

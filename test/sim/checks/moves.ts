@@ -168,6 +168,8 @@ export const callsOfMany: Check = {
 };
 
 const hourMs = 3_600_000;
+/** Leaders and readers differ by less; a move further ahead than this was made by the clock before. */
+const setBackMs = 10_000;
 
 export const moveLimit: Check = {
   guarantee: "no_more_moves_than_the_limit",
@@ -181,9 +183,9 @@ export const moveLimit: Check = {
         if (!isAutomaticMove(event)) return;
         const { service, certificate } = event.data;
         const { movesPerHour, cooldownMs } = policyOf(world, service);
-        // The limit is one of the log's own time.
+        // The limit is one of the log's own time; where its clock was set back, of the time since.
         const { nowMs } = certificate;
-        const times = (moved.get(service) ?? []).filter((atMs) => nowMs - atMs < hourMs);
+        const times = (moved.get(service) ?? []).filter((atMs) => nowMs - atMs < hourMs && atMs - nowMs <= setBackMs);
         const last = times.at(-1);
         const chained = certificate.rule === "verify_failed" || (event.data.state.trial?.round ?? 0) > 0;
         if (last !== undefined && nowMs - last < cooldownMs && !chained && certificate.rule !== "active_vanished") {
