@@ -257,7 +257,7 @@ export {
   viewUpstream,
 } from "./status.ts";
 export { type PagedStatus, pageStatus } from "./status-page.ts";
-export { isOfAnotherClock, setBackMsMin, timeOfThisClock } from "./store-time.ts";
+export { isOfAnotherClock, timeOfThisClock } from "./store-time.ts";
 export { fractionOf, hashText } from "./string-hash.ts";
 export type { CallCounts } from "./tool-buckets.ts";
 export { callerPairsMax } from "./tool-callers.ts";

@@ -7,7 +7,7 @@
  */
 
 /** Less is what leaders of two streams, or two readers, differ by; it is caught up with before it matters. */
-export const setBackMsMin = 10_000;
+const setBackMsMin = 10_000;
 
 /** Whether a time was stamped by the store's clock before it was set back, and is none of the clock that says that it is `nowMs`. */
 export function isOfAnotherClock(atMs: number, nowMs: number): boolean {
