@@ -1,11 +1,13 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { BusError } from "@mcp-failover/bus";
-import { memorySeams } from "@mcp-failover/bus/internal";
+import { encodeBody, memorySeams } from "@mcp-failover/bus/internal";
 import {
   type Event,
   latencyBucketsMs,
+  makeEvent,
   type OutcomeClass,
+  parseEvent,
   type TrafficEndpoint,
   type TrafficObserved,
   type TrafficTool,
@@ -129,6 +131,96 @@ test("calls of two generations of the breaker are told apart, the older first", 
     ],
     "nothing hangs where nothing is out",
   );
+});
+
+test("whatever is counted is told in messages that every reader takes: nobody looks at them before they are sent", async (t) => {
+  t.mock.timers.enable({ apis: ["setTimeout"] });
+  const name = fc.oneof(fc.constantFrom("u", "v"), fc.string({ minLength: 1, maxLength: 300, unit: "binary" }));
+  const latencyMs = fc.double({ min: 0, max: 1e7, noNaN: true });
+  const code = fc.constantFrom(null, "timeout" as const, "reset" as const, "http_5xx" as const);
+  const outcome = fc.constantFrom<OutcomeClass>("ok", "hard", "soft", "auth", "caller");
+  const atMs = fc.nat(1e12);
+  const happening = fc.oneof(
+    fc.record({ kind: fc.constant("call" as const), upstream: name, endpoint: name, outcome, code, latencyMs, atMs, ends: fc.boolean() }),
+    fc.record({
+      kind: fc.constant("tool" as const),
+      upstream: name,
+      tool: name,
+      agent: fc.option(name),
+      implementation: fc.constantFrom("mcp" as const, "legacy" as const),
+      error: fc.boolean(),
+      latencyMs,
+    }),
+    fc.record({
+      kind: fc.constant("unknown" as const),
+      operationId: fc.uuid(),
+      upstream: name,
+      endpoint: fc.option(name),
+      method: name,
+      tool: fc.option(name),
+      agent: fc.option(name),
+      code,
+      atMs,
+    }),
+    // Also clocks that are set back.
+    fc.record({ kind: fc.constant("later" as const), byMs: fc.integer({ min: -100_000, max: 100_000 }) }),
+  );
+  let checked = 0;
+  await fc.assert(
+    fc.asyncProperty(fc.array(happening, { maxLength: 30 }), fc.double({ min: 0, max: 1e6, noNaN: true }), async (happenings, restMs) => {
+      let nowMs = 1_700_000_000_000;
+      const sent: Event<"traffic.observed">[] = [];
+      const report = new TrafficReport({
+        bus: {
+          status: { kind: "connected", server: "test", serverVersion: "0" },
+          append: async (event) => {
+            sent.push(event as Event<"traffic.observed">);
+            return { seq: sent.length, duplicate: false };
+          },
+        },
+        router: "router-1",
+        nowMs: () => nowMs,
+        makeEvent: (data) =>
+          makeEvent({
+            type: "traffic.observed",
+            keys: ["router-1"],
+            service: "router",
+            instance: "router-1",
+            id: `m${sent.length}`,
+            timeMs: 1,
+            data,
+          }),
+        held: () => ({ routes: { u: { generation: 1, epoch: 2, eventId: null, active: "e" } }, rollbacks: {}, rollbackIds: {} }),
+        remarksOn: () => ({ hung: true, restMs }),
+        windowMs: 250,
+        onProblem: (error) => assert.fail(String(error)),
+      });
+      for (const one of happenings) {
+        if (one.kind === "call") {
+          const call = report.begin(one.upstream, one.endpoint, 3);
+          report.hedge(call, one.ends);
+          if (one.ends) report.end(call, one);
+        } else if (one.kind === "tool") report.tool(one);
+        else if (one.kind === "unknown") {
+          const { kind: _, ...unknown } = one;
+          report.unknown(unknown);
+        } else {
+          nowMs += one.byMs;
+          t.mock.timers.tick(250);
+          await Promise.resolve();
+        }
+      }
+      await report.stop();
+      for (const event of sent) {
+        const { subject, bytes } = encodeBody(event);
+        const read = parseEvent(subject, bytes);
+        assert.ok(read.ok, read.ok ? "" : read.reason);
+        checked += 1;
+      }
+    }),
+    { numRuns: 200 },
+  );
+  assert.ok(checked > 200);
 });
 
 /** What all messages together say of one endpoint. */
