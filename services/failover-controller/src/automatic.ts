@@ -61,6 +61,14 @@ export async function decideByItself(upstream: string, parts: Parts): Promise<vo
         return performer.rejected(input, decision);
       case "reserve": {
         const want = wantOf(input, decision, critical);
+        if (input.ruled === true) {
+          // What a rule forbids takes no place, and so no turn from those that wait for one.
+          const { retryAtMs: _, ...looked } = reserver.look(want);
+          if (looked.rule === "safety_rule") {
+            fleet = looked;
+            break;
+          }
+        }
         waiting.enter(want);
         if (waiting.mustWait(upstream, input.policy.fleetMoves, nowMs)) {
           fleet = {

@@ -79,6 +79,45 @@ test("two controllers that move two upstreams at once cannot break a safety rule
   assert.equal(counts["failover.rejected safety_rule"], 2);
 });
 
+test("upstreams that a rule forbids to move take no turn from others that wait for a place, and each is refused once", async () => {
+  const frozen = Array.from({ length: 6 }, (_, index) => `frozen${index}`);
+  const upstreams = Object.fromEntries([...frozen, "shop"].map((name) => [name, two.shop]));
+  const freeze = { upstreams: frozen, from: "2020-01-01T00:00:00Z", until: "2100-01-01T00:00:00Z" };
+  const more = { failover: { fleet_moves: 2 }, safety_rules: [{ name: "freeze", no_moves: freeze }] };
+  const { fleet } = await stack({ upstreams, more });
+  const failing: string[] = [];
+  const fail = async (...names: string[]): Promise<void> => {
+    for (const name of names) fleet.truth.set(`${name}/primary`, "hard");
+    failing.push(...names);
+    for (const prober of fleet.probers)
+      await fleet.probe(
+        prober,
+        failing.map((upstream) => ({ upstream, endpoint: "primary" })),
+      );
+  };
+  await fail(...frozen);
+  await until(
+    () => fleet.said("failover.rejected"),
+    (events) => events.length >= frozen.length,
+  );
+  await fail("shop");
+  const decided = await until(
+    () => fleet.said("failover.decided"),
+    (events) => events.length > 0,
+    3000,
+  );
+  for (let second = 0; second < 3; second += 1) {
+    await pause(1000);
+    await fail();
+  }
+  assert.deepEqual(
+    decided.map(({ data }) => data.service),
+    ["shop"],
+  );
+  const refused = (await fleet.said("failover.rejected")).map(({ data }) => `${data.rule} ${data.service}`);
+  assert.deepEqual(refused.sort(), frozen.map((name) => `safety_rule ${name}`).sort());
+});
+
 test("an endpoint in maintenance is neither moved off nor moved to, and nobody is told", async () => {
   const maintenance = [
     {
