@@ -7,10 +7,11 @@ import { CreateMessageRequestSchema, ElicitRequestSchema, LoggingMessageNotifica
 import { createStreamClaims, serveStreamClaims } from "../src/mcp/claims.ts";
 import { createMemoryDirectory } from "../src/mcp/directory.ts";
 import { createSealer } from "../src/mcp/seal.ts";
-import { connectV1, openSession, post, textOf, toolCall, until } from "./support/clients.ts";
+import { connectV1, initializeBody, openSession, post, textOf, toolCall, until } from "./support/clients.ts";
 import { type FakeControl, fakeControl } from "./support/fake-control.ts";
 import { startMcpServer, type TestMcpServer } from "./support/mcp-server.ts";
 import { startTestRouter, type TestRouter } from "./support/router.ts";
+import { startScriptedServer, stream } from "./support/scripted-server.ts";
 
 /** Servers drop what they say while no stream is open, and when it is open again only the server knows. */
 async function shoutUntil(server: TestMcpServer, text: string, heard: () => boolean): Promise<void> {
@@ -213,6 +214,33 @@ describe("a stream", () => {
     await new Promise((resolve) => setTimeout(resolve, 50));
     assert.equal((await openStream(router.mcpUrl, id)).status, 200);
   });
+
+  for (const afterMs of [0, 20]) {
+    test(`R7: of the session goes on at a server that ends it after ${afterMs} ms, which is not asked for it without a pause`, async () => {
+      const server = await startScriptedServer("s");
+      const streams = (): number => server.heard.filter((one) => one.startsWith("GET")).length;
+      let isEnded = true;
+      server.answer = async (asked) => {
+        if (asked.method !== "GET") return false;
+        stream(asked, ...(isEnded ? [] : [{ method: "notifications/resources/updated", params: { uri: "heard" } }]));
+        if (isEnded && afterMs > 0) await new Promise((resolve) => setTimeout(resolve, afterMs));
+        if (isEnded) asked.response.end();
+        return true;
+      };
+      const other = await startTestRouter(fakeControl([server]), { limits: { heartbeatMs: 100 } });
+      others.push(
+        () => other.close(0),
+        () => server.kill(),
+      );
+      const begun = await post(other.mcpUrl, initializeBody);
+      const own = await openStream(other.mcpUrl, begun.headers.get("mcp-session-id") ?? "");
+      await new Promise((resolve) => setTimeout(resolve, 1000));
+      assert.ok(streams() >= 2 && streams() <= 8, `it was asked ${streams()} times in a second`);
+      isEnded = false;
+      await until(() => own.text.includes("heard"));
+      assert.equal(own.ended, false);
+    });
+  }
 
   test("R8: that is quiet carries heartbeats", async () => {
     const id = await openSession(router.mcpUrl);

@@ -17,7 +17,8 @@ import type { ToolBook } from "./tool-book.ts";
  *     comes, events wait here, at most `waitingCharsMax`, after which the upstream waits too.
  * G2  A client comes within `unclaimedMs`, or comes back within `detachedMs`, or the stream is closed, so that another router process can
  *     open it. One that comes back with its last event id gets what it has missed.
- * G3  The client's stream outlives its upstream: it is opened again on the endpoint that the routes name, until the client leaves.
+ * G3  The client's stream outlives its upstream: it is opened again on the endpoint that the routes name, until the client leaves. A server that
+ *     ends it again and again is asked after pauses that grow.
  * G4  One stream a session.
  * G6  A client that comes back after what it has missed is known no more is told so: by `list_changed`, and `updated` for what it subscribed to.
  * G5  Between router processes a stream changes hands in a quiet moment: what a server says while it has no stream is lost.
@@ -57,6 +58,8 @@ export const handOverMsMax = 5000;
 const borrowedMsMin = 4;
 const reopenMsMin = 100;
 const reopenMsMax = 5000;
+/** A stream that did not last so long is not asked for again at once. */
+const lastingMs = 1000;
 
 export class SessionStream {
   readonly #deps: StreamDeps;
@@ -72,6 +75,11 @@ export class SessionStream {
   #waitingChars = 0;
   #unclaimed: NodeJS.Timeout | undefined;
   #reopening = false;
+  /** The upstream has ended it, and nobody has asked for it again. */
+  #isGone = false;
+  #openedAtMs = Number.NEGATIVE_INFINITY;
+  /** Before it is asked for again; 0: at once. */
+  #pauseMs = 0;
   #taken = false;
   #borrowed = false;
   #away: {
@@ -104,6 +112,7 @@ export class SessionStream {
   async connect(hold: Hold, endpoint: EndpointView, connectMs: number): Promise<StreamOutcome> {
     if (this.#closed) return { kind: "refused", status: 410 };
     const connection = ++this.#connection;
+    this.#isGone = false;
     this.#abort?.abort(new AbortedByRouter("given_up"));
     this.#upstream?.cancel("the stream moves");
     this.#upstream = null;
@@ -150,6 +159,7 @@ export class SessionStream {
       return { kind: "refused", status: 410 };
     }
     this.#upstream = response;
+    this.#openedAtMs = this.#deps.nowMs();
     this.#tellChangedTools(endpoint.name);
     readEvents(response, {
       event: (event) => this.#event(connection, event, hold),
@@ -175,7 +185,8 @@ export class SessionStream {
     for (const text of [...earlier, ...missed]) writer.writeText(text, nowMs);
     this.#waiting = [];
     this.#waitingChars = 0;
-    this.#upstream?.resume();
+    if (this.#isGone) this.#reopen();
+    else this.#upstream?.resume();
   }
 
   /**
@@ -336,9 +347,12 @@ export class SessionStream {
     if (connection !== this.#connection || this.#closed) return;
     this.#upstream = null;
     this.#abort = null;
-    // Nobody listens: whoever comes will open it anew.
-    if (this.#writer === null) this.close();
-    else this.#reopen();
+    this.#isGone = true;
+    const isLasting = this.#deps.nowMs() - this.#openedAtMs >= lastingMs;
+    this.#pauseMs = isLasting ? 0 : Math.min(Math.max(reopenMsMin, 2 * this.#pauseMs), reopenMsMax);
+    if (this.#writer !== null) this.#reopen();
+    // Nobody listens: whoever comes will open it anew. One who is just coming finds it gone (`attach`).
+    else if (!this.#taken || this.#away !== null) this.close();
   }
 
   #reopen(waitMs: number = reopenMsMin): void {
@@ -351,20 +365,35 @@ export class SessionStream {
       })
       .finally(() => {
         this.#reopening = false;
+        // It ended in the same moment.
+        if (this.#isGone) this.#reopen();
       });
   }
 
-  /** Until it stands or the client leaves; the wait doubles, and differs between sessions so that they do not come all at once. */
+  /** Until it stands or the client leaves; the wait doubles. */
   async #reopenLoop(firstWaitMs: number): Promise<void> {
+    if (this.#isGone && this.#pauseMs > 0) {
+      await pause(this.#pauseMs);
+      // The session has moved meanwhile, and its stream with it.
+      if (!this.#isGone) return;
+    }
     for (let waitMs = firstWaitMs; !this.#closed; waitMs = Math.min(2 * waitMs, reopenMsMax)) {
       const outcome = await openAnywhere(this.#deps, this.#session, this.#upstreamName, (hold, endpoint, connectMs) =>
         this.connect(hold, endpoint, connectMs),
       );
       if (outcome.kind === "open" || outcome.kind === "pending") return;
-      if (this.#writer?.gone || this.#session.ended || this.#session.lost || outcome.kind === "unsupported") return this.close();
-      await new Promise((resolve) => setTimeout(resolve, waitMs * (0.5 + Math.random())).unref());
+      const { ended, lost } = this.#session;
+      // 404: it was ended at another router process, or its upstream is configured no more.
+      const isOver = ended || lost || outcome.kind === "unsupported" || (outcome.kind === "refused" && outcome.status === 404);
+      if (this.#writer?.gone || isOver) return this.close();
+      await pause(waitMs);
     }
   }
+}
+
+/** Differs between sessions so that they do not come all at once. */
+function pause(ms: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, ms * (0.5 + Math.random())).unref());
 }
 
 export function streamHeaders(session: Session, hold: Hold): Record<string, string> {
