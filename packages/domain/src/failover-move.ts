@@ -16,7 +16,7 @@ import {
 } from "./failover-outcome.ts";
 import { type Candidate, isProvenByMost, weighCandidate } from "./failover-proof.ts";
 import { trialInForce } from "./failover-verify.ts";
-import { isOfAnotherClock } from "./store-time.ts";
+import { isOfAnotherClock, timeOfThisClock } from "./store-time.ts";
 
 /** That the active endpoint has to be left, since when, and why. */
 export type Failed = { kind: "failed"; sinceMs: number; rule: string; why: string };
@@ -87,7 +87,7 @@ export function coolingFrom({ policy, state, nowMs }: FailoverInput): FailoverSt
 
 /** Automatic moves of the last hour; an operator's release begins a new count (F7). None of another clock (ST2). */
 export function movesCounted({ state, nowMs }: FailoverInput): number {
-  const fromMs = Math.max(nowMs - hourMs, state.countedFromMs ?? 0);
+  const fromMs = Math.max(nowMs - hourMs, timeOfThisClock(state.countedFromMs ?? 0, nowMs));
   return state.moves.filter((move) => move.automatic && move.atMs > fromMs && !isOfAnotherClock(move.atMs, nowMs)).length;
 }
 

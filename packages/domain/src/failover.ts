@@ -6,6 +6,7 @@ import { decided, type FailoverDecision, type FailoverInput, gather, refuse } fr
 import { type EndpointSlice, type Suspicion, weighActive, weighCalls } from "./failover-proof.ts";
 import { judgeTrial, trialInForce } from "./failover-verify.ts";
 import { UnknownUpstreamError } from "./policy.ts";
+import { timeOfThisClock } from "./store-time.ts";
 
 /**
  * Which endpoint of an upstream is active (in a pool: which tier), as a function of one input.
@@ -107,10 +108,11 @@ function vanished({ state, nowMs, policy }: FailoverInput): Failed {
 
 /** F18. Proof of another endpoint has to be younger than the question, because nothing failed since when it could be asked. */
 function weighMember(endpoint: string, input: FailoverInput): Suspicion {
-  const said = weighActive(endpoint, input, input.state.sinceMs);
+  const activeSinceMs = timeOfThisClock(input.state.sinceMs, input.nowMs);
+  const said = weighActive(endpoint, input, activeSinceMs);
   if (said.kind === "failed") return said;
   if (input.breakers[endpoint] !== "forced_open")
-    return (trialInForce(input) === null ? weighCalls(endpoint, input, input.state.sinceMs) : null) ?? said;
+    return (trialInForce(input) === null ? weighCalls(endpoint, input, activeSinceMs) : null) ?? said;
   const sinceMs = input.gatherSinceMs ?? input.nowMs;
   return { kind: "failed", sinceMs, rule: "breaker_forced_open", why: "an operator forced its breaker open, so nothing is sent there" };
 }

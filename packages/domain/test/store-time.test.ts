@@ -18,7 +18,7 @@ import {
   testimonyOn,
 } from "@mcp-failover/domain";
 import { halfOpen, open, policy } from "./breaker-fixture.ts";
-import { nowMs, world } from "./failover-world.ts";
+import { allSay, dead, nowMs, three, world } from "./failover-world.ts";
 import { calls, probeOf, trafficOf } from "./signals.ts";
 
 const hourMs = 3_600_000;
@@ -108,6 +108,32 @@ test("ST2: a cool-down, an hour's moves and a verification of another clock forb
   assert.equal(decide({}).kind, "decided");
   const cooling = decide({ moves: [{ ...move, atMs: nowMs - 1000 }] });
   assert.deepEqual([cooling.kind, "rule" in cooling ? cooling.rule : ""], ["rejected", "cooldown"]);
+});
+
+test("ST2: what is said of an endpoint that became active by another clock counts, and so do the moves since a release by another clock", () => {
+  const decide = (more: object) => decideFailover(world({ state: { ...world().state, epoch: 9, ...more } as never }));
+  assert.equal(decide({ sinceMs: nowMs + hourMs }).kind, "decided");
+  const routers = ["router:r1", "router:r2"];
+  const byCalls = decideFailover(
+    world({
+      state: { ...world().state, sinceMs: nowMs + hourMs },
+      evidence: {
+        primary: { observers: [...three, ...routers], votes: [...allSay().votes, ...dead({}, routers).votes] },
+        secondary: allSay(),
+      },
+      calls: { primary: ["r1", "r2"].map((router) => ({ router, ok: 0, hard: 9, run: 9 })) },
+    }),
+  );
+  assert.deepEqual([byCalls.kind, byCalls.rule], ["decided", "calls_failing"]);
+  const moves = [6, 7, 8, 9].map((epoch) => ({
+    atMs: nowMs - (10 - epoch) * 100_000,
+    epoch,
+    from: "secondary",
+    to: "primary",
+    automatic: true,
+  }));
+  const limited = decide({ moves, countedFromMs: nowMs + hourMs });
+  assert.deepEqual([limited.kind, limited.rule], ["decided", "moves_per_hour"]);
 });
 
 test("evidence begins with the first signal of a clock that was set back, and behind a gap with the first one after it", () => {
