@@ -481,6 +481,30 @@ describe("a client whose connection breaks", () => {
     );
   });
 
+  test("R9: comes back to its session's own stream while its old connection hangs unseen, and gets what it was told there", async () => {
+    const session = await openSession(router.mcpUrl);
+    const first = await open(router.mcpUrl, session, {});
+    await a.shout("one");
+    await until(() => first.said.length === 1);
+    const from = first.events.at(-1)?.id ?? "";
+    await a.shout("two");
+    await until(() => first.said.length === 2);
+    assert.equal((await open(router.mcpUrl, session, {})).status, 409, "one that has heard nothing of it is another client");
+    const second = await open(router.mcpUrl, session, { lastEventId: from });
+    assert.equal(second.status, 200);
+    await a.shout("three");
+    await until(() => second.said.length === 2 && first.ended);
+    assert.deepEqual(
+      second.said.map((data) => (JSON.parse(data) as { params: { data: string } }).params.data),
+      ["two", "three"],
+    );
+    // The end of the old connection takes nothing from the new one.
+    first.cut();
+    await new Promise((resolve) => setTimeout(resolve, 100));
+    await a.shout("four");
+    await until(() => second.said.length === 3);
+  });
+
   test("R9: comes back late to its session's own stream, hears what is still known of it, that all may have changed, and what comes then", async () => {
     const session = await openSession(router.mcpUrl);
     const first = await open(router.mcpUrl, session, {});

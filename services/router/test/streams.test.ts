@@ -215,6 +215,41 @@ describe("a stream", () => {
     assert.equal((await openStream(router.mcpUrl, id)).status, 200);
   });
 
+  test("R7: of the session that a client takes while it is opened ahead is not closed for want of one", async () => {
+    const server = await startScriptedServer("s");
+    server.answer = async (asked) => {
+      if (asked.method !== "GET") return false;
+      await new Promise((resolve) => setTimeout(resolve, 200));
+      stream(asked);
+      return true;
+    };
+    const other = await startTestRouter(fakeControl([server]));
+    others.push(
+      () => other.close(0),
+      () => server.kill(),
+    );
+    const id = (await post(other.mcpUrl, initializeBody)).headers.get("mcp-session-id") ?? "";
+    const initialized = post(other.mcpUrl, { jsonrpc: "2.0", method: "notifications/initialized" }, { "mcp-session-id": id });
+    await until(() => server.heard.some((one) => one.startsWith("GET")));
+    const own = await openStream(other.mcpUrl, id);
+    await initialized;
+    await new Promise((resolve) => setTimeout(resolve, 1800));
+    assert.deepEqual([own.status, own.ended], [200, false]);
+  });
+
+  test("R5: of the session ends here too when the session is ended at another router process", async () => {
+    const directory = createMemoryDirectory();
+    const [one, two] = [await startTestRouter(control, { directory }), await startTestRouter(control, { directory })];
+    others.push(
+      () => one.close(0),
+      () => two.close(0),
+    );
+    const id = await openSession(one.mcpUrl);
+    const own = await openStream(one.mcpUrl, id);
+    assert.equal((await fetch(two.mcpUrl, { method: "DELETE", headers: { "mcp-session-id": id } })).status, 200);
+    await until(() => own.ended);
+  });
+
   for (const afterMs of [0, 20]) {
     test(`R7: of the session goes on at a server that ends it after ${afterMs} ms, which is not asked for it without a pause`, async () => {
       const server = await startScriptedServer("s");

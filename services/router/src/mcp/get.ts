@@ -116,7 +116,8 @@ async function serveFresh(context: McpContext, inbound: Inbound, session: Sessio
   let borrowed: Extract<ClaimedStream, { kind: "released" }> | null = null;
   let stream = session.stream;
   if (stream !== null) {
-    if (!stream.take()) throw new RefusedRequest(409, -32000, "Conflict: Only one SSE stream is allowed per session");
+    const isBack = from?.stream === stream.name && stream.takeOver();
+    if (!isBack && !stream.take()) throw new RefusedRequest(409, -32000, "Conflict: Only one SSE stream is allowed per session");
   } else {
     stream = new SessionStream(context, session, view.name);
     stream.take();

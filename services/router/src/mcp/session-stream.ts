@@ -19,7 +19,7 @@ import type { ToolBook } from "./tool-book.ts";
  *     open it. One that comes back with its last event id gets what it has missed.
  * G3  The client's stream outlives its upstream: it is opened again on the endpoint that the routes name, until the client leaves. A server that
  *     ends it again and again is asked after pauses that grow.
- * G4  One stream a session.
+ * G4  One stream a session. Who comes back with an id of it is the client that had it: its old connection is broken, seen here or not.
  * G6  A client that comes back after what it has missed is known no more is told so: by `list_changed`, and `updated` for what it subscribed to.
  * G5  Between router processes a stream changes hands in a quiet moment: what a server says while it has no stream is lost.
  */
@@ -105,6 +105,15 @@ export class SessionStream {
     if (this.#taken) return false;
     this.#taken = true;
     clearTimeout(this.#unclaimed);
+    return true;
+  }
+
+  /** The client comes back while its old connection still hangs here (G4). False: it is in other hands. */
+  takeOver(): boolean {
+    if (this.#closed || this.#writer === null) return false;
+    const before = this.#writer;
+    this.#writer = null;
+    before.end();
     return true;
   }
 
@@ -244,6 +253,7 @@ export class SessionStream {
 
   /** Gives the client this long to come (G2). */
   awaitClient(ms: number = unclaimedMs): void {
+    if (this.#taken) return;
     clearTimeout(this.#unclaimed);
     this.#unclaimed = setTimeout(() => this.close(), ms);
     this.#unclaimed.unref();
