@@ -63,12 +63,12 @@ export function decideFailover(input: FailoverInput): FailoverDecision {
   if (signals.seq < (state.signalsSeq ?? 0) && signals.atMs <= (state.decidedAtMs ?? 0)) {
     return { kind: "none", rule: "evidence_behind", reason: "the decision in force was taken on later evidence than this" };
   }
+  const active = input.endpoints.find((endpoint) => endpoint.name === state.active && endpoint.role === "write");
+  if (active === undefined) return decideFailed(input, vanished(input), false);
   if (state.trial?.failed === true && state.held !== null) {
     const reason = `${state.held.reason}: look at it, then release ${input.upstream}`;
     return { kind: "failing", rule: "verify_failed", reason, sinceMs: state.held.sinceMs, rejected: [], targets: [] };
   }
-  const active = input.endpoints.find((endpoint) => endpoint.name === state.active && endpoint.role === "write");
-  if (active === undefined) return decideFailed(input, vanished(input), false);
   const group = workingGroup(input, active);
   if (group.length === 0) {
     const window = input.maintained?.[active.name]?.name;

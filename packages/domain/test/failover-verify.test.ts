@@ -115,6 +115,16 @@ test("F11: after so many moves that made nothing better the upstream is held, an
   assert.equal(ruleOf(decideFailover(after({ state: released.state }))), "none active_healthy");
 });
 
+test("F6: what is held because no move helped is replaced all the same once it is not configured any more", () => {
+  const held = decideFailover(after(seen(calls(0, 20)), { round: policy.verifyMovesMax }));
+  assert.ok(held.kind === "decided" && held.currentEndpoint === "secondary");
+  const input = after({ state: held.state });
+  const without = { ...input, endpoints: input.endpoints.filter(({ name }) => name !== "secondary") };
+  const replaced = decideFailover(without);
+  assert.ok(replaced.kind === "decided" && replaced.state.held !== null);
+  assert.deepEqual([replaced.rule, replaced.currentEndpoint, replaced.overrode], ["active_vanished", "primary", ["hold", "cooldown"]]);
+});
+
 test("F11: the next one has to be proven by a probe that was made since, and is waited for; with nowhere to go it is said", () => {
   const bad = seen(calls(0, 20));
   assert.equal(decide({ ...bad, gatherSinceMs: null }), "gather evidence_missing");
