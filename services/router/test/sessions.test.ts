@@ -7,6 +7,7 @@ import { type FakeControl, fakeControl } from "./support/fake-control.ts";
 import { legibleIn } from "./support/legible.ts";
 import { startMcpServer, type TestMcpServer } from "./support/mcp-server.ts";
 import { startTestRouter, type TestRouter } from "./support/router.ts";
+import { startScriptedServer, stream } from "./support/scripted-server.ts";
 
 describe("a session", () => {
   let a: TestMcpServer;
@@ -272,6 +273,28 @@ describe("a session", () => {
     assert.equal(transport.sessionId, undefined);
     assert.equal(textOf(await client.callTool({ name: "whoami" })), "stateless");
     await client.close();
+  });
+
+  test("keeps no connection where its server leaves the stream open by which it answered initialize", async () => {
+    const server = await startScriptedServer("s");
+    server.answer = (asked) => {
+      const { method, message, response } = asked;
+      if (method !== "initialize") return false;
+      response.writeHead(200, { "content-type": "text/event-stream", "mcp-session-id": `s-${server.heard.length}` });
+      const result = { protocolVersion: "2025-11-25", capabilities: { tools: {} }, serverInfo: { name: "s", version: "1" } };
+      stream(asked, { id: message.id, result });
+      return true;
+    };
+    const narrow = await startTestRouter(fakeControl([server]), { limits: { connectionsMax: 4 } });
+    try {
+      for (let count = 1; count <= 12; count++) {
+        assert.ok((await post(narrow.mcpUrl, initializeBody)).body.result, `session ${count}`);
+        if (count % 4 === 0) await until(() => server.connections <= 1);
+      }
+    } finally {
+      await narrow.close(0);
+      await server.kill();
+    }
   });
 
   test("whose initialize is too large for an id is refused with a reason", async () => {

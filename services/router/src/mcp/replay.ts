@@ -63,6 +63,8 @@ export interface ReplayDeps {
 /** A replay may take this long, whatever the deadline of the call that needs it. */
 const replayMsMax = 10_000;
 const answerBytesMax = 1024 * 1024;
+/** How long the rest of a stream is read after its answer, so that the connection can be used again. */
+const restMs = 250;
 /** A server that lists its tools slowly is taken without. */
 const toolsMsMax = 2000;
 
@@ -301,20 +303,30 @@ async function answerTo(response: UpstreamResponse, endpoint: EndpointView): Pro
 
 type Answered = Extract<ServerMessage, { kind: "answer" }> & { readonly text: string };
 
-/** The first JSON-RPC answer in a JSON body or an event stream. */
+/** The first JSON-RPC answer in a JSON body or an event stream; what a server says after it is not waited for. */
 export async function firstAnswer(response: UpstreamResponse): Promise<Answered | null> {
   if (!String(response.headers["content-type"] ?? "").includes("text/event-stream")) {
     return answeredOf((await response.collect(answerBytesMax)).toString("utf8"));
   }
   return new Promise((resolve, reject) => {
+    let rest: NodeJS.Timeout | undefined;
     readEvents(response, {
       event(event) {
-        const answered = event.data === "" ? null : answeredOf(event.data);
-        if (answered !== null) resolve(answered);
+        const answered = rest !== undefined || event.data === "" ? null : answeredOf(event.data);
+        if (answered === null) return true;
+        // A server need not end its stream, and each one that stays open keeps a connection.
+        rest = setTimeout(() => response.cancel("the answer is complete"), restMs).unref();
+        resolve(answered);
         return true;
       },
-      end: () => resolve(null),
-      error: reject,
+      end: () => {
+        clearTimeout(rest);
+        resolve(null);
+      },
+      error: (error) => {
+        clearTimeout(rest);
+        reject(error);
+      },
       malformed: () => resolve(null),
     });
   });
