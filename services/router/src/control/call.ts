@@ -42,6 +42,8 @@ export class Call implements CallControl {
   readonly #upstream: UpstreamState;
   readonly #call: CallDescription;
   readonly #begunMs: number;
+  /** What the wall clock was ahead of the one that does not jump when the call began: its time goes on by that one, whatever the machine's is set to. */
+  readonly #aheadMs: number;
   readonly #tried: string[] = [];
   readonly #failures: string[] = [];
   #open: CallAttempt | null = null;
@@ -70,6 +72,7 @@ export class Call implements CallControl {
     this.#upstream = upstream;
     this.#call = call;
     this.#begunMs = begunMs;
+    this.#aheadMs = world.nowMs() - begunMs;
     this.safety = upstream.safetyOf(call);
     const legacy = this.#legacyTool;
     this.implementation = world.implementationOf(upstream, call, legacy !== null);
@@ -376,7 +379,12 @@ export class Call implements CallControl {
   }
 
   #leftMs(): number {
-    return this.deadlineMs - this.#world.nowMs();
+    return this.deadlineMs - this.#nowMs();
+  }
+
+  /** By the clock of the deadlines, as it went when the call began. */
+  #nowMs(): number {
+    return this.#world.monotonicMs() + this.#aheadMs;
   }
 
   /** The budget is kept by the clock that does not jump, so the deadline is put on that too. */
@@ -458,7 +466,7 @@ export class Call implements CallControl {
     const leave = await this.#enterLegacy(tool, signal);
     const begunMs = this.#world.monotonicMs();
     const count = (error: boolean) => this.#countOne("legacy", error, begunMs);
-    const leftMs = this.fallbackDeadlineMs - this.#world.nowMs();
+    const leftMs = this.fallbackDeadlineMs - this.#nowMs();
     try {
       const result = await this.#world.callLegacy({
         tool,
@@ -493,7 +501,7 @@ export class Call implements CallControl {
     const { name } = this.#upstream;
     const call = {
       critical: this.#entry?.isCritical ?? false,
-      deadlineMs: monotonicMs() + this.fallbackDeadlineMs - this.#world.nowMs(),
+      deadlineMs: monotonicMs() + this.fallbackDeadlineMs - this.#nowMs(),
       signal,
       onWait: () => this.#world.waitsForLegacy(name),
     };
@@ -510,7 +518,7 @@ export class Call implements CallControl {
     const onAbort = (): void => entry.leave();
     signal.addEventListener("abort", onAbort, { once: true });
     try {
-      return await entry.enter(this.fallbackDeadlineMs - this.#world.nowMs());
+      return await entry.enter(this.fallbackDeadlineMs - this.#nowMs());
     } finally {
       signal.removeEventListener("abort", onAbort);
     }

@@ -2,6 +2,7 @@ import { InOrder, type Linked } from "../in-order.ts";
 
 /** What happens to a call by time alone. */
 export interface TimedCall {
+  /** The clock of `deadlineMs`; read once. */
   readonly nowMs: () => number;
   readonly deadlineMs: number;
   readonly heartbeatMs: number;
@@ -17,7 +18,8 @@ const nearMs = 1000;
 
 /**
  * Keeps the deadlines and heartbeats of all calls with one timer: two timers a call cost more than everything else that is decided for it.
- * Deadlines that are further away than a second are kept to within {@link tickMs}.
+ * Deadlines that are further away than a second are kept to within {@link tickMs}, and by a clock that does not jump: where the machine's is set, no
+ * call is ended before its time, and none is waited for beyond it.
  */
 export function watchCall(call: TimedCall): { stop(): void } {
   const watched = new Watched(call);
@@ -31,23 +33,25 @@ class Watched implements Linked<Watched> {
   after: Watched | null = null;
   within: object | null = null;
   readonly call: TimedCall;
-  heartbeatAtMs: number;
+  /** Both by `performance.now()`. */
+  readonly #dueAtMs: number;
+  #heartbeatAtMs: number;
   late = false;
   readonly #near: NodeJS.Timeout | null;
 
   constructor(call: TimedCall) {
-    const nowMs = call.nowMs();
+    const nowMs = performance.now();
+    const leftMs = call.deadlineMs - call.nowMs();
     this.call = call;
-    this.heartbeatAtMs = nowMs + call.heartbeatMs;
-    const leftMs = call.deadlineMs - nowMs;
+    this.#dueAtMs = nowMs + leftMs;
+    this.#heartbeatAtMs = nowMs + call.heartbeatMs;
     this.#near = leftMs > nearMs ? null : setTimeout(() => this.#expire(), Math.max(0, leftMs));
   }
 
-  tick(): void {
-    const nowMs = this.call.nowMs();
-    if (nowMs >= this.call.deadlineMs && this.#near === null) this.#expire();
-    if (nowMs < this.heartbeatAtMs) return;
-    this.heartbeatAtMs = nowMs + this.call.heartbeatMs;
+  tick(nowMs: number): void {
+    if (nowMs >= this.#dueAtMs && this.#near === null) this.#expire();
+    if (nowMs < this.#heartbeatAtMs) return;
+    this.#heartbeatAtMs = nowMs + this.call.heartbeatMs;
     this.call.onHeartbeat();
   }
 
@@ -69,7 +73,8 @@ const all = new InOrder<Watched>();
 let ticker: NodeJS.Timeout | null = null;
 
 function tick(): void {
-  for (const watched of all) watched.tick();
+  const nowMs = performance.now();
+  for (const watched of all) watched.tick(nowMs);
   if (all.size > 0 || ticker === null) return;
   clearInterval(ticker);
   ticker = null;

@@ -430,3 +430,24 @@ test("a call that was out at an endpoint's old address says nothing about the ne
   old.done(refused);
   assert.deepEqual(await play(fixture.control.begin(describe(fixture)), () => ok), ["primary"]);
 });
+
+test("a deadline is kept by the clock that does not jump: one that is set takes no attempt away, and gives a fallback no more time", async (t) => {
+  const hourMs = 3_600_000;
+  const yaml = warehouse.replace(
+    "get_inventory: { read_only: true }",
+    'get_inventory: { read_only: true, legacy: { url: "http://127.0.0.1:9/legacy", method: GET } }',
+  );
+  const options = { yaml, aheadMs: 0, callLegacy: async ({ timeoutMs }: { timeoutMs: number }) => ({ content: [timeoutMs] }) };
+  const fixture = await start(t, options);
+  const forward = fixture.control.begin(describe(fixture));
+  (await attemptOf(forward)).done(refused);
+  options.aheadMs = hourMs;
+  assert.equal((await attemptOf(forward)).endpoint.name, "secondary");
+  forward.end("error");
+  const back = fixture.control.begin(describe(fixture, { startedAtMs: fixture.clock.nowMs + hourMs }));
+  const { fallbackDeadlineMs } = back;
+  assert.equal((await play(back, () => refused)).length, 2);
+  options.aheadMs = 0;
+  const served = await back.legacy?.({}, new AbortController().signal, "op-1");
+  assert.ok(Number(served?.content[0]) <= fallbackDeadlineMs - fixture.clock.nowMs - hourMs, `${served?.content[0]} ms`);
+});
