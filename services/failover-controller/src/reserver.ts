@@ -77,14 +77,16 @@ export class Reserver {
     this.#running = false;
   }
 
-  async #decide(wants: readonly Want[]): Promise<readonly ReservationAnswer[] | null> {
+  /** One answer a want; undefined for who was taken out of the configuration meanwhile, which the others are not to wait for. */
+  async #decide(wants: readonly Want[]): Promise<readonly (ReservationAnswer | undefined)[] | null> {
     for (let races = 0; races < racesMax; races += 1) {
+      const known = wants.filter(({ upstream }) => this.#knowledge.isConfigured(upstream));
+      if (known.length === 0) return [];
       const expectedSeq = this.#decider.foldedSeq("fleet.reserved", []);
-      const input = this.#inputOf(wants);
+      const input = this.#inputOf(known);
       const decision = decideReservation(input);
-      if (!decision.publish) return decision.answers;
-      const { outcome } = await this.#publish(input, decision, expectedSeq);
-      if (outcome === "won") return decision.answers;
+      const won = !decision.publish || (await this.#publish(input, decision, expectedSeq)).outcome === "won";
+      if (won) return wants.map((want) => decision.answers[known.indexOf(want)]);
     }
     return null;
   }
