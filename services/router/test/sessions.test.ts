@@ -175,6 +175,38 @@ describe("a session", () => {
     await client.close();
   });
 
+  test("R5: that is ended while it is introduced to another endpoint is ended there too", async () => {
+    const [old, next] = [await startScriptedServer("old"), await startScriptedServer("next")];
+    const moving = fakeControl([old, next]);
+    const own = await startTestRouter(moving);
+    try {
+      const session = { "mcp-session-id": await openSession(own.mcpUrl) };
+      const isMoved = (): boolean => next.heard.includes("tools/call next-1");
+      old.answer = async ({ method }) => {
+        if (method === "DELETE") await until(isMoved);
+        return false;
+      };
+      let isAsked = false;
+      next.answer = async ({ method }) => {
+        if (method !== "initialize") return false;
+        isAsked = true;
+        await until(() => old.heard.includes("DELETE old-1"));
+        return false;
+      };
+      moving.move("next");
+      const call = post(own.mcpUrl, toolCall(2, "write"), session);
+      await until(() => isAsked);
+      assert.equal((await fetch(own.mcpUrl, { method: "DELETE", headers: session })).status, 200);
+      assert.equal((await call).status, 200);
+      await until(() => next.heard.includes("DELETE next-1"));
+      assert.equal((await post(own.mcpUrl, toolCall(3, "write"), session)).status, 404);
+    } finally {
+      await own.close(0);
+      await old.kill();
+      await next.kill();
+    }
+  });
+
   test("R2, R4: with a foreign, damaged or borrowed id gets 404", async () => {
     const id = await openSession(router.mcpUrl);
     const damaged = `${id.slice(0, -3)}AAA`;

@@ -19,7 +19,8 @@ export async function serveDelete(context: McpContext, inbound: Inbound): Promis
     throw sessionNotFound();
   }
   if (record !== null) context.replay.adopt(session, record);
-  const statuses = await Promise.all([...session.holds.values()].map((hold) => end(context, inbound, session, hold)));
+  const told = new Set(session.holds.values());
+  const statuses = await Promise.all([...told].map((hold) => end(context, inbound, session, hold)));
   if (statuses.length > 0 && statuses.every((status) => status === 405)) {
     return sendJson(
       response,
@@ -30,7 +31,13 @@ export async function serveDelete(context: McpContext, inbound: Inbound): Promis
   }
   session.stream?.close();
   context.sessions.end(session);
-  await context.directory.change(session.sealed.key, (now) => ({ ...now, ended: true }));
+  const stood = await context.directory.change(session.sealed.key, (now) => ({ ...now, ended: true }));
+  // A place that it was given while its servers were told.
+  context.replay.adopt(session, stood);
+  for (const hold of session.holds.values()) {
+    const endpoint = view.endpoints.find(({ name }) => name === hold.endpoint);
+    if (endpoint !== undefined && !told.has(hold)) context.replay.forget(session, endpoint, hold);
+  }
   if (!response.destroyed) response.writeHead(200, { "content-length": 0, [operationHeader]: inbound.operationId }).end();
 }
 
