@@ -7,6 +7,7 @@ import { type FakeControl, fakeControl } from "./support/fake-control.ts";
 import { startMcpServer } from "./support/mcp-server.ts";
 import { type ModernServer, startModernServer } from "./support/modern-server.ts";
 import { startTestRouter, type TestRouter } from "./support/router.ts";
+import { type Scripted, startScriptedServer, stream } from "./support/scripted-server.ts";
 
 describe("a client of the modern era", () => {
   let a: ModernServer;
@@ -202,6 +203,98 @@ describe("a client of the modern era", () => {
     await until(() => ears.said.length === 4);
     assert.deepEqual(ears.said, ["subscriptions/acknowledged", "tools/list_changed", "resources/list_changed", "tools/list_changed"]);
     await ears.stop();
+  });
+
+  const listen = {
+    jsonrpc: "2.0",
+    id: "ears",
+    method: "subscriptions/listen",
+    params: {
+      notifications: { toolsListChanged: true },
+      _meta: {
+        "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+        "io.modelcontextprotocol/clientInfo": { name: "raw", version: "1" },
+        "io.modelcontextprotocol/clientCapabilities": {},
+      },
+    },
+  };
+  const acknowledge = (asked: Scripted): void =>
+    stream(asked, {
+      method: "notifications/subscriptions/acknowledged",
+      params: { notifications: { toolsListChanged: true }, _meta: { "io.modelcontextprotocol/subscriptionId": "ears" } },
+    });
+  /** Two servers, and what each does when somebody wants to listen to it. */
+  const listenedTo = async (...answers: ((asked: Scripted) => void | Promise<void>)[]) => {
+    const servers = await Promise.all(answers.map((_, index) => startScriptedServer(`s${index}`, { modern: true })));
+    servers.forEach((server, index) => {
+      server.answer = async (asked) => {
+        if (asked.method !== "subscriptions/listen") return false;
+        await answers[index]?.(asked);
+        return true;
+      };
+    });
+    const own = fakeControl(servers);
+    const listening = await startTestRouter(own);
+    others.push(() => listening.close(0), ...servers.map((server) => () => server.kill()));
+    const asked = (index: number): number => servers[index]?.heard.filter((one) => one.startsWith("subscriptions/listen")).length ?? 0;
+    return { url: listening.mcpUrl, control: own, asked };
+  };
+  const refuse = (status: number, headers: Record<string, string> = {}) => {
+    return ({ response }: Scripted): void => void response.writeHead(status, { "content-type": "text/plain", ...headers }).end("mine");
+  };
+
+  for (const [status, code, headers] of [
+    [401, "upstream_auth", { "www-authenticate": "Bearer" }],
+    [403, "upstream_auth", {}],
+    [429, "overloaded", { "retry-after": "2" }],
+    [307, "outcome_unknown", { location: "http://elsewhere.test/" }],
+  ] as const) {
+    test(`R22, R24: that listens is told of ${status} by the router, not by the server, which means somebody else`, async () => {
+      const { url } = await listenedTo(refuse(status, headers));
+      const answer = await post(url, listen, { "mcp-method": "subscriptions/listen", "mcp-protocol-version": "2026-07-28" });
+      assert.deepEqual([answer.status, answer.body.id, answer.body.error?.data?.["code"]], [200, "ears", code], answer.text);
+      assert.equal(answer.headers.get("www-authenticate"), null);
+      if (status === 429) assert.equal(answer.body.error?.data?.["retryAfterMs"], 2000);
+    });
+  }
+
+  test("R16: goes on listening where the next server sheds load at first", async () => {
+    let isBusy = true;
+    const moved = await listenedTo(acknowledge, (asked) => (isBusy ? refuse(429)(asked) : acknowledge(asked)));
+    const ears = await listenRaw(moved.url, { toolsListChanged: true });
+    await until(() => ears.said.length === 1);
+    moved.control.move("s1");
+    await until(() => moved.asked(1) >= 2);
+    isBusy = false;
+    await until(() => ears.said.length === 2);
+    assert.deepEqual(ears.said, ["subscriptions/acknowledged", "tools/list_changed"]);
+    await ears.stop();
+  });
+
+  test("R10: whose next server refuses to be listened to gets one answer to its request", async () => {
+    const moved = await listenedTo(acknowledge, refuse(400));
+    const answer = post(moved.url, listen, { "mcp-method": "subscriptions/listen", "mcp-protocol-version": "2026-07-28" });
+    await until(() => moved.asked(0) === 1);
+    moved.control.move("s1");
+    const last = JSON.parse((await answer).text.trim().split("data: ").at(-1) ?? "") as { id: unknown; error: { code: number } };
+    assert.deepEqual([last.id, last.error.code], ["ears", 1009]);
+  });
+
+  test("R16: listens to the server that the routes name since it began to ask another one, which was slow", async () => {
+    let go = (): void => undefined;
+    const slow = new Promise<void>((resolve) => {
+      go = resolve;
+    });
+    const moved = await listenedTo(async (asked) => {
+      await slow;
+      acknowledge(asked);
+    }, acknowledge);
+    const ears = listenRaw(moved.url, { toolsListChanged: true });
+    await until(() => moved.asked(0) === 1);
+    moved.control.move("s1");
+    go();
+    await until(() => moved.asked(1) === 1);
+    await (await ears).stop();
   });
 
   const greet = async (params: object) => {

@@ -8,6 +8,7 @@ import { type Cursor, endpointTag } from "./cursor.ts";
 import type { Envelope } from "./envelope.ts";
 import { forwardedHeaders, type Inbound, type McpContext, sessionNotFound } from "./inbound.ts";
 import { learnTools } from "./learn-tools.ts";
+import { credentialRefused, loadShed } from "./refusals.ts";
 import { ReplayError } from "./replay.ts";
 import { type Hold, parkedMax, runningMax, type Session } from "./session.ts";
 import { streamHeaders, streamOutcome } from "./session-stream.ts";
@@ -312,12 +313,7 @@ export class AttemptRun {
     if (status === 429) {
       response.discard(250);
       const retryAfterMs = retryAfterMsOf(response.headers, context.nowMs());
-      const error: RouterError = {
-        code: "overloaded",
-        message: `${endpoint.name} sheds load; try again later`,
-        retriable: true,
-        ...(retryAfterMs === null ? {} : { retryAfterMs }),
-      };
+      const error = loadShed(endpoint.name, retryAfterMs);
       const told: AttemptResult = {
         outcome: "soft",
         httpStatus: status,
@@ -352,11 +348,7 @@ export class AttemptRun {
 
   /** The upstream's 401 names another resource than the client asked: it is not passed on (requirement R24). */
   #credentialRefused(httpStatus: number): Tried {
-    const error: RouterError = {
-      code: "upstream_auth",
-      message: `${this.#attempt.endpoint.name} refused the credential that the router has for it (${httpStatus}); an operator has to renew it`,
-      retriable: false,
-    };
+    const error = credentialRefused(this.#attempt.endpoint.name, httpStatus);
     return { kind: "not_answered", told: { outcome: "auth", httpStatus, toolError: false }, giveUp: () => this.#refuse(error) };
   }
   #refuse(error: RouterError): void {

@@ -207,7 +207,7 @@ async function deliver(
 }
 
 /** A redirect is not followed, because the credential is for this endpoint alone (R24): the message was not delivered. */
-function redirected(response: UpstreamResponse, where: string): AttemptResult | null {
+export function redirected(response: UpstreamResponse, where: string): AttemptResult | null {
   if (response.status < 300 || response.status >= 400) return null;
   const message = `${where} answered a message with a redirect (${response.status}), which is not followed`;
   return { outcome: "hard", code: "malformed", executed: "unknown", message };
