@@ -69,9 +69,11 @@ export function checkOneHost(rawHeaders: readonly string[]): void {
 
 /**
  * A segment of dots, also an encoded one, would lead out of the path of the endpoint, and the endpoint's credential with it. A backslash is a
- * slash to some servers, and what follows a semicolon is no part of the name to others.
+ * slash to some servers, and what follows a semicolon is no part of the name to others. A fragment is no part of a target (RFC 9112, 3.2): whoever
+ * reads `..#` as a URL finds two dots.
  */
 export function checkPath(suffix: string): void {
+  if (suffix.includes("#")) throw new RefusedRequest(400, -32000, "the path has a fragment: send # as %23");
   const [path = ""] = suffix.split("?", 1);
   const plain = path.replaceAll(/%2e/gi, ".").replaceAll(/%2f|%5c|\\/gi, "/");
   if (plain.split("/").some((segment) => /^\.{1,2}(?:;|$)/.test(segment))) {

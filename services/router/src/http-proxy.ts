@@ -64,7 +64,10 @@ export async function serveHttp(context: HttpContext, inbound: HttpInbound, body
   const abort = new AbortController();
   const deadline = setTimeout(() => abort.abort(new AbortedByRouter("deadline")), Math.max(0, call.deadlineMs - nowMs()));
   response.once("close", () => {
-    if (!response.writableFinished) abort.abort(new AbortedByRouter("client_gone"));
+    if (response.writableFinished) return;
+    // The control first, as in MCP: a call that waits for its turn leaves the queue to those who are there.
+    call.end("given_up");
+    abort.abort(new AbortedByRouter("client_gone"));
   });
   try {
     for (let next = await call.next(); next !== null; next = await call.next()) {
@@ -226,7 +229,10 @@ function relay(upstream: UpstreamResponse, inbound: HttpInbound): Promise<Upstre
     upstream.cancel("the client is gone");
     return Promise.resolve(null);
   }
-  response.writeHead(upstream.status, { ...responseHeaders(upstream.headers), [operationHeader]: inbound.operationId });
+  const headers = responseHeaders(upstream.headers);
+  // It has no body, and a client that believes in a length waits for one (RFC 9110, 8.6).
+  if (upstream.status === 204) delete headers["content-length"];
+  response.writeHead(upstream.status, { ...headers, [operationHeader]: inbound.operationId });
   return new Promise((resolve) => {
     let stalled = false;
     // A client that stopped reading is no failure of the endpoint: it is the one that is hung up on.

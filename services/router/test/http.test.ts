@@ -257,11 +257,15 @@ describe("the router's HTTP face for any API", () => {
       "/v1/..%2f..%2fadmin",
       "/v1/..;/admin",
       "/./x",
+      "/..#x",
+      "/v1/..#",
+      "/v1?to=..#/x",
     ];
     for (const path of escapes) assert.equal(await statusOf(`/http/fake${path}`), 400, path);
     assert.equal(await statusOf("/http/fake/v1", `Host: 127.0.0.1:${port}\r\nHost: evil.example\r\n`), 400);
     assert.deepEqual(seen, [], "nothing was sent on");
-    for (const path of ["/v1/a..b", "/...", "/.well-known/x", "/x?to=../y"]) assert.equal(await statusOf(`/http/fake${path}`), 200, path);
+    for (const path of ["/v1/a..b", "/...", "/.well-known/x", "/x?to=../y", "/..%23"])
+      assert.equal(await statusOf(`/http/fake${path}`), 200, path);
   });
 
   test("passes path, query, method and body on, and strips what belongs to one connection", async () => {
@@ -282,6 +286,12 @@ describe("the router's HTTP face for any API", () => {
     assert.deepEqual([got?.headers["x-ask"], got?.headers.authorization, got?.headers.cookie], ["1", "Bearer ours", undefined]);
     assert.equal(got?.headers["mcpf-agent"], undefined);
     assert.equal(control.calls[0]?.agent, "agent");
+  });
+
+  test("tells no length of an answer that has no body, whatever the upstream says of it", async () => {
+    behaviour = (request) => request.socket.write("HTTP/1.1 204 No Content\r\ncontent-length: 5\r\nx-answer: 1\r\n\r\n");
+    const answer = await fetch(`${router.url}/http/fake/x`);
+    assert.deepEqual([answer.status, answer.headers.get("content-length"), answer.headers.get("x-answer")], [204, null, "1"]);
   });
 
   test("sends a safe request again and an unsafe one never, but where it was refused", async () => {
