@@ -66,13 +66,18 @@ export class SupervisedChild {
     }
   }
 
-  /** A signal from outside: the child's to answer. */
-  forward(signal: NodeJS.Signals): void {
+  /** A signal from outside: the child's to answer. `fromTerminal`: it has it already. */
+  forward(signal: NodeJS.Signals, fromTerminal = false): void {
     if (signal === "SIGTERM" || signal === "SIGINT" || signal === "SIGQUIT") {
       this.#ending = true;
       clearTimeout(this.#later);
     }
-    this.#child?.kill(signal);
+    if (!fromTerminal) this.#child?.kill(signal);
+  }
+
+  /** Whether a signal from outside told it to end: no change starts it anew after that. */
+  get ending(): boolean {
+    return this.#ending;
   }
 
   #restart(): void {
@@ -89,12 +94,21 @@ export class SupervisedChild {
   #spawn(): void {
     const [file, ...args] = this.#command;
     this.#startedMs = performance.now();
-    const child = spawn(file, args, { stdio: "inherit", env: this.#env as NodeJS.ProcessEnv });
+    const cannotStart = ({ code }: NodeJS.ErrnoException): void => {
+      this.#say(`mcpf: ${file} cannot be started (${code}): see that it is installed and may be run`);
+      this.#finish(code === "ENOENT" ? notFound : notRunnable);
+    };
+    let child: ChildProcess;
+    try {
+      child = spawn(file, args, { stdio: "inherit", env: this.#env as NodeJS.ProcessEnv });
+    } catch (error) {
+      // Some of what is wrong with a file is thrown at once: one that a deploy is just writing (ETXTBSY), variables that are too long (E2BIG).
+      cannotStart(error as NodeJS.ErrnoException);
+      return;
+    }
     this.#child = child;
     child.once("error", (error: NodeJS.ErrnoException) => {
-      if (child.pid !== undefined) return;
-      this.#say(`mcpf: ${file} cannot be started (${error.code}): see that it is installed and may be run`);
-      this.#finish(error.code === "ENOENT" ? notFound : notRunnable);
+      if (child.pid === undefined) cannotStart(error);
     });
     child.once("exit", (code, signal) => {
       clearTimeout(this.#killing);

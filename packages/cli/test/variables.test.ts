@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
 import { existsSync } from "node:fs";
-import { mkdir, mkdtemp, readdir, readFile, rename, rm, stat, writeFile } from "node:fs/promises";
+import { chmod, copyFile, mkdir, mkdtemp, open, readdir, readFile, rename, rm, stat, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
@@ -467,6 +467,52 @@ test("X1, X2, X3: a command that ignores SIGTERM is killed after its time, and t
   assert.equal(await supervised.ended, 5);
   assert.deepEqual(await starts(), ["1", "3"]);
   assert.match(said.join(), /did not end within 100 ms and is killed/);
+});
+
+test("X4: a command that is being restarted when a person at a terminal ends it is not started again", async () => {
+  const { bus, moveTo } = await fleet();
+  const said = join(folder, `interrupted-${process.pid}`);
+  const script = `
+    const { appendFileSync } = require("node:fs");
+    if (process.env.PINECONE_ENDPOINT !== "primary") process.exit(4);
+    process.on("SIGTERM", () => { appendFileSync(${JSON.stringify(said)}, "asked to end\\n"); setTimeout(() => process.exit(6), 500); });
+    appendFileSync(${JSON.stringify(said)}, "started\\n");
+    setInterval(() => undefined, 1000);`;
+  const running = mcpf(bus, ["exec", "pinecone", "--", process.execPath, "-e", script], { terminal: true });
+  await untilHas(said, "started");
+  await moveTo("secondary", 1);
+  await untilHas(said, "asked to end");
+  process.emit("SIGINT", "SIGINT");
+  await moveTo("primary", 2);
+  const { code, stderr } = await running;
+  assert.equal(code, 6, stderr);
+  assert.equal(await readFile(said, "utf8"), "started\nasked to end\n", "the terminal sent the signal to it, too");
+  assert.match(stderr, /now pinecone\/primary.*; the command was told to end, and is not restarted/);
+  await bus.close();
+});
+
+test("a command whose file cannot be run just when it is to be started again ends with 126, and so does one behind what is no folder", async (t) => {
+  const program = join(folder, "being-written");
+  await copyFile("/bin/sleep", program);
+  await chmod(program, 0o755);
+  const said: string[] = [];
+  const of = (file: string) =>
+    new SupervisedChild({ command: [file, "30"], onChange: { kind: "restart" }, stopMs: 5000, say: (text) => said.push(text) });
+  const supervised = of(program);
+  t.after(() => supervised.forward("SIGKILL"));
+  supervised.start({ PATH: process.env["PATH"] });
+  // As a deploy does it: another file under the same name, which is open for writing.
+  await rm(program);
+  await copyFile("/bin/sleep", program);
+  await chmod(program, 0o755);
+  const writing = await open(program, "r+");
+  t.after(() => writing.close());
+  supervised.change({ PATH: process.env["PATH"], N: "2" });
+  assert.equal(await supervised.ended, 126);
+  const behind = of(join(program, "x"));
+  behind.start({ PATH: process.env["PATH"] });
+  assert.equal(await behind.ended, 126);
+  assert.match(said.join("\n"), /being-written cannot be started \(ETXTBSY\).*\n.*cannot be started \(ENOTDIR\)/);
 });
 
 test("a signal reaches the command, which ends in its own way", async (t) => {

@@ -47,7 +47,7 @@ export async function exec(context: Context, upstreams: string, command: readonl
   await keep(first);
   const child = new SupervisedChild({ command: [program, ...args], onChange, stopMs, say: context.out.note });
   const onSignal = (signal: NodeJS.Signals): void => {
-    if (!(context.terminal && fromTerminal.includes(signal))) child.forward(signal);
+    child.forward(signal, context.terminal && fromTerminal.includes(signal));
   };
   for (const signal of forwarded) process.on(signal, onSignal);
   child.start(envOf(first));
@@ -55,7 +55,7 @@ export async function exec(context: Context, upstreams: string, command: readonl
   const tell = (active: ActiveVariables): void => {
     if (textOf(active) === given) return;
     given = textOf(active);
-    context.out.note(`mcpf: now ${whereOf(active)}${sayWhatNext(onChange)}`);
+    context.out.note(`mcpf: now ${whereOf(active)}${sayWhatNext(onChange, child.ending)}`);
     child.change(envOf(active));
   };
   const signals = onChange.kind === "signal";
@@ -92,7 +92,7 @@ function parseStopMs(text: string | undefined): number {
   return value;
 }
 
-function sayWhatNext(onChange: OnChange): string {
-  if (onChange.kind === "restart") return "; the command is restarted";
+function sayWhatNext(onChange: OnChange, ending: boolean): string {
+  if (onChange.kind === "restart") return ending ? "; the command was told to end, and is not restarted" : "; the command is restarted";
   return onChange.kind === "signal" ? `; the command gets ${onChange.signal}` : "";
 }
