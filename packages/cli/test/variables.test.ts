@@ -473,8 +473,8 @@ test("X4: a command that is being restarted when a person at a terminal ends it 
   const { bus, moveTo } = await fleet();
   const said = join(folder, `interrupted-${process.pid}`);
   const script = `
-    const { appendFileSync } = require("node:fs");
-    if (process.env.PINECONE_ENDPOINT !== "primary") process.exit(4);
+    const { appendFileSync, existsSync } = require("node:fs");
+    if (existsSync(${JSON.stringify(said)})) process.exit(4);
     process.on("SIGTERM", () => { appendFileSync(${JSON.stringify(said)}, "asked to end\\n"); setTimeout(() => process.exit(6), 500); });
     appendFileSync(${JSON.stringify(said)}, "started\\n");
     setInterval(() => undefined, 1000);`;
