@@ -9,6 +9,8 @@ export interface ActiveVariables {
   readonly variables: ReadonlyMap<string, string>;
   /** Names of those variables that hold a secret. */
   readonly secret: ReadonlySet<string>;
+  /** Names that other endpoints of these upstreams set, and the active ones do not: what holds them is of an endpoint that was left. */
+  readonly unset: readonly string[];
 }
 
 const upstreamsMax = 50;
@@ -30,9 +32,11 @@ export function readVariables(client: Client, upstreams: readonly string[], secr
   const secret = new Set<string>();
   const from = new Map<string, string>();
   const routes: Route[] = [];
+  const names = new Set<string>();
   for (const upstream of upstreams) {
-    const { route, own } = variablesOf(client, upstream, secrets);
+    const { route, own, all } = variablesOf(client, upstream, secrets);
     routes.push(route);
+    for (const name of all) names.add(name);
     for (const { name, value, isSecret } of own) {
       // Node's own error would repeat the value.
       if (value.includes("\0"))
@@ -47,7 +51,7 @@ export function readVariables(client: Client, upstreams: readonly string[], secr
       if (isSecret) secret.add(name);
     }
   }
-  return { routes, variables, secret };
+  return { routes, variables, secret, unset: [...names].filter((name) => !variables.has(name)) };
 }
 
 interface OwnVariable {
@@ -56,7 +60,8 @@ interface OwnVariable {
   readonly isSecret: boolean;
 }
 
-function variablesOf(client: Client, upstream: string, secrets: Secrets): { route: Route; own: OwnVariable[] } {
+/** `all`: the names that any endpoint sets. */
+function variablesOf(client: Client, upstream: string, secrets: Secrets): { route: Route; own: OwnVariable[]; all: string[] } {
   try {
     const config = client.configuration(upstream);
     const route = client.route(upstream);
@@ -68,8 +73,13 @@ function variablesOf(client: Client, upstream: string, secrets: Secrets): { rout
       value: secrets.resolve(value),
       isSecret: typeof value !== "string",
     }));
-    const all = [...new Map([...shared, ...own].map((one) => [one.name, one])).values()];
-    return { route, own: all.length > 0 ? all : [{ name: urlVariable(upstream), value: of.url, isSecret: false }] };
+    const url = urlVariable(upstream);
+    const set = [...new Map([...shared, ...own].map((one) => [one.name, one])).values()];
+    const all = config.endpoints.flatMap(({ env = {} }) => {
+      const names = Object.keys({ ...config.env, ...env });
+      return names.length > 0 ? names : [url];
+    });
+    return { route, own: set.length > 0 ? set : [{ name: url, value: of.url, isSecret: false }], all };
   } catch (error) {
     if (error instanceof UnknownUpstreamError) throw usageError(error.message, error.code);
     if (error instanceof MissingSecretError) throw new CliError(1, error.code, error.message);

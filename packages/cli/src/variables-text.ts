@@ -4,10 +4,14 @@ import { usageError } from "./errors.ts";
 export type VariablesFormat = "export" | "dotenv" | "json";
 
 /** For a POSIX shell's `eval`, for a dotenv file, or as one JSON object. Throws `CliError` on a value that the format cannot hold. */
-export function showVariables({ variables }: ActiveVariables, format: VariablesFormat): string {
+export function showVariables(active: Pick<ActiveVariables, "variables" | "unset">, format: VariablesFormat): string {
+  const { variables, unset } = active;
   if (format === "json") return `${JSON.stringify(Object.fromEntries(variables), null, 2)}\n`;
   const line = format === "export" ? exportLine : dotenvLine;
-  return [...variables].map(([name, value]) => `${line(name, value)}\n`).join("");
+  const lines = [...variables].map(([name, value]) => `${line(name, value)}\n`);
+  // A shell that was given those of another endpoint before still has them; a file is written whole.
+  if (format === "export") lines.push(...unset.map((name) => `unset ${name}\n`));
+  return lines.join("");
 }
 
 /** In single quotes nothing has a meaning but the quote itself. */

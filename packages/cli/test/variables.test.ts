@@ -149,6 +149,23 @@ test("env takes several upstreams, gives <NAME>_URL where nothing is configured,
   await bus.close();
 });
 
+test("what only the endpoint that was left sets stays neither in a shell nor in the environment of a command, though ours has its secret", async () => {
+  const { bus, moveTo } = await fleet(", PINECONE_REGION: eu");
+  const show = "console.log(['PINECONE_API_KEY', 'PINECONE_REGION', 'OTHER'].map((name) => String(process.env[name])).join())";
+  const file = join(folder, "left");
+  const command = ["exec", "pinecone", "--", "sh", "-c", `"${process.execPath}" -e "${show}" > ${file}`];
+  const env = { PINECONE_REGION: "us", OTHER: "kept" };
+  assert.equal((await mcpf(bus, command, { env })).code, 0);
+  assert.equal(await readFile(file, "utf8"), "key-of-one,undefined,kept\n");
+  await moveTo("secondary", 1);
+  const second = await mcpf(bus, ["env", "pinecone"]);
+  await moveTo("primary", 2);
+  const third = await mcpf(bus, ["env", "pinecone"]);
+  const shell = `${second.stdout}printf '%s ' "$PINECONE_REGION"\n${third.stdout}printf '%s' "\${PINECONE_REGION-gone}"`;
+  assert.equal(execFileSync("sh", ["-c", shell], { encoding: "utf8" }), "eu gone");
+  await bus.close();
+});
+
 test("a terminal is shown the names of secrets only, unless it asks for them", async () => {
   const { bus } = await fleet();
   const hidden = await mcpf(bus, ["env", "pinecone"], { terminal: true });
@@ -299,12 +316,11 @@ test("whatever a value holds, a shell reads it back, and Node's --env-file too, 
   ];
   const values = [...written, `it's"x`, "it's\\x", "a\\nb'c", "two\r\nlines", ...fc.sample(text, { numRuns: 300, seed: 7 })];
   const of = (value: string) => ({
-    routes: [],
+    unset: [],
     variables: new Map([
       ["VALUE", value],
       ["AFTER", "it's after"],
     ]),
-    secret: new Set<string>(),
   });
   const shell = values.map((value) => `${showVariables(of(value), "export")}printf '%s\\0' "$VALUE"\n`).join("");
   assert.deepEqual(execFileSync("sh", ["-c", shell], { encoding: "utf8" }).split("\0").slice(0, -1), values);
@@ -319,7 +335,7 @@ test("whatever a value holds, a shell reads it back, and Node's --env-file too, 
   }
   const file = join(folder, "values.env");
   const variables = new Map(written.map((value, index) => [`V${index}`, value]));
-  await writeFile(file, showVariables({ routes: [], variables, secret: new Set() }, "dotenv"));
+  await writeFile(file, showVariables({ variables, unset: [] }, "dotenv"));
   const script = "JSON.stringify(Object.keys(process.env).filter((name) => /^V\\d$/.test(name)).sort().map((name) => process.env[name]))";
   const read = execFileSync(process.execPath, [`--env-file=${file}`, "-p", script], { encoding: "utf8", env: {} });
   assert.deepEqual(JSON.parse(read), written);

@@ -36,8 +36,9 @@ export async function exec(context: Context, upstreams: string, command: readonl
   const secrets = secretsFor(context);
   const client = await context.fleet();
   const read = (): ActiveVariables => readVariables(client, names, secrets);
-  const envOf = ({ variables }: ActiveVariables): Record<string, string | undefined> => ({
+  const envOf = ({ variables, unset }: ActiveVariables): Record<string, string | undefined> => ({
     ...context.env,
+    ...Object.fromEntries(unset.map((name) => [name, undefined])),
     ...Object.fromEntries(variables),
     ...(file === undefined ? {} : { MCPF_ENV_FILE: file }),
   });
