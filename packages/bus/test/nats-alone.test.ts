@@ -1,8 +1,9 @@
 import assert from "node:assert/strict";
+import { cp } from "node:fs/promises";
 import { describe, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { type StreamDefinition, streams } from "@mcp-failover/contracts";
-import { freePort, patientMs, type RunningServer, startNats } from "@mcp-failover/testkit";
+import { freePort, patientMs, type RunningServer, startNats, tempDir } from "@mcp-failover/testkit";
 import { type Bus, BusError, type BusLog, connectBus } from "../src/index.ts";
 import { giveUpConnection, jetStreamApi, publishRaw, serviceInfo } from "../src/internal.ts";
 import { positionOf } from "../src/nats/api.ts";
@@ -249,6 +250,71 @@ describe("NATS alone", { concurrency: 4 }, () => {
       // Whether it was there when the new log was first seen is a matter of milliseconds.
       assert.deepEqual(told.slice(5).sort(), ["1/101", "end"]);
     }));
+
+  test("a log that was restored to an earlier place and went on past where a follower was is followed from its start: nothing of it is passed over", async () => {
+    const [lost, restored] = [await tempDir("mcpf-lost-"), await tempDir("mcpf-restored-")];
+    const ends: (() => Promise<unknown>)[] = [lost.remove, restored.remove];
+    try {
+      const before = await startNats({ storeDir: lost.path });
+      ends.unshift(() => before.stop());
+      const { port } = before;
+      const connect = async (servers: string): Promise<Bus> => {
+        const bus = connectBus({ servers, name: "suite", instance: "suite" });
+        ends.unshift(() => bus.close());
+        await until(() => connected(bus), "it is connected");
+        return bus;
+      };
+      const writer = await connect(before.url);
+      await writer.ensureStreams(streams, { replicas: 1 });
+      for (let n = 1; n <= 2; n += 1) await writer.append(note("pager", n));
+      await before.kill();
+      await cp(lost.path, restored.path, { recursive: true });
+      await before.restart();
+      const proxy = await tcpProxy(port);
+      ends.unshift(() => proxy.close());
+      const follower = await connect(proxy.url);
+      const seen: string[] = [];
+      const told: string[] = [];
+      const whole: string[] = [];
+      follower.follow("AUDIT", { from: { seq: 1 }, onAnotherLog: () => told.push("another") }, (stored) => {
+        seen.push(`${stored.seq}/${numberOf(stored)}`);
+      });
+      follower.follow("AUDIT", { from: "last_per_subject", filter: "notify.sent.mail" }, (stored) => {
+        whole.push(`${stored.seq}/${numberOf(stored)}`);
+      });
+      await until(() => connected(writer), "the writer is back");
+      await writer.append(note("mail", 3));
+      await writer.append(note("pager", 4));
+      await until(() => seen.length === 4 && whole.length === 1, "all of the log that is lost has come");
+      proxy.cut();
+      await until(() => !connected(follower), "the follower is cut off");
+      await before.stop();
+      const after = await startNats({ storeDir: restored.path, port });
+      ends.unshift(() => after.stop());
+      await until(() => connected(writer), "the writer is on the log that was restored");
+      for (const [channel, n] of [
+        ["mail", 103],
+        ["pager", 104],
+        ["mail", 105],
+        ["pager", 106],
+      ] as const)
+        await writer.append(note(channel, n));
+      proxy.restore();
+      await until(() => seen.at(-1) === "6/106" && whole.at(-1) === "5/105", "both follow the log in force");
+      assert.deepEqual(seen, ["1/1", "2/2", "3/3", "4/4", "1/1", "2/2", "3/103", "4/104", "5/105", "6/106"]);
+      assert.deepEqual(whole, ["3/3", "5/105"]);
+      assert.deepEqual(told, ["another"]);
+      // The same log is no other one, however often the connection is lost.
+      proxy.cut();
+      await until(() => !connected(follower), "the follower is cut off again");
+      await writer.append(note("pager", 107));
+      proxy.restore();
+      await until(() => seen.at(-1) === "7/107", "following goes on");
+      assert.deepEqual([seen.length, told], [11, ["another"]]);
+    } finally {
+      for (const end of ends) await end();
+    }
+  });
 
   test("what may not be published is refused at once, and no secret of the connection shows", async () => {
     const config = `authorization { users = [

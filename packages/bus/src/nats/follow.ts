@@ -3,7 +3,7 @@ import { BusError, type Following, type FollowOptions, type ReadOptions, type St
 import type { ClaimCheck } from "../claim-check.ts";
 import { type FollowHandler, guarded, handOver, settledWithin } from "../hand-over.ts";
 import type { BusLog } from "../log.ts";
-import type { RawMessage } from "../message.ts";
+import { headerNames, type RawMessage } from "../message.ts";
 import type { Quarantine } from "../quarantine.ts";
 import { type StreamInfoWire, toBusError } from "./api.ts";
 import type { ConsumerStart } from "./consumers.ts";
@@ -44,6 +44,8 @@ export function follow(reader: NatsReader, stream: StreamName, options: FollowOp
   let start: ConsumerStart | null = null;
   let lastAtStart = 0;
   let created: string | null = null;
+  /** Which message `seq` is: a log that was restored to an earlier place, and went on since, has another one there. */
+  let lastHad: { readonly timeMs: number; readonly nonce: string | undefined } = { timeMs: 0, nonce: undefined };
   let caughtUp = false;
   let consumer: PullConsumer | null = null;
   const lag = new Lag(stream, filter, options.pendingMax ?? pendingMax);
@@ -76,7 +78,7 @@ export function follow(reader: NatsReader, stream: StreamName, options: FollowOp
   /** Follows until something breaks, and says what. */
   async function stretch(): Promise<string> {
     const info = await log.streamInfo(stream, infoMs);
-    if (created !== null && (created !== info.created || info.state.last_seq < seq)) {
+    if (created !== null && (created !== info.created || info.state.last_seq < seq || !(await hasWhatWeHad(info)))) {
       say.warn({ stream, filter, seq, lastSeq: info.state.last_seq }, "this is another log than before: following begins at its start");
       // All of it is new to one who wanted what is new, or what comes after something that is gone.
       start = options.from === "last_per_subject" ? { kind: "last_per_subject" } : fromSeq(1);
@@ -125,6 +127,7 @@ export function follow(reader: NatsReader, stream: StreamName, options: FollowOp
         const stored = collected instanceof Promise ? await collected : collected;
         if (over()) return "stopped";
         seq = raw.seq;
+        lastHad = { timeMs: raw.timeMs, nonce: raw.headers[headerNames.nonce] };
         lag.settled();
         const begun = lag.begun();
         await handOver(stored, handler, options, say);
@@ -132,6 +135,13 @@ export function follow(reader: NatsReader, stream: StreamName, options: FollowOp
         if (over()) return "stopped";
       }
     }
+  }
+
+  /** Where the message has gone since, nothing can be said against the log. Throws {@link BusError}. */
+  async function hasWhatWeHad({ state }: StreamInfoWire): Promise<boolean> {
+    if (seq === 0 || seq < state.first_seq) return true;
+    const there = await log.at(stream, seq, infoMs);
+    return there === null || (there.timeMs === lastHad.timeMs && there.headers[headerNames.nonce] === lastHad.nonce);
   }
 
   function catchUp(): void {
