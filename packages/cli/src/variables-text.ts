@@ -20,16 +20,16 @@ function exportLine(name: string, value: string): string {
 }
 
 /**
- * As Node's `--env-file`, dotenv and Docker's compose all read it. They share no escape for a quote within its own kind of quotes, and in
- * double quotes a backslash means something else to each: so single quotes wherever they will do. Throws on what is left: half a secret
- * would be worse.
+ * As Node's `--env-file`, dotenv and Docker's compose all read it. They share no escape for a quote within its own kind of quotes, a
+ * backslash before a single quote is one to some, and in double quotes a backslash means something else to each and a `$` a variable to
+ * compose: so single quotes wherever they will do. Throws on what is left: half a secret would be worse.
  */
 function dotenvLine(name: string, value: string): string {
   if (/^[A-Za-z0-9_./:@%+,=-]*$/.test(value)) return `${name}=${value}`;
-  if (!/['\r]/.test(value)) return `${name}='${value}'`;
-  if (!/["\\\r]/.test(value)) return `${name}="${value.replaceAll("\n", "\\n")}"`;
+  if (!/['\r]|\\$/.test(value)) return `${name}='${value}'`;
+  if (!/["\\\r$]/.test(value)) return `${name}="${value.replaceAll("\n", "\\n")}"`;
   throw usageError(
-    `${name} holds ' beside " or \\, or a carriage return, and no dotenv file can hold that for every reader: ` +
+    `${name} holds ' beside ", \\ or $, ends with \\, or holds a carriage return, and no dotenv file can hold that for every reader: ` +
       "give --format json, or let exec restart its command without --file",
     "not_for_dotenv",
   );

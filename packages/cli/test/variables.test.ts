@@ -30,7 +30,7 @@ upstreams:
     kind: http
     endpoints: [{ name: only, url: "https://plain.example/v1", tier: 0 }]
 `;
-const keys = { PINECONE_API_KEY: "key-of-one", PINECONE_BACKUP_API_KEY: "it's $HOME `two`" };
+const keys = { PINECONE_API_KEY: "key-of-one", PINECONE_BACKUP_API_KEY: "$HOME `two`" };
 
 let folder = "";
 before(async () => {
@@ -309,12 +309,21 @@ test("whatever a value holds, a shell reads it back, and Node's --env-file too, 
     JSON.stringify({ type: "service_account", private_key: key }, null, 2),
     key,
     "it's two\nlines",
-    "it's $HOME `two`",
+    "it's `two`",
+    "$HOME `two`",
     "a\\nb",
-    "\\",
     "",
   ];
-  const values = [...written, `it's"x`, "it's\\x", "a\\nb'c", "two\r\nlines", ...fc.sample(text, { numRuns: 300, seed: 7 })];
+  const values = [
+    ...written,
+    `it's"x`,
+    "it's $HOME",
+    "C:\\data\\",
+    "it's\\x",
+    "a\\nb'c",
+    "two\r\nlines",
+    ...fc.sample(text, { numRuns: 300, seed: 7 }),
+  ];
   const of = (value: string) => ({
     unset: [],
     variables: new Map([
@@ -325,7 +334,7 @@ test("whatever a value holds, a shell reads it back, and Node's --env-file too, 
   const shell = values.map((value) => `${showVariables(of(value), "export")}printf '%s\\0' "$VALUE"\n`).join("");
   assert.deepEqual(execFileSync("sh", ["-c", shell], { encoding: "utf8" }).split("\0").slice(0, -1), values);
   for (const value of values) {
-    if (/\r/.test(value) || (/'/.test(value) && /["\\]/.test(value))) {
+    if (/\r|\\$/.test(value) || (/'/.test(value) && /["\\$]/.test(value))) {
       const error = { name: "CliError", code: "not_for_dotenv", exitCode: 2, message: /^VALUE .*--format json/ };
       assert.throws(() => showVariables(of(value), "dotenv"), error, JSON.stringify(value));
     } else {
