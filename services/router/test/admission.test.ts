@@ -58,6 +58,8 @@ test("Q1: a client that leaves while its call of an API waits gives its place in
   const held: (() => void)[] = [];
   const seen: string[] = [];
   const api = createServer((request, response) => {
+    // What looks whether it hangs is no call.
+    if (request.method === "OPTIONS") return void response.end();
     seen.push(request.url ?? "");
     held.push(() => response.end("done"));
   });
