@@ -13,6 +13,7 @@ import { type Maintenance, maintenanceAt } from "./maintenance.ts";
 import { routersAheadRule } from "./rollback.ts";
 import { legacyOwner } from "./rollback-input.ts";
 import { initialActive, own, type Placed, type ReadModel } from "./status.ts";
+import { isOfAnotherClock, timeOfThisClock } from "./store-time.ts";
 
 /**
  * Incidents: what happened to one upstream (or one rolled-back scope), grouped, so that people are told once.
@@ -36,6 +37,8 @@ import { initialActive, own, type Placed, type ReadModel } from "./status.ts";
  * I9  Of a rollback all is told once, whatever the time: one that a rule forbids (no event says when that is over, so it is at once), a
  *     ramp that is rolled back again, and one that stands for `againMs`. Who hears of it is by its own severity: a ramp that stands wakes nobody.
  * I10 That routers hold rollbacks of a log that was lost is one page for all scopes, over when no more of it was heard for `quietMs`.
+ * I11 Where the store's clock was set back nothing is waited for by the old one (ST2): what waited to be told is told, and what agents feel
+ *     then is another outage, as nobody knows how long it was quiet before. Only the end of maintenance is by the clock that is.
  */
 
 export type Incident = IncidentChanged;
@@ -169,7 +172,7 @@ export function foldIncident(incident: Incident | null, placed: Placed, context:
     status: healed ? "resolved" : open.status,
     causes: [...open.causes.slice(-(causesMax - 1)), cause],
     changedAtMs: placed.timeMs,
-    notifyAtMs: healed ? stillDue(wanted, placed.timeMs) : wanted,
+    notifyAtMs: healed ? stillDue({ ...open, notifyAtMs: wanted }, placed.timeMs) : wanted,
     outage,
     deadEnd: !healed && ((finding?.maintenance === undefined ? finding?.deadEnd : undefined) ?? open.deadEnd ?? false),
     ...(finding === null || finding.maintenance !== undefined ? {} : { maintenance: null }),
@@ -184,16 +187,18 @@ export function settleIncident(incident: Incident, context: IncidentContext, now
   // Only its recovery says that a rollback is over.
   if (incident.upstream === null && incident.dedupKey !== logKey) return null;
   const last = incident.causes.at(-1);
-  const quiet = (isWell(context) || incident.upstream === null) && nowMs - Math.max(last?.atMs ?? 0, incident.openedAtMs) >= quietMs;
+  const heardMs = Math.max(timeOfThisClock(last?.atMs ?? 0, nowMs), timeOfThisClock(incident.openedAtMs, nowMs));
+  const quiet = (isWell(context) || incident.upstream === null) && nowMs - heardMs >= quietMs;
   const gone = incident.upstream !== null && !context.configured;
   if (!gone && !quiet) return null;
-  const text = gone ? `${incident.upstream} is not configured any more` : `well for ${quietMs / 1000} s`;
+  const well = heardMs === 0 ? "well, and quiet since the store's clock was set back" : `well for ${quietMs / 1000} s`;
+  const text = gone ? `${incident.upstream} is not configured any more` : well;
   return {
     ...incident,
     status: "resolved",
     causes: [...incident.causes.slice(-(causesMax - 1)), { atMs: nowMs, subject: last?.subject ?? "", seq: last?.seq ?? 0, text }],
     changedAtMs: nowMs,
-    notifyAtMs: stillDue(incident.notifyAtMs, nowMs),
+    notifyAtMs: stillDue(incident, nowMs),
     deadEnd: false,
   };
 }
@@ -254,13 +259,13 @@ export function acknowledgeIncident(incident: Incident, by: Actor, nowMs: number
 }
 
 function dueKind(incident: Incident, nowMs: number): NotificationKind | null {
-  const { notified, status, notifyAtMs, severity, told } = incident;
-  if (!notified.includes("opened")) return notifyAtMs === null || nowMs < notifyAtMs ? null : "opened";
+  const { notified, status, severity, told } = incident;
+  if (!notified.includes("opened")) return stillDue(incident, nowMs) === null ? null : "opened";
   if (status === "resolved") return notified.includes("resolved") ? null : "resolved";
   if (told == null) return null;
   if (severity === "page" && told.severity === "notify") return "escalated";
-  if (isUntold(incident) && nowMs >= (incident.outage?.dueAtMs ?? 0)) return "escalated";
-  return incident.deadEnd === true && !told.deadEnd && nowMs >= told.atMs + againMs ? "escalated" : null;
+  if (isUntold(incident) && isOutageDue(incident, nowMs)) return "escalated";
+  return incident.deadEnd === true && !told.deadEnd && nowMs >= timeOfThisClock(told.atMs, nowMs) + againMs ? "escalated" : null;
 }
 
 /** What became a page is told as one; other news may be less than the incident (I9). */
@@ -326,7 +331,8 @@ function outageAfter(open: Incident | null, { seq, timeMs }: Placed, finding: Fi
   if (finding === null || finding.waitMs > pageWaitMs || finding.passing === true || finding.maintenance !== undefined) return known;
   const dueAtMs = timeMs + finding.waitMs;
   const sameDeadEnd = finding.deadEnd === true && open?.deadEnd === true;
-  if (known === null || (timeMs - known.atMs >= outageMs && !sameDeadEnd)) return { seq, atMs: timeMs, dueAtMs };
+  const another = known === null || timeMs - timeOfThisClock(known.atMs, timeMs) >= outageMs;
+  if (known === null || (another && !sameDeadEnd)) return { seq, atMs: timeMs, dueAtMs };
   return { ...known, atMs: timeMs, dueAtMs: Math.min(known.dueAtMs, dueAtMs) };
 }
 
@@ -348,7 +354,7 @@ function easeIncident(open: Incident, placed: Placed, context: IncidentContext):
   const leads = open.deadEnd === true && !failing;
   const goesOn = placed.event.type === "rollback.advanced";
   const isServed = open.upstream !== null && !failing && own(health, active) === "healthy" && !broken.includes(active);
-  const isOver = (isServed || goesOn) && isUntold(open) && placed.timeMs < (open.outage?.dueAtMs ?? 0);
+  const isOver = (isServed || goesOn) && isUntold(open) && !isOutageDue(open, placed.timeMs);
   if (!leads && !isOver) return null;
   const text = leads ? "there is an endpoint to go to again" : goesOn ? "the recovery goes on" : `${active} is healthy again`;
   return {
@@ -364,9 +370,15 @@ function causeOf({ timeMs, subject, seq }: Placed, text: string): Incident["caus
   return { atMs: timeMs, subject, seq, text: text.slice(0, textCharsMax) };
 }
 
-/** When it was to be told, if that was before it was over; else nobody has to be woken for it. */
-function stillDue(notifyAtMs: number | null, overAtMs: number): number | null {
-  return notifyAtMs !== null && notifyAtMs <= overAtMs ? notifyAtMs : null;
+/** When it was to be told, if that was before now or before it was over; else nobody has to be woken for it (yet). */
+function stillDue({ notifyAtMs, maintenance }: Pick<Incident, "notifyAtMs" | "maintenance">, atMs: number): number | null {
+  if (notifyAtMs === null || notifyAtMs <= atMs) return notifyAtMs;
+  // Nothing but maintenance makes a message wait for longer than `againMs` (I11).
+  return maintenance == null && isOfAnotherClock(notifyAtMs - againMs, atMs) ? notifyAtMs : null;
+}
+
+function isOutageDue({ outage }: Incident, nowMs: number): boolean {
+  return outage == null || nowMs >= outage.dueAtMs || isOfAnotherClock(outage.atMs, nowMs);
 }
 
 function minOf(a: number | null, b: number | null): number | null {

@@ -336,6 +336,52 @@ test("I8: what flaps within minutes is one outage, and one that is over before i
   assert.deepEqual(desk.messages.slice(2), ["escalated shop failed over from primary to secondary"], "and is not taken for told");
 });
 
+test("I11: what waits when the store's clock is set back by an hour is told as soon, and nothing is told twice", () => {
+  const hourMs = 3_600_000;
+  const desk = new Desk().takes(health("secondary", "unhealthy"));
+  desk.nowMs -= hourMs;
+  assert.deepEqual(desk.looks().messages, ["opened shop: the standby secondary is unhealthy"], "its wait is not of this clock");
+  desk.waits(2 * hourMs);
+  assert.equal(desk.messages.length, 1);
+
+  const page = new Desk().takes(health("primary", "unhealthy"));
+  page.nowMs -= hourMs;
+  assert.deepEqual(page.looks().messages, ["opened shop: the active endpoint primary is unhealthy"]);
+
+  const over = new Desk();
+  over.takes(health("primary", "unhealthy"));
+  over.nowMs -= hourMs;
+  over.nowMs += 600_000;
+  over.takes(health("primary", "healthy"));
+  assert.equal(over.messages.length, 1, "an outage of ten minutes, of which the end is the first that is heard, is told");
+
+  const dead = new Desk().takes(moved("secondary")).takes((seq) => failing(seq, "shop", true));
+  dead.nowMs -= hourMs;
+  dead.waits(againMs + 250);
+  assert.deepEqual(dead.messages.slice(1), ["escalated shop has no healthy endpoint to go to"], "a dead end that lasts");
+});
+
+test("I11: the first outage after the store's clock was set back is told, while a standby that never became well keeps the incident open", () => {
+  const desk = new Desk().takes(health("secondary", "unhealthy")).takes(health("primary", "unhealthy")).waits(notifyWaitMs);
+  desk.takes(health("primary", "healthy")).waits(outageMs);
+  assert.equal(desk.messages.length, 1);
+  desk.nowMs -= 3_600_000;
+  desk.takes(health("primary", "unhealthy")).waits(pageWaitMs);
+  assert.deepEqual(desk.messages.slice(1), ["escalated shop: the active endpoint primary is unhealthy"]);
+  desk.takes(health("primary", "healthy")).waits(1000).takes(health("primary", "unhealthy")).waits(notifyWaitMs);
+  assert.equal(desk.messages.length, 2, "and by the new clock what flaps is one outage again");
+});
+
+test("I11: an incident that was quiet and well when the store's clock was set back is over within the minute", () => {
+  const desk = new Desk().takes((seq) => decided(seq, "shop", "secondary", 1)).takes(moved("secondary"));
+  desk.nowMs -= 3_600_000;
+  desk.waits(quietMs);
+  assert.deepEqual(
+    desk.messages.map((message) => message.split(" ")[0]),
+    ["opened", "resolved"],
+  );
+});
+
 test("I6: until a message is known to be in the outbox, nothing else of the incident is told", () => {
   const desk = new Desk();
   desk.confirms = false;

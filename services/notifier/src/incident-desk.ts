@@ -17,6 +17,7 @@ import {
   type ReadModel,
   settleIncident,
   tellIncident,
+  timeOfThisClock,
 } from "@mcp-failover/domain";
 import type { Kit } from "@mcp-failover/service-kit";
 import { giveUpMs } from "./outbox.ts";
@@ -36,7 +37,7 @@ interface Known {
   readonly incident: Incident;
   /** Sequence of its last `incident.changed`: what the next one is fenced with. */
   readonly seq: number;
-  /** It was refused for good: until then it is left alone, unless it changes. */
+  /** It was refused for good: until then, by the clock that nobody sets, it is left alone, unless it changes. */
   readonly restsUntilMs?: number;
 }
 
@@ -174,13 +175,13 @@ export class IncidentDesk {
 
   /** One incident that is refused for good must not keep the others from being told. Throws what a retry can help. */
   async #tryTelling(id: string): Promise<void> {
-    if (this.#nowMs() < (this.#incidents.get(id)?.restsUntilMs ?? 0)) return;
+    if (performance.now() < (this.#incidents.get(id)?.restsUntilMs ?? 0)) return;
     try {
       await this.#tell(id);
     } catch (error) {
       if (error instanceof BusError && error.retriable) throw error;
       const known = this.#incidents.get(id);
-      if (known !== undefined) this.#incidents.set(id, { ...known, restsUntilMs: this.#nowMs() + refusedMs });
+      if (known !== undefined) this.#incidents.set(id, { ...known, restsUntilMs: performance.now() + refusedMs });
       this.#kit.log.error({ err: error, incident: id }, `an incident could not be told; it is tried again in ${refusedMs / 1000} s`);
     }
   }
@@ -198,7 +199,8 @@ export class IncidentDesk {
     if (incident === undefined) return;
     const { telling } = incident;
     if (telling != null) {
-      if (this.#mine.has(incident.id) || nowMs - telling.sinceMs >= takeOverMs) await this.#enqueue(incident, telling);
+      if (this.#mine.has(incident.id) || nowMs - timeOfThisClock(telling.sinceMs, nowMs) >= takeOverMs)
+        await this.#enqueue(incident, telling);
       return;
     }
     const left = inhibitIncident(incident, this.#latestOf(`upstream/${context.upstream}`));
