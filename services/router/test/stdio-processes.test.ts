@@ -1,5 +1,7 @@
 import assert from "node:assert/strict";
+import { connect } from "node:net";
 import { describe, test } from "node:test";
+import { eventually } from "@mcp-failover/testkit";
 import { probeAnswer } from "../src/stdio/probe-answer.ts";
 import { initializeBody, openSession, post, toolCall, until } from "./support/clients.ts";
 import { dead, StdioWorld, stdio } from "./support/stdio-world.ts";
@@ -86,6 +88,72 @@ describe("processes of stdio servers", () => {
     await new Promise((resolve) => setTimeout(resolve, 200));
     assert.equal(await world.bridge.look("stdio://one/server", 300), "silent");
     assert.equal((await muted).body.error?.data?.["code"], "outcome_unknown");
+  });
+
+  test("T3: one that answers and ends while it stands by is followed by the next after longer pauses each time", async () => {
+    await world.start([stdio("one", { command: "hostile", env: { BRIEF: "1" } })], { restMsMin: 500, spareAfterMs: 1 });
+    await until(() => world.lines.some(({ message }) => /ended by itself/.test(message)));
+    await new Promise((resolve) => setTimeout(resolve, 3000));
+    const ends = world.lines.filter(({ message }) => /ended by itself/.test(message)).length;
+    assert.ok(ends >= 2 && ends <= 4, `it ended ${ends} times`);
+    // Who needs one now gets one all the same.
+    assert.ok((await post(world.url, initializeBody)).body.result);
+  });
+
+  const meta = { _meta: { "io.modelcontextprotocol/protocolVersion": "2026-07-28" } };
+  const modernCall = (name: string, args: object = {}) => {
+    const call = toolCall(1, name, args) as { params: object };
+    const headers = { "mcp-method": "tools/call", "mcp-name": name, "mcpf-timeout-ms": "3000" };
+    return post(world.url, { ...call, params: { ...call.params, ...meta } }, headers);
+  };
+  const impatient = { hungMs: 400, spareHungMs: 400, hungAskMs: 300, sweepMs: 100 };
+
+  test("T5: one that hangs is ended and followed by another: that which clients of the modern era share, that of a session, and that which stands by", async () => {
+    await world.start([stdio("one", { command: "hostile" })], impatient);
+    const pidOf = async (answer: ReturnType<typeof post>): Promise<number> => Number(/hostile (\d+)/.exec((await answer).text)?.[1] ?? 0);
+    const shared = await pidOf(modernCall("whoami"));
+    const session = { "mcp-session-id": await openSession(world.url), "mcpf-timeout-ms": "3000" };
+    const own = await pidOf(post(world.url, toolCall(2, "whoami"), session));
+    await until(() => world.bridge.pids().length === 3);
+    assert.equal((await world.bridge.probe("stdio://one/hostile", 5000))?.ok, true);
+    const hung = world.bridge.pids();
+    assert.ok(hung.includes(shared) && hung.includes(own));
+    for (const pid of hung) process.kill(-pid, "SIGSTOP");
+    assert.ok((await modernCall("whoami")).body.error);
+    assert.ok((await post(world.url, toolCall(3, "whoami"), session)).body.error);
+    await world.bridge.probe("stdio://one/hostile", 200);
+    await until(() => hung.every(dead), 10_000);
+    assert.ok(!hung.includes(await pidOf(modernCall("whoami"))));
+    assert.ok(!hung.includes(await pidOf(post(world.url, toolCall(4, "whoami"), session))));
+    assert.equal((await world.bridge.probe("stdio://one/hostile", 5000))?.ok, true);
+  });
+
+  test("T5: one that thinks longer than any hang is left alone while somebody waits for it", async () => {
+    await world.start([stdio("one", { command: "hostile" })], impatient);
+    const session = { "mcp-session-id": await openSession(world.url) };
+    const thought = post(world.url, toolCall(2, "think", { ms: 2000 }), session);
+    const [answer, modern] = await Promise.all([thought, modernCall("think", { ms: 2000 })]);
+    assert.match(answer.text, /hostile/);
+    assert.match(modern.text, /hostile/);
+  });
+
+  test("one whose output waits for a client that reads slowly is not taken for one that hangs", async () => {
+    await world.start([stdio("one")], impatient);
+    const id = await openSession(world.url);
+    const call = toolCall(2, "slow", { steps: 1000 }) as { params: object };
+    const body = JSON.stringify({ ...call, params: { ...call.params, _meta: { progressToken: "p".repeat(60_000) } } });
+    const client = connect(Number(world.url.port), "127.0.0.1").pause();
+    try {
+      const head = ["content-type: application/json", "accept: application/json, text/event-stream", `mcp-session-id: ${id}`];
+      client.write(
+        `POST ${world.url.pathname} HTTP/1.1\r\nhost: 127.0.0.1\r\n${head.join("\r\n")}\r\ncontent-length: ${body.length}\r\n\r\n${body}`,
+      );
+      await eventually(async () => (await world.bridge.look("stdio://one/server", 400)) === "unclear", { withinMs: 15_000 });
+      await new Promise((resolve) => setTimeout(resolve, 1000));
+      assert.equal(await world.bridge.look("stdio://one/server", 400), "unclear");
+    } finally {
+      client.destroy();
+    }
   });
 
   test("a session that rests gives its process to a new one, and comes back by itself", async () => {

@@ -61,6 +61,12 @@ export function idKey(id: string | number): string {
   return `${typeof id} ${id}`;
 }
 
+/** Requests are put in as they begin. */
+export function oldestBegunMs(pending: ReadonlyMap<string, { readonly begunMs: number }>): number | null {
+  for (const { begunMs } of pending.values()) return begunMs;
+  return null;
+}
+
 /** What a notification or request says that it belongs to: the token of a progress report. */
 export function progressTokenOf(value: Record<string, unknown>): string | number | null {
   const message = serverMessageOf(value);

@@ -10,6 +10,7 @@ import {
   lineOf,
   type MessagePipe,
   MessageRefused,
+  oldestBegunMs,
   type PipeListener,
   progressTokenOf,
   refusal,
@@ -59,6 +60,10 @@ export class PipeSession implements PipeListener {
   }
   get inFlight(): number {
     return this.#pending.size;
+  }
+  /** When the oldest request that waits for its answer was given to the server (`performance.now()`); null: none waits. */
+  get oldestBegunMs(): number | null {
+    return oldestBegunMs(this.#pending);
   }
   get usedAtMs(): number {
     return this.#usedAtMs;
@@ -154,7 +159,7 @@ export class PipeSession implements PipeListener {
       pipe.resume();
     });
     const headers = message.method === "initialize" ? { "mcp-session-id": this.id } : {};
-    this.#pending.set(key, { exchange, headers, token: askedTokenOf(message.value) });
+    this.#pending.set(key, { exchange, headers, token: askedTokenOf(message.value), begunMs: performance.now() });
     try {
       const refused = await this.#give(pipe, line);
       // Another session may take the message: the line ended before it had it (B4). There is none yet where this one was to begin.
@@ -246,6 +251,7 @@ interface Pending {
   /** What the answer carries besides its type: `initialize` gives the session's id. */
   readonly headers: Readonly<Record<string, string>>;
   readonly token: string | number | null;
+  readonly begunMs: number;
 }
 
 export interface PipeLimits {

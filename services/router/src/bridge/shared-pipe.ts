@@ -8,6 +8,7 @@ import {
   idKey,
   jsonHeaders,
   type MessagePipe,
+  oldestBegunMs,
   type PipeListener,
   progressTokenOf,
   refusal,
@@ -37,6 +38,10 @@ export class SharedPipe implements PipeListener {
   get inFlight(): number {
     return this.#pending.size;
   }
+  /** When the oldest request that waits for its answer was given to the server (`performance.now()`); null: none waits. */
+  get oldestBegunMs(): number | null {
+    return oldestBegunMs(this.#pending);
+  }
   attach(pipe: MessagePipe): void {
     this.#pipe = pipe;
   }
@@ -61,7 +66,7 @@ export class SharedPipe implements PipeListener {
     const params = isObject(message.value["params"]) ? message.value["params"] : {};
     const meta = isObject(params["_meta"]) ? params["_meta"] : {};
     const token = meta["progressToken"];
-    this.#pending.set(inner, { exchange, id: message.id, token });
+    this.#pending.set(inner, { exchange, id: message.id, token, begunMs: performance.now() });
     const value = {
       ...message.value,
       id: inner,
@@ -124,6 +129,7 @@ interface Pending {
   readonly exchange: LocalExchange;
   readonly id: string | number;
   readonly token: unknown;
+  readonly begunMs: number;
 }
 
 const subscriptionKey = "io.modelcontextprotocol/subscriptionId";

@@ -27,7 +27,6 @@ export interface StdioBridgeOptions {
 }
 
 const retireMs = 60_000;
-const sweepMs = 15_000;
 
 export function createStdioBridge(options: StdioBridgeOptions): StdioBridge {
   const guard = createGuard();
@@ -36,8 +35,10 @@ export function createStdioBridge(options: StdioBridgeOptions): StdioBridge {
   const retiring = new Set<Promise<void>>();
   let closed = false;
   const sweeper = setInterval(() => {
-    for (const server of servers.values()) server.sweep();
-  }, sweepMs);
+    for (const server of servers.values()) {
+      server.sweep().catch((error: unknown) => options.log.error({ err: error }, "the processes of a stdio server could not be looked at"));
+    }
+  }, deps.limits.sweepMs);
   sweeper.unref();
 
   const serverOf = (endpoint: EndpointView): StdioServer | null => {

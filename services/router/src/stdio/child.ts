@@ -18,6 +18,8 @@ export class StdioChild implements MessagePipe {
   /** Resolves with whether the process could be started. */
   readonly started: Promise<boolean>;
   readonly ended: Promise<void>;
+  /** `performance.now()`. */
+  readonly bornAtMs = performance.now();
   readonly #process: ChildProcessWithoutNullStreams | null;
   readonly #limits: ChildLimits;
   readonly #log: DataPlaneLog;
@@ -28,6 +30,11 @@ export class StdioChild implements MessagePipe {
   #over: UpstreamError | null = null;
   #closing = false;
   #heard = false;
+  #isHeld = false;
+  /** It was given something since it last said anything. */
+  #isSilent = false;
+  /** When it was first asked by the router itself since then. */
+  #unansweredSinceMs: number | null = null;
   #timer: NodeJS.Timeout | undefined;
   #settleEnded: () => void = () => undefined;
   #errorLines = { windowMs: 0, count: 0, dropped: 0 };
@@ -63,7 +70,11 @@ export class StdioChild implements MessagePipe {
       (line) => this.#hear(line),
       () => this.#tooLong(),
     );
-    started.stdout.on("data", (chunk: Buffer) => out.feed(chunk));
+    started.stdout.on("data", (chunk: Buffer) => {
+      this.#isSilent = false;
+      this.#unansweredSinceMs = null;
+      out.feed(chunk);
+    });
     const err = new LineReader(
       limits.errorLineBytesMax,
       (line) => this.#sayError(line),
@@ -94,6 +105,17 @@ export class StdioChild implements MessagePipe {
   get heard(): boolean {
     return this.#heard;
   }
+  get isSilent(): boolean {
+    return this.#isSilent && !this.#isHeld;
+  }
+  /** Since when it has said nothing though it was asked by the router itself (`performance.now()`); null: it has. */
+  get unansweredSinceMs(): number | null {
+    return this.#isHeld ? null : this.#unansweredSinceMs;
+  }
+  /** Its output waits for a slow reader here: that it says nothing is not its own silence. */
+  get isHeld(): boolean {
+    return this.#isHeld;
+  }
   /** Whether its end was asked for. */
   get closing(): boolean {
     return this.#closing;
@@ -121,6 +143,7 @@ export class StdioChild implements MessagePipe {
     this.#asked.set(id, resolve);
     try {
       this.#write(JSON.stringify({ ...message, id }));
+      this.#unansweredSinceMs ??= performance.now();
       return await promise;
     } finally {
       clearTimeout(timer);
@@ -141,9 +164,11 @@ export class StdioChild implements MessagePipe {
   }
 
   pause(): void {
+    this.#isHeld = true;
     this.#process?.stdout.pause();
   }
   resume(): void {
+    this.#isHeld = false;
     this.#process?.stdout.resume();
   }
 
@@ -174,6 +199,7 @@ export class StdioChild implements MessagePipe {
       throw new UpstreamError("refused", `the process of ${this.name} does not read its input`, false);
     }
     stdin.write(`${text}\n`);
+    this.#isSilent = true;
   }
 
   #hear(line: string): void {

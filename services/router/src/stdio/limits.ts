@@ -15,6 +15,14 @@ export interface StdioLimits extends ChildLimits {
   /** A process that stands by has to answer within this time. */
   readonly readyMs: number;
   readonly discoverMs: number;
+  /** One that was asked by the router itself, and has said nothing at all for so long, hangs. */
+  readonly hungMs: number;
+  /** The same for the one that stands by, which nobody uses. */
+  readonly spareHungMs: number;
+  /** How long one that is silent has for an answer before it is asked again. */
+  readonly hungAskMs: number;
+  /** How often it is looked for what is idle or hangs. */
+  readonly sweepMs: number;
   /** How soon after one was taken the next is started: not in the moment in which the first is busiest. */
   readonly spareAfterMs: number;
   readonly restMsMin: number;
@@ -36,6 +44,10 @@ export const stdioLimits: StdioLimits = {
   roomIdleMs: 5000,
   readyMs: 30_000,
   discoverMs: 3000,
+  hungMs: 60_000,
+  spareHungMs: 10_000,
+  hungAskMs: 5000,
+  sweepMs: 15_000,
   spareAfterMs: 250,
   restMsMin: 250,
   restMsMax: 30_000,

@@ -36,8 +36,9 @@ export interface StdioDeps {
  * T1  A session of the legacy era has a process of its own, and ends with it; clients of the modern era share one.
  * T2  One process is kept ready beside those in use, so that a session does not wait for a start.
  * T3  A process that ends before it said anything is started again after 250 ms, doubling to 30 s; meanwhile requests that need a new one are
- *     refused, which is proof that they did not run.
+ *     refused, which is proof that they did not run. One that ends while it stands by is followed by the next after the same pauses.
  * T4  Processes, sessions and what waits are bounded; a session that nobody uses is ended, and introduced again when it is needed.
+ * T5  A process that hangs is ended, once nobody waits any more for what it was given before it fell silent: a long call is no hang.
  */
 export class StdioServer {
   readonly #name: string;
@@ -49,8 +50,13 @@ export class StdioServer {
   #spare: StdioChild | null = null;
   #failures = 0;
   #notBeforeMs = Number.NEGATIVE_INFINITY;
+  /** Of processes that stood by and ended by themselves, one after another. */
+  #spareFailures = 0;
+  #spareNotBeforeMs = Number.NEGATIVE_INFINITY;
   #spareTimer: NodeJS.Timeout | undefined;
   #retired = false;
+  /** Whether they hang is being asked. */
+  readonly #looking = new Set<StdioChild>();
 
   constructor(name: string, spec: StdioSpec, deps: StdioDeps) {
     this.#name = name;
@@ -93,7 +99,7 @@ export class StdioServer {
 
   /** Whether those processes that owe an answer answer at all. */
   async look(timeoutMs: number): Promise<"answers" | "silent" | "unclear"> {
-    const busy = [...this.#sessions.values()].filter(({ session }) => session.inFlight > 0).slice(0, looksMax);
+    const busy = [...this.#sessions.values()].filter(({ session, child }) => session.inFlight > 0 && !child.isHeld).slice(0, looksMax);
     const looks = busy.map(({ child }) => child.answers("ping", timeoutMs));
     if (this.#shared !== null && this.#shared.pipe.inFlight > 0) looks.push(this.#shared.child.answers("discover", timeoutMs));
     if (looks.length === 0) return "unclear";
@@ -107,10 +113,34 @@ export class StdioServer {
     return this.#deps.allow.has(this.#spec.command) && this.#deps.nowMs() >= this.#notBeforeMs ? "listens" : "refused";
   }
 
-  /** Ends sessions that nobody uses. */
-  sweep(): void {
-    const beforeMs = this.#deps.nowMs() - this.#deps.limits.idleMs;
+  /** Ends sessions that nobody uses, and processes that hang (T5). */
+  async sweep(): Promise<void> {
+    const { nowMs, limits } = this.#deps;
+    const beforeMs = nowMs() - limits.idleMs;
     for (const { session } of [...this.#sessions.values()]) if (!session.busy && session.usedAtMs < beforeMs) session.end();
+    const looks = [...this.#sessions.values()].map(({ session, child }) =>
+      this.#endHung(child, "ping", limits.hungMs, () => session.oldestBegunMs),
+    );
+    const [shared, spare] = [this.#shared, this.#spare];
+    if (shared !== null) looks.push(this.#endHung(shared.child, "discover", limits.hungMs, () => shared.pipe.oldestBegunMs));
+    if (spare !== null) looks.push(this.#endHung(spare, "discover", spare.heard ? limits.spareHungMs : limits.readyMs, () => null));
+    await Promise.all(looks);
+  }
+
+  /** `oldestBegunMs`: of what somebody waits for there. */
+  async #endHung(child: StdioChild, by: "ping" | "discover", silentMsMax: number, oldestBegunMs: () => number | null): Promise<void> {
+    if (child.over || !child.isSilent || this.#looking.has(child)) return;
+    this.#looking.add(child);
+    try {
+      if (await child.answers(by, this.#deps.limits.hungAskMs)) return;
+      const sinceMs = child.unansweredSinceMs;
+      if (child.over || sinceMs === null || performance.now() - sinceMs < silentMsMax) return;
+      if ((oldestBegunMs() ?? Number.POSITIVE_INFINITY) <= sinceMs) return;
+      this.#deps.log.warn({ endpoint: this.#name, pid: child.pid }, "a process of a stdio server hangs and is ended");
+      child.kill();
+    } finally {
+      this.#looking.delete(child);
+    }
   }
 
   /** Takes nothing new, lets what runs end for `graceMs`, and ends every process. */
@@ -181,7 +211,7 @@ export class StdioServer {
     const spare = this.#spare;
     this.#spare = null;
     const child = spare !== null && !spare.over ? spare : this.#start();
-    this.#planSpare(this.#deps.limits.spareAfterMs);
+    this.#planSpare(Math.max(this.#deps.limits.spareAfterMs, this.#spareNotBeforeMs - this.#deps.nowMs()));
     return child;
   }
 
@@ -219,15 +249,21 @@ export class StdioServer {
   }
 
   #gone(child: StdioChild): void {
+    const { limits, nowMs } = this.#deps;
     this.#children.delete(child);
-    if (this.#spare === child) this.#spare = null;
+    const wasSpare = this.#spare === child;
+    if (wasSpare) this.#spare = null;
+    const restMs = (failures: number): number => Math.min(limits.restMsMax, limits.restMsMin * 2 ** (failures - 1));
     if (child.heard) this.#failures = 0;
     else if (!child.closing) {
       this.#failures += 1;
-      const restMs = Math.min(this.#deps.limits.restMsMax, this.#deps.limits.restMsMin * 2 ** (this.#failures - 1));
-      this.#notBeforeMs = this.#deps.nowMs() + restMs;
+      this.#notBeforeMs = nowMs() + restMs(this.#failures);
     }
-    this.#planSpare(Math.max(this.#deps.limits.spareAfterMs, this.#notBeforeMs - this.#deps.nowMs()));
+    if (wasSpare && child.heard && !child.closing) {
+      this.#spareFailures = performance.now() - child.bornAtMs < limits.restMsMax ? this.#spareFailures + 1 : 1;
+      this.#spareNotBeforeMs = nowMs() + restMs(this.#spareFailures);
+    }
+    this.#planSpare(Math.max(limits.spareAfterMs, this.#notBeforeMs - nowMs(), this.#spareNotBeforeMs - nowMs()));
   }
 
   #planSpare(afterMs: number): void {

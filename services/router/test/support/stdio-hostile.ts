@@ -4,15 +4,21 @@ import { createInterface } from "node:readline";
 
 /**
  * A stdio server as none should be, without an SDK. Its tools: `deep` answers with what is nested without end, `leave` ends and leaves a process
- * behind that has its standard error and whose pid it writes to the file WRITES; `whoami` answers. With MUTE in its
- * environment it never answers `initialize`.
+ * behind that has its standard error and whose pid it writes to the file WRITES; `think` does nothing else for so many milliseconds;
+ * `whoami` says its pid. With MUTE in its environment it never answers `initialize`; with BRIEF it ends soon after its first answer.
  */
-const say = (id: unknown, result: string): void =>
-  void process.stdout.write(`{"jsonrpc":"2.0","id":${JSON.stringify(id)},"result":${result}}\n`);
+const say = (id: unknown, result: string): void => {
+  process.stdout.write(`{"jsonrpc":"2.0","id":${JSON.stringify(id)},"result":${result}}\n`);
+  if (process.env["BRIEF"] !== undefined) setTimeout(() => process.exit(1), 20);
+};
 const server = { capabilities: { tools: {} }, serverInfo: { name: "hostile", version: "1" } };
 
 createInterface(process.stdin).on("line", (line) => {
-  const { id, method, params } = JSON.parse(line) as { id?: unknown; method?: string; params?: { name?: string } };
+  const { id, method, params } = JSON.parse(line) as {
+    id?: unknown;
+    method?: string;
+    params?: { name?: string; arguments?: { ms?: number } };
+  };
   if (id === undefined) return;
   if (method === "initialize" && process.env["MUTE"] !== undefined) return;
   if (method === "initialize") say(id, JSON.stringify({ protocolVersion: "2025-11-25", ...server }));
@@ -22,5 +28,8 @@ createInterface(process.stdin).on("line", (line) => {
     const left = spawn("sleep", ["10"], { detached: true, stdio: ["ignore", "ignore", "inherit"] });
     writeFileSync(process.env["WRITES"] ?? "", String(left.pid));
     process.exit(1);
-  } else say(id, JSON.stringify({ resultType: "complete", content: [{ type: "text", text: "hostile" }] }));
+  } else {
+    if (params?.name === "think") Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, params.arguments?.ms);
+    say(id, JSON.stringify({ resultType: "complete", content: [{ type: "text", text: `hostile ${process.pid}` }] }));
+  }
 });
