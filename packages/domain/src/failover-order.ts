@@ -10,7 +10,7 @@ import {
   type Rejection,
   rejectionsOf,
 } from "./failover-outcome.ts";
-import { type CandidateCode, type HealthSlice, weighCandidate } from "./failover-proof.ts";
+import { type CandidateCode, type EndpointSlice, type HealthSlice, weighCandidate } from "./failover-proof.ts";
 
 /** An operator's move: refused like an automatic one unless forced, and never to what is not proven unless forced by name (F5, F6, F8). */
 export function obeyMove(input: FailoverInput, given: Extract<FailoverOrder, { kind: "failover" | "failback" }>): FailoverDecision {
@@ -69,7 +69,7 @@ export function obeyMove(input: FailoverInput, given: Extract<FailoverOrder, { k
   if (named !== undefined && order.force && to === undefined) {
     const refused = candidates[0]?.refusal;
     if (refused?.code === "read_only") return no("read_only", `${named.name} cannot become active: ${refused.why}`, rejected);
-    overrode.push(overrideNames[refused?.code ?? "candidate_unknown"]);
+    overrode.push(...overriddenOf(named, context, order.afterSeq));
     return move("operator_forced", named);
   }
   const better = candidates.some((candidate) => candidate.pending && (to === undefined || candidate.tier < to.tier));
@@ -93,6 +93,27 @@ const overrideNames: Record<CandidateCode, string> = {
   candidate_breaker_open: "breaker",
   candidate_calls_failing: "calls",
   candidate_unknown: "proof",
+};
+
+/** All that speaks against an endpoint: the first refusal hides those behind it. Proof only where nothing else does. */
+function overriddenOf(named: EndpointSlice, input: FailoverInput, afterSeq: number): string[] {
+  const codes = new Set<CandidateCode>();
+  let context = input;
+  for (;;) {
+    const code = weighCandidate(named, context, 0, afterSeq).refusal?.code ?? "candidate_unknown";
+    if (codes.has(code) || (code === "candidate_unknown" && codes.size > 0)) break;
+    codes.add(code);
+    context = { ...context, ...without[code] };
+  }
+  return [...codes].map((code) => overrideNames[code]);
+}
+
+/** With what a candidate is looked at again, as if nothing of the kind stood against it. */
+const without: Partial<Record<CandidateCode, Partial<FailoverInput>>> = {
+  candidate_maintenance: { maintained: {} },
+  candidate_unhealthy: { health: {} },
+  candidate_calls_failing: { calls: {} },
+  candidate_breaker_open: { breakers: {} },
 };
 
 /** What is held down is called unhealthy for that alone; whether it lives its proof has to say. */

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { decideFailover, type FailoverInput } from "@mcp-failover/domain";
-import { allSay, ann, dead, decide, nowMs, order, policy, ruleOf, stateWith, world } from "./failover-world.ts";
+import { allSay, ann, dead, decide, nowMs, order, policy, ruleOf, stateWith, three, world } from "./failover-world.ts";
 
 const window = { name: "upgrade", untilMs: nowMs + 60_000 };
 
@@ -98,4 +98,25 @@ test("F8: each thing that force overrode is on record", () => {
   });
   const decision = decideFailover(input);
   assert.deepEqual(decision.kind === "decided" && decision.overrode, ["hold", "cooldown", "hold_down", "maintenance", "safety_rule:x"]);
+});
+
+test("F8: of several things that speak against one endpoint all are on record", () => {
+  const overrode = (more: Partial<FailoverInput>): unknown => {
+    const decision = decideFailover(
+      world({ evidence: { primary: allSay(), secondary: allSay() }, command: order({ force: true }), ...more }),
+    );
+    return decision.kind === "decided" && decision.overrode;
+  };
+  const maintained = { secondary: { name: "upgrade", untilMs: nowMs + 1000 } };
+  const health = { secondary: { status: "unhealthy" as const, sinceMs: 0, heldDownUntilMs: null } };
+  assert.deepEqual(overrode({ maintained, health, breakers: { secondary: "forced_open" } }), ["maintenance", "unhealthy", "breaker"]);
+  const failing = { calls: { secondary: ["r1", "r2"].map((router) => ({ router, ok: 0, hard: 9, run: 9 })) } };
+  const called = {
+    observers: [...three, "router:r1", "router:r2"],
+    votes: [...allSay().votes, ...dead({}, ["router:r1", "router:r2"]).votes],
+  };
+  assert.deepEqual(overrode({ ...failing, evidence: { secondary: called }, breakers: { secondary: "open" } }), ["calls", "breaker"]);
+  assert.deepEqual(overrode({ evidence: { secondary: dead() }, health }), ["unhealthy"]);
+  assert.deepEqual(overrode({ command: order({ force: true, afterSeq: 1_000_000 }), maintained }), ["maintenance"]);
+  assert.deepEqual(overrode({ command: order({ force: true, afterSeq: 1_000_000 }) }), ["proof"], "nothing else speaks against it");
 });
