@@ -104,6 +104,8 @@ function markOf(model: ReadModel): string {
 
 const commandTimeoutMs = 2000;
 const reconnectMsMax = 1000;
+/** One that says nothing for so long, while it is asked, is dialled anew: TCP alone notices a quarter of an hour later that nobody is there. */
+const silenceMsMax = 4000;
 /** Failovers written in one go. */
 const batchMax = 200;
 
@@ -131,6 +133,14 @@ export interface RedisViews {
 export function openRedisViews(url: string, credentialsDir: string | null): RedisViews {
   let lastError = "connecting";
   let unread = "";
+  let leftMs = Number.NEGATIVE_INFINITY;
+  /** Who takes writes by now may be found at the same address: the connection to one that became a replica stays as it is. At most once a second. */
+  const leaveReplica = (error: Error): boolean => {
+    const nowMs = performance.now();
+    if (!/\bREADONLY\b/.test(error.message) || nowMs - leftMs < reconnectMsMax) return false;
+    leftMs = nowMs;
+    return true;
+  };
   const credentials = (): Pick<RedisOptions, "username" | "password" | "tls"> => {
     if (credentialsDir === null) return {};
     const { tls, ...user } = readRedisCredentials(credentialsDir);
@@ -141,6 +151,8 @@ export function openRedisViews(url: string, credentialsDir: string | null): Redi
     maxRetriesPerRequest: 0,
     commandTimeout: commandTimeoutMs,
     connectTimeout: commandTimeoutMs,
+    socketTimeout: silenceMsMax,
+    reconnectOnError: leaveReplica,
     // CLIENT SETINFO is none of our rights, and tells nobody anything.
     disableClientInfo: true,
     ...credentials(),
