@@ -1,8 +1,10 @@
 import type { ServerResponse } from "node:http";
 import type { Stored } from "@mcp-failover/bus";
 
+export const feedHeaders = { "content-type": "text/event-stream", "cache-control": "no-store", "x-accel-buffering": "no" } as const;
+
 /** One line of the live list. */
-export interface FeedItem {
+interface FeedItem {
   readonly seq: number;
   readonly time: string;
   readonly type: string;
@@ -12,18 +14,35 @@ export interface FeedItem {
 
 const itemsMax = 200;
 const clientsMax = 100;
-/** A browser that reads slower than this many bytes behind is dropped; it reconnects and gets the state anew. */
+/** A browser that reads slower than this many bytes behind, besides the state that it was sent last, is dropped; it reconnects and gets the state anew. */
 const behindBytesMax = 1024 * 1024;
-const heartbeatMs = 15_000;
+/** Browsers get the state at most this often, and a tenth of the time at most is spent on making it: that of a large fleet costs more. */
+const stateMs = 100;
+const stateShare = 10;
+/** A page that hears nothing for longer than two of these does not call itself live. */
+const beatMs = 5000;
+
+/** What one browser is owed. */
+interface Watcher {
+  /** It has not taken the last state yet: it gets the newest once it has. */
+  isOwedState: boolean;
+  behindBytesMax: number;
+}
 
 /** The last events, and the browsers that watch (server-sent events). */
 export class Feed {
   readonly #items: FeedItem[] = [];
-  readonly #clients = new Set<ServerResponse>();
-  readonly #heartbeat = setInterval(() => this.#write(": still here\n\n"), heartbeatMs);
+  readonly #watchers = new Map<ServerResponse, Watcher>();
+  readonly #view: () => object;
+  readonly #beat = setInterval(() => this.#onBeat(), beatMs);
+  #due: NodeJS.Timeout | null = null;
+  /** The state as it was sent last. */
+  #state = "";
+  #costMs = 0;
 
-  items(): readonly FeedItem[] {
-    return this.#items;
+  /** `view` is asked for the state when it is sent. */
+  constructor(view: () => object) {
+    this.#view = view;
   }
 
   add(stored: Stored): void {
@@ -33,30 +52,82 @@ export class Feed {
     this.#write(`event: item\nid: ${item.seq}\ndata: ${JSON.stringify(item)}\n\n`);
   }
 
-  send(event: string, data: unknown): void {
-    this.#write(`event: ${event}\ndata: ${JSON.stringify(data)}\n\n`);
+  /** The state is another one: browsers get it soon. */
+  changed(): void {
+    this.#due ??= setTimeout(
+      () => {
+        this.#due = null;
+        if (this.#watchers.size > 0) this.#sendState(this.#read());
+      },
+      Math.max(stateMs, stateShare * this.#costMs),
+    );
+  }
+
+  /** What was said so far is of another log: everybody begins anew. */
+  beginAnew(): void {
+    this.#items.length = 0;
+    this.#write(this.#hello());
   }
 
   /** False when too many browsers watch already. */
-  join(response: ServerResponse, hello: unknown): boolean {
-    if (this.#clients.size >= clientsMax) return false;
-    response.writeHead(200, { "content-type": "text/event-stream", "cache-control": "no-store", "x-accel-buffering": "no" });
-    response.write(`retry: 1000\nevent: hello\ndata: ${JSON.stringify(hello)}\n\n`);
-    this.#clients.add(response);
-    response.on("close", () => this.#clients.delete(response));
+  join(response: ServerResponse): boolean {
+    if (this.#watchers.size >= clientsMax) return false;
+    const hello = this.#hello();
+    const watcher = { isOwedState: false, behindBytesMax: behindBytesMax + Buffer.byteLength(hello) };
+    response.writeHead(200, feedHeaders);
+    response.write(`retry: 1000\n${hello}`);
+    this.#watchers.set(response, watcher);
+    response.on("drain", () => {
+      if (watcher.isOwedState) this.#writeState(response, watcher);
+    });
+    response.on("close", () => this.#watchers.delete(response));
     // A browser that goes away in the middle of a write; "close" follows.
-    response.on("error", () => this.#clients.delete(response));
+    response.on("error", () => this.#watchers.delete(response));
     return true;
   }
 
   close(): void {
-    clearInterval(this.#heartbeat);
-    for (const client of this.#clients) client.end();
+    clearInterval(this.#beat);
+    if (this.#due) clearTimeout(this.#due);
+    for (const client of this.#watchers.keys()) client.end();
+  }
+
+  #hello(): string {
+    return `event: hello\ndata: ${JSON.stringify({ ...this.#view(), items: this.#items })}\n\n`;
+  }
+
+  /** Time alone changes the state, too: a hold ends, or nothing is read any more. */
+  #onBeat(): void {
+    if (this.#watchers.size === 0) return;
+    const state = this.#read();
+    if (state !== this.#state) this.#sendState(state);
+    this.#write("event: beat\ndata: {}\n\n");
+  }
+
+  #read(): string {
+    const sinceMs = performance.now();
+    const state = JSON.stringify(this.#view());
+    this.#costMs = performance.now() - sinceMs;
+    return state;
+  }
+
+  #sendState(state: string): void {
+    this.#state = state;
+    for (const [client, watcher] of this.#watchers) {
+      if (client.writableNeedDrain) watcher.isOwedState = true;
+      else this.#writeState(client, watcher);
+    }
+  }
+
+  #writeState(client: ServerResponse, watcher: Watcher): void {
+    watcher.isOwedState = false;
+    watcher.behindBytesMax = behindBytesMax + Buffer.byteLength(this.#state);
+    client.write(`event: state\ndata: ${this.#state}\n\n`);
   }
 
   #write(text: string): void {
-    for (const client of this.#clients) {
-      if (client.writableLength > behindBytesMax) client.destroy();
+    for (const [client, watcher] of this.#watchers) {
+      if (client.writableLength > watcher.behindBytesMax) client.destroy();
       else client.write(text);
     }
   }

@@ -7,7 +7,7 @@ import { healthAnswer, type Kit } from "@mcp-failover/service-kit";
 import { z } from "zod";
 import { type Access, type Refusal, sessionMs } from "./access.ts";
 import type { ConsoleConfig } from "./config.ts";
-import type { Feed } from "./feed.ts";
+import { type Feed, feedHeaders } from "./feed.ts";
 
 const bodyBytesMax = 16 * 1024;
 const commandTimeoutMs = 15_000;
@@ -29,8 +29,10 @@ const failoverBody = z.strictObject({
   to: z.string().min(1).max(64).nullable().default(null),
   reason: z.string().trim().min(1, "say why: a change needs a reason").max(1000),
   force: z.boolean().default(false),
-  /** Made by the page once a form, so that a double click acts once. */
+  /** Made by the page once an order, so that a double click, or asking again where no answer came, acts once. */
   commandId: z.string().min(8).max(64).optional(),
+  /** The last event that whoever asks had seen: nothing that an operator did after it is undone. Without it, the last one there is. */
+  givenAtSeq: z.number().int().nonnegative().optional(),
 });
 
 const sessionBody = z.strictObject({ token: z.string().trim().min(1, "give the console's token").max(512) });
@@ -120,7 +122,9 @@ async function answer(
       return isWanted ? sendJson(response, 200, parts.report()) : refuseMethod();
     case "/api/events":
       if (!isWanted) return refuseMethod();
-      if (!parts.feed.join(response, { ...(parts.view() as object), items: parts.feed.items() })) {
+      // The stream has no end to wait for.
+      if (request.method === "HEAD") return void response.writeHead(200, feedHeaders).end();
+      if (!parts.feed.join(response)) {
         sendJson(response, 503, { error: { code: "too_many_watchers", message: "too many browsers watch already; close one" } });
       }
       return;
@@ -144,13 +148,13 @@ async function failover(kit: Kit<ConsoleConfig>, access: Access, request: Incomi
   if (refusal !== null) return refuse(response, refusal);
   const body = await readBodyAs(failoverBody, request, response);
   if (body === null) return;
-  const { upstream, to, reason, force, commandId } = body;
+  const { upstream, to, reason, force, commandId, givenAtSeq } = body;
   try {
-    const { lastSeq: givenAtSeq } = await kit.bus.info("AUDIT");
+    const { lastSeq } = await kit.bus.info("AUDIT");
     const by = { kind: "operator", id: "console" } as const;
     const reply = await kit.bus.request(
       "command.failover",
-      { commandId: commandId ?? randomUUID(), by, reason, givenAtSeq, upstream, to, force, dryRun: false },
+      { commandId: commandId ?? randomUUID(), by, reason, givenAtSeq: givenAtSeq ?? lastSeq, upstream, to, force, dryRun: false },
       { timeoutMs: commandTimeoutMs },
     );
     return sendJson(response, reply.ok ? 200 : 409, reply);

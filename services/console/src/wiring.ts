@@ -1,55 +1,50 @@
 import type { Stored } from "@mcp-failover/bus";
-import { emptyReadModel, foldReadModel, healthReport, type ReadModel, viewStatus } from "@mcp-failover/domain";
+import { healthReport, ownReadModel, viewStatus } from "@mcp-failover/domain";
 import { type Kit, type Running, readConsoleTokens } from "@mcp-failover/service-kit";
 import { openAccess } from "./access.ts";
 import type { ConsoleConfig } from "./config.ts";
 import { Feed } from "./feed.ts";
 import { serveConsole } from "./server.ts";
 
-/** Browsers get the state at most this often. */
-const stateMs = 100;
-
 /** AUDIT -> read model and live list -> browsers; a failover that a person asks for -> `command.failover`. Decides nothing. */
 export async function startConsole(kit: Kit<ConsoleConfig>): Promise<Running> {
-  let model: ReadModel = emptyReadModel;
-  let lastSeq = 0;
-  let caughtUp = false;
-  let due: NodeJS.Timeout | null = null;
-  const feed = new Feed();
-  const view = () => ({
-    status: viewStatus(model, [], kit.nowMs()),
-    seq: model.seq,
-    connected: kit.bus.status.kind === "connected",
-  });
-  const pushState = (): void => {
-    due ??= setTimeout(() => {
-      due = null;
-      feed.send("state", view());
-    }, stateMs);
+  let own = ownReadModel();
+  let unread: string | null = "the log has not been read yet";
+  const isConnected = (): boolean => kit.bus.status.kind === "connected";
+  /** Why what is shown may not be how things are; null: it is what the log says. */
+  const stale = (): string | null => {
+    if (!isConnected()) return "NATS is out of reach";
+    const { reading } = kit.readiness().conditions;
+    return unread ?? (reading?.ok === false ? reading.reason : null);
   };
-  kit.ready("audit", false, "the log has not been read yet", { required: false });
-  const following = kit.bus.follow(
-    "AUDIT",
-    {
-      from: "last_per_subject",
-      onCaughtUp: () => {
-        caughtUp = true;
-        kit.ready("audit", true, "", { required: false });
-        pushState();
-      },
-    },
-    (stored: Stored) => {
-      // A log goes forward: this is another one than before.
-      if (stored.seq <= lastSeq) model = emptyReadModel;
-      lastSeq = stored.seq;
-      if (stored.content.kind === "event") {
-        model = foldReadModel(model, { seq: stored.seq, subject: stored.subject, timeMs: stored.timeMs, event: stored.content.event });
-      }
-      feed.add(stored);
-      if (caughtUp) pushState();
-    },
-  );
-  const unwatch = kit.bus.onStatus(pushState);
+  const view = () => ({ status: viewStatus(own.model, [], kit.nowMs()), seq: own.model.seq, connected: isConnected(), stale: stale() });
+  const report = () => {
+    const found = healthReport(own.model, kit.nowMs());
+    const why = stale();
+    return why === null ? found : { ...found, overall: "unknown", stale: why };
+  };
+  const feed = new Feed(view);
+  const setUnread = (why: string | null): void => {
+    unread = why;
+    kit.ready("audit", why === null, why ?? "", { required: false });
+  };
+  setUnread(unread);
+  const onCaughtUp = (): void => {
+    setUnread(null);
+    feed.changed();
+  };
+  const onAnotherLog = (): void => {
+    own = ownReadModel();
+    setUnread("the log is another one than before, and is still being read");
+    feed.beginAnew();
+  };
+  const following = kit.bus.follow("AUDIT", { from: "last_per_subject", onCaughtUp, onAnotherLog }, (stored: Stored) => {
+    const { seq, subject, timeMs, content } = stored;
+    if (content.kind === "event") own.fold({ seq, subject, timeMs, event: content.event });
+    feed.add(stored);
+    if (unread === null) feed.changed();
+  });
+  const unwatch = kit.bus.onStatus(() => feed.changed());
   const access = openAccess({
     tokens: () => readConsoleTokens(kit.secrets, kit.config.MCPF_CREDENTIALS_DIR),
     nowMs: kit.nowMs,
@@ -57,12 +52,11 @@ export async function startConsole(kit: Kit<ConsoleConfig>): Promise<Running> {
   });
   const closed = access.closed();
   if (closed !== null) kit.log.warn({ why: closed.message }, "nobody can act in the console");
-  const server = await serveConsole(kit, { feed, access, view, report: () => healthReport(model, kit.nowMs()) });
+  const server = await serveConsole(kit, { feed, access, view, report });
   kit.log.info({ url: server.url }, "console");
   return {
     async stop() {
       unwatch();
-      if (due) clearTimeout(due);
       await following.stop();
       feed.close();
       await server.close();

@@ -1,12 +1,12 @@
 import assert from "node:assert/strict";
 import { randomUUID } from "node:crypto";
-import { mkdir, rm, writeFile } from "node:fs/promises";
+import { mkdir, readFile, rm, writeFile } from "node:fs/promises";
 import { request as httpRequest, type IncomingHttpHeaders } from "node:http";
 import { connect } from "node:net";
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
-import { memoryBroker, RefusedError } from "@mcp-failover/bus";
+import { type Bus, type FollowOptions, memoryBroker, RefusedError } from "@mcp-failover/bus";
 import { memorySeams } from "@mcp-failover/bus/internal";
 import { type Event, healthReport, makeEvent, type RequestOf, type StatusView } from "@mcp-failover/contracts";
 import { consoleTokenFile } from "@mcp-failover/service-kit";
@@ -65,14 +65,30 @@ async function world(t: TestContext, { hosts = "", secret = token, credentialsDi
     logged.push(`${message} ${JSON.stringify(details)}`);
     url = details.url ?? url;
   };
-  const running = await startConsole({ ...kit, log: { info, warn: info, error: info, debug: info } as unknown as typeof kit.log });
+  let followed: FollowOptions | undefined;
+  const follow: Bus["follow"] = (stream, options, handler) => {
+    followed = options;
+    return bus.follow(stream, options, handler);
+  };
+  const listened = {
+    ...bus,
+    follow,
+    get status() {
+      return bus.status;
+    },
+  };
+  const running = await startConsole({
+    ...kit,
+    bus: listened,
+    log: { info, warn: info, error: info, debug: info } as unknown as typeof kit.log,
+  });
   t.after(async () => {
     await running.stop?.();
     await bus.close();
     await log.close();
   });
   const { port } = new URL(url);
-  const say = async (type: "config.applied" | "health.changed" | "failover.executed", keys: string[], data: object): Promise<number> => {
+  const say = async (type: "config.applied" | "failover.decided" | "failover.executed", keys: string[], data: object): Promise<number> => {
     const event = makeEvent({ type, keys, data, id: randomUUID(), service: "cli", instance: "test", timeMs: Date.now() } as never) as Event;
     return (await log.append(event)).seq;
   };
@@ -133,7 +149,23 @@ async function world(t: TestContext, { hosts = "", secret = token, credentialsDi
   const refuseWith = (error: RefusedError): void => {
     refuse = error;
   };
-  return { url, port: Number(port), kit, bus, commands, logged, ask, post, failover, signIn, wait, moved, refuseWith };
+  return {
+    url,
+    port: Number(port),
+    kit,
+    bus,
+    commands,
+    logged,
+    ask,
+    post,
+    failover,
+    signIn,
+    wait,
+    moved,
+    refuseWith,
+    say,
+    followed: () => followed,
+  };
 }
 
 const reason = "a drill";
@@ -158,8 +190,8 @@ async function watch(t: TestContext, url: string) {
     }
   };
   void read().catch(() => undefined); // Ends with the test.
-  const until = async (wanted: (one: { event: string; data: Record<string, unknown> }) => boolean) => {
-    const endMs = Date.now() + 5000;
+  const until = async (wanted: (one: { event: string; data: Record<string, unknown> }) => boolean, withinMs = 5000) => {
+    const endMs = Date.now() + patientMs(withinMs);
     for (;;) {
       const found = seen.find(wanted);
       if (found) return found.data;
@@ -179,7 +211,10 @@ test("the page and what it needs are served, held to their own origin, and load 
   const files = [...page.text.matchAll(/(?:src|href)="([^"]+)"/g)].map(([, path]) => path ?? "");
   assert.ok(files.includes("/app.js") && files.includes("/style.css"));
   for (const path of files) assert.equal((await ask(path)).status, 200, path);
-  assert.deepEqual([(await ask("/", { method: "HEAD" })).status, (await ask("/", { method: "HEAD" })).text], [200, ""]);
+  for (const path of ["/", "/api/events"]) {
+    const head = await ask(path, { method: "HEAD" });
+    assert.deepEqual([head.status, head.text], [200, ""], path);
+  }
 });
 
 test("the state and every event reach a browser that watches, and a later one gets what was before", async (t) => {
@@ -201,6 +236,87 @@ test("the state and every event reach a browser that watches, and a later one ge
   const { json } = await ask("/api/status");
   assert.deepEqual([json["connected"], json["seq"]], [true, 2]);
   assert.equal((json["status"] as StatusView).upstreams[0]?.active, "primary", "a notice decides nothing");
+});
+
+test("state and report say why they may not be how things are: NATS is away, the log is not read, or is another one", async (t) => {
+  const { url, ask, bus, kit, moved, followed } = await world(t);
+  await moved("secondary");
+  const stale = async () => [(await ask("/api/status")).json["stale"], (await ask("/api/health")).json["stale"]];
+  const browser = await watch(t, url);
+  await browser.until(({ event, data }) => event === "hello" && data["stale"] === null && (data["items"] as unknown[]).length === 2);
+  assert.deepEqual(await stale(), [null, undefined]);
+  kit.ready("reading", false, "nothing is read of AUDIT", { required: false });
+  assert.deepEqual(await stale(), Array(2).fill("nothing is read of AUDIT"));
+  await browser.until(({ event, data }) => event === "state" && data["stale"] === "nothing is read of AUDIT");
+  assert.equal((await ask("/api/health")).json["overall"], "unknown");
+  kit.ready("reading", true, "", { required: false });
+  followed()?.onAnotherLog?.();
+  assert.match(String((await stale())[0]), /^the log is another one/);
+  assert.deepEqual(((await ask("/api/status")).json["status"] as StatusView).upstreams, []);
+  await browser.until(({ event, data }) => event === "hello" && (data["items"] as unknown[]).length === 0);
+  followed()?.onCaughtUp?.();
+  assert.deepEqual(await stale(), [null, undefined]);
+  memorySeams(bus).cut();
+  assert.deepEqual(await stale(), Array(2).fill("NATS is out of reach"));
+});
+
+test("a page hears from the console within five seconds although nothing is said, and a hold that has ended meanwhile is gone from it", async (t) => {
+  const { url, say, wait } = await world(t);
+  const browser = await watch(t, url);
+  const heldIn = (data: Record<string, unknown>) => (data["status"] as StatusView | undefined)?.upstreams[0]?.held;
+  const fixture = JSON.parse(
+    await readFile(new URL("../../../packages/contracts/fixtures/v1/failover.decided.json", import.meta.url), "utf8"),
+  );
+  const held = { by: { kind: "operator", id: "ann" }, reason: "work", sinceMs: Date.now(), untilMs: Date.now() + 60_000 };
+  await say("failover.decided", ["shop"], { ...fixture.data, service: "shop", state: { ...fixture.data.state, held } });
+  await browser.until(({ event, data }) => event === "state" && heldIn(data)?.by === "ann");
+  wait(60_000);
+  await browser.until(({ event, data }) => event === "state" && heldIn(data) === null && data["seq"] === 2, 10_000);
+  await browser.until(({ event }) => event === "beat", 10_000);
+});
+
+test("a browser that reads slowly gets the newest state of a fleet of any size, and is not sent all that lay between", async (t) => {
+  const { port, say } = await world(t);
+  const upstreams = Object.fromEntries(
+    Array.from({ length: 5000 }, (_, index) => [
+      `shop-${index}`,
+      { kind: "http", endpoints: [{ name: "a", tier: 0, url: "http://127.0.0.1:1/" }] },
+    ]),
+  );
+  const applied = (version: number) => ({
+    version,
+    hash: "h",
+    fileHash: null,
+    timestamp: new Date().toISOString(),
+    by: { kind: "service", id: "test" },
+    reason: "test",
+    environment: "development",
+    topology: { upstreams },
+  });
+  await say("config.applied", [], applied(2));
+  const socket = connect(port, "127.0.0.1");
+  t.after(() => socket.destroy());
+  let closed = false;
+  socket.once("close", () => {
+    closed = true;
+  });
+  socket.pause();
+  socket.write(`GET /api/events HTTP/1.1\r\nhost: 127.0.0.1:${port}\r\n\r\n`);
+  for (let version = 3; version < 13; version += 1) {
+    await say("config.applied", [], applied(version));
+    await sleep(300);
+  }
+  let text = "";
+  socket.on("data", (chunk: Buffer) => {
+    text += chunk.toString("latin1");
+  });
+  socket.resume();
+  const endMs = Date.now() + patientMs(10_000);
+  while (!text.includes('"seq":12,') && Date.now() < endMs) await sleep(20);
+  assert.ok(text.includes('"seq":12,'), `the newest state never came: ${text.length} bytes did`);
+  assert.equal(closed, false);
+  const states = [...text.matchAll(/event: (?:state|hello)/g)].length;
+  assert.ok(states < 8, `${states} states`);
 });
 
 test("the health report of the reference is under /api/health, one entry a service", async (t) => {

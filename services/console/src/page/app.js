@@ -2,7 +2,31 @@
 const byId = (id) => document.getElementById(id);
 const eventsMax = 200;
 const weighty = new Set(["failover.executed", "failover.failed", "failover.rejected", "rollback.executed"]);
+/** The console beats every 5 s: silent for so long (ms), its connection is dead, whatever the browser believes. */
+const silentMsMax = 12_000;
+/** A browser gives up for good where it is answered anything but a stream, as a proxy does while the console starts again (ms). */
+const againMs = 2000;
+/** The console itself gives up on an order after 15 s. */
+const answerMsMax = 20_000;
+const day = new Intl.DateTimeFormat(undefined, {
+  year: "numeric",
+  month: "short",
+  day: "numeric",
+  hour: "2-digit",
+  minute: "2-digit",
+  second: "2-digit",
+  timeZoneName: "short",
+});
+const clock = new Intl.DateTimeFormat(undefined, { month: "short", day: "numeric", hour: "2-digit", minute: "2-digit", second: "2-digit" });
+/** The newest state; null before the first. */
 let last = null;
+let lastAtMs = 0;
+/** Why the console is not heard; null: it is. */
+let unheard = "connecting…";
+let heardMs = 0;
+let due = 0;
+/** What is on the page, by the upstream's name. */
+const cards = new Map();
 
 function element(tag, properties = {}, ...children) {
   const node = Object.assign(document.createElement(tag), properties);
@@ -10,69 +34,115 @@ function element(tag, properties = {}, ...children) {
   return node;
 }
 
-function showStatus({ status, connected }) {
-  last = status;
-  byId("connection").textContent = connected ? "live" : "NATS is out of reach: showing what was last known";
-  const sick = status.upstreams.filter((u) => u.endpoints.find((e) => e.name === u.active)?.health !== "healthy");
-  byId("summary").textContent =
-    sick.length === 0
-      ? `${status.upstreams.length} upstreams, all served by a healthy endpoint`
-      : `not well: ${sick.map((u) => u.name).join(", ")}`;
-  byId("upstreams").replaceChildren(...status.upstreams.map(showUpstream));
+/** Changes a text only where it is another one, so that a screen reader says it once. */
+function say(id, text) {
+  if (byId(id).textContent !== text) byId(id).textContent = text;
 }
 
-function showUpstream(upstream) {
-  const button = element("button", { type: "button", textContent: "Fail over…", onclick: () => openDialog(upstream) });
+function showStatus(view) {
+  last = view;
+  lastAtMs = Date.now();
+  if (due === 0) due = requestAnimationFrame(render);
+}
+
+/** Only what has changed is made anew: a thousand upstreams do not stop the page, and no button goes from under a finger or the keyboard's focus. */
+function render() {
+  due = 0;
+  const { upstreams } = last.status;
+  const names = new Set(upstreams.map(({ name }) => name));
+  for (const [name, card] of cards) {
+    if (names.has(name)) continue;
+    card.article.remove();
+    cards.delete(name);
+  }
+  let next = byId("upstreams").firstChild;
+  for (const upstream of upstreams) {
+    const card = cards.get(upstream.name) ?? makeCard(upstream.name);
+    const text = JSON.stringify(upstream);
+    if (card.text !== text) fillCard(card, upstream);
+    card.text = text;
+    if (next === card.article) next = next.nextSibling;
+    else byId("upstreams").insertBefore(card.article, next);
+  }
+  showSummary();
+}
+
+function showSummary() {
+  const why = unheard ?? last?.stale ?? null;
+  if (why === null) say("connection", "live");
+  else say("connection", last === null ? why : `${why}: showing what was last known`);
+  document.body.dataset.stale = String(why !== null);
+  if (last === null) return;
+  const { upstreams } = last.status;
+  const sick = upstreams.filter((upstream) => !isServed(upstream)).map(({ name }) => name);
+  const sum =
+    upstreams.length === 0
+      ? "no upstreams are known"
+      : sick.length === 0
+        ? `${upstreams.length} upstreams, all served by a healthy endpoint`
+        : `not well: ${sick.slice(0, 20).join(", ")}${sick.length > 20 ? ` and ${sick.length - 20} more` : ""}`;
+  say("summary", why === null ? sum : `not known now; at ${clock.format(lastAtMs)}: ${sum}`);
+}
+
+const cutOff = new Set(["open", "half_open", "forced_open"]);
+/** Whether what serves is healthy and let through: the active endpoint, in a pool any of its tier. */
+function isServed({ mode, active, endpoints }) {
+  const tier = endpoints.find(({ name }) => name === active)?.tier;
+  return endpoints.some((e) => (mode === "pool" ? e.tier === tier : e.name === active) && e.health === "healthy" && !cutOff.has(e.breaker));
+}
+
+function makeCard(name) {
+  const meta = element("span", { className: "meta" });
+  const button = element("button", { type: "button", textContent: "Fail over…", onclick: () => openDialog(name) });
+  button.setAttribute("aria-label", `Fail over ${name}…`);
+  const held = element("p", { className: "held", hidden: true });
+  const rows = element("tbody");
+  const heads = ["endpoint", "health", "breaker", "response", "why"].map((text) => element("th", { scope: "col", textContent: text }));
+  const article = element(
+    "article",
+    {},
+    element("header", {}, element("h2", { textContent: name }), meta, button),
+    held,
+    element("table", {}, element("thead", {}, element("tr", {}, ...heads)), rows),
+  );
+  article.dataset.upstream = name;
+  const card = { article, meta, button, held, rows, text: "" };
+  cards.set(name, card);
+  return card;
+}
+
+function fillCard({ article, meta, button, held, rows }, upstream) {
+  const isActive = ({ name }) => name === upstream.active;
   const row = (endpoint) => {
     const node = element(
       "tr",
       {},
-      element("td", { textContent: endpoint.name === upstream.active ? `${endpoint.name} (active)` : endpoint.name }),
+      element("td", { textContent: isActive(endpoint) ? `${endpoint.name} (active)` : endpoint.name }),
       element("td", {}, element("span", { className: `state ${endpoint.health}`, textContent: endpoint.health })),
       element("td", {}, element("span", { className: `state ${endpoint.breaker}`, textContent: endpoint.breaker })),
       element("td", { textContent: endpoint.responseTime === null ? "–" : `${endpoint.responseTime.toFixed(1)} ms` }),
       element("td", { className: "meta", textContent: endpoint.reason ?? "" }),
     );
     node.dataset.endpoint = endpoint.name;
-    node.dataset.active = String(endpoint.name === upstream.active);
+    node.dataset.active = String(isActive(endpoint));
     return node;
   };
-  const article = element(
-    "article",
-    {},
-    element(
-      "header",
-      {},
-      element("h2", { textContent: upstream.name }),
-      element("span", {
-        className: "meta",
-        textContent: `epoch ${upstream.epoch} · since ${new Date(upstream.since).toLocaleTimeString()} · ${upstream.critical ? "critical" : "not critical"}`,
-      }),
-      button,
-    ),
-    ...(upstream.held ? [element("p", { className: "held", textContent: `held by ${upstream.held.by}: ${upstream.held.reason}` })] : []),
-    element(
-      "table",
-      {},
-      element(
-        "thead",
-        {},
-        element("tr", {}, ...["endpoint", "health", "breaker", "response", "why"].map((text) => element("th", { textContent: text }))),
-      ),
-      element("tbody", {}, ...upstream.endpoints.map(row)),
-    ),
-  );
-  article.dataset.upstream = upstream.name;
+  meta.textContent = `epoch ${upstream.epoch} · since ${day.format(new Date(upstream.since))} · ${upstream.critical ? "critical" : "not critical"}`;
+  meta.title = upstream.since;
+  held.hidden = !upstream.held;
+  held.textContent = upstream.held ? `held by ${upstream.held.by}: ${upstream.held.reason}` : "";
+  button.disabled = upstream.endpoints.length < 2;
+  button.title = button.disabled ? "it has no other endpoint" : "";
+  rows.replaceChildren(...upstream.endpoints.map(row));
   article.dataset.active = upstream.active;
   article.dataset.epoch = String(upstream.epoch);
-  return article;
 }
 
 function showItem(item) {
   const node = element(
     "li",
     { className: weighty.has(item.type) ? "weighty" : "" },
-    element("time", { dateTime: item.time, textContent: new Date(item.time).toLocaleTimeString() }),
+    element("time", { dateTime: item.time, title: item.time, textContent: clock.format(new Date(item.time)) }),
     element("b", { textContent: item.type }),
     ` ${item.text}`,
   );
@@ -81,12 +151,21 @@ function showItem(item) {
   while (byId("events").children.length > eventsMax) byId("events").lastChild.remove();
 }
 
-/** Posts JSON; throws an Error with the console's own words, and with its code. */
+/**
+ * Posts JSON; throws an Error with the console's own words and its code. `known`: it was refused, and nothing was done; else it may have been
+ * done, or be done yet.
+ */
 async function post(path, body) {
-  const response = await fetch(path, { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body) });
-  const answer = await response.json();
+  const request = { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body) };
+  const response = await fetch(path, { ...request, signal: AbortSignal.timeout(answerMsMax) }).catch((cause) => {
+    throw new Error("the console did not answer", { cause });
+  });
   if (response.ok) return;
-  throw Object.assign(new Error(answer.error?.message ?? `the console answered ${response.status}`), { code: answer.error?.code });
+  const { error } = await response.json().catch(() => ({}));
+  throw Object.assign(new Error(error?.message ?? `the console answered ${response.status}`), {
+    code: error?.code,
+    known: error !== undefined && response.status < 500 && error.retriable !== true,
+  });
 }
 
 /** Asks for the token, or no longer. */
@@ -112,62 +191,132 @@ addEventListener("hashchange", () => {
   signingIn = takeTokenOfLink();
 });
 
-let commandId = "";
-async function openDialog(upstream) {
-  commandId = `console-${crypto.randomUUID()}`;
+/** The form that is shown; null: none. What another one has begun changes nothing in it. */
+let form = null;
+
+async function openDialog(name) {
+  if (form !== null || !last.status.upstreams.some((upstream) => upstream.name === name)) return;
+  const opened = { upstream: name, seq: 0, order: null, sent: false };
+  form = opened;
+  byId("reason").value = "";
+  byId("to").replaceChildren();
+  describe(opened);
+  say("access", "");
+  say("dialog-error", "");
+  askForToken(false);
+  byId("confirm").disabled = true;
+  byId("dialog").showModal();
+  byId("reason").focus();
+  // Who is not signed in, or cannot tell, is asked; who cannot act at all is told why.
+  await signingIn;
+  const session = await fetch("/api/session", { signal: AbortSignal.timeout(answerMsMax) })
+    .then((response) => response.json())
+    .catch(() => ({}));
+  if (form !== opened) return;
+  askForToken(session.signedIn !== true && !session.closed);
+  byId("confirm").disabled = Boolean(session.closed);
+  if (session.closed) say("dialog-error", `Nobody can act here: ${session.closed}`);
+}
+
+/** Says in the form how things stand now, and from which event of the log that is known: an order overtakes nothing that came after it. */
+function describe(shown) {
+  const upstream = last.status.upstreams.find(({ name }) => name === shown.upstream);
+  if (upstream === undefined) return;
+  shown.seq = last.seq;
+  const chosen = byId("to").value;
   byId("dialog-what").textContent = `${upstream.name} is served by ${upstream.active} (epoch ${upstream.epoch}).`;
   byId("to").replaceChildren(
     ...upstream.endpoints
       .filter((e) => e.name !== upstream.active)
-      .map((e) => element("option", { value: e.name, textContent: `${e.name} (${e.health})` })),
+      .map((e) => element("option", { value: e.name, textContent: `${e.name} (${e.health})`, selected: e.name === chosen })),
   );
-  byId("reason").value = "";
-  byId("dialog-error").textContent = "";
-  byId("form").onsubmit = (event) => {
-    event.preventDefault();
-    requestFailover(upstream.name).catch((error) => {
-      byId("dialog-error").textContent = String(error.message ?? error);
-    });
-  };
-  // Who is not signed in, or cannot tell, is asked; who cannot act at all is told why.
-  await signingIn;
-  const session = await fetch("/api/session")
-    .then((response) => response.json())
-    .catch(() => ({}));
-  askForToken(session.signedIn !== true && !session.closed);
-  byId("confirm").disabled = Boolean(session.closed);
-  if (session.closed) byId("dialog-error").textContent = `Nobody can act here: ${session.closed}`;
-  byId("dialog").showModal();
 }
-byId("cancel").onclick = () => byId("dialog").close();
 
-async function requestFailover(upstream) {
+byId("cancel").onclick = () => byId("dialog").close();
+byId("dialog").onclose = () => {
+  if (form?.sent) say("access", `The failover of ${form.upstream} was on its way already: the events say what became of it.`);
+  form = null;
+};
+byId("form").onsubmit = (event) => {
+  event.preventDefault();
+  if (form !== null && !byId("confirm").disabled) void requestFailover(form);
+};
+
+/** One order under one id for as long as nothing is known of it, so that asking again acts once. After an answer, or in other words, it is another. */
+function orderOf(asked, wanted) {
+  const text = JSON.stringify(wanted);
+  // Not `randomUUID`: browsers have it on https and on this machine alone.
+  const id = () => Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+  if (asked.order?.text !== text) asked.order = { text, body: { ...wanted, givenAtSeq: asked.seq, commandId: `console-${id()}` } };
+  return asked.order.body;
+}
+
+/** What the form says is read once: whoever closes it has cancelled what was not sent, and the next one is another. */
+async function requestFailover(asked) {
+  const wanted = { upstream: asked.upstream, to: byId("to").value, reason: byId("reason").value };
+  const token = byId("token-part").hidden ? null : byId("token").value;
   byId("confirm").disabled = true;
   try {
-    if (!byId("token-part").hidden) {
-      await post("/api/session", { token: byId("token").value });
+    if (token !== null) {
+      await post("/api/session", { token });
+      if (form !== asked) return;
       askForToken(false);
     }
-    await post("/api/failover", { upstream, to: byId("to").value, reason: byId("reason").value, commandId });
-    byId("dialog").close();
+    asked.sent = true;
+    await post("/api/failover", orderOf(asked, wanted));
+    asked.sent = false;
+    if (form === asked) byId("dialog").close();
   } catch (error) {
+    const wasSent = asked.sent;
+    asked.sent = false;
+    const unknown =
+      wasSent && !error.known ? " Whether it was done is not known: see the events. The same order again is done once at most." : "";
+    if (form !== asked) return say("access", `Fail over ${asked.upstream}: ${error.message}.${unknown}`);
     // The session has ended meanwhile.
     if (error.code === "token_missing") askForToken(true);
-    throw error;
+    if (error.known) {
+      asked.order = null;
+      describe(asked);
+    }
+    say("dialog-error", `${error.message}${unknown && `.${unknown}`}`);
   } finally {
-    byId("confirm").disabled = false;
+    if (form === asked) byId("confirm").disabled = false;
   }
 }
 
-const source = new EventSource("/api/events");
-source.addEventListener("hello", (message) => {
-  const hello = JSON.parse(message.data);
-  byId("events").replaceChildren();
-  for (const item of hello.items) showItem(item);
-  showStatus(hello);
-});
-source.addEventListener("state", (message) => showStatus(JSON.parse(message.data)));
-source.addEventListener("item", (message) => showItem(JSON.parse(message.data)));
-source.onerror = () => {
-  byId("connection").textContent = last ? "the console is out of reach: showing what was last known" : "the console is out of reach";
-};
+let source = null;
+function watch() {
+  source?.close();
+  heardMs = performance.now();
+  source = new EventSource("/api/events");
+  const on = (type, take) =>
+    source.addEventListener(type, (message) => {
+      heardMs = performance.now();
+      unheard = null;
+      take(JSON.parse(message.data));
+    });
+  on("hello", (hello) => {
+    byId("events").replaceChildren();
+    for (const item of hello.items) showItem(item);
+    showStatus(hello);
+  });
+  on("state", showStatus);
+  on("item", showItem);
+  on("beat", showSummary);
+  source.onerror = () => {
+    lose("the console is out of reach");
+    if (source.readyState === EventSource.CLOSED) setTimeout(watch, againMs);
+  };
+}
+
+function lose(why) {
+  unheard = why;
+  showSummary();
+}
+
+watch();
+setInterval(() => {
+  if (performance.now() - heardMs < silentMsMax) return;
+  lose("the console says nothing any more");
+  watch();
+}, 1000);
