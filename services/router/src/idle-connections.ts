@@ -1,6 +1,7 @@
 import type { Server } from "node:http";
 import type { Socket } from "node:net";
 import { Server as TlsServer } from "node:tls";
+import { StalledReader } from "./stalled-reader.ts";
 
 /** The clients' connections that have no request on them. */
 export interface IdleConnections {
@@ -10,7 +11,7 @@ export interface IdleConnections {
   readonly expecting: boolean;
   /** A request came on a connection; returns what to call when its answer is over. */
   begin(socket: Socket): () => void;
-  /** Closes what has been idle for too long. Called now and then. */
+  /** Closes what has been idle for too long, and what is not read. Called now and then. */
   sweep(): void;
 }
 
@@ -21,8 +22,8 @@ export function isYoung(sinceMs: number): boolean {
   return performance.now() - sinceMs < youngMs;
 }
 
-/** Watches the connections of a server. `idleMs` is kept to within the time between two sweeps. */
-export function watchIdle(server: Server, idleMs: number): IdleConnections {
+/** Watches the connections of a server. `idleMs`, and `stalledMs` without a byte read of an answer, are kept to within the time between two sweeps. */
+export function watchIdle(server: Server, idleMs: number, stalledMs: number): IdleConnections {
   const lines = new Map<Socket, Line>();
   // Requests over TLS come on the socket of TLS, not on the one below it.
   server.on(server instanceof TlsServer ? "secureConnection" : "connection", (socket: Socket) => {
@@ -45,8 +46,11 @@ export function watchIdle(server: Server, idleMs: number): IdleConnections {
       return line.over;
     },
     sweep() {
-      const beforeMs = performance.now() - idleMs;
-      for (const [socket, line] of lines) if (line.requests === 0 && line.idleSinceMs < beforeMs) socket.destroy();
+      const nowMs = performance.now();
+      for (const [socket, line] of lines) {
+        const isIdle = line.requests === 0 && line.idleSinceMs < nowMs - idleMs;
+        if (isIdle || line.reader.isFor(stalledMs, socket, nowMs)) socket.destroy();
+      }
     },
   };
 }
@@ -55,6 +59,7 @@ class Line {
   requests = 0;
   wasAsked = false;
   idleSinceMs = performance.now();
+  readonly reader = new StalledReader();
   readonly over = (): void => {
     this.requests -= 1;
     this.idleSinceMs = performance.now();

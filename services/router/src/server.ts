@@ -26,7 +26,8 @@ import type { ServerTls } from "./tls/server-tls.ts";
  * S1  Every request is answered or its connection is closed; an error of the router's own is a 500 without details, and is logged.
  * S2  No body is read beyond the limit of its upstream.
  * S4  A connection without a request is closed after `idleMs`; a client's own keep-alive is shorter, so that the client closes first and
- *     does not write into a closed connection.
+ *     does not write into a closed connection. One whose client takes nothing of an answer is closed after `stalledMs`: what is kept for those who
+ *     do not read would have no limit.
  * S3  A stop takes no new connections, lets what is in flight end for `graceMs`, also the first request of a connection that was taken just
  *     before, then closes the streams, then everything.
  */
@@ -63,6 +64,8 @@ const headerBytesMax = 48 * 1024;
 const tickMs = 1000;
 const sweepEveryTicks = 30;
 const idleMs = 75_000;
+/** As long as a request may take to come. */
+const stalledMs = 120_000;
 
 export async function startServer(options: RouterServerOptions): Promise<RouterServer> {
   const { mcp } = options;
@@ -104,10 +107,10 @@ export async function startServer(options: RouterServerOptions): Promise<RouterS
       begin(request, response, request.socket);
     },
   );
-  const idle = watchIdle(server, idleMs);
+  const idle = watchIdle(server, idleMs, stalledMs);
   // A port that asks for certificates is node:http's alone.
   const isFront = options.front && options.tls?.options.requestCert !== true;
-  const front = isFront ? standBefore(server, { serve: begin, over: ended, idleMs, onTrouble }) : null;
+  const front = isFront ? standBefore(server, { serve: begin, over: ended, idleMs, stalledMs, onTrouble }) : null;
   await listen(server, options.host, options.port);
   const { port } = server.address() as AddressInfo;
 

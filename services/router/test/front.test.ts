@@ -44,6 +44,7 @@ async function startWorld(t: TestContext, idleMs = 60_000, tls: { key: string; c
   });
   const front = standBefore(server, {
     idleMs,
+    stalledMs: 60_000,
     onTrouble: () => undefined,
     over: () => {
       over += 1;

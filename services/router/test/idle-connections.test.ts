@@ -13,7 +13,7 @@ test("S4, R26: closes a connection that idles for too long, and none with a requ
     response.once("close", over);
     overs.push(() => response.end("done"));
   });
-  const idle = watchIdle(server, 30);
+  const idle = watchIdle(server, 30, 60_000);
   server.listen(0, "127.0.0.1");
   await once(server, "listening");
   const { port } = server.address() as AddressInfo;

@@ -1,6 +1,7 @@
 import type { Socket } from "node:net";
 import { isYoung } from "../idle-connections.ts";
 import { KnownHead } from "../known-head.ts";
+import { StalledReader } from "../stalled-reader.ts";
 import { sendWritten, writeTogether } from "../write-together.ts";
 import { type AnswerLine, FrontResponse } from "./front-response.ts";
 import { type KnownRequest, readStrict, requestBytesMax, type StrictRequest } from "./strict-request.ts";
@@ -11,6 +12,8 @@ export interface FrontOptions {
   readonly over: () => void;
   /** A connection without a request is closed after this time. */
   readonly idleMs: number;
+  /** One whose client reads nothing of its answer is closed after this time. */
+  readonly stalledMs: number;
   readonly onTrouble: (error: Error) => void;
 }
 
@@ -37,6 +40,7 @@ export class FrontConnection implements AnswerLine {
   #waiting: Buffer | null = null;
   #pieces = 0;
   readonly #known: KnownRequest = new KnownHead();
+  readonly #reader = new StalledReader();
   #sweepsWaited = 0;
   #idleSinceMs = performance.now();
   #wasAsked = false;
@@ -53,6 +57,10 @@ export class FrontConnection implements AnswerLine {
   }
 
   sweep(nowMs: number): void {
+    if (this.#reader.isFor(this.#options.stalledMs, this.#socket, nowMs)) {
+      this.#socket.destroy();
+      return;
+    }
     if (this.#response !== null || this.#isFlushing) return;
     if (this.#waiting !== null) {
       this.#sweepsWaited += 1;

@@ -14,7 +14,7 @@ export interface Front {
   readonly count: number;
   /** The first request of some may be on its way: a stop waits for it. */
   readonly expecting: boolean;
-  /** Gives away what is slow, and closes what is idle. Called now and then. */
+  /** Gives away what comes slowly, and closes what is idle or not read. Called now and then. */
   sweep(): void;
   closeIdle(): void;
   closeAll(): void;
