@@ -5,6 +5,7 @@ import { initializeBody, post, toolCall, until } from "./support/clients.ts";
 import { fakeControl } from "./support/fake-control.ts";
 import { startMcpServer, type TestMcpServer } from "./support/mcp-server.ts";
 import { startTestRouter, type TestRouter } from "./support/router.ts";
+import { type ScriptedServer, startScriptedServer } from "./support/scripted-server.ts";
 import { controlOf } from "./support/several.ts";
 
 const waitMs = 30_000;
@@ -88,5 +89,84 @@ describe("a call to /mcp in one router process, and what its client says through
     assert.equal((await saidThroughTwo({ method: "notifications/roots/list_changed" })).status, 202);
     await until(() => posts() === before + 1, waitMs);
     assert.deepEqual([a.seen.initialized.length, b.seen.initialized.length], [1, 0]);
+  });
+});
+
+describe("a session with /mcp that two router processes serve at once", () => {
+  let a: ScriptedServer;
+  let b: ScriptedServer;
+  let one: TestRouter;
+  let two: TestRouter;
+  let session: Record<string, string>;
+
+  beforeEach(async () => {
+    [a, b] = await Promise.all([startScriptedServer("a"), startScriptedServer("b")]);
+    const only = ({ url }: ScriptedServer) => fakeControl([{ name: "only", url }]);
+    const upstreams = { a: only(a), b: only(b) };
+    const directory = createMemoryDirectory();
+    one = await startTestRouter(controlOf(upstreams), { directory });
+    two = await startTestRouter(controlOf(upstreams), { directory });
+    session = { "mcp-session-id": (await post(`${one.url}/mcp`, initializeBody)).headers.get("mcp-session-id") ?? "" };
+  });
+  afterEach(async () => {
+    for (const router of [one, two]) await router.close(0);
+    for (const server of [a, b]) await server.kill();
+    assert.deepEqual([...one.problems, ...two.problems], []);
+  });
+  const ask = (router: TestRouter, id: number, method: string, params: object = {}) =>
+    post(`${router.url}/mcp`, { jsonrpc: "2.0", id, method, params }, session);
+  const heard = (server: ScriptedServer, method: string): string[] =>
+    server.heard.filter((one) => one.startsWith(`${method} `)).map((one) => one.slice(method.length + 1));
+  const both = (server: ScriptedServer, method: string): void => {
+    server.answer = async (asked) => {
+      if (asked.method === method) await until(() => heard(server, method).length === 2);
+      return false;
+    };
+  };
+
+  test("I1: is one session with each upstream, though both begin it; the other one is ended, and with it nothing stays behind", async () => {
+    both(a, "initialize");
+    await Promise.all([ask(one, 1, "tools/list"), ask(two, 2, "prompts/list")]);
+    await until(() => heard(a, "DELETE").length === 1);
+    await Promise.all([post(`${one.url}/mcp`, toolCall(3, "a__x"), session), post(`${two.url}/mcp`, toolCall(4, "a__x"), session)]);
+    const [used, again] = heard(a, "tools/call");
+    assert.equal(used, again);
+    assert.notEqual(used, heard(a, "DELETE")[0]);
+    await fetch(`${two.url}/mcp`, { method: "DELETE", headers: session });
+    assert.deepEqual(heard(a, "DELETE").sort(), ["a-1", "a-2"]);
+  });
+
+  test("I1: that is ended while one of them begins with an upstream leaves nothing there", async () => {
+    let isEnded = false;
+    a.answer = async ({ method }) => {
+      if (method === "initialize") await until(() => isEnded);
+      return false;
+    };
+    const call = post(`${one.url}/mcp`, toolCall(3, "a__x"), session);
+    await until(() => heard(a, "initialize").length === 1);
+    assert.equal((await fetch(`${two.url}/mcp`, { method: "DELETE", headers: session })).status, 200);
+    isEnded = true;
+    assert.ok((await call).body.error);
+    await until(() => heard(a, "DELETE").length === 1);
+    assert.deepEqual(heard(a, "tools/call"), []);
+  });
+
+  test("has the log level that its client set at the other one, and an upstream that hangs keeps the client from setting it no longer than a moment", async () => {
+    assert.ok((await post(`${one.url}/mcp`, toolCall(3, "a__x"), session)).body.result);
+    let go = (): void => undefined;
+    const hangs = new Promise<void>((resolve) => {
+      go = resolve;
+    });
+    a.answer = async ({ method }) => {
+      if (method === "logging/setLevel") await hangs;
+      return false;
+    };
+    const begunMs = Date.now();
+    assert.deepEqual((await ask(two, 4, "logging/setLevel", { level: "error" })).body.result, {});
+    assert.ok(Date.now() - begunMs < 8000);
+    assert.equal(heard(a, "logging/setLevel").length, 1, "also one that the other process has begun with");
+    go();
+    assert.ok((await post(`${one.url}/mcp`, toolCall(5, "b__x"), session)).body.result);
+    assert.equal(heard(b, "logging/setLevel").length, 1);
   });
 });

@@ -16,28 +16,34 @@ export interface InnerDeps {
   readonly clientParams: Readonly<Record<string, unknown>>;
   /** Headers of the client that every request carries: name of the agent, trace. */
   readonly passed: Readonly<Record<string, string>>;
-  /** Id of the session that another router process began with the upstream; and where a new one is said. */
+  /** Id of the session that another router process began with the upstream. */
   readonly known: (upstream: string) => Promise<string | null>;
-  readonly learned: (upstream: string, id: string) => Promise<void>;
+  /**
+   * Says that one was begun, in place of `lost`. Returns the one that all use from now on, which is another one where another process was
+   * first; null: the client has ended its session meanwhile.
+   */
+  readonly learned: (upstream: string, id: string, lost: string | null) => Promise<string | null>;
   /** What the server says by itself. */
   readonly heard: (upstream: string, message: ServerMessage, value: Record<string, unknown>) => void;
   /** Whether the client's stream is in this process. */
   readonly wanted: () => boolean;
-  readonly level: () => unknown;
-  readonly subscriptions: (upstream: string) => readonly string[];
+  readonly level: () => Promise<unknown>;
+  readonly subscriptions: (upstream: string) => Promise<readonly string[]>;
 }
 
 /** A request of the router's own is looked after for so long when the upstream parks it; a client's, until the client leaves. */
 const parkedMsMax = 60_000;
 /** `initialize` has the time of any call of its upstream; what follows it in a begin is waited for so long, all together. */
 const introduceMsMax = 10_000;
+const beginsMax = 2;
 const reopenMsMin = 200;
 const reopenMsMax = 5000;
 
 /**
  * A client's session with one of the upstreams, begun when it is first needed, over the router's own `/mcp/<upstream>`: retries, breakers,
  * failover and replay are those of any client's session. Guarantees:
- * I1  One `initialize` however many requests wait; a session that is lost for good is begun again, once a request.
+ * I1  One `initialize` however many requests wait; a session that is lost for good is begun again, once a request. Of several router processes
+ *     that begin one at once all go on with the same, and the others are ended.
  * I2  A request has one answer: the upstream's, or a JSON-RPC error.
  * I3  A session is begun for all who wait: one that waits no longer leaves it to the others, and has its answer by its own deadline.
  * I4  One that is lost while the client listens is begun again, and the client is told that all may have changed that it is told changes of.
@@ -77,7 +83,8 @@ export class InnerSession implements Asked {
       for (let tries = 0; ; tries++) {
         await this.#begunBefore(given, headers);
         const response = await this.#send("POST", message, patience.left(headers));
-        if (tries === 0 && isSessionGone(response)) {
+        // What another process knew of may be lost too.
+        if (tries < beginsMax && isSessionGone(response)) {
           response.discard(100);
           this.#begun = false;
           continue;
@@ -145,8 +152,9 @@ export class InnerSession implements Asked {
 
   async #initialize({ [deadlineHeader]: _own, ...headers }: Readonly<Record<string, string>>): Promise<void> {
     const { known, learned, clientParams } = this.#deps;
-    const before = this.#id === null ? await known(this.upstream) : null;
-    if (before !== null) this.#id = before;
+    const lost = this.#id;
+    const before = await known(this.upstream);
+    if (before !== null && before !== lost) this.#id = before;
     else {
       this.#id = null;
       const response = await this.#send(
@@ -167,12 +175,17 @@ export class InnerSession implements Asked {
         throw new InnerError(lateError(this.upstream));
       }
       (await initialized).discard(100);
-      if (this.#id !== null) await learned(this.upstream, this.#id);
+      if (this.#id !== null) {
+        const stands = await learned(this.upstream, this.#id, lost);
+        if (stands !== this.#id) this.#abandon();
+        if (stands === null) throw new InnerError({ code: -32001, message: "the session has ended" });
+        this.#id = stands;
+      }
       // What is said again slowly goes on by itself: the session stands.
       await isDoneWithin(this.#sayAgain(this.#id), untilMs - performance.now());
     }
     this.#begun = true;
-    if (this.#wasBegun && before === null && this.#deps.wanted()) this.#tellGap();
+    if (this.#wasBegun && this.#deps.wanted()) await this.#tellGap();
     this.#wasBegun = true;
     if (this.#deps.wanted()) this.#openStream();
   }
@@ -186,8 +199,9 @@ export class InnerSession implements Asked {
       const said = await this.#send("POST", message, { [deadlineHeader]: String(introduceMsMax) });
       await this.#listen(said, "mcpa-again", () => undefined);
     };
-    if (level() !== undefined) await say("logging/setLevel", level());
-    for (const uri of subscriptions(this.upstream)) await say("resources/subscribe", { uri });
+    const set = await level();
+    if (set !== undefined) await say("logging/setLevel", set);
+    for (const uri of await subscriptions(this.upstream)) await say("resources/subscribe", { uri });
   }
 
   /** Nobody uses what was begun, and each further try begins another one. */
@@ -215,10 +229,10 @@ export class InnerSession implements Asked {
     );
   }
 
-  #tellGap(): void {
+  async #tellGap(): Promise<void> {
     const tell = (value: Record<string, unknown>): void => this.#deps.heard(this.upstream, serverMessageOf(value), value);
     for (const method of new Set(Object.values(lists).map(({ changed }) => changed))) tell({ jsonrpc: "2.0", method });
-    for (const uri of this.#deps.subscriptions(this.upstream))
+    for (const uri of await this.#deps.subscriptions(this.upstream))
       tell({ jsonrpc: "2.0", method: "notifications/resources/updated", params: { uri } });
   }
 
@@ -300,6 +314,11 @@ export class InnerSession implements Asked {
       await new Promise((resolve) => setTimeout(resolve, waitMs * (0.5 + Math.random())).unref());
     }
   }
+}
+
+/** Of what is kept as `upstream uri`, the URIs of one upstream. */
+export function urisOf(upstream: string, subscriptions: Iterable<string>): string[] {
+  return [...subscriptions].filter((one) => one.startsWith(`${upstream} `)).map((one) => one.slice(upstream.length + 1));
 }
 
 /** The router itself refuses a session that is over; a 404 of the upstream is passed on with the operation's id, and its call has run. */

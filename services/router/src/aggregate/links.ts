@@ -2,7 +2,7 @@ import type { Principal } from "../identity/principal.ts";
 import type { Era } from "../mcp/envelope.ts";
 import type { McpContext } from "../mcp/inbound.ts";
 import { UpstreamError } from "../upstream-client.ts";
-import { InnerSession } from "./inner-session.ts";
+import { InnerSession, urisOf } from "./inner-session.ts";
 import type { LocalCall } from "./local-request.ts";
 import { oldestOfMost } from "./shares.ts";
 
@@ -97,14 +97,13 @@ export class Link {
         clientParams: this.#clientParams,
         passed: {},
         known: () => Promise.resolve(null),
-        learned: () => Promise.resolve(),
+        learned: (_upstream, id) => Promise.resolve(id),
         heard: (name, _message, value) => {
           if (this.principal.mayUse(name)) for (const heard of this.#listeners) heard(name, value);
         },
         wanted: () => this.#listeners.size > 0,
-        level: () => undefined,
-        subscriptions: (name) =>
-          [...this.#subscribed.keys()].filter((one) => one.startsWith(`${name} `)).map((one) => one.slice(name.length + 1)),
+        level: () => Promise.resolve(undefined),
+        subscriptions: async (name) => urisOf(name, this.#subscribed.keys()),
       });
       this.#inner.set(upstream, inner);
     }

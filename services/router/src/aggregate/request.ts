@@ -24,10 +24,7 @@ export async function serveRequest(context: AggregateContext, response: ClientRe
   const refuse = (code: number, text: string): void => sendJson(response, 200, { jsonrpc: "2.0", id, error: { code, message: text } });
   if (method === "ping") return answer({});
   if (method === "logging/setLevel") {
-    context.session.session.level = params;
-    await Promise.allSettled(
-      [...context.session.inner].map((inner) => inner.begun && inner.request({ ...message, id: `mcpa-level-${id}` }, {}, () => undefined)),
-    );
+    await context.session.setLevel(params, context.settings);
     return answer({});
   }
   if (isListMethod(method)) {
@@ -42,8 +39,8 @@ export async function serveRequest(context: AggregateContext, response: ClientRe
     );
   }
   if (target === "unknown_method") return refuse(-32601, `Method not found: ${method.slice(0, 100)}`);
-  await relay(context, response, id, target.upstream, { ...message, params: target.params });
-  if (method === "resources/subscribe" || method === "resources/unsubscribe") {
+  const isResult = await relay(context, response, id, target.upstream, { ...message, params: target.params });
+  if (isResult && (method === "resources/subscribe" || method === "resources/unsubscribe")) {
     context.session.subscribed(target.upstream, String(target.params["uri"]), method === "resources/subscribe");
   }
 }
@@ -102,14 +99,14 @@ export function targetOf(
   }
 }
 
-/** Passes a request to its upstream, and all that it says back: as JSON where the answer is all, else as a stream. */
+/** Passes a request to its upstream, and all that it says back: as JSON where the answer is all, else as a stream. Returns whether it is a result. */
 async function relay(
   context: AggregateContext,
   response: ClientResponse,
   id: string | number,
   upstream: string,
   message: Value,
-): Promise<void> {
+): Promise<boolean> {
   const { session, mcp, passed } = context;
   const writer = new SseWriter(response);
   const headers = { "mcp-session-id": session.session.id };
@@ -117,9 +114,11 @@ async function relay(
     if (writer.open) writer.comment("alive", mcp.nowMs());
   }, mcp.heartbeatMs);
   let done = false;
+  let isResult = false;
   const finish = (value: Value): void => {
     if (done) return;
     done = true;
+    isResult = "result" in value;
     if (writer.open) {
       writer.write({ event: "message", data: JSON.stringify(value) }, mcp.nowMs());
       writer.end();
@@ -170,4 +169,5 @@ async function relay(
     if (calls.get(id) === onGivenUp) session.running.delete(id);
     calls.delete(id, onGivenUp);
   }
+  return isResult;
 }

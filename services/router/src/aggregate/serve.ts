@@ -224,9 +224,10 @@ export function createAggregate(mcp: McpContext, beginTrace: Observing["trace"],
         case "DELETE": {
           const session = await sessionOf(request.headers["mcp-session-id"], principal);
           sessions.delete(session.session.id);
-          await session.end();
           mcp.sessions.end(session.session);
+          // First of all, so that no session with an upstream that is just being begun stays behind.
           await mcp.directory.change(session.session.sealed.key, (record) => ({ ...record, ended: true }));
+          await session.end();
           response.writeHead(200, { "content-length": 0 }).end();
           return;
         }

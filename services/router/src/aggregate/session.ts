@@ -1,8 +1,9 @@
 import type { Principal } from "../identity/principal.ts";
+import type { SessionRecord } from "../mcp/directory.ts";
 import type { McpContext } from "../mcp/inbound.ts";
 import { type Session, subscriptionsMax } from "../mcp/session.ts";
 import type { SseWriter } from "../mcp/sse.ts";
-import { InnerSession } from "./inner-session.ts";
+import { InnerSession, urisOf } from "./inner-session.ts";
 import type { LocalCall } from "./local-request.ts";
 import type { AggregateSettings } from "./settings.ts";
 import type { SharedLists } from "./shared-lists.ts";
@@ -10,6 +11,7 @@ import { fromUpstream, type ListMethod, lists } from "./translate.ts";
 
 type Value = Record<string, unknown>;
 
+const levelMs = 3000;
 const waitingMax = 500;
 const waitingCharsMax = 1024 * 1024;
 /** Of a client's headers, what is the same for all that its session says; a deadline or a trace belongs to one request. */
@@ -43,6 +45,7 @@ export class AggregateSession {
   #waiting: string[] = [];
   #waitingChars = 0;
   #looking = false;
+  #levels = 0;
   usedAtMs: number;
 
   constructor(context: McpContext, call: LocalCall, session: Session, principal: Principal) {
@@ -55,9 +58,6 @@ export class AggregateSession {
 
   get busy(): boolean {
     return this.#writer !== null || this.running.size > 0;
-  }
-  get inner(): Iterable<InnerSession> {
-    return this.#inner.values();
   }
 
   /** The session with one upstream; nothing is sent yet. `passed`: headers of the client that travel on. */
@@ -72,16 +72,22 @@ export class AggregateSession {
         clientParams: { ...clientParams, protocolVersion: version },
         passed: Object.fromEntries(Object.entries(passed).filter(([name]) => lasting.has(name))),
         known: async (name) => (await directory.read(key))?.holds[name] ?? null,
-        learned: async (name, id) => {
-          await directory.change(key, (record) => ({ ...record, holds: { ...record.holds, [name]: id } }));
+        learned: async (name, id, lost) => {
+          const stands = await directory.change(key, (record) => {
+            const theirs = record.holds[name] ?? lost;
+            return record.ended || theirs !== lost ? null : { ...record, holds: { ...record.holds, [name]: id } };
+          });
+          return stands.ended ? null : (stands.holds[name] ?? id);
         },
         heard: (name, message, value) => {
           if (this.principal.mayUse(name)) this.push(fromUpstream(name, message, value));
         },
         wanted: () => this.#writer !== null,
-        level: () => this.session.level,
-        subscriptions: (name) =>
-          [...this.#subscriptions].filter((one) => one.startsWith(`${name} `)).map((one) => one.slice(name.length + 1)),
+        level: async () => (await directory.read(key))?.level ?? this.session.level,
+        subscriptions: async (name) => {
+          const record = await directory.read(key);
+          return urisOf(name, new Set([...(record?.subscriptions ?? []), ...this.#subscriptions]));
+        },
       });
       this.#inner.set(upstream, inner);
     }
@@ -89,8 +95,33 @@ export class AggregateSession {
   }
 
   subscribed(upstream: string, uri: string, now: boolean): void {
-    if (!now) this.#subscriptions.delete(`${upstream} ${uri}`);
-    else if (this.#subscriptions.size < subscriptionsMax) this.#subscriptions.add(`${upstream} ${uri}`);
+    const one = `${upstream} ${uri}`;
+    if (!now) this.#subscriptions.delete(one);
+    else if (this.#subscriptions.size < subscriptionsMax) this.#subscriptions.add(one);
+    this.#remember((record) => {
+      const others = record.subscriptions.filter((other) => other !== one);
+      return { ...record, subscriptions: now ? [...others, one].slice(-subscriptionsMax) : others };
+    });
+  }
+
+  /** Those with which a session was begun are told, whichever router process began it; a later one is told when it is begun. */
+  async setLevel(params: Readonly<Record<string, unknown>>, settings: AggregateSettings): Promise<void> {
+    this.session.level = params;
+    this.#remember((record) => ({ ...record, level: params }));
+    this.#levels += 1;
+    const message = { jsonrpc: "2.0", id: `mcpa-level-${this.#levels}`, method: "logging/setLevel", params };
+    // One that hangs keeps the client from nothing.
+    const headers = { "mcpf-timeout-ms": String(levelMs) };
+    const begun = await this.begunWith(settings);
+    await Promise.allSettled(begun.map((name) => this.with(name, {}).request(message, headers, () => undefined)));
+  }
+
+  /** For the other router processes, and the next one. */
+  #remember(change: (record: SessionRecord) => SessionRecord): void {
+    const { directory, log } = this.#context;
+    directory
+      .change(this.session.sealed.key, change)
+      .catch((error: unknown) => log.warn({ err: error }, "the session directory could not be written"));
   }
 
   /** The parts of all upstreams; one that cannot be asked is left out, or listed as it was. */
