@@ -13,6 +13,8 @@ import type { ChaosCheck, ChaosScenario, HealthStatus } from "@mcp-failover/cont
  * X6  The active endpoint that was killed counts as back only after it was seen not healthy: what the status said before it noticed is no
  *     recovery.
  * X7  An experiment that was interrupted never succeeds.
+ * X8  A fault that was gone before it was taken back (its process started by somebody, its proxy anew), or that nobody looked for then, has
+ *     shown nothing: it fails `faultLasted`.
  */
 
 /** One call of the canary. `endedAtMs` null: no answer until the time-out, or none yet. */
@@ -46,6 +48,8 @@ export interface ExperimentFacts {
   /** When taking the fault back began, and whether it was seen to be gone. */
   readonly revertedAtMs: number | null;
   readonly revertConfirmed: boolean;
+  /** Whether the fault was still there right before; null: nobody saw. */
+  readonly lasted: boolean | null;
   readonly epochBefore: number;
   /** Epochs that were decided since, in the order of the log; null: the log could not be read. */
   readonly epochs: readonly number[] | null;
@@ -172,7 +176,7 @@ function areFine(calls: readonly CanaryCall[], atMs: number, scenario: ChaosScen
   return fine >= needed;
 }
 
-/** The verdict over an experiment (X1 to X7). */
+/** The verdict over an experiment (X1 to X8). */
 export function judgeExperiment(facts: ExperimentFacts): ExperimentVerdict {
   const { injectedAtMs, revertedAtMs, interrupted } = facts;
   const recoveredAtMs = findRecovery(facts);
@@ -201,6 +205,7 @@ export function judgeExperiment(facts: ExperimentFacts): ExperimentVerdict {
           ? `the fault on ${facts.endpoint} was taken back and seen to be gone`
           : `nobody saw that the fault on ${facts.endpoint} is gone; it ends by itself with its lease`,
     },
+    checkLasted(facts),
   ];
   const failed = checks.find(({ passed }) => !passed);
   const success = failed === undefined && interrupted === null;
@@ -246,6 +251,16 @@ function checkLoss({ baseline, calls }: ExperimentFacts): ChaosCheck {
         ? `all ${all.length} calls were answered`
         : `${baseline.length} calls before and ${calls.length} during the fault prove nothing`;
   return { name: "noDataLoss", passed, detail };
+}
+
+function checkLasted({ endpoint, lasted }: ExperimentFacts): ChaosCheck {
+  const detail =
+    lasted === null
+      ? `nobody saw whether the fault on ${endpoint} lasted until it was taken back`
+      : lasted
+        ? `the fault on ${endpoint} lasted until it was taken back`
+        : `the fault on ${endpoint} was gone before it was taken back: what was seen then is no recovery`;
+  return { name: "faultLasted", passed: lasted === true, detail };
 }
 
 function checkIntegrity({ baseline, calls, epochBefore, epochs }: ExperimentFacts): ChaosCheck {

@@ -45,6 +45,7 @@ const recovered: ExperimentFacts = {
   injectedAtMs: 10_000,
   revertedAtMs: 14_000,
   revertConfirmed: true,
+  lasted: true,
   epochBefore: 0,
   epochs: [1],
   refused: null,
@@ -95,6 +96,7 @@ const anyFacts: fc.Arbitrary<ExperimentFacts> = fc.record({
   injectedAtMs: fc.constantFrom(10_000, null),
   revertedAtMs: fc.option(fc.integer({ min: 10_000, max: 20_000 })),
   revertConfirmed: fc.boolean(),
+  lasted: fc.option(fc.boolean()),
   epochBefore: fc.nat(2),
   epochs: fc.option(fc.array(fc.nat(4), { maxLength: 4 })),
   refused: fc.option(fc.constant({ rule: "cooldown", reason: "it was moved already" })),
@@ -135,6 +137,10 @@ test("where the failover-controller refused to move it, the verdict says by whic
   assert.equal(judgeExperiment({ ...recovered, refused }).error, null);
   const said = judgeExperiment({ ...recovered, refused }).validation.checks.map(({ detail }) => detail);
   assert.doesNotMatch(said.join(), /cool-down/);
+});
+
+test("X8: a fault that was gone before it was taken back has shown nothing, nor one that nobody looked for", () => {
+  for (const lasted of [false, null]) assert.deepEqual(failed({ ...recovered, lasted }), ["faultLasted"]);
 });
 
 test("X2: what was not measured is not passed", () => {

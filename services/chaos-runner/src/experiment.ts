@@ -69,7 +69,7 @@ export async function runExperiment(parts: ExperimentParts): Promise<ChaosFinish
     kit.log.error({ err: error, experiment }, "the experiment failed; its fault is taken back");
     interrupted = `the runner failed: ${error instanceof Error ? error.message : String(error)}`;
   }
-  await run.takeBack();
+  await run.takeBack({ looks: interrupted === null && !stop.aborted });
   if (interrupted === null) await sleep(parts.pace.afterRevertMs, undefined, { signal: stop }).catch(() => undefined);
   await run.stopCanary(interrupted === null && !stop.aborted);
   // While this process is stopped and NATS is away, waiting for answers would only use up the time for the stop.

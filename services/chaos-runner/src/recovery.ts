@@ -3,14 +3,17 @@ import type { Kit } from "@mcp-failover/service-kit";
 import { faultOf, openJournal, readFinished, type Unfinished } from "./journal.ts";
 import { revertUntilGone, sayFault } from "./stack.ts";
 
-/** Takes back what a runner left that ended before its experiment, and puts that on record: failed, because nobody watched. */
+/**
+ * Takes back what a runner left that ended before its experiment, and puts that on record: failed, because nobody watched. False where the
+ * fault may still be there, and somebody has to look again.
+ */
 export async function recoverUnfinished(
   kit: Kit<unknown>,
   { started, startedAtMs, reverted }: Unfinished,
   stop: AbortSignal,
-): Promise<void> {
+): Promise<boolean> {
   const { experiment, scenario, target, options } = started;
-  if ((await readFinished(kit, experiment)) !== null) return; // Its end is in the log, and only not read yet.
+  if ((await readFinished(kit, experiment)) !== null) return true; // Its end is in the log, and only not read yet.
   const journal = openJournal(kit, experiment);
   const fault = faultOf(started);
   let gone = reverted;
@@ -19,8 +22,8 @@ export async function recoverUnfinished(
     if (gone)
       await journal.step("chaos.reverted", target, `${sayFault(fault).revert}: done for a runner that ended before the experiment did`);
   }
-  // Not seen to be gone, and its lease still runs: somebody has to look again.
-  if (!gone && kit.nowMs() < started.plan.expiresAtMs) return;
+  // Not seen to be gone, and its lease still runs.
+  if (!gone && kit.nowMs() < started.plan.expiresAtMs) return false;
   const endTime = Math.max(startedAtMs, Math.round(kit.nowMs()));
   const { validation, error } = judgeExperiment({
     scenario,
@@ -32,6 +35,7 @@ export async function recoverUnfinished(
     injectedAtMs: startedAtMs,
     revertedAtMs: gone ? endTime : null,
     revertConfirmed: gone,
+    lasted: null,
     epochBefore: 0,
     epochs: null,
     refused: null,
@@ -53,4 +57,5 @@ export async function recoverUnfinished(
     duration: endTime - startedAtMs,
   });
   kit.log.warn({ experiment, gone }, "finished an experiment that its runner had left");
+  return true;
 }

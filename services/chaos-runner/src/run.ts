@@ -5,7 +5,7 @@ import { type CanaryCall, type ExperimentFacts, findAbort, findRecovery, type St
 import { type Pace, startPace } from "./canary.ts";
 import { callTimeoutMs, type ExperimentParts } from "./experiment.ts";
 import { lookAgain } from "./plan.ts";
-import { askStatus, inject, isTransient, reasonOf, revertUntilGone, sayFault } from "./stack.ts";
+import { askStatus, inject, isThereYet, isTransient, reasonOf, revertUntilGone, sayFault } from "./stack.ts";
 
 /** The part of an experiment between injection and revert. */
 export class Run {
@@ -17,6 +17,7 @@ export class Run {
   readonly #pace: Pace;
   #injectedAtMs: number | null = null;
   #revertedAtMs: number | null = null;
+  #lasted: boolean | null = null;
   #gone = false;
 
   constructor(parts: ExperimentParts, baseline: readonly CanaryCall[]) {
@@ -74,7 +75,7 @@ export class Run {
         if (abort !== null) return abort;
       }
       if (this.#revertedAtMs === null && nowMs >= injectedAtMs + durationMs) {
-        await this.takeBack();
+        await this.takeBack({ looks: true });
         continue;
       }
       const recoveredAtMs = findRecovery({ ...this.facts(), baseline: this.#baseline });
@@ -88,11 +89,16 @@ export class Run {
     }
   }
 
-  /** Takes the fault back, again and again until it is seen to be gone or the time for it is over. May be called twice. */
-  async takeBack(): Promise<void> {
+  /**
+   * Takes the fault back, again and again until it is seen to be gone or the time for it is over. May be called twice.
+   *
+   * @param looks whether it is still there is asked before; not where it has to go at once
+   */
+  async takeBack({ looks }: { readonly looks: boolean }): Promise<void> {
     if (this.#gone || this.#injectedAtMs === null) return;
-    this.#revertedAtMs ??= this.#nowMs();
     const { kit, target, journal, stop } = this.#parts;
+    if (looks && this.#revertedAtMs === null) this.#lasted = await isThereYet(kit.bus, target.fault);
+    this.#revertedAtMs ??= this.#nowMs();
     this.#gone = await revertUntilGone(kit, target.fault, stop);
     if (!this.#gone) return;
     const tookMs = Math.round(this.#nowMs() - this.#revertedAtMs);
@@ -120,6 +126,7 @@ export class Run {
       injectedAtMs,
       revertedAtMs: this.#revertedAtMs,
       revertConfirmed: this.#gone,
+      lasted: this.#lasted,
     };
   }
 

@@ -24,9 +24,9 @@ export async function askStatus(bus: Bus, timeoutMs: number = askMs): Promise<St
   return (await readFleetStatus(bus, { timeoutMs })).status;
 }
 
-export async function askProcesses(bus: Bus): Promise<readonly ProcessInfo[]> {
+export async function askProcesses(bus: Bus, timeoutMs: number = askMs): Promise<readonly ProcessInfo[]> {
   const answer = z.looseObject({ processes: z.array(processInfo) });
-  return answer.parse(await ask(bus, "launcher.processes", {})).processes;
+  return answer.parse(await ask(bus, "launcher.processes", {}, timeoutMs)).processes;
 }
 
 /** What is done to one endpoint, and how it is undone. Both may be repeated; the fault ends by itself at its lease's end. */
@@ -55,11 +55,24 @@ async function revert(bus: Bus, fault: Fault): Promise<void> {
 }
 
 /** Whether nothing is left of the fault: the process does its work again, the proxy delays nothing. */
-async function isGone(bus: Bus, fault: Fault): Promise<boolean> {
-  if (fault.kind === "kill") return (await askProcesses(bus)).some(({ name, state }) => name === fault.process && state === "running");
+async function isGone(bus: Bus, fault: Fault, timeoutMs: number = askMs): Promise<boolean> {
+  if (fault.kind === "kill")
+    return (await askProcesses(bus, timeoutMs)).some(({ name, state }) => name === fault.process && state === "running");
   const answer = z.looseObject({ proxies: z.array(z.looseObject({ proxy: z.string(), fault: z.unknown() })) });
-  const { proxies } = answer.parse(await ask(bus, "fault.list", {}));
+  const { proxies } = answer.parse(await ask(bus, "fault.list", {}, timeoutMs));
   return proxies.some(({ proxy, fault: left }) => proxy === fault.proxy && left === null);
+}
+
+/** Whether a fault that is about to be taken back is still there; null: nobody says so within its slack. */
+export async function isThereYet(bus: Bus, fault: Fault): Promise<boolean | null> {
+  for (let tries = 0; tries < 2; tries += 1) {
+    try {
+      return !(await isGone(bus, fault, experimentPolicy.faultSlackMs / 2));
+    } catch (error) {
+      if (!isTransient(error)) throw error;
+    }
+  }
+  return null;
 }
 
 /** Nobody there, or a refusal that a later try may not get: what a revert waits for. */

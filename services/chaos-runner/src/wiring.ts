@@ -91,6 +91,15 @@ export async function startChaosRunner(kit: Kit<ChaosConfig>, pace: ExperimentPa
     const offsetMs = kit.nowMs() - performance.now();
     const nowMs = (): number => offsetMs + performance.now();
     try {
+      // Nothing is broken beside what another runner left broken, nor measured against it.
+      const left = [...unfinished.values()];
+      for (const one of left) {
+        if (await recoverUnfinished(kit, one, stop.signal)) continue;
+        const why = `a fault of ${one.started.experiment}, which its runner left, is not seen to be gone yet`;
+        throw new RefusedError("experiment_running", `${why}; ask again once it is`, true);
+      }
+      const ended = left.length === 0 ? null : await readFinished(kit, experiment);
+      if (ended !== null) return ended;
       const seqBefore = (await kit.bus.info("AUDIT")).lastSeq;
       const target = await resolveTarget(kit.bus, command, topology, await askStatus(kit.bus));
       canary = await connect(kit, target.upstream, nowMs);

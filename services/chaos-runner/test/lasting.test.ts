@@ -1,0 +1,64 @@
+import assert from "node:assert/strict";
+import { randomUUID } from "node:crypto";
+import { describe, test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
+import { makeEvent } from "@mcp-failover/contracts";
+import { type StackDouble, until } from "./stack-double.ts";
+import { codeOf, failedChecks, world } from "./world.ts";
+
+const hasAsked = (stack: StackDouble, first: string) =>
+  until(
+    () => stack.asked,
+    (asked) => asked.some((one) => one.startsWith(first)),
+  );
+
+/** What a runner left that was killed right after its injection. */
+async function leaveExperiment(stack: StackDouble, forMs: number): Promise<void> {
+  const fault = { kind: "slow", process: "shop-secondary", proxy: "shop-secondary", delayMs: 400 };
+  const by = { kind: "operator", id: "bob" } as const;
+  const plan = { process: "shop-secondary", inject: "-", revert: "-", expiresAtMs: Date.now() + forMs, fault };
+  const timestamp = new Date().toISOString();
+  const data = { experiment: "left", scenario: "slowResponse", target: "shop", options: {}, by, reason: "-", timestamp, plan } as const;
+  stack.delayMs.set("secondary", fault.delayMs);
+  const event = { type: "chaos.started", keys: ["left"], data, id: randomUUID(), service: "chaos-runner", instance: "gone" } as const;
+  await stack.bus.append(makeEvent({ ...event, timeMs: Date.now() }));
+}
+
+describe("how long a fault lasts", { concurrency: 3 }, () => {
+  test("a fault that ended before anybody took it back has shown nothing: no success, whatever recovered then", async (t) => {
+    const slow = await world(t);
+    const slowed = slow.run({ scenario: "slowResponse", options: { delayMs: 400, durationMs: 8000 } });
+    await hasAsked(slow.stack, "slow ");
+    // The fault proxy was started anew.
+    slow.stack.delayMs.clear();
+    assert.deepEqual(failedChecks(await slowed), ["faultLasted"]);
+
+    const kill = await world(t);
+    kill.stack.held = true;
+    const killed = kill.run({ options: { durationMs: 8000 } });
+    await until(
+      () => kill.stack.status().upstreams[0]!.endpoints[0]!.health,
+      (health) => health === "unhealthy",
+    );
+    // Seen by the runner too, ten times a second. Then somebody started it again.
+    await sleep(1000);
+    kill.stack.down.clear();
+    const { success, error } = await killed;
+    assert.equal(success, false);
+    assert.match(error ?? "", /^the check faultLasted failed: the fault on primary was gone before it was taken back/);
+  });
+
+  test("what another runner left is taken back before anything else is broken", async (t) => {
+    const { stack, ask } = await world(t);
+    await leaveExperiment(stack, 60_000);
+    const reply = await until(
+      () => ask({ options: { durationMs: 1000 } }),
+      (answer) => codeOf(answer) !== "experiment_running",
+      30_000,
+    );
+    assert.equal(codeOf(reply), "ok");
+    assert.deepEqual(stack.asked.slice(0, 2), ["clear shop-secondary", "kill shop-primary 3000"]);
+    const ended = await stack.said("chaos.finished");
+    assert.equal(ended[0]?.type === "chaos.finished" && ended[0].data.experiment, "left");
+  });
+});
