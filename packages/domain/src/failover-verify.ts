@@ -39,7 +39,8 @@ export function judgeTrial(input: FailoverInput): string | null {
   if (trial === null || input.traffic === undefined) return null;
   const { policy, suspects } = input;
   const speaking = input.traffic.after.filter(({ router, ok, hard }) => ok + hard > 0 && !suspects.includes(`router:${router}`));
-  const against = speaking.filter(({ ok, hard }) => hard > policy.verifyRatio * (ok + hard));
+  // Of calls that all failed the share is over any ratio, also one that is set to 1.
+  const against = speaking.filter(({ ok, hard }) => ok === 0 || hard > policy.verifyRatio * (ok + hard));
   if (speaking.length === 0 || against.length * 2 <= speaking.length) return null;
   const sum = (of: (router: RouterCalls) => number): number => speaking.reduce((all, router) => all + of(router), 0);
   const hard = sum((router) => router.hard);

@@ -94,6 +94,12 @@ test("F11: few failures, failures of a minority of the routers, or of a suspect 
   );
 });
 
+test("F11: where every call fails no ratio is too high for it: one that is set to 1 does not switch the verification off", () => {
+  const strict = { policy: { ...policy, verifyRatio: 1 } };
+  assert.equal(decide({ ...seen(calls(0, 5), calls(0, 5, 5, "r2")), ...strict }), "verify_failed -> third");
+  assert.equal(decide({ ...seen(calls(1, 50, 50)), ...strict }), "none active_healthy");
+});
+
 test("F11: an endpoint that fails less than the one before it is kept", () => {
   const half = seen(calls(50, 50, 0));
   assert.equal(decide(half, { before: { ok: 0, hard: 60 } }), "none active_healthy");
