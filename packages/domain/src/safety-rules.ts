@@ -120,7 +120,8 @@ export function safetyFacts(
   const touched = (topology.safety_rules ?? []).filter((rule) => upstreamsOf(rule).some((upstream) => upstreams.has(upstream)));
   return touched.flatMap(({ name, reason, at_least: atLeast, never_both_on_backup: both, no_moves: noMoves }): SafetyFacts[] => {
     if (atLeast !== undefined) {
-      const endpoints = atLeast.endpoints.map((key) => {
+      // One that is named twice is on once.
+      const endpoints = [...new Set(atLeast.endpoints)].map((key) => {
         const [upstream = "", endpoint = ""] = key.split("/");
         return { key: endpointKey(upstream, endpoint), off: known.offBecause(upstream, endpoint) };
       });

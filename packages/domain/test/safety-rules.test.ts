@@ -111,6 +111,11 @@ test("S2: a move leaves the whole tier of a pool, whichever of its endpoints is 
   assert.match(answer?.reason ?? "", /shop\/b: left, search\/x: in maintenance/);
 });
 
+test("S2: an endpoint that a rule names twice is on once", () => {
+  const rules = inPool(2, ["search/x", "search/y", "search/y"]);
+  assert.deepEqual(outcome(rules, [want("search", { from: "x", to: "y" })]), { search: false });
+});
+
 test("S2: a move into the tier of a pool comes back to all of it, and one within it leaves nothing", () => {
   const rules = inPool(1, ["shop/b", "search/x"]);
   const left = reserved("shop", { from: "a", to: "c" });
