@@ -10,6 +10,7 @@ import { initializeBody, openSession, post, toolCall, until } from "./support/cl
 import { type FakeControl, fakeControl } from "./support/fake-control.ts";
 import { startMcpServer, type TestMcpServer } from "./support/mcp-server.ts";
 import { startTestRouter, type TestRouter } from "./support/router.ts";
+import { startScriptedServer, stream } from "./support/scripted-server.ts";
 
 interface Seen {
   readonly id: string | null;
@@ -125,6 +126,46 @@ describe("a client whose connection breaks", () => {
     await until(() => third.ended);
     assert.deepEqual(third.said, second.said, "the answer waits for a client that breaks off again");
   });
+
+  for (const isOver of [true, false]) {
+    test(`R9, L3: that was away for more than is kept gets the rest of its call and its answer, ${isOver ? "after it has ended" : "while it goes on"}`, async () => {
+      const server = await startScriptedServer("s");
+      const own = fakeControl([server]);
+      const other = await startTestRouter(own);
+      others.push(
+        () => server.kill(),
+        () => other.close(0),
+      );
+      let [isCut, isBack] = [false, isOver];
+      server.answer = async (asked) => {
+        if (asked.method !== "tools/call") return false;
+        const tell = (from: number, to: number): void => {
+          for (let progress = from; progress <= to; progress++)
+            stream(asked, { method: "notifications/progress", params: { progressToken: "p", progress } });
+        };
+        tell(1, 3);
+        await until(() => isCut);
+        tell(4, 700);
+        await until(() => isBack);
+        stream(asked, { id: asked.message.id, result: { content: [] } });
+        asked.response.end();
+        return true;
+      };
+      const session = await openSession(other.mcpUrl);
+      const first = await open(other.mcpUrl, session, { body: toolCall("call-1", "chatty") });
+      await until(() => first.said.length === 3);
+      first.cut();
+      isCut = true;
+      if (isOver) await until(() => own.told.some(({ tool }) => tool === "chatty"));
+      else await new Promise((resolve) => setTimeout(resolve, 300));
+      const second = await open(other.mcpUrl, session, { lastEventId: first.events.at(-1)?.id ?? "" });
+      isBack = true;
+      await until(() => second.ended);
+      assert.deepEqual(answersOf(second.said), [{ jsonrpc: "2.0", id: "call-1", result: { content: [] } }]);
+      assert.equal(progressOf(second.said).at(-1), 700);
+      assert.ok(progressOf(second.said).length < 697, "more than is kept");
+    });
+  }
 
   test("R9: has an id to come back with before a silent upstream says anything, if it knows what that means", async () => {
     const session = await openSession(router.mcpUrl);

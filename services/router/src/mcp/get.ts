@@ -50,9 +50,11 @@ async function comeBack(context: McpContext, inbound: Inbound, session: Session,
     inbound.response.writeHead(204, headersOf(inbound, session)).end();
     return true;
   }
-  // The session's own stream was given up, and is not over: more comes, from the upstream or on a stream that is opened anew.
-  const isGivenUp = log?.state === "ended" && isOfSession(from.stream);
-  if (log !== null && log.state !== "parked" && !isGivenUp && log.covers(from.seq)) {
+  // The session's own stream was given up, and is not over: more comes, from the upstream or on a stream that is opened anew. That of a call has
+  // all that matters in what is left of it: its answer is the last that is said, and is forgotten last.
+  const isOfSessions = isOfSession(from.stream);
+  const isGivenUp = log?.state === "ended" && isOfSessions;
+  if (log !== null && log.state !== "parked" && !isGivenUp && (isOfSessions ? log.covers(from.seq) : log.leads(from.seq))) {
     goOnFromLog(context, inbound, session, log, from);
     return true;
   }

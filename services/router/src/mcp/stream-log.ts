@@ -136,6 +136,10 @@ export class StreamLog implements Kept {
   covers(seq: number): boolean {
     return seq <= this.#seq && (seq === this.#seq || (this.#events[0]?.seq ?? Number.POSITIVE_INFINITY) <= seq + 1);
   }
+  /** Whether something that came after an event, or comes yet, is here: the oldest part may be forgotten, and the end is not. */
+  leads(seq: number): boolean {
+    return seq <= this.#seq && (this.#state === "live" || this.#events.at(-1)?.seq === this.#seq);
+  }
   /** The texts of the events after one. */
   after(seq: number): readonly string[] {
     return this.#events.filter((kept) => kept.seq > seq).map(({ text }) => text);
