@@ -220,6 +220,48 @@ test("D4: while the bus is away nothing may be decided; when it is back, what SI
   assert.equal(decider.clock.tilted, false, "a disconnect is no jump of the clock");
 });
 
+test("D3: when the bus is back nothing is evaluated before all is folded that was decided meanwhile", async () => {
+  const broker = memoryBroker();
+  const bus = broker.connect();
+  const others = broker.connect();
+  const { kit: other } = await instance(others, "b");
+  const foldedAt: number[] = [];
+  const { decider, generations, kit } = await instance(bus, "a", { evaluate: () => foldedAt.push(generations.length) });
+  await until(() => decider.settled);
+  memorySeams(bus).cut();
+  for (let generation = 1; generation <= 200; generation += 1) await others.append(other.event("log.started", [], started(generation)));
+  foldedAt.length = 0;
+  const settledAt = new Promise<number>((resolve) => {
+    const look = (): unknown => (decider.settled ? resolve(generations.length) : setImmediate(look));
+    look();
+  });
+  memorySeams(bus).restore();
+  assert.equal(await settledAt, 200);
+  await until(() => foldedAt.length > 0);
+  assert.equal(foldedAt[0], 200);
+  assert.equal(kit.readiness().conditions["log"]?.ok, true);
+});
+
+test("D3: a log whose end was taken out while the bus was away is read to its end all the same", async () => {
+  const { connect, admin } = await natsServer();
+  const bus = connect("a");
+  const { decider, kit } = await instance(bus, "a");
+  await until(() => decider.settled, 10_000);
+  for (let generation = 1; generation <= 3; generation += 1) assert.equal((await say(decider, generation)).outcome, "won");
+  const seq = (await admin.append(kit.event("log.started", [], started(4)))).seq;
+  let gone = false;
+  const taken = kit.bus.onStatus(({ kind }) => {
+    gone ||= kind === "disconnected";
+  });
+  await giveUpConnection(bus);
+  await until(() => gone);
+  const last = (await admin.append(kit.event("log.started", [], started(5)))).seq;
+  await jetStreamApi(admin, "STREAM.MSG.DELETE.AUDIT", { seq: last });
+  taken();
+  await until(() => decider.settled, 15_000);
+  assert.deepEqual([seq, last], [4, 5]);
+});
+
 test("D4: after a jump of the clock nothing automatic may happen for a while", async () => {
   let skewMs = 0;
   const nowMs = (): number => Date.now() + skewMs;

@@ -12,7 +12,8 @@ import { type ClockReading, compareClocks } from "./clock-guard.ts";
  *     decided on); what was folded since has won the race. Who loses folds what stands there and decides anew. Lost races are counted,
  *     never retried with the same decision.
  * D2  An event is folded once, whether it came by following, by winning or by losing; on one subject never backwards.
- * D3  Nothing is evaluated before both streams are read to their end and `prepare` is through, nor while the log is out of reach.
+ * D3  Nothing is evaluated before both streams are read to their end and `prepare` is through, nor while the log is out of reach, nor, when it
+ *     is back, before AUDIT is read to where it ended then: a hold or a configuration of meanwhile stands on another subject than the decision.
  * D4  After a disconnect or a pause of the process, SIGNALS up to then is no evidence (`freshAfterSeq`); after a jump of the clock nothing
  *     automatic happens for a while (`tilted`).
  * D5  Decisions are taken for a store timestamp of what was folded, or for a boundary of one second of the store's clock: a wrong clock of
@@ -81,6 +82,8 @@ const lookMs = 100;
 const agreeMs = 10_000;
 /** A failed read is tried again after this. */
 const againMs = 250;
+/** Where nothing of AUDIT came for so long it is looked whether there is anything. */
+const quietMs = 1000;
 
 /** Starts following both streams. Call `stop` at the end. */
 export function startFencedDecider(kit: Kit<unknown>, options: FencedDeciderOptions): FencedDecider {
@@ -107,6 +110,11 @@ export function startFencedDecider(kit: Kit<unknown>, options: FencedDeciderOpti
   let settledAtMs: number | null = null;
   let freshAfterSeq = 0;
   let resuming = false;
+  /** How often evidence and AUDIT had to be taken up anew. */
+  let gaps = 0;
+  /** What was followed of AUDIT last, and where it has to be read to. */
+  let auditSeq = 0;
+  let auditBehind = false;
   let prepared: "no" | "under way" | "yes" = options.prepare === undefined ? "yes" : "no";
   let connected = kit.bus.status.kind === "connected";
   let tiltedUntilMonotonicMs = 0;
@@ -116,7 +124,8 @@ export function startFencedDecider(kit: Kit<unknown>, options: FencedDeciderOpti
   const isSettled = (): boolean => caughtUp.AUDIT && caughtUp.SIGNALS && prepared === "yes" && connected && !resuming && !stopped;
   const saySettled = (): void => {
     settledGauge.set(isSettled() ? 1 : 0);
-    const reading = !caughtUp.AUDIT ? "AUDIT" : !caughtUp.SIGNALS ? "SIGNALS" : prepared === "yes" ? null : "the past of AUDIT";
+    const reading =
+      !caughtUp.AUDIT || auditBehind ? "AUDIT" : !caughtUp.SIGNALS ? "SIGNALS" : prepared === "yes" ? null : "the past of AUDIT";
     kit.ready("log", reading === null, reading === null ? "" : `${reading} is not read to its end yet`);
   };
   /** After each stream is read, and at each tick until it is through. */
@@ -135,6 +144,14 @@ export function startFencedDecider(kit: Kit<unknown>, options: FencedDeciderOpti
       },
     );
   };
+  const changed = (timeoutMs: number): Promise<void> =>
+    new Promise((resolve) => {
+      const timer = setTimeout(resolve, timeoutMs);
+      waiters.push(() => {
+        clearTimeout(timer);
+        resolve();
+      });
+    });
   const wake = (): void => {
     if (waiters.length === 0) return;
     const woken = waiters;
@@ -159,6 +176,7 @@ export function startFencedDecider(kit: Kit<unknown>, options: FencedDeciderOpti
   const onStored = (stored: Stored): void => {
     // Before anything is decided on it: the next tick may be a second away.
     if (performance.now() - reading.monotonicMs >= lookMs) lookAtClocks();
+    if (stored.stream === "AUDIT") auditSeq = stored.seq;
     // What was there before says when it was stored, not how late it is.
     if (caughtUp.AUDIT && caughtUp.SIGNALS) {
       storeMs = stored.timeMs;
@@ -214,6 +232,7 @@ export function startFencedDecider(kit: Kit<unknown>, options: FencedDeciderOpti
     caughtUp[stream] = false;
     ranges[stream] = null;
     if (stream === "AUDIT") {
+      auditSeq = 0;
       lastSeqs.clear();
       options.onAnotherAudit?.();
     } else {
@@ -223,24 +242,49 @@ export function startFencedDecider(kit: Kit<unknown>, options: FencedDeciderOpti
     saySettled();
   };
 
-  /** What SIGNALS holds until now was said while this process did not listen (D4). */
+  /** What was taken out of the log is not waited for. Throws `BusError`. */
+  const readAuditTo = async (endSeq: number): Promise<void> => {
+    let seenSeq = auditSeq;
+    let sinceMs = performance.now();
+    while (auditSeq < endSeq && connected && !stopped) {
+      await changed(againMs);
+      const nowMs = performance.now();
+      if (auditSeq !== seenSeq) sinceMs = nowMs;
+      seenSeq = auditSeq;
+      if (nowMs - sinceMs < quietMs) continue;
+      sinceMs = nowMs;
+      auditBehind = false;
+      for await (const _ of kit.bus.read("AUDIT", { fromSeq: auditSeq + 1, toSeq: endSeq })) {
+        auditBehind = true;
+        break;
+      }
+      saySettled();
+      if (!auditBehind) return;
+    }
+  };
+  /** What SIGNALS holds until now was said while this process did not listen (D4); what AUDIT holds is decided on (D3). */
   const resume = async (why: string): Promise<void> => {
     resuming = true;
     saySettled();
-    while (!stopped) {
+    for (let gap = -1; gap !== gaps && !stopped; ) {
+      gap = gaps;
       try {
-        freshAfterSeq = (await kit.bus.info("SIGNALS")).lastSeq;
-        kit.log.info({ why, freshAfterSeq }, "deciding on what comes from here");
-        break;
+        const [signals, audit] = await Promise.all([kit.bus.info("SIGNALS"), kit.bus.info("AUDIT")]);
+        freshAfterSeq = signals.lastSeq;
+        await readAuditTo(audit.lastSeq);
+        if (gap === gaps) kit.log.info({ why, freshAfterSeq }, "deciding on what comes from here");
       } catch (error) {
         if (!(error instanceof BusError)) throw error;
+        gap = -1;
         await new Promise((resolve) => setTimeout(resolve, againMs));
       }
     }
+    auditBehind = false;
     resuming = false;
     saySettled();
   };
   const resumeAfter = (why: string): void => {
+    gaps += 1;
     if (resuming || stopped) return;
     resume(why).catch((error: unknown) => kit.log.error({ err: error }, "cannot tell where SIGNALS ends; not deciding"));
   };
@@ -248,7 +292,7 @@ export function startFencedDecider(kit: Kit<unknown>, options: FencedDeciderOpti
     const before = connected;
     connected = status.kind === "connected";
     saySettled();
-    if (connected && !before && caughtUp.SIGNALS) resumeAfter("the bus is back");
+    if (connected && !before && (caughtUp.AUDIT || caughtUp.SIGNALS)) resumeAfter("the bus is back");
   });
 
   const storeClock = new StoreClock(() => performance.now());
@@ -335,14 +379,7 @@ export function startFencedDecider(kit: Kit<unknown>, options: FencedDeciderOpti
       wake();
       return { outcome: "won", seq: result.seq, id: event.id };
     },
-    changed: (timeoutMs) =>
-      new Promise((resolve) => {
-        const timer = setTimeout(resolve, timeoutMs);
-        waiters.push(() => {
-          clearTimeout(timer);
-          resolve();
-        });
-      }),
+    changed,
     async stop() {
       stopped = true;
       clearTimeout(ticking);
