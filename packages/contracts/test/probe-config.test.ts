@@ -186,6 +186,21 @@ test("P1: no URL of another host or port ever carries the endpoint's headers or 
   );
 });
 
+test("a regular expression in a JSONPath takes a time in proportion to the text, and means what RFC 9485 says", () => {
+  const startMs = performance.now();
+  assert.deepEqual(findJson("$[?search(@.m, '(a+)+$')]", [{ m: `${"a".repeat(29)}b` }]), []);
+  assert.deepEqual(findJson("$[?match(@.m, @.re)]", [{ m: `${"a".repeat(29)}b`, re: "(a|a)*" }]), []);
+  assert.ok(performance.now() - startMs < 5000, "it doubled with each character");
+  const texts = ["ok", "not ok", "o\rk", "o.k", "o-k", "[.]", 7];
+  const found = (filter: string) => findJson(`$[?${filter}]`, texts);
+  assert.deepEqual(found("match(@, 'ok|no')"), ["ok"]);
+  assert.deepEqual(found("search(@, 'ok')"), ["ok", "not ok"]);
+  assert.deepEqual(found("match(@, 'o.k')"), ["o.k", "o-k"], "a dot is no line end");
+  assert.deepEqual(found("match(@, 'o[.]k')"), ["o.k"]);
+  assert.deepEqual(found("match(@, 'o\\\\.k')"), ["o.k"]);
+  assert.deepEqual(found("search(@, '(')"), [], "what is no pattern fits nothing");
+});
+
 test("JSONPath is that of RFC 9535, without scripts, and bounded", () => {
   const document = {
     store: {
