@@ -516,6 +516,25 @@ test("X4: a command that is being restarted when a person at a terminal ends it 
   await bus.close();
 });
 
+test("at a terminal a command gets a SIGINT from that alone, also where its output goes into a pipe", async (t) => {
+  const { bus } = await fleet();
+  const said = join(folder, `piped-${process.pid}`);
+  const script = `
+    for (const signal of ["SIGINT", "SIGUSR1"]) process.on(signal, () => process.exit(signal === "SIGINT" ? 4 : 6));
+    require("node:fs").writeFileSync(${JSON.stringify(said)}, "started");
+    setInterval(() => undefined, 1000);`;
+  const before = process.stdin.isTTY;
+  t.after(() => Object.assign(process.stdin, { isTTY: before }));
+  Object.assign(process.stdin, { isTTY: true });
+  const running = mcpf(bus, ["exec", "pinecone", "--", process.execPath, "-e", script]);
+  await untilHas(said, "started");
+  process.emit("SIGINT", "SIGINT");
+  await sleep(200);
+  process.emit("SIGUSR1", "SIGUSR1");
+  assert.equal((await running).code, 6);
+  await bus.close();
+});
+
 test("a command whose file cannot be run just when it is to be started again ends with 126, and so does one behind what is no folder", async (t) => {
   const program = join(folder, "being-written");
   await copyFile("/bin/sleep", program);

@@ -47,8 +47,10 @@ export async function exec(context: Context, upstreams: string, command: readonl
   const first = read();
   await keep(first);
   const child = new SupervisedChild({ command: [program, ...args], onChange, stopMs, say: context.out.note });
+  // Output may go into a pipe: the terminal sends its signals to the command all the same, and a second one makes many give up what they finish.
+  const atTerminal = context.terminal || process.stdin.isTTY || process.stderr.isTTY;
   const onSignal = (signal: NodeJS.Signals): void => {
-    child.forward(signal, context.terminal && fromTerminal.includes(signal));
+    child.forward(signal, atTerminal && fromTerminal.includes(signal));
   };
   for (const signal of forwarded) process.on(signal, onSignal);
   child.start(envOf(first));
