@@ -137,6 +137,14 @@ test("K1, K2: a worker that is killed is started again, and no connection is ref
   assert.ok((seen.get("200") ?? 0) > 0);
 });
 
+test("K5: a worker that hangs is killed and replaced, and the other one serves meanwhile", async () => {
+  const [victim, other] = workersOf(router.pid) as [number, number];
+  process.kill(victim, "SIGSTOP");
+  await until(() => workersOf(router.pid).length === 2 && !workersOf(router.pid).includes(victim), 60_000);
+  assert.ok(workersOf(router.pid).includes(other), router.output());
+  for (const path of paths) assert.equal(await call(path), "200");
+});
+
 test("K3: SIGTERM ends parent and workers in good order", async () => {
   const workers = workersOf(router.pid);
   assert.equal(await router.stop(), 0);

@@ -8,10 +8,12 @@ import { setTimeout as sleep } from "node:timers/promises";
  * K1  The port is this process's: it takes the connections and hands them out by turns, so that none is refused while a worker dies or is
  *     replaced, and none is reset by a replacement. A worker that is killed takes with it what it had, also what was just being handed to it.
  * K2  A worker that ends is started again, after a time that doubles from 250 ms to 30 s while it keeps ending within that time.
- * K3  SIGTERM and SIGINT are passed on: what is in flight ends within the workers' own grace.
+ * K3  SIGTERM and SIGINT are passed on: what is in flight ends within the workers' own grace, also at one that is just being replaced.
  * K4  SIGHUP replaces the workers one after the other, by the code that is on disk then: the new one listens before the old one is stopped.
+ * K5  A worker that has given signs of life and gives none for `hungMs` is killed, and K2 is for it then. Time in which this process stood still itself
+ *     does not count.
  */
-export async function runWorkers(count: number): Promise<void> {
+export async function runWorkers(count: number, hungMs = hungMsMax): Promise<void> {
   cluster.schedulingPolicy = cluster.SCHED_RR;
   cluster.setupPrimary({ stdio: ["ignore", "inherit", "inherit", "ipc"] });
   const base = process.env["MCPF_INSTANCE"] ?? `router-${randomUUID().slice(0, 8)}`;
@@ -21,6 +23,14 @@ export async function runWorkers(count: number): Promise<void> {
     slots.push(new Slot(`${base}-${index}`, healthPort === 0 ? await freePort() : healthPort + index - 1));
   }
   for (const slot of slots) slot.start();
+  const askEveryMs = hungMs / asksMax;
+  let askedAtMs = performance.now();
+  setInterval(() => {
+    const nowMs = performance.now();
+    const stoodStill = nowMs - askedAtMs > 2 * askEveryMs;
+    askedAtMs = nowMs;
+    for (const slot of slots) slot.ask(stoodStill);
+  }, askEveryMs);
 
   let stopping = false;
   const stop = async (): Promise<void> => {
@@ -41,6 +51,20 @@ export async function runWorkers(count: number): Promise<void> {
   });
 }
 
+/** For a worker: answers its parent, so that it is not taken for one that hangs (K5). */
+export function answerParent(): void {
+  process.on("message", (message) => {
+    // A parent that is gone ends its workers; nothing is left to be done for an answer that does not reach it.
+    if (message === question && process.connected) process.send?.(answer, () => undefined);
+  });
+}
+
+const question = "mcpf: are you there?";
+const answer = "mcpf: I am";
+/** Far beyond what collecting garbage, or a crowded machine, takes from a process at once. */
+const hungMsMax = 15_000;
+/** So many in a row without an answer are a worker that hangs. */
+const asksMax = 15;
 const restartMsMin = 250;
 const restartMsMax = 30_000;
 const readyMsMax = 30_000;
@@ -53,6 +77,9 @@ const environmentIsWrong = 2;
 class Slot {
   readonly #name: string;
   readonly #healthPort: number;
+  /** All that live, also those that are being replaced: the questions that each has left without an answer; null: it has never given one. */
+  readonly #live = new Map<Worker, number | null>();
+  readonly #ends = new WeakMap<Worker, Promise<void>>();
   #generation = 0;
   #worker: Worker | null = null;
   #restartMs = restartMsMin;
@@ -72,7 +99,30 @@ class Slot {
 
   async stop(): Promise<void> {
     this.#stopping = true;
-    if (this.#worker !== null) await end(this.#worker);
+    await Promise.all([...this.#live.keys()].map((worker) => this.#end(worker)));
+  }
+
+  /** Asks for a sign of life. `anew`: what went without an answer until now says nothing. */
+  ask(anew: boolean): void {
+    for (const [worker, missed] of this.#live) {
+      if (!worker.isConnected()) continue;
+      if (missed !== null && missed >= asksMax) {
+        say("error", `worker ${this.#name} hangs: it has given no sign of life for ${asksMax} times; it is killed`);
+        worker.process.kill("SIGKILL");
+        this.#live.set(worker, null);
+        continue;
+      }
+      if (missed !== null) this.#live.set(worker, anew ? 0 : missed + 1);
+      // One that is about to end may not take it any more.
+      worker.send(question, () => undefined);
+    }
+  }
+
+  /** Once, whoever wants it: a second signal is not to cut off what the first lets end. */
+  #end(worker: Worker): Promise<void> {
+    const ending = this.#ends.get(worker) ?? end(worker);
+    this.#ends.set(worker, ending);
+    return ending;
   }
 
   /** Returns whether the new worker came up; if not, the old one stays. */
@@ -82,14 +132,14 @@ class Slot {
     const isUp = await listening(next);
     this.#replacing = false;
     if (!isUp) {
-      say("error", `the new worker ${this.#nameNow} did not come up; the old one stays`);
-      await end(next);
+      if (!this.#stopping) say("error", `the new worker ${this.#nameNow} did not come up; the old one stays`);
+      await this.#end(next);
       if (this.#worker === null && !this.#stopping) this.start();
       return false;
     }
     const old = this.#worker;
     this.#worker = next;
-    if (old !== null) await end(old);
+    if (old !== null) await this.#end(old);
     return true;
   }
 
@@ -106,11 +156,16 @@ class Slot {
       MCPF_PARENT_PIPE: "0",
     });
     const startedAtMs = performance.now();
+    this.#live.set(worker, null);
+    worker.on("message", (message) => {
+      if (message === answer && this.#live.has(worker)) this.#live.set(worker, 0);
+    });
     worker.on("error", (error) => say("error", `worker ${this.#name}: ${error.message}`));
     worker.once("listening", () => {
       this.#hasServed = true;
     });
     worker.once("exit", (code, signal) => {
+      this.#live.delete(worker);
       if (this.#stopping || this.#worker !== worker) return;
       if (code === environmentIsWrong && !this.#hasServed) process.exit(environmentIsWrong);
       this.#worker = null;

@@ -1,27 +1,38 @@
 import assert from "node:assert/strict";
-import { spawn } from "node:child_process";
+import { type ChildProcess, spawn } from "node:child_process";
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { test } from "node:test";
-import { freePort, tempDir } from "@mcp-failover/testkit";
+import { type TestContext, test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
+import { freePort, patientMs, tempDir } from "@mcp-failover/testkit";
 import { until } from "./support/clients.ts";
 
 const workers = join(import.meta.dirname, "..", "src", "workers.ts");
 /** What a worker is, as a file on disk that can be another one when it is replaced. */
-const program = (worker: string): string => `
+const program = (worker: string, hungMs = 15_000): string => `
 import cluster from "node:cluster";
 import { createServer } from "node:http";
-const { runWorkers } = await import(${JSON.stringify(workers)});
-if (cluster.isPrimary) await runWorkers(2);
+const { answerParent, runWorkers } = await import(${JSON.stringify(workers)});
+if (cluster.isPrimary) await runWorkers(2, ${hungMs});
 else { ${worker} }
 `;
 const good = `createServer((_, response) => response.end(String(process.pid))).listen(Number(process.env.MCPF_ROUTER_PORT), "127.0.0.1");
 process.on("SIGTERM", () => process.exit(0));`;
 
-test("K4: new code on disk that refuses the environment ends none of the workers that serve, at a replacement as after a crash", async () => {
+interface Parent {
+  readonly process: ChildProcess;
+  readonly said: () => string;
+  /** Other code on disk. */
+  write(text: string): Promise<void>;
+  /** The worker that answers a call, or null. */
+  ask(path?: string): Promise<number | null>;
+  /** Processes that answer, once there are as many. */
+  answering(count: number): Promise<number[]>;
+}
+async function startParent(t: TestContext, text: string): Promise<Parent> {
   const dir = await tempDir();
   const path = join(dir.path, "program.mjs");
-  await writeFile(path, program(good));
+  await writeFile(path, text);
   const port = await freePort();
   const parent = spawn(process.execPath, [path], {
     env: { ...process.env, MCPF_ROUTER_PORT: String(port) },
@@ -31,30 +42,87 @@ test("K4: new code on disk that refuses the environment ends none of the workers
   parent.stdout.on("data", (chunk: Buffer) => {
     said += chunk.toString();
   });
-  const pids = new Set<number>();
-  const ask = async (): Promise<void> => {
-    const answer = await fetch(`http://127.0.0.1:${port}`, { headers: { connection: "close" } }).catch(() => null);
-    if (answer !== null) pids.add(Number(await answer.text()));
-  };
-  try {
-    for (const endMs = Date.now() + 15_000; pids.size < 2 && Date.now() < endMs; ) {
-      await ask();
-      await new Promise((resolve) => setTimeout(resolve, 20));
-    }
-    assert.equal(pids.size, 2);
-    await writeFile(path, program("process.exit(2);"));
-    parent.kill("SIGHUP");
-    await until(() => said.includes("did not come up") || parent.exitCode !== null);
-    process.kill([...pids][0] as number, "SIGKILL");
-    await until(() => said.split("ended (").length >= 3 || parent.exitCode !== null);
-    assert.equal(parent.exitCode, null);
-    const before = [...pids][1];
-    pids.clear();
-    await ask();
-    assert.deepEqual([...pids], [before]);
-  } finally {
+  t.after(async () => {
     const ended = new Promise((resolve) => parent.once("exit", resolve));
-    if (parent.exitCode === null && parent.kill("SIGTERM")) await ended;
+    if (parent.exitCode === null && parent.signalCode === null && parent.kill("SIGTERM")) await ended;
     await dir.remove();
-  }
+  });
+  const ask: Parent["ask"] = async (target = "/") => {
+    const signal = AbortSignal.timeout(target === "/" ? 1000 : patientMs(20_000));
+    const answer = await fetch(`http://127.0.0.1:${port}${target}`, { headers: { connection: "close" }, signal }).catch(() => null);
+    return answer === null ? null : Number(await answer.text());
+  };
+  return {
+    process: parent,
+    said: () => said,
+    write: (other) => writeFile(path, other),
+    ask,
+    async answering(count) {
+      const pids = new Set<number>();
+      for (const endMs = Date.now() + patientMs(15_000); pids.size < count && Date.now() < endMs; ) {
+        const pid = await ask();
+        if (pid !== null) pids.add(pid);
+        await sleep(20);
+      }
+      assert.equal(pids.size, count);
+      return [...pids];
+    },
+  };
+}
+
+test("K5: a worker that hangs is killed and another one takes its place; one that never said that it is there is let be", async (t) => {
+  const parent = await startParent(t, program(`answerParent(); ${good}`, patientMs(1000)));
+  const before = await parent.answering(2);
+  await sleep(patientMs(1000) * 2);
+  assert.deepEqual((await parent.answering(2)).sort(), before.sort(), "none that lives is taken for one that hangs");
+  const [victim, other] = before as [number, number];
+  process.kill(victim, "SIGSTOP");
+  await until(() => parent.said().includes("hangs"), patientMs(10_000));
+  const after = await parent.answering(2);
+  assert.ok(after.includes(other) && !after.includes(victim), `${after}, not ${victim}`);
+
+  const silent = await startParent(t, program(good, patientMs(500)));
+  const old = await silent.answering(2);
+  await sleep(patientMs(500) * 3);
+  assert.deepEqual((await silent.answering(2)).sort(), old.sort());
+});
+
+test("K5: time in which the parent stood still itself is not counted against its workers", async (t) => {
+  const parent = await startParent(t, program(`answerParent(); ${good}`, patientMs(1000)));
+  const before = await parent.answering(2);
+  parent.process.kill("SIGSTOP");
+  await sleep(patientMs(1000) * 2);
+  parent.process.kill("SIGCONT");
+  await sleep(patientMs(500));
+  assert.deepEqual((await parent.answering(2)).sort(), before.sort());
+});
+
+test("K3: a stop in the midst of a replacement lets end what is in flight at the worker that is being replaced", async (t) => {
+  const slow = `const server = createServer((request, response) => {
+    if (request.url === "/") response.end(String(process.pid));
+    else setTimeout(() => response.end(String(process.pid)), ${patientMs(3000)});
+  });
+  server.listen(Number(process.env.MCPF_ROUTER_PORT), "127.0.0.1");
+  process.on("SIGTERM", () => server.close(() => process.exit(0)));`;
+  const parent = await startParent(t, program(slow));
+  const before = await parent.answering(2);
+  const outstanding = parent.ask("/slow");
+  await sleep(100);
+  parent.process.kill("SIGHUP");
+  // The new ones are there, and the one with the call is about to end.
+  await sleep(patientMs(1500));
+  parent.process.kill("SIGTERM");
+  assert.ok(before.includes((await outstanding) ?? 0), "the call was cut off");
+});
+
+test("K4: new code on disk that refuses the environment ends none of the workers that serve, at a replacement as after a crash", async (t) => {
+  const parent = await startParent(t, program(good));
+  const [first, second] = (await parent.answering(2)) as [number, number];
+  await parent.write(program("process.exit(2);"));
+  parent.process.kill("SIGHUP");
+  await until(() => parent.said().includes("did not come up") || parent.process.exitCode !== null);
+  process.kill(first, "SIGKILL");
+  await until(() => parent.said().split("ended (").length >= 3 || parent.process.exitCode !== null);
+  assert.equal(parent.process.exitCode, null);
+  assert.equal(await parent.ask(), second);
 });
