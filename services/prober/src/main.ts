@@ -1,3 +1,4 @@
+import "./threads.ts";
 import { runService } from "@mcp-failover/service-kit";
 import { proberEnvironment } from "./config.ts";
 import { startProber } from "./wiring.ts";

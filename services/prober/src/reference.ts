@@ -1,4 +1,5 @@
 import { connect } from "node:net";
+import { lookUp } from "./probes/names.ts";
 
 const defaultPorts: Readonly<Record<string, number>> = {
   "http:": 80,
@@ -16,7 +17,7 @@ export function reach(url: string, timeoutMs: number): Promise<boolean> {
   const host = hostname.replace(/^\[|\]$/g, "");
   const number = port === "" ? (defaultPorts[protocol] ?? elsePort) : Number(port);
   return new Promise((resolve) => {
-    const socket = connect({ host, port: number });
+    const socket = connect({ host, port: number, lookup: lookUp });
     const end = (reached: boolean): void => {
       clearTimeout(timer);
       socket.destroy();

@@ -5,6 +5,7 @@ import { fractionOf } from "@mcp-failover/domain";
 import { tlsKey } from "@mcp-failover/service-kit";
 import type { Ending } from "./deadline.ts";
 import { HttpAnswer } from "./http-answer.ts";
+import { lookUp } from "./names.ts";
 import { secured } from "./secured.ts";
 
 /**
@@ -281,12 +282,20 @@ class Connection {
         return true;
       },
     };
-    if (serverName === null) this.#socket = connectTcp({ host, port, onread });
+    if (serverName === null) this.#socket = connectTcp({ host, port, lookup: lookUp, onread });
     else {
       const name = isIP(serverName) === 0 ? { servername: serverName } : {};
       const own = tls === null ? {} : secured(tls);
       // Documented for tls.connect too, and missing in its types.
-      const options: ConnectionOptions & { onread: typeof onread } = { host, port, onread, ALPNProtocols: ["http/1.1"], ...name, ...own };
+      const options: ConnectionOptions & { onread: typeof onread } = {
+        host,
+        port,
+        lookup: lookUp,
+        onread,
+        ALPNProtocols: ["http/1.1"],
+        ...name,
+        ...own,
+      };
       this.#socket = connectTls(options);
     }
     // What is written before costs the socket more, and could reach a server whose certificate does not verify.

@@ -1,6 +1,7 @@
 import { connect as connectTcp, isIP, type Socket } from "node:net";
 import { connect as connectTls, type TLSSocket } from "node:tls";
 import type { CheckContext } from "./check.ts";
+import { lookUp } from "./names.ts";
 import { secured } from "./secured.ts";
 
 /** One connection of one probe: gone when the probe ends, however it ends. */
@@ -36,12 +37,13 @@ export async function withConnection<T>(
     ? connectTls({
         host: bare,
         port,
+        lookup: lookUp,
         ...(serverName === undefined ? {} : { servername: serverName }),
         ...own,
         // What the probe names itself stands over what the endpoint has.
         ...(check.serverName === null ? {} : { servername: check.serverName }),
       })
-    : connectTcp({ host: bare, port });
+    : connectTcp({ host: bare, port, lookup: lookUp });
   const stream = openStream(socket);
   const abort = (): void => {
     socket.destroy(new DOMException("the probe has ended", "AbortError"));

@@ -1,6 +1,7 @@
 import { probeCheckPolicy } from "@mcp-failover/domain";
 import WebSocket from "ws";
 import { type CheckContext, type CheckFound, documentOf } from "./check.ts";
+import { lookUp } from "./names.ts";
 import { okResult, resultOfStatus } from "./result.ts";
 import { secured } from "./secured.ts";
 
@@ -17,6 +18,7 @@ export async function probeWebSocket(context: CheckContext): Promise<CheckFound>
     maxPayload: probeCheckPolicy.documentBytesMax,
     followRedirects: false,
     perMessageDeflate: false,
+    lookup: lookUp,
     ...(ca !== null ? { ca } : check.tls === null ? {} : secured(check.tls)),
     ...(check.serverName === null ? {} : { servername: check.serverName }),
   });

@@ -2,6 +2,7 @@ import type { EndpointTls } from "@mcp-failover/contracts";
 import { tlsKey } from "@mcp-failover/service-kit";
 import { Agent, buildConnector, Client, type Dispatcher } from "undici";
 import { type AnswerLimits, type HttpRequest, openHttpConnections, userAgent } from "./http-connections.ts";
+import { lookUp } from "./names.ts";
 import { secured } from "./secured.ts";
 
 /**
@@ -54,7 +55,7 @@ const securedAgentsMax = 1000;
 const restMs = 50;
 const lostSocketCodes = new Set(["ECONNRESET", "EPIPE", "UND_ERR_SOCKET", "UND_ERR_CLOSED", "UND_ERR_DESTROYED"]);
 const clientOptions = {
-  connect: { timeout: connectMs },
+  connect: { timeout: connectMs, lookup: lookUp },
   keepAliveTimeout: keepMs,
   headersTimeout: 0,
   bodyTimeout: 0,
@@ -139,7 +140,7 @@ function connectorOf(tls: EndpointTls): buildConnector.connector {
   return (options, callback) => {
     try {
       const own = secured(tls);
-      buildConnector({ timeout: connectMs, ...own })(
+      buildConnector({ timeout: connectMs, lookup: lookUp, ...own })(
         { ...options, ...(own.servername === undefined ? {} : { servername: own.servername }) },
         callback,
       );
