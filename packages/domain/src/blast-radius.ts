@@ -1,13 +1,15 @@
 import type { StatusView } from "@mcp-failover/contracts";
 import { type CanaryCall, experimentPolicy } from "./experiment.ts";
+import type { StandIns } from "./stand-ins.ts";
 
 /**
  * How much a chaos experiment may break, and when it is given up (principlesofchaos.org, "minimize blast radius"; AWS FIS, "stop conditions").
  * Pure.
  *
  * Invariants:
- * B1  The active endpoint is made unusable only where something serves in its place: another endpoint that is healthy now, with no hold that
- *     keeps the upstream from moving there; or a legacy implementation of every tool.
+ * B1  The active endpoint is made unusable only where something serves in its place: another endpoint that is healthy now and fit for it, with
+ *     nothing that keeps the upstream from moving there (a hold, maintenance, automatic moves that are off); or a legacy implementation of
+ *     every tool.
  * B2  `force` overrides B1, and the answer names what was overridden. Nothing overrides B3 and B4.
  * B3  It is given up once the last `abortAfterCalls` calls of the canary that have a result failed.
  * B4  It is given up once an upstream that is not the target has no healthy active endpoint any more, and had one before.
@@ -23,25 +25,31 @@ interface BlastRadius {
   /** Every tool has a legacy implementation that serves when no endpoint does. */
   readonly hasLegacy: boolean;
   readonly force: boolean;
+  readonly standIns: StandIns;
 }
 
-/** What of B1 is overridden (`last_endpoint`, `hold`), or why the experiment may not begin. */
-export function checkBlastRadius({ upstream, endpoint, takesAway, hasLegacy, force }: BlastRadius): {
+/** What of B1 is overridden (`last_endpoint`, `hold`, or the rule by which it would stay), or why the experiment may not begin. */
+export function checkBlastRadius({ upstream, endpoint, takesAway, hasLegacy, force, standIns }: BlastRadius): {
   readonly overrode: readonly string[];
   readonly refused: string | null;
 } {
   if (!takesAway || hasLegacy || upstream.active !== endpoint) return { overrode: [], refused: null };
   const others = upstream.endpoints.filter(({ name }) => name !== endpoint);
   const found: { readonly rule: string; readonly why: string }[] = [];
-  if (!others.some(({ health }) => health === "healthy")) {
-    const state = others.map(({ name, health }) => `${name} is ${health}`).join(", ") || "it has no other";
-    const why = `without ${endpoint} nothing would serve ${upstream.name}: no other endpoint is healthy (${state}); bring one back first`;
+  const { unfit, stays } = standIns;
+  if (!others.some(({ name, health }) => health === "healthy" && unfit[name] === undefined)) {
+    const stateOf = ({ name, health }: (typeof others)[number]): string =>
+      `${name} ${(health === "healthy" && unfit[name]) || `is ${health}`}`;
+    const state = others.map(stateOf).join(", ") || "it has no other";
+    const lacks = others.some(({ health }) => health === "healthy") ? "could" : "is healthy";
+    const why = `without ${endpoint} nothing would serve ${upstream.name}: no other endpoint ${lacks} (${state}); bring one back first`;
     found.push({ rule: "last_endpoint", why });
   }
   if (upstream.held !== null) {
     const why = `${upstream.name} is held at ${endpoint} by ${upstream.held.by} (${upstream.held.reason}); release it first`;
     found.push({ rule: "hold", why });
   }
+  if (stays !== null) found.push({ rule: stays.rule, why: `${stays.why}; change that first` });
   const [first] = found;
   return force || first === undefined
     ? { overrode: found.map(({ rule }) => rule), refused: null }

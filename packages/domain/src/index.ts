@@ -242,6 +242,7 @@ export {
   whyNot,
 } from "./routing.ts";
 export type { SafetyFacts } from "./safety-rules.ts";
+export { type StandIns, standInsOf } from "./stand-ins.ts";
 export {
   emptyReadModel,
   type FailoverRecord,

@@ -1,7 +1,15 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import type { StatusView } from "@mcp-failover/contracts";
-import { type CanaryCall, checkBlastRadius, experimentPolicy, findAbort, servedUpstreams } from "@mcp-failover/domain";
+import { type StatusView, topology } from "@mcp-failover/contracts";
+import {
+  type CanaryCall,
+  checkBlastRadius,
+  experimentPolicy,
+  findAbort,
+  type StandIns,
+  servedUpstreams,
+  standInsOf,
+} from "@mcp-failover/domain";
 import fc from "fast-check";
 
 type Upstream = StatusView["upstreams"][number];
@@ -22,7 +30,8 @@ function upstream(name: string, healths: Readonly<Record<string, Health>>, more:
 }
 const held = { by: "ann", reason: "a release", until: null };
 const anyHealth = fc.constantFrom<Health>("healthy", "degraded", "unhealthy", "unknown");
-const kill = { endpoint: "primary", takesAway: true, hasLegacy: false, force: false };
+const fit: StandIns = { unfit: {}, stays: null };
+const kill = { endpoint: "primary", takesAway: true, hasLegacy: false, force: false, standIns: fit };
 
 test("B1: the active endpoint is taken away only where another one is healthy and nothing holds the upstream, or legacy serves every tool", () => {
   fc.assert(
@@ -71,6 +80,83 @@ test("B2: force lets it begin, and names what it overrode and nothing else", () 
   assert.deepEqual(of({}, "unhealthy"), ["last_endpoint"]);
   assert.deepEqual(of({ held }, "healthy"), ["hold"]);
   assert.deepEqual(of({ held }, "degraded"), ["last_endpoint", "hold"]);
+});
+
+/** What the configuration says of `shop`, whose endpoints are all healthy, with primary active. */
+function standIns(shop: object, more: object = {}, change: Partial<Upstream> = {}, others: readonly Upstream[] = []): StandIns {
+  const endpoints = ["primary", "secondary", "third"].map((name, tier) => ({ name, tier, url: `http://127.0.0.1:${tier + 1}/` }));
+  const mail = { kind: "http", endpoints: endpoints.slice(0, 2) };
+  const config = topology.parse({ version: 1, upstreams: { shop: { kind: "http", endpoints, ...shop }, mail }, ...more });
+  const view = upstream("shop", { primary: "healthy", secondary: "healthy", third: "healthy" }, change);
+  return standInsOf({ topology: config, environment: "production" }, { upstreams: [view, ...others] }, view, 1_000_000);
+}
+const always = { daily: { at: "00:00", for_ms: 86_400_000 } };
+const work = (more: object) => ({ maintenance: [{ name: "disks", reason: "new ones", ...more, ...always }] });
+
+test("SI1: an endpoint that takes no writes, is in maintenance, behind an open breaker or barred by a safety rule is no stand-in", () => {
+  assert.deepEqual(standIns({}), fit);
+  const roles = ["write", "read", "write"].map((role, tier) => ({
+    name: ["primary", "secondary", "third"][tier],
+    tier,
+    role,
+    url: "http://127.0.0.1:1/",
+  }));
+  assert.deepEqual(standIns({ endpoints: roles }).unfit, { secondary: "takes no writes (role: read)" });
+  assert.deepEqual(standIns({}, work({ endpoints: ["shop/third"] })).unfit, { third: "is in maintenance (disks)" });
+  const view = upstream("shop", { primary: "healthy", secondary: "healthy" });
+  const broken = view.endpoints.map((endpoint) => ({
+    ...endpoint,
+    breaker: endpoint.name === "primary" ? ("closed" as const) : ("forced_open" as const),
+  }));
+  assert.deepEqual(standIns({}, {}, { endpoints: broken }).unfit, { secondary: "is behind a breaker that is forced_open" });
+  const frozen = standIns({}, { safety_rules: [{ name: "freeze", no_moves: { upstreams: ["shop"], ...always } }] });
+  assert.deepEqual(Object.keys(frozen.unfit), ["secondary", "third"]);
+  assert.match(frozen.unfit["third"] ?? "", /^may not be moved to \(freeze: no moves until /);
+  const never = { safety_rules: [{ name: "apart", never_both_on_backup: ["shop", "mail"] }] };
+  const mail = (active: string) => upstream("mail", { primary: "unhealthy", secondary: "healthy" }, { active });
+  assert.deepEqual(standIns({}, never, {}, [mail("primary")]), fit);
+  assert.deepEqual(Object.keys(standIns({}, never, {}, [mail("secondary")]).unfit), ["secondary", "third"]);
+  const least = { safety_rules: [{ name: "two", at_least: { count: 1, endpoints: ["shop/primary", "mail/primary"] } }] };
+  assert.deepEqual(standIns({}, least, {}, [upstream("mail", { primary: "healthy" })]), fit);
+  assert.match(standIns({}, least, {}, [mail("primary")]).unfit["secondary"] ?? "", /^may not be moved to \(two: at least 1 /);
+});
+
+test("SI2: an upstream stays where it is in maintenance, without automatic moves, and in a dry run; a pool of which more is fit need not move", () => {
+  assert.deepEqual(standIns({}, work({ endpoints: ["shop/primary"] })).stays, {
+    rule: "maintenance",
+    why: "primary is in maintenance (disks): nobody moves shop because of it",
+  });
+  for (const [failover, rule] of [
+    [{ automatic: false }, "automatic_off"],
+    [{ moves_per_hour: 0 }, "automatic_off"],
+    [{ dry_run: true }, "dry_run"],
+  ] as const) {
+    assert.equal(standIns({ failover }).stays?.rule, rule);
+    const pool = upstream("shop", { primary: "healthy", secondary: "healthy" }, { mode: "pool" });
+    assert.equal(standIns({ failover }, {}, pool).stays?.rule, rule, "of another tier");
+    const one = { ...pool, endpoints: pool.endpoints.map((endpoint) => ({ ...endpoint, tier: 0 })) };
+    assert.equal(standIns({ failover }, {}, one).stays, null);
+  }
+});
+
+test("B1, B2: a healthy endpoint that is no stand-in counts for none, nor does one to which nobody would move; force overrides both, by name", () => {
+  const view = upstream("shop", { primary: "healthy", secondary: "healthy", third: "unhealthy" });
+  const unfit = { unfit: { secondary: "takes no writes (role: read)" }, stays: null };
+  const refused = checkBlastRadius({ ...kill, upstream: view, standIns: unfit }).refused ?? "";
+  assert.match(
+    refused,
+    /^without primary .* no other endpoint could \(secondary takes no writes \(role: read\), third is unhealthy\); bring/,
+  );
+  const stays = { unfit: {}, stays: { rule: "dry_run", why: "shop is not moved by itself" } };
+  assert.match(
+    checkBlastRadius({ ...kill, upstream: view, standIns: stays }).refused ?? "",
+    /^shop is not moved by itself; change that first, or/,
+  );
+  const both = { unfit: unfit.unfit, stays: stays.stays };
+  assert.deepEqual(checkBlastRadius({ ...kill, upstream: view, standIns: both, force: true }), {
+    overrode: ["last_endpoint", "dry_run"],
+    refused: null,
+  });
 });
 
 const quiet = { target: "shop", calls: [], servedBefore: new Set<string>(), status: null };

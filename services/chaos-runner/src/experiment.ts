@@ -45,7 +45,7 @@ export async function runExperiment(parts: ExperimentParts): Promise<ChaosFinish
   const { options } = command;
   const startTime = Math.round(nowMs());
   const baseline = await measureBaseline(parts);
-  const { status: statusBefore, overrode } = await lookAgain(kit.bus, target, seqBefore, options.force);
+  const { status: statusBefore, overrode } = await lookAgain(kit, target, seqBefore, options.force);
   const baselineMetrics = metricsOf(baseline, statusBefore, nowMs());
   const leaseMs = options.durationMs + experimentPolicy.faultSlackMs;
   if (!lease.held || stop.aborted)

@@ -8,8 +8,8 @@ import {
   subjectFor,
   type UpstreamConfig,
 } from "@mcp-failover/contracts";
-import { checkBlastRadius, policyFor } from "@mcp-failover/domain";
-import type { AppliedTopology } from "@mcp-failover/service-kit";
+import { checkBlastRadius, policyFor, standInsOf } from "@mcp-failover/domain";
+import type { AppliedTopology, Kit } from "@mcp-failover/service-kit";
 import type { CanaryTool } from "./canary.ts";
 import { askProcesses, askStatus, type Fault } from "./stack.ts";
 
@@ -18,6 +18,7 @@ export interface Target {
   readonly scenario: ChaosScenario;
   readonly upstream: string;
   readonly config: UpstreamConfig;
+  readonly applied: AppliedTopology;
   readonly endpoint: string;
   readonly wasActive: boolean;
   readonly epoch: number;
@@ -51,6 +52,7 @@ export async function resolveTarget(bus: Bus, command: ChaosCommand, applied: Ap
     scenario: scenario.data,
     upstream,
     config,
+    applied,
     endpoint,
     wasActive: endpoint === view.active,
     epoch: view.epoch,
@@ -81,7 +83,7 @@ function requireSteady({ backupUpToSeq }: StatusView, { name, active, endpoints 
  * @returns the status, and what `force` overrode
  */
 export async function lookAgain(
-  bus: Bus,
+  { bus, nowMs }: Pick<Kit, "bus" | "nowMs">,
   target: Target,
   seqBefore: number,
   force: boolean,
@@ -97,7 +99,8 @@ export async function lookAgain(
     const moved = `${upstream} moved after ${endpoint} had been chosen as its ${wasActive ? "active endpoint" : "standby"}`;
     throw new RefusedError("not_steady", `${moved}: nothing was injected; ask again when it stays where it is`, true);
   }
-  const { overrode, refused } = checkBlastRadius({ upstream: view, endpoint, takesAway, hasLegacy, force });
+  const standIns = standInsOf(target.applied, status, view, nowMs());
+  const { overrode, refused } = checkBlastRadius({ upstream: view, endpoint, takesAway, hasLegacy, force, standIns });
   if (refused !== null) throw new RefusedError("blast_radius", refused);
   return { status, overrode };
 }

@@ -41,7 +41,7 @@ export class Run {
   async inject(leaseMs: number): Promise<string | null> {
     const { kit, command, target, seqBefore, journal, lease, stop } = this.#parts;
     try {
-      this.#servedBefore = servedUpstreams((await lookAgain(kit.bus, target, seqBefore, command.options.force)).status);
+      this.#servedBefore = servedUpstreams((await lookAgain(kit, target, seqBefore, command.options.force)).status);
     } catch (error) {
       if (!isTransient(error)) throw error;
       return `nothing was injected: ${error instanceof Error ? error.message : String(error)}`;

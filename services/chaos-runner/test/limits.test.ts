@@ -113,6 +113,31 @@ describe("limits of an experiment", { concurrency: 3 }, () => {
     assert.deepEqual(stack.asked.slice(-2), ["slow shop-primary 300 3000", "clear shop-primary"]);
   });
 
+  for (const { what, more, expected } of [
+    {
+      what: "automatic moves are switched off",
+      more: { shop: { failover: { automatic: false } } },
+      expected: /^shop is not moved by itself: automatic moves are switched off; change that first, or order it with `force`/,
+    },
+    {
+      what: "the other endpoint is in maintenance",
+      more: {
+        topology: {
+          maintenance: [{ name: "disks", reason: "new ones", endpoints: ["shop/secondary"], daily: { at: "00:00", for_ms: 86_400_000 } }],
+        },
+      },
+      expected: /^without primary nothing would serve shop: no other endpoint could \(secondary is in maintenance \(disks\)\)/,
+    },
+  ]) {
+    test(`the active endpoint is not killed where it would not be left, though the other is healthy: ${what}`, async (t) => {
+      const { stack, ask } = await world(t, more);
+      const reply = await ask({});
+      assert.equal(codeOf(reply), "blast_radius", messageOf(reply));
+      assert.match(messageOf(reply), expected);
+      assert.deepEqual(stack.asked, []);
+    });
+  }
+
   test("legacy implementations of every tool serve in the last endpoint's place; of some tools they do not", async (t) => {
     const legacy = { url: "http://127.0.0.1:3/stock" };
     const whole = await world(t, { tools: { stock: { read_only: true, legacy } } });

@@ -48,7 +48,8 @@ export class StackDouble {
     this.bus = bus;
   }
 
-  async start(more: { tools?: object } = {}): Promise<void> {
+  /** `shop` and `topology`: what of the configuration is otherwise. */
+  async start(more: { tools?: object; shop?: object; topology?: object } = {}): Promise<void> {
     const tools = more.tools ?? { write: {}, stock: { read_only: true } };
     const topology = {
       version: 1,
@@ -60,8 +61,10 @@ export class StackDouble {
             { name: "secondary", tier: 1, url: "http://127.0.0.1:2/mcp" },
           ],
           tools,
+          ...more.shop,
         },
       },
+      ...more.topology,
     };
     const applied = { version: 1, hash: "h", fileHash: null, by: operator, reason: "test", environment: "development", topology } as const;
     await this.bus.append(eventOf("config.applied", [], { ...applied, timestamp: new Date().toISOString() }));

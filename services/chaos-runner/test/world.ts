@@ -61,7 +61,7 @@ function fencing(bus: Bus, onFence: OnFence): Bus {
   };
 }
 
-export async function world(t: TestContext, more: { tools?: object; onFence?: OnFence } = {}) {
+export async function world(t: TestContext, more: Parameters<StackDouble["start"]>[0] & { onFence?: OnFence } = {}) {
   const broker = memoryBroker();
   const stack = new StackDouble(broker.connect());
   await stack.start(more);
