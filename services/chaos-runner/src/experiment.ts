@@ -47,7 +47,7 @@ export async function runExperiment(parts: ExperimentParts): Promise<ChaosFinish
   const baseline = await measureBaseline(parts);
   const { status: statusBefore, overrode } = await lookAgain(kit, target, seqBefore, options.force);
   const baselineMetrics = metricsOf(baseline, statusBefore, nowMs());
-  const leaseMs = options.durationMs + experimentPolicy.faultSlackMs;
+  const leaseMs = Math.min(options.durationMs, options.maxWaitMs) + experimentPolicy.faultSlackMs;
   if (!lease.held || stop.aborted)
     throw new RefusedError("not_steady", "the runner is stopping, or lost its lease: nothing was injected", true);
   await journal.started(command, {

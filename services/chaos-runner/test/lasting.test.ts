@@ -48,6 +48,13 @@ describe("how long a fault lasts", { concurrency: 3 }, () => {
     assert.match(error ?? "", /^the check faultLasted failed: the fault on primary was gone before it was taken back/);
   });
 
+  test("a fault's lease is not longer than anybody watches: so long it would outlive a runner that dies, and the longest is no lease at all", async (t) => {
+    const { stack, run } = await world(t);
+    const { error } = await run({ scenario: "slowResponse", options: { delayMs: 300, durationMs: 900_000, maxWaitMs: 2000 } });
+    assert.doesNotMatch(error ?? "", /could not be injected/);
+    assert.deepEqual(stack.asked, ["slow shop-primary 300 4000", "clear shop-primary"]);
+  });
+
   test("what another runner left is taken back before anything else is broken", async (t) => {
     const { stack, ask } = await world(t);
     await leaveExperiment(stack, 60_000);
