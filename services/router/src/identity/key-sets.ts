@@ -5,8 +5,10 @@ import { keySetUrlOf } from "./issuer-metadata.ts";
 /**
  * The keys of issuers. Guarantees:
  * K1  A key set is fetched by one request at a time, with a time-out, a limit on its size, and no redirect followed.
- * K2  It is fetched again when it is old, and when a token names a key that is not in it, but then not more often than every `againMs`.
- * K3  When it cannot be fetched the last good one goes on, however old; also after a restart, from disk.
+ * K2  It is fetched again when it is old, and when a token names a key that is not in it, but then not more often than every `againMs`, whatever the
+ *     machine's clock is set to.
+ * K3  When it cannot be fetched the last good one goes on, however old; also after a restart, from disk, where a process that has not been asked for an
+ *     issuer leaves its keys as they are.
  * K4  Where the issuer's metadata say where its keys are, they are asked each time the keys are, so that keys may move.
  */
 export interface KeySets {
@@ -29,7 +31,8 @@ export interface KeySetStore {
 }
 
 export interface KeySetOptions {
-  readonly nowMs: () => number;
+  /** A clock that does not jump. */
+  readonly monotonicMs: () => number;
   readonly store: KeySetStore | null;
   readonly onTrouble: (error: unknown, url: string) => void;
   readonly fetch?: (url: string) => Promise<JSONWebKeySet>;
@@ -54,13 +57,13 @@ interface Held {
 }
 
 export function createKeySets(options: KeySetOptions): KeySets {
-  const { nowMs } = options;
+  const { monotonicMs, store } = options;
   const freshMs = options.freshMs ?? freshMsDefault;
   const againMs = options.againMs ?? againMsDefault;
   const fetchSet = options.fetch ?? fetchKeySet;
   const held = new Map<string, Held>();
   const nothing: Readonly<Record<string, JSONWebKeySet>> = {};
-  const kept = (options.store?.load() ?? Promise.resolve(nothing)).catch((error: unknown) => {
+  const kept = (store?.load() ?? Promise.resolve(nothing)).catch((error: unknown) => {
     options.onTrouble(error, "the kept key sets");
     return nothing;
   });
@@ -83,15 +86,23 @@ export function createKeySets(options: KeySetOptions): KeySets {
     return fresh;
   };
 
+  /** Beside what other processes have put there, or this one before it was started anew. */
+  const save = async (to: KeySetStore): Promise<void> => {
+    const before = await to.load().catch(() => nothing);
+    const own = [...held].flatMap(([name, { set }]) => (set === null ? [] : [[name, set] as const]));
+    const others = Object.entries(before).filter(([name]) => !held.has(name));
+    await to.save(Object.fromEntries([...own, ...others].slice(0, urlsMax)));
+  };
+
   const refresh = (url: string, one: Held): Promise<boolean> => {
     one.fetching ??= (async () => {
-      one.triedAtMs = nowMs();
+      one.triedAtMs = monotonicMs();
       try {
         const set = await fetchSet(url);
         one.key = createLocalJWKSet(set);
         one.set = set;
         one.goodAtMs = one.triedAtMs;
-        await options.store?.save(Object.fromEntries([...held].flatMap(([name, { set: last }]) => (last === null ? [] : [[name, last]]))));
+        if (store !== null) await save(store);
         return true;
       } catch (error) {
         options.onTrouble(error, url);
@@ -106,7 +117,7 @@ export function createKeySets(options: KeySetOptions): KeySets {
   return {
     async get(url) {
       const one = await heldOf(url);
-      const due = nowMs() - one.goodAtMs > freshMs && nowMs() - one.triedAtMs > againMs;
+      const due = monotonicMs() - one.goodAtMs > freshMs && monotonicMs() - one.triedAtMs > againMs;
       if (one.key === null && (due || one.fetching !== null)) await refresh(url, one);
       // With keys at hand nobody waits for newer ones.
       else if (due) refresh(url, one).catch((error: unknown) => options.onTrouble(error, url));
@@ -114,7 +125,7 @@ export function createKeySets(options: KeySetOptions): KeySets {
     },
     async again(url) {
       const one = await heldOf(url);
-      if (one.fetching === null && nowMs() - one.triedAtMs <= againMs) return false;
+      if (one.fetching === null && monotonicMs() - one.triedAtMs <= againMs) return false;
       return refresh(url, one);
     },
   };

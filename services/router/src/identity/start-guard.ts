@@ -16,7 +16,7 @@ export function startTokenGuard(kit: GuardKit, control: Pick<RouterControl, "con
     configuration: () => control.configuration?.() ?? null,
     secrets: kit.secrets,
     keys: createKeySets({
-      nowMs: kit.nowMs,
+      monotonicMs: () => performance.now(),
       store: keySetFile(join(kit.dataDir, "router", "key-sets.json")),
       onTrouble: (error, url) => log.warn({ err: error, url }, "the keys of an issuer could not be read; the last good ones go on"),
     }),

@@ -2,7 +2,7 @@ import { createHash } from "node:crypto";
 import type { IncomingHttpHeaders } from "node:http";
 import type { RouterAuth, SecretRef, Topology } from "@mcp-failover/contracts";
 import { audienceMatches, grantOf, identityRequired, mayUseUpstream } from "@mcp-failover/domain";
-import { decodeJwt, errors, type JWTPayload, jwtVerify } from "jose";
+import { decodeJwt, decodeProtectedHeader, errors, type JWTPayload, type JWTVerifyGetKey, type JWTVerifyOptions, jwtVerify } from "jose";
 import { RefusedRequest } from "../errors.ts";
 import { type Peer, peerOf } from "../tls/peer.ts";
 import { anonymousOf } from "./anonymous.ts";
@@ -155,7 +155,7 @@ export function createTokenGuard(options: TokenGuardOptions): Guard & { required
         throw new RefusedRequest(503, -32000, "the keys of the tokens' issuer are out of reach; try again", { "retry-after": "5" });
       }
       try {
-        const { payload } = await jwtVerify(token, key, {
+        const { payload } = await verifiedByAny(token, key, {
           issuer: issuer.issuer,
           algorithms,
           clockTolerance: leewaySeconds,
@@ -164,8 +164,7 @@ export function createTokenGuard(options: TokenGuardOptions): Guard & { required
         });
         return payload;
       } catch (error) {
-        if (error instanceof errors.JWKSNoMatchingKey && tries === 1 && (await options.keys.again(source))) continue;
-        if (!(error instanceof errors.JOSEError)) throw error;
+        if (mayBeByNewKey(error, token) && tries === 1 && (await options.keys.again(source))) continue;
         throw unauthorized(now, place, sayWhy(error));
       }
     }
@@ -310,8 +309,39 @@ function unauthorized(rules: Rules, place: Place, why: string | null, scopes: re
   return new RefusedRequest(scopes.length > 0 ? 403 : 401, -32000, message, { "www-authenticate": `Bearer ${parts.join(", ")}` });
 }
 
+/** Keys of one issuer that a token without `kid` is tried with: two while they are renewed, and a few more. */
+const alikeMax = 8;
+
+/** A token need not say which of the issuer's keys it was signed with (RFC 7515, 4.1.4). Throws what {@link jwtVerify} does. */
+async function verifiedByAny(token: string, keys: JWTVerifyGetKey, how: JWTVerifyOptions): Promise<{ readonly payload: JWTPayload }> {
+  try {
+    return await jwtVerify(token, keys, how);
+  } catch (error) {
+    if (!(error instanceof errors.JWKSMultipleMatchingKeys)) throw error;
+    let tries = 0;
+    for await (const key of error) {
+      if (++tries > alikeMax) break;
+      try {
+        return await jwtVerify(token, key, how);
+      } catch (wrong) {
+        // One that cannot be used says nothing of the next one.
+        if (wrong instanceof errors.JOSEError && !(wrong instanceof errors.JWSSignatureVerificationFailed)) throw wrong;
+      }
+    }
+    throw new errors.JWSSignatureVerificationFailed();
+  }
+}
+
+/** By a key that the issuer has had for less time than its keys are kept here. */
+function mayBeByNewKey(error: unknown, token: string): boolean {
+  if (error instanceof errors.JWKSNoMatchingKey) return true;
+  return error instanceof errors.JWSSignatureVerificationFailed && decodeProtectedHeader(token).kid === undefined;
+}
+
 /** Never the error's own text, which could repeat a part of the token. */
-function sayWhy(error: errors.JOSEError): string {
+function sayWhy(error: unknown): string {
+  // Of the token jose says what is wrong with an error of its own.
+  if (!(error instanceof errors.JOSEError)) return "the issuer's key for it cannot be used";
   if (error instanceof errors.JWTExpired) return "it has expired";
   if (error instanceof errors.JWTClaimValidationFailed) return `its claim ${error.claim} is missing or wrong`;
   if (error instanceof errors.JWKSNoMatchingKey) return "its key is not one of the issuer's";

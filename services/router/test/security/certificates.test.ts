@@ -54,7 +54,7 @@ async function routerFor(agents: object) {
   const guard = createTokenGuard({
     configuration: () => now,
     secrets: { resolve: String },
-    keys: createKeySets({ nowMs: () => nowMs, store: null, onTrouble: () => undefined }),
+    keys: createKeySets({ monotonicMs: () => nowMs, store: null, onTrouble: () => undefined }),
     nowMs: () => nowMs,
     onProblem: () => undefined,
   });

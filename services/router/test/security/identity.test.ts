@@ -1,14 +1,19 @@
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
+import { writeFile } from "node:fs/promises";
 import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, test } from "node:test";
+import { memoryBroker } from "@mcp-failover/bus";
 import { type SecretRef, topology } from "@mcp-failover/contracts";
+import { testKit } from "@mcp-failover/service-kit/testing";
 import { tempDir } from "@mcp-failover/testkit";
 import { exportJWK, generateKeyPair, type JSONWebKeySet, SignJWT } from "jose";
+import { routerConfig } from "../../src/config.ts";
 import { keySetFile } from "../../src/identity/key-set-file.ts";
 import { createKeySets, type KeySetStore } from "../../src/identity/key-sets.ts";
+import { startTokenGuard } from "../../src/identity/start-guard.ts";
 import { createTokenGuard } from "../../src/identity/token-guard.ts";
 import { connectV1, initializeBody, post, textOf, toolCall, until } from "../support/clients.ts";
 import { type FakeControl, fakeControl } from "../support/fake-control.ts";
@@ -54,7 +59,7 @@ async function routerWith(config: object, options: { store?: KeySetStore; againM
       },
     },
     keys: createKeySets({
-      nowMs: () => nowMs,
+      monotonicMs: () => nowMs,
       store: options.store ?? null,
       onTrouble: (error) => problems.push(String(error)),
       ...(options.againMs === undefined ? {} : { againMs: options.againMs }),
@@ -261,21 +266,28 @@ async function startIssuer() {
         resolve();
       };
     },
-    async rotate(kid: string) {
+    /** `keep`: the keys from before are given beside the new one. */
+    async rotate(kid: string, keep = false) {
       const pair = await generateKeyPair("ES256", { extractable: true });
-      keys = [{ kid, private: pair.privateKey, jwk: { ...(await exportJWK(pair.publicKey)), kid, alg: "ES256", use: "sig" } }];
+      const one = { kid, private: pair.privateKey, jwk: { ...(await exportJWK(pair.publicKey)), kid, alg: "ES256", use: "sig" } };
+      keys = keep ? [one, ...keys] : [one];
+    },
+    /** Gives a key that is none beside those that it has. */
+    giveToo(jwk: object) {
+      const [key] = keys;
+      if (key !== undefined) keys.push({ ...key, kid: "", jwk });
     },
     get keySet() {
       return { keys: keys.map(({ jwk }) => jwk) } as JSONWebKeySet;
     },
     sign(
-      claims: { aud?: string | string[]; sub?: string; iss?: string; scope?: string; expiresInS?: number; kid?: string } = {},
+      claims: { aud?: string | string[]; sub?: string; iss?: string; scope?: string; expiresInS?: number; kid?: string | null } = {},
     ): Promise<string> {
       const [key] = keys;
       const { aud = "https://router.example/mcp/fake", sub = "alice-at-idp", iss = self.issuer, scope = "mcp", expiresInS = 300 } = claims;
       const nowS = Math.floor(nowMs / 1000);
       return new SignJWT({ scope })
-        .setProtectedHeader({ alg: "ES256", kid: claims.kid ?? key?.kid ?? "" })
+        .setProtectedHeader({ alg: "ES256", ...(claims.kid === null ? {} : { kid: claims.kid ?? key?.kid ?? "" }) })
         .setIssuer(iss)
         .setSubject(sub)
         .setAudience(aud)
@@ -412,6 +424,77 @@ describe("agents by OAuth 2.1 bearer token", () => {
     const wrong = await issuer.sign({ kid: "three" });
     for (let times = 0; times < 20; times++) assert.equal((await post(mcpUrl, initializeBody, bearer(wrong))).status, 401);
     assert.equal(issuer.fetches, 2);
+  });
+
+  test("K2: tokens that name no key are good by any of the issuer's, while it has two of them and when it has a new one", async () => {
+    const issuer = await startIssuer();
+    const { mcpUrl } = await routerWith(configuration(issuer), { againMs: 30_000 });
+    const old = [await issuer.sign({ kid: null }), await issuer.sign({ kid: null, expiresInS: 3000 })] as const;
+    assert.equal((await post(mcpUrl, initializeBody, bearer(old[0]))).status, 200);
+    await issuer.rotate("two", true);
+    nowMs += 31_000;
+    assert.equal(
+      (await post(mcpUrl, initializeBody, bearer(await issuer.sign({ kid: null })))).status,
+      200,
+      "of a key that is not known yet",
+    );
+    assert.equal((await post(mcpUrl, initializeBody, bearer(old[1]))).status, 200, "of the one from before");
+    await issuer.rotate("three");
+    const gone = await issuer.sign({ kid: null });
+    await issuer.rotate("four");
+    nowMs += 31_000;
+    const refused = await post(mcpUrl, initializeBody, bearer(gone));
+    assert.deepEqual([refused.status, refused.text.includes("its signature is wrong")], [401, true]);
+    assert.equal(issuer.fetches, 3);
+    for (let times = 0; times < 5; times++) assert.equal((await post(mcpUrl, initializeBody, bearer(gone))).status, 401);
+    assert.equal(issuer.fetches, 3, "not for every token that is wrong");
+  });
+
+  test("I1: a key of the issuer that cannot be used lets nobody in, keeps nobody out, and is no fault of the router", async () => {
+    const issuer = await startIssuer();
+    issuer.giveToo({ kty: "EC", crv: "P-256", x: "AA", y: "AA", kid: "damaged", alg: "ES256", use: "sig" });
+    const { mcpUrl } = await routerWith(configuration(issuer));
+    const refused = await post(mcpUrl, initializeBody, bearer(await issuer.sign({ kid: "damaged" })));
+    assert.deepEqual([refused.status, refused.text.includes("the issuer's key for it cannot be used")], [401, true], refused.text);
+    for (const kid of [null, "one"]) assert.equal((await post(mcpUrl, initializeBody, bearer(await issuer.sign({ kid })))).status, 200);
+  });
+
+  test("K3: keys on disk are not lost by a process that was never asked for their issuer", async () => {
+    const dir = await tempDir();
+    stop.push(() => dir.remove());
+    const store = keySetFile(join(dir.path, "key-sets.json"));
+    const set = { keys: [] } as unknown as JSONWebKeySet;
+    const given = { monotonicMs: () => 0, store, onTrouble: (error: unknown) => problems.push(String(error)), fetch: async () => set };
+    const both = createKeySets(given);
+    for (const url of ["one", "two"]) await both.get(url);
+    await createKeySets(given).get("one");
+    assert.deepEqual(await store.load(), { one: set, two: set });
+    const many = createKeySets(given);
+    for (let index = 0; index < 110; index++) await many.get(`of ${index}`);
+    assert.equal(Object.keys(await store.load()).length, 100, "their number has a limit");
+    await writeFile(join(dir.path, "key-sets.json"), "{");
+    await createKeySets(given).get("one");
+    assert.deepEqual(await store.load(), { one: set }, "a damaged file is written anew");
+  });
+
+  test("K2: new keys are fetched though the machine's clock was set back", async (t) => {
+    const dir = await tempDir();
+    stop.push(() => dir.remove());
+    const issuer = await startIssuer();
+    const parsed = topology.parse({
+      upstreams: { fake: { kind: "mcp", endpoints: [{ name: "a", url: a.url, tier: 0 }] } },
+      ...configuration(issuer),
+    });
+    const kit = testKit({ service: "router", instance: "router-1", bus: memoryBroker().connect(), dataDir: dir.path, nowMs: () => nowMs });
+    const config = routerConfig.parse({});
+    const guard = startTokenGuard({ ...kit, config }, { configuration: () => parsed, onRouteChange: () => () => undefined });
+    const identify = async () => (await guard.identify(bearer(await issuer.sign()), "mcp", "fake")).agent;
+    assert.equal(await identify(), "alice");
+    nowMs -= 3_600_000;
+    await issuer.rotate("two");
+    const realMs = performance.now.bind(performance);
+    t.mock.method(performance, "now", () => realMs() + 31_000);
+    assert.equal(await identify(), "alice");
   });
 
   test("K1, K3, I4: keys that cannot be fetched refuse nobody whom the last good ones let in, also after a restart", async () => {
