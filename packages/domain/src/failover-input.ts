@@ -30,8 +30,9 @@ type KnownHealth = HealthSlice & { readonly changesAtMs: readonly number[]; read
  * What a failover decision reads of AUDIT, folded; and the join of both streams into the input of `decideFailover`.
  *
  * J1  Each subject's last event is all that is kept: folding from the last event of each subject gives the same as folding everything.
- * J2  The input holds what the decision needs and no more: at most 50 endpoints, of which those that look best are kept, so that leaving
- *     the others out makes no group look worse than it is; and 250 votes, thinned evenly, so that majorities stay majorities.
+ * J2  The input holds what the decision needs and no more: at most 50 endpoints, of which the active one, the one that an operator names and
+ *     those that look best are kept, so that leaving the others out makes no group look worse than it is; and 250 votes, thinned evenly, so
+ *     that majorities stay majorities.
  */
 export interface FailoverAudit {
   readonly config: { readonly version: number; readonly environment: "development" | "production"; readonly topology: Topology } | null;
@@ -138,8 +139,13 @@ export function failoverInput(audit: FailoverAudit, evidence: Evidence, upstream
     slice.name === state.active || (mode === "pool" && slice.role === "write" && slice.tier === active?.tier);
   const group = configured.filter(inGroup);
   if (group.length > 1) group.sort((a, b) => countAgainst(spoken.get(a.slice.name)) - countAgainst(spoken.get(b.slice.name)));
-  const kept = configured.length <= keptAllMax ? configured : keptOf(configured, group, audit);
-  const groupNames = group.slice(0, groupMax).map(({ slice }) => slice.name);
+  const groupKept = group.slice(0, groupMax);
+  const own = group.find(({ slice }) => slice.name === state.active);
+  // Whatever is said of it: one that is left out would be taken for one that is not configured.
+  if (own !== undefined && !groupKept.includes(own)) groupKept[groupMax - 1] = own;
+  const named = moment.command?.kind === "failover" ? moment.command.to : null;
+  const kept = configured.length <= keptAllMax ? configured : keptOf(configured, { group, groupKept, named }, audit);
+  const groupNames = groupKept.map(({ slice }) => slice.name);
   const groupShare = Math.max(3, Math.floor(groupVotesMax / Math.max(1, groupNames.length)));
   const candidateShare = Math.max(3, Math.floor(candidateVotesMax / Math.max(1, kept.length - groupNames.length)));
 
@@ -217,16 +223,24 @@ function configuredOf(config: Topology, upstream: string): readonly ConfiguredEn
   return found;
 }
 
-/** The endpoints that are kept of many (J2), in the order of the configuration. */
+/** The endpoints that are kept of many (J2), in the order of the configuration. `named`: the one that an operator wants. */
 function keptOf(
   configured: readonly ConfiguredEndpoint[],
-  group: readonly ConfiguredEndpoint[],
+  { group, groupKept, named }: Record<"group" | "groupKept", readonly ConfiguredEndpoint[]> & { readonly named: string | null },
   audit: FailoverAudit,
 ): readonly ConfiguredEndpoint[] {
-  const isDown = ({ key }: ConfiguredEndpoint): number => (audit.health.get(key)?.status === "unhealthy" ? 1 : 0);
-  const others = configured.filter((endpoint) => !group.includes(endpoint));
-  others.sort((a, b) => a.slice.tier - b.slice.tier || isDown(a) - isDown(b));
-  const kept = new Set([...group.slice(0, groupMax), ...others.slice(0, candidatesMax)]);
+  const writing = configured.filter(({ slice }) => slice.role === "write");
+  const firstTier = Math.min(...writing.map(({ slice }) => slice.tier));
+  // One of the first tier says that others are backups. Then comes what may be moved to: neither read replicas nor what is down take its place.
+  const first = writing.find(({ slice }) => slice.tier === firstTier);
+  const rankOf = (endpoint: ConfiguredEndpoint): number => {
+    const { slice, key } = endpoint;
+    if (slice.name === named || endpoint === first) return 0;
+    return slice.role === "read" ? 3 : audit.health.get(key)?.status === "unhealthy" ? 2 : 1;
+  };
+  const others = configured.filter((endpoint) => !group.includes(endpoint) || endpoint.slice.name === named);
+  others.sort((a, b) => rankOf(a) - rankOf(b) || a.slice.tier - b.slice.tier);
+  const kept = new Set([...groupKept, ...others.slice(0, candidatesMax)]);
   return configured.filter((endpoint) => kept.has(endpoint));
 }
 

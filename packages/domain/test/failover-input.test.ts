@@ -114,6 +114,75 @@ test("J2: with 200 endpoints in a tier and 150 observers the input stays small, 
   assert.equal(decideFailover(looked(["e199"])).kind, "none", "one endpoint of the tier lives");
 });
 
+/** Three probers: these endpoints are dead, all others live. */
+function seen(names: readonly string[], dead: readonly string[]) {
+  let evidence = noEvidence;
+  ["p1", "p2", "p3"].forEach((observer, index) => {
+    evidence = foldSignal(evidence, probes(observer, 2 * index + 1, dead, "hard"));
+    const alive = names.filter((name) => !dead.includes(name));
+    evidence = foldSignal(evidence, probes(observer, 2 * index + 2, alive, "ok"));
+  });
+  return evidence;
+}
+
+const order = {
+  kind: "failover",
+  commandId: "c",
+  by: { kind: "operator", id: "ann" },
+  reason: "r",
+  force: false,
+  afterSeq: 0,
+  gatherOver: true,
+} as const;
+
+test("J2: of a large tier the active endpoint is always looked at, however bad it is: it is not taken for one that is not configured", () => {
+  const names = Array.from({ length: 30 }, (_, index) => `e${index}`);
+  const audit = fold(configured({ mode: "pool", endpoints: [...names, "s1"].map((name) => endpoint(name, name === "s1" ? 1 : 0)) }));
+  const input = failoverInput(audit, seen([...names, "s1"], ["e0"]), "shop", moment);
+  assert.ok(input.endpoints.some(({ name }) => name === "e0"));
+  const decision = decideFailover(input);
+  assert.deepEqual([decision.kind, decision.rule], ["none", "active_healthy"], "the rest of its tier serves on");
+  const command = { ...order, to: "e29" };
+  assert.equal(decideFailover(failoverInput(audit, seen([...names, "s1"], []), "shop", { ...moment, command })).rule, "operator");
+});
+
+test("J2: many read replicas take no candidate's place, and what an operator names is looked at", () => {
+  const replicas = Array.from({ length: 40 }, (_, index) => `r${index}`);
+  const backups = Array.from({ length: 40 }, (_, index) => `s${index}`);
+  const endpoints = [
+    endpoint("primary", 0),
+    ...replicas.map((name) => endpoint(name, 0, "read")),
+    ...backups.map((name) => endpoint(name, 1)),
+  ];
+  const audit = fold(configured({ endpoints }));
+  const evidence = seen(["primary", ...replicas, ...backups], ["primary"]);
+  const automatic = decideFailover(failoverInput(audit, evidence, "shop", moment));
+  assert.deepEqual([automatic.kind, "to" in automatic && automatic.to], ["reserve", "s0"]);
+  for (const [to, rule] of [
+    ["s39", "operator"],
+    ["r39", "read_only"],
+    ["s40", "unknown_endpoint"],
+  ] as const) {
+    const command = { ...order, to };
+    assert.equal(decideFailover(failoverInput(audit, evidence, "shop", { ...moment, command })).rule, rule, to);
+  }
+});
+
+test("J2: many endpoints of a tier that are down take no place from one of the next that lives; that of the first tier says what is a backup", () => {
+  const [dead, backups] = ["d", "s"].map((of) => Array.from({ length: 30 }, (_, index) => `${of}${index}`)) as [string[], string[]];
+  const config = configured({
+    endpoints: [...dead.map((name) => endpoint(name, 0)), ...backups.map((name) => endpoint(name, 1)), endpoint("gone", 1)],
+  });
+  const route = event("failover.decided", ["shop"], {
+    service: "shop",
+    state: { epoch: 1, active: "gone", tier: 1, sinceMs: 0, held: null, moves: [] },
+  });
+  const audit = fold(config, route, ...dead.map((name) => health(name, "unhealthy")));
+  const decision = decideFailover(failoverInput(audit, seen([...dead, ...backups, "gone"], [...dead, "gone"]), "shop", moment));
+  assert.ok(decision.kind === "reserve");
+  assert.deepEqual([decision.to, decision.toBackup], ["s0", true]);
+});
+
 test("a reservation's input says which places were used, from the moves of the upstreams", () => {
   const place = { atMs: nowMs - 10, expiresAtMs: nowMs + 10, used: false };
   const audit = fold(
