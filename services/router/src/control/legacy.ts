@@ -136,7 +136,8 @@ async function readAnswer(call: LegacyCall, { statusCode, headers, body }: Dispa
     const why = `the legacy API of ${tool.name} answered with a redirect (${statusCode}), which is not followed: configure the address it leads to`;
     throw new LegacyError(why, { executed: "unknown" });
   }
-  if (!/\bjson\b/i.test(String(headers["content-type"] ?? ""))) return { content: [{ type: "text", text }] };
+  // A write that has nothing to say is done, whatever type the nothing is of.
+  if (text === "" || !/\bjson\b/i.test(String(headers["content-type"] ?? ""))) return { content: [{ type: "text", text }] };
   let json: unknown;
   try {
     json = JSON.parse(text);

@@ -95,6 +95,15 @@ test("GET sends the arguments as the query beside what the URL has, with the ope
   assert.equal(seen?.headers["x-key"], undefined, "an endpoint's secret goes to that endpoint alone");
 });
 
+test("an answer without a body is a success, also where it says that it is JSON", async (t) => {
+  for (const status of [200, 204]) {
+    const api = await legacyApi(t, (_seen, response) => response.writeHead(status, { "content-type": "application/json" }).end());
+    const fixture = await withLegacy(t, api.url);
+    const result = await run(await rolledBack(fixture, "ship_order"), { sku: "A" });
+    assert.deepEqual(result, { content: [{ type: "text", text: "" }] }, String(status));
+  }
+});
+
 test("POST sends the arguments as JSON; a list is in the text alone, because structured content is an object", async (t) => {
   const api = await legacyApi(t, (_seen, response) => json(response, [1, 2]));
   const fixture = await withLegacy(t, api.url);
