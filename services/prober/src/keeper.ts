@@ -153,6 +153,8 @@ export function createKeeper(options: KeeperOptions): Keeper {
     own(target) {
       const known = owned.get(target.key);
       if (known !== undefined && known.target.identity === target.identity) {
+        // By the longer interval before, nothing was due yet.
+        if (target.policy.freshMs < known.target.policy.freshMs) known.sinceMs = nowMs();
         known.target = target;
         return;
       }

@@ -13,6 +13,8 @@ const inTurnShare = 0.01;
 export interface Schedule {
   /** Plans the next probe of a key, in place of what was planned. A probe under way plans anew by itself when it ends. */
   plan(key: string, next: NextProbe): void;
+  /** Brings the next probe of a key forward; one that is planned sooner stays. */
+  hasten(key: string, next: NextProbe): void;
   remove(key: string): void;
   has(key: string): boolean;
   readonly size: number;
@@ -44,6 +46,8 @@ interface Planned {
 interface Entry {
   /** Which plan is in force; older ones that are still in the heap count for nothing. */
   turn: number;
+  /** By the monotonic clock. */
+  dueMs: number;
   running: boolean;
   /** Asked for while one was under way. */
   asked: NextProbe | null;
@@ -57,9 +61,12 @@ export function createSchedule(options: ScheduleOptions): Schedule {
   let timerAtMs = Number.POSITIVE_INFINITY;
   let lastTickMs = Number.NEGATIVE_INFINITY;
 
+  const dueMsOf = ({ atMs }: NextProbe): number => clockMs() + Math.max(0, atMs - options.nowMs());
+
   function arm(key: string, entry: Entry, next: NextProbe): void {
     entry.turn += 1;
-    heap.push({ dueMs: clockMs() + Math.max(0, next.atMs - options.nowMs()), key, entry, turn: entry.turn, next });
+    entry.dueMs = dueMsOf(next);
+    heap.push({ dueMs: entry.dueMs, key, entry, turn: entry.turn, next });
     wake();
   }
 
@@ -113,11 +120,17 @@ export function createSchedule(options: ScheduleOptions): Schedule {
     plan(key, next) {
       let entry = entries.get(key);
       if (entry === undefined) {
-        entry = { turn: 0, running: false, asked: null };
+        entry = { turn: 0, dueMs: 0, running: false, asked: null };
         entries.set(key, entry);
       }
       if (entry.running) entry.asked = next;
       else arm(key, entry, next);
+    },
+    hasten(key, next) {
+      const entry = entries.get(key);
+      if (entry === undefined) return;
+      if (entry.running) entry.asked = entry.asked !== null && entry.asked.atMs < next.atMs ? entry.asked : next;
+      else if (dueMsOf(next) < entry.dueMs) arm(key, entry, next);
     },
     remove(key) {
       entries.delete(key);

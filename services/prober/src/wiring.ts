@@ -1,6 +1,6 @@
 import { BusError } from "@mcp-failover/bus";
 import type { Topology } from "@mcp-failover/contracts";
-import { defaultPolicy, fractionOf, maintenanceAt, type ProberPolicy, proberPolicy } from "@mcp-failover/domain";
+import { defaultPolicy, fractionOf, gridSlot, maintenanceAt, type ProberPolicy, proberPolicy } from "@mcp-failover/domain";
 import { type AppliedTopology, followTopology, type Kit, type Running, readProbeTokens } from "@mcp-failover/service-kit";
 import type { ProberEnvironment } from "./config.ts";
 import { joinFleet } from "./fleet.ts";
@@ -211,6 +211,15 @@ export async function startProber(
     for (const [key, target] of targets) if (before.has(key) && before.get(key)?.identity !== target.identity) keeper.disown(key);
     log.info({ version, endpoints: targets.size }, "configuration applied");
     assign();
+    for (const target of targets.values()) hasten(target, before.get(target.key));
+  }
+
+  /** What was planned by an interval that is longer than the one now, or for the server before, is not waited for: it could be an hour. */
+  function hasten({ key, policy: own, identity }: Target, before: Target | undefined): void {
+    if (before === undefined || !schedule.has(key)) return;
+    const nowMs = kit.nowMs();
+    if (before.identity !== identity) schedule.hasten(key, { atMs: nowMs + fractionOf(key) * takeOverMsMax, purpose: "scheduled" });
+    else if (own.intervalMs < before.policy.intervalMs) schedule.hasten(key, { atMs: gridSlot(key, own, nowMs), purpose: "scheduled" });
   }
 
   let watching: NodeJS.Timeout;
