@@ -67,6 +67,11 @@ export class IncidentDesk {
     return this.#model.topology?.notifications.channels ?? null;
   }
 
+  /** The store's time; null until anything was heard live. */
+  get storeNowMs(): number | null {
+    return this.#storeClock.nowMs();
+  }
+
   /** Notes one event of AUDIT; {@link settle} takes it in. `isLive`: it was stored just now. */
   note(stored: Stored, isLive: boolean): void {
     if (isLive) this.#storeClock.hear(stored.timeMs);
@@ -120,7 +125,7 @@ export class IncidentDesk {
 
   /** The store's clock once anything was heard live, this machine's until then. */
   #nowMs(): number {
-    return Math.floor(this.#storeClock.nowMs() ?? this.#kit.nowMs());
+    return Math.floor(this.storeNowMs ?? this.#kit.nowMs());
   }
 
   async #run(): Promise<void> {

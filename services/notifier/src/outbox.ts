@@ -25,8 +25,15 @@ const recordMs = 1000;
  * N3  What a receiver took is not sent again, by nobody, because its record failed: a missing line of the log is better than a second page.
  *     (A crash in between, or NATS out of reach for longer than a message is lent, repeats it with the same id.)
  * N4  A channel that hangs takes no place of another one: what finds none goes back without a try, and that is no attempt.
+ *
+ * `storeNowMs`: the clock by which messages were stored; null: nobody knows what it says yet, and nothing is a day old. This machine's may be
+ * days wrong.
  */
-export function openOutbox(kit: Kit, channels: () => readonly ChannelConfig[] | null): (delivery: Delivery) => Promise<QueueVerdict> {
+export function openOutbox(
+  kit: Kit,
+  channels: () => readonly ChannelConfig[] | null,
+  storeNowMs: () => number | null,
+): (delivery: Delivery) => Promise<QueueVerdict> {
   const sent = new Set<string>();
   const tries = new Map<string, number>();
   const bulkhead = new Bulkhead();
@@ -80,7 +87,7 @@ export function openOutbox(kit: Kit, channels: () => readonly ChannelConfig[] | 
     // Our own: deliveries count the waiting, too.
     const attempt = (tries.get(message.id) ?? 0) + 1;
     const channel = all.find(({ name }) => name === message.channel);
-    const old = kit.nowMs() - stored.timeMs > giveUpMs;
+    const old = (storeNowMs() ?? stored.timeMs) - stored.timeMs > giveUpMs;
     const outcome = sent.has(message.id) ? ({ kind: "sent" } satisfies Outcome) : await attemptOn(kit, bulkhead, channel, message, old);
     if (outcome.kind === "full") return { kind: "later", delayMs: outcome.waitMs };
     if (outcome.kind === "sent") {

@@ -32,7 +32,11 @@ export async function startNotifier(kit: Kit): Promise<Running> {
       settle();
     },
   );
-  const deliver = openOutbox(kit, () => desk.channels);
+  const deliver = openOutbox(
+    kit,
+    () => desk.channels,
+    () => desk.storeNowMs,
+  );
   const queue = kit.bus.consumeQueue("notifier", { filter: "outbox.>", ackWaitMs, concurrency }, deliver);
   const timer = setInterval(settle, tickMs);
   const unlisten = kit.bus.onStatus(({ kind }) => {

@@ -59,6 +59,27 @@ describe("notifier", { concurrency: 8 }, () => {
     assert.deepEqual(await taken(one, 1), [failedOver]);
   });
 
+  test("a notifier whose clock is two days fast gives up nothing that is new, also where no event told it the time", async (t) => {
+    const one = await world(t);
+    one.statuses = [503];
+    await one.start(t, "notifier-1", 2 * 24 * 3_600_000);
+    await one.executed("secondary");
+    assert.deepEqual(await taken(one, 1), [failedOver]);
+
+    const waiting = await world(t);
+    waiting.statuses = [503];
+    const first = await waiting.start(t);
+    await waiting.executed("secondary");
+    await until(
+      () => waiting.received.length,
+      (length) => length === 1,
+    );
+    await first.stop();
+    waiting.statuses = [503];
+    await waiting.start(t, "notifier-2", 2 * 24 * 3_600_000);
+    assert.deepEqual(await taken(waiting, 1), [failedOver]);
+  });
+
   test("what a receiver refuses is sent again, once, and first refusal and success are on record", async (t) => {
     const one = await world(t);
     one.statuses = [503];
