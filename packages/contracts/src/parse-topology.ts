@@ -49,7 +49,9 @@ export interface ParsedTopology {
 /** Reads `failover.yaml`. Throws {@link ConfigError} with every problem found, not only the first. */
 export function parseTopology(text: string, options: ParseTopologyOptions): ParsedTopology {
   const lines = new LineCounter();
-  const document = parseDocument(text, { lineCounter: lines, uniqueKeys: true, maxAliasCount: 100 } as Parameters<typeof parseDocument>[1]);
+  const document = parseDocument(text, { lineCounter: lines, uniqueKeys: isSameKey, maxAliasCount: 100 } as Parameters<
+    typeof parseDocument
+  >[1]);
   if (document.errors.length > 0) {
     throw new ConfigError(
       document.errors.map((error) => ({ path: "(yaml)", line: error.linePos?.[0].line ?? null, message: firstLine(error.message) })),
@@ -68,7 +70,11 @@ export function parseTopology(text: string, options: ParseTopologyOptions): Pars
     return null;
   };
   const report = (path: readonly PropertyKey[], message: string): void => {
-    problems.push({ path: path.length === 0 ? "(file)" : path.map(String).join("."), line: lineOf(path), message });
+    problems.push({
+      path: path.length === 0 ? "(file)" : path.map(String).join("."),
+      line: lineOf(path),
+      message: withoutCredentials(message),
+    });
   };
 
   const raw = withHttpUrls(interpolate(plain(document, options.file), options.env, report));
@@ -81,15 +87,25 @@ export function parseTopology(text: string, options: ParseTopologyOptions): Pars
         continue;
       }
       const found = issue.path.reduce<unknown>((value, key) => (value as Record<PropertyKey, unknown> | undefined)?.[key], raw);
-      const foundText = found === undefined ? "it is missing" : `found ${JSON.stringify(found)?.slice(0, 120)}`;
       const nested = issue.code === "invalid_key" ? issue.issues.map((inner) => inner.message).join("; ") : issue.message;
-      report(issue.path, `${nested} (${foundText})`);
+      const written = document.getIn(issue.path);
+      const isVariable =
+        typeof written === "string" && written.includes("${") && issue.code === "invalid_type" && issue.expected !== "string";
+      report(
+        issue.path,
+        `${nested}${isVariable ? "; a variable gives text, write the value itself" : ""} (${foundText(found, issue.path)})`,
+      );
     }
     throw new ConfigError(problems, options.file);
   }
   checkMeaning(parsed.data, options, report);
   if (problems.length > 0) throw new ConfigError(problems, options.file);
   return { topology: parsed.data, hash: hashOf(parsed.data) };
+}
+
+/** `1` and `"1"` are one key of what is made of it, so that one of two would be lost. */
+function isSameKey(a: unknown, b: unknown): boolean {
+  return a === b || (isScalar(a) && isScalar(b) && String(a.value) === String(b.value));
 }
 
 /** The YAML as values. Too many aliases (a "billion laughs") and aliases of nothing are thrown by the library only here. */
@@ -103,6 +119,23 @@ function plain(document: ReturnType<typeof parseDocument>, file: string): unknow
 }
 
 type Report = (path: readonly PropertyKey[], message: string) => void;
+
+/** Where a secret belongs, somebody has perhaps written its value, or a variable that holds it. */
+const secretPlaces: ReadonlySet<PropertyKey> = new Set(["auth", "body", "ca", "env", "headers", "secret", "token", "tokens"]);
+
+/** What was found, for the message: never what may be a secret. */
+function foundText(found: unknown, path: readonly PropertyKey[]): string {
+  if (found === undefined) return "it is missing";
+  if (Array.isArray(found)) return "found a list";
+  if (found !== null && typeof found === "object") return `found a mapping of ${Object.keys(found).join(", ").slice(0, 120) || "nothing"}`;
+  if (typeof found === "string" && path.some((key) => secretPlaces.has(key))) return "found a text, which is not shown here";
+  return `found ${JSON.stringify(found)?.slice(0, 120)}`;
+}
+
+/** Takes user and password, and the query, out of the URLs in a text. */
+function withoutCredentials(text: string): string {
+  return text.replace(/(:\/\/)[^\s/?#"']*@/g, "$1...@").replace(/(:\/\/[^\s?#"']*\?)[^\s"']+/g, "$1...");
+}
 
 function checkMeaning(config: Topology, options: ParseTopologyOptions, report: Report): void {
   const routerOrigins = new Set([...(options.routerUrls ?? []), ...config.router.public_urls].map(originOf));
@@ -166,8 +199,7 @@ function checkMeaning(config: Topology, options: ParseTopologyOptions, report: R
   });
   config.local.processes.forEach((process, index) => {
     if (process.serves === undefined) return;
-    const [upstreamName = "", endpointName = ""] = process.serves.split("/");
-    if (!config.upstreams[upstreamName]?.endpoints.some((endpoint) => endpoint.name === endpointName)) {
+    if (!isEndpoint(config, process.serves)) {
       report(
         ["local", "processes", index, "serves"],
         `no endpoint ${JSON.stringify(process.serves)}; write upstream/endpoint as named under upstreams`,
@@ -175,6 +207,8 @@ function checkMeaning(config: Topology, options: ParseTopologyOptions, report: R
     }
   });
   checkResponseTime(config, report);
+  checkSeconds(config, report);
+  checkWritten(config, [], report);
   checkMaintenance(config, report);
   reportAgentProblems(config, report);
   checkSafetyRules(config, report);
@@ -219,6 +253,68 @@ function checkResponseTime({ rollback }: Topology, report: Report): void {
   );
 }
 
+/**
+ * The reference's seconds, held to the same least values as our own milliseconds: an interval of a millisecond would be an attack, a time-out of one an
+ * outage. Not in the schema, as above.
+ */
+function checkSeconds({ rollback, fallback }: Topology, report: Report): void {
+  const least = (path: readonly PropertyKey[], seconds: number | undefined, min: number): void => {
+    if (seconds !== undefined && seconds < min) report(path, `${seconds} s is too short; give at least ${min}, in seconds`);
+  };
+  least(["rollback", "health_check_interval"], rollback.health_check_interval, 0.1);
+  least(["rollback", "fallback_timeout"], rollback.fallback_timeout, 0.05);
+  least(["fallback", "fallback_timeout"], fallback.fallback_timeout, 0.05);
+}
+
+const credentialHeader = /^((proxy-)?authorization|cookie|(.*[-_])?(api-?key|token|secret|password))$/i;
+const credentialVariable = /(^|_)(API_?KEY|TOKEN|SECRET|PASSWORD)$/;
+/** As the router writes requests: the framing and the connection are its own business, and a header is one line of latin1. */
+const framingHeader = /^(content-length|transfer-encoding|connection|keep-alive|upgrade|te|trailer|expect)$/i;
+const unsendable = /[^\t\x20-\x7e\x80-\xff]/;
+const asSecret = "it would stay in the log as it is written here, or in the variable; write { secret: NAME }";
+
+/** Headers that no request can have, and credentials in plain text: this file, with its variables filled in, is published and kept for ever. */
+function checkWritten(value: unknown, path: readonly PropertyKey[], report: Report): void {
+  if (typeof value === "string") {
+    // Those of probes are looked at with the rest of the probe.
+    if (path.at(-1) !== "url" || path.includes("probe") || !URL.canParse(value)) return;
+    const { username, password } = new URL(value);
+    if (username !== "" || password !== "")
+      report(
+        path,
+        "user and password do not belong into a URL: nobody sends them, and they would stay in the log; write auth: or headers: with { secret: NAME }",
+      );
+    return;
+  }
+  if (value === null || typeof value !== "object") return;
+  for (const [key, inner] of Object.entries(value)) {
+    // What a probe sends is the operator's own; processes beside `npm start` have no secrets.
+    if (key === "body" || (path.length === 0 && key === "local")) continue;
+    const at = [...path, Array.isArray(value) ? Number(key) : key];
+    const parent = path.at(-1);
+    if (parent === "headers") checkHeader(key, inner, at, report);
+    else if (parent === "env" && typeof inner === "string" && inner !== "" && path.includes("endpoints") && credentialVariable.test(key))
+      report(at, asSecret);
+    else checkWritten(inner, at, report);
+  }
+}
+
+function checkHeader(name: string, value: unknown, path: readonly PropertyKey[], report: Report): void {
+  const text = typeof value === "string" ? value : ((value as { prefix?: string }).prefix ?? "");
+  if (framingHeader.test(name)) report(path, "whoever sends the request says this; remove it");
+  else if (unsendable.test(text)) report(path, "a header cannot hold a control character, or one beyond latin1; remove it");
+  else if (typeof value === "string" && value !== "" && credentialHeader.test(name))
+    report(path, `${asSecret}, with prefix: "Bearer " where it needs one`);
+}
+
+/** Whether a key names an endpoint as it is compared later, `upstream/endpoint` and nothing more. */
+function isEndpoint({ upstreams }: Topology, key: string): boolean {
+  const [upstream = "", endpoint, ...more] = key.split("/");
+  return (
+    more.length === 0 && Object.hasOwn(upstreams, upstream) && upstreams[upstream]?.endpoints.some(({ name }) => name === endpoint) === true
+  );
+}
+
 /** A window that names nothing that exists would protect nothing, and nobody would notice. */
 function checkMaintenance(config: Topology, report: Report): void {
   const names = new Set<string>();
@@ -227,12 +323,11 @@ function checkMaintenance(config: Topology, report: Report): void {
     if (names.has(window.name)) report([...at, "name"], `duplicate window ${JSON.stringify(window.name)}; give each window its own name`);
     names.add(window.name);
     window.upstreams?.forEach((upstream, position) => {
-      if (config.upstreams[upstream] === undefined)
+      if (!Object.hasOwn(config.upstreams, upstream))
         report([...at, "upstreams", position], `no upstream ${JSON.stringify(upstream)}; write it as named under upstreams`);
     });
     window.endpoints?.forEach((key, position) => {
-      const [upstream = "", endpoint = ""] = key.split("/");
-      if (!config.upstreams[upstream]?.endpoints.some(({ name }) => name === endpoint))
+      if (!isEndpoint(config, key))
         report([...at, "endpoints", position], `no endpoint ${JSON.stringify(key)}; write upstream/endpoint as named under upstreams`);
     });
   });
@@ -246,18 +341,21 @@ function checkSafetyRules(config: Topology, report: Report): void {
     if (names.has(rule.name)) report([...at, "name"], `duplicate rule ${JSON.stringify(rule.name)}; give each rule its own name`);
     names.add(rule.name);
     rule.at_least?.endpoints.forEach((key, position) => {
-      const [upstream = "", endpoint = ""] = key.split("/");
-      if (!config.upstreams[upstream]?.endpoints.some(({ name }) => name === endpoint))
-        report(
-          [...at, "at_least", "endpoints", position],
-          `no endpoint ${JSON.stringify(key)}; write upstream/endpoint as named under upstreams`,
-        );
+      const where = [...at, "at_least", "endpoints", position];
+      if (!isEndpoint(config, key)) report(where, `no endpoint ${JSON.stringify(key)}; write upstream/endpoint as named under upstreams`);
+      else if (rule.at_least?.endpoints.indexOf(key) !== position)
+        report(where, `${JSON.stringify(key)} is named before, and would count twice; remove it`);
     });
     const upstreams = { never_both_on_backup: rule.never_both_on_backup ?? [], no_moves: rule.no_moves?.upstreams ?? [] };
     for (const [key, listed] of Object.entries(upstreams)) {
       listed.forEach((upstream, position) => {
-        if (config.upstreams[upstream] === undefined)
+        if (!Object.hasOwn(config.upstreams, upstream))
           report([...at, key, position], `no upstream ${JSON.stringify(upstream)}; write it as named under upstreams`);
+        else if (listed.indexOf(upstream) !== position)
+          report(
+            [...at, key, position],
+            `${JSON.stringify(upstream)} is named before; remove it, or correct it where another one was meant`,
+          );
       });
     }
   });

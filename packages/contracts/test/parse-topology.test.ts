@@ -282,3 +282,134 @@ test("a response_time that the routers' histogram cannot tell is refused, with t
     problem(text(seconds), "rollback.rollback_thresholds.response_time", 10, /slower than.*0\.001, .*2\.5, 5, 10/);
   }
 });
+
+test("no problem shows what may be a secret: a value written where its name belongs, by a variable too, or in a URL", () => {
+  const planted = "hunter2-planted";
+  const endpoint = (more: string) => minimal.replace("tier: 0", `tier: 0\n        ${more}`);
+  const env = { PW: planted };
+  const texts: [string, RegExp][] = [
+    [endpoint(`auth: { username: u, password: ${planted} }`), /auth\.password .*write \{ secret: NAME \}/],
+    [endpoint(`auth: { username: u, password: "\${PW}" }`), /auth\.password .*write \{ secret: NAME \}/],
+    [endpoint(`headers: { Authorization: { secret: ${planted} } }`), /headers\.Authorization\.secret .*name the environment variable/],
+    [endpoint(`headers: [{ Authorization: ${planted} }]`), /headers /],
+    [endpoint(`headers: { X-A: { value: ${planted} } }`), /headers/],
+    [`${minimal}agents: { a: { tokens: [${planted}] } }\n`, /agents\.a\.tokens\.0 .*never the token itself/],
+    [`${minimal}agents: { a: { tokens: ${planted} } }\n`, /agents\.a\.tokens /],
+    [minimal.replace("https://a.example", `ftp://me:${planted}@a.example`), /begins with http/],
+    [minimal.replace("https://a.example", `ftp://a.example/?key=${planted}`), /begins with http/],
+    [endpoint(`probe: { type: tcp, url: "redis://:${planted}@a.example" }`), /probe\.url .*tcp/],
+    [
+      `${minimal}      - { name: b, tier: 1, url: "https://u:${planted}@b.example" }\n`.replace("https://a.", `https://u:${planted}@b.`),
+      /URL/,
+    ],
+  ];
+  for (const [text, words] of texts) {
+    const said = problemsOf(text, { env }).map(({ path, message }) => `${path} ${message}`);
+    assert.ok(!said.join().includes(planted), said.join());
+    assert.match(said.join(), words);
+  }
+});
+
+test("a credential in plain text is refused, by a variable too: all of this file is published, and stays in the log", () => {
+  const endpoint = (more: string) => minimal.replace("tier: 0", `tier: 0\n        ${more}`);
+  const env = { PW: "hunter2" };
+  for (const name of ["Authorization", "proxy-authorization", "Cookie", "api-key", "X-Api-Key", "apikey", "X-Auth-Token", "x_secret"]) {
+    const path = `upstreams.pinecone.endpoints.0.headers.${name}`;
+    problem(endpoint(`headers: { ${name}: "Bearer \${PW}" }`), path, 8, /stay in the log.*write \{ secret: NAME \}/, { env });
+  }
+  problem(
+    endpoint("probe: { headers: { authorization: x } }"),
+    "upstreams.pinecone.endpoints.0.probe.headers.authorization",
+    8,
+    /secret: NAME/,
+  );
+  problem(endpoint("env: { NEO4J_PASSWORD: x }"), "upstreams.pinecone.endpoints.0.env.NEO4J_PASSWORD", 8, /secret: NAME/);
+  problem(
+    `${minimal}notifications: { channels: [{ name: a, type: webhook, url: "https://h.example", headers: { X-Token: t } }] }\n`.replace(
+      "u:p@",
+      "",
+    ),
+    "notifications.channels.0.headers.X-Token",
+    9,
+    /secret: NAME/,
+  );
+  problem(minimal.replace("https://a.", `https://u:\${PW}@a.`), "upstreams.pinecone.endpoints.0.url", 8, /do not belong into a URL/, {
+    env,
+  });
+  problem(withLegacy("http://u@legacy.example"), "upstreams.pinecone.tools.get_inventory.legacy.url", 7, /do not belong into a URL/);
+  const taken =
+    "headers: { X-Tenant: acme, Idempotency-Key-Mode: a, X-Tokens-Max: '5', Authorization: { secret: KEY, prefix: 'Bearer ' } }";
+  assert.ok(parseTopology(endpoint(taken), { file: "f", env: {} }));
+});
+
+test("a header that no request can have is refused: every call would fail with it", () => {
+  const endpoint = (headers: string) => minimal.replace("tier: 0", `tier: 0\n        headers: { ${headers} }`);
+  for (const [headers, words] of [
+    ['X-A: "a\\nInjected: b"', /control character/],
+    ["X-A: ключ", /latin1/],
+    ['X-A: { secret: KEY, prefix: "a\\r" }', /control character/],
+    ["Content-Length: '3'", /whoever sends/],
+    ["transfer-encoding: chunked", /whoever sends/],
+    ["Connection: close", /whoever sends/],
+  ] as const) {
+    const name = headers.split(":")[0];
+    problem(endpoint(headers), `upstreams.pinecone.endpoints.0.headers.${name}`, 8, words);
+  }
+  assert.ok(parseTopology(endpoint("Host: b.example, X-A: café"), { file: "f", env: {} }));
+});
+
+test("an endpoint is named as upstream/endpoint and nothing more, by an own name, and once where it is counted", () => {
+  const window = (endpoint: string) =>
+    `maintenance: [{ name: w, endpoints: [${endpoint}], daily: { at: "02:00", for_ms: 1000 }, reason: r }]\n`;
+  const serves = (endpoint: string) => `local: { processes: [{ name: p, command: [node], port_offset: 10, serves: ${endpoint} }] }\n`;
+  const rule = (rule: string) => `safety_rules: [{ name: r, ${rule} }]\n`;
+  for (const wrong of [
+    "pinecone/primary/x",
+    "pinecone/primary/",
+    "pinecone/",
+    "pinecone",
+    "constructor/x",
+    "__proto__/name",
+    "toString/call",
+  ]) {
+    problem(minimal + window(wrong), "maintenance.0.endpoints.0", 9, /no endpoint.*upstream\/endpoint/);
+    problem(minimal + serves(wrong), "local.processes.0.serves", 9, /no endpoint/);
+    problem(minimal + rule(`at_least: { count: 1, endpoints: [${wrong}] }`), "safety_rules.0.at_least.endpoints.0", 9, /no endpoint/);
+  }
+  const twice = rule("at_least: { count: 2, endpoints: [pinecone/primary, pinecone/primary] }");
+  problem(minimal + twice, "safety_rules.0.at_least.endpoints.1", 9, /would count twice/);
+  problem(`${minimal}${rule("never_both_on_backup: [pinecone, pinecone]")}`, "safety_rules.0.never_both_on_backup.1", 9, /named before/);
+  problem(`${minimal}${window("x").replace("endpoints: [x]", "upstreams: [constructor]")}`, "maintenance.0.upstreams.0", 9, /no upstream/);
+  problem(
+    `${minimal}${rule("no_moves: { upstreams: [toString], daily: { at: '02:00', for_ms: 1000 } }")}`,
+    "safety_rules.0.no_moves.0",
+    9,
+    /no upstream/,
+  );
+});
+
+test("seconds of the reference are held to the least values of our milliseconds", () => {
+  for (const [block, key, least] of [
+    ["rollback", "health_check_interval", 0.1],
+    ["rollback", "fallback_timeout", 0.05],
+    ["fallback", "fallback_timeout", 0.05],
+  ] as const) {
+    const text = (seconds: number) => `${minimal}${block}: { ${key}: ${seconds} }\n`;
+    problem(text(least / 2), `${block}.${key}`, 9, /too short; give at least .*in seconds/);
+    assert.ok(parseTopology(text(least), { file: "f", env: {} }));
+  }
+});
+
+test("a number or a switch that a variable should give says what to do, and two keys that become one are two", () => {
+  const text = (line: string) => minimal.replace("kind: http", `kind: http\n    ${line}`);
+  problem(
+    text(`call_timeout_ms: \${T:-5000}`),
+    "upstreams.pinecone.call_timeout_ms",
+    5,
+    /expected number.*a variable gives text, write the value/,
+  );
+  problem(text(`critical: \${T:-true}`), "upstreams.pinecone.critical", 5, /expected boolean.*a variable gives text/);
+  const [one] = problemsOf(`${minimal}  1: {}\n  "1": {}\n`);
+  assert.deepEqual([one?.path, one?.line], ["(yaml)", 10]);
+  assert.match(one?.message ?? "", /unique/);
+});
