@@ -78,24 +78,29 @@ describe("a real router process with agents", () => {
     await Promise.all([writeFile(certFile, cert), writeFile(keyFile, key)]);
     await world.configure({ upstreams: { everything: { kind: "mcp", endpoints: [{ name: "one", url: endpoint, tier: 0 }] } } });
     const tls = { MCPF_ROUTER_TLS_CERT_FILE: certFile, MCPF_ROUTER_TLS_KEY_FILE: keyFile };
-    const router = await world.startRouter("router-2", { ...tls, MCPF_ROUTER_HOST: "0.0.0.0" });
-    const readiness = await new Promise<string>((resolve, reject) => {
-      const asking = request(`${world.url.replace("http:", "https:")}/readyz`, { ca: cert, agent: false }, (response) => {
-        let body = "";
-        response.on("data", (chunk: Buffer) => {
-          body += chunk.toString();
+    const router = await world.startRouter("router-2", { ...tls, MCPF_ROUTER_HOST: "0.0.0.0", MCPF_ROUTER_ALLOWED_HOSTS: "Tools.Example" });
+    const ask = (path: string, headers: Record<string, string> = {}): Promise<{ status: number | undefined; body: string }> =>
+      new Promise((resolve, reject) => {
+        const url = `${world.url.replace("http:", "https:")}${path}`;
+        const asking = request(url, { ca: cert, agent: false, headers, servername: "localhost" }, (response) => {
+          let body = "";
+          response.on("data", (chunk: Buffer) => {
+            body += chunk.toString();
+          });
+          response.on("end", () => resolve({ status: response.statusCode, body }));
         });
-        response.on("end", () => resolve(body));
+        asking.on("error", reject);
+        asking.end();
       });
-      asking.on("error", reject);
-      asking.end();
-    });
+    const { body: readiness } = await ask("/readyz");
     const { conditions } = JSON.parse(readiness) as { conditions: Record<string, { ok: boolean; reason: string }> };
     assert.deepEqual(
       [conditions["identity"]?.ok, /^warning: anybody who reaches 0\.0\.0\.0/.test(conditions["identity"]?.reason ?? "")],
       [true, true],
     );
     assert.match(router.output(), /anybody who reaches this address can call every tool/);
+    const statuses = ["tools.example", "other.example"].map(async (host) => (await ask("/metrics", { host })).status);
+    assert.deepEqual(await Promise.all(statuses), [200, 403], "names of hosts are the same in capitals");
     await router.stop();
   });
 });

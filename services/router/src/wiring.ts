@@ -51,7 +51,8 @@ export async function startRouter(kit: Kit<RouterConfig>): Promise<Running> {
   const tls = await startServerTls(config, log);
   let listening: DataPlane | null = null;
   let accessGiven: object | undefined;
-  let access: AccessRules = { hosts: config.MCPF_ROUTER_ALLOWED_HOSTS, origins: config.MCPF_ROUTER_ALLOWED_ORIGINS };
+  const hosts = config.MCPF_ROUTER_ALLOWED_HOSTS.map((host) => host.toLowerCase());
+  let access: AccessRules = { hosts, origins: config.MCPF_ROUTER_ALLOWED_ORIGINS };
   const inCommon = (name: BucketName): SharedBucketOptions => ({
     bucket: () => bus.bucket(name, buckets[name]),
     reachable: () => bus.status.kind === "connected",
@@ -72,7 +73,7 @@ export async function startRouter(kit: Kit<RouterConfig>): Promise<Running> {
       if (given !== accessGiven) {
         accessGiven = given;
         access = {
-          hosts: [...config.MCPF_ROUTER_ALLOWED_HOSTS, ...(given?.hosts ?? [])],
+          hosts: [...hosts, ...(given?.hosts ?? [])],
           origins: [...config.MCPF_ROUTER_ALLOWED_ORIGINS, ...(given?.origins ?? [])],
         };
       }
