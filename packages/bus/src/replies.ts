@@ -24,6 +24,12 @@ export function replyText(answer: Reply, subject: string, bytesMax: number): str
   return JSON.stringify(refusal("reply_too_large", message, false));
 }
 
+/** Not `unreachable`, which says that nothing was sent. */
+export function answerLost(subject: string): BusError {
+  const message = `the connection was lost before an answer to ${subject} came; it may have been done all the same`;
+  return new BusError("timeout", message, { retriable: true });
+}
+
 export function noAnswer(subject: string, timeoutMs: number): BusError {
   return new BusError("timeout", `no answer to ${subject} within ${timeoutMs} ms; it may have been done all the same`, { retriable: true });
 }

@@ -122,9 +122,11 @@ export async function runService<C extends z.ZodType>(options: ServiceOptions<C>
       log.error({ afterMs: stopMsMax }, "the orderly stop took too long; ending");
       process.exit(1);
     }, stopMsMax).unref();
-    await work?.running.stop?.();
+    // No request comes in any more, another instance has them; what is worked on is answered, while the work itself ends.
     work?.serving.cancel();
-    await (await work?.serving.current())?.stop();
+    const answered = work?.serving.current().then((served) => served?.stop());
+    await work?.running.stop?.();
+    await answered;
     noticed.stop();
     await bus.close();
     await health.close();

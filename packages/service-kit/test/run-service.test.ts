@@ -122,6 +122,23 @@ test("on NATS it becomes ready, answers requests, lists itself; SIGTERM finishes
   assert.deepEqual(await bus.services(), []);
 });
 
+test("SIGTERM while it works on a request: it takes no other, ends its work meanwhile, and the request is answered before it ends", async (t) => {
+  const { nats, bus } = await natsWithStreams(t);
+  const service = await run(t, { NATS_URL: nats.url, FIXTURE_MODE: "answers_slowly", FIXTURE_LIMIT: "7" });
+  await until("it is listed", async () => (await bus.services()).some(({ name }) => name === "notifier"));
+  const by = { kind: "operator", id: "test" } as const;
+  const ask = (commandId: string) =>
+    bus.request("command.acknowledge", { commandId, by, reason: "test", incidentId: "i1" }, { timeoutMs: 5000 });
+  const answer = ask("c1");
+  await said(service, '"msg":"asked"');
+  service.child.kill("SIGTERM");
+  await said(service, '"msg":"finished what it had begun"');
+  await assert.rejects(ask("c2"), { code: "no_responders" });
+  assert.deepEqual(await answer, { ok: true, result: { limit: 7 } });
+  assert.equal(await service.exit(), 0);
+  assert.equal(service.log().filter(({ msg }) => msg === "asked").length, 1);
+});
+
 test("a reader that falls behind degrades it, with the reason on /readyz, in its metrics and in its log, until it has read all", async (t) => {
   const { nats, bus } = await natsWithStreams(t);
   const service = await run(t, { NATS_URL: nats.url, FIXTURE_MODE: "reads_slowly" });

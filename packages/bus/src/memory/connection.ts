@@ -18,7 +18,7 @@ import { type BusLog, silent } from "../log.ts";
 import { type EventLike, encodeBody, parseReplyEvent } from "../message.ts";
 import { quarantine } from "../quarantine.ts";
 import { refuseReplicas } from "../replicas.ts";
-import { noAnswer, readReply, replyText } from "../replies.ts";
+import { answerLost, noAnswer, readReply, replyText } from "../replies.ts";
 import type { BrokerState, CoreMessage } from "./broker.ts";
 import { consumeQueue, follow } from "./follow.ts";
 import { MemoryLink } from "./link.ts";
@@ -152,15 +152,17 @@ export function connectMemory(state: BrokerState, options: MemoryConnectOptions)
       await link.reach(timeoutMs);
       const instance = state.pick(subject);
       if (instance === null) throw new NoResponderError(subject, requests[subject].service);
-      let timer: NodeJS.Timeout | undefined;
-      const late = new Promise<never>((_resolve, reject) => {
-        timer = setTimeout(() => reject(noAnswer(subject, timeoutMs)), timeoutMs);
+      const late = Promise.withResolvers<never>();
+      const timer = setTimeout(() => late.reject(noAnswer(subject, timeoutMs)), timeoutMs);
+      const unlisten = link.onStatus(({ kind }) => {
+        if (kind !== "connected") late.reject(answerLost(subject));
       });
       const answer = instance.answer(subject, new TextEncoder().encode(JSON.stringify(body)));
       try {
-        return readReply(await Promise.race([answer, late]), subject);
+        return readReply(await Promise.race([answer, late.promise]), subject);
       } finally {
         clearTimeout(timer);
+        unlisten();
       }
     },
     async serve(service: ServiceDefinition) {

@@ -14,7 +14,7 @@ import { NoResponderError, type ServiceDefinition } from "../bus.ts";
 import { dispatcher } from "../dispatch.ts";
 import { guarded, settledWithin } from "../hand-over.ts";
 import { type EventLike, encodeBody, parseReplyEvent } from "../message.ts";
-import { noAnswer, readReply, replyText } from "../replies.ts";
+import { answerLost, noAnswer, readReply, replyText } from "../replies.ts";
 import { headersOf, toBusError } from "./api.ts";
 import type { NatsReader } from "./follow.ts";
 import { UnansweredError } from "./unanswered.ts";
@@ -26,6 +26,8 @@ const quietMs = 200;
 const repliesMax = 10_000;
 const againMs = 5000;
 const registerMs = 2000;
+/** What is worked on when a service stops is answered within this time, or not at all. */
+const answersMs = 3000;
 
 /** Core NATS: at most once, no store. */
 export function publish({ link }: NatsReader, event: EventLike, replyTo?: string): void {
@@ -143,7 +145,7 @@ export async function request({ link }: NatsReader, subject: RequestSubject, bod
     if (error instanceof UnansweredError && error.reason === "no_responders")
       throw new NoResponderError(subject, requests[subject].service);
     if (error instanceof UnansweredError && error.reason === "timeout") throw noAnswer(subject, timeoutMs);
-    if (error instanceof UnansweredError && !error.sent) throw link.unreachable(error);
+    if (error instanceof UnansweredError) throw error.sent ? answerLost(subject) : link.unreachable(error);
     throw toBusError(error, `ask ${subject}`);
   }
 }
@@ -153,6 +155,7 @@ export async function serve({ link, say }: NatsReader, service: ServiceDefinitio
   const subjects = Object.keys(service.handlers) as RequestSubject[];
   let stopped = false;
   let running: Service | null = null;
+  const answering = new Set<Promise<void>>();
   let first: Promise<unknown> = Promise.resolve();
 
   async function add(nc: NatsConnection): Promise<void> {
@@ -184,9 +187,11 @@ export async function serve({ link, say }: NatsReader, service: ServiceDefinitio
 
   const dispatch = dispatcher(service, (err, subject) => say.warn({ err, subject }, "a request's handler failed"));
   function answer(subject: RequestSubject, message: { data: Uint8Array; respond(data: string): boolean }): void {
-    void dispatch(subject, message.data).then((reply) =>
-      guarded(() => message.respond(replyText(reply, subject, link.payloadBytesMax)), say, "a reply could not be sent"),
-    );
+    const work = dispatch(subject, message.data).then((reply) => {
+      answering.delete(work);
+      guarded(() => message.respond(replyText(reply, subject, link.payloadBytesMax)), say, "a reply could not be sent");
+    });
+    answering.add(work);
   }
 
   const detach = link.attach((nc) => {
@@ -200,6 +205,7 @@ export async function serve({ link, say }: NatsReader, service: ServiceDefinitio
       detach();
       // Its subscriptions are drained, which takes for ever without a connection.
       if (running !== null) await settledWithin(running.stop(), link.connected ? registerMs : 0);
+      await settledWithin(Promise.all(answering), link.connected ? answersMs : 0);
     },
   };
 }

@@ -239,6 +239,46 @@ export function talking(makeWorld: MakeWorld): void {
   );
 
   test(
+    "a request that is worked on when its service stops is answered before the service is gone",
+    inWorld(makeWorld, async (world) => {
+      const [asker, server] = [await world.connect("asker"), await world.connect("server")];
+      let begun = 0;
+      const hold = async (): Promise<string> => {
+        begun += 1;
+        await sleep(600);
+        return "held";
+      };
+      const served = await server.serve(controller("fc-1", { "command.hold": hold }));
+      const answers = [asker.request("command.hold", holdBody), asker.request("command.hold", holdBody)];
+      await until(() => begun === 2, "both are worked on");
+      await served.stop();
+      await server.close();
+      for (const answer of answers) assert.deepEqual(await answer, { ok: true, result: "held" });
+    }),
+  );
+
+  test(
+    "who loses the connection before an answer came is told that it may have been done",
+    inWorld(makeWorld, async (world) => {
+      const [asker, server] = [await world.connect("asker"), await world.connect("server")];
+      let begun = 0;
+      const hold = async (): Promise<void> => {
+        begun += 1;
+        await sleep(300);
+      };
+      await server.serve(controller("fc-1", { "command.hold": hold }));
+      const answer = asker.request("command.hold", holdBody);
+      const told = assert.rejects(
+        answer,
+        (error) => error instanceof BusError && error.code === "timeout" && /may have been done/.test(error.message),
+      );
+      await until(() => begun === 1, "it is worked on");
+      await world.cut(asker);
+      await told;
+    }),
+  );
+
+  test(
     "an instance that is swamped refuses what it cannot hold, and answers again when it has worked it off",
     inWorld(makeWorld, async (world) => {
       const [asker, server] = [await world.connect("asker"), await world.connect("server")];
