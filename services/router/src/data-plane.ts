@@ -57,6 +57,7 @@ export interface DataPlaneOptions {
 }
 export interface DataPlaneLimits {
   readonly heartbeatMs: number;
+  readonly awayMsMax: number;
   readonly sessionsMax: number;
   /** Of one agent; of one address, where nobody has to say who he is. */
   readonly agentSessionsMax: number;
@@ -66,6 +67,7 @@ export interface DataPlaneLimits {
 }
 const limitsDefault: DataPlaneLimits = {
   heartbeatMs: 15_000,
+  awayMsMax: 60_000,
   sessionsMax: 50_000,
   agentSessionsMax: 10_000,
   sessionIdleMs: 30 * 60_000,
@@ -134,6 +136,7 @@ export async function startDataPlane(options: DataPlaneOptions): Promise<DataPla
     metrics,
     nowMs,
     heartbeatMs: limits.heartbeatMs,
+    awayMsMax: limits.awayMsMax,
     openEnded: new Set(),
   };
   const aggregate = createAggregate(mcp, observing?.trace ?? null, options.lastLists ?? null);

@@ -14,7 +14,9 @@ import { prefixed, prefixedUri, splitId, splitName, splitUri, taggedId } from ".
 import { AggregateSession } from "../src/aggregate/session.ts";
 import { anybody, principalOf } from "../src/identity/principal.ts";
 import { createMemoryDirectory, type SessionDirectory } from "../src/mcp/directory.ts";
+import { LogBudget } from "../src/mcp/log-budget.ts";
 import { SseWriter } from "../src/mcp/sse.ts";
+import { StreamLogs } from "../src/mcp/stream-log.ts";
 import { connectV1, connectV2, openSession, post, textOf, toolCall, until } from "./support/clients.ts";
 import { type FakeControl, fakeControl } from "./support/fake-control.ts";
 import { startMcpServer, type TestMcpServer } from "./support/mcp-server.ts";
@@ -281,7 +283,12 @@ describe("several upstreams as one server", () => {
         return !isSlow;
       },
     });
-    const session = new AggregateSession({ nowMs: () => 0 } as never, null as never, {} as never, anybody);
+    const session = new AggregateSession(
+      { nowMs: () => 0 } as never,
+      null as never,
+      { logs: new StreamLogs(new LogBudget().of("")) } as never,
+      anybody,
+    );
     session.push({ number: -1 });
     assert.ok(session.attach(new SseWriter(response as never), {}));
     isSlow = true;

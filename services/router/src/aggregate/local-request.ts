@@ -53,7 +53,7 @@ export function localCaller(context: McpContext, beginTrace: Observing["trace"] 
       response,
       view,
       principal,
-      operationId: `op-${randomBytes(9).toString("base64url")}`,
+      operationId: newOperationId(),
       startedAtMs: inner.nowMs(),
       trace,
     };
@@ -66,6 +66,10 @@ export function localCaller(context: McpContext, beginTrace: Observing["trace"] 
     });
     return answer.answered;
   };
+}
+
+export function newOperationId(): string {
+  return `op-${randomBytes(9).toString("base64url")}`;
 }
 
 /** An answer that is written into memory. */

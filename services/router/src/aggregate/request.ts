@@ -2,8 +2,8 @@ import { createHash } from "node:crypto";
 import type { ClientResponse } from "../client-exchange.ts";
 import { Ending } from "../ending.ts";
 import { sendJson } from "../errors.ts";
+import { CallAnswer } from "../mcp/call-answer.ts";
 import { type Envelope, isObject } from "../mcp/envelope.ts";
-import { SseWriter } from "../mcp/sse.ts";
 import { AbortedByRouter, UpstreamError } from "../upstream-client.ts";
 import { InnerError, type Listener, rpcErrorOf } from "./inner-answer.ts";
 import { splitName, splitUri } from "./names.ts";
@@ -16,6 +16,7 @@ type Request = Extract<Envelope, { kind: "request" }>;
 
 const pageSize = 500;
 const runningMax = 1024;
+const awayLooks = 10;
 
 /** One request of a client: answered here, or by the upstream that it names. */
 export async function serveRequest(context: AggregateContext, response: ClientResponse, envelope: Request, message: Value): Promise<void> {
@@ -108,35 +109,42 @@ async function relay(
   message: Value,
 ): Promise<boolean> {
   const { session, mcp, passed } = context;
-  const writer = new SseWriter(response);
-  const headers = { "mcp-session-id": session.session.id };
-  const heartbeat = setInterval(() => {
-    if (writer.open) writer.comment("alive", mcp.nowMs());
-  }, mcp.heartbeatMs);
-  let done = false;
+  const { logs, sealed } = session.session;
+  const answer = new CallAnswer(response, id, { "mcp-session-id": session.session.id }, mcp.nowMs, undefined, {
+    logs,
+    version: sealed.version,
+  });
+  const stopPriming = answer.primeLater();
+  const heartbeat = setInterval(() => answer.heartbeat(mcp.heartbeatMs), mcp.heartbeatMs);
   let isResult = false;
   const finish = (value: Value): void => {
-    if (done) return;
-    done = true;
+    if (answer.done) return;
     isResult = "result" in value;
-    if (writer.open) {
-      writer.write({ event: "message", data: JSON.stringify(value) }, mcp.nowMs());
-      writer.end();
-    } else sendJson(response, 200, value, headers);
+    answer.give(value);
   };
-  // A client that hangs up does not cancel its call, but nobody could be given the answer any more.
+  // A client that hangs up does not cancel its call. Without an id it cannot come back for the answer.
   const gone = new Ending();
-  const onClose = (): void => gone.abort(new AbortedByRouter("client_gone"));
+  const leave = (): void => gone.abort(new AbortedByRouter("client_gone"));
+  let away: NodeJS.Timeout | undefined;
+  const onClose = (): void => {
+    if (!answer.streaming) {
+      leave();
+      return;
+    }
+    let looks = 0;
+    away = setInterval(() => {
+      looks = answer.isHeard ? 0 : looks + 1;
+      if (looks >= awayLooks) leave();
+    }, mcp.awayMsMax / awayLooks);
+  };
   const cancelled = new Ending();
   const { calls } = session.session;
   // The client gets no answer then, whatever the upstream still says (C5).
   const onGivenUp = (): void => {
-    if (done) return;
-    done = true;
+    if (answer.done) return;
+    answer.cancel();
     cancelled.abort(new AbortedByRouter("client_gone"));
-    writer.begin(headers);
-    writer.end();
-    onClose();
+    leave();
   };
   if (session.running.size < runningMax) {
     session.running.set(id, upstream);
@@ -149,11 +157,7 @@ async function relay(
       finish(fromUpstream(upstream, heard, value));
       return true;
     }
-    if (done) return true;
-    writer.begin(headers);
-    const more = writer.write({ event: "message", data: JSON.stringify(fromUpstream(upstream, heard, value)) }, mcp.nowMs());
-    if (!more) writer.whenDrained(goOn);
-    return more;
+    return answer.tell(fromUpstream(upstream, heard, value), goOn);
   };
   try {
     await session.with(upstream, passed).request(message, passed, hear, gone, cancelled);
@@ -164,7 +168,9 @@ async function relay(
       mcp.log.error({ err: error, upstream }, "a request to /mcp failed");
     finish({ jsonrpc: "2.0", id, error: rpcErrorOf(error) });
   } finally {
+    stopPriming();
     clearInterval(heartbeat);
+    clearInterval(away);
     response.off("close", onClose);
     if (calls.get(id) === onGivenUp) session.running.delete(id);
     calls.delete(id, onGivenUp);

@@ -2,17 +2,19 @@ import type { ClientRequest, ClientResponse } from "../client-exchange.ts";
 import { RefusedRequest, sendJson } from "../errors.ts";
 import type { Principal } from "../identity/principal.ts";
 import { checkDepth, type Envelope, readEnvelope } from "../mcp/envelope.ts";
+import { comeBack, lastEventIdOf } from "../mcp/get.ts";
 import { checkGetHeaders, checkPostHeaders, type McpContext, sessionNotFound } from "../mcp/inbound.ts";
 import { lasting } from "../mcp/rights.ts";
 import { newSessionKey, nowhere, SessionTooLargeError } from "../mcp/seal.ts";
 import { SseWriter } from "../mcp/sse.ts";
+import { isOfSession } from "../mcp/stream-log.ts";
 import { spanNameOf } from "../observe/observed-control.ts";
 import type { Observing } from "../observe/start-observing.ts";
 import type { RequestTrace } from "../observe/trace.ts";
 import type { InnerSession } from "./inner-session.ts";
 import type { LastLists } from "./last-lists.ts";
 import { Links } from "./links.ts";
-import { type LocalCall, localCaller } from "./local-request.ts";
+import { type LocalCall, localCaller, newOperationId } from "./local-request.ts";
 import { type ModernContext, type ModernRequest, serveModern } from "./modern.ts";
 import { serveModernListen } from "./modern-listen.ts";
 import { splitId } from "./names.ts";
@@ -96,6 +98,12 @@ export function createAggregate(mcp: McpContext, beginTrace: Observing["trace"],
     const session = typeof id === "string" ? mcp.sessions.open(id, ownName, principal) : null;
     if (session === null) throw sessionNotFound();
     let known = sessions.get(session.id);
+    // It has left the memory while nobody used it here.
+    if (known !== undefined && known.session !== session && !known.busy) {
+      known.close();
+      sessions.delete(session.id);
+      known = undefined;
+    }
     if (known === undefined) {
       if ((await mcp.directory.read(session.sealed.key))?.ended) throw sessionNotFound();
       known = sessions.get(session.id) ?? new AggregateSession(mcp, call, session, principal);
@@ -195,11 +203,19 @@ export function createAggregate(mcp: McpContext, beginTrace: Observing["trace"],
     return serveModernListen(modernContext, asked, () => settingsFor(principal));
   };
 
-  const get = (response: ClientResponse, session: AggregateSession, settings: AggregateSettings): void => {
+  const get = async (
+    request: ClientRequest,
+    response: ClientResponse,
+    session: AggregateSession,
+    settings: AggregateSettings,
+  ): Promise<void> => {
     // It may have left while its session was looked up; the end of its connection is not heard any more.
     if (response.destroyed) return;
+    const from = lastEventIdOf(request);
+    const inbound = { response, principal: session.principal, operationId: newOperationId(), view: { name: "", endpoints: [] } };
+    if (from !== null && !isOfSession(from.stream) && (await comeBack(mcp, inbound, session.session, from))) return;
     const writer = new SseWriter(response);
-    if (!session.attach(writer, { "mcp-session-id": session.session.id }))
+    if (!session.attach(writer, { "mcp-session-id": session.session.id }, from))
       throw new RefusedRequest(409, -32000, "Conflict: Only one SSE stream is allowed per session");
     const stop = (): void => writer.end();
     const heartbeat = setInterval(() => writer.comment("alive", mcp.nowMs()), mcp.heartbeatMs);
@@ -220,7 +236,7 @@ export function createAggregate(mcp: McpContext, beginTrace: Observing["trace"],
           return post(request, response, principal, settings, await readBody());
         case "GET":
           checkGetHeaders(request.headers);
-          return get(response, await sessionOf(request.headers["mcp-session-id"], principal), settings);
+          return get(request, response, await sessionOf(request.headers["mcp-session-id"], principal), settings);
         case "DELETE": {
           const session = await sessionOf(request.headers["mcp-session-id"], principal);
           sessions.delete(session.session.id);

@@ -3,8 +3,10 @@ import type { SessionRecord } from "../mcp/directory.ts";
 import type { McpContext } from "../mcp/inbound.ts";
 import { type Session, subscriptionsMax } from "../mcp/session.ts";
 import type { SseWriter } from "../mcp/sse.ts";
+import type { EventId, StreamLog } from "../mcp/stream-log.ts";
 import { InnerSession, urisOf } from "./inner-session.ts";
 import type { LocalCall } from "./local-request.ts";
+import { prefixedUri } from "./names.ts";
 import type { AggregateSettings } from "./settings.ts";
 import type { SharedLists } from "./shared-lists.ts";
 import { fromUpstream, type ListMethod, lists } from "./translate.ts";
@@ -24,6 +26,8 @@ const lasting = new Set(["mcpf-agent", "user-agent", "accept-language"]);
  * G2  What upstreams say by themselves reaches the client's stream, or waits for it, at most `waitingMax` messages and
  *     `waitingCharsMax` characters; then the oldest are dropped.
  * G3  The client is told `list_changed` when a list is another than the one it was given: an upstream came back, or its grace is over.
+ * G4  A client whose connection broke comes back with its last event id, to its stream or to a call, and gets what it has missed; of a stream of
+ *     which that is not known any more it is told that all may have changed.
  */
 export class AggregateSession {
   readonly session: Session;
@@ -40,6 +44,8 @@ export class AggregateSession {
   readonly #stale = new Map<ListMethod, Set<string>>();
   #upstreams = "";
   #writer: SseWriter | null = null;
+  /** What was said on its stream; null: it was never open here. */
+  #log: StreamLog | null = null;
   /** The client reads more slowly than it is told: what comes waits. */
   #isSlow = false;
   #waiting: string[] = [];
@@ -184,17 +190,30 @@ export class AggregateSession {
   }
 
   /** False: another has the stream already. */
-  attach(writer: SseWriter, headers: Readonly<Record<string, string>>): boolean {
-    if (this.#writer !== null && !this.#writer.gone) return false;
+  attach(writer: SseWriter, headers: Readonly<Record<string, string>>, from: EventId | null = null): boolean {
+    const before = this.#writer;
+    const isBack = from !== null && from.stream === this.#log?.name;
+    if (before !== null && !before.gone && !isBack) return false;
+    this.#log ??= this.session.logs.open(null);
     this.#writer = writer;
+    this.session.isPinned = true;
+    before?.end();
     writer.begin(headers);
     writer.flushHeaders();
+    const isWhole = isBack && this.#log.covers(from.seq);
+    if (isWhole) for (const text of this.#log.after(from.seq)) writer.writeText(text, this.#context.nowMs());
     this.#flush(writer);
+    if (from !== null && !isWhole) {
+      this.#tellGap().catch((error: unknown) =>
+        this.#context.log.warn({ err: error }, "a client of /mcp could not be told what it has missed"),
+      );
+    }
     return true;
   }
   detach(writer: SseWriter): void {
     if (this.#writer !== writer) return;
     this.#writer = null;
+    this.session.isPinned = false;
     for (const inner of this.#inner.values()) inner.stopListening();
   }
 
@@ -219,10 +238,24 @@ export class AggregateSession {
     while (this.#waiting.length > waitingMax || this.#waitingChars > waitingCharsMax) this.#shift();
   }
 
+  /** It has missed what is not kept any more, or was told by another router process: all may have changed that it is told changes of (G4). */
+  async #tellGap(): Promise<void> {
+    for (const method of new Set(Object.values(lists).map(({ changed }) => changed))) this.push({ jsonrpc: "2.0", method });
+    const record = await this.#context.directory.read(this.session.sealed.key);
+    for (const one of new Set([...(record?.subscriptions ?? []), ...this.#subscriptions])) {
+      const [upstream = "", ...uri] = one.split(" ");
+      const params = { uri: prefixedUri(upstream, uri.join(" ")) };
+      this.push({ jsonrpc: "2.0", method: "notifications/resources/updated", params });
+    }
+  }
+
   #flush(writer: SseWriter): void {
     this.#isSlow = false;
     while (this.#waiting.length > 0 && !this.#isSlow && !writer.gone) {
-      this.#isSlow = !writer.write({ event: "message", data: this.#shift() }, this.#context.nowMs());
+      const event = { event: "message", data: this.#shift() };
+      this.#isSlow = !(this.#log === null
+        ? writer.write(event, this.#context.nowMs())
+        : writer.writeText(this.#log.add(event, null).text, this.#context.nowMs()));
     }
     if (!this.#isSlow) return;
     writer.whenDrained(() => {
@@ -236,6 +269,8 @@ export class AggregateSession {
   }
 
   close(): void {
+    this.session.isPinned = false;
+    this.#log?.end(this.#context.nowMs());
     for (const inner of this.#inner.values()) inner.close();
   }
   /** Ends it everywhere: also its sessions with upstreams that other router processes began. */

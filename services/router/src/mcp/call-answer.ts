@@ -190,6 +190,28 @@ export class CallAnswer {
     this.#finish(Buffer.from(JSON.stringify(rpcErrorMessage(this.#requestId, error, place))), 200, null);
   }
 
+  /** Where somebody else reads the server: a message that comes before the answer. False: hold it back until `goOn`. */
+  tell(message: object, goOn: () => void): boolean {
+    if (this.#done) return true;
+    this.#begin(this.#headers);
+    return this.#write({ event: "message", data: JSON.stringify(message) }, null, goOn);
+  }
+  /** And its answer. */
+  give(message: object): void {
+    this.#finish(Buffer.from(JSON.stringify(message)), 200, null);
+  }
+  /** Gives the client an id to come back with, should the answer let itself be waited for. Returns how not to. */
+  primeLater(): () => void {
+    if (this.#resumable === null || this.#resumable.version < firstPrimedVersion) return () => undefined;
+    const timer = setTimeout(() => this.#prime(this.#headers), primeAfterMs);
+    return () => clearTimeout(timer);
+  }
+  /** Whether somebody is there to hear it: the client that asked, or the same one that came back. */
+  get isHeard(): boolean {
+    const sink = this.#sink;
+    return sink !== null && !sink.gone;
+  }
+
   /** A message of the router's own, on the stream that has begun. */
   say(message: object): void {
     if (this.#writer.open && !this.#done) this.#write({ event: "message", data: JSON.stringify(message) }, null);

@@ -1,3 +1,4 @@
+import type { UpstreamView } from "../control/port.ts";
 import { RefusedRequest, type RouterError, rpcErrorMessage } from "../errors.ts";
 import { visibleAnswer } from "../identity/tool-access.ts";
 import { AbortedByRouter, UpstreamError, type UpstreamResponse } from "../upstream-client.ts";
@@ -35,14 +36,24 @@ export async function serveGet(context: McpContext, inbound: Inbound): Promise<v
   if (typeof sessionId !== "string") return passGet(context, inbound);
   const session = context.sessions.open(sessionId, inbound.view.name, inbound.principal);
   if (session === null || session.lost) throw sessionNotFound();
-  const lastEventId = request.headers["last-event-id"];
-  const from = typeof lastEventId === "string" ? readEventId(lastEventId) : null;
+  const from = lastEventIdOf(request);
   if (from !== null && (await comeBack(context, inbound, session, from))) return;
   await serveFresh(context, inbound, session, from);
 }
 
+/** A client that comes back; of `/mcp` too, which has no endpoints. */
+export type ComingBack = Pick<Inbound, "response" | "principal" | "operationId"> & {
+  readonly view: Pick<UpstreamView, "name" | "endpoints">;
+};
+
+/** Null: it does not come back, or with an id that is none of ours. */
+export function lastEventIdOf({ headers }: Inbound["request"]): EventId | null {
+  const given = headers["last-event-id"];
+  return typeof given === "string" ? readEventId(given) : null;
+}
+
 /** The client comes back to a stream whose connection broke (requirement R9). False: it gets the session's own stream. */
-async function comeBack(context: McpContext, inbound: Inbound, session: Session, from: EventId): Promise<boolean> {
+export async function comeBack(context: McpContext, inbound: ComingBack, session: Session, from: EventId): Promise<boolean> {
   if (session.stream?.name === from.stream) return false;
   const log = session.logs.get(from.stream);
   if (from.isLast || log?.isVoid) {
@@ -76,7 +87,7 @@ async function comeBack(context: McpContext, inbound: Inbound, session: Session,
 }
 
 /** What the client has missed, and what is still to come. */
-function goOnFromLog(context: McpContext, inbound: Inbound, session: Session, log: StreamLog, from: EventId): void {
+function goOnFromLog(context: McpContext, inbound: ComingBack, session: Session, log: StreamLog, from: EventId): void {
   const { response } = inbound;
   const writer = new SseWriter(response);
   writer.begin(headersOf(inbound, session));
@@ -98,11 +109,11 @@ function goOnFromLog(context: McpContext, inbound: Inbound, session: Session, lo
   lasting(context, { ...streamOf(inbound), isOfCall: isOfCall(from) }, () => writer.end());
 }
 
-function headersOf(inbound: Inbound, session: Session): Record<string, string> {
+function headersOf(inbound: Pick<Inbound, "operationId">, session: Session): Record<string, string> {
   return { "mcp-session-id": session.id, [operationHeader]: inbound.operationId };
 }
 
-function streamOf({ response, principal, view }: Inbound): Parameters<typeof lasting>[1] {
+function streamOf({ response, principal, view }: ComingBack): Parameters<typeof lasting>[1] {
   return { response, principal, upstream: view.name };
 }
 
@@ -195,7 +206,7 @@ function refuse(outcome: StreamOutcome, upstream: string): void {
  * Goes on with a broken stream where it was (requirement R9). Returns false when the endpoint does not know it any more: the client then
  * gets a fresh stream, and errors for what it still waited for there.
  */
-async function resume(context: McpContext, inbound: Inbound, session: Session, hold: Hold, from: EventId): Promise<boolean> {
+async function resume(context: McpContext, inbound: ComingBack, session: Session, hold: Hold, from: EventId): Promise<boolean> {
   const { response, view } = inbound;
   const log = session.logs.goOn(from, context.nowMs());
   // What this process has read of the parked stream is not asked for again.
@@ -287,7 +298,7 @@ async function resume(context: McpContext, inbound: Inbound, session: Session, h
  */
 function answerParked(
   context: McpContext,
-  inbound: Inbound,
+  inbound: ComingBack,
   session: Session,
   hold: Hold,
   from: EventId,

@@ -33,6 +33,8 @@ export interface McpContext {
   readonly metrics: DataPlaneMetrics;
   readonly nowMs: () => number;
   readonly heartbeatMs: number;
+  /** For so long a call that its upstream has parked is looked after for a client of `/mcp` that may come back for it. */
+  readonly awayMsMax: number;
   /** Streams without an end of their own (besides those of sessions): how to end each when the router stops. */
   readonly openEnded: Set<() => void>;
 }

@@ -35,6 +35,8 @@ export class Session {
   /** Lost for good: `sticky` and its endpoint is gone. */
   lost = false;
   stream: SessionStream | null = null;
+  /** `/mcp` has the client's stream open, or a call under way: it stays in memory. */
+  isPinned = false;
   lastUsedAtMs: number;
   /** When it was put at the end of its agent's. */
   orderedAtMs: number;
@@ -63,7 +65,9 @@ export class Session {
     return null;
   }
   get busy(): boolean {
-    return this.stream !== null || this.calls.size > 0 || this.running.size > 0 || this.hedged.size > 0 || this.replays.size > 0;
+    return (
+      this.isPinned || this.stream !== null || this.calls.size > 0 || this.running.size > 0 || this.hedged.size > 0 || this.replays.size > 0
+    );
   }
 }
 
