@@ -150,6 +150,8 @@ export class BreakerRunner implements CallOwner {
         this.#leave(call);
       },
     );
+    // It was aborted while the function began, when nobody listened yet.
+    if (signal?.aborted) this.cancel(call);
     return promise;
   }
 

@@ -207,6 +207,26 @@ test("S2: the caller's signal ends the call with the caller's reason, blames nob
   assert.deepEqual([breaker.state, breaker.stats().cancelled], ["closed", 2]);
 });
 
+test("S2 a caller that cancels while its function begins is told at once, and so is the function", async () => {
+  for (const timeoutMs of [null, 60_000]) {
+    const breaker = createBreaker({ timeoutMs, halfOpenCalls: 1 });
+    const controller = new AbortController();
+    let inner: AbortSignal | null = null;
+    const call = breaker.execute(
+      ({ signal }) => {
+        inner = signal;
+        controller.abort(boom);
+        return never();
+      },
+      { signal: controller.signal },
+    );
+    assert.equal(await Promise.race([rejection(call), sleep(patientMs(1000))]), boom);
+    assert.equal((inner as AbortSignal | null)?.reason, boom);
+    const { cancelled, failures } = breaker.stats();
+    assert.deepEqual([cancelled, failures, getEventListeners(controller.signal, "abort").length], [1, 0, 0]);
+  }
+});
+
 test("S1: with the bulkhead full calls wait in turn, one over the queue is told at once, and waiting counts against the time", async () => {
   const breaker = createBreaker({ concurrencyMax: 1, queueMax: 2, timeoutMs: 5000 });
   const gate = Promise.withResolvers<string>();

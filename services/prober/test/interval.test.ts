@@ -21,7 +21,7 @@ test("a shorter interval holds at once: nobody waits for what the longer one had
   await fleet.configure({ api: http(urls, { interval_ms: 1500, timeout_ms: 300 }) });
   const probesOf = (name: string) => fake.requests.filter(({ path }) => path === `/${name}`).length;
   await until("each is probed as often as is asked for", () => names.every((name) => probesOf(name) >= 2));
-  assert.deepEqual(new Set(await said()), new Set(["healthy"]));
+  assert.ok(!(await said()).includes("unknown"));
 });
 
 test("another server under the name is looked at at once, however seldom the one before was", async (t) => {
