@@ -130,12 +130,14 @@ async function attemptOn(
   }
   if (waitMs > 0) return { kind: "full", waitMs };
   let answered = false;
+  let restMs = 0;
   try {
     const outcome = await deliver(kit, channel, message);
     answered = outcome.kind === "sent" || outcome.answered;
+    if (outcome.kind === "refused") restMs = outcome.retryAfterMs ?? 0;
     return outcome;
   } finally {
-    bulkhead.leave(channel.name, answered, performance.now());
+    bulkhead.leave(channel.name, answered, performance.now(), restMs);
   }
 }
 

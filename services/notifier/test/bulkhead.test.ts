@@ -35,6 +35,21 @@ test("C2: a channel that does not answer is left alone, longer each time, and ge
   assert.equal(full(bulkhead, "chat", nowMs), triesMax);
 });
 
+test("C4: a channel whose receiver wants to be asked later is asked nothing before, and no longer than a minute; an answer from before changes nothing", () => {
+  const bulkhead = new Bulkhead();
+  bulkhead.enter("chat", 0);
+  bulkhead.enter("chat", 0);
+  bulkhead.leave("chat", true, 10, 5000);
+  bulkhead.leave("chat", true, 20);
+  assert.deepEqual([bulkhead.enter("chat", 1010), bulkhead.isSilent("chat")], [4000, false]);
+  assert.equal(full(bulkhead, "pager", 1010), triesMax);
+  assert.equal(bulkhead.enter("chat", 5010), 0);
+  bulkhead.leave("chat", true, 5010, 3_600_000);
+  assert.equal(bulkhead.enter("chat", 5010), 60_000);
+  bulkhead.forget("chat");
+  assert.equal(full(bulkhead, "chat", 5010), triesMax);
+});
+
 test("C2: a channel that was configured anew begins anew, and what was under way on the old one ends without harm", () => {
   const bulkhead = new Bulkhead();
   bulkhead.enter("chat", 0);

@@ -40,6 +40,8 @@ export class World {
   readonly received: Received[] = [];
   /** Statuses of the next answers; 200 when there are none. */
   statuses: number[] = [];
+  /** Until then, by {@link performance}, each request is refused with 429 and the seconds that are left. */
+  limitedUntilMs = 0;
   /** Requests to the path `/silent`: it takes them and never answers. */
   unanswered = 0;
   /** Bytes in the body of each answer. */
@@ -61,7 +63,9 @@ export class World {
           this.unanswered += 1;
           return;
         }
-        const status = this.statuses.shift() ?? 200;
+        const leftMs = this.limitedUntilMs - performance.now();
+        const status = leftMs > 0 ? 429 : (this.statuses.shift() ?? 200);
+        if (leftMs > 0) response.setHeader("retry-after", String(Math.ceil(leftMs / 1000)));
         const body = JSON.parse(Buffer.concat(chunks).toString()) as Received;
         this.received.push({ ...body, status, authorization: request.headers.authorization, path: request.url ?? "" });
         response.writeHead(status, { "content-type": "text/plain" }).end("x".repeat(this.answerBytes));
