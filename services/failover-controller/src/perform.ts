@@ -5,6 +5,7 @@ import {
   policyHash,
   type ReservationDecision,
   type ReservationInput,
+  timeOfThisClock,
 } from "@mcp-failover/domain";
 import type { FencedDecider, Kit, Published } from "@mcp-failover/service-kit";
 import type { Knowledge } from "./knowledge.ts";
@@ -92,7 +93,8 @@ export class Performer {
       if (!decision.automatic) return true;
       const last = this.#knowledge.rejected.get(upstream);
       if (last?.rule !== decision.rule || last.epoch !== state.epoch) return true;
-      return last.timeMs < decision.sinceMs && nowMs - last.timeMs >= sayAgainMs;
+      const lastMs = timeOfThisClock(last.timeMs, nowMs);
+      return lastMs < decision.sinceMs && nowMs - lastMs >= sayAgainMs;
     };
     for (let tries = 0; tries < 5 && isNews(); tries += 1) {
       const expectedSeq = this.#decider.foldedSeq("failover.rejected", [upstream]);
