@@ -295,6 +295,28 @@ test("the page acts under a name of the console's own without TLS, too, where br
   assert.deepEqual(ordersOf(commands), [["shop", "secondary", "from another machine"]]);
 });
 
+test("pages that nobody looks at keep none from opening, and are live again as soon as somebody does", { skip }, async (t) => {
+  const { url, health } = await startWorld(t);
+  const first = await openPage(t, url);
+  await shows(first, "connection", /^live$/);
+  const context = first.context();
+  const look = (page: Page, isLooking: boolean) =>
+    page.evaluate(`Object.defineProperty(document, "hidden", { value: ${!isLooking}, configurable: true });
+      document.dispatchEvent(new Event("visibilitychange"))`);
+  await look(first, false);
+  for (let count = 2; count <= 8; count += 1) {
+    const page = await context.newPage();
+    await page.goto(url, { timeout: patientMs(10_000) });
+    await shows(page, "connection", /^live$/);
+    await look(page, false);
+    await shows(page, "connection", /^nobody looks at this page: showing what was last known$/);
+  }
+  await health("shop", "primary", "healthy");
+  await look(first, true);
+  await shows(first, "summary", served);
+  await shows(first, "connection", /^live$/);
+});
+
 test("an event leaves the keyboard's focus where it is, and a press of the mouse that it falls into counts", { skip }, async (t) => {
   const { url, health } = await startWorld(t, { upstreams: ["shop", "stock"] });
   const page = await openPage(t, url);

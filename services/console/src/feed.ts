@@ -13,6 +13,8 @@ interface FeedItem {
 }
 
 const itemsMax = 200;
+/** Of one item: what is longer is in the log. */
+const itemCharsMax = 1000;
 const clientsMax = 100;
 /** A browser that reads slower than this many bytes behind, besides the state that it was sent last, is dropped; it reconnects and gets the state anew. */
 const behindBytesMax = 1024 * 1024;
@@ -135,9 +137,13 @@ export class Feed {
 
 function itemOf(stored: Stored): FeedItem {
   const base = { seq: stored.seq, time: new Date(stored.timeMs).toISOString(), subject: stored.subject };
-  if (stored.content.kind === "malformed") return { ...base, type: "malformed", text: stored.content.reason };
+  if (stored.content.kind === "malformed") return { ...base, type: "malformed", text: clip(stored.content.reason) };
   const { event } = stored.content;
-  return { ...base, type: event.type, text: sayEvent(event.data as Record<string, unknown>) };
+  return { ...base, type: event.type, text: clip(sayEvent(event.data as Record<string, unknown>)) };
+}
+
+function clip(text: string): string {
+  return text.length > itemCharsMax ? `${text.slice(0, itemCharsMax)}…` : text;
 }
 
 /** One line that a person understands, from the fields that most events have. */

@@ -10,12 +10,16 @@ import { serveConsole } from "./server.ts";
 export async function startConsole(kit: Kit<ConsoleConfig>): Promise<Running> {
   let own = ownReadModel();
   let unread: string | null = "the log has not been read yet";
+  /** The newest version of the configuration that was heard of. */
+  let newest = 0;
   const isConnected = (): boolean => kit.bus.status.kind === "connected";
   /** Why what is shown may not be how things are; null: it is what the log says. */
   const stale = (): string | null => {
     if (!isConnected()) return "NATS is out of reach";
     const { reading } = kit.readiness().conditions;
-    return unread ?? (reading?.ok === false ? reading.reason : null);
+    if (unread !== null || reading?.ok === false) return unread ?? reading?.reason ?? null;
+    if (newest <= own.model.configVersion) return null;
+    return `version ${newest} of the configuration says what this console does not know, so that it shows version ${own.model.configVersion} (update it)`;
   };
   const view = () => ({ status: viewStatus(own.model, [], kit.nowMs()), seq: own.model.seq, connected: isConnected(), stale: stale() });
   const report = () => {
@@ -35,12 +39,14 @@ export async function startConsole(kit: Kit<ConsoleConfig>): Promise<Running> {
   };
   const onAnotherLog = (): void => {
     own = ownReadModel();
+    newest = 0;
     setUnread("the log is another one than before, and is still being read");
     feed.beginAnew();
   };
   const following = kit.bus.follow("AUDIT", { from: "last_per_subject", onCaughtUp, onAnotherLog }, (stored: Stored) => {
     const { seq, subject, timeMs, content } = stored;
     if (content.kind === "event") own.fold({ seq, subject, timeMs, event: content.event });
+    if (content.kind === "event" && content.event.type === "config.applied") newest = Math.max(newest, content.event.data.version);
     feed.add(stored);
     if (unread === null) feed.changed();
   });

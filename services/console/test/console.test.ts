@@ -88,7 +88,11 @@ async function world(t: TestContext, { hosts = "", secret = token, credentialsDi
     await log.close();
   });
   const { port } = new URL(url);
-  const say = async (type: "config.applied" | "failover.decided" | "failover.executed", keys: string[], data: object): Promise<number> => {
+  const say = async (
+    type: "config.applied" | "failover.decided" | "failover.executed" | "notify.failed",
+    keys: string[],
+    data: object,
+  ): Promise<number> => {
     const event = makeEvent({ type, keys, data, id: randomUUID(), service: "cli", instance: "test", timeMs: Date.now() } as never) as Event;
     return (await log.append(event)).seq;
   };
@@ -96,8 +100,9 @@ async function world(t: TestContext, { hosts = "", secret = token, credentialsDi
   const by = { kind: "service", id: "test" };
   const endpoints = ["primary", "secondary"].map((name, tier) => ({ name, tier, url: `http://127.0.0.1:${tier + 1}/` }));
   const topology = { upstreams: { shop: { kind: "http", endpoints } } };
-  const config = { version: 1, hash: "h", fileHash: null, timestamp, by, reason: "test", environment: "development", topology };
-  await say("config.applied", [], config);
+  const applied = { hash: "h", fileHash: null, timestamp, by, reason: "test", environment: "development", topology };
+  const configOf = (version: number) => ({ ...applied, version });
+  await say("config.applied", [], configOf(1));
   const moved = (to: string) =>
     say("failover.executed", ["shop"], {
       service: "shop",
@@ -164,6 +169,7 @@ async function world(t: TestContext, { hosts = "", secret = token, credentialsDi
     moved,
     refuseWith,
     say,
+    configOf,
     followed: () => followed,
   };
 }
@@ -260,6 +266,25 @@ test("state and report say why they may not be how things are: NATS is away, the
   assert.deepEqual(await stale(), Array(2).fill("NATS is out of reach"));
 });
 
+test("a configuration of a newer version, which this console cannot read, is said instead of the one before being called live", async (t) => {
+  const { ask, say, configOf } = await world(t);
+  await say("config.applied", [], { ...configOf(2), topology: { upstreams: { shop: { kind: "http", newer: true, endpoints: [] } } } });
+  assert.match(String((await ask("/api/status")).json["stale"]), /^version 2 of the configuration .* shows version 1 \(update it\)$/);
+  assert.equal((await ask("/api/health")).json["overall"], "unknown");
+  await say("config.applied", [], configOf(3));
+  assert.equal((await ask("/api/status")).json["stale"], null);
+});
+
+test("what one event says at length is cut short in the live list, for every browser and for the memory", async (t) => {
+  const { url, say } = await world(t);
+  const told = { notificationId: "n", channel: "pager", incidentId: "i", kind: "opened", attempt: 1, willRetry: false };
+  await say("notify.failed", ["pager"], { ...told, timestamp: new Date().toISOString(), error: "x".repeat(900_000) });
+  const browser = await watch(t, url);
+  const hello = await browser.until(({ event }) => event === "hello");
+  const text = (hello["items"] as { text: string }[]).at(-1)?.text ?? "";
+  assert.deepEqual([text.length, text.at(-1)], [1001, "…"]);
+});
+
 test("a page hears from the console within five seconds although nothing is said, and a hold that has ended meanwhile is gone from it", async (t) => {
   const { url, say, wait } = await world(t);
   const browser = await watch(t, url);
@@ -276,23 +301,14 @@ test("a page hears from the console within five seconds although nothing is said
 });
 
 test("a browser that reads slowly gets the newest state of a fleet of any size, and is not sent all that lay between", async (t) => {
-  const { port, say } = await world(t);
+  const { port, say, configOf } = await world(t);
   const upstreams = Object.fromEntries(
     Array.from({ length: 5000 }, (_, index) => [
       `shop-${index}`,
       { kind: "http", endpoints: [{ name: "a", tier: 0, url: "http://127.0.0.1:1/" }] },
     ]),
   );
-  const applied = (version: number) => ({
-    version,
-    hash: "h",
-    fileHash: null,
-    timestamp: new Date().toISOString(),
-    by: { kind: "service", id: "test" },
-    reason: "test",
-    environment: "development",
-    topology: { upstreams },
-  });
+  const applied = (version: number) => ({ ...configOf(version), topology: { upstreams } });
   await say("config.applied", [], applied(2));
   const socket = connect(port, "127.0.0.1");
   t.after(() => socket.destroy());

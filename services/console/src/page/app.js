@@ -224,7 +224,8 @@ function describe(shown) {
   if (upstream === undefined) return;
   shown.seq = last.seq;
   const chosen = byId("to").value;
-  byId("dialog-what").textContent = `${upstream.name} is served by ${upstream.active} (epoch ${upstream.epoch}).`;
+  const is = unheard === null && last.stale === null ? "is" : "was, as far as was known last,";
+  byId("dialog-what").textContent = `${upstream.name} ${is} served by ${upstream.active} (epoch ${upstream.epoch}).`;
   byId("to").replaceChildren(
     ...upstream.endpoints
       .filter((e) => e.name !== upstream.active)
@@ -285,8 +286,11 @@ async function requestFailover(asked) {
 }
 
 let source = null;
+/** A browser has six connections to one server: a page that nobody looks at holds none of them, so that the seventh opens, and can act. */
 function watch() {
   source?.close();
+  source = null;
+  if (document.hidden) return lose("nobody looks at this page");
   heardMs = performance.now();
   source = new EventSource("/api/events");
   const on = (type, take) =>
@@ -305,7 +309,7 @@ function watch() {
   on("beat", showSummary);
   source.onerror = () => {
     lose("the console is out of reach");
-    if (source.readyState === EventSource.CLOSED) setTimeout(watch, againMs);
+    if (source?.readyState === EventSource.CLOSED) setTimeout(watch, againMs);
   };
 }
 
@@ -315,8 +319,9 @@ function lose(why) {
 }
 
 watch();
+document.addEventListener("visibilitychange", watch);
 setInterval(() => {
-  if (performance.now() - heardMs < silentMsMax) return;
+  if (source === null || performance.now() - heardMs < silentMsMax) return;
   lose("the console says nothing any more");
   watch();
 }, 1000);
