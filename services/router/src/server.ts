@@ -133,9 +133,9 @@ export async function startServer(options: RouterServerOptions): Promise<RouterS
     async close(graceMs) {
       draining = true;
       const closed = new Promise<void>((resolve) => server.close(() => resolve()));
-      const untilMs = mcp.nowMs() + graceMs;
+      const untilMs = performance.now() + graceMs;
       const isWaitedFor = (): boolean => inFlight > mcp.openEnded.size || idle.expecting || front?.expecting === true;
-      while (isWaitedFor() && mcp.nowMs() < untilMs) {
+      while (isWaitedFor() && performance.now() < untilMs) {
         server.closeIdleConnections();
         front?.closeIdle();
         await new Promise((resolve) => setTimeout(resolve, 20));

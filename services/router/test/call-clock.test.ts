@@ -2,8 +2,9 @@ import assert from "node:assert/strict";
 import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
 import { type TestContext, test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
 import { patientMs } from "@mcp-failover/testkit";
-import { post, toolCall } from "./support/clients.ts";
+import { post, toolCall, until } from "./support/clients.ts";
 import { fakeControl } from "./support/fake-control.ts";
 import { startTestRouter } from "./support/router.ts";
 
@@ -27,6 +28,7 @@ async function world(t: TestContext, answersAfterMs: number | null) {
   let aheadMs = 0;
   t.mock.method(Date, "now", () => realMs() + aheadMs);
   return {
+    router,
     call: (timeoutMs: number) => post(router.mcpUrl, toolCall(7, "write"), { "mcpf-timeout-ms": String(timeoutMs) }),
     setClock: (ms: number) => {
       aheadMs = ms;
@@ -49,4 +51,15 @@ test("C3: a call that is being answered is not ended because the machine's clock
   const answer = call(patientMs(5000));
   setTimeout(setClock, 200, hourMs);
   assert.match((await answer).text, /"result"/);
+});
+
+test("S3: a stop lets end what is in flight, though the machine's clock is set forward meanwhile", async (t) => {
+  const { call, router, setClock } = await world(t, 600);
+  const answer = call(patientMs(5000));
+  await until(() => router.connections.front + router.connections.node > 0);
+  await sleep(100);
+  const closed = router.close(patientMs(5000));
+  setClock(hourMs);
+  assert.match((await answer).text, /"result"/);
+  await closed;
 });
