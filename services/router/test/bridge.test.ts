@@ -66,6 +66,72 @@ test("R25: a line that waits for a slow reader is read on when its call is over,
   assert.equal(answered.isPaused(), false);
 });
 
+test("B3: a client that does not read its own stream has its answers all the same, and of what is said there no more is kept than may be", async () => {
+  const { session, say, isPaused } = line();
+  const stream = await session.handle({ method: "GET", headers: {} } as never as UpstreamRequest);
+  let read = 0;
+  let isSlow = true;
+  stream.read({
+    data: (chunk) => {
+      read += chunk.length;
+      return !isSlow;
+    },
+    end: () => undefined,
+    error: () => undefined,
+  });
+  const shout = { jsonrpc: "2.0", method: "notifications/resources/updated", params: { uri: "x".repeat(100_000) } };
+  say(shout);
+  assert.equal(isPaused(), true);
+  const asked = session.handle({
+    method: "POST",
+    headers: {},
+    body: Buffer.from(JSON.stringify(toolCall(1, "x"))),
+  } as never as UpstreamRequest);
+  await Promise.resolve();
+  assert.equal(isPaused(), false);
+  for (let count = 0; count < 30; count += 1) say(shout);
+  assert.equal(isPaused(), false);
+  assert.ok(session.dropped >= 18, `${session.dropped} were dropped`);
+  say({ jsonrpc: "2.0", id: 1, result: {} });
+  assert.match((await (await asked).collect(1000)).toString(), /"result"/);
+  say(shout);
+  assert.equal(isPaused(), true, "nobody waits for anything else of the line");
+  isSlow = false;
+  stream.resume();
+  assert.equal(isPaused(), false);
+  assert.ok(read > 1_000_000 && read < 2_000_000, `${read}`);
+});
+
+test("M4: a call on a shared line is given up for a client that reads slowly only once as much waits for it as may", async () => {
+  const sent: string[] = [];
+  const shared = new SharedPipe(9, () => undefined);
+  shared.attach({
+    send: async (text: string) => void sent.push(text),
+    pause: () => undefined,
+    resume: () => undefined,
+    close: () => undefined,
+  });
+  const call = { jsonrpc: "2.0", id: 1, method: "tools/call", params: { name: "x", _meta: { progressToken: "mine" } } };
+  const asked = shared.handle({ method: "POST", headers: {}, body: Buffer.from(JSON.stringify(call)) } as never as UpstreamRequest);
+  await Promise.resolve();
+  const { id } = JSON.parse(sent[0] ?? "") as { id: string };
+  const tell = (): void =>
+    shared.message({
+      jsonrpc: "2.0",
+      method: "notifications/progress",
+      params: { progressToken: id, progress: 1, message: "x".repeat(100_000) },
+    });
+  tell();
+  const response = await asked;
+  let error: string | null = null;
+  response.read({ data: () => false, end: () => undefined, error: ({ message }) => (error = message) });
+  for (let count = 0; count < 8; count += 1) tell();
+  assert.equal(error, null);
+  for (let count = 0; count < 8; count += 1) tell();
+  assert.match(error ?? "", /not read fast enough/);
+  assert.match(sent.at(-1) ?? "", /notifications\/cancelled/);
+});
+
 test("U2: a request whose asker has left before it was written is not written at all, which is proof, and takes no place", async () => {
   const sent: string[] = [];
   const pipe = {

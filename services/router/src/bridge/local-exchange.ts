@@ -33,6 +33,10 @@ export class LocalResponse implements UpstreamResponse {
     return response;
   }
 
+  /** As much waits for the reader as may. */
+  get isFull(): boolean {
+    return this.#waitingBytes >= waitingBytesMax;
+  }
   /** False when the reader is slow: wait for `onResume`. */
   push(chunk: Buffer): boolean {
     if (this.#over) return true;
@@ -162,6 +166,9 @@ export class LocalExchange {
     if (this.#over) return;
     this.#finish(false);
     this.#settle.resolve(LocalResponse.whole(status, headers, body));
+  }
+  get isFull(): boolean {
+    return this.#begun?.isFull ?? false;
   }
   push(text: string): boolean {
     return this.#begun?.push(Buffer.from(text)) ?? true;

@@ -25,7 +25,8 @@ import {
  * B1  A request has one answer: the server's, or an error when the line ends; that error says `written` unless the line refused the message.
  * B2  What the server says while a request runs goes to the stream of the request that it names (progress); a log line or a request of the
  *     server, which names none, to that of the latest request; everything else to the session's own stream.
- * B3  What waits for the session's own stream, and how many requests wait for an answer, is bounded.
+ * B3  What waits for the session's own stream, and how many requests wait for an answer, is bounded. The line waits for a client that does not read
+ *     its stream only while no request of it waits: of what is said by the way then, what is too much is dropped.
  * B4  When the line has ended the session is unknown (404), which lets the data plane introduce it again.
  * B5  An answer that comes after its asker has left is for nobody: its id is not taken for another request before that, nor before `leftMax` others
  *     were left.
@@ -159,6 +160,8 @@ export class PipeSession implements PipeListener {
       pipe.resume();
     });
     const headers = message.method === "initialize" ? { "mcp-session-id": this.id } : {};
+    // It may wait for a slow reader of the session's own stream.
+    pipe.resume();
     this.#pending.set(key, { exchange, headers, token: askedTokenOf(message.value), begunMs: performance.now() });
     try {
       const refused = await this.#give(pipe, line);
@@ -232,7 +235,9 @@ export class PipeSession implements PipeListener {
 
   #toStream(text: string): void {
     if (this.#stream !== null) {
-      if (!this.#stream.push(Buffer.from(formatEvent({ event: "message", data: text })))) this.#pipe?.pause();
+      const isAwaited = this.#pending.size > 0;
+      if (isAwaited && this.#stream.isFull) this.#dropped += 1;
+      else if (!this.#stream.push(Buffer.from(formatEvent({ event: "message", data: text }))) && !isAwaited) this.#pipe?.pause();
       return;
     }
     this.#waiting.push(text);

@@ -21,6 +21,7 @@ import {
  * M1  Each request travels under an id of this line's own, its progress token too; both come back as the client chose them (requirement R11).
  * M2  A client that leaves ends its request: the server is told `notifications/cancelled` (R13). One that left before is not sent.
  * M3  What names no request goes to the only one that waits, and is dropped where several do: no client hears what may be another's.
+ * M4  The line waits for no client: one that reads slowly loses its call once as much waits for it as may, and not before.
  */
 export class SharedPipe implements PipeListener {
   readonly #prefix = randomUUID().slice(0, 8);
@@ -99,8 +100,9 @@ export class SharedPipe implements PipeListener {
     if (progressTokenOf(value) === inner)
       told = { ...told, params: { ...(told["params" as never] as object), progressToken: pending.token } };
     if (!pending.exchange.begun) pending.exchange.begin(200, sseHeaders, () => undefined);
-    // The line is shared: it does not wait for one slow reader, who loses the answer instead.
-    if (!pending.exchange.push(formatEvent({ event: "message", data: JSON.stringify(told) }))) {
+    // M4.
+    if (!pending.exchange.isFull) pending.exchange.push(formatEvent({ event: "message", data: JSON.stringify(told) }));
+    else {
       pending.exchange.fail(new UpstreamError("other", "the answer was not read fast enough", true));
       if (this.#pipe !== null) this.#cancel(this.#pipe, inner);
     }
