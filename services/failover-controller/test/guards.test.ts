@@ -426,32 +426,6 @@ test("a hold until a time ends at that time of the store's clock, an hour ahead 
   await recheck(fleet);
 });
 
-test("an outage that a hold lets stand is told again after the store's clock was set back", async () => {
-  let behindMs = 0;
-  const { fleet, command } = await stack({ storeNowMs: () => Date.now() - behindMs });
-  resultOf(await command("command.hold", { upstream: "shop", forMs: null }));
-  const targets = [{ upstream: "shop", endpoint: "primary" }];
-  const look = async (outcome: "ok" | "hard", told: number): Promise<void> => {
-    fleet.truth.set("shop/primary", outcome);
-    for (const prober of fleet.probers) await fleet.probe(prober, targets);
-    const rejected = await until(
-      () => fleet.said("failover.rejected"),
-      (events) => events.length >= told,
-    );
-    assert.deepEqual(
-      rejected.map(({ data }) => data.rule),
-      Array.from({ length: told }, () => "held"),
-    );
-  };
-  await look("hard", 1);
-  await look("ok", 1);
-  behindMs = 3_600_000;
-  await look("ok", 1);
-  await look("hard", 2);
-  await pause(1200);
-  await look("hard", 2);
-});
-
 test("a grace ends no later than it lasts, also after the store's clock was set back", () => {
   const grace = new Grace();
   const endpoints = [{ name: "primary", tier: 0, url: "http://127.0.0.1:1/" }];
