@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { createServer } from "node:https";
 import type { AddressInfo } from "node:net";
 import { type TestContext, test } from "node:test";
+import { gzipSync } from "node:zlib";
 import { selfSigned } from "@mcp-failover/testkit";
 import { resultOf, runnerFor, targetOf } from "./probe-kit.ts";
 import { answers, fakeServer, type Handler } from "./servers.ts";
@@ -58,6 +59,29 @@ test("http: an expected status is well whatever it is otherwise; an unexpected o
     server.handler = answers.status(status);
     const result = await resultOf(runner, targetOf({ expect: [{ of: "status", in: wanted }] }, server.url));
     assert.deepEqual([result.outcome, result.httpStatus], [outcome, status], `${status} where ${wanted} is expected`);
+  }
+});
+
+test("a server that compresses for whoever takes it answers us as it is; one that does so unasked is told as that", async (t) => {
+  let always = false;
+  const server = await serverFor(t, (request, response, body) => {
+    const { id = null, method } = JSON.parse(body || "{}") as { id?: unknown; method?: string };
+    const supported = { jsonrpc: "2.0", id, result: { supportedVersions: ["2026-07-28"] } };
+    const text = JSON.stringify(method === "server/discover" ? supported : { status: "green" });
+    // RFC 9110, 12.5.3: without the header any coding is acceptable.
+    const takes = request.headers["accept-encoding"];
+    const packs = always || takes === undefined || /gzip/.test(String(takes));
+    response.writeHead(200, { "content-type": "application/json", ...(packs ? { "content-encoding": "gzip" } : {}) });
+    response.end(packs ? gzipSync(text) : text);
+  });
+  const runner = runnerFor(t);
+  const json = targetOf({ type: "http", expect: [{ of: "json", path: "$.status", equals: "green" }] }, server.url);
+  const mcp = targetOf({ type: "mcp" }, `${server.url}/mcp`, { upstream: { kind: "mcp" } });
+  for (const target of [json, mcp]) {
+    always = false;
+    for (const fresh of [true, false]) assert.equal((await resultOf(runner, target, { fresh })).outcome, "ok");
+    always = true;
+    assert.match((await resultOf(runner, target)).error ?? "", /body (that )?is compressed, which was not asked for/);
   }
 });
 

@@ -95,9 +95,11 @@ test("a request is sent as it was meant, with its body, its headers and the host
   await wire.look(get(server.url, { fresh: true }), limits);
   assert.deepEqual(server.sent, [
     [
-      `POST /a%20b?c=%C3%BC HTTP/1.1\r\nhost: api.internal\r\nconnection: keep-alive\r\nX-Key: k\r\nuser-agent: ${userAgent}\r\ncontent-length: 6\r\n\r\nhöllo`,
+      `POST /a%20b?c=%C3%BC HTTP/1.1\r\nhost: api.internal\r\nconnection: keep-alive\r\nX-Key: k\r\nuser-agent: ${userAgent}\r\naccept-encoding: identity\r\ncontent-length: 6\r\n\r\nhöllo`,
     ],
-    [`GET / HTTP/1.1\r\nhost: 127.0.0.1:${server.port}\r\nconnection: close\r\nuser-agent: ${userAgent}\r\n\r\n`],
+    [
+      `GET / HTTP/1.1\r\nhost: 127.0.0.1:${server.port}\r\nconnection: close\r\nuser-agent: ${userAgent}\r\naccept-encoding: identity\r\n\r\n`,
+    ],
   ]);
 });
 

@@ -63,6 +63,8 @@ const token = /^[!#$%&'*+\-.^_`|~0-9A-Za-z]+$/;
 const fieldValue = /^[\t\x20-\x7e\x80-\xff]*$/;
 /** Who probes; some firewalls refuse whoever does not say. The operator's headers stand over it. */
 export const userAgent = "mcp-failover/0.1.0";
+/** Whoever says nothing of it takes every coding (RFC 9110, 12.5.3), and bodies are read as they come. */
+export const coding = "identity";
 /** What this client says itself. */
 const ownHeaders: ReadonlySet<string> = new Set(["connection", "content-length", "expect", "keep-alive", "transfer-encoding", "upgrade"]);
 
@@ -246,6 +248,7 @@ class Exchange {
 function textOf({ method, headers, body, fresh }: HttpRequest, { path, hostHeader }: Address): string {
   let text = `${method} ${path} HTTP/1.1\r\nhost: ${hostHeader}\r\nconnection: ${fresh ? "close" : "keep-alive"}\r\n`;
   let isNamed = false;
+  let isCoded = false;
   for (const name in headers) {
     const value = headers[name] as string;
     const lower = name.toLowerCase();
@@ -253,9 +256,11 @@ function textOf({ method, headers, body, fresh }: HttpRequest, { path, hostHeade
     if (!token.test(name) || !fieldValue.test(value)) throw new TypeError(`the header ${lower} has characters that no header may have`);
     if (ownHeaders.has(lower)) throw new TypeError(`the header ${lower} is not for a probe to say`);
     isNamed ||= lower === "user-agent";
+    isCoded ||= lower === "accept-encoding";
     if (lower !== "host") text += `${name}: ${value}\r\n`;
   }
   if (!isNamed) text += `user-agent: ${userAgent}\r\n`;
+  if (!isCoded) text += `accept-encoding: ${coding}\r\n`;
   if (body !== undefined) text += `content-length: ${Buffer.byteLength(body, "utf8")}\r\n`;
   else if (method === "POST") text += "content-length: 0\r\n";
   return `${text}\r\n`;

@@ -1,7 +1,7 @@
 import { probeCheckPolicy, type Seen } from "@mcp-failover/domain";
 import { type CheckContext, type CheckFound, documentOf } from "./check.ts";
 import { resultOfStatus } from "./result.ts";
-import type { Wire, WireLook } from "./wire.ts";
+import { isCoded, type Wire, type WireLook } from "./wire.ts";
 
 /** So much of an answer is read where nobody looks at its body; who sends more has answered. */
 const unread = { bytesMax: 64 * 1024, keepsBody: false };
@@ -39,5 +39,6 @@ export async function probeHttp(wire: Wire, context: Pick<CheckContext, "check" 
 function bodyOf(answer: WireLook): Partial<Seen> {
   const text = new TextDecoder().decode(answer.body);
   if (answer.enough) return { body: text, jsonProblem: `a body of over ${probeCheckPolicy.documentBytesMax} bytes` };
+  if (isCoded(answer)) return { body: text, jsonProblem: "a body that is compressed, which was not asked for" };
   return { body: text, ...documentOf(text) };
 }

@@ -1,5 +1,5 @@
 import { createParser } from "eventsource-parser";
-import type { SendRequest, Wire, WireAnswer } from "./wire.ts";
+import { isCoded, type SendRequest, type Wire, type WireAnswer } from "./wire.ts";
 
 /** What a JSON-RPC request over Streamable HTTP came to. */
 export type RpcAnswer = {
@@ -32,7 +32,11 @@ export async function callRpc(wire: Wire, request: RpcRequest): Promise<RpcAnswe
   if (sessionId !== null) request.onSession?.(sessionId);
   try {
     const isStream = (answer.header("content-type") ?? "").includes("text/event-stream");
-    const found = await (isStream ? fromStream(answer, id, request.bytesMax) : fromJson(answer, id, request.bytesMax));
+    const found = await (isCoded(answer)
+      ? coded
+      : isStream
+        ? fromStream(answer, id, request.bytesMax)
+        : fromJson(answer, id, request.bytesMax));
     return {
       ...found,
       status: answer.status,
@@ -68,6 +72,8 @@ type Found =
   | { readonly kind: "result"; readonly result: unknown }
   | { readonly kind: "error"; readonly errorCode: number }
   | { readonly kind: "none"; readonly why: string };
+
+const coded: Found = { kind: "none", why: "its body is compressed, which was not asked for" };
 
 async function fromJson(answer: WireAnswer, id: string, bytesMax: number): Promise<Found> {
   const decoder = new TextDecoder();

@@ -1,7 +1,7 @@
 import type { EndpointTls } from "@mcp-failover/contracts";
 import { tlsKey } from "@mcp-failover/service-kit";
 import { Agent, buildConnector, Client, type Dispatcher } from "undici";
-import { type AnswerLimits, type HttpRequest, openHttpConnections, userAgent } from "./http-connections.ts";
+import { type AnswerLimits, coding, type HttpRequest, openHttpConnections, userAgent } from "./http-connections.ts";
 import { lookUp } from "./names.ts";
 import { secured } from "./secured.ts";
 
@@ -184,8 +184,12 @@ function unlessAborted<T>(signal: AbortSignal, promise: Promise<T>, late: (value
 async function dispatch(dispatcher: Dispatcher, request: SendRequest): Promise<WireAnswer> {
   const { origin, path } = addressOf(request.url);
   const { method, headers: given, body: text = null, signal } = request;
-  const isNamed = Object.keys(given).some((name) => name.toLowerCase() === "user-agent");
-  const ownHeaders = isNamed ? given : { ...given, "user-agent": userAgent };
+  const named = new Set(Object.keys(given).map((name) => name.toLowerCase()));
+  const ownHeaders = {
+    ...given,
+    ...(named.has("user-agent") ? {} : { "user-agent": userAgent }),
+    ...(named.has("accept-encoding") ? {} : { "accept-encoding": coding }),
+  };
   const sent = dispatcher.request({ origin, path, method, headers: ownHeaders, body: text, signal });
   const { statusCode, headers, body } = await unlessAborted(signal, sent, (late) => late.body.on("error", () => undefined).destroy());
   // Released bodies are destroyed on purpose; whoever reads one gets its error from the iterator.
@@ -206,6 +210,12 @@ async function dispatch(dispatcher: Dispatcher, request: SendRequest): Promise<W
 
 function firstOf(value: string | string[] | undefined): string | null {
   return Array.isArray(value) ? (value[0] ?? null) : (value ?? null);
+}
+
+/** Whether a body is in a coding that nobody asked for, and so cannot be read. What the server calls it is not repeated. */
+export function isCoded(answer: { header(name: string): string | null }): boolean {
+  const said = answer.header("content-encoding")?.trim().toLowerCase() ?? "";
+  return said !== "" && said !== coding;
 }
 
 /** The code of a transport error, wherever undici or Node put it. */
