@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { createServer } from "node:http";
-import type { AddressInfo } from "node:net";
+import { type AddressInfo, createServer as createTcp } from "node:net";
 import { type TestContext, test } from "node:test";
 import { selfSigned } from "@mcp-failover/testkit";
 import fc from "fast-check";
@@ -110,6 +110,31 @@ test("bolt: refused credentials are alive, a failing server is down, HTTP at its
   assert.match(wrongPort.error ?? "", /HTTP at a Bolt port/);
   await server.close();
   assert.equal((await resultOf(runner, targetOf({ type: "bolt", url, auth }))).code, "refused");
+});
+
+test("bolt: what answers the handshake with no version that was offered is no Bolt server, with or without credentials", async (t) => {
+  let said: string | Buffer = "";
+  const server = createTcp((socket) => {
+    socket.on("error", () => undefined);
+    socket.write(said);
+  });
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  t.after(() => server.close());
+  const url = `bolt://127.0.0.1:${(server.address() as AddressInfo).port}`;
+  const runner = runnerFor(t, { secrets });
+  const others: (string | Buffer)[] = ["SSH-2.0-OpenSSH_9.6\r\n", "220 mail ESMTP\r\n", "-ERR unknown command\r\n"];
+  // MySQL's greeting, a TLS alert, and versions that nobody offered: 4.1, 5.9, the manifest of 5.7.
+  for (const hex of ["4a0000000a382e30", "15030300020246", "00000104", "00000905", "000001ff"]) others.push(Buffer.from(hex, "hex"));
+  for (said of others) {
+    for (const more of [{}, { auth }]) {
+      const { outcome, code } = await resultOf(runner, targetOf({ type: "bolt", url, ...more }));
+      assert.deepEqual([outcome, code], ["hard", "malformed"], said.toString("latin1"));
+    }
+  }
+  for (const hex of ["00000805", "00000204", "00000106"]) {
+    said = Buffer.from(hex, "hex");
+    assert.equal((await resultOf(runner, targetOf({ type: "bolt", url }))).outcome, "ok", hex);
+  }
 });
 
 test("bolt over TLS, and that an endpoint's credentials go to its own host alone", async (t) => {

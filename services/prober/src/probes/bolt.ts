@@ -10,6 +10,12 @@ import { type Connection, withConnection } from "./socket.ts";
  * Versions offered: 5.0 to 5.8, 4.2 to 4.4, and 6.0 to 6.1; servers answer with one of them, or with four zeros.
  */
 const hello = Buffer.from([0x60, 0x60, 0xb0, 0x17, 0, 8, 8, 5, 0, 2, 4, 4, 0, 1, 1, 6, 0, 0, 0, 0]);
+/** The same, each major version with its lowest and highest minor one. */
+const offered: readonly (readonly [major: number, lowest: number, highest: number])[] = [
+  [5, 0, 8],
+  [4, 2, 4],
+  [6, 0, 1],
+];
 const tags = { hello: 0x01, goodbye: 0x02, logon: 0x6a, success: 0x70, failure: 0x7f } as const;
 const agent = "mcp-failover-prober/0.1.0";
 const messageBytesMax = 64 * 1024;
@@ -25,10 +31,15 @@ export async function probeBolt(context: CheckContext): Promise<CheckFound> {
       connection.write(hello);
       const answer = await connection.read(4);
       if (answer.toString("latin1") === "HTTP") throw new MalformedError("HTTP at a Bolt port (Bolt is at 7687, HTTP at 7474)");
-      const [, , minor = 0, major = 0] = answer;
+      const minor = answer.readUInt8(2);
+      const major = answer.readUInt8(3);
+      const isNone = answer.every((byte) => byte === 0);
+      // Many a server that speaks first, as SSH and MySQL do, has sent four bytes by then.
+      const isOne = answer.readUInt16BE(0) === 0 && offered.some(([of, low, high]) => major === of && minor >= low && minor <= high);
+      if (!isNone && !isOne) throw new MalformedError("an answer to the handshake that is none of Bolt's");
       const version = `${major}.${minor}`;
       const seen = { certificateDays, protocolVersion: version };
-      if (major === 0) {
+      if (isNone) {
         const error = "it speaks Bolt, but none of 4.2 to 4.4, 5.0 to 5.8, 6.0 to 6.1";
         return { result: { ...okResult(performance.now() - startedMs), outcome: "caller", error }, seen: { certificateDays } };
       }
