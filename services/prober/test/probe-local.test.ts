@@ -169,6 +169,19 @@ test("resource: a limit that is none, as a container's without one is told, is n
   assert.equal((await probe()).outcome, "hard");
 });
 
+test("resource: a limit for each is the one of the same labels, and one for all has none", async (t) => {
+  const text = 'used{pod="a"} 95\nused{pod="b"} 5\nmost{pod="a"} 100\nmost{pod="b"} 900\nwhole 100\n';
+  const server = await fakeServer((_, response) => response.end(text));
+  t.after(() => server.kill());
+  const runner = runnerFor(t);
+  const probe = (resource: object) => resultOf(runner, targetOf({ type: "resource", path: "/", resource }, server.url));
+  const of = (pod: string) => ({ metric: "used", labels: { pod } });
+  assert.match((await probe({ ...of("a"), limit_metric: "most" })).degraded?.detail ?? "", /saw 95 \(95 %\)/);
+  assert.equal((await probe({ ...of("b"), limit_metric: "most" })).degraded, undefined);
+  assert.equal((await probe({ metric: "used", limit_metric: "most" })).degraded, undefined, "100 of 1000");
+  assert.match((await probe({ ...of("a"), limit_metric: "whole" })).degraded?.detail ?? "", /of 100; saw 95/);
+});
+
 test("resource: a page that was not read to its end says nothing of a share", async (t) => {
   const line = (index: number): string => `app_bytes{shard="${index}",pad="${"x".repeat(80)}"} 1000000\n`;
   const pages = [

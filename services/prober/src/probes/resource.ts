@@ -36,7 +36,9 @@ export async function probeResource(wire: Wire, context: CheckContext): Promise<
     return value;
   };
   const value = resource.json === undefined ? read(resource.metric ?? "", resource.labels) : numberAt(resource.json, found.seen.json);
-  const limit = resource.limit ?? read(resource.limit_metric ?? "");
+  // A limit for each, by the same labels, is not the sum of all of them; one for all has none.
+  const ownLimit = (of: string): number => metricSum(text, of, resource.labels ?? {}) ?? read(of);
+  const limit = resource.limit ?? ownLimit(resource.limit_metric ?? "");
   return judge(resource, value, limit, found);
 }
 
