@@ -230,3 +230,25 @@ test("redis: a server that loads its data is down, one that is no Redis is malfo
     assert.deepEqual([result.outcome, result.code], ["hard", "malformed"], text);
   }
 });
+
+test("redis: credentials that it has no use for are refused ones, whatever its version, and no failure", async (t) => {
+  let refusal = "";
+  const server = createTcp((socket) => {
+    socket.on("error", () => undefined);
+    socket.on("data", (bytes) => socket.write(String(bytes).includes("AUTH") ? `-${refusal}\r\n` : "+PONG\r\n"));
+  });
+  const url = `redis://127.0.0.1:${await listening(t, server)}`;
+  const runner = runnerFor(t, { secrets: { OF_REDIS: "word" } });
+  const target = targetOf({ type: "redis", url, auth: { username: "prober", password: { secret: "OF_REDIS" } } });
+  for (refusal of [
+    "ERR AUTH <password> called without any password configured for the default user. Are you sure your configuration is correct?",
+    "ERR Client sent AUTH, but no password is set",
+    "ERR wrong number of arguments for 'auth' command",
+    "ERR invalid password",
+    "WRONGPASS invalid username-password pair or user is disabled.",
+  ]) {
+    assert.equal((await resultOf(runner, target)).outcome, "auth", refusal);
+  }
+  refusal = "ERR max number of clients reached";
+  assert.equal((await resultOf(runner, target)).outcome, "hard");
+});

@@ -45,10 +45,13 @@ export async function probeRedis(context: CheckContext): Promise<CheckFound> {
   );
 }
 
+/** In the words of Redis 6, and of those before, which know neither users nor words of their own for it. */
+const refusals = /invalid password|without any password|no password is set|wrong number of arguments for 'auth'/i;
+
 /** Only the first word of an error is said: the rest may repeat what was sent. */
 function byError(text: string) {
   const word = /^[A-Z]{2,20}/.exec(text)?.[0] ?? "ERR";
-  if (["NOAUTH", "WRONGPASS", "NOPERM"].includes(word) || /invalid password|without any password/i.test(text)) {
+  if (["NOAUTH", "WRONGPASS", "NOPERM"].includes(word) || refusals.test(text)) {
     return authResult(`Redis says ${word}: it refuses our credentials`);
   }
   return hardResult("other", `Redis says ${word}`);
