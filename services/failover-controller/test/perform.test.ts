@@ -22,7 +22,7 @@ test("a refusal is told again a minute later for a new failure, and at once wher
   };
   const performer = new Performer(testKit({ service: "failover-controller", bus, instance: "fc-1" }), decider as FencedDecider, knowledge);
   const input = { upstream: "shop", command: null, state: { epoch: 1 }, policy: {}, nowMs } as FailoverInput;
-  const refused = {
+  const refused: Extract<FailoverDecision, { kind: "rejected" }> = {
     kind: "rejected",
     rule: "held",
     reason: "r",
@@ -30,8 +30,8 @@ test("a refusal is told again a minute later for a new failure, and at once wher
     sinceMs: nowMs - 1000,
     rejected: [],
     targets: [],
-  } as const;
-  const isTold = async (timeMs: number, more: Partial<Extract<FailoverDecision, { kind: "rejected" }>> = {}): Promise<boolean> => {
+  };
+  const isTold = async (timeMs: number, more: Partial<typeof refused> = {}): Promise<boolean> => {
     knowledge.rejected.set("shop", { rule: "held", epoch: 1, timeMs });
     said.length = 0;
     await performer.rejected(input, { ...refused, ...more });
