@@ -10,9 +10,10 @@ import type { StandIns } from "./stand-ins.ts";
  * B1  The active endpoint is made unusable only where something serves in its place: another endpoint that is healthy now and fit for it, with
  *     nothing that keeps the upstream from moving there (a hold, maintenance, automatic moves that are off); or a legacy implementation of
  *     every tool.
- * B2  `force` overrides B1, and the answer names what was overridden. Nothing overrides B3 and B4.
+ * B2  `force` overrides B1, and the answer names what was overridden. Nothing overrides B3 to B5.
  * B3  It is given up once the last `abortAfterCalls` calls of the canary that have a result failed.
  * B4  It is given up once an upstream that is not the target has no healthy active endpoint any more, and had one before.
+ * B5  It is given up once the status was not to be had for `abortAfterBlindMs`: nobody would see B4. What a backup shows is no status.
  */
 
 type UpstreamView = StatusView["upstreams"][number];
@@ -61,18 +62,24 @@ export function servedUpstreams({ upstreams }: Pick<StatusView, "upstreams">): R
   return new Set(upstreams.filter(({ active, endpoints }) => healthOf(endpoints, active) === "healthy").map(({ name }) => name));
 }
 
-/** Why a running experiment has to be given up (B3, B4), or null. `calls` were begun after the injection; `status` null: it was not to be had. */
+/**
+ * Why a running experiment has to be given up (B3 to B5), or null. `calls` were begun after the injection; `status` null: it was not to be had,
+ * for `blindMs` now.
+ */
 export function findAbort(seen: {
   readonly target: string;
   readonly calls: readonly CanaryCall[];
   readonly servedBefore: ReadonlySet<string>;
   readonly status: Pick<StatusView, "upstreams"> | null;
+  readonly blindMs: number;
 }): string | null {
-  const { abortAfterCalls } = experimentPolicy;
+  const { abortAfterCalls, abortAfterBlindMs } = experimentPolicy;
   const ended = seen.calls.filter((call): call is CanaryCall & { endedAtMs: number } => call.endedAtMs !== null);
   const last = ended.sort((a, b) => a.endedAtMs - b.endedAtMs).slice(-abortAfterCalls);
   if (last.length === abortAfterCalls && last.every(({ ok }) => !ok))
     return `it was given up: the last ${abortAfterCalls} calls failed (${last.at(-1)?.error ?? "no answer"})`;
+  if (seen.status === null && seen.blindMs >= abortAfterBlindMs)
+    return `it was given up: for ${abortAfterBlindMs / 1000} s nobody saw the status, so that other upstreams may be broken unseen`;
   for (const { name, active, endpoints } of seen.status?.upstreams ?? []) {
     if (name === seen.target || !seen.servedBefore.has(name)) continue;
     const health = healthOf(endpoints, active);

@@ -96,6 +96,8 @@ export const experimentPolicy = {
   p95SlackMs: 100,
   /** So many calls in a row that failed end the experiment: two seconds in which nobody was served. */
   abortAfterCalls: 20,
+  /** So long without a status ends it, too: a state-store that is started anew answers sooner. */
+  abortAfterBlindMs: 10_000,
   /** The fault ends by itself this long after the runner would have taken it back. */
   faultSlackMs: 2000,
   /** How long a revert is tried and waited for; while the process is stopped, less. */

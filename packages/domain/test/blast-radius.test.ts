@@ -159,7 +159,7 @@ test("B1, B2: a healthy endpoint that is no stand-in counts for none, nor does o
   });
 });
 
-const quiet = { target: "shop", calls: [], servedBefore: new Set<string>(), status: null };
+const quiet = { target: "shop", calls: [], servedBefore: new Set<string>(), status: null, blindMs: 0 };
 
 test("B3: it is given up exactly when the last calls that have a result, by their end, all failed", () => {
   const { abortAfterCalls } = experimentPolicy;
@@ -184,6 +184,13 @@ test("B3: it is given up exactly when the last calls that have a result, by thei
       },
     ),
   );
+});
+
+test("B5: it is given up once nobody has seen the status for ten seconds", () => {
+  const { abortAfterBlindMs } = experimentPolicy;
+  assert.equal(findAbort({ ...quiet, blindMs: abortAfterBlindMs - 1 }), null);
+  assert.match(findAbort({ ...quiet, blindMs: abortAfterBlindMs }) ?? "", /^it was given up: for 10 s nobody saw the status/);
+  assert.equal(findAbort({ ...quiet, status: { upstreams: [] }, blindMs: 0 }), null);
 });
 
 test("B4: it is given up when another upstream lost its healthy active endpoint, and not for the target, nor for one that was sick before", () => {

@@ -16,6 +16,7 @@ export class Run {
   #servedBefore: ReadonlySet<string> = new Set();
   readonly #pace: Pace;
   #injectedAtMs: number | null = null;
+  #seenAtMs: number | null = null;
   #revertedAtMs: number | null = null;
   #lasted: boolean | null = null;
   #gone = false;
@@ -71,7 +72,8 @@ export class Run {
       if (!lease.held) return "the lease of the chaos-runner was lost: another one may begin an experiment";
       const nowMs = this.#nowMs();
       if (this.#revertedAtMs === null) {
-        const abort = findAbort({ target: target.upstream, calls: this.facts().calls, servedBefore: this.#servedBefore, status });
+        const blindMs = nowMs - (this.#seenAtMs ?? injectedAtMs);
+        const abort = findAbort({ target: target.upstream, calls: this.facts().calls, servedBefore: this.#servedBefore, status, blindMs });
         if (abort !== null) return abort;
       }
       if (this.#revertedAtMs === null && nowMs >= injectedAtMs + durationMs) {
@@ -133,6 +135,9 @@ export class Run {
   async #look(): Promise<StatusView | null> {
     try {
       const status = await askStatus(this.#parts.kit.bus, 1000);
+      // Of a state-store that cannot read the log: what it shows was so before.
+      if (status.backupUpToSeq !== undefined) return null;
+      this.#seenAtMs = this.#nowMs();
       const view = status.upstreams.find(({ name }) => name === this.#parts.target.upstream);
       if (view === undefined) return status;
       const endpoints = Object.fromEntries(view.endpoints.map(({ name, health }) => [name, health]));

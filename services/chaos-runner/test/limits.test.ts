@@ -178,6 +178,27 @@ describe("limits of an experiment", { concurrency: 3 }, () => {
     assert.equal(started.data.reason, "a game day");
   });
 
+  test("an experiment of which nobody sees what it does is given up, and what a backup shows is not seen", async (t) => {
+    const { stack, run } = await world(t);
+    const result = run({ options: { durationMs: 60_000 } });
+    await until(
+      () => stack.down.size,
+      (size) => size === 1,
+    );
+    stack.shown = { backupUpToSeq: 3 };
+    const killedAtMs = performance.now();
+    await until(
+      () => stack.down.size,
+      (size) => size === 0,
+      30_000,
+    );
+    const downMs = performance.now() - killedAtMs;
+    assert.ok(downMs >= experimentPolicy.abortAfterBlindMs - 1000, `${Math.round(downMs)} ms`);
+    const { recoveryTime, error } = await result;
+    assert.equal(recoveryTime, null);
+    assert.match(error ?? "", /: it was given up: for 10 s nobody saw the status, so that other upstreams may be broken unseen$/);
+  });
+
   test("an experiment is given up at once when an upstream that is not its target turns sick, and not for one that was sick before", async (t) => {
     const { stack, run } = await world(t);
     const other = (name: string, health: "healthy" | "unhealthy"): StatusView["upstreams"][number] => {
