@@ -111,9 +111,17 @@ export function decideReservation(asked: ReservationInput): ReservationDecision 
     reason,
     answers,
     publish,
-    state: { reservations: counted.slice(-reservationsKeptMax) },
+    state: { reservations: keptOf(counted) },
     rejected: answers.filter(({ granted }) => !granted).map(({ upstream, reason: why }) => ({ option: upstream, why })),
   };
+}
+
+/** The latest of each kind, in the order in which they were reserved: operators' take no place from what the limit counts (L1). */
+function keptOf(counted: readonly Reservation[]): Reservation[] {
+  if (counted.length <= reservationsKeptMax) return [...counted];
+  const operators = counted.filter(({ operator }) => operator === true).slice(-reservationsKeptMax);
+  const automatic = counted.filter(({ operator }) => operator !== true).slice(-reservationsKeptMax);
+  return counted.filter((one) => operators.includes(one) || automatic.includes(one));
 }
 
 /** The order in which moves are given places (L5). */

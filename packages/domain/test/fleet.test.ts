@@ -165,6 +165,19 @@ test("L1: an operator's move has a place beyond the limit and takes none of the 
   assert.equal(decideReservation(ask("b", { state: alone })).kind, "granted");
 });
 
+test("L1: however many moves operators make, they push no automatic one out of what the limit counts", () => {
+  const limit = { policy: { ...policy, fleetMoves: 150 } };
+  const used = { used: true, atMs: nowMs - 1000 };
+  const automatic = Array.from({ length: 150 }, (_, index) => place(`a${index}`, used));
+  const byOperators = Array.from({ length: 250 }, (_, index) => place(`o${index}`, { ...used, operator: true }));
+  const { state } = decideReservation(
+    ask([want("z", { operator: true })], { ...limit, state: { reservations: [...automatic, ...byOperators] } }),
+  );
+  assert.deepEqual(state.reservations.slice(0, 150), automatic);
+  assert.deepEqual([state.reservations.length, state.reservations.at(-1)?.upstream], [350, "z"]);
+  assert.equal(decideReservation(ask("b", { ...limit, state })).kind, "refused");
+});
+
 test("L3: a place for another target is asked for anew, and takes the place of the one before", () => {
   const first = decideReservation(ask("a"));
   const other = decideReservation(ask([want("a", { to: "third" })], { state: first.state, nowMs: nowMs + 10 }));
