@@ -4,6 +4,7 @@ import { ambiguousWith, separatorDefault } from "./aggregate-names.ts";
 import { hashOf } from "./canonical.ts";
 import { isStdioUrl } from "./endpoint-transport.ts";
 import { channelsMax } from "./incident.ts";
+import { configurationLimits } from "./log.ts";
 import { reportProbeProblems } from "./probe-plan.ts";
 import { type Topology, topology } from "./topology.ts";
 import { latencyBucketsMs } from "./traffic.ts";
@@ -48,6 +49,11 @@ export interface ParsedTopology {
 
 /** Reads `failover.yaml`. Throws {@link ConfigError} with every problem found, not only the first. */
 export function parseTopology(text: string, options: ParseTopologyOptions): ParsedTopology {
+  const foreign = text.indexOf("\ufffd");
+  if (foreign !== -1) {
+    const message = "here are bytes that are no UTF-8, which would become another character; save the file as UTF-8";
+    throw new ConfigError([{ path: "(yaml)", line: text.slice(0, foreign).split("\n").length, message }], options.file);
+  }
   const lines = new LineCounter();
   const document = parseDocument(text, { lineCounter: lines, uniqueKeys: isSameKey, maxAliasCount: 100 } as Parameters<
     typeof parseDocument
@@ -99,6 +105,13 @@ export function parseTopology(text: string, options: ParseTopologyOptions): Pars
     throw new ConfigError(problems, options.file);
   }
   checkMeaning(parsed.data, options, report);
+  const bytes = Buffer.byteLength(JSON.stringify(parsed.data));
+  const { bytesMax } = configurationLimits;
+  if (bytes > bytesMax)
+    report(
+      [],
+      `it has ${bytes} bytes as JSON, and at most ${bytesMax} can be applied; split it over several stacks, or shorten its names and contacts`,
+    );
   if (problems.length > 0) throw new ConfigError(problems, options.file);
   return { topology: parsed.data, hash: hashOf(parsed.data) };
 }

@@ -413,3 +413,10 @@ test("a number or a switch that a variable should give says what to do, and two 
   assert.deepEqual([one?.path, one?.line], ["(yaml)", 10]);
   assert.match(one?.message ?? "", /unique/);
 });
+
+test("a configuration that is too large to be applied, and one that is no UTF-8, are refused where they are read", () => {
+  const large = `${minimal}contacts: { ${Array.from({ length: 900 }, (_, index) => `c${index}: ${"x".repeat(20_000)}`).join(", ")} }\n`;
+  problem(large, "(file)", null, /has 18\d{6} bytes as JSON, and at most 16777216.*split it/);
+  const latin1 = Buffer.from(`${minimal}contacts: { a: caf\xe9 }\n`, "latin1").toString("utf8");
+  problem(latin1, "(yaml)", 9, /save the file as UTF-8/);
+});

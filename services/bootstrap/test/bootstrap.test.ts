@@ -98,6 +98,14 @@ test("a wrong configuration ends with 2, names path and fix, and changes nothing
   assert.equal((await bus.info("AUDIT")).lastSeq, before);
 });
 
+test("a configuration that is too large ends with 2 before anything in NATS is touched", async () => {
+  const { code, stdout, stderr } = await run(
+    `${yaml(1003)}contacts: { ${Array.from({ length: 900 }, (_, n) => `c${n}: ${"x".repeat(20_000)}`).join(", ")} }\n`,
+  );
+  assert.deepEqual([code, stdout], [2, ""]);
+  assert.match(stderr, /bytes as JSON, and at most/);
+});
+
 test("the value of a secret is nowhere in the log or the output", async () => {
   const { code, stdout, stderr } = await run(yaml(1004, ", headers: { authorization: { secret: DOCS_KEY } }"), {
     DOCS_KEY: "hunter2-planted",
