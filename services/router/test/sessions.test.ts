@@ -259,6 +259,24 @@ describe("a session", () => {
     assert.equal(b.sessions.size, 0);
   });
 
+  test("R3: takes along the log level that its client set last, at whichever router process", async () => {
+    const directory = createMemoryDirectory();
+    const [one, two] = [await startTestRouter(control, { directory }), await startTestRouter(control, { directory })];
+    try {
+      const session = { "mcp-session-id": await openSession(one.mcpUrl) };
+      const set = (router: TestRouter, id: number, level: string) =>
+        post(router.mcpUrl, { jsonrpc: "2.0", id, method: "logging/setLevel", params: { level } }, session);
+      await set(one, 2, "info");
+      await set(two, 3, "error");
+      await a.kill();
+      assert.ok((await post(one.mcpUrl, toolCall(4, "whoami"), session)).body.result);
+      assert.deepEqual(b.seen.levels, ["error"]);
+    } finally {
+      await one.close(0);
+      await two.close(0);
+    }
+  });
+
   test("without a directory in common is served by both processes all the same", async () => {
     const one = await startTestRouter(control);
     const two = await startTestRouter(control);

@@ -267,7 +267,8 @@ function stuck(session: Session, place: string, endpoint: EndpointView): ReplayE
 }
 
 function remember(session: Session, level: unknown, subscriptions: readonly string[]): void {
-  session.level ??= level;
+  // The client may have set another one since, at another router process.
+  session.level = level ?? session.level;
   for (const uri of subscriptions) if (session.subscriptions.size < subscriptionsMax) session.subscriptions.add(uri);
 }
 
