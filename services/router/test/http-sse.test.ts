@@ -6,6 +6,8 @@ import { McpServer } from "@modelcontextprotocol/sdk/server/mcp.js";
 import { SSEServerTransport } from "@modelcontextprotocol/sdk/server/sse.js";
 import { CreateMessageRequestSchema, CreateMessageResultSchema } from "@modelcontextprotocol/sdk/types.js";
 import { z } from "zod";
+import { createSseBridge } from "../src/http-sse/bridge.ts";
+import { createUpstreamClient } from "../src/upstream-client.ts";
 import { connectV1, connectV2, openSession, post, textOf, toolCall, until } from "./support/clients.ts";
 import { type FakeControl, fakeControl } from "./support/fake-control.ts";
 import { startTestRouter, type TestRouter } from "./support/router.ts";
@@ -172,6 +174,29 @@ describe("servers with the transport of protocol 2024-11-05", () => {
       assert.equal(answer.body.error?.data?.["code"], code);
     }
     assert.deepEqual(old.writes, []);
+  });
+
+  test("a session that rests gives its place to a new one, and comes back by itself", async () => {
+    const bridge = createSseBridge(
+      createUpstreamClient({ connectionsMax: 99, headerBytesMax: 64 * 1024, idleMs: 4000 }),
+      () => Date.now(),
+      {
+        sessionsMax: 1,
+        roomIdleMs: 0,
+      },
+    );
+    const narrow = await startTestRouter(fakeControl([{ name: "old", url: old.url, via: { kind: "sse" } }]), { bridges: { sse: bridge } });
+    try {
+      const first = await openSession(narrow.mcpUrl);
+      await new Promise((resolve) => setTimeout(resolve, 1700)); // its stream, opened ahead, is given up when no client comes for it
+      for (const session of [await openSession(narrow.mcpUrl), first]) {
+        assert.equal(bridge.sessionCount, 1);
+        assert.ok((await post(narrow.mcpUrl, toolCall(2, "whoami"), { "mcp-session-id": session })).body.result);
+        await new Promise((resolve) => setTimeout(resolve, 1700));
+      }
+    } finally {
+      await narrow.close(0);
+    }
   });
 
   test("R24: messages and credentials never follow a stream that names another host", async () => {

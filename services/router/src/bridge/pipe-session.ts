@@ -249,6 +249,15 @@ export class PipeSession implements PipeListener {
   }
 }
 
+/** Of those that nobody has used since then, the one that has rested longest. */
+export function restingLongest(sessions: Iterable<PipeSession>, beforeMs: number): PipeSession | undefined {
+  let oldest: PipeSession | undefined;
+  for (const session of sessions) {
+    if (!session.busy && session.usedAtMs < Math.min(beforeMs, oldest?.usedAtMs ?? Number.POSITIVE_INFINITY)) oldest = session;
+  }
+  return oldest;
+}
+
 const leftMax = 256;
 
 interface Pending {

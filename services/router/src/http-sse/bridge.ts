@@ -1,7 +1,7 @@
 import { randomUUID } from "node:crypto";
 import type { Bridge } from "../bridge/bridged-client.ts";
 import { clientMessageOf, MessageRefused, refusal, unknownSession } from "../bridge/message-pipe.ts";
-import { type PipeLimits, PipeSession } from "../bridge/pipe-session.ts";
+import { type PipeLimits, PipeSession, restingLongest } from "../bridge/pipe-session.ts";
 import type { UpstreamClient, UpstreamRequest, UpstreamResponse } from "../upstream-client.ts";
 import { SseConnection } from "./connection.ts";
 
@@ -9,6 +9,8 @@ export interface SseBridgeLimits extends Pick<PipeLimits, "pendingMax" | "waitin
   /** Sessions of one endpoint, a connection each. */
   readonly sessionsMax: number;
   readonly idleMs: number;
+  /** One that rested for so long may give its place to another. */
+  readonly roomIdleMs: number;
   /** The stream has to be open, and to have named where messages go, within this time. */
   readonly openMs: number;
   /** A message has to be taken within this time; its answer comes on the stream. */
@@ -20,6 +22,7 @@ export const sseLimits: SseBridgeLimits = {
   waitingCharsMax: 1024 * 1024,
   sessionsMax: 500,
   idleMs: 10 * 60_000,
+  roomIdleMs: 5000,
   openMs: 5000,
   postMs: 30_000,
 };
@@ -50,6 +53,8 @@ export function createSseBridge(
 
   const begin = async (request: UpstreamRequest): Promise<UpstreamResponse> => {
     const sessions = sessionsOf(request.endpoint.url);
+    // The one that has rested longest gives its place to a new one; it is introduced again when its client comes back.
+    if (sessions.size >= own.sessionsMax) restingLongest(sessions.values(), nowMs() - own.roomIdleMs)?.end();
     if (sessions.size >= own.sessionsMax) return refusal(429, -32000, "too many sessions; try again later", { "retry-after": "1" });
     const id = randomUUID();
     const session = new PipeSession(id, { ...own, nowMs, onEnd: () => sessions.delete(id) });

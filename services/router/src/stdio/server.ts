@@ -1,7 +1,7 @@
 import { randomUUID } from "node:crypto";
 import { LocalResponse } from "../bridge/local-exchange.ts";
 import { clientMessageOf, refusal, unknownSession } from "../bridge/message-pipe.ts";
-import { PipeSession } from "../bridge/pipe-session.ts";
+import { PipeSession, restingLongest } from "../bridge/pipe-session.ts";
 import { SharedPipe } from "../bridge/shared-pipe.ts";
 import { isObject, versionKey } from "../mcp/envelope.ts";
 import type { DataPlaneLog } from "../mcp/inbound.ts";
@@ -177,9 +177,9 @@ export class StdioServer {
   /** A session that has rested longest gives its place to a new one; it is introduced again when its client comes back. */
   #makeRoom(): boolean {
     const beforeMs = this.#deps.nowMs() - this.#deps.limits.roomIdleMs;
-    const resting = [...this.#sessions.values()].filter(({ session }) => !session.busy && session.usedAtMs < beforeMs);
-    const oldest = resting.sort((a, b) => a.session.usedAtMs - b.session.usedAtMs)[0];
-    oldest?.session.end();
+    const sessions = [...this.#sessions.values()].map(({ session }) => session);
+    const oldest = restingLongest(sessions, beforeMs);
+    oldest?.end();
     return oldest !== undefined;
   }
 
