@@ -29,8 +29,8 @@ import { isOfAnotherClock, timeOfThisClock } from "./store-time.ts";
  * I5  An incident of an upstream is resolved only when every endpoint of it is healthy, no breaker is open and nothing is failing, or when it
  *     is not configured any more.
  * I6  What is decided to be told stays in `telling` until it is known to be in the outbox; meanwhile nothing else is told.
- * I7  What happens to an endpoint or upstream in maintenance opens an incident, but nobody is told before the maintenance ends, and nobody
- *     at all when all is well by then. It makes no page of what was told before. A maintenance that is made longer or shorter counts as it is.
+ * I7  What happens to an endpoint or upstream in maintenance opens an incident, but nobody is told before the maintenance ends, of the first
+ *     of several that are sick, and nobody at all when all is well by then. It makes no page of what was told before. A maintenance that is made longer or shorter counts as it is.
  *     So it is with what is rolled back by itself in the maintenance of a tool's upstream, or for agents and the system in one of everything.
  * I8  Every outage is told, also while the incident stays open because a standby never became well: what agents feel is another
  *     outage when nothing of the kind was heard for `outageMs`. One that is over before it was due is told nobody.
@@ -164,11 +164,14 @@ export function foldIncident(incident: Incident | null, placed: Placed, context:
   const dueAtMs = finding === null ? null : placed.timeMs + finding.waitMs;
   const wanted = minOf(open.notifyAtMs, open.notified.includes("opened") ? null : dueAtMs);
   const outage = outageAfter(open, placed, finding);
+  // What maintenance explains makes a page of nothing but of what waits for its end as well.
+  const pages = finding?.severity === "page" && (finding.maintenance === undefined || waitsForMaintenance(open));
+  const raised = pages && open.severity === "notify" && finding.maintenance !== undefined;
   return {
     ...open,
-    severity: finding?.severity === "page" && finding.maintenance === undefined ? "page" : open.severity,
+    severity: pages ? "page" : open.severity,
     // The weightiest finding gives the title: a failover says more than the sick endpoint that led to it.
-    title: finding !== null && (finding.waitMs === 0 || outage?.seq === placed.seq) ? finding.title : open.title,
+    title: finding !== null && (finding.waitMs === 0 || outage?.seq === placed.seq || raised) ? finding.title : open.title,
     status: healed ? "resolved" : open.status,
     causes: [...open.causes.slice(-(causesMax - 1)), cause],
     changedAtMs: placed.timeMs,
@@ -310,14 +313,20 @@ function duringMaintenance(finding: Finding | null, { event, timeMs }: Placed, {
   return { ...finding, text, waitMs: Math.max(finding.waitMs, maintenance.untilMs - timeMs), maintenance };
 }
 
-/** I7: an incident that waits for the end of maintenance, when that end has moved. */
-function followMaintenance(incident: Incident, { upstream, windows, health }: IncidentContext, nowMs: number): Incident | null {
+function waitsForMaintenance({ maintenance, notifyAtMs, notified }: Incident): boolean {
+  return maintenance != null && notifyAtMs !== null && !notified.includes("opened");
+}
+
+/** I7: an incident that waits for the end of maintenance, when that end has moved. What is sick outside of it ends the wait. */
+function followMaintenance(incident: Incident, context: IncidentContext, nowMs: number): Incident | null {
+  const { upstream, windows, health, broken } = context;
   const { maintenance: known } = incident;
-  if (known == null || incident.notifyAtMs === null || incident.notified.includes("opened")) return null;
-  let untilMs = 0;
-  for (const endpoint of incident.upstream === null ? [null] : Object.keys(health)) {
-    untilMs = Math.max(untilMs, maintenanceAt({ maintenance: windows }, upstream, endpoint, nowMs)?.untilMs ?? 0);
-  }
+  if (known == null || incident.notifyAtMs === null || !waitsForMaintenance(incident)) return null;
+  const endpoints = Object.keys(health);
+  const sick = endpoints.filter((endpoint) => health[endpoint] === "unhealthy" || broken.includes(endpoint));
+  const asked = incident.upstream === null ? [null] : sick.length === 0 ? endpoints : sick;
+  const ends = asked.map((endpoint) => maintenanceAt({ maintenance: windows }, upstream, endpoint, nowMs)?.untilMs ?? 0);
+  const untilMs = sick.length > 0 && incident.upstream !== null && ends.includes(0) ? 0 : Math.max(0, ...ends);
   const dueAtMs = untilMs === 0 ? Math.min(incident.notifyAtMs, nowMs) : untilMs;
   if (dueAtMs === incident.notifyAtMs) return null;
   return { ...incident, notifyAtMs: dueAtMs, changedAtMs: nowMs, maintenance: { ...known, untilMs: Math.max(dueAtMs, nowMs) } };

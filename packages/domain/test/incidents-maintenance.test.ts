@@ -98,11 +98,39 @@ test("I7: what is still wrong when the maintenance ends is told then", () => {
   assert.deepEqual(desk.waits(1000).told, ["opened page"]);
 });
 
+test("I7: an active endpoint that is still sick when the maintenance ends is a page, also where a standby was sick before it", () => {
+  const desk = well().takes(health("secondary", "unhealthy")).takes(health("primary", "unhealthy")).waits(600_000);
+  assert.deepEqual(desk.told, ["opened page"]);
+  assert.equal(desk.incident?.title, "shop: the active endpoint primary is unhealthy");
+  const one = [window(startMs + 600_000, { endpoints: ["shop/primary"] })];
+  const other = new Desk().configure(one).takes(health("primary", "healthy")).takes(health("secondary", "unhealthy"));
+  assert.deepEqual(
+    other.takes(health("primary", "unhealthy")).waits(11_000).told,
+    ["opened notify"],
+    "what is explained makes no page of what is not",
+  );
+});
+
 test("I7: maintenance of one endpoint silences that endpoint alone", () => {
   const one = [window(startMs + 600_000, { endpoints: ["shop/secondary"] })];
   const desk = new Desk().configure(one).takes(health("primary", "healthy")).takes(health("secondary", "unhealthy")).waits(60_000);
   assert.deepEqual(desk.told, []);
   assert.deepEqual(desk.takes(health("primary", "unhealthy")).waits(2000).told, ["opened page"]);
+});
+
+test("I7: work that goes on from endpoint to endpoint hides none that is still sick when its own is over", () => {
+  const rolling = [
+    { ...window(startMs + 600_000, { endpoints: ["shop/primary"] }), name: "first" },
+    { ...window(startMs + 3_600_000, { endpoints: ["shop/secondary"] }), name: "second" },
+  ];
+  const begin = () => new Desk().configure(rolling).takes(health("primary", "healthy")).takes(health("secondary", "healthy"));
+  const desk = begin().takes(health("primary", "unhealthy")).waits(300_000).waits(299_000);
+  assert.deepEqual(desk.told, []);
+  assert.deepEqual(desk.waits(1000).told, ["opened page"]);
+  const both = begin().takes(health("secondary", "unhealthy")).takes(health("primary", "unhealthy")).waits(300_000).waits(299_000);
+  assert.deepEqual(both.told, []);
+  assert.deepEqual(both.waits(1000).told, ["opened page"], "of two that are sick one is explained no more");
+  assert.deepEqual(begin().takes(health("secondary", "unhealthy")).waits(600_000).waits(600_000).told, []);
 });
 
 test("I7: a maintenance made longer keeps silent longer, one called off is told at once", () => {

@@ -149,8 +149,8 @@ describe("notifier", { concurrency: 8 }, () => {
     await one.start(t);
     await one.executed("secondary", false);
     await until(
-      () => one.received.length,
-      (length) => length === 1,
+      () => one.events("notify.failed"),
+      ({ length }) => length === 1,
     );
     for (let round = 0; round < 10; round += 1) {
       await one.executed("primary", false);
