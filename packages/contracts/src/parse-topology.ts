@@ -221,6 +221,7 @@ function checkMeaning(config: Topology, options: ParseTopologyOptions, report: R
   });
   checkResponseTime(config, report);
   checkSeconds(config, report);
+  checkAllowed(config, report);
   checkWritten(config, [], report);
   checkMaintenance(config, report);
   reportAgentProblems(config, report);
@@ -277,6 +278,24 @@ function checkSeconds({ rollback, fallback }: Topology, report: Report): void {
   least(["rollback", "health_check_interval"], rollback.health_check_interval, 0.1);
   least(["rollback", "fallback_timeout"], rollback.fallback_timeout, 0.05);
   least(["fallback", "fallback_timeout"], fallback.fallback_timeout, 0.05);
+}
+
+/** As the router compares them: a name with its port, or an origin with a slash at its end, would never be that of a request. */
+function checkAllowed({ router }: Topology, report: Report): void {
+  router.allowed_hosts.forEach((host, index) => {
+    if (!/^(\[[0-9a-fA-F:.]+\]|[^:/@?#\s]+)$/.test(host))
+      report(["router", "allowed_hosts", index], `${JSON.stringify(host)} is no host name; write it without scheme, port and path, or *`);
+  });
+  router.allowed_origins.forEach((origin, index) => {
+    if (origin === "*" || origin === "null") return;
+    const own = URL.canParse(origin) ? new URL(origin).origin : "null";
+    if (own === origin) return;
+    const fix = own === "null" ? "https://console.example.com" : own;
+    report(
+      ["router", "allowed_origins", index],
+      `no browser sends ${JSON.stringify(origin)}; write scheme, host and port, as ${fix}, or *`,
+    );
+  });
 }
 
 const credentialHeader = /^((proxy-)?authorization|cookie|(.*[-_])?(api-?key|token|secret|password))$/i;

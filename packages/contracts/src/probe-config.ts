@@ -52,7 +52,8 @@ const expectationBase = z.strictObject({
   severity: probeSeverity.default("hard"),
 });
 
-const numeric = new Set(["status", "latency_ms", "certificate_days"]);
+/** What of an answer is a number; the rest is text, or JSON. */
+export const numeric: ReadonlySet<string> = new Set(["status", "latency_ms", "certificate_days"]);
 const textOperators = ["contains", "not_contains", "matches"] as const;
 const operators = ["exists", "equals", "in", ...textOperators, "min", "max"] as const;
 

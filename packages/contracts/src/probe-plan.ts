@@ -1,6 +1,14 @@
 import type { EndpointTls } from "./endpoint-tls.ts";
 import { isStdioUrl } from "./endpoint-transport.ts";
-import type { EndpointProbe, Expectation, ExtraCheck, ProbeConfig, ProbeSeverity, ProbeType } from "./probe-config.ts";
+import {
+  type EndpointProbe,
+  type Expectation,
+  type ExtraCheck,
+  numeric,
+  type ProbeConfig,
+  type ProbeSeverity,
+  type ProbeType,
+} from "./probe-config.ts";
 import { probePresets } from "./probe-presets.ts";
 import type { SecretRef } from "./secret-ref.ts";
 import type { EndpointConfig, Topology, UpstreamConfig } from "./topology.ts";
@@ -245,12 +253,29 @@ function reportCheck(check: ProbeCheck, given: Layer, upstream: UpstreamConfig, 
       check.ca === null ? "server_name" : "ca",
       "HTTP probes verify as the endpoint's tls: says; put ca_file or server_name there and remove it here",
     );
+  for (const expectation of check.expect) {
+    const problem = neverHolds(expectation);
+    if (problem !== null) wrong("expect", problem);
+  }
   const certificate = check.expect.findIndex(({ of }) => of === "certificate_days");
   if (certificate >= 0 && !(URL.canParse(check.url) && usesCertificate.test(new URL(check.url).protocol)))
     wrong(
       "expect",
       `certificate_days needs a TLS address, and ${check.url === "" ? `a probe of type ${type} has none` : `${check.url} is none`}; remove it`,
     );
+}
+
+/** Why no answer can fulfil an expectation; null: one can. Every endpoint would be down, with what was expected and what was seen looking alike. */
+function neverHolds({ of, equals, in: oneOf, min, max }: Expectation): string | null {
+  const demanded = [...(equals === undefined ? [] : [equals]), ...(oneOf ?? [])];
+  if (numeric.has(of)) {
+    const text = demanded.find((value) => typeof value !== "number");
+    return text === undefined ? null : `${of} is a number, and never ${JSON.stringify(text)}; write a number, without quotes`;
+  }
+  if (of === "json") return null;
+  if (min !== undefined || max !== undefined) return `${of} is a text, and min and max are for numbers; use equals, in or matches`;
+  const other = demanded.find((value) => value === null || typeof value === "boolean");
+  return other === undefined ? null : `${of} is a text, and never ${other}; write "${other}" in quotes`;
 }
 
 function reportResource({ resource }: ProbeCheck, wrong: (key: string, message: string) => void): void {

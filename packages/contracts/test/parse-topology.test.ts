@@ -420,3 +420,21 @@ test("a configuration that is too large to be applied, and one that is no UTF-8,
   const latin1 = Buffer.from(`${minimal}contacts: { a: caf\xe9 }\n`, "latin1").toString("utf8");
   problem(latin1, "(yaml)", 9, /save the file as UTF-8/);
 });
+
+test("a host or an origin that no request names is refused, with how it is written", () => {
+  const allowed = (key: string, value: string) => `${minimal}router: { ${key}: [${JSON.stringify(value)}] }\n`;
+  for (const host of ["https://a.example", "a.example:7300", "a.example/", "a b", ""])
+    problem(allowed("allowed_hosts", host), "router.allowed_hosts.0", 9, /no host name; write it without scheme, port and path/);
+  for (const [origin, fix] of [
+    ["a.example", "https://console"],
+    ["https://a.example/", "as https://a\\.example, or"],
+    ["https://A.example", "as https://a\\.example, or"],
+    ["https://a.example:443", "as https://a\\.example, or"],
+    ["", "https://console"],
+  ] as const)
+    problem(allowed("allowed_origins", origin), "router.allowed_origins.0", 9, new RegExp(`no browser sends.*${fix}`));
+  for (const host of ["a.example", "*", "[::1]", "10.0.0.1"])
+    assert.ok(parseTopology(allowed("allowed_hosts", host), { file: "f", env: {} }));
+  for (const origin of ["https://a.example", "http://a.example:8080", "*", "null"])
+    assert.ok(parseTopology(allowed("allowed_origins", origin), { file: "f", env: {} }));
+});

@@ -186,6 +186,28 @@ test("P1: no URL of another host or port ever carries the endpoint's headers or 
   );
 });
 
+test("an expectation that no answer can fulfil is refused: every endpoint would be down", () => {
+  const said = (expectation: string): string => problemsOf(yaml(`{ type: http, expect: [${expectation}] }`)).join();
+  for (const [expectation, words] of [
+    ["{ of: status, equals: '200' }", /probe\.expect: status is a number, and never "200"; write a number, without quotes/],
+    ["{ of: status, in: [200, '204'] }", /never "204"/],
+    ["{ of: latency_ms, equals: null }", /never null/],
+    ["{ of: header, name: x, min: 5 }", /header is a text, and min and max are for numbers/],
+    ["{ of: body, max: 5 }", /body is a text/],
+    ["{ of: header, name: x, equals: true }", /never true; write "true" in quotes/],
+  ] as const)
+    assert.match(said(expectation), words, expectation);
+  for (const expectation of [
+    "{ of: status, in: [200, 204] }",
+    "{ of: header, name: x, equals: 5 }",
+    "{ of: header, name: x, in: ['a', 5] }",
+    "{ of: json, path: $.a, equals: true }",
+    "{ of: json, path: $.a, equals: '200', severity: degraded }",
+    "{ of: json, path: $.a, min: 1 }",
+  ])
+    assert.equal(said(expectation), "", expectation);
+});
+
 test("a regular expression in a JSONPath takes a time in proportion to the text, and means what RFC 9485 says", () => {
   const startMs = performance.now();
   assert.deepEqual(findJson("$[?search(@.m, '(a+)+$')]", [{ m: `${"a".repeat(29)}b` }]), []);
