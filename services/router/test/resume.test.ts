@@ -10,7 +10,7 @@ import { initializeBody, openSession, post, toolCall, until } from "./support/cl
 import { type FakeControl, fakeControl } from "./support/fake-control.ts";
 import { startMcpServer, type TestMcpServer } from "./support/mcp-server.ts";
 import { startTestRouter, type TestRouter } from "./support/router.ts";
-import { startScriptedServer, stream } from "./support/scripted-server.ts";
+import { type Scripted, startScriptedServer, stream } from "./support/scripted-server.ts";
 
 interface Seen {
   readonly id: string | null;
@@ -410,6 +410,43 @@ describe("a client whose connection breaks", () => {
     );
     assert.equal(hung.destroyed, false);
     assert.deepEqual(hearing.problems, []);
+  });
+
+  test("R9: gets its answer from a server that has parked it, though an earlier connection on which it came for it hangs", async () => {
+    const server = await startScriptedServer("s");
+    let reader: Scripted | null = null;
+    server.answer = (asked) => {
+      const { method, request, response } = asked;
+      if (method === "tools/call") {
+        response.writeHead(200, { "content-type": "text/event-stream" }).end("id: e1\nretry: 10\ndata: \n\n");
+        return true;
+      }
+      if (method !== "GET" || request.headers["last-event-id"] === undefined) return false;
+      if (reader !== null && !reader.response.destroyed) response.writeHead(409).end();
+      else {
+        reader = asked;
+        stream(asked);
+      }
+      return true;
+    };
+    const other = await startTestRouter(fakeControl([server]));
+    others.push(
+      () => server.kill(),
+      () => other.close(0),
+    );
+    const session = await openSession(other.mcpUrl);
+    const call = await open(other.mcpUrl, session, { body: toolCall("call-1", "write") });
+    await until(() => call.ended);
+    const lastEventId = call.events.at(-1)?.id ?? "";
+    const hanging = await open(other.mcpUrl, session, { lastEventId });
+    const first = reader;
+    const live = await open(other.mcpUrl, session, { lastEventId });
+    assert.notEqual(reader, first);
+    stream(reader as unknown as Scripted, { id: "call-1", result: { content: [] } });
+    await until(() => live.said.length === 1);
+    assert.deepEqual(answersOf(live.said), [{ jsonrpc: "2.0", id: "call-1", result: { content: [] } }]);
+    await until(() => hanging.ended);
+    assert.deepEqual(hanging.said, []);
   });
 
   test("R9: takes a running call from nobody when it has left again before its router knows who it is", async () => {

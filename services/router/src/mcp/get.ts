@@ -208,6 +208,8 @@ function refuse(outcome: StreamOutcome, upstream: string): void {
  */
 async function resume(context: McpContext, inbound: ComingBack, session: Session, hold: Hold, from: EventId): Promise<boolean> {
   const { response, view } = inbound;
+  // It came back before, and that connection hangs: a server lets one at a time read the rest.
+  const isAgain = session.logs.get(from.stream)?.takeOver() ?? false;
   const log = session.logs.goOn(from, context.nowMs());
   // What this process has read of the parked stream is not asked for again.
   const missed = log.after(from.seq);
@@ -216,41 +218,54 @@ async function resume(context: McpContext, inbound: ComingBack, session: Session
   if (endpoint === undefined) return false;
   const abort = new AbortController();
   response.once("close", () => abort.abort(new AbortedByRouter("client_gone")));
+  const isLeft = (): boolean => response.destroyed || abort.signal.aborted;
+  const writer = new SseWriter(response);
+  log.onVoid = () => {
+    abort.abort(new AbortedByRouter("given_up"));
+    writer.begin(headersOf(inbound, session));
+    writer.end();
+  };
+  // Its request was cancelled while its endpoint was looked for.
+  if (log.isVoid) log.takeOver();
   let upstream: UpstreamResponse;
+  let outcome: StreamOutcome;
   try {
-    upstream = await context.client.send({
-      endpoint,
-      method: "GET",
-      headers: { ...streamHeaders(session, hold), "last-event-id": eventId },
-      body: null,
-      connectMs: 1000,
-      signal: abort.signal,
-      lane: "stream",
-    });
+    for (let tries = 1; ; tries++) {
+      upstream = await context.client.send({
+        endpoint,
+        method: "GET",
+        headers: { ...streamHeaders(session, hold), "last-event-id": eventId },
+        body: null,
+        connectMs: 1000,
+        signal: abort.signal,
+        lane: "stream",
+      });
+      outcome = await streamOutcome(upstream);
+      // The server has not seen yet that the other one has left.
+      if (isLeft() || !isAgain || outcome.kind !== "conflict" || tries === conflictTries) break;
+      await new Promise((resolve) => setTimeout(resolve, conflictPauseMs));
+    }
   } catch (error) {
     // What is kept for the client is for when it comes again.
-    if (response.destroyed) return true;
+    if (isLeft()) return true;
+    log.onVoid = null;
     if (error instanceof UpstreamError) return answerParked(context, inbound, session, hold, from, null);
     throw error;
   }
-  const outcome = await streamOutcome(upstream);
-  if (response.destroyed) return true;
+  if (isLeft()) return true;
   if (outcome.kind !== "open") {
+    log.onVoid = null;
     if (outcome.kind === "unsupported") refuse(outcome, view.name);
     return answerParked(context, inbound, session, hold, from, null);
   }
-  const writer = new SseWriter(response);
   writer.begin(headersOf(inbound, session));
   writer.flushHeaders();
-  const onVoid = (): void => {
+  let isOver = false;
+  log.onVoid = () => {
+    isOver = true;
     writer.end();
-    upstream.cancel("its request was cancelled");
+    upstream.cancel("its request was cancelled, or its client came back once more");
   };
-  if (log.isVoid) {
-    onVoid();
-    return true;
-  }
-  log.onVoid = onVoid;
   for (const text of missed) writer.writeText(text, context.nowMs());
   let isSilent = missed.length === 0;
   // SDK clients remember only ids of this connection: without one they could not come again, should it end before its next event.
@@ -265,12 +280,14 @@ async function resume(context: McpContext, inbound: ComingBack, session: Session
   lasting(context, { ...streamOf(inbound), isOfCall: isOfCall(from) }, () => writer.end());
   response.once("close", () => clearInterval(heartbeat));
   const broken = (): void => {
+    if (isOver) return;
     prime();
     if (log.state !== "ended") log.park(context.nowMs());
     if (!answerParked(context, inbound, session, hold, from, writer)) writer.end();
   };
   readEvents(upstream, {
     event: (event) => {
+      if (isOver) return true;
       const message: ServerMessage = event.data === "" ? { kind: "other" } : readServerMessage(event.data);
       if (message.kind === "answer" && message.id !== null) session.parked.delete(message.id);
       const shown = message.kind === "answer" ? visibleAnswer(inbound.principal, view.name, message.value) : null;
@@ -282,6 +299,7 @@ async function resume(context: McpContext, inbound: ComingBack, session: Session
       return more;
     },
     end: () => {
+      if (isOver) return;
       prime();
       if (log.state !== "ended") log.park(context.nowMs());
       writer.end();

@@ -62,7 +62,7 @@ export class StreamLog implements Kept {
   #isForgotten = false;
   #isVoid = false;
   sink: EventSink | null = null;
-  /** Ends what reads the rest of a parked stream for a client that came back. */
+  /** Ends what reads the rest of a parked stream for a client that came back: it has cancelled its request, or came back once more. */
   onVoid: (() => void) | null = null;
 
   constructor(name: string, share: LogShare, seq = 0) {
@@ -128,8 +128,14 @@ export class StreamLog implements Kept {
     if (this.#isVoid) return;
     this.#isVoid = true;
     this.end(nowMs);
-    this.onVoid?.();
+    this.takeOver();
+  }
+  /** False: nobody reads its rest. */
+  takeOver(): boolean {
+    const end = this.onVoid;
     this.onVoid = null;
+    end?.();
+    return end !== null;
   }
 
   /** Whether everything after an event is still here. */
