@@ -176,6 +176,7 @@ export async function startStateStore(kit: Kit<StateStoreConfig>): Promise<Runni
       } catch (error) {
         if (!(error instanceof BusError)) throw error;
         dirty.bucket = true;
+        kit.ready("bucket_backup", false, `the backup cannot be kept in the bucket: ${error.message}`, { required: false });
       }
     },
     complain("bucket backup"),
@@ -234,6 +235,15 @@ export async function startStateStore(kit: Kit<StateStoreConfig>): Promise<Runni
     dirty.all = true;
     flush.soon();
   };
+  /** A disk that fails keeps nobody from the log. */
+  const fromDisk = async (): Promise<ReadModel | null> => {
+    try {
+      return usable(await readDiskBackup(backupPath), backupPath);
+    } catch (error) {
+      kit.ready("disk_backup", false, `the backup ${backupPath} cannot be read: ${(error as Error).message}`, { required: false });
+      return null;
+    }
+  };
   const startFollowing = async (): Promise<void> => {
     if (own.model.seq === 0) show(usable(await readBucketBackup(kit.bus), "the bucket state-backup"));
     const from = await whereToStart(kit, own.model);
@@ -252,7 +262,7 @@ export async function startStateStore(kit: Kit<StateStoreConfig>): Promise<Runni
     following = kit.bus.follow("AUDIT", { from: { seq: from.seq }, onCaughtUp, onAnotherLog }, onStored);
   };
 
-  show(usable(await readDiskBackup(backupPath), backupPath));
+  show(await fromDisk());
   const { seq } = own.model;
   const showing = seq > 0 ? `showing the backup up to event ${seq} until the log is in reach` : "the log has not been read yet";
   kit.ready("audit", false, showing, { required: false });

@@ -89,6 +89,37 @@ test("on NATS: folded as it comes, backed up in the bucket, and folded anew when
   await active("shop", "secondary");
 });
 
+test("a bucket that takes no backup is said, with the reason, until it takes one", async (t) => {
+  const server = await startNats();
+  t.after(() => server.stop());
+  const [bus, storeBus] = ["test", "state-store-1"].map((name) => connectBus({ servers: server.url, name, instance: name })) as [Bus, Bus];
+  t.after(() => bus.close());
+  await until(
+    () => bus.status.kind,
+    (kind) => kind === "connected",
+  );
+  await bus.ensureStreams(streams, { replicas: 1 });
+  const log = new Log(bus);
+  await log.begin();
+  await log.configure("shop");
+  const store = await startStore({ bus: storeBus, redis: redisOfStore() });
+  t.after(() => store.stop());
+  const condition = (wanted: boolean) =>
+    until(
+      () => store.readiness().conditions["bucket_backup"],
+      (found) => found?.ok === wanted,
+      15_000,
+    );
+  await condition(true);
+  const { config } = await jetStreamApi<{ config: object }>(bus, "STREAM.INFO.KV_state-backup");
+  await jetStreamApi(bus, "STREAM.UPDATE.KV_state-backup", { ...config, max_msg_size: 100 });
+  await log.health("shop", "primary", "healthy");
+  const refused = await condition(false);
+  assert.match(refused?.reason ?? "", /state-backup/);
+  await jetStreamApi(bus, "STREAM.UPDATE.KV_state-backup", config);
+  await condition(true);
+});
+
 test("a log that was restored to an earlier place and went on otherwise is folded anew, and Redis with it: with a backup of the lost one, and without", async (t) => {
   const [lost, restored] = [await tempDir("mcpf-lost-"), await tempDir("mcpf-restored-")];
   const dataDir = await tempDir("mcpf-state-");

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { readdir, readFile, writeFile } from "node:fs/promises";
+import { mkdir, readdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { beforeEach, type TestContext, test } from "node:test";
 import { type MemoryBroker, memoryBroker } from "@mcp-failover/bus";
@@ -261,6 +261,19 @@ test("a backup with one altered byte is refused, said, and the log is folded ins
   await assert.rejects(cut.ask("state.status"), refused, "better nothing than something else than was");
   memorySeams(cut.bus).restore();
   await activeInRedis("shop", "secondary");
+});
+
+test("a backup that cannot be read, as on a disk that fails, is said, and the log is folded instead", async (t) => {
+  const { start } = await world(t);
+  const dataDir = await folder(t);
+  await mkdir(join(dataDir, "state-store", "read-model.json"), { recursive: true });
+  const store = await start({ dataDir });
+  await activeInRedis("shop", "primary");
+  const { ok, reason } = (await until(
+    () => store.readiness().conditions["disk_backup"],
+    (condition) => condition !== undefined,
+  )) as { ok: boolean; reason: string };
+  assert.deepEqual([ok, reason.includes("EISDIR")], [false, true], reason);
 });
 
 test("another log than the backup's is folded anew, and what Redis has of the old one does not outrank it", async (t) => {
