@@ -1,5 +1,6 @@
 import type { EndpointTls } from "./endpoint-tls.ts";
 import { isStdioUrl } from "./endpoint-transport.ts";
+import { isQuadratic } from "./json-path.ts";
 import {
   type EndpointProbe,
   type Expectation,
@@ -254,15 +255,22 @@ function reportCheck(check: ProbeCheck, given: Layer, upstream: UpstreamConfig, 
       "HTTP probes verify as the endpoint's tls: says; put ca_file or server_name there and remove it here",
     );
   for (const expectation of check.expect) {
-    const problem = neverHolds(expectation);
+    const problem = neverHolds(expectation) ?? tooSlow(expectation.path);
     if (problem !== null) wrong("expect", problem);
   }
+  const slow = tooSlow(check.resource?.json);
+  if (slow !== null) wrong("resource", slow);
   const certificate = check.expect.findIndex(({ of }) => of === "certificate_days");
   if (certificate >= 0 && !(URL.canParse(check.url) && usesCertificate.test(new URL(check.url).protocol)))
     wrong(
       "expect",
       `certificate_days needs a TLS address, and ${check.url === "" ? `a probe of type ${type} has none` : `${check.url} is none`}; remove it`,
     );
+}
+
+function tooSlow(path: string | undefined): string | null {
+  if (path === undefined || !isQuadratic(path)) return null;
+  return `${path} looks through the whole document for each value that its filter judges; in a filter, write single values after $, or begin at @`;
 }
 
 /** Why no answer can fulfil an expectation; null: one can. Every endpoint would be down, with what was expected and what was seen looking alike. */

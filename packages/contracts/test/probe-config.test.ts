@@ -208,6 +208,24 @@ test("an expectation that no answer can fulfil is refused: every endpoint would 
     assert.equal(said(expectation), "", expectation);
 });
 
+test("a filter that looks through the whole document for each of its values is refused, and others are not", () => {
+  const said = (path: string): string =>
+    problemsOf(yaml(`{ type: http, expect: [{ of: json, path: ${JSON.stringify(path)}, exists: true }] }`)).join();
+  for (const path of ["$..[?count($..*) == 0]", "$..[?$..nope]", "$.a[?$.b[*].c]", "$[?$['a'][?@.x]]", "$[?count($.a.*) > 1]"])
+    assert.match(said(path), /probe\.expect: .*looks through the whole document.*begin at @/, path);
+  for (const path of [
+    "$..price",
+    "$.a[?@.x == $.limits.max]",
+    "$[?@..x]",
+    "$[?@.x == $['a'][0]['b c']]",
+    "$[?@.name == '$..x']",
+    "$['$..a'][*]",
+  ])
+    assert.equal(said(path), "", path);
+  const slow = problemsOf(yaml('{ type: resource, resource: { json: "$..[?$..a]", limit: 5 } }')).join();
+  assert.match(slow, /probe\.resource: .*looks through/);
+});
+
 test("a regular expression in a JSONPath takes a time in proportion to the text, and means what RFC 9485 says", () => {
   const startMs = performance.now();
   assert.deepEqual(findJson("$[?search(@.m, '(a+)+$')]", [{ m: `${"a".repeat(29)}b` }]), []);
