@@ -227,6 +227,35 @@ test("S2 a caller that cancels while its function begins is told at once, and so
   }
 });
 
+test("S1: whoever waits for a place is told at once when an operator lets nothing through any more", async () => {
+  const breaker = createBreaker({ concurrencyMax: 1, queueMax: 5, timeoutMs: 60_000 });
+  const gate = Promise.withResolvers<string>();
+  const running = breaker.execute(() => gate.promise);
+  let called = 0;
+  const waiting = Array.from({ length: 3 }, () => rejection(breaker.execute(() => ++called)));
+  assert.equal(breaker.stats().waiting, 3);
+  breaker.forceOpen("maintenance");
+  const told = await Promise.race([Promise.all(waiting), sleep(patientMs(1000))]);
+  assert.ok(Array.isArray(told) && told.every((error) => error instanceof BreakerOpenError), String(told));
+  gate.resolve("done");
+  assert.equal(await running, "done");
+  assert.deepEqual([called, breaker.stats().waiting, breaker.stats().rejected], [0, 0, 3]);
+});
+
+test("S3: a trial whose caller goes away gives its permit back: the next caller tries at once", async () => {
+  let nowMs = 0;
+  const breaker = createBreaker({ timeoutMs: 60_000, openMs: 1000, openMsMax: 1000, trialMs: 60_000, nowMs: () => nowMs });
+  breaker.open();
+  nowMs += 1000;
+  const controller = new AbortController();
+  const leaving = rejection(breaker.execute(never, { signal: controller.signal }));
+  assert.ok((await rejection(breaker.execute(() => 1))) instanceof BreakerOpenError, "one trial at a time");
+  controller.abort(boom);
+  assert.equal(await leaving, boom);
+  assert.equal(await breaker.execute(() => 2), 2);
+  assert.equal(breaker.state, "closed");
+});
+
 test("S1: with the bulkhead full calls wait in turn, one over the queue is told at once, and waiting counts against the time", async () => {
   const breaker = createBreaker({ concurrencyMax: 1, queueMax: 2, timeoutMs: 5000 });
   const gate = Promise.withResolvers<string>();

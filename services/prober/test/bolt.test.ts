@@ -160,6 +160,13 @@ test("bolt over TLS, and that an endpoint's credentials go to its own host alone
   );
 });
 
+test("a message that is nested without end is malformed, and no fault of this process", () => {
+  for (const nesting of [0x91, 0xa1]) {
+    const deep = Buffer.concat([Buffer.from([0xb1, 0x70]), Buffer.alloc(64 * 1024, nesting)]);
+    assert.throws(() => unpackMessage(deep), { name: "MalformedError" });
+  }
+});
+
 test("whatever bytes a server sends are read as a message or refused as malformed, and nothing else", () => {
   fc.assert(
     fc.property(fc.uint8Array({ maxLength: 200 }), (bytes) => {

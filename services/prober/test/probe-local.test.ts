@@ -77,6 +77,28 @@ test("exec: at the time-out the whole process group is killed, grandchildren too
   assert.deepEqual(pids.filter(isRunning), []);
 });
 
+test("exec: what a command leaves in its group is ended with it, and of what it prints no more is kept than is read", async (t) => {
+  const folder = await folderFor(t);
+  const file = join(folder, "left");
+  const leaves = `
+    const { spawn } = require("node:child_process");
+    const child = spawn(process.execPath, ["-e", "setInterval(() => {}, 1000)"], { stdio: "ignore" });
+    child.unref();
+    require("node:fs").writeFileSync(${JSON.stringify(file)}, String(child.pid));`;
+  const execAllow = new Map<string, [string, ...string[]]>([
+    ["leaves", [node, "-e", leaves]],
+    ["floods", ["/bin/sh", "-c", "head -c 50000000 /dev/zero | tr '\\0' x; echo END"]],
+  ]);
+  const runner = runnerFor(t, { execAllow });
+  assert.equal((await resultOf(runner, exec("leaves"), { timeoutMs: 10_000 })).outcome, "ok");
+  const pid = Number(await readFile(file, "utf8"));
+  for (let n = 0; n < 100 && isRunning(pid); n += 1) await new Promise((resolve) => setTimeout(resolve, 20));
+  assert.equal(isRunning(pid), false);
+  const flood = exec("floods", {}, [{ of: "body", contains: "xxx", not_contains: "END" }]);
+  const { outcome, error } = await resultOf(runner, flood, { timeoutMs: 20_000 });
+  assert.equal(outcome, "ok", String(error).slice(0, 200));
+});
+
 test("exec: a daemon that a command leaves behind in a group of its own keeps no probe waiting, neither after its end nor at the time-out", async (t) => {
   const folder = await folderFor(t);
   const pids: number[] = [];

@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { createHash } from "node:crypto";
 import { createSocket } from "node:dgram";
 import { createServer as createHttp } from "node:http";
 import { type AddressInfo, createServer as createTcp, type Server, type Socket } from "node:net";
@@ -179,6 +180,31 @@ test("websocket: the upgrade and a ping, or the first message; what refuses the 
   assert.ok(!keys.includes(undefined));
   for (let n = 0; n < 250 && sockets.clients.size > 0; n += 1) await new Promise((resolve) => setTimeout(resolve, 20));
   assert.equal(sockets.clients.size, 0, "no connection is left");
+});
+
+test("websocket: a server that never closes in turn keeps no connection", async (t) => {
+  const open = new Set<unknown>();
+  const http = createHttp();
+  http.on("upgrade", (request, socket) => {
+    open.add(socket);
+    socket.on("error", () => undefined);
+    socket.on("end", () => {
+      open.delete(socket);
+      socket.destroy();
+    });
+    const accept = createHash("sha1")
+      .update(`${request.headers["sec-websocket-key"]}258EAFA5-E914-47DA-95CA-C5AB0DC85B11`)
+      .digest("base64");
+    socket.write(
+      `HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\nsec-websocket-accept: ${accept}\r\n\r\n`,
+    );
+    // An empty pong, to whatever was said.
+    socket.once("data", () => socket.write(Buffer.from([0x8a, 0])));
+  });
+  const target = targetOf({ type: "websocket" }, `http://127.0.0.1:${await listening(t, http)}/live`);
+  assert.equal((await resultOf(runnerFor(t), target)).outcome, "ok");
+  assert.equal(open.size, 1);
+  await eventually(() => open.size === 0, { what: "the connection is closed" });
 });
 
 test("redis: PING of a real server; AUTH with what the endpoint names; INFO for assertions; refused credentials are no failure", async (t) => {

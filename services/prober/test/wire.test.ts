@@ -192,6 +192,27 @@ test("an answer that is cut off is closed, one without length ends with its conn
   assert.equal(answer.body.toString(), "well");
 });
 
+test("TLS: the server hears which name is meant, or which one the configuration's host header says, and none for an address", async (t) => {
+  const heard: string[] = [];
+  const SNICallback = (name: string, done: (error: null) => void): void => {
+    heard.push(name);
+    done(null);
+  };
+  const server = createHttpsServer({ ...selfSigned({ untilMs: Date.now() + 3_600_000 }), SNICallback });
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  t.after(() => server.close());
+  const { port } = server.address() as AddressInfo;
+  const wire = wireFor(t);
+  const ask = async (host: string, headers: Record<string, string> = {}): Promise<void> => {
+    // Nobody trusts the certificate, and the name was heard by then.
+    await wire.look(get(`https://${host}:${port}/`, { fresh: true, headers }), limits).catch(() => undefined);
+  };
+  await ask("localhost");
+  await ask("localhost", { Host: `api.internal:${port}` });
+  await ask("127.0.0.1");
+  assert.deepEqual(heard, ["localhost", "api.internal"]);
+});
+
 test("TLS: a certificate that does not verify is told as such; one that does serves kept and fresh connections", async (t) => {
   const { key, cert } = selfSigned({ untilMs: Date.now() + 3_600_000 });
   const sockets = new Set<unknown>();
