@@ -4,7 +4,7 @@ import type { Stored } from "./bus.ts";
 import type { LogPort } from "./log-port.ts";
 import { decode, type Outgoing, outgoing, type RawMessage } from "./message.ts";
 
-/** Places already reported by this connection; the fence makes it once in the fleet, this only saves work. */
+/** Messages already reported by this connection, by place and hash; the fence makes it once in the fleet, this only saves work. */
 const seenMax = 1000;
 /** Under way at a time; more than this are left to the next reader. */
 const pendingMax = 64;
@@ -37,18 +37,19 @@ export function quarantine(log: LogPort, onError: (error: unknown, place: string
   let pending = 0;
 
   function put(place: string, record: QuarantineRecord, bytes: Uint8Array): void {
-    if (seen.has(place)) return;
+    const known = knownAs(place, bytes);
+    if (seen.has(known)) return;
     if (pending >= pendingMax) {
       onError(new Error(`${pendingMax} messages are on their way to QUARANTINE already`), place);
       return;
     }
     if (seen.size >= seenMax) for (const oldest of seen) if (seen.delete(oldest)) break;
-    seen.add(place);
+    seen.add(known);
     pending += 1;
     Promise.resolve()
-      .then(() => publishFenced(log, outgoingRecord(place, record, bytes), timeoutMs))
+      .then(() => store(log, place, record, bytes, timeoutMs))
       .catch((error: unknown) => {
-        seen.delete(place);
+        seen.delete(known);
         onError(error, place);
       })
       .finally(() => {
@@ -70,8 +71,8 @@ export function quarantine(log: LogPort, onError: (error: unknown, place: string
     refuse,
     async keep({ stream, seq, subject, headers, bytes }, reason) {
       const at = `quarantine.${stream}.${seq}`;
-      await publishFenced(log, outgoingRecord(at, { subject, reason, headers }, bytes), keepMs);
-      if (seen.size < seenMax) seen.add(at);
+      await store(log, at, { subject, reason, headers }, bytes, keepMs);
+      if (seen.size < seenMax) seen.add(knownAs(at, bytes));
     },
     core(subject, bytes, headers, reason) {
       put(`quarantine.core.${sha256(bytes).slice(0, 16)}`, { subject, reason, headers }, bytes);
@@ -79,11 +80,36 @@ export function quarantine(log: LogPort, onError: (error: unknown, place: string
   };
 }
 
-/** Fenced with 0, so that it stands there once. */
-function outgoingRecord(place: string, record: QuarantineRecord, bytes: Uint8Array): Outgoing {
-  const [, stream = "", at = ""] = place.split(".");
+function knownAs(place: string, bytes: Uint8Array): string {
+  return `${place}-${sha256(bytes).slice(0, 16)}`;
+}
+
+/** In a stream that was made again sequences come a second time: what had the place before it stays, and it stands beside that. */
+async function store(log: LogPort, place: string, record: QuarantineRecord, bytes: Uint8Array, withinMs: number): Promise<void> {
+  const message = outgoingRecord(place, place, record, bytes);
+  const fenced = await publishFenced(log, message, withinMs);
+  if (fenced.outcome === "won" || fenced.last === null || isOfSame(fenced.last.bytes, message.bytes)) return;
+  await publishFenced(log, outgoingRecord(knownAs(place, bytes), place, record, bytes), withinMs);
+}
+
+/** Whether two records are of one message, whatever each reader had against it. */
+function isOfSame(there: Uint8Array, own: Uint8Array): boolean {
+  const [a, b] = [there, own].map((bytes) => {
+    try {
+      const { subject, payload } = JSON.parse(new TextDecoder().decode(bytes)) as { subject?: unknown; payload?: unknown };
+      return JSON.stringify([subject, payload]);
+    } catch {
+      return ""; // Not one of ours: nothing that could be said to be this message.
+    }
+  });
+  return a === b;
+}
+
+/** Fenced with 0, so that it stands there once. `at`: its subject and id; `place`: where the message stands. */
+function outgoingRecord(at: string, place: string, record: QuarantineRecord, bytes: Uint8Array): Outgoing {
+  const [, stream = "", seq = ""] = place.split(".");
   const payload = Buffer.from(bytes.subarray(0, payloadBytesMax)).toString("base64");
-  const body = { stream, seq: stream === "core" ? null : Number(at), ...record, truncated: bytes.length > payloadBytesMax, payload };
+  const body = { stream, seq: stream === "core" ? null : Number(seq), ...record, truncated: bytes.length > payloadBytesMax, payload };
   const encoded = new TextEncoder().encode(JSON.stringify(body));
-  return outgoing("QUARANTINE", place, encoded, place, "application/json", { expectedSeq: 0 });
+  return outgoing("QUARANTINE", at, encoded, at, "application/json", { expectedSeq: 0 });
 }

@@ -403,6 +403,32 @@ describe("NATS alone", { concurrency: 4 }, () => {
       assert.ok(await bus.lastOf("QUARANTINE", "quarantine.OUTBOX.1"));
     }));
 
+  test("B9: in a queue that was made again a message stands in QUARANTINE beside the one that had its place before", () =>
+    withServer({}, async ({ connect }) => {
+      const bus = await connect();
+      await bus.ensureStreams(streams, { replicas: 1 });
+      bus.consumeQueue("notifier", { filter: "outbox.>", ackWaitMs: 1000, concurrency: 1 }, async () => ({ kind: "done" }));
+      const payloads = async (): Promise<string[]> => {
+        const found: string[] = [];
+        for await (const { bytes } of bus.read("QUARANTINE")) {
+          const record = JSON.parse(Buffer.from(bytes).toString()) as { stream: string; seq: number; payload: string };
+          found.push(`${record.stream} ${record.seq} ${Buffer.from(record.payload, "base64").toString()}`);
+        }
+        return found;
+      };
+      const empty = async (lastSeq: number): Promise<boolean> => {
+        const info = await bus.info("OUTBOX");
+        return info.messages === 0 && info.lastSeq === lastSeq;
+      };
+      await publishRaw(bus, "outbox.webhook", "the first");
+      await until(() => empty(1), "the first is gone from the queue");
+      await jetStreamApi(bus, "STREAM.DELETE.OUTBOX");
+      await bus.ensureStreams(streams, { replicas: 1 });
+      await publishRaw(bus, "outbox.webhook", "another");
+      await until(() => empty(1), "the other one is gone from the queue", 20_000);
+      assert.deepEqual(await payloads(), ["OUTBOX 1 the first", "OUTBOX 1 another"]);
+    }));
+
   test("the place of a delivered message is read from both forms of its reply subject", () => {
     const place = { attempt: 2, seq: 1234, delivery: 56, timeMs: 1_700_000_000_123, pending: 7 };
     assert.deepEqual(positionOf("$JS.ACK.AUDIT.c1.2.1234.56.1700000000123456789.7"), place);
