@@ -46,11 +46,13 @@ export interface ScopeName {
   readonly name: string;
 }
 
-/** Every scope that can be rolled back: tools with a legacy implementation, agents, the system. */
-export function rollbackScopes(config: Topology): ScopeName[] {
-  const tools = Object.values(config.upstreams).flatMap(({ tools: all }) =>
-    Object.entries(all).flatMap(([name, tool]) => (tool.legacy === undefined ? [] : [{ scope: "tool" as const, name }])),
+/** Every scope that can be rolled back: tools with a legacy implementation or in a ramp that began with one, agents, the system. */
+export function rollbackScopes(config: Topology, states: RollbackAudit["states"] = new Map()): ScopeName[] {
+  const inRamp = (name: string): boolean => states.get(`tool/${name}`)?.ramp != null;
+  const names = Object.values(config.upstreams).flatMap(({ tools: all }) =>
+    Object.entries(all).flatMap(([name, tool]) => (tool.legacy === undefined && !inRamp(name) ? [] : [name])),
   );
+  const tools = [...new Set(names)].map((name) => ({ scope: "tool" as const, name }));
   const agents = Object.keys(config.agents).map((name) => ({ scope: "agent" as const, name }));
   return [...tools, ...agents, { scope: "system", name: "system" }];
 }
@@ -128,7 +130,7 @@ export function rollbackInput(audit: RollbackAudit, traffic: ToolTraffic, of: Sc
     scope,
     name,
     policy,
-    hasLegacy: hasLegacy(config, of),
+    ...legacySaid(hasLegacy(config, of)),
     state,
     evaluations: [window],
     samples,
@@ -141,6 +143,10 @@ export function rollbackInput(audit: RollbackAudit, traffic: ToolTraffic, of: Sc
     seenEpoch: seenRollback(traffic, `${scope}/${name}`, audit.newest.get(`${scope}/${name}`) ?? null),
     nowMs,
   };
+}
+
+function legacySaid(has: boolean): Pick<RollbackInput, "hasLegacy" | "legacyGone"> {
+  return has ? { hasLegacy: true } : { hasLegacy: false, legacyGone: true };
 }
 
 /** The maintenance that a scope is in, and when the last one ended (R10). */

@@ -32,6 +32,9 @@ import { wilsonLowerBound, wilsonUpperBound } from "./wilson.ts";
  * R12 Where more than one agent called a tool, it is over the limit without the calls of any one of them as well: how one uses it is not
  *     how it is. Not a majority as of routers, because agents are not alike (ADR 12). Calls of nobody known are nobody's to leave out.
  *
+ * R13 A scope without a legacy implementation is served by MCP alone, whatever was decided before it was taken out of the configuration. Its
+ *     recovery is whole at once, and a ramp of it ends by itself: one that waits for ever would be found again where a legacy comes back.
+ *
  * Widening (tool to agent to system) and the memory threshold are not decided here: no signal carries memory, and no reference says
  * which parent a rolled-back tool belongs to when agents share it.
  */
@@ -42,6 +45,8 @@ export type RollbackInput = {
   policy: RollbackPolicy & { readonly evaluations?: number };
   /** Whether any tool of the scope has a legacy implementation. */
   hasLegacy: boolean;
+  /** There is none to recover from (R13). Not in logs from before this was asked. */
+  legacyGone?: true;
   state: RollbackState;
   /** The window of `windowMs`, cut where evidence begins; in logs from before there were samples several, newest first, a second apart. */
   evaluations: { mcp: CallCounts; legacy: CallCounts }[];
@@ -88,6 +93,7 @@ export type RollbackDecision =
 const service: Actor = { kind: "service", id: "rollback-controller" };
 /** Rule of a decision by R8. */
 export const routersAheadRule = "routers_ahead";
+const legacyGone = "no legacy implementation is configured any more, so MCP serves every call already";
 /** A p95 over the limit is a share of slow calls over this. */
 const slowShareMax = 0.05;
 const secondMs = 1000;
@@ -102,7 +108,7 @@ export const initialRollbackState: RollbackState = {
   ramp: null,
 };
 
-/** Decides about one scope (R1 to R7). Pure. */
+/** Decides about one scope (R1 to R13). Pure. */
 export function decideRollback(input: RollbackInput): RollbackDecision {
   const { command, state, policy, scope } = input;
   if (command?.kind === "rollback") return obeyRollback(input, command.force);
@@ -113,6 +119,7 @@ export function decideRollback(input: RollbackInput): RollbackDecision {
   if (input.maintenance !== undefined) {
     return { kind: "none", rule: "maintenance", reason: `in maintenance (${input.maintenance.name}): nothing is decided because of it` };
   }
+  if (input.legacyGone === true && state.ramp != null) return advance(input, 100, "legacy_gone", legacyGone);
   const condemned = condemn(input);
   if (condemned !== null) return rollBackByItself(input, condemned);
   if (state.ramp != null) return stepRamp(input, state.ramp);
@@ -286,6 +293,7 @@ function obeyRecover(input: RollbackInput, to: number | null): RollbackDecision 
   const { scope, name, state, policy, command } = input;
   if (state.mcpPercent >= 100) return refuse("not_rolled_back", `${scope} ${name} is whole on MCP`);
   const reason = command?.reason ?? "";
+  if (input.legacyGone === true) return advance(input, 100, "operator", `${reason} (${legacyGone})`);
   if (to !== null) return advance(input, to, "operator", reason);
   if (state.ramp != null && !state.ramp.paused)
     return refuse("already_recovering", `${scope} ${name} recovers already (${state.mcpPercent} %)`);

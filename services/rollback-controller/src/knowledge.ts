@@ -35,8 +35,8 @@ export class Knowledge {
 
   foldAudit(event: Event): void {
     this.audit = foldRollbackAudit(this.audit, event);
-    if (event.type === "config.applied" && this.audit.config !== null) {
-      this.scopes = new Map(rollbackScopes(this.audit.config.topology).map((of) => [keyOf(of), of]));
+    if ((event.type === "config.applied" || event.type === "rollback.decided") && this.audit.config !== null) {
+      this.scopes = new Map(rollbackScopes(this.audit.config.topology, this.audit.states).map((of) => [keyOf(of), of]));
     }
     if (event.type === "rollback.rejected" && event.data.automatic) {
       this.rejected.set(keyOf(event.data), { rule: event.data.rule, epoch: event.data.epoch ?? 0 });

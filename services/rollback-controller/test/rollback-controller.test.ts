@@ -364,6 +364,28 @@ test("a recovery without a percentage begins a ramp at its first step", async ()
   assert.deepEqual([back["action"], back["mcpPercent"]], ["rolled_back", 0]);
 });
 
+test("a tool whose legacy implementation is configured no more is whole on MCP at once when it recovers, and a ramp of it ends by itself", async () => {
+  const { warehouse } = config.upstreams;
+  const tools = { get_inventory: {}, get_orders: { legacy }, no_way_back: {} };
+  const without = topology.parse({ ...config, upstreams: { warehouse: { ...warehouse, tools } } });
+  const ramp = await stack(1, without, undefined, [], { agoMs: 5000, mcpPercent: 25 });
+  const [, ended] = await until(
+    () => said(ramp.bus, "rollback.decided"),
+    ({ length }) => length === 2,
+  );
+  assert.deepEqual([ended?.data.action, ended?.data.state.mcpPercent, ended?.data.certificate.rule], ["recovered", 100, "legacy_gone"]);
+  const { bus, rollback, recover } = await stack();
+  resultOf(await rollback("tool", "get_inventory"));
+  const applied = { version: 2, hash: "h2", fileHash: null, by: service, reason: "test", environment: "development" as const };
+  await bus.append(event("config.applied", [], { ...applied, timestamp: new Date().toISOString(), topology: without }));
+  await until(
+    async () => codeOf(await rollback("tool", "get_inventory")),
+    (code) => code === "no_legacy",
+  );
+  const begun = resultOf(await recover("tool", "get_inventory", null));
+  assert.deepEqual([begun["action"], begun["mcpPercent"], begun["implementation"]], ["recovered", 100, "mcp"]);
+});
+
 test("an order that is on its way while a tool is rolled back by itself loses to that, and is decided anew on it", async () => {
   const reading = Promise.withResolvers<void>();
   const rolledBack = Promise.withResolvers<void>();
