@@ -250,6 +250,36 @@ describe("a stream", () => {
     await until(() => own.ended);
   });
 
+  for (const isRefused of [false, true]) {
+    test(`R9: of the session is gone on with by the id of its last event${isRefused ? ", or begun anew where the server takes none" : ": what its server kept meanwhile is heard"}`, async () => {
+      const server = await startScriptedServer("s");
+      const ids: unknown[] = [];
+      server.answer = ({ method, request, response }) => {
+        if (method !== "GET") return false;
+        const id = request.headers["last-event-id"];
+        ids.push(id);
+        if (id !== undefined && isRefused) {
+          response.writeHead(400).end();
+          return true;
+        }
+        response.writeHead(200, { "content-type": "text/event-stream" });
+        const said = JSON.stringify({ jsonrpc: "2.0", method: "notifications/resources/updated", params: { uri: `after ${String(id)}` } });
+        if (ids.length === 1) response.end(`id: e1\ndata: ${said}\n\n`);
+        else response.write(`id: e${ids.length}\ndata: ${said}\n\n`);
+        return true;
+      };
+      const other = await startTestRouter(fakeControl([server]));
+      others.push(
+        () => other.close(0),
+        () => server.kill(),
+      );
+      const begun = await post(other.mcpUrl, initializeBody);
+      const own = await openStream(other.mcpUrl, begun.headers.get("mcp-session-id") ?? "");
+      await until(() => [...own.text.matchAll(/"uri"/g)].length === 2);
+      assert.deepEqual(ids, isRefused ? [undefined, "e1", undefined] : [undefined, "e1"]);
+    });
+  }
+
   for (const afterMs of [0, 20]) {
     test(`R7: of the session goes on at a server that ends it after ${afterMs} ms, which is not asked for it without a pause`, async () => {
       const server = await startScriptedServer("s");

@@ -18,7 +18,8 @@ import type { ToolBook } from "./tool-book.ts";
  * G2  A client comes within `unclaimedMs`, or comes back within `detachedMs`, or the stream is closed, so that another router process can
  *     open it. One that comes back with its last event id gets what it has missed.
  * G3  The client's stream outlives its upstream: it is opened again on the endpoint that the routes name, until the client leaves. A server that
- *     ends it again and again is asked after pauses that grow.
+ *     ends it again and again is asked after pauses that grow. Where it broke off a moment after an event with an id, the same server is asked
+ *     for what came after that, as the client would ask it.
  * G4  One stream a session. Who comes back with an id of it is the client that had it: its old connection is broken, seen here or not.
  * G6  A client that comes back after what it has missed is known no more is told so: by `list_changed`, and `updated` for what it subscribed to.
  * G5  Between router processes a stream changes hands in a quiet moment: what a server says while it has no stream is lost.
@@ -58,6 +59,8 @@ export const handOverMsMax = 5000;
 const borrowedMsMin = 4;
 const reopenMsMin = 100;
 const reopenMsMax = 5000;
+/** Servers keep their events for a while; one that knows an id no more may take it for that of another stream, and say nothing on this one. */
+const idMsMax = 60_000;
 /** A stream that did not last so long is not asked for again at once. */
 const lastingMs = 1000;
 
@@ -78,6 +81,8 @@ export class SessionStream {
   /** The upstream has ended it, and nobody has asked for it again. */
   #isGone = false;
   #openedAtMs = Number.NEGATIVE_INFINITY;
+  /** When the upstream gave its last id. */
+  #idAtMs = Number.NEGATIVE_INFINITY;
   /** Before it is asked for again; 0: at once. */
   #pauseMs = 0;
   #taken = false;
@@ -146,12 +151,13 @@ export class SessionStream {
   }
 
   async #open(connection: number, hold: Hold, endpoint: EndpointView, connectMs: number, signal: AbortSignal): Promise<StreamOutcome> {
+    const lastId = this.#deps.nowMs() - this.#idAtMs < idMsMax ? this.#log.lastIdOf(hold) : null;
     let response: UpstreamResponse;
     try {
       response = await this.#deps.client.send({
         endpoint,
         method: "GET",
-        headers: streamHeaders(this.#session, hold),
+        headers: { ...streamHeaders(this.#session, hold), ...(lastId === null ? {} : { "last-event-id": lastId }) },
         body: null,
         connectMs,
         signal,
@@ -162,6 +168,11 @@ export class SessionStream {
       throw error;
     }
     const outcome = await streamOutcome(response);
+    if (outcome.kind === "refused" && lastId !== null && !signal.aborted) {
+      // It goes on from none of its ids, or not from this one.
+      this.#idAtMs = Number.NEGATIVE_INFINITY;
+      return this.#open(connection, hold, endpoint, connectMs, signal);
+    }
     if (outcome.kind !== "open") return outcome;
     if (connection !== this.#connection || this.#closed) {
       response.cancel("the stream is not wanted any more");
@@ -336,6 +347,7 @@ export class SessionStream {
 
   #event(connection: number, event: SseEvent, hold: Hold): boolean {
     if (connection !== this.#connection || this.#closed) return true;
+    if (event.id !== undefined && event.id !== "") this.#idAtMs = this.#deps.nowMs();
     const own = isToBeRead(event.data) ? rewriteEvent(event, readServerMessage(event.data), hold) : event;
     const logged = this.#log.add(own, hold);
     if (this.#writer !== null) {

@@ -83,6 +83,10 @@ export class StreamLog implements Kept {
     return this.#upstreamId;
   }
 
+  /** What this upstream session said last; null: it gives no ids, or another one was heard since. */
+  lastIdOf(hold: Hold): string | null {
+    return hold.tag === this.#tag && this.#upstreamId !== "" ? this.#upstreamId : null;
+  }
   /** Remembers the id of an event that the client need not see. */
   note(upstreamId: string | undefined, hold: Hold | null): void {
     if (hold !== null && hold.tag !== this.#tag) {
