@@ -1,7 +1,8 @@
 import assert from "node:assert/strict";
 import { type TestContext, test } from "node:test";
 import { memoryBroker, RefusedError } from "@mcp-failover/bus";
-import { type BreakerCommand, type BreakerState, makeEvent, type Observation } from "@mcp-failover/contracts";
+import { publishRawToMemory } from "@mcp-failover/bus/internal";
+import { type BreakerCommand, type BreakerState, makeEvent, type Observation, streams } from "@mcp-failover/contracts";
 import { initialBreakerState } from "@mcp-failover/domain";
 import { configured, observed, runMcpf, serveProber } from "./support.ts";
 
@@ -77,7 +78,7 @@ async function world(t: TestContext, outcome: Observation["outcome"] | null = nu
   const failing = async (times: number) => {
     for (let time = 0; time < times; time += 1) await mcpf("breaker", "test", "api/one");
   };
-  return { mcpf, commands, say, failing };
+  return { broker, mcpf, commands, say, failing };
 }
 
 test("each command needs a reason, and asks breaker-state with who, why, a key of its own, and the endpoint or all", async (t) => {
@@ -134,6 +135,32 @@ test("status reads the log alone: every breaker, why it is as it is and by whom,
   assert.deepEqual(breakers[1].permits, [{ router: "router-1", calls: 10, expires: "2026-01-01T00:00:01.000Z" }]);
   assert.equal((await mcpf("breaker", "status", "api/two")).code, 0);
   assert.match((await mcpf("breaker", "status", "api")).stdout, /one +forced_open +9 .*forced open by ada: rebuilt \| \(by ada\)/);
+});
+
+test("status: what cannot be read changes nothing, as for breaker-state, and without a configuration nothing is known", async (t) => {
+  const { broker, mcpf, say } = await world(t);
+  await say("one", { status: "forced_open", generation: 9 });
+  publishRawToMemory(broker, "breaker.changed.api.one", "{ torn");
+  const ran = await mcpf("breaker", "status", "api/one");
+  assert.deepEqual([ran.code, /forced_open +9 /.test(ran.stdout)], [3, true], ran.stdout);
+  const empty = memoryBroker().connect();
+  await empty.ensureStreams(streams, { replicas: 1 });
+  const none = await runMcpf(empty, ["breaker", "status"]);
+  assert.deepEqual([none.code, none.stdout], [1, ""]);
+  assert.match(none.stderr, /no configuration that can be read has been applied/);
+});
+
+test("status of more endpoints than are asked for at once has each of them, in order", async (t) => {
+  const endpoints = Array.from({ length: 600 }, (_, n) => `{ name: e${n}, url: "http://127.0.0.1:${9000 + n}", tier: 0 }`);
+  const { bus } = await configured(`upstreams: { api: { kind: http, mode: pool, endpoints: [${endpoints.join(", ")}] } }`);
+  t.after(() => bus.close());
+  const ran = await runMcpf(bus, ["breaker", "status", "-o", "json"]);
+  assert.equal(ran.code, 0, ran.stderr);
+  const { breakers } = JSON.parse(ran.stdout) as { breakers: { endpoint: string }[] };
+  assert.deepEqual(
+    breakers.map(({ endpoint }) => endpoint),
+    endpoints.map((_, n) => `e${n}`),
+  );
 });
 
 test("test probes once, and says what the fleet would decide on all that it knows", async (t) => {

@@ -1,5 +1,5 @@
 import { setTimeout as sleep } from "node:timers/promises";
-import type { Bus } from "@mcp-failover/bus";
+import type { Bus, Stored } from "@mcp-failover/bus";
 import {
   type Actor,
   type BreakerAction,
@@ -22,7 +22,7 @@ import {
   openWindow,
   policyFor,
 } from "@mcp-failover/domain";
-import { readTopology } from "@mcp-failover/service-kit";
+import { type AppliedTopology, readTopology } from "@mcp-failover/service-kit";
 import { z } from "zod";
 import { ask, type Context } from "../context.ts";
 import { CliError, type ExitCode } from "../errors.ts";
@@ -54,10 +54,17 @@ const iso = (ms: number): string => new Date(ms).toISOString();
 export async function status(context: Context, target: string | undefined): Promise<ExitCode> {
   const bus = await context.bus();
   const targets = target === undefined ? await everyTarget(bus) : await targetsOf(bus, target);
-  const rows = await Promise.all(targets.map(async (one) => rowOf(one, await lastChange(bus, one))));
+  const rows: Row[] = [];
+  for (let at = 0; at < targets.length; at += readAtOnceMax) {
+    const some = targets.slice(at, at + readAtOnceMax);
+    rows.push(...(await Promise.all(some.map(async (one) => rowOf(one, await lastChange(bus, one))))));
+  }
   context.out.print({ breakers: rows }, () => showRows(rows), rows);
   return rows.some((row) => isOpen(row.status)) ? 3 : 0;
 }
+
+/** So many questions at once keep none waiting for its time-out, however many endpoints there are. */
+const readAtOnceMax = 256;
 
 const requested = { "force-open": "force_open", disable: "disable", "metrics-only": "metrics_only", reset: "reset" } as const;
 const commandAnswer = z.looseObject({
@@ -177,24 +184,36 @@ function backMsOf(policy: BreakerPolicy): number {
 }
 
 async function policiesOf(bus: Bus): Promise<(upstream: string) => BreakerPolicy> {
-  const last = await bus.lastOf("AUDIT", "config.applied");
-  const applied = last === null ? null : readTopology(last, { error: () => undefined });
-  if (applied === null)
-    throw new CliError(1, "no_config", "no configuration that can be read has been applied: run `mcpf config apply failover.yaml`");
-  return (upstream) => policyFor(applied.topology, upstream, applied.environment).breaker;
+  const { topology, environment } = await appliedIn(bus);
+  return (upstream) => policyFor(topology, upstream, environment).breaker;
 }
 
 async function everyTarget(bus: Bus): Promise<Target[]> {
-  const last = await bus.lastOf("AUDIT", "config.applied");
-  const applied = last === null ? null : readTopology(last, { error: () => undefined });
-  return Object.entries(applied?.topology.upstreams ?? {}).flatMap(([upstream, { endpoints }]) =>
+  return Object.entries((await appliedIn(bus)).topology.upstreams).flatMap(([upstream, { endpoints }]) =>
     endpoints.map(({ name }) => ({ upstream, endpoint: name })),
   );
 }
 
+async function appliedIn(bus: Bus): Promise<AppliedTopology> {
+  const last = await bus.lastOf("AUDIT", "config.applied");
+  const applied = last === null ? null : readTopology(last, { error: () => undefined });
+  if (applied === null)
+    throw new CliError(1, "no_config", "no configuration that can be read has been applied: run `mcpf config apply failover.yaml`");
+  return applied;
+}
+
+/** The change in force. What cannot be read changes nothing for breaker-state either: the one before it is. */
 async function lastChange(bus: Bus, { upstream, endpoint }: Target): Promise<Event<"breaker.changed"> | null> {
-  const last = await bus.lastOf("AUDIT", subjectFor("breaker.changed", upstream, endpoint));
-  return last?.content.kind === "event" && last.content.event.type === "breaker.changed" ? last.content.event : null;
+  const subject = subjectFor("breaker.changed", upstream, endpoint);
+  const last = await bus.lastOf("AUDIT", subject);
+  if (last === null || last.content.kind === "event") return changeIn(last);
+  let change: Event<"breaker.changed"> | null = null;
+  for await (const stored of bus.read("AUDIT", { filter: subject, toSeq: last.seq })) change = changeIn(stored) ?? change;
+  return change;
+}
+
+function changeIn(stored: Stored | null): Event<"breaker.changed"> | null {
+  return stored?.content.kind === "event" && stored.content.event.type === "breaker.changed" ? stored.content.event : null;
 }
 
 function rowOf({ upstream, endpoint }: Target, change: Event<"breaker.changed"> | null): Row {
