@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { cp } from "node:fs/promises";
+import { cp, rm } from "node:fs/promises";
 import { describe, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { type StreamDefinition, streams } from "@mcp-failover/contracts";
@@ -428,6 +428,30 @@ describe("NATS alone", { concurrency: 4 }, () => {
       await until(() => empty(1), "the other one is gone from the queue", 20_000);
       assert.deepEqual(await payloads(), ["OUTBOX 1 the first", "OUTBOX 1 another"]);
     }));
+
+  test("a bucket that a server lost with its disk is made again at its next use, by whoever kept something in it", async () => {
+    const dir = await tempDir("mcpf-disk-");
+    try {
+      await withServer({ storeDir: dir.path }, async ({ connect, server }) => {
+        const bus = await connect();
+        const bucket = await bus.bucket("things");
+        await bucket.put("a", "one");
+        await server.kill();
+        await until(() => !connected(bus), "the loss is noticed");
+        await rm(dir.path, { recursive: true });
+        await server.restart();
+        await until(() => connected(bus), "it is connected again");
+        // Nobody answers who reads from a bucket that is not there.
+        await until(async () => (await bucket.get("a").catch(() => "no answer")) === null, "it is there, and empty");
+        assert.ok((await bucket.put("a", "two")) > 0);
+        assert.equal((await bucket.get("a"))?.value, "two");
+        await jetStreamApi(bus, "STREAM.DELETE.KV_things");
+        assert.notEqual(await bucket.create("b", "three"), null);
+      });
+    } finally {
+      await dir.remove();
+    }
+  });
 
   test("the place of a delivered message is read from both forms of its reply subject", () => {
     const place = { attempt: 2, seq: 1234, delivery: 56, timeMs: 1_700_000_000_123, pending: 7 };

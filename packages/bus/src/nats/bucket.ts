@@ -41,7 +41,7 @@ export async function replicate(link: NatsLink, stream: string, replicas: number
   }
 }
 
-/** JetStream KV. The bucket is made at first use; a new connection opens it anew. */
+/** JetStream KV. The bucket is made at first use; it is opened anew on a new connection, and after nobody answered: it may have been lost. */
 export function openBucket(link: NatsLink, name: string, limits: BucketLimits): Bucket {
   let opened: { nc: NatsConnection; kv: Promise<KV> } | null = null;
   const options: Partial<KvOptions> = {
@@ -84,7 +84,9 @@ export function openBucket(link: NatsLink, name: string, limits: BucketLimits): 
     try {
       return await untilLost(link, `the key ${JSON.stringify(key)}`, act(await open()));
     } catch (error) {
-      throw explain(error, name, key);
+      const told = explain(error, name, key);
+      if (told.code === "no_responders" || told.code === "timeout") opened = null;
+      throw told;
     }
   }
 
