@@ -305,11 +305,14 @@ const framingHeader = /^(content-length|transfer-encoding|connection|keep-alive|
 const unsendable = /[^\t\x20-\x7e\x80-\xff]/;
 const asSecret = "it would stay in the log as it is written here, or in the variable; write { secret: NAME }";
 
+/** Below these an operator's own names stand, which may be those of our keys. */
+const namedByOperator: ReadonlySet<PropertyKey | undefined> = new Set(["upstreams", "agents", "tools", "contacts"]);
+
 /** Headers that no request can have, and credentials in plain text: this file, with its variables filled in, is published and kept for ever. */
 function checkWritten(value: unknown, path: readonly PropertyKey[], report: Report): void {
   if (typeof value === "string") {
     // Those of probes are looked at with the rest of the probe.
-    if (path.at(-1) !== "url" || path.includes("probe") || !URL.canParse(value)) return;
+    if (path.at(-1) !== "url" || path.slice(2).includes("probe") || !URL.canParse(value)) return;
     const { username, password } = new URL(value);
     if (username !== "" || password !== "")
       report(
@@ -321,9 +324,9 @@ function checkWritten(value: unknown, path: readonly PropertyKey[], report: Repo
   if (value === null || typeof value !== "object") return;
   for (const [key, inner] of Object.entries(value)) {
     // What a probe sends is the operator's own; processes beside `npm start` have no secrets.
-    if (key === "body" || (path.length === 0 && key === "local")) continue;
+    if ((key === "body" && !namedByOperator.has(path.at(-1))) || (path.length === 0 && key === "local")) continue;
     const at = [...path, Array.isArray(value) ? Number(key) : key];
-    const parent = path.at(-1);
+    const parent = namedByOperator.has(path.at(-2)) ? null : path.at(-1);
     if (parent === "headers") checkHeader(key, inner, at, report);
     else if (parent === "env" && typeof inner === "string" && inner !== "" && path.includes("endpoints") && credentialVariable.test(key))
       report(at, asSecret);

@@ -337,6 +337,12 @@ test("a credential in plain text is refused, by a variable too: all of this file
     env,
   });
   problem(withLegacy("http://u@legacy.example"), "upstreams.pinecone.tools.get_inventory.legacy.url", 7, /do not belong into a URL/);
+  for (const name of ["headers", "env", "body", "probe", "local", "url"]) {
+    const text = endpoint("headers: { authorization: x }").replace("pinecone:", `${name}:`);
+    problem(text, `upstreams.${name}.endpoints.0.headers.authorization`, 8, /secret: NAME/);
+    const url = minimal.replace("pinecone:", `${name}:`).replace("https://a.", "https://u:p@a.");
+    problem(url, `upstreams.${name}.endpoints.0.url`, 8, /do not belong into a URL/);
+  }
   const taken =
     "headers: { X-Tenant: acme, Idempotency-Key-Mode: a, X-Tokens-Max: '5', Authorization: { secret: KEY, prefix: 'Bearer ' } }";
   assert.ok(parseTopology(endpoint(taken), { file: "f", env: {} }));
