@@ -1,3 +1,5 @@
+// First: it is read once (threads.ts).
+import "./threads.ts";
 import cluster from "node:cluster";
 import { runService } from "@mcp-failover/service-kit";
 import { routerConfig } from "./config.ts";

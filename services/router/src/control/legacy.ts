@@ -1,6 +1,7 @@
 import type { Topology } from "@mcp-failover/contracts";
 import { classifyTransportError, type Executed } from "@mcp-failover/domain";
 import { Agent, type Dispatcher, request } from "undici";
+import { lookUp } from "../upstream/names.ts";
 import { resolveHeaders } from "./endpoint-headers.ts";
 import type { LegacyResult } from "./port.ts";
 
@@ -52,7 +53,7 @@ export function legacyToolOf(name: string, config: LegacyConfig, secrets: Parame
  */
 export function legacyAgent(connectMs: number): Agent {
   const connections = legacyConnectionsMax;
-  return new Agent({ connect: { timeout: connectMs }, headersTimeout: 0, bodyTimeout: 0, pipelining: 1, connections });
+  return new Agent({ connect: { timeout: connectMs, lookup: lookUp }, headersTimeout: 0, bodyTimeout: 0, pipelining: 1, connections });
 }
 
 /** Connections of one router process to one legacy API. Who gets one, and how long one is waited for, is said by `LegacyPlaces`. */

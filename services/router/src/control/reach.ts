@@ -1,6 +1,7 @@
 import { request as httpRequest } from "node:http";
 import { request as httpsRequest } from "node:https";
 import { connect } from "node:net";
+import { lookUp } from "../upstream/names.ts";
 
 /**
  * Whether anybody listens at the URL's host and port: a TCP connect that is closed at once, with nothing sent. It proves absence (refused), never
@@ -10,7 +11,7 @@ export function reaches(url: string, timeoutMs: number): Promise<"listens" | "re
   const { hostname, port, protocol } = new URL(url);
   const host = hostname.startsWith("[") ? hostname.slice(1, -1) : hostname;
   return new Promise((resolve) => {
-    const socket = connect({ host, port: port === "" ? (protocol === "https:" ? 443 : 80) : Number(port) });
+    const socket = connect({ host, port: port === "" ? (protocol === "https:" ? 443 : 80) : Number(port), lookup: lookUp });
     const end = (answer: "listens" | "refused" | "silent"): void => {
       socket.destroy();
       resolve(answer);
@@ -33,7 +34,7 @@ export type Look = "answers" | "silent" | "unclear";
 export function answers(url: string, timeoutMs: number): Promise<Look> {
   const { promise, resolve } = Promise.withResolvers<Look>();
   const request = url.startsWith("https:") ? httpsRequest : httpRequest;
-  const asking = request(url, { method: "OPTIONS", agent: false });
+  const asking = request(url, { method: "OPTIONS", agent: false, lookup: lookUp });
   const end = (look: Look): void => {
     clearTimeout(timer);
     resolve(look);

@@ -3,6 +3,7 @@ import { type ConnectionOptions, connect as connectTls } from "node:tls";
 import type { EndpointTls } from "@mcp-failover/contracts";
 import { clientContext } from "../tls/client-tls.ts";
 import { writeTogether } from "../write-together.ts";
+import { lookUp } from "./names.ts";
 import { type AnswerHeaders, type AnswerTarget, ResponseParser } from "./response-parser.ts";
 
 /** Where connections of one kind go. */
@@ -209,8 +210,14 @@ function open(origin: Origin, take: (bytes: Buffer) => boolean): Socket {
   const buffer = sharedBuffer ?? Buffer.allocUnsafeSlow(readBytes / 4);
   const onread = { buffer, callback: (length: number): boolean => take(buffer.subarray(0, length)) };
   const { host, port } = origin;
-  if (!origin.secure) return connectTcp({ host, port, noDelay: true, onread });
-  const options: ConnectionOptions & Pick<TcpNetConnectOpts, "onread"> = { host, port, ALPNProtocols: ["http/1.1"], onread };
+  if (!origin.secure) return connectTcp({ host, port, noDelay: true, onread, lookup: lookUp });
+  const options: ConnectionOptions & Pick<TcpNetConnectOpts, "onread"> = {
+    host,
+    port,
+    ALPNProtocols: ["http/1.1"],
+    onread,
+    lookup: lookUp,
+  };
   if (isIP(host) === 0) options.servername = host;
   if (origin.tls !== null) {
     try {

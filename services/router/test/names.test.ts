@@ -1,0 +1,93 @@
+import assert from "node:assert/strict";
+import { execFile } from "node:child_process";
+import dns from "node:dns";
+import { createServer } from "node:http";
+import type { AddressInfo } from "node:net";
+import { join } from "node:path";
+import { test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
+import { promisify } from "node:util";
+import { legacyAgent } from "../src/control/legacy.ts";
+import type { EndpointView } from "../src/control/port.ts";
+import { answers, reaches } from "../src/control/reach.ts";
+import { joinLookUps, type LookUp } from "../src/upstream/names.ts";
+import { createUpstreamClient } from "../src/upstream-client.ts";
+
+const viewOf = (name: string, url: string): EndpointView => ({ name, url, role: "write", headers: {} });
+
+test("N1: a name is looked up once at a time, who asks meanwhile hears the same, and who asks later hears what is so then", async () => {
+  const asked: { readonly name: string; readonly tell: Parameters<LookUp>[2] }[] = [];
+  const lookUp = joinLookUps((name, _options, tell) => asked.push({ name, tell }));
+  const ask = (name: string, all = true) =>
+    new Promise<string>((resolve) => {
+      lookUp(name, { all }, (error, address) => resolve(error?.code ?? JSON.stringify(address)));
+    });
+  const both = [ask("one"), ask("one")];
+  const others = [ask("two"), ask("one", false)];
+  assert.deepEqual(
+    asked.map(({ name }) => name),
+    ["one", "two", "one"],
+  );
+  asked[0]?.tell(null, [{ address: "127.0.0.1", family: 4 }]);
+  asked[1]?.tell(Object.assign(new Error(), { code: "EAI_AGAIN" }), "");
+  asked[2]?.tell(null, "127.0.0.2", 4);
+  const first = '[{"address":"127.0.0.1","family":4}]';
+  assert.deepEqual(await Promise.all([...both, ...others]), [first, first, "EAI_AGAIN", '"127.0.0.2"']);
+  const again = ask("one");
+  assert.equal(asked.length, 4);
+  asked[3]?.tell(null, []);
+  assert.equal(await again, "[]");
+});
+
+test("N1: an endpoint whose name server is silent takes one place for names, however many wait for it: another one is reached", async (t) => {
+  // As the system's resolver: what finds both places taken waits until one is free.
+  const placesMax = 2;
+  let taken = 0;
+  let silent = 0;
+  const resolve = (name: string, options: { all?: boolean }, tell: Parameters<LookUp>[2]): void => {
+    if (taken === placesMax) return void setTimeout(resolve, 5, name, options, tell).unref();
+    if (name === "silent.example") {
+      silent += 1;
+      taken += 1;
+    } else if (options.all === true) tell(null, [{ address: "127.0.0.1", family: 4 }]);
+    else tell(null, "127.0.0.1", 4);
+  };
+  t.mock.method(dns, "lookup", resolve);
+  const server = createServer((_, response) => response.end("here")).listen(0, "127.0.0.1");
+  await new Promise((done) => server.once("listening", done));
+  const { port } = server.address() as AddressInfo;
+  const client = createUpstreamClient({ connectionsMax: 100, headerBytesMax: 65_536, idleMs: 4000 });
+  const agent = legacyAgent(1000);
+  t.after(async () => {
+    await client.close();
+    await agent.destroy();
+    server.closeAllConnections();
+    server.close();
+  });
+  const send = (url: string) =>
+    client.send({ endpoint: viewOf("any", url), method: "GET", headers: {}, body: null, connectMs: 1000, lane: "call" });
+  const inVain = Array.from({ length: 10 }, (_, index) => send(`http${index % 2 === 0 ? "" : "s"}://silent.example:1/`));
+  const looks = [reaches("http://silent.example:1/", 1000), answers("http://silent.example:1/", 1000)];
+  const served = agent.request({ origin: "http://silent.example:1", path: "/", method: "GET" });
+  await sleep(20);
+  assert.equal(silent, 1);
+  const there = `http://there.example:${port}/`;
+  assert.equal((await send(there)).status, 200);
+  assert.equal(await reaches(there, 1000), "listens");
+  assert.equal(await answers(there, 1000), "answers");
+  assert.equal((await agent.request({ origin: there.slice(0, -1), path: "/", method: "GET" })).statusCode, 200);
+  for (const one of [...inVain, served]) await assert.rejects(one);
+  assert.deepEqual(await Promise.all(looks), ["silent", "silent"]);
+});
+
+test("a router has more threads for names than Node's four, from its first moment on", async () => {
+  const source = join(import.meta.dirname, "..", "src");
+  const text = `await import(${JSON.stringify(join(source, "threads.ts"))});
+    const { lookup } = await import("node:dns");
+    const { readdirSync } = await import("node:fs");
+    await new Promise((done) => lookup("localhost", done));
+    console.log(process.platform === "linux" ? readdirSync("/proc/self/task").length : 64);`;
+  const { UV_THREADPOOL_SIZE: _, ...env } = process.env;
+  const { stdout } = await promisify(execFile)(process.execPath, ["--input-type=module", "-e", text], { env });
+  assert.ok(Number(stdout) >= 64, stdout);
+});
