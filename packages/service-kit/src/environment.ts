@@ -31,7 +31,14 @@ export class EnvironmentError extends Error {
 /** Reads variables by a schema; throws {@link EnvironmentError} that names every wrong one, without its value. */
 export function parseEnvironment<S extends z.ZodType>(schema: S, env: Readonly<Record<string, string | undefined>>): z.infer<S> {
   const parsed = schema.safeParse(env);
-  if (parsed.success) return parsed.data;
-  const lines = parsed.error.issues.map((issue) => `  ${issue.path.join(".")}: ${issue.message}`);
+  const lines = parsed.success
+    ? emptyNumbers(parsed.data, env).map((name) => `  ${name}: it is empty, which is no number: give it one, or leave it out`)
+    : parsed.error.issues.map((issue) => `  ${issue.path.join(".")}: ${issue.message}`);
+  if (parsed.success && lines.length === 0) return parsed.data;
   throw new EnvironmentError(`the environment cannot be used:\n${lines.join("\n")}`);
+}
+
+/** JavaScript reads an empty text as 0, which for a port is any, and for a time none. */
+function emptyNumbers(read: unknown, env: Readonly<Record<string, string | undefined>>): string[] {
+  return Object.entries(read as object).flatMap(([name, value]) => (typeof value === "number" && env[name]?.trim() === "" ? [name] : []));
 }

@@ -122,6 +122,10 @@ test("an environment that fits is given with its defaults; one that does not nam
   const schema = z.object({ PORT: z.coerce.number().int(), NAME: z.string().min(1), LEVEL: z.string().default("info") });
   assert.deepEqual(parseEnvironment(schema, { PORT: "80", NAME: "n" }), { PORT: 80, NAME: "n", LEVEL: "info" });
   assert.throws(
+    () => parseEnvironment(schema, { PORT: " ", NAME: "n" }),
+    (error) => error instanceof EnvironmentError && /PORT: it is empty/.test(error.message),
+  );
+  assert.throws(
     () => parseEnvironment(schema, { PORT: "eighty" }),
     (error) => error instanceof EnvironmentError && /\n {2}PORT: .*\n {2}NAME: /.test(error.message) && !error.message.includes("eighty"),
   );
