@@ -182,6 +182,22 @@ test("websocket: the upgrade and a ping, or the first message; what refuses the 
   assert.equal(sockets.clients.size, 0, "no connection is left");
 });
 
+test("websocket: a server that closes what it has just opened is down, whatever is asked of it, and its close code is told", async (t) => {
+  const http = createHttp();
+  const sockets = new WebSocketServer({ server: http });
+  let code = 1000;
+  sockets.on("connection", (opened) => (code === 0 ? opened.terminate() : opened.close(code, "secret words")));
+  const url = `http://127.0.0.1:${await listening(t, http)}/live`;
+  const runner = runnerFor(t);
+  const upgraded = [{ of: "status", equals: 101 }];
+  for (code of [1000, 1008, 1013, 4401]) {
+    const result = await resultOf(runner, targetOf({ type: "websocket", body: "hello", expect: upgraded }, url));
+    assert.deepEqual([result.outcome, result.code, result.error], ["hard", "closed", `it closed the WebSocket, with the code ${code}`]);
+  }
+  code = 0;
+  assert.equal((await resultOf(runner, targetOf({ type: "websocket", body: "hello" }, url))).outcome, "hard");
+});
+
 test("websocket: a server that never closes in turn keeps no connection", async (t) => {
   const open = new Set<unknown>();
   const http = createHttp();

@@ -2,7 +2,7 @@ import { probeCheckPolicy } from "@mcp-failover/domain";
 import WebSocket from "ws";
 import { type CheckContext, type CheckFound, documentOf } from "./check.ts";
 import { lookUp } from "./names.ts";
-import { okResult, resultOfStatus } from "./result.ts";
+import { hardResult, okResult, resultOfStatus } from "./result.ts";
 import { secured } from "./secured.ts";
 
 /**
@@ -41,7 +41,9 @@ export async function probeWebSocket(context: CheckContext): Promise<CheckFound>
         const error = `HTTP ${status} instead of an upgrade: no WebSocket is at this URL`;
         resolve({ result: refused ? { ...judged, outcome: "hard", code: "malformed", error } : judged, seen: { status } });
       });
+      let opened = false;
       socket.on("open", () => {
+        opened = true;
         if (check.body !== null) socket.send(check.body);
         if (!wantsMessage) socket.ping();
       });
@@ -52,7 +54,11 @@ export async function probeWebSocket(context: CheckContext): Promise<CheckFound>
         if (wantsMessage) done(String(data));
       });
       socket.on("error", reject);
-      socket.on("close", () => reject(Object.assign(new Error("the connection was closed"), { code: "UND_ERR_SOCKET" })));
+      socket.on("close", (code) => {
+        // What it says in parting is worth more than that it went: 1013 is overload, 1008 and 4401 often credentials. 1006 is said by nobody.
+        if (opened && code !== 1006) resolve({ result: hardResult("closed", `it closed the WebSocket, with the code ${code}`), seen: {} });
+        else reject(Object.assign(new Error("the connection was closed"), { code: "UND_ERR_SOCKET" }));
+      });
     });
   } finally {
     signal.removeEventListener("abort", abort);
