@@ -42,6 +42,8 @@ export interface KeySetOptions {
 
 const freshMsDefault = 10 * 60_000;
 const againMsDefault = 30_000;
+/** As long as those are told to wait whose tokens cannot be looked at, because no key was ever had. */
+const emptyAgainMs = 5000;
 const fetchMsMax = 5000;
 const setBytesMax = 256 * 1024;
 const keysMax = 200;
@@ -117,7 +119,8 @@ export function createKeySets(options: KeySetOptions): KeySets {
   return {
     async get(url) {
       const one = await heldOf(url);
-      const due = monotonicMs() - one.goodAtMs > freshMs && monotonicMs() - one.triedAtMs > againMs;
+      const restMs = one.key === null ? Math.min(againMs, emptyAgainMs) : againMs;
+      const due = monotonicMs() - one.goodAtMs > freshMs && monotonicMs() - one.triedAtMs >= restMs;
       if (one.key === null && (due || one.fetching !== null)) await refresh(url, one);
       // With keys at hand nobody waits for newer ones.
       else if (due) refresh(url, one).catch((error: unknown) => options.onTrouble(error, url));

@@ -519,6 +519,13 @@ describe("agents by OAuth 2.1 bearer token", () => {
       [503, "5"],
       "without any key nobody is told that his token is bad",
     );
+    issuer.answer = "keys";
+    nowMs += 5000;
+    assert.equal(
+      (await post(blank.mcpUrl, initializeBody, bearer(await issuer.sign()))).status,
+      200,
+      "who comes again when he was told to",
+    );
   });
 
   test("K4: an issuer without jwks_url is asked where its keys are, by RFC 8414 and then by OpenID Connect, again with each fetch, and its word is kept", async () => {
