@@ -1,6 +1,6 @@
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { BusError, type Following, RefusedError, type Stored } from "@mcp-failover/bus";
+import { BusError, busHealth, type Following, RefusedError, type Stored } from "@mcp-failover/bus";
 import { type StatusPageRequest, type StatusView, statusLimits, type UpstreamConfig } from "@mcp-failover/contracts";
 import {
   type FailoverRecord,
@@ -303,7 +303,9 @@ export async function startStateStore(kit: Kit<StateStoreConfig>): Promise<Runni
         answerable();
         if (services.length === 0) await listServices.now();
         const view = page === undefined ? viewStatus(answerable(), services, kit.nowMs()) : pageOf(answerable(), page);
-        return caughtUp ? view : { ...view, backupUpToSeq: own.model.seq };
+        // What nobody hears any more of is a backup too, though it was the present once.
+        const isCurrent = caughtUp && busHealth(kit.bus).deaf.length === 0;
+        return isCurrent ? view : { ...view, backupUpToSeq: own.model.seq };
       },
       "state.health_report": async () => healthReport(answerable(), kit.nowMs()),
       "state.get": async ({ upstream }) => {

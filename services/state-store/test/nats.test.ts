@@ -120,6 +120,33 @@ test("a bucket that takes no backup is said, with the reason, until it takes one
   await condition(true);
 });
 
+test("a status is told as that of a backup while NATS is there and the log cannot be read: nobody takes the past for what is now", async (t) => {
+  const server = await startNats();
+  t.after(() => server.stop());
+  const [bus, storeBus] = ["test", "state-store-1"].map((name) => connectBus({ servers: server.url, name, instance: name })) as [Bus, Bus];
+  t.after(() => bus.close());
+  await until(
+    () => bus.status.kind,
+    (kind) => kind === "connected",
+  );
+  await bus.ensureStreams(streams, { replicas: 1 });
+  const log = new Log(bus);
+  await log.begin();
+  const seq = await log.configure("shop");
+  const store = await startStore({ bus: storeBus, redis: redisOfStore() });
+  t.after(() => store.stop());
+  const upTo = async (body: object = {}): Promise<number | undefined | string> => {
+    const answer = await store.ask("state.status", body).catch(({ code }: { code: string }) => code);
+    return typeof answer === "string" ? answer : (answer as { result: { backupUpToSeq?: number } }).result.backupUpToSeq;
+  };
+  await until(upTo, (found) => found === undefined);
+  await jetStreamApi(bus, "STREAM.DELETE.AUDIT");
+  await until(upTo, (found) => found === seq, 20_000);
+  assert.equal(await upTo({ page: {} }), seq);
+  await bus.ensureStreams(streams, { replicas: 1 });
+  await until(upTo, (found) => found === undefined, 20_000);
+});
+
 test("a log that was restored to an earlier place and went on otherwise is folded anew, and Redis with it: with a backup of the lost one, and without", async (t) => {
   const [lost, restored] = [await tempDir("mcpf-lost-"), await tempDir("mcpf-restored-")];
   const dataDir = await tempDir("mcpf-state-");
