@@ -297,13 +297,17 @@ function opened(input: BreakerInput, openings: number, accusing: readonly Observ
   return { status: "open", openUntilMs, openings: wholeMs < policy.openMsMax ? openings + 1 : openings, permits: [] };
 }
 
-/** Splits the calls of half-open over the routers. With more routers than calls another part of them has its turn at each generation. */
+/**
+ * Splits the calls of half-open over the routers. With more routers than calls some of them have their turn, by a hash: a step at each generation would come back
+ * to the same ones where it and their number fit, and others never had any.
+ */
 function permitsFor(input: BreakerInput, forMs: number): Permit[] {
   const routers = [...new Set(input.routers)].sort();
   if (routers.length === 0) return [];
   const calls = Math.max(1, input.policy.halfOpenCalls);
   const chosen = Math.min(routers.length, calls);
-  const first = (input.state.generation * chosen) % routers.length;
+  const turn = fractionOf(`${input.upstream}/${input.endpoint}/${input.state.generation}/permits`);
+  const first = chosen === routers.length ? 0 : Math.floor(turn * routers.length);
   return Array.from({ length: chosen }, (_, index) => ({
     router: routers[(first + index) % routers.length] ?? "",
     calls: Math.floor(calls / chosen) + (index < calls % chosen ? 1 : 0),

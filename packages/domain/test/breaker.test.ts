@@ -96,6 +96,23 @@ test("C6, C8: when the open time is over it is half-open, with a permit a router
   ]);
 });
 
+test("C8: with more routers than calls each has its turn, however many they are, at each opening and at each renewal", () => {
+  for (const count of [11, 19, 20, 21, 30, 40, 60, 64]) {
+    const routers = Array.from({ length: count }, (_, n) => `router-${String(n).padStart(2, "0")}`);
+    for (const step of [1, 2]) {
+      const given = new Map<string, number>();
+      for (let turn = 0; turn < 300; turn += 1) {
+        const { permits } = decide([], { state: { ...open, generation: 1 + turn * step }, routers }).state;
+        assert.equal(permits.length, policy.halfOpenCalls);
+        for (const { router, calls } of permits) given.set(router, (given.get(router) ?? 0) + calls);
+      }
+      const fair = (300 * policy.halfOpenCalls) / count;
+      for (const router of routers)
+        assert.ok((given.get(router) ?? 0) > fair / 2, `${router} of ${count} had ${given.get(router) ?? 0} of ${fair}`);
+    }
+  }
+});
+
 test("half-open closes on three answers, counts probes, and opens again for longer on a failure", () => {
   assert.equal(decide([{ ...answering("router-1"), answered: 2 }], { state: halfOpen }).changed, false);
   const closed = decide(
