@@ -1,4 +1,6 @@
 import assert from "node:assert/strict";
+import dns from "node:dns";
+import { syncBuiltinESMExports } from "node:module";
 import { after, test } from "node:test";
 import { joinPath, topology } from "@mcp-failover/contracts";
 import { proberPolicy } from "@mcp-failover/domain";
@@ -352,6 +354,42 @@ test("MCP: statuses and malformed answers are judged, and a page that is no MCP 
       .end(JSON.stringify({ jsonrpc: "2.0", id, error: { code: -32_603, message: "x" } }));
   };
   assert.deepEqual(await judged(rpcError), ["caller", null], "M6: an answer to our id is a sign of life");
+});
+
+test("a time-out that fires late, because this process stood still, says nothing of the endpoint", async () => {
+  const opened = runner();
+  const fake = await server(answers.hang);
+  const probe = opened.probe(targetOf("http", fake.url), { fresh: true, timeoutMs: 300 });
+  await eventually(() => fake.requests.length === 1, { what: "the probe is under way" });
+  for (const endMs = performance.now() + 1000; performance.now() < endMs; );
+  const late = await probe;
+  assert.deepEqual([late.kind, late.kind === "not_made" && late.reason], ["not_made", "late"]);
+});
+
+test("what this process or its machine has run out of says nothing of the endpoint, whatever its type", async (t) => {
+  const opened = runner();
+  const real = dns.lookup;
+  let code = "";
+  dns.lookup = ((_name: string, _options: unknown, told: (error: Error) => void) =>
+    told(Object.assign(new Error(code), { code }))) as unknown as typeof dns.lookup;
+  syncBuiltinESMExports();
+  t.after(() => {
+    dns.lookup = real;
+    syncBuiltinESMExports();
+  });
+  const targets = [
+    targetOf("http", "http://endpoint.test"),
+    targetOf("mcp", "https://endpoint.test/mcp"),
+    targetOf("http", "http://endpoint.test", {}, { type: "tcp", url: "tcp://endpoint.test:1" }),
+  ];
+  for (code of ["EMFILE", "ENFILE", "ENOMEM", "ENOBUFS"]) {
+    for (const target of targets) {
+      const probe = await opened.probe(target, { fresh: true, timeoutMs: 1000 });
+      assert.deepEqual([probe.kind, probe.kind === "not_made" && probe.reason], ["not_made", "internal"], `${code} ${target.type}`);
+    }
+  }
+  code = "ENOTFOUND";
+  for (const target of targets) assert.equal((await made(opened, target)).result.code, "dns");
 });
 
 test("a probe path is put after the endpoint's own", () => {
