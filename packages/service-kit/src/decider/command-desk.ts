@@ -59,7 +59,7 @@ const hearStepMs = 100;
 export function openCommandDesk(kit: Kit<unknown>, decider: () => FencedDecider): CommandDesk {
   const accepted = new Map<string, { name: string; seq: number }>();
   const outcomes = new Map<string, Event>();
-  const running = new Map<string, Promise<unknown>>();
+  const running = new Map<string, { readonly name: string; readonly answer: Promise<unknown> }>();
   const remember = <V>(map: Map<string, V>, key: string, value: V): void => {
     map.set(key, value);
     while (map.size > rememberedMax) map.delete(map.keys().next().value as string);
@@ -73,19 +73,30 @@ export function openCommandDesk(kit: Kit<unknown>, decider: () => FencedDecider)
     if (typeof commandId === "string" && !outcomes.has(commandId)) remember(outcomes, commandId, event);
   };
 
+  const requireOwn = ({ commandId, name }: Command, of: string): void => {
+    if (of === name) return;
+    const why = `the commandId ${commandId} belongs to a ${of} command already; give every command an id of its own`;
+    throw new RefusedError("command_id_reused", why);
+  };
+  /** Of a record that another instance stored, and that was not heard of here yet. */
+  const nameAt = async (seq: number): Promise<string | null> => {
+    const content = (await kit.bus.at("AUDIT", seq))?.content;
+    return content?.kind === "event" && content.event.type === "command.accepted" ? content.event.data.command : null;
+  };
   /** Records the command; says where the first record of its id stands, and whether that is another than this. */
   const record = async (command: Command): Promise<{ seq: number; repeated: boolean }> => {
     const known = accepted.get(command.commandId);
-    if (known !== undefined && known.name !== command.name) {
-      const why = `the commandId ${command.commandId} belongs to a ${known.name} command already; give every command an id of its own`;
-      throw new RefusedError("command_id_reused", why);
+    if (known !== undefined) {
+      requireOwn(command, known.name);
+      return { seq: known.seq, repeated: true };
     }
-    if (known !== undefined) return { seq: known.seq, repeated: true };
     const { name, commandId, by, reason, parameters } = command;
     const data = { commandId, command: name, by, reason, timestamp: new Date(kit.nowMs()).toISOString(), parameters };
     const event = kit.event("command.accepted", [name], data, { id: `command-${commandId}` });
     const { seq, duplicate } = await kit.bus.append(event);
-    remember(accepted, commandId, { name, seq });
+    const first = duplicate ? ((await nameAt(seq)) ?? name) : name;
+    remember(accepted, commandId, { name: first, seq });
+    requireOwn(command, first);
     return { seq, repeated: duplicate };
   };
   const findOutcome = async (commandId: string, fromSeq: number, subjects: readonly string[]): Promise<Event | null> => {
@@ -147,7 +158,10 @@ export function openCommandDesk(kit: Kit<unknown>, decider: () => FencedDecider)
     },
     async run(command, actions) {
       const busy = running.get(command.commandId);
-      if (busy !== undefined) return busy as Promise<Awaited<ReturnType<typeof actions.act>>>;
+      if (busy !== undefined) {
+        requireOwn(command, busy.name);
+        return busy.answer as Promise<Awaited<ReturnType<typeof actions.act>>>;
+      }
       if (!decider().settled) {
         throw new RefusedError("not_ready", `${kit.service} is still reading the log, or cannot reach it: ask again in a second`, true);
       }
@@ -155,7 +169,7 @@ export function openCommandDesk(kit: Kit<unknown>, decider: () => FencedDecider)
         if (error instanceof BusError) throw new RefusedError("log_unreachable", `nothing is known to be done: ${error.message}`, true);
         throw error;
       });
-      running.set(command.commandId, run);
+      running.set(command.commandId, { name: command.name, answer: run });
       try {
         return await run;
       } finally {
