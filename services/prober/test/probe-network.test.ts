@@ -115,7 +115,8 @@ test("dns: a name server on loopback that answers is well; no record, a wrong on
     const isKnown = name.startsWith("known");
     const head = Buffer.from([query[0] ?? 0, query[1] ?? 0, 0x81, isKnown ? 0x80 : 0x83, 0, 1, 0, isKnown ? 1 : 0, 0, 0, 0, 0]);
     const answer = Buffer.from([0xc0, 0x0c, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 10, 1, 2, 3]);
-    responder.send(Buffer.concat([head, query.subarray(12, at + 5), ...(isKnown ? [answer] : [])]), peer.port, peer.address);
+    const reply = Buffer.concat([head, query.subarray(12, at + 5), ...(isKnown ? [answer] : [])]);
+    setTimeout(() => responder.send(reply, peer.port, peer.address), name.startsWith("known-late") ? 2600 : 0);
   });
   const runner = runnerFor(t);
   const server = `127.0.0.1:${responder.address().port}`;
@@ -129,6 +130,7 @@ test("dns: a name server on loopback that answers is well; no record, a wrong on
   assert.deepEqual([none.outcome, none.code, none.error], ["hard", "dns", "no A record of unknown.example: ENOTFOUND"]);
   const silent = await dns("silent.example", [], 200);
   assert.deepEqual([silent.outcome, silent.code], ["hard", "timeout"]);
+  assert.equal((await dns("known-late.example", [], 10_000)).outcome, "ok", "it has the time that the probe has");
   // Without a name, that of the endpoint's host.
   const own = await resultOf(runner, targetOf({ type: "dns", dns: { server } }, "https://known.example/api"));
   assert.deepEqual([own.outcome, asked.at(-1)], ["ok", "known.example"]);

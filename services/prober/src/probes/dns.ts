@@ -5,10 +5,14 @@ import { hardResult, okResult } from "./result.ts";
 /** Codes by which a resolver answers that there is nothing, or that it will not say. */
 const answered = new Set(["ENODATA", "ENOTFOUND", "EREFUSED", "ESERVFAIL", "EFORMERR", "ENOTIMP"]);
 
+/** Longer than any probe. */
+const patienceMs = 600_000;
+
 /** Probes a name server: that it answers with records. The document for assertions is `{ answers }`, each record as a text. */
 export async function probeDns({ check, signal }: CheckContext): Promise<CheckFound> {
   const { name, record, server } = check.dns ?? { name: "", record: "A", server: null };
-  const resolver = new Resolver({ tries: 1, timeout: -1 });
+  // Who is named is waited for as long as the probe may take, which cancels it; of the machine's resolvers the next one is asked after a while.
+  const resolver = new Resolver({ tries: 1, timeout: server === null ? -1 : patienceMs });
   if (server !== null) resolver.setServers([server]);
   const cancel = (): void => resolver.cancel();
   signal.addEventListener("abort", cancel, { once: true });
