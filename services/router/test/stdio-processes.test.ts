@@ -151,14 +151,18 @@ describe("processes of stdio servers", () => {
       const look = (): Promise<string> => world.bridge.look("stdio://one/server", 400);
       // Before it begins there is nothing to look at, and while sockets between them take something it comes and goes.
       await eventually(async () => (await look()) === "answers", { withinMs: 15_000 });
+      const pids = world.bridge.pids();
       const isHeldForLong = async (): Promise<boolean> => {
         for (let looked = 0; looked < 10; looked += 1) {
-          if ((await look()) !== "unclear") return false;
+          const seen = await look();
+          assert.notEqual(seen, "silent");
+          if (seen !== "unclear") return false;
           await new Promise((resolve) => setTimeout(resolve, 100));
         }
         return true;
       };
       await eventually(isHeldForLong, { withinMs: 15_000 });
+      assert.deepEqual(world.bridge.pids(), pids);
     } finally {
       client.destroy();
     }
