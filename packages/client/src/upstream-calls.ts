@@ -277,7 +277,8 @@ export class UpstreamCalls {
     const question: RouteQuestion = {
       mode: config.mode,
       active: route.active,
-      activeTier: route.tier,
+      // As configured now, as the router has it: the decision may be older than the configuration.
+      activeTier: this.#endpoints.find(({ name }) => name === route.active)?.tier ?? route.tier,
       strategy: config.balancing,
       safety,
       sessions: "stateless",

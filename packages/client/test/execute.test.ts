@@ -14,7 +14,7 @@ import {
   OutcomeUnknownError,
 } from "@mcp-failover/client";
 import { defaultPolicy } from "@mcp-failover/domain";
-import { patientMs } from "@mcp-failover/testkit";
+import { becomes, patientMs } from "@mcp-failover/testkit";
 import { Fleet, fetchError, systemError, until } from "./fleet.ts";
 
 let fleet: Fleet;
@@ -421,6 +421,30 @@ test("when the bus is cut calls go on with the last routes, and when it is back 
   memorySeams(bus).restore();
   await until("epoch 2", () => client.route("docs").epoch === 2);
   assert.equal(await client.execute("docs", where), "primary");
+});
+
+test("a pool is balanced over the tier that its active endpoint has by the configuration, as in the router: the decision may be older", async () => {
+  const pool = (tier: number): string => `upstreams:
+  docs:
+    kind: http
+    mode: pool
+    balancing: round_robin
+    endpoints:
+      - { name: primary, url: "http://127.0.0.1:1001", tier: ${tier} }
+      - { name: secondary, url: "http://127.0.0.1:1002", tier: 1 }
+      - { name: third, url: "http://127.0.0.1:1003", tier: 0 }
+`;
+  await fleet.configure(pool(0));
+  await fleet.moveTo("docs", "primary", 1);
+  for (const name of ["primary", "secondary", "third"]) await fleet.health("docs", name, "healthy");
+  const { client } = await fleet.client();
+  const called = async (): Promise<string[]> => {
+    const names = await Promise.all(Array.from({ length: 8 }, () => client.execute("docs", where, { readOnly: true })));
+    return [...new Set(names)].sort();
+  };
+  assert.deepEqual(await called(), ["primary", "third"]);
+  await fleet.configure(pool(1));
+  await becomes(called, (names) => names.join() === "primary,secondary");
 });
 
 test("a route of an older epoch or generation never replaces a newer one", async () => {

@@ -27,7 +27,7 @@ export const chaosStarted = z.looseObject({
   by: actor,
   reason: z.string(),
   timestamp: z.iso.datetime(),
-  /** Limits of the blast radius that `options.force` overrode: `last_endpoint`, `hold`. Absent from what older runners wrote. */
+  /** Codes of the limits of the blast radius that `options.force` overrode, `last_endpoint` for one. Absent from what older runners wrote. */
   overrode: z.array(z.string()).optional(),
   /** What will be injected into what, and how it is undone. */
   plan: z.looseObject({ process: z.string(), inject: z.string(), revert: z.string(), expiresAtMs: atMs }),
