@@ -53,6 +53,7 @@ function laggingStream(copies: readonly number[]) {
   };
   const log = {
     streamInfo: async () => ({ created: "then", config: { num_replicas: 3 }, state: { first_seq: 1, last_seq: lastSeq } }),
+    at: async (_: string, seq: number) => ({ seq, timeMs: startMs + seq * 1000, headers: {} }),
     // Of the leader.
     lastOf: async () => ({ seq: lastSeq, timeMs: startMs + lastSeq * 1000 }),
   };
