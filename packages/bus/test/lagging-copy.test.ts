@@ -71,21 +71,23 @@ describe("a replicated stream, of which the server that is asked has not all yet
     assert.equal(made.length, 4);
   });
 
-  test("following is caught up only when it has handed over what the leader has", async () => {
+  test("following is caught up only when it has handed over what the leader has", async (t) => {
     const { reader } = laggingStream([6, 8]);
     const seen: (number | "end")[] = [];
     const options = { from: { seq: 1 }, onCaughtUp: () => seen.push("end") };
     const following = follow(reader, "AUDIT", options, ({ seq }: Stored) => void seen.push(seq));
+    t.after(() => following.stop());
     await until(() => seen.includes("end"), "it is caught up");
     await following.stop();
     assert.deepEqual(seen, [...all, "end"]);
   });
 
-  test("following from a time after the last message is caught up at once, with nothing handed over", async () => {
+  test("following from a time after the last message is caught up at once, with nothing handed over", async (t) => {
     const { reader, made } = laggingStream([]);
     const seen: (number | "end")[] = [];
     const options = { from: { timeMs: startMs + 11_000 }, onCaughtUp: () => seen.push("end") };
     const following = follow(reader, "AUDIT", options, ({ seq }: Stored) => void seen.push(seq));
+    t.after(() => following.stop());
     await until(() => seen.includes("end"), "it is caught up");
     await following.stop();
     assert.deepEqual([seen, made.length], [["end"], 1]);

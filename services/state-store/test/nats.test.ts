@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { cp } from "node:fs/promises";
 import { join } from "node:path";
-import { after, before, test } from "node:test";
+import { after, before, type TestContext, test } from "node:test";
 import { type Bus, connectBus } from "@mcp-failover/bus";
 import { jetStreamApi } from "@mcp-failover/bus/internal";
 import { streams } from "@mcp-failover/contracts";
@@ -15,6 +15,25 @@ before(async () => {
 });
 after(() => nats.stop());
 const connect = (instance: string): Bus => connectBus({ servers: nats.url, name: instance, instance });
+
+/** A state-store on a NATS of its own, whose streams a test may spoil; `seq`: of the configuration, the last of the log. */
+async function ownServer(t: TestContext): Promise<{ bus: Bus; log: Log; seq: number; store: Store }> {
+  const server = await startNats();
+  t.after(() => server.stop());
+  const [bus, storeBus] = ["test", "state-store-1"].map((name) => connectBus({ servers: server.url, name, instance: name })) as [Bus, Bus];
+  t.after(() => bus.close());
+  await until(
+    () => bus.status.kind,
+    (kind) => kind === "connected",
+  );
+  await bus.ensureStreams(streams, { replicas: 1 });
+  const log = new Log(bus);
+  await log.begin();
+  const seq = await log.configure("shop");
+  const store = await startStore({ bus: storeBus, redis: redisOfStore() });
+  t.after(() => store.stop());
+  return { bus, log, seq, store };
+}
 
 /** Withholds from who follows on this bus that it has read another log to its end. */
 function holdTheEndOfTheNextLog(bus: Bus): { folded(): number; letGo(): void } {
@@ -90,20 +109,7 @@ test("on NATS: folded as it comes, backed up in the bucket, and folded anew when
 });
 
 test("a bucket that takes no backup is said, with the reason, until it takes one", async (t) => {
-  const server = await startNats();
-  t.after(() => server.stop());
-  const [bus, storeBus] = ["test", "state-store-1"].map((name) => connectBus({ servers: server.url, name, instance: name })) as [Bus, Bus];
-  t.after(() => bus.close());
-  await until(
-    () => bus.status.kind,
-    (kind) => kind === "connected",
-  );
-  await bus.ensureStreams(streams, { replicas: 1 });
-  const log = new Log(bus);
-  await log.begin();
-  await log.configure("shop");
-  const store = await startStore({ bus: storeBus, redis: redisOfStore() });
-  t.after(() => store.stop());
+  const { bus, log, store } = await ownServer(t);
   const condition = (wanted: boolean) =>
     until(
       () => store.readiness().conditions["bucket_backup"],
@@ -121,20 +127,7 @@ test("a bucket that takes no backup is said, with the reason, until it takes one
 });
 
 test("a status is told as that of a backup while NATS is there and the log cannot be read: nobody takes the past for what is now", async (t) => {
-  const server = await startNats();
-  t.after(() => server.stop());
-  const [bus, storeBus] = ["test", "state-store-1"].map((name) => connectBus({ servers: server.url, name, instance: name })) as [Bus, Bus];
-  t.after(() => bus.close());
-  await until(
-    () => bus.status.kind,
-    (kind) => kind === "connected",
-  );
-  await bus.ensureStreams(streams, { replicas: 1 });
-  const log = new Log(bus);
-  await log.begin();
-  const seq = await log.configure("shop");
-  const store = await startStore({ bus: storeBus, redis: redisOfStore() });
-  t.after(() => store.stop());
+  const { bus, seq, store } = await ownServer(t);
   const upTo = async (body: object = {}): Promise<number | undefined | string> => {
     const answer = await store.ask("state.status", body).catch(({ code }: { code: string }) => code);
     return typeof answer === "string" ? answer : (answer as { result: { backupUpToSeq?: number } }).result.backupUpToSeq;
