@@ -82,11 +82,12 @@ export class InnerSession implements Asked {
     try {
       for (let tries = 0; ; tries++) {
         await this.#begunBefore(given, headers);
-        const response = await this.#send("POST", message, patience.left(headers));
+        const id = this.#id;
+        const response = await this.#send("POST", message, patience.left(headers), { id });
         // What another process knew of may be lost too.
         if (tries < beginsMax && isSessionGone(response)) {
           response.discard(100);
-          this.#begun = false;
+          this.#noteLost(id);
           continue;
         }
         // What the upstream has parked is waited for by the router, and no longer than its client does.
@@ -118,7 +119,7 @@ export class InnerSession implements Asked {
   /** Also a session that another router process began, and this one never used. */
   async end(): Promise<void> {
     this.close();
-    this.#id ??= await this.#deps.known(this.upstream);
+    if (!this.#begun) this.#id = (await this.#deps.known(this.upstream)) ?? this.#id;
     if (this.#id !== null) (await this.#send("DELETE", null, {})).discard(100);
     this.#begun = false;
   }
@@ -144,15 +145,26 @@ export class InnerSession implements Asked {
 
   #begin(headers: Readonly<Record<string, string>>): Promise<void> {
     if (this.#begun) return Promise.resolve();
-    this.#beginning ??= this.#initialize(headers).finally(() => {
-      this.#beginning = null;
-    });
+    const lost = this.#id;
+    this.#beginning ??= this.#initialize(headers, lost)
+      .catch((error: unknown) => {
+        // It stays known as lost: the directory names it until another one is begun.
+        this.#id = lost;
+        throw error;
+      })
+      .finally(() => {
+        this.#beginning = null;
+      });
     return this.#beginning;
   }
 
-  async #initialize({ [deadlineHeader]: _own, ...headers }: Readonly<Record<string, string>>): Promise<void> {
+  /** Whoever says so after another one was begun means the one before. */
+  #noteLost(id: string | null): void {
+    if (this.#id === id) this.#begun = false;
+  }
+
+  async #initialize({ [deadlineHeader]: _own, ...headers }: Readonly<Record<string, string>>, lost: string | null): Promise<void> {
     const { known, learned, clientParams } = this.#deps;
-    const lost = this.#id;
     const before = await known(this.upstream);
     if (before !== null && before !== lost) this.#id = before;
     else {
@@ -293,8 +305,7 @@ export class InnerSession implements Asked {
         response.discard(100);
         // A server that has no streams may say so with 404 too.
         if (this.#isMute || !(await this.#isOver(id))) return;
-        // A request may have begun it again meanwhile.
-        if (this.#id === id) this.#begun = false;
+        this.#noteLost(id);
         this.#isMute = true;
         isLost = true;
       } else if (response?.status === 200 && !this.#closed && this.#deps.wanted()) {
