@@ -1,6 +1,7 @@
 import type { BreakerStatus } from "@mcp-failover/contracts";
 import { type CallBreakerPolicy, defaultCallBreakerPolicy, defaultCallLimits } from "@mcp-failover/domain";
 import { foreverMs } from "./attempt.ts";
+import { checkNumber } from "./checks.ts";
 import type { Failure } from "./failure.ts";
 
 /** What a breaker remembers over a restart: from `toJSON`, for {@link BreakerOptions.initial}. */
@@ -100,7 +101,7 @@ export function policyOf(options: BreakerOptions<unknown>, tallies: number): Cal
   const defaults = defaultCallBreakerPolicy;
   const { windowMs = defaults.windowMs, openMs = defaults.openMs } = options;
   for (const name of ["windowMs", "openMs", "openMsMax", "trialMs", "slowMs", "timeoutMs"] as const)
-    check(name, options[name], 1, foreverMs, false);
+    checkNumber(name, options[name], 1, foreverMs, false);
   for (const name of [
     "minimumCalls",
     "consecutiveFailures",
@@ -109,14 +110,14 @@ export function policyOf(options: BreakerOptions<unknown>, tallies: number): Cal
     "halfOpenSuccesses",
     "concurrencyMax",
   ] as const)
-    check(name, options[name], 1, 1_000_000, true);
-  check("buckets", options.buckets, 1, 1000, true);
-  check("queueMax", options.queueMax, 0, 1_000_000, true);
-  check("openFactor", options.openFactor, 1, 100, false);
-  for (const name of ["failureRatio", "slowRatio", "openJitter"] as const) check(name, options[name], 0, 1, false);
-  check("retry.attemptsMax", options.retry?.attemptsMax, 1, 1_000_000, true);
-  for (const name of ["delayMs", "delayMsMax"] as const) check(`retry.${name}`, options.retry?.[name], 0, foreverMs, false);
-  check("retry.attemptTimeoutMs", options.retry?.attemptTimeoutMs, 1, Number.POSITIVE_INFINITY, false);
+    checkNumber(name, options[name], 1, 1_000_000, true);
+  checkNumber("buckets", options.buckets, 1, 1000, true);
+  checkNumber("queueMax", options.queueMax, 0, 1_000_000, true);
+  checkNumber("openFactor", options.openFactor, 1, 100, false);
+  for (const name of ["failureRatio", "slowRatio", "openJitter"] as const) checkNumber(name, options[name], 0, 1, false);
+  checkNumber("retry.attemptsMax", options.retry?.attemptsMax, 1, 1_000_000, true);
+  for (const name of ["delayMs", "delayMsMax"] as const) checkNumber(`retry.${name}`, options.retry?.[name], 0, foreverMs, false);
+  checkNumber("retry.attemptTimeoutMs", options.retry?.attemptTimeoutMs, 1, Number.POSITIVE_INFINITY, false);
   if (options.slowRatio != null && options.slowMs == null) throw new RangeError("slowRatio needs slowMs: from when on is a call slow?");
   return {
     windowMs,
@@ -137,10 +138,4 @@ export function policyOf(options: BreakerOptions<unknown>, tallies: number): Cal
     openingDecayMs: defaults.openingDecayMs,
     tallies,
   };
-}
-
-function check(name: string, value: number | null | undefined, min: number, max: number, whole: boolean): void {
-  if (value === undefined || value === null) return;
-  if (!(value >= min && value <= max) || (whole && !Number.isInteger(value)))
-    throw new RangeError(`${name} is ${value}: give ${whole ? "a whole number" : "a number"} from ${min} to ${max}`);
 }

@@ -14,6 +14,7 @@ import type { BreakerEvent, BreakerEvents } from "./breaker-events.ts";
 import type { BreakerCallOptions, BreakerMemory, BreakerOptions, Fallback, RetryOptions } from "./breaker-options.ts";
 import { BreakerRunner, type Work } from "./breaker-runner.ts";
 import { type BreakerStats, statsOf, tally } from "./breaker-stats.ts";
+import { checkSignal } from "./checks.ts";
 import { CallTimeoutError } from "./errors.ts";
 
 /** A circuit breaker around functions of this process, with time-out, bulkhead, retries and fallback; it needs no fleet and no NATS. */
@@ -88,6 +89,11 @@ export function createBreaker<R = never>(options: BreakerOptions<R> = {}): Break
     if (own !== undefined) {
       const ownMs = own.timeoutMs === undefined ? timeoutMs : own.timeoutMs === null ? null : Math.min(foreverMs, own.timeoutMs);
       if (ownMs !== null && !(ownMs > 0)) return Promise.reject(new RangeError(`timeoutMs is ${ownMs}: give a number over 0, or null`));
+      try {
+        checkSignal(own.signal);
+      } catch (error) {
+        return Promise.reject(error);
+      }
       spec = specOf(own, ownMs);
     }
     return retrying === null ? runner.run(work, spec) : retrying(work, spec);

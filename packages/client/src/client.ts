@@ -3,6 +3,7 @@ import { type Bus, type BusCredentials, connectBus, readCredentials, StoreClock,
 import type { HealthChanged, StatusView, UpstreamConfig } from "@mcp-failover/contracts";
 import { defaultPolicy, type Policy, policyFor, UnknownUpstreamError, viewStatus } from "@mcp-failover/domain";
 import { attempt } from "./attempt.ts";
+import { checkNumber, checkSignal } from "./checks.ts";
 import { BreakerOpenError, BulkheadFullError, CallTimeoutError, ClientClosedError, NoEndpointError, NotReadyError } from "./errors.ts";
 import { failureOf } from "./failure.ts";
 import { FleetView, type PlacedEvent, type ViewChange } from "./fleet-view.ts";
@@ -73,7 +74,8 @@ export interface Client {
   status(): ClientStatus;
   /**
    * Runs your function with the endpoint that is active now. Throws what your function throws when that is not the endpoint's fault, else
-   * {@link BreakerOpenError}, {@link NoEndpointError}, {@link BulkheadFullError}, {@link CallTimeoutError} or {@link OutcomeUnknownError}.
+   * {@link BreakerOpenError}, {@link NoEndpointError}, {@link BulkheadFullError}, {@link CallTimeoutError} or {@link OutcomeUnknownError}. A `RangeError` or
+   * `TypeError` names an option that makes no sense; nothing was called then.
    */
   execute<T>(upstream: string, call: (context: CallContext) => T | PromiseLike<T>, options?: ExecuteOptions<T>): Promise<T>;
   close(): Promise<void>;
@@ -82,12 +84,14 @@ export interface Client {
 const concurrencyMaxDefault = 100;
 const readyMsDefault = 10_000;
 
-/** Connects to the fleet and returns at once: your service starts with or without NATS. Throws the bus's `CredentialsError`. */
+/** Connects to the fleet and returns at once: your service starts with or without NATS. Throws the bus's `CredentialsError`, and `RangeError` on a limit that makes no sense. */
 export function connect(options: ConnectOptions): Client {
   const { name, nowMs: wallMs = Date.now, random = Math.random } = options;
   // Whole milliseconds, as timers have them: a fraction left of a call's time would be one more attempt.
   const nowMs = options.nowMs ?? (() => Math.floor(performance.now()));
   if ((options.bus === undefined) === (options.servers === undefined)) throw new RangeError("give either `servers` or a `bus`");
+  checkNumber("concurrencyMax", options.concurrencyMax, 1, 1_000_000, true);
+  checkNumber("queueMax", options.queueMax, 0, 1_000_000, true);
   const bus =
     options.bus ??
     connectBus({
@@ -325,6 +329,7 @@ export function connect(options: ConnectOptions): Client {
       return { ...status, connected: logReachable() };
     },
     async execute(upstream, call, { fallback, ...callOptions } = {}) {
+      checkCall(callOptions);
       const note: CallNote = { thrown: undefined };
       try {
         mustKnow(upstream);
@@ -360,6 +365,13 @@ export function connect(options: ConnectOptions): Client {
 function proofOf(credentials: string | BusCredentials | undefined): { readonly credentials?: BusCredentials } {
   if (credentials === undefined) return {};
   return { credentials: typeof credentials === "string" ? readCredentials(credentials) : credentials };
+}
+
+/** A NaN would be a timer that ends at once, and each such call a failure of its endpoint. A time that is over already is the call's own time-out. */
+function checkCall({ timeoutMs, attemptTimeoutMs, signal }: CallOptions): void {
+  checkNumber("timeoutMs", timeoutMs, Number.NEGATIVE_INFINITY, Number.POSITIVE_INFINITY, false);
+  checkNumber("attemptTimeoutMs", attemptTimeoutMs, 1, Number.POSITIVE_INFINITY, false);
+  checkSignal(signal);
 }
 
 const nothing = (): void => undefined;

@@ -703,6 +703,24 @@ test("a call's time that makes no sense is refused before its function is called
   }
 });
 
+test("a signal that is none is refused before its function is called, in the queue too, and ends no process later", async () => {
+  for (const retry of [undefined, {}]) {
+    const breaker = createBreaker({ timeoutMs: 30, concurrencyMax: 1, queueMax: 1, ...(retry === undefined ? {} : { retry }) });
+    const refused = () =>
+      assert.rejects(
+        breaker.execute(() => assert.fail("called"), { signal: {} as AbortSignal }),
+        { name: "TypeError", message: /^signal is no AbortSignal/ },
+      );
+    await refused();
+    const holds = breaker.execute(() => sleep(10));
+    await refused();
+    await holds;
+    // Longer than its time: what was to end the call would find a signal that it cannot leave.
+    await sleep(100);
+    assert.deepEqual([breaker.stats().running, breaker.stats().waiting], [0, 0]);
+  }
+});
+
 test("an attempt's time that is longer than a timer can wait does not end it at once", async () => {
   for (const attemptTimeoutMs of [3e9, Number.POSITIVE_INFINITY]) {
     const breaker = createBreaker({ timeoutMs: null, retry: { attemptTimeoutMs } });

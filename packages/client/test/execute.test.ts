@@ -472,3 +472,25 @@ test("closing a client ends the calls that wait, for a place or for the fleet, a
   gate.resolve("done");
   assert.equal(await running, "done");
 });
+
+test("times, limits and signals that make no sense are refused by name before anything is called, and count against no endpoint", async () => {
+  const { client } = await fleet.client();
+  const none = (): never => assert.fail("called");
+  for (const [options, told] of [
+    [{ timeoutMs: Number.NaN }, { name: "RangeError", message: /^timeoutMs is NaN: / }],
+    [{ attemptTimeoutMs: Number.NaN }, { name: "RangeError", message: /^attemptTimeoutMs is NaN: / }],
+    [{ attemptTimeoutMs: 0 }, { name: "RangeError", message: /^attemptTimeoutMs is 0: / }],
+    [{ signal: {} as AbortSignal }, { name: "TypeError", message: /^signal is no AbortSignal/ }],
+  ] as const) {
+    // As often as opens a local breaker.
+    for (let count = 0; count < 6; count += 1)
+      await assert.rejects(client.execute("docs", none, { readOnly: true, fallback: none, ...options }), told);
+  }
+  assert.equal(await client.execute("docs", where), "primary");
+  // A NaN that was let through would be no limit at all.
+  for (const name of ["concurrencyMax", "queueMax"] as const) {
+    for (const value of [Number.NaN, -1, 1.5]) {
+      assert.throws(() => fleet.newClient({ [name]: value }), { name: "RangeError", message: new RegExp(`^${name} is ${value}: `) });
+    }
+  }
+});
