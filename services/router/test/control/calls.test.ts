@@ -448,6 +448,7 @@ test("a deadline is kept by the clock that does not jump: one that is set takes 
   const { fallbackDeadlineMs } = back;
   assert.equal((await play(back, () => refused)).length, 2);
   options.aheadMs = 0;
+  const leftMs = fallbackDeadlineMs - fixture.clock.nowMs - hourMs;
   const served = await back.legacy?.({}, new AbortController().signal, "op-1");
-  assert.ok(Number(served?.content[0]) <= fallbackDeadlineMs - fixture.clock.nowMs - hourMs, `${served?.content[0]} ms`);
+  assert.ok(Number(served?.content[0]) <= leftMs + 1, `${served?.content[0]} of ${leftMs} ms`);
 });
