@@ -1,6 +1,6 @@
 import type { FleetReserved } from "@mcp-failover/contracts";
 import type { FailoverPolicy } from "./policy.ts";
-import { breachOf, type SafetyFacts } from "./safety-rules.ts";
+import { breachOf, brokenAlready, type SafetyFacts } from "./safety-rules.ts";
 import { isOfAnotherClock } from "./store-time.ts";
 
 /**
@@ -178,9 +178,13 @@ function answerTo(
     return { ...base, granted: false, rule: "safety_rule", reason, expiresAtMs: nowMs };
   }
   const overrode = breach === null ? [] : [`safety_rule:${breach.name}`];
+  const broken = brokenAlready(rules, want, changes).map(
+    ({ name, why }) => `; the safety rule ${JSON.stringify(name)} is broken already: ${why}`,
+  );
   const expiresAtMs = nowMs + policy.reservationMs;
   if (want.operator) {
-    return { ...base, granted: true, rule: "reserved", reason: "an operator's move counts for no limit", expiresAtMs, overrode };
+    const reason = `an operator's move counts for no limit${broken.join("")}`;
+    return { ...base, granted: true, rule: "reserved", reason, expiresAtMs, overrode };
   }
   const automatic = others.filter(({ operator }) => operator !== true);
   const ordinary = automatic.filter(({ critical }) => critical !== true);
@@ -195,7 +199,7 @@ function answerTo(
     const ends = (full ? automatic : ordinary).map((one) => (one.used ? one.atMs + policy.fleetWindowMs : one.expiresAtMs));
     return { ...base, granted: false, rule: "fleet_limit", reason, expiresAtMs: nowMs, retryAtMs: Math.min(...ends) };
   }
-  const reason = `${automatic.length + 1} of ${policy.fleetMoves} automatic moves in ${policy.fleetWindowMs} ms`;
+  const reason = `${automatic.length + 1} of ${policy.fleetMoves} automatic moves in ${policy.fleetWindowMs} ms${broken.join("")}`;
   return { ...base, granted: true, rule: "reserved", reason, expiresAtMs, overrode };
 }
 

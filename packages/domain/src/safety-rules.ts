@@ -7,7 +7,8 @@ import { maintenanceAt } from "./maintenance.ts";
  *
  * S1  A rule is about what is so after the move, with every other move that was reserved and is not known to be over counted as made.
  * S2  `at_least`: an endpoint is on when nothing speaks against it (unhealthy, held down, breaker open, maintenance) and no move is leaving it.
- *     A move off one of the rule's endpoints leaves at least `count` of the others on. In a pool it leaves, and comes to, a whole tier.
+ *     A move off one of the rule's endpoints leaves at least `count` of the others on, or as many on as there were: one that is off already
+ *     takes nothing away, and the rule would only keep calls where nothing answers. In a pool it leaves, and comes to, a whole tier.
  * S3  `never_both_on_backup`: no upstream goes behind its first tier while another of the rule is there.
  * S4  `no_moves`: none of these upstreams is moved while the window holds.
  * S5  A move that does not touch a rule's upstreams or endpoints is never refused by it.
@@ -50,23 +51,8 @@ function breach(
 ): string | null {
   switch (rule.kind) {
     case "at_least": {
-      const allOf = (upstream: string, endpoint: string): readonly string[] => {
-        const key = endpointKey(upstream, endpoint);
-        return rule.together?.find((keys) => keys.includes(key)) ?? [key];
-      };
-      const stays = allOf(change.upstream, change.to);
-      const leaves = allOf(change.upstream, change.from).filter((key) => !stays.includes(key));
-      if (!rule.endpoints.some(({ key }) => leaves.includes(key))) return null;
-      const left = new Set<string>();
-      for (const other of [...others, change]) {
-        for (const key of allOf(other.upstream, other.from)) left.add(key);
-        for (const key of allOf(other.upstream, other.to)) left.delete(key);
-      }
-      const off = rule.endpoints.flatMap(({ key, off: why }) =>
-        why !== null ? [`${key}: ${why}`] : left.has(key) ? [`${key}: left`] : [],
-      );
-      const on = rule.endpoints.length - off.length;
-      return on >= rule.count ? null : `at least ${rule.count} of its endpoints have to stay on, and ${on} would be (${off.join(", ")})`;
+      const short = shortOf(rule, change, others);
+      return short?.byMove ? `${short.why} (${short.off})` : null;
     }
     case "never_both_on_backup": {
       const own = rule.upstreams.find(({ name }) => name === change.upstream);
@@ -83,6 +69,46 @@ function breach(
       return window === null ? null : `no moves until ${new Date(window.untilMs).toISOString()}`;
     }
   }
+}
+
+/** Rules of `at_least` that are broken before the move already, and that it makes no worse (S2): said with the place that it gets. Pure. */
+export function brokenAlready(
+  rules: readonly SafetyFacts[],
+  change: SafetyChange,
+  others: readonly SafetyChange[],
+): { name: string; why: string }[] {
+  return rules.flatMap((rule) => {
+    const short = rule.kind === "at_least" ? shortOf(rule, change, others) : null;
+    return short === null || short.byMove ? [] : [{ name: rule.name, why: `${short.why} without it too (${short.off})` }];
+  });
+}
+
+/** What is off of a rule's endpoints once a move off one of them is made, where too few are on then; `byMove`: more were on without it. */
+function shortOf(
+  rule: Extract<SafetyFacts, { kind: "at_least" }>,
+  change: SafetyChange,
+  others: readonly SafetyChange[],
+): { why: string; off: string; byMove: boolean } | null {
+  const allOf = (upstream: string, endpoint: string): readonly string[] => {
+    const key = endpointKey(upstream, endpoint);
+    return rule.together?.find((keys) => keys.includes(key)) ?? [key];
+  };
+  const stays = allOf(change.upstream, change.to);
+  const leaves = allOf(change.upstream, change.from).filter((key) => !stays.includes(key));
+  if (!rule.endpoints.some(({ key }) => leaves.includes(key))) return null;
+  const offAfter = (moves: readonly SafetyChange[]): string[] => {
+    const left = new Set<string>();
+    for (const { upstream, from, to } of moves) {
+      for (const key of allOf(upstream, from)) left.add(key);
+      for (const key of allOf(upstream, to)) left.delete(key);
+    }
+    return rule.endpoints.flatMap(({ key, off }) => (off !== null ? [`${key}: ${off}`] : left.has(key) ? [`${key}: left`] : []));
+  };
+  const off = offAfter([...others, change]);
+  const on = rule.endpoints.length - off.length;
+  if (on >= rule.count) return null;
+  const why = `at least ${rule.count} of its endpoints have to stay on, and ${on} would be`;
+  return { why, off: off.join(", "), byMove: off.length > offAfter(others).length };
 }
 
 const ruledOf = new WeakMap<Topology, ReadonlySet<string>>();

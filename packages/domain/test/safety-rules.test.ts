@@ -102,6 +102,34 @@ function inPool(count: number, endpoints: string[], maintained: string[] = []): 
   return reservationInput(audit, [want("shop"), want("search")], nowMs).rules;
 }
 
+test("S2: a move off an endpoint that is off already is made however few of the others are on, and its place says so", () => {
+  const dead = { "a/primary": "unhealthy", "b/primary": "breaker open", "c/primary": "held down" };
+  const [answer] = decide([atLeast(2, dead)], [want("a")]).answers;
+  assert.equal(
+    answer?.reason,
+    '1 of 100 automatic moves in 60000 ms; the safety rule "keep-on" is broken already: at least 2 of its endpoints have to stay on, and 0 would be without it too (a/primary: unhealthy, b/primary: breaker open, c/primary: held down)',
+  );
+  assert.deepEqual(answer?.overrode, [], "nothing gave way");
+  const [ordered] = decide([atLeast(2, dead)], [want("a", { operator: true })]).answers;
+  assert.match(ordered?.reason ?? "", /counts for no limit; the safety rule "keep-on" is broken already/);
+  const one = { "a/primary": "unhealthy", "b/primary": "unhealthy" };
+  assert.deepEqual(outcome([atLeast(2, one)], [want("a"), want("c")]), { a: true, c: false }, "c is on, and would not be");
+  assert.deepEqual(outcome([atLeast(2, one), both(["b"])], [want("a")]), { a: false }, "another rule stands");
+  assert.doesNotMatch(decide([atLeast(1, one)], [want("a")]).answers[0]?.reason ?? "", /broken/, "one is on, as it asks for");
+});
+
+test("S2: a pool's tier of which one endpoint is on is not left where too few of the others are on; one that is off whole is", () => {
+  const off = (names: string[]) =>
+    inPool(2, ["shop/a", "shop/b", "search/x"]).map((rule) =>
+      rule.kind === "at_least"
+        ? { ...rule, endpoints: rule.endpoints.map((one) => ({ ...one, off: names.includes(one.key) ? "unhealthy" : null })) }
+        : rule,
+    );
+  const leave = [want("shop", { from: "a", to: "c" })];
+  assert.deepEqual(outcome(off(["shop/a", "search/x"]), leave), { shop: false });
+  assert.deepEqual(outcome(off(["shop/a", "shop/b", "search/x"]), leave), { shop: true });
+});
+
 test("S2: a move leaves the whole tier of a pool, whichever of its endpoints is the active one", () => {
   const rules = inPool(1, ["shop/b", "search/x"], ["x"]);
   for (const from of ["a", "b"]) assert.deepEqual(outcome(rules, [want("shop", { from, to: "c" })]), { shop: false }, from);
@@ -157,31 +185,41 @@ test("S5: a rule refuses nothing that it does not name", () => {
 });
 
 test("S1 to S3 hold whatever is asked, in whatever order and by however many deciders on one log", () => {
-  const stepArb = fc.record({ upstream: fc.constantFrom("a", "b", "c"), moves: fc.boolean(), afterMs: fc.integer({ min: 0, max: 3000 }) });
+  const upstreamArb = fc.constantFrom("a", "b", "c");
+  const stepArb = fc.record({ upstream: upstreamArb, moves: fc.boolean(), afterMs: fc.integer({ min: 0, max: 3000 }) });
+  let dead = 0;
   let refused = 0;
   let granted = 0;
   fc.assert(
-    fc.property(fc.array(stepArb, { minLength: 2, maxLength: 12 }), fc.integer({ min: 1, max: 3 }), (steps, count) => {
-      let state: ReservationInput["state"] = { reservations: [] };
-      let timeMs = nowMs;
-      const moved: ReservationInput["moved"] = [];
-      const away = new Set<string>();
-      for (const { upstream, moves, afterMs } of steps) {
-        timeMs += afterMs;
-        if (away.has(upstream)) continue;
-        const rules = [atLeast(count), both([...away].filter((name) => name !== "c"))];
-        const decision = decideReservation({ wants: [want(upstream)], rules, state, moved: [...moved], policy, nowMs: timeMs });
-        if (decision.publish) state = decision.state;
-        if (decision.kind === "refused") refused += 1;
-        if (decision.kind === "refused" || !moves) continue;
-        granted += 1;
-        moved.push({ upstream, epoch: 1 });
-        away.add(upstream);
-        assert.ok(3 - away.size >= count, "S2");
-        assert.ok(!(away.has("a") && away.has("b")), "S3");
-      }
-    }),
+    fc.property(
+      fc.array(stepArb, { minLength: 2, maxLength: 12 }),
+      fc.integer({ min: 1, max: 3 }),
+      fc.subarray(["a", "b", "c"]),
+      (steps, count, down) => {
+        const off = Object.fromEntries(down.map((name) => [`${name}/primary`, "unhealthy"]));
+        let state: ReservationInput["state"] = { reservations: [] };
+        let timeMs = nowMs;
+        const moved: ReservationInput["moved"] = [];
+        const away = new Set<string>();
+        for (const { upstream, moves, afterMs } of steps) {
+          timeMs += afterMs;
+          if (away.has(upstream)) continue;
+          const rules = [atLeast(count, off), both([...away].filter((name) => name !== "c"))];
+          const decision = decideReservation({ wants: [want(upstream)], rules, state, moved: [...moved], policy, nowMs: timeMs });
+          if (decision.publish) state = decision.state;
+          if (decision.kind === "refused") refused += 1;
+          if (decision.kind === "refused" || !moves) continue;
+          granted += 1;
+          moved.push({ upstream, epoch: 1 });
+          away.add(upstream);
+          const on = 3 - new Set([...away, ...down]).size;
+          if (on < count) dead += 1;
+          assert.ok(on >= count || down.includes(upstream), "S2");
+          assert.ok(!(away.has("a") && away.has("b")), "S3");
+        }
+      },
+    ),
     { numRuns: 500 },
   );
-  assert.ok(refused > 100 && granted > 100, `too little to mean anything: ${refused}, ${granted}`);
+  assert.ok(refused > 100 && granted > 100 && dead > 100, `too little to mean anything: ${refused}, ${granted}, ${dead}`);
 });
