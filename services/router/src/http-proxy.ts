@@ -85,7 +85,7 @@ export async function serveHttp(context: HttpContext, inbound: HttpInbound, body
       };
       if (upstream !== null && (told.outcome === "ok" || told.outcome === "caller")) {
         clearTimeout(deadline);
-        const broken = await relay(upstream, inbound);
+        const broken = await relay(upstream, inbound, call.stale);
         if (broken !== null) {
           told = isGone(abort.signal)
             ? { outcome: "aborted" }
@@ -105,20 +105,17 @@ export async function serveHttp(context: HttpContext, inbound: HttpInbound, body
       // The upstream's own answer says more than ours could; only its 401 and 403 are about the router's credential, not the client's.
       if (upstream !== null && told.outcome !== "auth") {
         clearTimeout(deadline);
-        await relay(upstream, inbound);
+        await relay(upstream, inbound, call.stale);
       } else if (told.outcome === "auth") {
         upstream?.discard(250);
-        fail(inbound, {
-          code: "upstream_auth",
-          message: `${endpoint.name} refused the credential that the router has for it; an operator has to renew it`,
-          retriable: false,
-        });
+        const message = `${endpoint.name} refused the credential that the router has for it; an operator has to renew it`;
+        fail(inbound, { code: "upstream_auth", message, retriable: false }, call.stale);
       } else {
-        fail(inbound, routerErrorOf(call.problem()));
+        fail(inbound, routerErrorOf(call.problem()), call.stale);
       }
       return call.end("error");
     }
-    fail(inbound, routerErrorOf(call.problem()));
+    fail(inbound, routerErrorOf(call.problem()), call.stale);
     call.end("error");
   } catch (error) {
     // Our own fault: its place among the calls of the upstream is free again.
@@ -209,21 +206,27 @@ function agentOf(header: string | string[] | undefined): string | null {
   return typeof header === "string" && header.length <= 128 ? header : null;
 }
 
-function fail(inbound: HttpInbound, error: RouterError): void {
+/** What the router says of an answer. `stale`: its route may be out of date and the log out of reach, as in MCP (`mcp/call.ts`). */
+function ownHeaders(inbound: HttpInbound, stale: boolean): Record<string, string> {
+  const { operationId } = inbound;
+  return stale ? { [operationHeader]: operationId, "mcpf-route": "stale" } : { [operationHeader]: operationId };
+}
+
+function fail(inbound: HttpInbound, error: RouterError, stale: boolean): void {
   const { response, view, operationId } = inbound;
   sendJson(
     response,
     error.httpStatus ?? httpStatusOf(error.code),
     { error: { code: error.code, message: error.message, operationId, upstream: view.name, retriable: error.retriable } },
     {
-      [operationHeader]: operationId,
+      ...ownHeaders(inbound, stale),
       ...(error.retriable ? { "retry-after": String(Math.max(1, Math.ceil((error.retryAfterMs ?? 0) / 1000))) } : {}),
     },
   );
 }
 
 /** Passes an answer on; null when it was complete. */
-function relay(upstream: UpstreamResponse, inbound: HttpInbound): Promise<UpstreamError | null> {
+function relay(upstream: UpstreamResponse, inbound: HttpInbound, stale: boolean): Promise<UpstreamError | null> {
   const { response } = inbound;
   if (response.destroyed) {
     upstream.cancel("the client is gone");
@@ -232,7 +235,7 @@ function relay(upstream: UpstreamResponse, inbound: HttpInbound): Promise<Upstre
   const headers = responseHeaders(upstream.headers);
   // It has no body, and a client that believes in a length waits for one (RFC 9110, 8.6).
   if (upstream.status === 204) delete headers["content-length"];
-  response.writeHead(upstream.status, { ...headers, [operationHeader]: inbound.operationId });
+  response.writeHead(upstream.status, { ...headers, ...ownHeaders(inbound, stale) });
   return new Promise((resolve) => {
     let stalled = false;
     // A client that stopped reading is no failure of the endpoint: it is the one that is hung up on.

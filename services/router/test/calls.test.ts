@@ -327,6 +327,20 @@ describe("a call", () => {
     await client.close();
   });
 
+  test("says of an answer that its route is old while the log is out of reach, also of an error", async () => {
+    const write = async (id: number) => {
+      const answer = await post(router.mcpUrl, toolCall(id, "write", { key: String(id) }), { "mcp-session-id": session });
+      return [answer.body.error?.data?.["code"], answer.headers.get("mcpf-route")];
+    };
+    const session = await openSession(router.mcpUrl);
+    assert.deepEqual(await write(1), [undefined, null]);
+    control.stale = true;
+    assert.deepEqual(await write(2), [undefined, "stale"]);
+    await a.kill();
+    await b.kill();
+    assert.deepEqual(await write(3), ["no_endpoint", "stale"]);
+  });
+
   test("passes unknown methods and fields on as they came", async () => {
     const bodies: string[] = [];
     const echo: Server = createServer((request, response) => {

@@ -288,6 +288,19 @@ describe("the router's HTTP face for any API", () => {
     assert.equal(control.calls[0]?.agent, "agent");
   });
 
+  test("says of an answer that its route is old while the log is out of reach, also of an error", async () => {
+    const post = async () => {
+      const answer = await fetch(`${router.url}/http/fake/x`, { method: "POST", body: "1" });
+      await answer.text();
+      return [answer.status, answer.headers.get("mcpf-route")];
+    };
+    assert.deepEqual(await post(), [200, null]);
+    control.stale = true;
+    assert.deepEqual(await post(), [200, "stale"]);
+    for (const server of servers) await server.close();
+    assert.deepEqual(await post(), [503, "stale"]);
+  });
+
   test("tells no length of an answer that has no body, whatever the upstream says of it", async () => {
     behaviour = (request) => request.socket.write("HTTP/1.1 204 No Content\r\ncontent-length: 5\r\nx-answer: 1\r\n\r\n");
     const answer = await fetch(`${router.url}/http/fake/x`);

@@ -24,6 +24,8 @@ export interface FakeControl extends RouterControl {
   /** Given to every attempt. */
   givenUp: AbortController | null;
   view: UpstreamView;
+  /** What every call hears of its route. */
+  stale: boolean;
   move(endpoint: string): void;
 }
 
@@ -54,6 +56,7 @@ export function fakeControl(
     legacy: null,
     implementation: "mcp",
     givenUp: null,
+    stale: false,
     readOnly: new Set(["tools/list", "initialize", "whoami", "slow", "GET", "HEAD", "resources/list", "prompts/list", "server/discover"]),
     face: { tools: [], inForce: false },
     view: {
@@ -95,7 +98,7 @@ export function fakeControl(
         fallbackDeadlineMs: deadlineMs,
         implementation: mayBeLegacy ? control.implementation : "mcp",
         safety: safe ? "read_only" : "unsafe",
-        stale: false,
+        stale: control.stale,
         next() {
           const endpoint = refused || givenUp ? undefined : order.shift();
           if (endpoint === undefined) return null;
