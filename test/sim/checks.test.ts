@@ -13,12 +13,13 @@ import { type CallRecord, type Entry, Violation, type World } from "./world-type
 const nowMs = Date.UTC(2026, 6, 1, 12);
 const isoAt = (atMs: number): string => new Date(atMs).toISOString();
 
-/** What the check says of a move off `gamma/a` on the words of three probers that `failing` are dead; null: nothing. */
+/** What the check says of a move off `gamma/a` on the words of three probers that `failing` are dead; null: nothing. `others`: said before that nothing is. */
 function judgeMove(
   mode: "pool" | "active_standby",
   failing: readonly string[],
   maintained: readonly string[],
   untilMs: number,
+  others: readonly { readonly observer: string; readonly startedAtMs: number; readonly leaving?: boolean }[] = [],
 ): string | null {
   const endpoints = ["a", "b", "c"].map((name) => ({
     name,
@@ -31,10 +32,23 @@ function judgeMove(
     upstreams: { gamma: { kind: "mcp", mode, endpoints: [...endpoints, { name: "d", tier: 1, url: "http://d.test/mcp" }] } },
     maintenance: [window],
   });
-  const signals = ["one", "two", "three"].map((observer, index) => {
-    const observations = failing.map((endpoint) => ({ upstream: "gamma", endpoint, observer, outcome: "hard", purpose: "confirm" }));
-    return { seq: index + 1, atMs: index, timeMs: nowMs + index, event: { type: "probe.observed", data: { observer, observations } } };
+  const word = (endpoint: string, observer: string, outcome: string) => ({
+    upstream: "gamma",
+    endpoint,
+    observer,
+    outcome,
+    purpose: "confirm",
   });
+  const batches = [
+    ...others.map((other) => ({ ...other, observations: [word("a", other.observer, "caller")] })),
+    ...["one", "two", "three"].map((observer) => ({ observer, observations: failing.map((name) => word(name, observer, "hard")) })),
+  ];
+  const signals = batches.map((data, index) => ({
+    seq: index + 1,
+    atMs: index,
+    timeMs: nowMs + index,
+    event: { type: "probe.observed", data },
+  }));
   const world = {
     topology,
     environment: "production",
@@ -43,7 +57,7 @@ function judgeMove(
       throw new Violation(guarantee, 0, message);
     },
   };
-  const certificate = { rule: "majority_unhealthy", nowMs, folded: { SIGNALS: { first: 1, last: 3 } } };
+  const certificate = { rule: "majority_unhealthy", nowMs, folded: { SIGNALS: { first: 1, last: signals.length } } };
   const data = { action: "moved", automatic: true, service: "gamma", previousEndpoint: "a", currentEndpoint: "d", certificate };
   const { onAudit } = noSingleWord.start(world as unknown as World);
   assert.ok(onAudit);
@@ -112,6 +126,17 @@ test("no_move_on_one_word: a pool's tier is judged by its members that are not i
   assert.match(judgeMove("pool", ["b"], ["gamma/a"], later) ?? "", /moved off c by 0 of 3/);
   assert.match(judgeMove("pool", ["b", "c"], ["gamma/a"], nowMs) ?? "", /moved off a by 0 of 3/, "the window is over");
   assert.match(judgeMove("pool", ["b", "c"], ["other/a"], later) ?? "", /moved off a by 0 of 3/, "the window is another's");
+});
+
+test("no_move_on_one_word: who has left is no observer, and nobody else takes another for one that left", () => {
+  const three = ["four", "five", "six"].map((observer) => ({ observer, startedAtMs: 1 }));
+  const judge = (others: Parameters<typeof judgeMove>[4]) => judgeMove("active_standby", ["a"], ["gamma/b"], nowMs + 1, others);
+  const left = (observer: string, startedAtMs = 1) => ({ observer, startedAtMs, leaving: true });
+  assert.match(judge(three) ?? "", /moved off a by 3 of 6/);
+  assert.equal(judge([...three, left("six")]), null);
+  assert.match(judge([...three, left("six"), { observer: "six", startedAtMs: 2 }]) ?? "", /3 of 6/, "another has the name");
+  assert.match(judge([...three, { observer: "six", startedAtMs: 2 }, left("six")]) ?? "", /3 of 6/, "the word of the one before it");
+  assert.match(judge([...three, left("one"), left("two")]) ?? "", /3 of 6/, "those came back");
 });
 
 test("no_move_on_one_word: what is in maintenance is moved off on no observer's word", () => {

@@ -182,6 +182,7 @@ export {
   degradation,
   type EndpointReported,
   endpointReported,
+  farewellOf,
   type Observation,
   observation,
   type ProbeObserved,

@@ -38,8 +38,37 @@ export const observation = z.looseObject({
 export type Observation = z.infer<typeof observation>;
 
 /** `probe.observed.<prober>`: a batch of observations. Stream SIGNALS. */
-export const probeObserved = z.looseObject({ observer: z.string(), observations: z.array(observation).min(1).max(1000) });
+export const probeObserved = z.looseObject({
+  observer: z.string(),
+  /** When this process began, as its heartbeat says: what tells it from another that had the name before. Absent: it is of an earlier version. */
+  startedAtMs: atMs.optional(),
+  /** It stops in good order and says nothing any more: its silence is not to be counted. Such a batch says nothing else ({@link farewellOf}). */
+  leaving: z.boolean().optional(),
+  observations: z.array(observation).min(1).max(1000),
+});
 export type ProbeObserved = z.infer<typeof probeObserved>;
+
+/**
+ * The last batch of a prober that stops in good order. Readers of an earlier version want an observation in every batch and put aside what has none, so it has
+ * one that is no word to them: of an endpoint that no configuration can name, and `caller`, which speaks neither for it nor against it.
+ */
+export function farewellOf(prober: string, startedAtMs: number, nowMs: number): ProbeObserved {
+  const nothing = {
+    upstream: "",
+    endpoint: "",
+    observer: prober,
+    purpose: "scheduled",
+    requestId: null,
+    startedAtMs: nowMs,
+    responseTimeMs: 0,
+    outcome: "caller",
+    code: null,
+    error: null,
+    httpStatus: null,
+    era: null,
+  } as const;
+  return { observer: prober, startedAtMs, leaving: true, observations: [nothing] };
+}
 
 /**
  * `probe.requested` (core NATS, broadcast): every live prober probes these endpoints at once, publishes the observation
@@ -70,6 +99,8 @@ export const proberHeartbeat = z.looseObject({
   isolated: z.boolean().optional(),
   /** It cannot keep to its schedule. */
   overloaded: z.boolean().optional(),
+  /** It stops in good order: its endpoints are others' from now on. */
+  leaving: z.boolean().optional(),
 });
 export type ProberHeartbeat = z.infer<typeof proberHeartbeat>;
 

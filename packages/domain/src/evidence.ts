@@ -30,17 +30,29 @@ import { isOfAnotherClock } from "./store-time.ts";
  * E8  Of a window with calls of two generations of the breaker the newer one is the word.
  * E9  A single call that takes long is no word: it may be a slow tool. Several are, and so is one where a look at the endpoint had no
  *     answer either (`hung`).
+ * E10 A prober that said that it leaves is no observer (E4) from then on, until another process has its name. Only that very process can say so, which its
+ *     name and its start tell: the word of one that had the name before strikes nobody out, and one that comes again changes nothing. Who ends
+ *     without a word is silent.
  */
 export interface Evidence {
   /** By `upstream/endpoint`, then by observer (`prober:a`, `router:b`). */
   readonly words: ReadonlyMap<string, ReadonlyMap<string, Word>>;
-  /** When each prober was last heard, store time. */
-  readonly probers: ReadonlyMap<string, number>;
+  readonly probers: ReadonlyMap<string, ProberSeen>;
   readonly routers: ReadonlyMap<string, RouterSeen>;
   /** First and last sequence folded; 0 before the first. */
   readonly firstSeq: number;
   readonly lastSeq: number;
   readonly lastTimeMs: number;
+}
+
+interface ProberSeen {
+  /** When it was last heard, store time. */
+  readonly atMs: number;
+  /** When the process that has the name began, and the one before it; null: it does not say, or there was none. */
+  readonly startedAtMs: number | null;
+  readonly beforeMs: number | null;
+  /** E10. */
+  readonly left: boolean;
 }
 
 export interface RouterSeen {
@@ -126,7 +138,7 @@ export const noEvidence: Evidence = {
 
 interface OwnEvidence extends Evidence {
   words: Map<string, Map<string, Word>>;
-  probers: Map<string, number>;
+  probers: Map<string, ProberSeen>;
   routers: Map<string, RouterSeen>;
   firstSeq: number;
   lastSeq: number;
@@ -158,7 +170,11 @@ export function takeSignal(into: Evidence, signal: Signal): void {
     for (const known of [evidence.words, evidence.probers, evidence.routers]) known.clear();
   if (event.type === "probe.observed") {
     const { observer, observations } = event.data;
-    bounded(evidence.probers.set(observer, timeMs), observersMax, (heardAtMs) => heardAtMs);
+    bounded(
+      evidence.probers.set(observer, proberAfter(evidence.probers.get(observer), event.data, timeMs)),
+      observersMax,
+      ({ atMs }) => atMs,
+    );
     for (const seen of observations) {
       const spoken = spokenOn(evidence, endpointKey(seen.upstream, seen.endpoint));
       const key = `prober:${observer}`;
@@ -180,6 +196,18 @@ export function takeSignal(into: Evidence, signal: Signal): void {
   if (evidence.firstSeq === 0) evidence.firstSeq = seq;
   evidence.lastSeq = seq;
   evidence.lastTimeMs = timeMs;
+}
+
+/** What is known of a prober after one more batch in its name (E10). */
+function proberAfter(before: ProberSeen | undefined, batch: Event<"probe.observed">["data"], timeMs: number): ProberSeen {
+  const startedAtMs = batch.startedAtMs ?? null;
+  const leaves = batch.leaving === true && startedAtMs !== null;
+  if (before === undefined) return { atMs: timeMs, startedAtMs, beforeMs: null, left: leaves };
+  // What it said before it left may come after that.
+  if (startedAtMs === before.startedAtMs) return { ...before, atMs: timeMs, left: before.left || leaves };
+  if (leaves) return before;
+  if (startedAtMs !== null && startedAtMs === before.beforeMs) return { ...before, atMs: timeMs, left: false };
+  return { atMs: timeMs, startedAtMs, beforeMs: before.startedAtMs, left: false };
 }
 
 /** Who has spoken on an endpoint, which is now the one heard of last. */
@@ -304,12 +332,12 @@ interface KnownProbers {
 /** One answer for all endpoints that are looked at at one moment. */
 const probersOf = new WeakMap<Evidence, KnownProbers>();
 
-/** The keys of the probers heard within the window, sorted. */
+/** The keys of the probers heard within the window that have not left, sorted. */
 function livingProbers(evidence: Evidence, windowMs: number, nowMs: number): readonly string[] {
   const known = probersOf.get(evidence);
   if (known?.nowMs === nowMs && known.seq === evidence.lastSeq && known.windowMs === windowMs) return known.keys;
   const keys: string[] = [];
-  for (const [id, heardAtMs] of evidence.probers) if (nowMs - heardAtMs <= windowMs) keys.push(`prober:${id}`);
+  for (const [id, { atMs, left }] of evidence.probers) if (!left && nowMs - atMs <= windowMs) keys.push(`prober:${id}`);
   keys.sort();
   probersOf.set(evidence, { seq: evidence.lastSeq, windowMs, nowMs, keys });
   return keys;

@@ -1,6 +1,15 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { type Event, makeEvent, type NewEvent, type OutcomeClass, type RouteHeld } from "@mcp-failover/contracts";
+import {
+  type Event,
+  farewellOf,
+  makeEvent,
+  type NewEvent,
+  type OutcomeClass,
+  type ProbeObserved,
+  parseEvent,
+  type RouteHeld,
+} from "@mcp-failover/contracts";
 import {
   defaultPolicy,
   type Evidence,
@@ -30,7 +39,6 @@ interface Probe {
   readonly purpose?: "scheduled" | "confirm";
 }
 function probe(observer: string, timeMs: number, ...probes: Probe[]): Signal {
-  seqs += 1;
   const observations = probes.map(
     ({ outcome = "ok", endpoint = "primary", startedAtMs = timeMs, responseTimeMs = 1, purpose = "scheduled" }) => ({
       upstream: "pinecone",
@@ -47,17 +55,20 @@ function probe(observer: string, timeMs: number, ...probes: Probe[]): Signal {
       era: null,
     }),
   );
-  const from = {
-    type: "probe.observed",
-    keys: [observer],
-    data: { observer, observations },
-    id: `e${seqs}`,
-    service: "prober",
-    instance: "t",
-    timeMs,
-  };
+  return batch(timeMs, { observer, observations });
+}
+function batch(timeMs: number, data: ProbeObserved): Signal {
+  seqs += 1;
+  const from = { type: "probe.observed", keys: [data.observer], data, id: `e${seqs}`, service: "prober", instance: "t", timeMs };
   return { seq: seqs, timeMs, event: makeEvent(from as NewEvent<"probe.observed">) as Event<"probe.observed"> };
 }
+/** A word of the process that began then. */
+function probeOf(observer: string, startedAtMs: number, timeMs: number): Signal {
+  const { event } = probe(observer, timeMs, {});
+  return batch(timeMs, { ...(event.data as ProbeObserved), startedAtMs });
+}
+const farewell = (observer: string, startedAtMs: number, timeMs: number): Signal =>
+  batch(timeMs, farewellOf(observer, startedAtMs, timeMs));
 function traffic(
   router: string,
   timeMs: number,
@@ -71,6 +82,7 @@ function traffic(
   return { seq: seqs, timeMs, event: makeEvent(from as NewEvent<"traffic.observed">) as Event<"traffic.observed"> };
 }
 const fold = (...signals: Signal[]): Evidence => signals.reduce(foldSignal, noEvidence);
+const observersOf = (evidence: Evidence, nowMs: number): string[] => testimonyOn(evidence, "pinecone", "primary", times, nowMs).observers;
 const say = (evidence: Evidence, nowMs: number, endpoint = "primary"): Record<string, string> =>
   Object.fromEntries(testimonyOn(evidence, "pinecone", endpoint, times, nowMs).votes.map(({ observer, verdict }) => [observer, verdict]));
 
@@ -162,9 +174,59 @@ test("E8: of a window with calls of two generations of the breaker the newer one
 
 test("E4: every prober of the last ten minutes observes every endpoint, also one that is gone", () => {
   const evidence = fold(probe("gone", startMs, { endpoint: "other" }), probe("p1", startMs + 300_000, {}));
-  const observers = (nowMs: number): string[] => testimonyOn(evidence, "pinecone", "primary", times, nowMs).observers;
-  assert.deepEqual(observers(startMs + times.observerWindowMs), ["prober:gone", "prober:p1"]);
-  assert.deepEqual(observers(startMs + times.observerWindowMs + 1), ["prober:p1"]);
+  assert.deepEqual(observersOf(evidence, startMs + times.observerWindowMs), ["prober:gone", "prober:p1"]);
+  assert.deepEqual(observersOf(evidence, startMs + times.observerWindowMs + 1), ["prober:p1"]);
+});
+
+test("E10: who leaves in good order observes nothing any more, and what it said before and comes after changes nothing; who ends without a word is silent", () => {
+  const [old, other] = [startMs - 5000, startMs - 4000];
+  const heard = fold(probeOf("p1", old, startMs), probeOf("p2", other, startMs));
+  assert.deepEqual(observersOf(heard, startMs + 60_000), ["prober:p1", "prober:p2"]);
+  const left = foldSignal(heard, farewell("p1", old, startMs + 100));
+  assert.deepEqual(observersOf(left, startMs + 100), ["prober:p2"]);
+  const late = foldSignal(left, probeOf("p1", old, startMs + 200));
+  assert.deepEqual(observersOf(late, startMs + 200), ["prober:p2"], "its last words were overtaken");
+  assert.deepEqual(observersOf(foldSignal(late, farewell("p1", old, startMs + 300)), startMs + 300), ["prober:p2"], "twice is once");
+  const unknown = fold(farewell("p3", old, startMs), probeOf("p3", old, startMs + 1));
+  assert.deepEqual(observersOf(unknown, startMs + 1), [], "nothing else of it was in what is read");
+});
+
+test("E10: another process under the name observes, whatever is heard late of the one before, and whichever way its clock was set", () => {
+  for (const startedAtMs of [startMs + 1000, startMs - 3_600_000]) {
+    const before = startMs - 5000;
+    const back = fold(probeOf("p1", before, startMs), farewell("p1", before, startMs + 100), probeOf("p1", startedAtMs, startMs + 2000));
+    assert.deepEqual(observersOf(back, startMs + 2000), ["prober:p1"]);
+    const late = [farewell("p1", before, startMs + 2100), probeOf("p1", before, startMs + 2200), farewell("p1", before, startMs + 2300)];
+    const struck = late.reduce(foldSignal, back);
+    assert.deepEqual(observersOf(struck, startMs + 2300), ["prober:p1"], "its own old word strikes nobody out");
+    assert.deepEqual(observersOf(foldSignal(struck, farewell("p1", startedAtMs, startMs + 2400)), startMs + 2400), []);
+  }
+});
+
+test("E10: one of an earlier version, which does not say when it began, is struck out by no word, and counts where it follows one that left", () => {
+  const mute = fold(probe("p1", startMs, {}), farewell("p1", startMs - 5000, startMs + 100));
+  assert.deepEqual(observersOf(mute, startMs + 100), ["prober:p1"]);
+  const without = farewell("p1", startMs, startMs + 100).event.data as ProbeObserved;
+  const { startedAtMs: _, ...said } = without;
+  assert.deepEqual(observersOf(fold(probe("p1", startMs, {}), batch(startMs + 100, said)), startMs + 100), ["prober:p1"]);
+  const followed = fold(
+    probeOf("p1", startMs - 5000, startMs),
+    farewell("p1", startMs - 5000, startMs + 100),
+    probe("p1", startMs + 200, {}),
+  );
+  assert.deepEqual(observersOf(followed, startMs + 200), ["prober:p1"]);
+});
+
+test("the word of one that leaves is none to who does not know it: no vote, no suspicion, and an event that is read", () => {
+  const seen = [probe("p2", startMs, { outcome: "hard" }, { outcome: "hard", endpoint: "secondary" }), probeOf("p1", 1, startMs + 50)];
+  const { event, timeMs } = farewell("p2", 1, startMs + 100);
+  const { leaving: _, startedAtMs: __, ...data } = event.data as ProbeObserved;
+  const parsed = parseEvent("probe.observed.p2", Buffer.from(JSON.stringify({ ...event, data })));
+  assert.deepEqual(parsed.ok && parsed.event.data, data);
+  const [before, after] = [fold(...seen), fold(...seen, batch(timeMs, data))];
+  for (const endpoint of ["primary", "secondary"]) assert.deepEqual(say(after, timeMs, endpoint), say(before, timeMs, endpoint));
+  assert.deepEqual(suspectObservers(after, times, timeMs), suspectObservers(before, times, timeMs));
+  assert.deepEqual(suspectObservers(after, times, timeMs), ["prober:p2"]);
 });
 
 test("E4: a live router that sends the endpoint nothing abstains; one that went silent still counts", () => {

@@ -4,7 +4,8 @@ import { ownerOf, type ProberPolicy } from "@mcp-failover/domain";
 /**
  * Which probers live, by their heartbeats, and so which endpoints are whose.
  *
- * G1  A prober that was silent for `deadAfterMs` is dead; one that says it is leaving is gone at once.
+ * G1  A prober that was silent for `deadAfterMs` is dead; one that says it is leaving is gone at once. What it said
+ *     that comes after another process has its name takes nobody away.
  * G2  A prober settles before it takes endpoints: it has then heard everybody who is there. Who hears of a new one answers at once, and
  *     leaves it nothing before it says that it is ready.
  * G3  While the bus is gone, or after this process stood still, nobody is taken for dead: nobody could be heard.
@@ -46,7 +47,7 @@ const answerMs = 100;
 
 export function joinFleet(options: FleetOptions): Fleet {
   const { self, policy, clockMs } = options;
-  const others = new Map<string, { heardAtMs: number; ready: boolean; isolated: boolean; zone: string | null }>();
+  const others = new Map<string, { startedAtMs: number; heardAtMs: number; ready: boolean; isolated: boolean; zone: string | null }>();
   /** Timers are this far off at most: who said something so short a time before it was due need not say it again. */
   const earlyMs = policy.heartbeatMs / 4;
   let settled = false;
@@ -123,14 +124,16 @@ export function joinFleet(options: FleetOptions): Fleet {
         if (heartbeat.startedAtMs !== options.startedAtMs) options.onImpostor();
         return;
       }
-      if (heartbeat["leaving"] === true) {
-        if (others.delete(heartbeat.prober)) onChange();
+      const known = others.get(heartbeat.prober);
+      const { ready, zone, startedAtMs } = heartbeat;
+      if (heartbeat.leaving === true) {
+        if (known?.startedAtMs !== startedAtMs) return;
+        others.delete(heartbeat.prober);
+        onChange();
         return;
       }
-      const known = others.get(heartbeat.prober);
-      const { ready, zone } = heartbeat;
       const cutOff = heartbeat.isolated === true;
-      others.set(heartbeat.prober, { heardAtMs: clockMs(), ready, zone, isolated: cutOff });
+      others.set(heartbeat.prober, { startedAtMs, heardAtMs: clockMs(), ready, zone, isolated: cutOff });
       if (known === undefined && clockMs() - lastSentMs >= answerMs) send();
       if (ready !== (known?.ready ?? false) || cutOff !== (known?.isolated ?? false)) onChange();
     },

@@ -8,18 +8,20 @@ import type { ProberPolicy } from "@mcp-failover/domain";
  * O1  Regular ones leave within `batchMs`, urgent ones at once; a batch has at most `batchMax`.
  * O2  While the log is out of reach at most `bufferMax` are kept; the oldest are dropped, and counted.
  * O3  A batch whose outcome is unknown is sent again with the same id, so that the server drops the repeat.
+ * O4  Who has said anything says at the end that it leaves, once and in the time that a batch has: where that is lost, it counts as silent, like one that was killed.
  */
 export interface ObservationLog {
   add(observation: Observation, urgent: boolean): void;
   /** The log can be reached again. */
   resume(): void;
-  /** Sends what is left, once. */
+  /** Sends what is left, and the farewell, once. */
   close(): Promise<void>;
 }
 
 export interface ObservationLogOptions {
   readonly policy: Pick<ProberPolicy, "batchMs" | "batchMax" | "bufferMax">;
   readonly event: (observations: Observation[]) => Event<"probe.observed">;
+  readonly farewell: () => Event<"probe.observed">;
   /** False while the log is out of reach: then nothing is tried, and the newest are kept. */
   readonly reachable: () => boolean;
   readonly append: (event: Event<"probe.observed">) => Promise<void>;
@@ -38,6 +40,7 @@ export function openObservationLog(options: ObservationLogOptions): ObservationL
   let underWayCount = 0;
   let timer: NodeJS.Timeout | null = null;
   let closed = false;
+  let said = false;
 
   function kept(): number {
     return underWayCount + waiting.length + failed.reduce((sum, event) => sum + event.data.observations.length, 0);
@@ -66,6 +69,7 @@ export function openObservationLog(options: ObservationLogOptions): ObservationL
     while (underWay.size < underWayMax) {
       const event = failed.shift() ?? (waiting.length === 0 ? undefined : options.event(waiting.splice(0, policy.batchMax)));
       if (event === undefined) return;
+      said = true;
       underWayCount += event.data.observations.length;
       const sending = options
         .append(event)
@@ -109,7 +113,8 @@ export function openObservationLog(options: ObservationLogOptions): ObservationL
       if (timer !== null) clearTimeout(timer);
       failed = [];
       flush();
-      await Promise.all(underWay);
+      const leaving = said && options.reachable() ? options.append(options.farewell()).catch(options.onFailed) : null;
+      await Promise.all([...underWay, leaving]);
       waiting = [];
     },
   };

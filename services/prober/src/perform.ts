@@ -1,5 +1,13 @@
 import type { Fenced } from "@mcp-failover/bus";
-import type { Event, HealthChanged, Observation, ProbeRequested, ProberHeartbeat, Vote } from "@mcp-failover/contracts";
+import {
+  type Event,
+  farewellOf,
+  type HealthChanged,
+  type Observation,
+  type ProbeRequested,
+  type ProberHeartbeat,
+  type Vote,
+} from "@mcp-failover/contracts";
 import { type HealthDecision, type HealthInput, isAlive, type ProberPolicy } from "@mcp-failover/domain";
 import type { Kit } from "@mcp-failover/service-kit";
 import type { LastSaid } from "./health-log.ts";
@@ -9,6 +17,8 @@ import type { Target } from "./targets.ts";
 export interface Performer {
   sendHeartbeat(heartbeat: ProberHeartbeat): void;
   observed(observations: Observation[]): Event<"probe.observed">;
+  /** That this prober leaves, for those who would count its silence. */
+  farewell(): Event<"probe.observed">;
   append(event: Event<"probe.observed">): Promise<void>;
   sayHealth(
     target: Target,
@@ -21,11 +31,12 @@ export interface Performer {
   askPeers(request: ProbeRequested, peers: readonly string[], waitMs: number): Promise<Observation[]>;
 }
 
-export function createPerformer(kit: Kit, policy: ProberPolicy): Performer {
+/** `startedAtMs`: of this process, as its heartbeats say. */
+export function createPerformer(kit: Kit, policy: ProberPolicy, startedAtMs: number): Performer {
   const { bus, instance } = kit;
-  const observed: Performer["observed"] = (observations) => kit.event("probe.observed", [instance], { observer: instance, observations });
   return {
-    observed,
+    observed: (observations) => kit.event("probe.observed", [instance], { observer: instance, startedAtMs, observations }),
+    farewell: () => kit.event("probe.observed", [instance], farewellOf(instance, startedAtMs, Math.floor(kit.nowMs()))),
     sendHeartbeat: (heartbeat) => bus.publish(kit.event("prober.heartbeat", [], heartbeat)),
     async append(event) {
       await bus.append(event);

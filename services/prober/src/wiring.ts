@@ -55,7 +55,7 @@ export async function startProber(
   let graceUntilMs = startedAtMs + defaultPolicy.health.graceMs;
   let stopped = false;
 
-  const performer = createPerformer(kit, policy);
+  const performer = createPerformer(kit, policy, startedAtMs);
   const reporting = await openReporting(kit, () => targets);
   const { reports } = reporting;
   const execAllow = kit.config.MCPF_EXEC_ALLOW ?? new Map();
@@ -66,6 +66,7 @@ export async function startProber(
   const observations = openObservationLog({
     policy,
     event: performer.observed,
+    farewell: performer.farewell,
     reachable: connected,
     append: performer.append,
     onDropped: (count) => metrics.dropped.inc(count),

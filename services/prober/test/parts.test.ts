@@ -2,7 +2,15 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { BusError, memoryBroker } from "@mcp-failover/bus";
-import { type Event, makeEvent, type Observation, type ProberHeartbeat, streams } from "@mcp-failover/contracts";
+import {
+  type Event,
+  farewellOf,
+  makeEvent,
+  type Observation,
+  type ProbeObserved,
+  type ProberHeartbeat,
+  streams,
+} from "@mcp-failover/contracts";
 import { proberPolicy } from "@mcp-failover/domain";
 import { testKit } from "@mcp-failover/service-kit/testing";
 import { eventually, patientMs } from "@mcp-failover/testkit";
@@ -35,21 +43,15 @@ function observation(endpoint: string): Observation {
 }
 function observationLog(policy: Partial<typeof proberPolicy>, append: (event: Event<"probe.observed">) => Promise<void>) {
   const state = { reachable: true, dropped: 0, events: 0 };
+  const made = (data: ProbeObserved): Event<"probe.observed"> => {
+    state.events += 1;
+    const id = `p1-${state.events}`;
+    return makeEvent({ type: "probe.observed", keys: ["p1"], id, service: "prober", instance: "p1", timeMs: state.events, data });
+  };
   const log: ObservationLog = openObservationLog({
     policy: { ...proberPolicy, ...policy },
-    event: (observations) => {
-      state.events += 1;
-      const id = `p1-${state.events}`;
-      return makeEvent({
-        type: "probe.observed",
-        keys: ["p1"],
-        id,
-        service: "prober",
-        instance: "p1",
-        timeMs: state.events,
-        data: { observer: "p1", observations },
-      });
-    },
+    event: (observations) => made({ observer: "p1", observations }),
+    farewell: () => made(farewellOf("p1", 1, 1)),
     reachable: () => state.reachable,
     append,
     onDropped: (count) => {
@@ -60,7 +62,7 @@ function observationLog(policy: Partial<typeof proberPolicy>, append: (event: Ev
   return { log, state };
 }
 const namesOf = (events: readonly Event<"probe.observed">[]) =>
-  events.map(({ data }) => data.observations.map(({ endpoint }) => endpoint).join(""));
+  events.map(({ data }) => (data.leaving ? "leaving" : data.observations.map(({ endpoint }) => endpoint).join("")));
 
 test("O1: regular observations leave together after the batch time, an urgent one takes what waits along at once, and a batch has its limit", async () => {
   const sent: Event<"probe.observed">[] = [];
@@ -75,7 +77,7 @@ test("O1: regular observations leave together after the batch time, an urgent on
   assert.deepEqual(namesOf(sent), ["ab", "cd"]);
   for (const name of "efghijk") log.add(observation(name), false);
   await log.close();
-  assert.deepEqual(namesOf(sent), ["ab", "cd", "efg", "hij", "k"]);
+  assert.deepEqual(namesOf(sent), ["ab", "cd", "efg", "hij", "k", "leaving"]);
 });
 
 test("O2: out of reach the newest are kept, the oldest are dropped and counted, and nothing is tried", async () => {
@@ -106,7 +108,26 @@ test("O3: a batch whose outcome is unknown is sent again with the same id; one t
   assert.deepEqual([ids, state.dropped], [["p1-1", "p1-1"], 1]);
   log.add(observation("b"), true);
   await log.close();
-  assert.deepEqual(ids, ["p1-1", "p1-1", "p1-2"]);
+  assert.deepEqual(ids, ["p1-1", "p1-1", "p1-2", "p1-3"], "the last is its farewell");
+});
+
+test("O4: who has said something says once that it leaves; nobody whom nobody has heard does, nor out of reach, and a stop waits for a log that fails no longer than that takes", async () => {
+  const sent: Event<"probe.observed">[] = [];
+  const silent = observationLog({}, async (event) => void sent.push(event));
+  await silent.log.close();
+  assert.deepEqual(namesOf(sent), [], "it is in nobody's count");
+  const { log, state } = observationLog({}, async (event) => void sent.push(event));
+  log.add(observation("a"), true);
+  state.reachable = false;
+  await log.close();
+  assert.deepEqual(namesOf(sent), ["a"]);
+  const failing = observationLog({}, async (event) => {
+    sent.push(event);
+    throw new BusError("timeout", "?", { retriable: true });
+  });
+  failing.log.add(observation("b"), true);
+  await failing.log.close();
+  assert.deepEqual(namesOf(sent), ["a", "b", "leaving"], "and does not begin again");
 });
 
 test("a schedule never runs two probes of one endpoint, plans from the end of each, and keeps going after one that threw", async (t) => {
@@ -233,6 +254,8 @@ test("G1 to G3: who is silent is dead, who leaves is gone, who is not ready owns
   assert.equal(owned(), 30, "G1: silent");
   fleet.hear(heartbeat("p3"));
   assert.ok(owned() < 30);
+  fleet.hear(heartbeat("p3", { leaving: true, startedAtMs: 7 }));
+  assert.ok(owned() < 30, "G1: the process before it, under its name");
   fleet.hear(heartbeat("p3", { leaving: true }));
   assert.equal(owned(), 30, "G1: left");
   fleet.hear(heartbeat("p1"));
@@ -434,6 +457,7 @@ test("a reply of who was not asked takes nobody's place, and who was asked is wa
     const performer = createPerformer(
       testKit<ProberEnvironment>({ service: "prober", bus: own, instance: name, config: {} }),
       proberPolicy,
+      1,
     );
     const now: Probing["now"] = async (_target, { requestId }) => {
       await sleep(afterMs);

@@ -25,6 +25,23 @@ export function wordsBefore(world: World, seq: number, backMs: number): Word[] {
   return words;
 }
 
+/** The probers (`prober:a`) of which the process that came last under the name has said, up to SIGNALS `seq`, that it leaves. */
+export function probersLeft(world: World, seq: number): Set<string> {
+  const latest = new Map<string, number>();
+  const known = new Set<string>();
+  const gone = new Set<string>();
+  for (let at = 1; at <= seq; at += 1) {
+    const entry = world.signal(at);
+    if (entry?.event.type !== "probe.observed") continue;
+    const { observer, startedAtMs = 0, leaving } = entry.event.data;
+    const run = `${observer} ${startedAtMs}`;
+    if (!known.has(run)) latest.set(observer, startedAtMs);
+    known.add(run);
+    if (leaving === true) gone.add(run);
+  }
+  return new Set([...latest].filter(([observer, run]) => gone.has(`${observer} ${run}`)).map(([observer]) => `prober:${observer}`));
+}
+
 /** When each router was last heard before SIGNALS `seq`, whatever it said, as far back as `backMs`. */
 export function routersHeard(world: World, seq: number, backMs: number): Map<string, number> {
   const heard = new Map<string, number>();

@@ -1,7 +1,7 @@
 import type { Event } from "@mcp-failover/contracts";
 import { policyFor } from "@mcp-failover/domain";
 import type { Check, World } from "../world-types.ts";
-import { callsBefore, routersHeard, type Word, wordsBefore } from "./evidence-log.ts";
+import { callsBefore, probersLeft, routersHeard, type Word, wordsBefore } from "./evidence-log.ts";
 
 type Decided = Event<"failover.decided">["data"];
 
@@ -87,17 +87,22 @@ export const noSingleWord: Check = {
         const lastAtMs = world.signal(last)?.atMs ?? 0;
         const routers = routersHeard(world, last, observerWindowMs);
         const fresh = wordsBefore(world, last, evidenceFreshMs + roundingMs);
-        // Every prober counts, also one that never spoke of this endpoint. A router that is live and sends it nothing abstains; one that
+        const left = probersLeft(world, last);
+        // Every prober counts that has not left, also one that never spoke of this endpoint. A router that is live and sends it nothing abstains; one that
         // has gone silent counts.
         const counts = ({ observer, endpoint, atMs }: Word, key: string): boolean => {
-          if (observer.startsWith("prober:")) return true;
+          if (observer.startsWith("prober:")) return !left.has(observer);
           if (endpoint !== key) return false;
           return atMs >= lastAtMs - evidenceFreshMs + roundingMs || (routers.get(observer) ?? 0) < lastAtMs - routerLiveMs - roundingMs;
         };
         for (const name of working) {
           const key = `${service}/${name}`;
           const observers = new Set(heard.filter((word) => counts(word, key)).map(({ observer }) => observer));
-          const accusers = new Set(fresh.filter(({ endpoint, fails }) => endpoint === key && fails).map(({ observer }) => observer));
+          const accusers = new Set(
+            fresh
+              .filter(({ observer, endpoint, fails }) => endpoint === key && fails && !left.has(observer))
+              .map(({ observer }) => observer),
+          );
           if (observers.size < 2 ? accusers.size >= 1 : accusers.size >= 2 && accusers.size * 2 > observers.size) continue;
           world.fail("no_move_on_one_word", `${service} was moved off ${name} by ${accusers.size} of ${observers.size} observers`, {
             seq,
