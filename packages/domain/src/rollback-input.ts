@@ -3,11 +3,12 @@ import { type DecisionPlace, seenRollback } from "./evidence-routers.ts";
 import { initialFailoverState } from "./failover.ts";
 import { type Maintenance, maintenanceAt, maintenanceEndedMs } from "./maintenance.ts";
 import { defaultPolicy, policyFor } from "./policy.ts";
-import { initialRollbackState, lessOf, type RollbackInput, shareOf } from "./rollback.ts";
+import { initialRollbackState, lessOf, type RollbackInput, shareOf, slowShareMax } from "./rollback.ts";
 import { timeOfThisClock } from "./store-time.ts";
 import type { CallCounts, CountWindow } from "./tool-buckets.ts";
 import { callsBy } from "./tool-callers.ts";
-import { countCalls, lastBadMs, type ToolTraffic } from "./tool-traffic.ts";
+import { countByTens, countCalls, lastBadMs, type ToolTraffic, tenMs, tensKeptMs } from "./tool-traffic.ts";
+import { wilsonLowerBound } from "./wilson.ts";
 
 /** What a rollback decision reads of AUDIT, folded. Each subject's last event is all that is kept. */
 export interface RollbackAudit {
@@ -134,6 +135,7 @@ export function rollbackInput(audit: RollbackAudit, traffic: ToolTraffic, of: Sc
     state,
     evaluations: [window],
     samples,
+    ...overSince(traffic, key, window.mcp, policy, nowMs),
     routers: routersThatCalled(traffic, key, told),
     agents: weightiestAgents(traffic, key, window.mcp, told),
     step: { ...between(stepFromMs, endMs), fromMs: stepFromMs },
@@ -143,6 +145,34 @@ export function rollbackInput(audit: RollbackAudit, traffic: ToolTraffic, of: Sc
     seenEpoch: seenRollback(traffic, `${scope}/${name}`, audit.newest.get(`${scope}/${name}`) ?? null),
     nowMs,
   };
+}
+
+/** Two stretches that are over a limit are two outages where the windows between, by tens of seconds, are not for so long. */
+const outagesApartMs = 60 * secondMs;
+
+/** Since when each kind has been over its limit, as far back as traffic is kept, whatever was decided meanwhile. */
+function overSince(
+  traffic: ToolTraffic,
+  key: string,
+  window: CallCounts,
+  policy: RollbackInput["policy"],
+  nowMs: number,
+): Pick<RollbackInput, "overSinceMs"> {
+  const limits = { errors: policy.errorRate, slow: slowShareMax };
+  const isOver = (counts: CallCounts, kind: "errors" | "slow"): boolean => shareOf(counts, kind) > limits[kind];
+  if (!isOver(window, "errors") && !isOver(window, "slow")) return {};
+  const sinceMs = (kind: "errors" | "slow"): number => {
+    const nowEndMs = (Math.floor(nowMs / tenMs) + 1) * tenMs;
+    const knownFromMs = nowEndMs - tensKeptMs;
+    let firstMs = nowEndMs;
+    for (let endMs = nowEndMs; endMs - policy.windowMs >= knownFromMs && firstMs - endMs <= outagesApartMs; endMs -= tenMs) {
+      const counts = countByTens(traffic, key, "mcp", { fromMs: endMs - policy.windowMs, toMs: endMs, slowMs: policy.responseMsMax });
+      if (counts.calls >= policy.minimumCalls && wilsonLowerBound(counts[kind], counts.calls) > limits[kind]) firstMs = endMs;
+    }
+    const fromMs = firstMs - policy.windowMs;
+    return fromMs - outagesApartMs < knownFromMs ? 0 : fromMs;
+  };
+  return { overSinceMs: { errors: sinceMs("errors"), slow: sinceMs("slow") } };
 }
 
 function legacySaid(has: boolean): Pick<RollbackInput, "hasLegacy" | "legacyGone"> {

@@ -52,6 +52,11 @@ export type RollbackInput = {
   evaluations: { mcp: CallCounts; legacy: CallCounts }[];
   /** The MCP calls of that window in stretches of equal length, newest first. */
   samples?: CallCounts[];
+  /**
+   * Since when what speaks against MCP has lasted, in the store's time; 0: for longer than is known. Absent: nothing does, or the log is of a time
+   * that did not ask.
+   */
+  overSinceMs?: Record<Kind, number>;
   /** Who made the MCP calls of that window, from which second on, and heard last when: those with the most, and how many more there are. */
   routers?: { named: RouterCalls[]; more: number };
   /** Without whose calls the least is left of what speaks against MCP; null: no agent is known by name. */
@@ -88,14 +93,15 @@ export type RollbackDecision =
       rejected: { option: string; why: string }[];
       state: RollbackState;
     }
-  | { kind: "rejected"; rule: string; reason: string; automatic: boolean; rejected: { option: string; why: string }[] };
+  /** `sinceMs`: of what it is about, in the store's time; 0: for longer than is known. */
+  | { kind: "rejected"; rule: string; reason: string; automatic: boolean; sinceMs: number; rejected: { option: string; why: string }[] };
 
 const service: Actor = { kind: "service", id: "rollback-controller" };
 /** Rule of a decision by R8. */
 export const routersAheadRule = "routers_ahead";
 const legacyGone = "no legacy implementation is configured any more, so MCP serves every call already";
 /** A p95 over the limit is a share of slow calls over this. */
-const slowShareMax = 0.05;
+export const slowShareMax = 0.05;
 const secondMs = 1000;
 
 /** Every scope before its first decision: whole on MCP. */
@@ -213,6 +219,7 @@ function rollBackByItself(input: RollbackInput, { rule, why, kind }: Condemned):
     rule: code,
     reason: `${why}; but ${reason}`,
     automatic: true,
+    sinceMs: input.overSinceMs?.[kind] ?? 0,
     rejected: [{ option: "legacy", why: reason }],
   });
   if (!hasLegacy) return no("no_legacy", "there is no legacy implementation");
@@ -310,7 +317,7 @@ function sayAgain(input: RollbackInput, seenEpoch: number): RollbackDecision {
 }
 
 function refuse(rule: string, reason: string): RollbackDecision {
-  return { kind: "rejected", rule, reason, automatic: false, rejected: [] };
+  return { kind: "rejected", rule, reason, automatic: false, sinceMs: 0, rejected: [] };
 }
 
 function decided(input: RollbackInput, action: Action, rule: string, reason: string, change: Partial<RollbackState>): RollbackDecision {

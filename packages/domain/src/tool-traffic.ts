@@ -34,9 +34,9 @@ interface Buckets {
 }
 
 const secondMs = 1000;
-const tenMs = 10 * secondMs;
+export const tenMs = 10 * secondMs;
 const secondsKeptMs = 60 * secondMs;
-const tensKeptMs = 600 * secondMs;
+export const tensKeptMs = 600 * secondMs;
 const scopesMax = 2000;
 const routersMax = 500;
 const noBuckets: Buckets = { seconds: [], tens: [] };
@@ -127,6 +127,11 @@ export function countCalls(traffic: ToolTraffic, scope: string, implementation: 
   const buckets = traffic.scopes.get(scope)?.[implementation] ?? noBuckets;
   const fine = window.toMs - window.fromMs <= secondsKeptMs - 10 * secondMs;
   return countBuckets(fine ? buckets.seconds : buckets.tens, window);
+}
+
+/** The same over tens of seconds alone, whatever the length: as far back as anything is kept. */
+export function countByTens(traffic: ToolTraffic, scope: string, implementation: "mcp" | "legacy", window: CountWindow): CallCounts {
+  return countBuckets(traffic.scopes.get(scope)?.[implementation].tens ?? noBuckets.tens, window);
 }
 
 /**

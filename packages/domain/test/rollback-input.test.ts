@@ -71,6 +71,28 @@ test("the samples share no call and make up the window, which begins with the la
   assert.deepEqual(seen({}, moved("bank", nowMs - 10_000)), [5, 2, 1, 1, 0, 1], "another upstream's move says nothing");
 });
 
+test("a refusal says since when its outage lasts, whatever was well for less than a minute in it; 0 for longer than is known", () => {
+  const well: Second = [{ calls: 20, errors: 0 }];
+  const ill: Second = [
+    { calls: 20, errors: 20 },
+    { implementation: "legacy", calls: 20, errors: 20 },
+  ];
+  const times = (count: number, second: Second): Second[] => Array.from({ length: count }, () => second);
+  const since = (...seconds: Second[]): number | null => {
+    const decision = decideRollback(join(heard(seconds), "tool", "buy"));
+    assert.deepEqual([decision.kind, decision.rule], ["rejected", "legacy_no_better"]);
+    return decision.kind === "rejected" ? (nowMs - decision.sinceMs) / 1000 : null;
+  };
+  const longAgo = nowMs / 1000;
+  // By tens of seconds, from the first window of thirty that was over the limit.
+  assert.equal(since(...times(200, well), ...times(40, ill)), 60);
+  assert.equal(since(...times(200, well), ...times(40, ill), ...times(50, well), ...times(40, ill)), 150, "one outage");
+  assert.equal(since(...times(100, well), ...times(40, ill), ...times(120, well), ...times(40, ill)), 60, "another one");
+  assert.equal(since(...times(590, ill)), longAgo);
+  assert.equal(since(...times(520, ill)), longAgo, "what was before the first minute of what is known?");
+  assert.equal(join(heard(times(60, well)), "tool", "buy").overSinceMs, undefined);
+});
+
 /** Rolled back after so many seconds of what was heard; null: not. Asked at each second, as the service does. */
 function rolledBackAfter(seconds: readonly Second[], of = audit): number | null {
   const traffic = openToolTraffic();

@@ -26,20 +26,20 @@ export class Knowledge {
   audit: RollbackAudit = noRollbackAudit;
   readonly traffic: ToolTraffic = openToolTraffic();
   /** Last `rollback.rejected` of an automatic decision, by `scope/name`. */
-  readonly rejected = new Map<string, { rule: string; epoch: number }>();
+  readonly rejected = new Map<string, { rule: string; epoch: number; timeMs: number }>();
   readonly #start = new EvidenceStart();
   #leftOut = 0;
 
   /** What can be rolled back, by `scope/name`. */
   scopes: ReadonlyMap<string, ScopeName> = new Map();
 
-  foldAudit(event: Event): void {
+  foldAudit(event: Event, { timeMs }: Folded): void {
     this.audit = foldRollbackAudit(this.audit, event);
     if ((event.type === "config.applied" || event.type === "rollback.decided") && this.audit.config !== null) {
       this.scopes = new Map(rollbackScopes(this.audit.config.topology, this.audit.states).map((of) => [keyOf(of), of]));
     }
     if (event.type === "rollback.rejected" && event.data.automatic) {
-      this.rejected.set(keyOf(event.data), { rule: event.data.rule, epoch: event.data.epoch ?? 0 });
+      this.rejected.set(keyOf(event.data), { rule: event.data.rule, epoch: event.data.epoch ?? 0, timeMs });
     }
   }
 

@@ -1,5 +1,5 @@
 import type { Certificate, RollbackRejected } from "@mcp-failover/contracts";
-import { policyHash, type RollbackDecision, type RollbackInput } from "@mcp-failover/domain";
+import { policyHash, type RollbackDecision, type RollbackInput, timeOfThisClock } from "@mcp-failover/domain";
 import type { FencedDecider, Kit, Published } from "@mcp-failover/service-kit";
 import { type Knowledge, keyOf } from "./knowledge.ts";
 
@@ -53,12 +53,13 @@ export class Performer {
     return published;
   }
 
-  /** `rollback.rejected`; an automatic one once a rule and epoch. */
+  /** `rollback.rejected`; an automatic one once an outage, rule and epoch. */
   async rejected(input: RollbackInput, decision: Refused): Promise<void> {
-    const { scope, name, command, state } = input;
+    const { scope, name, command, state, nowMs } = input;
     const isNews = (): boolean => {
       const last = this.#knowledge.rejected.get(keyOf(input));
-      return !decision.automatic || last?.rule !== decision.rule || last.epoch !== state.epoch;
+      if (!decision.automatic || last?.rule !== decision.rule || last.epoch !== state.epoch) return true;
+      return timeOfThisClock(last.timeMs, nowMs) < decision.sinceMs;
     };
     for (let attempt = 0; attempt < attemptsMax && isNews(); attempt += 1) {
       const expectedSeq = this.#decider.foldedSeq("rollback.rejected", [scope, name]);

@@ -36,7 +36,7 @@ export async function startRollbackController(kit: Kit<unknown>): Promise<Runnin
     clockGapMs,
     tiltMs,
     foldAudit(event, at) {
-      knowledge.foldAudit(event);
+      knowledge.foldAudit(event, at);
       notices.fold(event, at);
       desk.fold(event, at);
       if (event.type === "config.applied") kit.ready("configuration", knowledge.scopes.size > 0);

@@ -39,7 +39,7 @@ async function stack(
   controllers = 1,
   topology: typeof config = config,
   through = (bus: Bus): Bus => bus,
-  before: readonly { agoMs: number; calls: number; errors: number; router?: string }[] = [],
+  before: readonly { agoMs: number; calls: number; errors: number; router?: string; legacyFails?: boolean; refusal?: boolean }[] = [],
   step: { agoMs: number; mcpPercent: number } | null = null,
 ) {
   let agoMs = step?.agoMs ?? before[0]?.agoMs ?? 0;
@@ -53,6 +53,7 @@ async function stack(
   for (const window of before) {
     agoMs = window.agoMs;
     await traffic(bus, window, {}, window.router);
+    if (window.refusal === true) await refuse(bus, Date.now() - agoMs);
   }
   agoMs = 0;
   const kits: ReturnType<typeof testKit>[] = [];
@@ -116,18 +117,30 @@ async function beginStep(bus: Bus, atMs: number, mcpPercent: number): Promise<vo
   await bus.appendFenced(event("rollback.decided", ["tool", "get_inventory"], { ...data, ...said, state: { ...state, ramp } }), 0);
 }
 
+/** The word that get_inventory needs a rollback, and that its legacy implementation is no better. */
+async function refuse(bus: Bus, atMs: number): Promise<void> {
+  const folded = { AUDIT: null, SIGNALS: null };
+  const rule = "legacy_no_better";
+  const certificate = { decider: "decideRollback", rule, policyHash: "", nowMs: atMs, folded, input: null, rejected: [] };
+  const said = { reason: "test", automatic: true, by: service, commandId: null, epoch: 0, timestamp: new Date(atMs).toISOString() };
+  const of = { scope: "tool" as const, name: "get_inventory", rule };
+  await bus.appendFenced(event("rollback.rejected", ["tool", "get_inventory"], { ...of, ...said, certificate }), 0);
+}
+
 /** One router's window of calls of get_inventory. */
 async function traffic(
   bus: Bus,
-  mcp: { calls: number; errors: number },
+  mcp: { calls: number; errors: number; legacyFails?: boolean },
   rollbacks: Record<string, number> = {},
   router = "r1",
   rollbackIds?: Record<string, string>,
 ): Promise<void> {
   const nowMs = Date.now();
-  const row = { upstream: "warehouse", tool: "get_inventory", agent: "picker", implementation: "mcp" as const, ...mcp };
-  const latency = Array.from({ length: 14 }, (_, index) => (index === 0 ? mcp.calls : 0));
-  const tools = mcp.calls > 0 ? [{ ...row, latency }] : [];
+  const { calls, errors, legacyFails } = mcp;
+  const row = { upstream: "warehouse", tool: "get_inventory", agent: "picker", implementation: "mcp" as const, calls, errors };
+  const latency = Array.from({ length: 14 }, (_, index) => (index === 0 ? calls : 0));
+  const ofLegacy = { ...row, implementation: "legacy" as const, errors: calls, latency };
+  const tools = calls > 0 ? [{ ...row, latency }, ...(legacyFails === true ? [ofLegacy] : [])] : [];
   await bus.append(
     event("traffic.observed", [router], {
       router,
@@ -340,6 +353,34 @@ test("a controller that began in the middle of a step of a ramp knows how the st
     (events) => events.length > 1,
   );
   assert.deepEqual([decided?.data.action, decided?.data.certificate.rule, decided?.data.state.mcpPercent], ["paused", "mcp_worse", 5]);
+});
+
+test("an automatic rollback that a rule forbids is told once an outage, also by who began to look in the middle of one", async () => {
+  const windows = (fromAgoMs: number, toAgoMs: number, ill: boolean) =>
+    Array.from({ length: (fromAgoMs - toAgoMs) / 1000 }, (_, index) => ({
+      agoMs: fromAgoMs - index * 1000,
+      calls: 20,
+      ...(ill ? { errors: 20, legacyFails: true } : { errors: 0 }),
+    }));
+  const told = { ...windows(300_000, 299_000, true)[0], agoMs: 270_000, calls: 20, errors: 20, refusal: true };
+  const first = [...windows(400_000, 300_000, false), ...windows(300_000, 271_000, true), told, ...windows(269_000, 250_000, true)];
+  const another = await stack(1, config, undefined, [...first, ...windows(250_000, 40_000, false), ...windows(40_000, 0, true)]);
+  const refusals = await until(
+    () => said(another.bus, "rollback.rejected"),
+    (found) => found.length >= 2,
+  );
+  assert.deepEqual(
+    refusals.map(({ data }) => [data.rule, data.epoch]),
+    [
+      ["legacy_no_better", 0],
+      ["legacy_no_better", 0],
+    ],
+  );
+  const lasting = await stack(1, config, undefined, [...first, ...windows(250_000, 0, true)]);
+  for (const { bus } of [another, lasting]) await traffic(bus, { calls: 20, errors: 20, legacyFails: true });
+  await new Promise((resolve) => setTimeout(resolve, 3000));
+  assert.equal((await said(lasting.bus, "rollback.rejected")).length, 1, "it was told when it began");
+  assert.equal((await said(another.bus, "rollback.rejected")).length, 2);
 });
 
 test("a command repeated with its id gets the first answer and acts once", async () => {
