@@ -41,3 +41,36 @@ test("R1: what a server says while it sheds load, asks who one is or breaks off 
   assert.equal(await book.ask(endpoint, 2000, new Ending()), "legacy");
   assert.equal(book.known(endpoint), "legacy");
 });
+
+test("R1: what is known of a server's era is kept for a while, and asked for anew then, since a server may be another one by now", async (t) => {
+  let asked = 0;
+  let modern = false;
+  const server = createServer((request, response) => {
+    request.resume();
+    asked += 1;
+    const rest = modern ? { result: { supportedVersions: ["2026-07-28"] } } : { error: { code: -32601, message: "Method not found" } };
+    response.writeHead(modern ? 200 : 400, { "content-type": "application/json" });
+    response.end(JSON.stringify({ jsonrpc: "2.0", id: "mcpf-discover", ...rest }));
+  });
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  const client = createUpstreamClient({ connectionsMax: 2, headerBytesMax: 16_384, idleMs: 4000 });
+  t.after(async () => {
+    await client.close();
+    server.close();
+  });
+  const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}/mcp`;
+  const endpoint: EndpointView = { name: "a", url, role: "write", headers: {} };
+  let nowMs = 0;
+  const book = createEraBook(client, () => nowMs);
+  const ask = async () => [await book.ask(endpoint, 2000, new Ending()), asked];
+  assert.deepEqual(await ask(), ["legacy", 1]);
+  modern = true;
+  nowMs = 5 * 60_000 - 1;
+  assert.deepEqual(await ask(), ["legacy", 1]);
+  nowMs += 1;
+  assert.equal(book.known(endpoint), null);
+  assert.deepEqual(await ask(), ["modern", 2]);
+  modern = false;
+  nowMs += 5 * 60_000;
+  assert.deepEqual(await ask(), ["legacy", 3], "and back");
+});

@@ -48,7 +48,7 @@ function plainName(value: string): string {
   return encoded === undefined ? value : Buffer.from(encoded, "base64").toString("utf8");
 }
 
-/** The answer to a `tools/list` as the agent may see it; null: as it is. */
+/** The answer to a `tools/list` as the agent may see it, which is for nobody else to keep (requirement R16); null: as it is. */
 export function visibleAnswer(
   principal: Principal,
   upstream: string,
@@ -59,5 +59,6 @@ export function visibleAnswer(
   if (typeof result !== "object" || result === null) return null;
   const { tools } = result as { tools?: unknown };
   if (!Array.isArray(tools)) return null;
-  return { ...value, result: { ...result, tools: allowedTools(principal.grant, upstream, tools) } };
+  const scope = "cacheScope" in result ? { cacheScope: "private" } : {};
+  return { ...value, result: { ...result, ...scope, tools: allowedTools(principal.grant, upstream, tools) } };
 }

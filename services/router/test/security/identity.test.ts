@@ -19,6 +19,7 @@ import { connectV1, initializeBody, post, textOf, toolCall, until } from "../sup
 import { type FakeControl, fakeControl } from "../support/fake-control.ts";
 import { startMcpServer, type TestMcpServer } from "../support/mcp-server.ts";
 import { startTestRouter, type TestRouter } from "../support/router.ts";
+import { startScriptedServer } from "../support/scripted-server.ts";
 
 const stop: (() => Promise<unknown>)[] = [];
 let a: TestMcpServer;
@@ -136,6 +137,34 @@ describe("agents by static token", () => {
       await bob.client.close();
       assert.equal(control.calls.at(-1)?.agent, "bob");
     }
+  });
+
+  test("R16: a list that is cut to what an agent may see is that agent's alone, though the upstream gave it for all", async () => {
+    const server = await startScriptedServer("s", { modern: true });
+    stop.push(server.kill);
+    const tools = ["whoami", "write"].map((name) => ({ name, inputSchema: { type: "object" } }));
+    server.answer = ({ method, message, response }) => {
+      if (method !== "tools/list") return false;
+      const result = { resultType: "complete", ttlMs: 60_000, cacheScope: "public", tools };
+      response.writeHead(200, { "content-type": "application/json" }).end(JSON.stringify({ jsonrpc: "2.0", id: message.id, result }));
+      return true;
+    };
+    control = fakeControl([{ name: "s", url: server.url }]);
+    const { mcpUrl } = await routerWith({ agents });
+    const version = "2026-07-28";
+    const list = async (token: string) => {
+      const meta = {
+        "io.modelcontextprotocol/protocolVersion": version,
+        "io.modelcontextprotocol/clientInfo": { name: "raw", version: "1" },
+        "io.modelcontextprotocol/clientCapabilities": {},
+      };
+      const headers = { ...bearer(token), "mcp-protocol-version": version, "mcp-method": "tools/list" };
+      const { result } = (await post(mcpUrl, { jsonrpc: "2.0", id: 1, method: "tools/list", params: { _meta: meta } }, headers)).body;
+      const names = ((result?.["tools"] ?? []) as { name: string }[]).map(({ name }) => name);
+      return [names, result?.["cacheScope"], result?.["ttlMs"]];
+    };
+    assert.deepEqual(await list("token-of-alice"), [["whoami"], "private", 60_000]);
+    assert.deepEqual(await list("token-of-bob"), [["whoami", "write"], "public", 60_000], "who sees all of it has it as it came");
   });
 
   test("R24: an agent's limits hold for what stands in while no server is there, too", async () => {
