@@ -164,12 +164,13 @@ function overSince(
   const sinceMs = (kind: "errors" | "slow"): number => {
     const nowEndMs = (Math.floor(nowMs / tenMs) + 1) * tenMs;
     const knownFromMs = nowEndMs - tensKeptMs;
-    let firstMs = nowEndMs;
-    for (let endMs = nowEndMs; endMs - policy.windowMs >= knownFromMs && firstMs - endMs <= outagesApartMs; endMs -= tenMs) {
+    let firstMs: number | null = null;
+    for (let endMs = nowEndMs; endMs - policy.windowMs >= knownFromMs && (firstMs ?? nowEndMs) - endMs <= outagesApartMs; endMs -= tenMs) {
       const counts = countByTens(traffic, key, "mcp", { fromMs: endMs - policy.windowMs, toMs: endMs, slowMs: policy.responseMsMax });
       if (counts.calls >= policy.minimumCalls && wilsonLowerBound(counts[kind], counts.calls) > limits[kind]) firstMs = endMs;
     }
-    const fromMs = firstMs - policy.windowMs;
+    // Where no such window says so for certain, nothing says that it is another one.
+    const fromMs = firstMs === null ? 0 : firstMs - policy.windowMs;
     return fromMs - outagesApartMs < knownFromMs ? 0 : fromMs;
   };
   return { overSinceMs: { errors: sinceMs("errors"), slow: sinceMs("slow") } };
