@@ -17,7 +17,7 @@ import { incidentChanged, notification, notifyResult } from "./incident.ts";
 import { configApplied, logStarted } from "./log.ts";
 import { endpointReported, probeObserved, probeRequested, proberHeartbeat } from "./probe.ts";
 import { rollbackDecided, rollbackNotice, rollbackRejected } from "./rollback.ts";
-import { sessionCancelled, sessionClaimed, sessionReleased } from "./session.ts";
+import { sessionCancelled, sessionChanged, sessionClaimed, sessionReleased } from "./session.ts";
 import type { StreamName } from "./streams.ts";
 import { keysOf, subjectOf } from "./tokens.ts";
 import { trafficObserved } from "./traffic.ts";
@@ -102,6 +102,7 @@ export const events = {
   "session.claimed": define(sessionClaimed, null, [], false, ["router"]),
   "session.cancelled": define(sessionCancelled, null, [], false, ["router"]),
   "session.released": define(sessionReleased, null, [], false, ["router"]),
+  "session.changed": define(sessionChanged, null, [], false, ["router"]),
 } as const satisfies Record<string, EventDefinition>;
 
 export type EventType = keyof typeof events;

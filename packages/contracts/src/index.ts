@@ -244,6 +244,7 @@ export {
   sessionReleased,
 } from "./session.ts";
 export {
+  sessionChanged,
   type StatusPage,
   type StatusPageRequest,
   type StatusView,

@@ -41,6 +41,7 @@ const pinned: Record<EventType, readonly [subject: string, stream: string | null
   "endpoint.reported": ["endpoint.reported", null],
   "session.claimed": ["session.claimed", null],
   "session.cancelled": ["session.cancelled", null],
+  "session.changed": ["session.changed", null],
   "session.released": ["session.released", null],
 };
 
@@ -88,7 +89,14 @@ for (const [type, [subject, stream]] of Object.entries(pinned) as [EventType, re
 
   test(`${type} without any one of its fields, or with one of another kind, is refused with the field's name`, () => {
     const event = JSON.parse(read(type).toString()) as { data: Record<string, unknown> };
-    const optional = ["failover.rejected.epoch", "rollback.rejected.epoch", "chaos.started.overrode"]; // Added after the first events of version 1.
+    // Added after the first events of version 1.
+    const optional = [
+      "failover.rejected.epoch",
+      "rollback.rejected.epoch",
+      "chaos.started.overrode",
+      "session.claimed.sealed",
+      "session.released.whole",
+    ];
     for (const field of Object.keys(event.data)) {
       const without = { ...event, data: { ...event.data } };
       delete without.data[field];
@@ -160,6 +168,7 @@ test("what is decided is fenced, and what is only counted is not", () => {
     "endpoint.reported",
     "session.claimed",
     "session.cancelled",
+    "session.changed",
     "session.released",
   ]);
 });

@@ -15,6 +15,7 @@ import { createRightsWatch } from "./mcp/rights.ts";
 import { createSealer } from "./mcp/seal.ts";
 import type { Session } from "./mcp/session.ts";
 import { createSessionTable } from "./mcp/session-table.ts";
+import type { EventId } from "./mcp/stream-log.ts";
 import { createTaskBook, type TaskBook } from "./mcp/task-book.ts";
 import { createToolBook } from "./mcp/tool-book.ts";
 import { observedControl } from "./observe/observed-control.ts";
@@ -78,6 +79,8 @@ export interface DataPlane extends RouterServer {
   readonly sessionCount: number;
   /** A session that is in memory, by its key; for what other processes say of it. */
   sessionByKey(key: string): Session | null;
+  /** What they say of one with `/mcp`. */
+  sessionChanged(key: string, from: EventId | null): void;
 }
 
 /** Starts to listen. */
@@ -169,6 +172,7 @@ export async function startDataPlane(options: DataPlaneOptions): Promise<DataPla
       return sessions.size;
     },
     sessionByKey: (key) => sessions.byKey(key),
+    sessionChanged: aggregate.changed,
     async close(graceMs) {
       stopFollowing();
       aggregate.close();

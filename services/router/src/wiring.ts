@@ -7,7 +7,7 @@ import { createRouterControl } from "./control/control.ts";
 import { answers, reaches } from "./control/reach.ts";
 import { type DataPlane, startDataPlane } from "./data-plane.ts";
 import { startTokenGuard } from "./identity/start-guard.ts";
-import { createStreamClaims, hearCancellations, serveStreamClaims } from "./mcp/claims.ts";
+import { createStreamClaims, hearCancellations, hearChanges, serveStreamClaims } from "./mcp/claims.ts";
 import { createSharedDirectory } from "./mcp/directory.ts";
 import { createSealer } from "./mcp/seal.ts";
 import { type SharedBucketOptions, sharedBucket, troubleTeller } from "./mcp/shared-bucket.ts";
@@ -25,7 +25,7 @@ const directoryMs = 300;
 
 /**
  * The whole router: `control` hears the log and decides where calls go, the data plane carries them. It says `traffic.observed` (control) and
- * asks and tells other routers with `session.claimed` and `session.cancelled`.
+ * asks and tells other routers with `session.claimed`, `session.cancelled` and `session.changed`.
  */
 export async function startRouter(kit: Kit<RouterConfig>): Promise<Running> {
   const { config, bus, log, registry } = kit;
@@ -101,11 +101,13 @@ export async function startRouter(kit: Kit<RouterConfig>): Promise<Running> {
   listening = plane;
   const claims = serveStreamClaims(kit, sealer, plane.sessionByKey);
   const cancellations = hearCancellations(kit, sealer, plane.sessionByKey);
+  const changes = hearChanges(kit, sealer, plane.sessionChanged);
   log.info({ url: plane.url }, "listening");
   return {
     async stop() {
       claims.stop();
       cancellations.stop();
+      changes.stop();
       tls?.stop();
       await plane.close(config.MCPF_ROUTER_GRACE_MS);
       await control.stop();

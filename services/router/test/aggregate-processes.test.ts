@@ -3,9 +3,10 @@ import { afterEach, beforeEach, describe, test } from "node:test";
 import { createMemoryDirectory } from "../src/mcp/directory.ts";
 import { initializeBody, post, toolCall, until } from "./support/clients.ts";
 import { fakeControl } from "./support/fake-control.ts";
+import { startTestFleet, type TestFleet } from "./support/fleet.ts";
 import { startMcpServer, type TestMcpServer } from "./support/mcp-server.ts";
 import { startTestRouter, type TestRouter } from "./support/router.ts";
-import { type ScriptedServer, startScriptedServer } from "./support/scripted-server.ts";
+import { type Scripted, type ScriptedServer, startScriptedServer, stream } from "./support/scripted-server.ts";
 import { controlOf } from "./support/several.ts";
 
 const waitMs = 30_000;
@@ -95,6 +96,7 @@ describe("a call to /mcp in one router process, and what its client says through
 describe("a session with /mcp that two router processes serve at once", () => {
   let a: ScriptedServer;
   let b: ScriptedServer;
+  let fleet: TestFleet;
   let one: TestRouter;
   let two: TestRouter;
   let session: Record<string, string>;
@@ -103,13 +105,12 @@ describe("a session with /mcp that two router processes serve at once", () => {
     [a, b] = await Promise.all([startScriptedServer("a"), startScriptedServer("b")]);
     const only = ({ url }: ScriptedServer) => fakeControl([{ name: "only", url }]);
     const upstreams = { a: only(a), b: only(b) };
-    const directory = createMemoryDirectory();
-    one = await startTestRouter(controlOf(upstreams), { directory });
-    two = await startTestRouter(controlOf(upstreams), { directory });
+    fleet = await startTestFleet(() => controlOf(upstreams));
+    ({ one, two } = fleet);
     session = { "mcp-session-id": (await post(`${one.url}/mcp`, initializeBody)).headers.get("mcp-session-id") ?? "" };
   });
   afterEach(async () => {
-    for (const router of [one, two]) await router.close(0);
+    await fleet.close();
     for (const server of [a, b]) await server.kill();
     assert.deepEqual([...one.problems, ...two.problems], []);
   });
@@ -150,6 +151,36 @@ describe("a session with /mcp that two router processes serve at once", () => {
     await until(() => heard(a, "DELETE").length === 1);
     assert.deepEqual(heard(a, "tools/call"), []);
   });
+
+  for (const where of ["one", "two"] as const) {
+    test(`is over with its DELETE: its stream at process one ends, and nothing is begun for it any more (DELETE at ${where})`, async () => {
+      assert.ok((await post(`${one.url}/mcp`, toolCall(3, "a__x"), session)).body.result);
+      let upstream: Scripted | null = null;
+      a.answer = (asked) => {
+        // As servers do, it ends the stream with its session.
+        if (asked.method === "DELETE") upstream?.response.end();
+        if (asked.method !== "GET") return false;
+        upstream = asked;
+        stream(asked);
+        return true;
+      };
+      const leave = new AbortController();
+      const own = await fetch(`${one.url}/mcp`, { headers: { accept: "text/event-stream", ...session }, signal: leave.signal });
+      let isOver = false;
+      const reading = own.text().then(
+        () => {
+          isOver = true;
+        },
+        () => undefined,
+      );
+      await until(() => heard(a, "GET").length > 0);
+      await fetch(`${{ one, two }[where].url}/mcp`, { method: "DELETE", headers: session });
+      await until(() => isOver || heard(a, "initialize").length > 1);
+      leave.abort();
+      await reading;
+      assert.equal(heard(a, "initialize").length, 1, a.heard.join(", "));
+    });
+  }
 
   test("has the log level that its client set at the other one, and an upstream that hangs keeps the client from setting it no longer than a moment", async () => {
     assert.ok((await post(`${one.url}/mcp`, toolCall(3, "a__x"), session)).body.result);

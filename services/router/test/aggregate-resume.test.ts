@@ -1,9 +1,10 @@
 import assert from "node:assert/strict";
 import { afterEach, beforeEach, describe, test } from "node:test";
-import { createMemoryDirectory } from "../src/mcp/directory.ts";
+import { createMemoryDirectory, type SessionDirectory } from "../src/mcp/directory.ts";
 import { initializeBody, post, toolCall, until } from "./support/clients.ts";
 import { fakeControl } from "./support/fake-control.ts";
-import { startTestRouter, type TestRouter } from "./support/router.ts";
+import { startTestFleet, type TestFleet } from "./support/fleet.ts";
+import type { TestRouter } from "./support/router.ts";
 import { type Scripted, type ScriptedServer, startScriptedServer, stream } from "./support/scripted-server.ts";
 import { controlOf } from "./support/several.ts";
 
@@ -18,6 +19,9 @@ interface Heard {
 
 describe("a client of /mcp whose connection breaks", () => {
   let a: ScriptedServer;
+  let fleet: TestFleet;
+  /** Of the directory. */
+  let reads = 0;
   let one: TestRouter;
   let two: TestRouter;
   let session: Record<string, string>;
@@ -25,21 +29,32 @@ describe("a client of /mcp whose connection breaks", () => {
 
   beforeEach(async () => {
     a = await startScriptedServer("a");
-    const directory = createMemoryDirectory();
     const control = () => controlOf({ a: fakeControl([{ name: "only", url: a.url }]) });
-    one = await startTestRouter(control(), { directory });
-    two = await startTestRouter(control(), { directory });
+    reads = 0;
+    const directory = createMemoryDirectory();
+    const counting: SessionDirectory = {
+      ...directory,
+      read: (key) => {
+        reads += 1;
+        return directory.read(key);
+      },
+    };
+    fleet = await startTestFleet(control, counting);
+    ({ one, two } = fleet);
     session = { "mcp-session-id": (await post(`${one.url}/mcp`, initializeBody)).headers.get("mcp-session-id") ?? "" };
   });
   afterEach(async () => {
     for (const stream of open.splice(0)) stream.cut();
-    for (const router of [one, two]) await router.close(0);
+    await fleet.close();
     await a.kill();
     assert.deepEqual([...one.problems, ...two.problems], []);
   });
 
   /** A call where there is a body, else a GET. */
-  const begin = async (router: TestRouter, { body, from }: { body?: object; from?: string }): Promise<Heard> => {
+  const begin = async (
+    router: TestRouter,
+    { body, from, headers }: { body?: object; from?: string; headers?: Record<string, string> },
+  ): Promise<Heard> => {
     const abort = new AbortController();
     const response = await fetch(`${router.url}/mcp`, {
       method: body === undefined ? "GET" : "POST",
@@ -48,6 +63,7 @@ describe("a client of /mcp whose connection breaks", () => {
         ...session,
         ...(body === undefined ? {} : { "content-type": "application/json" }),
         ...(from === undefined ? {} : { "last-event-id": from }),
+        ...headers,
       },
       signal: abort.signal,
       ...(body === undefined ? {} : { body: JSON.stringify(body) }),
@@ -139,19 +155,30 @@ describe("a client of /mcp whose connection breaks", () => {
     assert.match(second.text, /"id":"call-1","result"/);
   });
 
-  test("R9: comes back to its own stream while the old connection hangs, and gets what it was told there; elsewhere it hears that all may have changed", async () => {
-    await post(`${one.url}/mcp`, toolCall(2, "a__x"), session);
+  /** The session's streams at the upstream, which takes one at a time, as servers do; and what it says on the one that is open. */
+  const upstreamStreams = () => {
     const streams: Scripted[] = [];
+    const open = (): Scripted | undefined => streams.find(({ response }) => !response.destroyed);
     a.answer = (asked) => {
       if (asked.method !== "GET") return false;
+      if (open() !== undefined) {
+        asked.response.writeHead(409).end();
+        return true;
+      }
       stream(asked);
       streams.push(asked);
       return true;
     };
     const say = (data: string): void => {
-      const asked = streams.find(({ response }) => !response.destroyed);
+      const asked = open();
       if (asked !== undefined) stream(asked, { method: "notifications/message", params: { level: "error", data } });
     };
+    return { streams, say };
+  };
+
+  test("R9: comes back to its own stream while the old connection hangs, and gets what it was told there; elsewhere it hears that all may have changed", async () => {
+    await post(`${one.url}/mcp`, toolCall(2, "a__x"), session);
+    const { streams, say } = upstreamStreams();
     const first = await begin(one, {});
     await until(() => streams.length > 0);
     say("one");
@@ -172,5 +199,63 @@ describe("a client of /mcp whose connection breaks", () => {
     await until(() => elsewhere.messages.length >= 3);
     const said = elsewhere.messages.map(({ method }) => method?.split("/").slice(1).join("/"));
     assert.deepEqual(said.sort(), ["prompts/list_changed", "resources/list_changed", "tools/list_changed"]);
+  });
+
+  test("G5: comes back to its own stream at another router process while the old connection hangs at the first one, and hears its upstreams there", async () => {
+    await post(`${one.url}/mcp`, toolCall(2, "a__x"), session);
+    const { streams, say } = upstreamStreams();
+    const first = await begin(one, {});
+    await until(() => streams.length === 1);
+    say("one");
+    await until(() => first.lastId !== "");
+    const second = await begin(two, { from: first.lastId });
+    await until(() => first.ended && streams.length === 2);
+    say("two");
+    await until(() => second.text.includes("two"));
+    assert.ok(second.text.includes("tools/list_changed"), "what was said meanwhile is not known");
+    const other = (await post(`${one.url}/mcp`, initializeBody)).headers.get("mcp-session-id") ?? "";
+    const thief = await begin(one, { from: first.lastId, headers: { "mcp-session-id": other } });
+    await until(() => thief.messages.length >= 3);
+    say("three");
+    await until(() => second.text.includes("three"));
+    assert.ok(!second.ended && !thief.text.includes("three"), "the id of another session takes nothing");
+  });
+
+  test("G5: hears of what is begun elsewhere at once, and the directory is not read again and again for its stream", async () => {
+    const { streams, say } = upstreamStreams();
+    const own = await begin(one, {});
+    await post(`${two.url}/mcp`, toolCall(2, "a__x"), session);
+    await until(() => streams.length === 1, 1500);
+    say("one");
+    await until(() => own.text.includes("one"));
+    const before = reads;
+    await new Promise((resolve) => setTimeout(resolve, 5000));
+    assert.equal(reads, before);
+  });
+
+  test("an upstream that has no stream of its own is not asked for one again and again", async () => {
+    await post(`${one.url}/mcp`, toolCall(2, "a__x"), session);
+    await begin(one, {});
+    const gets = (): number => a.heard.filter((one) => one.startsWith("GET ")).length;
+    // Once ahead of the client, and once for it.
+    await until(() => gets() === 2);
+    await new Promise((resolve) => setTimeout(resolve, 5000));
+    assert.equal(gets(), 2);
+  });
+
+  test("G4: that was away for longer than the streams of its upstreams were kept hears that all may have changed", async () => {
+    await post(`${one.url}/mcp`, toolCall(2, "a__x"), session);
+    const { streams, say } = upstreamStreams();
+    const first = await begin(one, {});
+    await until(() => streams.length > 0);
+    const [upstream] = streams as [Scripted];
+    say("one");
+    await until(() => first.lastId !== "");
+    first.cut();
+    // What it says from now on is heard by nobody.
+    await until(() => upstream.response.destroyed);
+    const second = await begin(one, { from: first.lastId });
+    await until(() => second.messages.length >= 3);
+    assert.deepEqual(second.messages.map(({ method }) => method?.split("/")[1]).sort(), ["prompts", "resources", "tools"]);
   });
 });

@@ -2,17 +2,13 @@ import assert from "node:assert/strict";
 import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
 import { type TestContext, test } from "node:test";
-import { memoryBroker } from "@mcp-failover/bus";
-import { testKit } from "@mcp-failover/service-kit/testing";
 import type { RouterControl } from "../src/control/port.ts";
-import { createStreamClaims, hearCancellations } from "../src/mcp/claims.ts";
-import { createMemoryDirectory } from "../src/mcp/directory.ts";
-import { createSealer } from "../src/mcp/seal.ts";
 import { type Fixture, start } from "./control/fixture.ts";
 import { openSession, post, textOf, toolCall, until } from "./support/clients.ts";
 import { type FakeControl, fakeControl } from "./support/fake-control.ts";
+import { startTestFleet } from "./support/fleet.ts";
 import { startMcpServer } from "./support/mcp-server.ts";
-import { startTestRouter, type TestRouter } from "./support/router.ts";
+import { startTestRouter } from "./support/router.ts";
 import { controlOf } from "./support/several.ts";
 
 /** Longer than any test waits for something. */
@@ -212,33 +208,17 @@ upstreams:
   );
 });
 
-/** Two router processes that hear of each other. */
-async function two(t: TestContext, control: FakeControl): Promise<[TestRouter, TestRouter]> {
-  const secret = "a secret of the tests that is long enough";
-  const broker = memoryBroker({ nowMs: () => Date.now() });
-  const directory = createMemoryDirectory();
-  const begin = async (instance: string): Promise<TestRouter> => {
-    const bus = broker.connect();
-    const kit = testKit({ service: "router", bus, instance });
-    const router = await startTestRouter(control, { directory, claims: createStreamClaims(kit, createSealer(secret)), secret });
-    const hearing = hearCancellations(kit, createSealer(secret), router.sessionByKey);
-    t.after(async () => {
-      hearing.stop();
-      await router.close(0);
-      await bus.close();
-      assert.deepEqual(router.problems, []);
-    });
-    return router;
-  };
-  return [await begin("r1"), await begin("r2")];
-}
-
 for (const path of ["/mcp/fake", "/mcp"]) {
   test(`C5: a call to ${path} is ended by a cancellation that reaches another router process, and by none of another session`, async (t) => {
     const server = await startMcpServer("only");
     t.after(() => server.kill());
     const fake = fakeControl([server], { callMs: longMs });
-    const [one, other] = await two(t, path === "/mcp" ? controlOf({ fake }) : fake);
+    const fleet = await startTestFleet(() => (path === "/mcp" ? controlOf({ fake }) : fake));
+    const { one, two: other } = fleet;
+    t.after(async () => {
+      await fleet.close();
+      assert.deepEqual([...one.problems, ...other.problems], []);
+    });
     const [session, another] = [await openSession(one.url + path), await openSession(one.url + path)];
     server.lagMs = longMs;
     const before = posts(server);

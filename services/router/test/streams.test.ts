@@ -9,6 +9,7 @@ import { createMemoryDirectory } from "../src/mcp/directory.ts";
 import { createSealer } from "../src/mcp/seal.ts";
 import { connectV1, initializeBody, openSession, post, textOf, toolCall, until } from "./support/clients.ts";
 import { type FakeControl, fakeControl } from "./support/fake-control.ts";
+import { startTestFleet } from "./support/fleet.ts";
 import { startMcpServer, type TestMcpServer } from "./support/mcp-server.ts";
 import { startTestRouter, type TestRouter } from "./support/router.ts";
 import { startScriptedServer, stream } from "./support/scripted-server.ts";
@@ -350,6 +351,31 @@ describe("a stream", () => {
       assert.equal((await openStream(one.mcpUrl, id)).status, 409, "a client reads it in the other process");
     });
   }
+
+  test("G4: that hangs at one router process is at another one for the client that comes back with an event id of it, with what it has missed, and for no other", async () => {
+    const fleet = await startTestFleet(() => control);
+    others.push(() => fleet.close());
+    const { one, two } = fleet;
+    const id = await openSession(one.mcpUrl);
+    const first = await openStream(one.mcpUrl, id);
+    await a.shout("early");
+    await until(() => first.text.includes("early"));
+    const lastId = /^id: (.*)$/m.exec(first.text)?.[1] ?? "";
+    await a.shout("missed");
+    await until(() => first.text.includes("missed"));
+    assert.equal((await openStream(two.mcpUrl, id)).status, 409);
+    const [tag = "", name = "", ...rest] = lastId.split(".");
+    const guessed = [tag, `${name.startsWith("A") ? "B" : "A"}${name.slice(1)}`, ...rest].join(".");
+    assert.equal((await openStream(two.mcpUrl, id, { "last-event-id": guessed })).status, 409);
+    assert.equal(first.ended, false);
+    const second = await openStream(two.mcpUrl, id, { "last-event-id": lastId });
+    assert.equal(second.status, 200);
+    await until(() => second.text.includes("missed") && first.ended);
+    await shoutUntil(a, "later", () => second.text.includes("later"));
+    assert.equal(second.text.split("missed").length, 2, "once");
+    assert.ok(!/early|list_changed/.test(second.text), second.text);
+    assert.equal((await openStream(one.mcpUrl, id)).status, 409, "a client reads it in the other process");
+  });
 
   test("R7: what is too large to travel between processes is left out when a stream is given to another one, and nothing else", async () => {
     const sealer = createSealer(secret);

@@ -36,6 +36,8 @@ const parkedMsMax = 60_000;
 /** `initialize` has the time of any call of its upstream; what follows it in a begin is waited for so long, all together. */
 const introduceMsMax = 10_000;
 const beginsMax = 2;
+/** A server that has no stream of its own is asked for one again after so long: its session may live on another endpoint then. */
+const streamlessMs = 60_000;
 const reopenMsMin = 200;
 const reopenMsMax = 5000;
 
@@ -59,6 +61,8 @@ export class InnerSession implements Asked {
   #streaming = false;
   /** It was begun again for its stream, and has none though its server is there: another time would not help. */
   #isMute = false;
+  /** `performance.now()`. */
+  #streamlessUntilMs = Number.NEGATIVE_INFINITY;
   #closed = false;
 
   constructor(upstream: string, deps: InnerDeps) {
@@ -197,6 +201,7 @@ export class InnerSession implements Asked {
       await isDoneWithin(this.#sayAgain(this.#id), untilMs - performance.now());
     }
     this.#begun = true;
+    this.#streamlessUntilMs = Number.NEGATIVE_INFINITY;
     if (this.#wasBegun && this.#deps.wanted()) await this.#tellGap();
     this.#wasBegun = true;
     if (this.#deps.wanted()) this.#openStream();
@@ -249,7 +254,7 @@ export class InnerSession implements Asked {
   }
 
   #openStream(): void {
-    if (this.#streaming || this.#closed) return;
+    if (this.#streaming || this.#closed || performance.now() < this.#streamlessUntilMs) return;
     this.#streaming = true;
     void this.#keepStream().finally(() => {
       this.#streaming = false;
@@ -300,11 +305,17 @@ export class InnerSession implements Asked {
       if (isLost) isLost = !(await this.#isBegunAgain());
       const id = this.#id;
       const response = isLost ? null : await this.#send("GET", null, {}).catch(() => null);
-      if (response?.status === 405) return response.discard(100);
+      if (response?.status === 405) {
+        this.#streamlessUntilMs = performance.now() + streamlessMs;
+        return response.discard(100);
+      }
       if (response?.status === 404 && this.#id === id) {
         response.discard(100);
         // A server that has no streams may say so with 404 too.
-        if (this.#isMute || !(await this.#isOver(id))) return;
+        if (this.#isMute || !(await this.#isOver(id))) {
+          this.#streamlessUntilMs = performance.now() + streamlessMs;
+          return;
+        }
         this.#noteLost(id);
         this.#isMute = true;
         isLost = true;

@@ -7,7 +7,7 @@ import { checkGetHeaders, checkPostHeaders, type McpContext, sessionNotFound } f
 import { lasting } from "../mcp/rights.ts";
 import { newSessionKey, nowhere, SessionTooLargeError } from "../mcp/seal.ts";
 import { SseWriter } from "../mcp/sse.ts";
-import { isOfSession } from "../mcp/stream-log.ts";
+import { type EventId, isOfSession } from "../mcp/stream-log.ts";
 import { spanNameOf } from "../observe/observed-control.ts";
 import type { Observing } from "../observe/start-observing.ts";
 import type { RequestTrace } from "../observe/trace.ts";
@@ -31,6 +31,8 @@ export interface Aggregate {
   serve(request: ClientRequest, response: ClientResponse, principal: Principal, readBody: () => Promise<Buffer>): Promise<void>;
   /** The largest body that any of its upstreams takes. */
   bodyBytesMax(): number;
+  /** Another router process says that it has changed a session, or that its client came back there with an event id. */
+  changed(sessionKey: string, from: EventId | null): void;
   close(): void;
 }
 
@@ -80,13 +82,25 @@ export function createAggregate(mcp: McpContext, beginTrace: Observing["trace"],
         await Promise.all(
           all.slice(from, from + looksAtOnce).map((session) => {
             const settings = settingsFor(session.principal);
-            return settings === null ? undefined : session.look(lists, settings);
+            return settings === null ? undefined : session.look(lists, settings).then((goesOn) => goesOn || drop(session));
           }),
         );
       }
     } finally {
       looking = false;
     }
+  };
+
+  /** Its client has ended it, here or at another router process. */
+  const drop = (session: AggregateSession): void => {
+    sessions.delete(session.session.id);
+    mcp.sessions.end(session.session);
+    session.close();
+  };
+  const follow = async (session: AggregateSession, from: EventId | null): Promise<void> => {
+    if (from !== null) session.leave(from);
+    const settings = settingsFor(session.principal);
+    if (settings !== null && !(await session.follow(settings))) drop(session);
   };
 
   const settingsFor = (principal: Principal): AggregateSettings | null => {
@@ -224,7 +238,10 @@ export function createAggregate(mcp: McpContext, beginTrace: Observing["trace"],
       clearInterval(heartbeat);
       session.detach(writer);
     });
-    session.listen(settings).catch((error: unknown) => mcp.log.error({ err: error }, "the streams of the upstreams could not be opened"));
+    session.follow(settings).then(
+      (goesOn) => goesOn || drop(session),
+      (error: unknown) => mcp.log.error({ err: error }, "the streams of the upstreams could not be opened"),
+    );
   };
 
   return {
@@ -243,6 +260,7 @@ export function createAggregate(mcp: McpContext, beginTrace: Observing["trace"],
           mcp.sessions.end(session.session);
           // First of all, so that no session with an upstream that is just being begun stays behind.
           await mcp.directory.change(session.session.sealed.key, (record) => ({ ...record, ended: true }));
+          mcp.claims.changed?.(session.session.sealed.key, null);
           await session.end();
           response.writeHead(200, { "content-length": 0 }).end();
           return;
@@ -250,6 +268,12 @@ export function createAggregate(mcp: McpContext, beginTrace: Observing["trace"],
         default:
           throw new RefusedRequest(405, -32000, "Method not allowed.", { allow: "GET, POST, DELETE" });
       }
+    },
+    changed(key, from) {
+      const known = mcp.sessions.byKey(key);
+      const session = known === null ? undefined : sessions.get(known.id);
+      if (session === undefined) return;
+      follow(session, from).catch((error: unknown) => mcp.log.error({ err: error }, "a session of /mcp could not be looked at"));
     },
     bodyBytesMax: () => Math.max(0, ...mcp.control.upstreams().map((name) => mcp.control.upstream(name)?.bodyBytesMax ?? 0)),
     close() {

@@ -2,6 +2,7 @@ import type { Principal } from "../identity/principal.ts";
 import type { SessionRecord } from "../mcp/directory.ts";
 import type { McpContext } from "../mcp/inbound.ts";
 import { type Session, subscriptionsMax } from "../mcp/session.ts";
+import { detachedMs } from "../mcp/session-stream.ts";
 import type { SseWriter } from "../mcp/sse.ts";
 import type { EventId, StreamLog } from "../mcp/stream-log.ts";
 import { InnerSession, urisOf } from "./inner-session.ts";
@@ -14,6 +15,10 @@ import { fromUpstream, type ListMethod, lists } from "./translate.ts";
 type Value = Record<string, unknown>;
 
 const levelMs = 3000;
+/** In the directory; a message that would have said it may be lost. */
+const followMs = 30_000;
+/** The streams of upstreams wait for a client that was away for no longer. */
+const unheardMsMax = detachedMs - 1000;
 const waitingMax = 500;
 const waitingCharsMax = 1024 * 1024;
 /** Of a client's headers, what is the same for all that its session says; a deadline or a trace belongs to one request. */
@@ -28,6 +33,8 @@ const lasting = new Set(["mcpf-agent", "user-agent", "accept-language"]);
  * G3  The client is told `list_changed` when a list is another than the one it was given: an upstream came back, or its grace is over.
  * G4  A client whose connection broke comes back with its last event id, to its stream or to a call, and gets what it has missed; of a stream of
  *     which that is not known any more it is told that all may have changed.
+ * G5  What other router processes do with it, begin with an upstream, end it or serve its client that came back there, is heard at once where they
+ *     can be heard, and else seen within `followMs`.
  */
 export class AggregateSession {
   readonly session: Session;
@@ -51,6 +58,11 @@ export class AggregateSession {
   #waiting: string[] = [];
   #waitingChars = 0;
   #looking = false;
+  /** Upstreams with which the session was begun, as the directory said at `#followedAtMs` (`performance.now()`). */
+  #begunAnywhere: readonly string[] = [];
+  #followedAtMs = Number.NEGATIVE_INFINITY;
+  /** Since when nobody hears its upstreams here (`performance.now()`); null: nobody has yet. */
+  #unheardSinceMs: number | null = null;
   #levels = 0;
   usedAtMs: number;
 
@@ -83,6 +95,8 @@ export class AggregateSession {
             const theirs = record.holds[name] ?? lost;
             return record.ended || theirs !== lost ? null : { ...record, holds: { ...record.holds, [name]: id } };
           });
+          // The process that has the client's stream listens to it from now on.
+          if (stands.holds[name] === id) this.#context.claims.changed?.(key, null);
           return stands.ended ? null : (stands.holds[name] ?? id);
         },
         heard: (name, message, value) => {
@@ -153,13 +167,14 @@ export class AggregateSession {
     return listed.flatMap((part) => part?.items ?? []);
   }
 
-  /** Once in a while: asks those that could not be asked, and tells the client when its lists are others now (G3). */
-  async look(shared: SharedLists, settings: AggregateSettings): Promise<void> {
-    if (this.#looking || this.#writer === null) return;
+  /** Once in a while: asks those that could not be asked, and tells the client when its lists are others now (G3). False: it has ended elsewhere. */
+  async look(shared: SharedLists, settings: AggregateSettings): Promise<boolean> {
+    if (this.#looking || this.#writer === null) return true;
     this.#looking = true;
     try {
-      await this.listen(settings);
-      if (this.#given.size === 0) return;
+      if (performance.now() - this.#followedAtMs < followMs) await this.#listen(settings);
+      else if (!(await this.follow(settings))) return false;
+      if (this.#given.size === 0) return true;
       const another = settings.upstreams.join(" ") !== this.#upstreams;
       for (const [method, given] of [...this.#given]) {
         if (another || (await this.#differs(method, given, shared, settings))) {
@@ -168,6 +183,7 @@ export class AggregateSession {
           this.push({ jsonrpc: "2.0", method: lists[method].changed });
         }
       }
+      return true;
     } finally {
       this.#looking = false;
     }
@@ -194,6 +210,9 @@ export class AggregateSession {
     const before = this.#writer;
     const isBack = from !== null && from.stream === this.#log?.name;
     if (before !== null && !before.gone && !isBack) return false;
+    // Its old connection may hang in another process, which holds the streams of its upstreams.
+    if (from !== null && !isBack) this.#context.claims.changed?.(this.session.sealed.key, from);
+    const isUnheard = before === null && this.#unheardSinceMs !== null && performance.now() - this.#unheardSinceMs > unheardMsMax;
     this.#log ??= this.session.logs.open(null);
     this.#writer = writer;
     this.session.isPinned = true;
@@ -203,7 +222,7 @@ export class AggregateSession {
     const isWhole = isBack && this.#log.covers(from.seq);
     if (isWhole) for (const text of this.#log.after(from.seq)) writer.writeText(text, this.#context.nowMs());
     this.#flush(writer);
-    if (from !== null && !isWhole) {
+    if (from !== null && (!isWhole || isUnheard)) {
       this.#tellGap().catch((error: unknown) =>
         this.#context.log.warn({ err: error }, "a client of /mcp could not be told what it has missed"),
       );
@@ -213,21 +232,39 @@ export class AggregateSession {
   detach(writer: SseWriter): void {
     if (this.#writer !== writer) return;
     this.#writer = null;
+    this.#unheardSinceMs = performance.now();
     this.session.isPinned = false;
     for (const inner of this.#inner.values()) inner.stopListening();
   }
+  /** The client came back at another router process with this event id: where it is of the stream here, that one is over. */
+  leave({ stream }: EventId): void {
+    const writer = this.#writer;
+    if (writer === null || stream !== this.#log?.name) return;
+    this.detach(writer);
+    writer.end();
+  }
 
+  /** Looks at what other router processes have done with it (G5). False: its client has ended it. */
+  async follow(settings: AggregateSettings): Promise<boolean> {
+    this.#followedAtMs = performance.now();
+    const record = await this.#context.directory.read(this.session.sealed.key);
+    if (record?.ended) return false;
+    this.#begunAnywhere = Object.keys(record?.holds ?? {});
+    await this.#listen(settings);
+    return true;
+  }
   /** The process that has the client's stream has those of all its sessions with upstreams, whoever began them (G2). */
-  async listen(settings: AggregateSettings): Promise<void> {
-    const begun = await this.begunWith(settings);
-    if (this.#writer !== null) await Promise.allSettled(begun.map((name) => this.with(name, {}).listenAlways()));
+  async #listen(settings: AggregateSettings): Promise<void> {
+    if (this.#writer === null) return;
+    await Promise.allSettled(this.#begun(settings, this.#begunAnywhere).map((name) => this.with(name, {}).listenAlways()));
   }
   /** Upstreams with which a session was begun, in whichever router process. */
   async begunWith(settings: AggregateSettings): Promise<string[]> {
     const record = await this.#context.directory.read(this.session.sealed.key);
-    const begun = Object.keys(record?.holds ?? {}).filter((name) => settings.upstreams.includes(name));
-    for (const inner of this.#inner.values()) if (inner.begun && !begun.includes(inner.upstream)) begun.push(inner.upstream);
-    return begun;
+    return this.#begun(settings, Object.keys(record?.holds ?? {}));
+  }
+  #begun({ upstreams }: AggregateSettings, anywhere: readonly string[]): string[] {
+    return upstreams.filter((name) => anywhere.includes(name) || this.#inner.get(name)?.begun);
   }
 
   push(value: Value): void {
@@ -268,10 +305,14 @@ export class AggregateSession {
     return text;
   }
 
+  /** Here alone: its stream and those of its upstreams. */
   close(): void {
+    const writer = this.#writer;
+    this.#writer = null;
     this.session.isPinned = false;
     this.#log?.end(this.#context.nowMs());
     for (const inner of this.#inner.values()) inner.close();
+    writer?.end();
   }
   /** Ends it everywhere: also its sessions with upstreams that other router processes began. */
   async end(): Promise<void> {

@@ -136,7 +136,7 @@ async function serveFresh(context: McpContext, inbound: Inbound, session: Sessio
     stream.take();
     session.stream = stream;
     try {
-      borrowed = await openOrBorrow(context, session, view.name, stream);
+      borrowed = await openOrBorrow(context, session, view.name, stream, from);
     } catch (error) {
       stream.close();
       throw error;
@@ -147,10 +147,12 @@ async function serveFresh(context: McpContext, inbound: Inbound, session: Sessio
   lasting(context, streamOf(inbound), () => attached.close());
   response.once("close", () => attached.detach(writer));
   const lastSeq = from?.stream === attached.name ? from.seq : null;
+  // The other router process had its stream and has told what it missed.
+  const isWhole = borrowed?.isWhole ?? false;
   const before =
-    from === null || lastSeq !== null || !isOfSession(from.stream) ? [] : (session.logs.get(from.stream)?.after(from.seq) ?? []);
+    from === null || lastSeq !== null || isWhole || !isOfSession(from.stream) ? [] : (session.logs.get(from.stream)?.after(from.seq) ?? []);
   attached.attach(writer, headersOf(inbound, session), [...before, ...(borrowed?.events ?? []).map(formatEvent)], lastSeq);
-  if (from !== null && (lastSeq === null || !attached.covers(lastSeq))) {
+  if (from !== null && !isWhole && (lastSeq === null || !attached.covers(lastSeq))) {
     const known = await context.directory.read(session.sealed.key);
     attached.tellGap(new Set([...(known?.subscriptions ?? []), ...session.subscriptions]));
   }
@@ -163,12 +165,13 @@ async function openOrBorrow(
   session: Session,
   upstream: string,
   stream: SessionStream,
+  from: EventId | null,
 ): Promise<Extract<ClaimedStream, { kind: "released" }> | null> {
   const open = (): Promise<StreamOutcome> =>
     openAnywhere(context, session, upstream, (hold, endpoint, connectMs) => stream.connect(hold, endpoint, connectMs));
   let outcome = await open();
   if (outcome.kind === "conflict") {
-    const claimed = await context.claims.claim(session.sealed.key);
+    const claimed = await context.claims.claim(session.sealed.key, from);
     if (claimed?.kind === "released") return claimed;
     for (let tries = 0; outcome.kind === "conflict" && claimed === null && tries < conflictTries; tries++) {
       await new Promise((resolve) => setTimeout(resolve, conflictPauseMs));

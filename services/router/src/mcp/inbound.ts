@@ -12,6 +12,7 @@ import type { OfferBook } from "./offer-book.ts";
 import type { Replay } from "./replay.ts";
 import type { RightsWatch } from "./rights.ts";
 import type { SessionTable } from "./session-table.ts";
+import type { EventId } from "./stream-log.ts";
 import type { TaskBook } from "./task-book.ts";
 import type { ToolBook } from "./tool-book.ts";
 
@@ -56,16 +57,22 @@ export interface DataPlaneMetrics {
 
 /** What a process says to the other ones of a session whose client came here. */
 export interface StreamClaims {
-  /** Asks for the stream that one of them opened (requirement R7). Null when no process has it. */
-  claim(sessionKey: string): Promise<ClaimedStream | null>;
+  /**
+   * Asks for the stream that one of them opened (requirement R7), or that its client has left: `from` is the event id with which that came back
+   * (G4). Null when no process has it.
+   */
+  claim(sessionKey: string, from: EventId | null): Promise<ClaimedStream | null>;
   /** The client has cancelled a request that does not run here (requirement R13). Whoever runs it ends it; without NATS nobody hears of it. */
   cancelled?(sessionKey: string, requestId: string | number): void;
+  /** What the directory says of a session with `/mcp` is another now; `from`: its client came back to its stream here. Without NATS nobody hears of it. */
+  changed?(sessionKey: string, from: EventId | null): void;
 }
 export type ClaimedStream =
   | {
       readonly kind: "released";
-      /** What waited there, in order. */
+      /** What waited there, in order; `isWhole`: it is all that the client has missed. */
       readonly events: readonly ClaimedEvent[];
+      readonly isWhole: boolean;
       /** What still comes, until the other process has given the stream up. */
       readonly rest: AsyncIterable<readonly ClaimedEvent[]>;
     }

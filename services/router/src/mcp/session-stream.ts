@@ -7,8 +7,8 @@ import type { Replay } from "./replay.ts";
 import { isToBeRead, rewriteEvent } from "./rewrite.ts";
 import type { Hold, Session } from "./session.ts";
 import { isSessionUnknown } from "./session-unknown.ts";
-import { readEvents, type SseEvent, type SseWriter } from "./sse.ts";
-import type { Logged, StreamLog } from "./stream-log.ts";
+import { eventsIn, readEvents, type SseEvent, type SseWriter } from "./sse.ts";
+import type { EventId, Logged, StreamLog } from "./stream-log.ts";
 import type { ToolBook } from "./tool-book.ts";
 
 /**
@@ -20,7 +20,8 @@ import type { ToolBook } from "./tool-book.ts";
  * G3  The client's stream outlives its upstream: it is opened again on the endpoint that the routes name, until the client leaves. A server that
  *     ends it again and again is asked after pauses that grow. Where it broke off a moment after an event with an id, the same server is asked
  *     for what came after that, as the client would ask it.
- * G4  One stream a session. Who comes back with an id of it is the client that had it: its old connection is broken, seen here or not.
+ * G4  One stream a session. Who comes back with an id of it is the client that had it: its old connection is broken, seen or not, here or in
+ *     another router process.
  * G6  A client that comes back after what it has missed is known no more is told so: by `list_changed`, and `updated` for what it subscribed to.
  * G5  Between router processes a stream changes hands in a quiet moment: what a server says while it has no stream is lost.
  */
@@ -51,7 +52,7 @@ const waitingCharsMax = 512 * 1024;
 /** Shorter than a client's GET waits for it in another router process (`get.ts`). */
 const unclaimedMs = 1500;
 /** SDK clients come back after a second. */
-const detachedMs = 3000;
+export const detachedMs = 3000;
 const headersWaitMs = 500;
 const quietMs = 300;
 export const handOverMsMax = 5000;
@@ -63,6 +64,9 @@ const reopenMsMax = 5000;
 const idMsMax = 60_000;
 /** A stream that did not last so long is not asked for again at once. */
 const lastingMs = 1000;
+
+/** What the router process gets where the client is now; `isWhole`: it is all that the client has missed. */
+type Send = (events: readonly SseEvent[], open: boolean, isWhole: boolean) => void;
 
 export class SessionStream {
   readonly #deps: StreamDeps;
@@ -88,7 +92,7 @@ export class SessionStream {
   #taken = false;
   #borrowed = false;
   #away: {
-    readonly send: (events: readonly SseEvent[], open: boolean) => void;
+    readonly send: Send;
     readonly quiet: NodeJS.Timeout;
     readonly last: NodeJS.Timeout;
   } | null = null;
@@ -259,6 +263,7 @@ export class SessionStream {
   #say(message: object): void {
     const logged = this.#log.add({ event: "message", data: JSON.stringify(message) }, null);
     if (this.#writer !== null) this.#writer.writeText(logged.text, this.#deps.nowMs());
+    else if (this.#away !== null) this.#away.send([logged.event], true, false);
     else this.#waiting.push(logged);
   }
 
@@ -272,10 +277,13 @@ export class SessionStream {
 
   /**
    * The client came to another router process: what waited and what comes goes there, until nothing has come for `quietMs` and nothing of
-   * the session runs here; then the upstream's stream is given up (G5). False when a client reads it here.
+   * the session runs here; then the upstream's stream is given up (G5). False when a client reads it here, but it is the same one (`from`, G4).
    */
-  handOver(send: (events: readonly SseEvent[], open: boolean) => void): boolean {
-    if (this.#closed || !this.take()) return false;
+  handOver(send: Send, from: EventId | null): boolean {
+    const isBack = from?.stream === this.name;
+    // One that is just being borrowed stands with neither process.
+    if (this.#closed || !((isBack && !this.#borrowed && this.takeOver()) || this.take())) return false;
+    const isWhole = isBack && this.#log.covers(from.seq);
     const untilMs = this.#deps.nowMs() + handOverMsMax;
     const look = (): void => {
       if (this.#session.running.size > 0 && this.#deps.nowMs() < untilMs) quiet.refresh();
@@ -284,10 +292,7 @@ export class SessionStream {
     const quiet = setTimeout(look, quietMs);
     const last = setTimeout(() => this.close(), handOverMsMax);
     this.#away = { send, quiet, last };
-    send(
-      this.#waiting.map(({ event }) => event),
-      true,
-    );
+    send(isWhole ? this.#log.after(from.seq).flatMap(eventsIn) : this.#waiting.map(({ event }) => event), true, isWhole);
     this.#waiting = [];
     this.#waitingChars = 0;
     this.#upstream?.resume();
@@ -340,7 +345,7 @@ export class SessionStream {
     if (this.#away !== null) {
       clearTimeout(this.#away.quiet);
       clearTimeout(this.#away.last);
-      this.#away.send([], false);
+      this.#away.send([], false, false);
     }
     if (this.#session.stream === this) this.#session.stream = null;
   }
@@ -357,7 +362,7 @@ export class SessionStream {
     }
     if (this.#away !== null) {
       this.#away.quiet.refresh();
-      this.#away.send([logged.event], true);
+      this.#away.send([logged.event], true, false);
       return true;
     }
     this.#waiting.push(logged);

@@ -28,6 +28,14 @@ export function formatEvent(event: SseEvent): string {
   return `${text}\n`;
 }
 
+/** The events in a text that {@link formatEvent} has made. */
+export function eventsIn(text: string): SseEvent[] {
+  const events: SseEvent[] = [];
+  const parser = createParser({ onEvent: ({ id, event, data }) => events.push({ id, event, data }) });
+  parser.feed(text);
+  return events;
+}
+
 export interface SseListener {
   /** Returns false to stop the reading until `resume()` of the response. */
   event(event: SseEvent): boolean;
