@@ -5,7 +5,7 @@ import { createServer as createTlsServer } from "node:https";
 import { type AddressInfo, connect, type Socket } from "node:net";
 import { type TestContext, test } from "node:test";
 import { connect as connectTls } from "node:tls";
-import { selfSigned } from "@mcp-failover/testkit";
+import { patientMs, selfSigned } from "@mcp-failover/testkit";
 import { type Front, standBefore } from "../src/front/front.ts";
 import type { FrontResponse } from "../src/front/front-response.ts";
 import { openSession, toolCall, until } from "./support/clients.ts";
@@ -195,11 +195,15 @@ test("F7: a request that comes in pieces is read by the front, one that does not
   const { port, seen, front } = await startWorld(t);
   const [quick, slow] = [dial(t, port), dial(t, port)];
   const bytes = post("pieces");
-  for (const piece of [bytes.slice(0, 8), bytes.slice(8, 40), bytes.slice(40)]) {
-    quick.socket.write(piece);
-    await new Promise((resolve) => setTimeout(resolve, 5));
+  const requests = 20;
+  quick.socket.setNoDelay(true);
+  for (let request = 1; request <= requests; request += 1) {
+    for (const piece of [bytes.slice(0, 8), bytes.slice(8, 40), bytes.slice(40)]) {
+      quick.socket.write(piece);
+      await new Promise((resolve) => setTimeout(resolve, 5));
+    }
+    await until(() => quick.came().split("front:pieces").length === request + 1);
   }
-  await until(() => quick.came().includes("front:pieces"));
   slow.socket.write(bytes.slice(0, -2));
   // Twice as it is, and once more should the bytes have come between.
   const sweeping = setInterval(() => front.sweep(), 20);
@@ -207,7 +211,23 @@ test("F7: a request that comes in pieces is read by the front, one that does not
   await new Promise((resolve) => setTimeout(resolve, 200));
   slow.socket.write(bytes.slice(-2));
   await until(() => slow.came().includes(":pieces"));
-  assert.deepEqual(seen, ["front POST /mcp/x pieces", "node POST /mcp/x pieces"]);
+  assert.deepEqual(seen, [...new Array<string>(requests).fill("front POST /mcp/x pieces"), "node POST /mcp/x pieces"]);
+});
+
+test("S4: the time of a connection without a request begins with its last answer", async (t) => {
+  const { port, front } = await startWorld(t, patientMs(300));
+  const { socket, came, closed } = dial(t, port);
+  for (const body of ["one", "two", "three"]) {
+    socket.write(post(body));
+    await until(() => came().includes(`front:${body}`));
+    front.sweep();
+    await new Promise((resolve) => setTimeout(resolve, patientMs(180)));
+    assert.equal(closed(), false, body);
+  }
+  await until(() => {
+    front.sweep();
+    return closed();
+  });
 });
 
 test("S4: a connection that is idle for too long is closed, and none whose answer is not given yet", async (t) => {
@@ -303,6 +323,81 @@ test("F5: a client that reads slowly is waited for, and one that leaves is told 
   assert.deepEqual([response.destroyed, response.writableEnded, over()], [true, false, 1]);
   response.end("nobody");
   assert.equal(over(), 1);
+});
+
+/** More than the system holds of one connection. */
+const large = Buffer.alloc(48 * 1024 * 1024, "x");
+const moment = (): Promise<void> => new Promise((resolve) => setTimeout(resolve, patientMs(100)));
+
+test("F5: what a client has not taken is one answer at most: its next request is read after that", async (t) => {
+  const { port, held, seen } = await startWorld(t);
+  const { socket } = dial(t, port);
+  socket.write(post("hold"));
+  await until(() => held.length === 1);
+  socket.pause();
+  held[0]?.end(large);
+  socket.write(post("two"));
+  await moment();
+  assert.deepEqual(seen, ["front POST /mcp/x hold"]);
+  socket.resume();
+  await until(() => seen.length === 2);
+  assert.deepEqual(seen, ["front POST /mcp/x hold", "node POST /mcp/x two"]);
+});
+
+test("F6: of what a client sends before it has its answer no more is read than one request, and nothing of it is lost", async (t) => {
+  const { port, held, seen, sockets } = await startWorld(t);
+  const { socket } = dial(t, port);
+  socket.write(post("hold"));
+  await until(() => held.length === 1);
+  const body = "y".repeat(16 * 1024 * 1024);
+  socket.write(post(body));
+  await moment();
+  const read = sockets[0]?.bytesRead ?? 0;
+  assert.ok(read < 1024 * 1024, `${read} bytes were read`);
+  held[0]?.end("late");
+  await until(() => seen.length === 2);
+  assert.ok(seen[1] === `node POST /mcp/x ${body}`, "the whole request");
+});
+
+test("F6: after the last answer of a connection nothing more is read on it, however slowly that is taken", async (t) => {
+  const { port, held, seen } = await startWorld(t);
+  const { socket, closed } = dial(t, port);
+  socket.write(post("hold"));
+  await until(() => held.length === 1);
+  socket.pause();
+  held[0]?.setHeader("connection", "close");
+  held[0]?.end(large);
+  socket.write(post("two"));
+  await moment();
+  socket.resume();
+  await until(closed);
+  assert.deepEqual(seen, ["front POST /mcp/x hold"]);
+});
+
+test("F7: a request in very many pieces is node:http's, so that it is not looked through again for each of them", async (t) => {
+  const { port, seen } = await startWorld(t);
+  const { socket, came } = dial(t, port);
+  socket.setNoDelay(true);
+  for (const piece of post("pieces", `x-long: ${"z".repeat(200)}\r\n`).match(/.{1,4}/gs) ?? []) {
+    socket.write(piece);
+    await new Promise((resolve) => setTimeout(resolve, 2));
+  }
+  await until(() => came().includes(":pieces"));
+  assert.deepEqual(seen, ["node POST /mcp/x pieces"]);
+});
+
+test("S3: a connection on which a request has begun to come is not closed as one that has none", async (t) => {
+  const { port, seen, front } = await startWorld(t);
+  const { socket, came } = dial(t, port);
+  socket.write(post("one"));
+  await until(() => came().includes("front:one"));
+  const bytes = post("two");
+  socket.write(bytes.slice(0, -2));
+  await moment();
+  front.closeIdle();
+  socket.write(bytes.slice(-2));
+  await until(() => came().includes("front:two"));
+  assert.deepEqual(seen, ["front POST /mcp/x one", "front POST /mcp/x two"]);
 });
 
 test("F6: a client that ends in the midst of a request hears what node:http says to that", async (t) => {
