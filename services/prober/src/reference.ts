@@ -1,5 +1,5 @@
 import { connect } from "node:net";
-import { lookUp } from "./probes/names.ts";
+import { lookUp } from "@mcp-failover/service-kit";
 
 const defaultPorts: Readonly<Record<string, number>> = {
   "http:": 80,

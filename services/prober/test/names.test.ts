@@ -2,93 +2,11 @@ import assert from "node:assert/strict";
 import dns from "node:dns";
 import { syncBuiltinESMExports } from "node:module";
 import { type TestContext, test } from "node:test";
-import { setTimeout as sleep } from "node:timers/promises";
+import type { LookUp } from "@mcp-failover/service-kit";
 import { eventually } from "@mcp-failover/testkit";
-import { type LookUp, openNames } from "../src/probes/names.ts";
 import { reach } from "../src/reference.ts";
 import { resultOf, runnerFor, targetOf } from "./probe-kit.ts";
 import { answers, fakeServer } from "./servers.ts";
-
-/** Names by how long their name server takes; one that is silent answers when the test says so. */
-function resolver(clock: { ms: number }) {
-  const silent = new Map<string, () => void>();
-  const asked: string[] = [];
-  let most = 0;
-  const lookUp: LookUp = (hostname, _options, told) => {
-    asked.push(hostname);
-    if (!hostname.startsWith("silent")) return queueMicrotask(() => told(null, "127.0.0.1", 4));
-    silent.set(hostname, () => {
-      clock.ms += 10_000;
-      silent.delete(hostname);
-      told(Object.assign(new Error("EAI_AGAIN"), { code: "EAI_AGAIN" }), "");
-    });
-    most = Math.max(most, silent.size);
-  };
-  const givesUp = () => {
-    for (const end of [...silent.values()]) end();
-  };
-  return { lookUp, asked, silent, givesUp, most: () => most };
-}
-
-const askOf = (names: LookUp, hostname: string) =>
-  new Promise<string>((resolve) => {
-    names(hostname, { all: true }, (error, address) => resolve(error?.code ?? String(address)));
-  });
-
-test("N1 a name is looked up once at a time, and who asks meanwhile hears the same", async () => {
-  const { lookUp, asked, givesUp } = resolver({ ms: 0 });
-  const names = openNames({ lookUp, places: 2 });
-  const many = Array.from({ length: 500 }, () => askOf(names, "silent.test"));
-  await sleep(0);
-  assert.deepEqual(asked, ["silent.test"]);
-  givesUp();
-  assert.deepEqual(new Set(await Promise.all(many)), new Set(["EAI_AGAIN"]));
-  assert.equal(await askOf(names, "well.test"), "127.0.0.1");
-  await askOf(names, "well.test");
-  assert.deepEqual(asked, ["silent.test", "well.test", "well.test"]);
-});
-
-test("N2 however many names are silent, those that were answered at once are looked up, and in the end all are", async () => {
-  const clock = { ms: 0 };
-  const { lookUp, silent, givesUp, most } = resolver(clock);
-  const names = openNames({ lookUp, places: 2, clockMs: () => clock.ms });
-  assert.equal(await askOf(names, "well.test"), "127.0.0.1");
-  const heard: string[] = [];
-  for (let n = 0; n < 20; n += 1) void askOf(names, `silent${n}.test`).then(() => heard.push(`silent${n}.test`));
-  const unknown = askOf(names, "new.test");
-  for (let n = 0; n < 50; n += 1) assert.equal(await askOf(names, "well.test"), "127.0.0.1");
-  assert.equal(silent.size, 1);
-  for (let n = 0; n < 20; n += 1) {
-    givesUp();
-    await sleep(0);
-    assert.equal(await askOf(names, "well.test"), "127.0.0.1");
-  }
-  assert.equal(await unknown, "127.0.0.1");
-  assert.equal(heard.length, 20);
-  assert.equal(most(), 1);
-});
-
-test("N2 a name that is silent of a sudden is no prompt one from then on", async () => {
-  const clock = { ms: 0 };
-  const { lookUp, silent, givesUp } = resolver(clock);
-  const turned: { is: boolean } = { is: false };
-  const turning: LookUp = (hostname, options, told) =>
-    lookUp(turned.is && hostname !== "well.test" ? `silent-${hostname}` : hostname, options, told);
-  const names = openNames({ lookUp: turning, places: 2, clockMs: () => clock.ms });
-  for (const name of ["a.test", "b.test", "well.test"]) await askOf(names, name);
-  turned.is = true;
-  void askOf(names, "a.test");
-  void askOf(names, "b.test");
-  await sleep(0);
-  assert.equal(silent.size, 2, "they were prompt until now");
-  givesUp();
-  await sleep(0);
-  void askOf(names, "a.test");
-  void askOf(names, "b.test");
-  await sleep(0);
-  assert.equal(silent.size, 1);
-  assert.equal(await askOf(names, "well.test"), "127.0.0.1");
-});
 
 /** The system's resolver, with names of `.silent.test` that it never answers. */
 function silentNames(t: TestContext): string[] {

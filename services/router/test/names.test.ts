@@ -1,3 +1,5 @@
+// First: it is read once (threads.ts).
+import "../src/threads.ts";
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
 import dns from "node:dns";
@@ -7,46 +9,22 @@ import { join } from "node:path";
 import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { promisify } from "node:util";
+import type { LookUp } from "@mcp-failover/service-kit";
 import { legacyAgent } from "../src/control/legacy.ts";
 import type { EndpointView } from "../src/control/port.ts";
 import { answers, reaches } from "../src/control/reach.ts";
-import { joinLookUps, type LookUp } from "../src/upstream/names.ts";
 import { createUpstreamClient } from "../src/upstream-client.ts";
 
 const viewOf = (name: string, url: string): EndpointView => ({ name, url, role: "write", headers: {} });
 
-test("N1: a name is looked up once at a time, who asks meanwhile hears the same, and who asks later hears what is so then", async () => {
-  const asked: { readonly name: string; readonly tell: Parameters<LookUp>[2] }[] = [];
-  const lookUp = joinLookUps((name, _options, tell) => asked.push({ name, tell }));
-  const ask = (name: string, all = true) =>
-    new Promise<string>((resolve) => {
-      lookUp(name, { all }, (error, address) => resolve(error?.code ?? JSON.stringify(address)));
-    });
-  const both = [ask("one"), ask("one")];
-  const others = [ask("two"), ask("one", false)];
-  assert.deepEqual(
-    asked.map(({ name }) => name),
-    ["one", "two", "one"],
-  );
-  asked[0]?.tell(null, [{ address: "127.0.0.1", family: 4 }]);
-  asked[1]?.tell(Object.assign(new Error(), { code: "EAI_AGAIN" }), "");
-  asked[2]?.tell(null, "127.0.0.2", 4);
-  const first = '[{"address":"127.0.0.1","family":4}]';
-  assert.deepEqual(await Promise.all([...both, ...others]), [first, first, "EAI_AGAIN", '"127.0.0.2"']);
-  const again = ask("one");
-  assert.equal(asked.length, 4);
-  asked[3]?.tell(null, []);
-  assert.equal(await again, "[]");
-});
-
-test("N1: an endpoint whose name server is silent takes one place for names, however many wait for it: another one is reached", async (t) => {
-  // As the system's resolver: what finds both places taken waits until one is free.
-  const placesMax = 2;
+test("an endpoint whose name server is silent takes one place for names, however many wait for it, and a hundred of them leave some: another one is reached", async (t) => {
+  // As the system's resolver with the router's threads: what finds all places taken waits until one is free.
+  const placesMax = 32;
   let taken = 0;
   let silent = 0;
   const resolve = (name: string, options: { all?: boolean }, tell: Parameters<LookUp>[2]): void => {
     if (taken === placesMax) return void setTimeout(resolve, 5, name, options, tell).unref();
-    if (name === "silent.example") {
+    if (name.startsWith("silent")) {
       silent += 1;
       taken += 1;
     } else if (options.all === true) tell(null, [{ address: "127.0.0.1", family: 4 }]);
@@ -76,7 +54,13 @@ test("N1: an endpoint whose name server is silent takes one place for names, how
   assert.equal(await reaches(there, 1000), "listens");
   assert.equal(await answers(there, 1000), "answers");
   assert.equal((await agent.request({ origin: there.slice(0, -1), path: "/", method: "GET" })).statusCode, 200);
-  for (const one of [...inVain, served]) await assert.rejects(one);
+  const many = Array.from({ length: 100 }, (_, index) => send(`http://silent${index}.example:1/`));
+  await sleep(20);
+  assert.ok(silent > 1 && silent < placesMax, `${silent} of ${placesMax} places are taken`);
+  assert.equal(await reaches(there, 1000), "listens");
+  assert.equal(await answers(there, 1000), "answers");
+  assert.equal((await agent.request({ origin: there.slice(0, -1), path: "/", method: "GET" })).statusCode, 200);
+  for (const one of [...inVain, ...many, served]) await assert.rejects(one);
   assert.deepEqual(await Promise.all(looks), ["silent", "silent"]);
 });
 

@@ -2,10 +2,9 @@ import { connect as connectTcp, isIP, type Socket } from "node:net";
 import { type ConnectionOptions, connect as connectTls } from "node:tls";
 import type { EndpointTls } from "@mcp-failover/contracts";
 import { fractionOf } from "@mcp-failover/domain";
-import { tlsKey } from "@mcp-failover/service-kit";
+import { lookUp, tlsKey } from "@mcp-failover/service-kit";
 import type { Ending } from "./deadline.ts";
 import { HttpAnswer } from "./http-answer.ts";
-import { lookUp } from "./names.ts";
 import { secured } from "./secured.ts";
 
 /**

@@ -1,7 +1,7 @@
 import { connect as connectTcp, isIP, type Socket } from "node:net";
 import { connect as connectTls, type TLSSocket } from "node:tls";
+import { lookUp } from "@mcp-failover/service-kit";
 import type { CheckContext } from "./check.ts";
-import { lookUp } from "./names.ts";
 import { secured } from "./secured.ts";
 
 /** One connection of one probe: gone when the probe ends, however it ends. */

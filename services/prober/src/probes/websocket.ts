@@ -1,7 +1,7 @@
 import { probeCheckPolicy } from "@mcp-failover/domain";
+import { lookUp } from "@mcp-failover/service-kit";
 import WebSocket from "ws";
 import { type CheckContext, type CheckFound, documentOf } from "./check.ts";
-import { lookUp } from "./names.ts";
 import { hardResult, okResult, resultOfStatus } from "./result.ts";
 import { secured } from "./secured.ts";
 

@@ -1,8 +1,7 @@
 import type { EndpointTls } from "@mcp-failover/contracts";
-import { tlsKey } from "@mcp-failover/service-kit";
+import { lookUp, tlsKey } from "@mcp-failover/service-kit";
 import { Agent, buildConnector, Client, type Dispatcher } from "undici";
 import { type AnswerLimits, coding, type HttpRequest, openHttpConnections, userAgent } from "./http-connections.ts";
-import { lookUp } from "./names.ts";
 import { secured } from "./secured.ts";
 
 /**

@@ -1,7 +1,7 @@
 import type { Topology } from "@mcp-failover/contracts";
 import { classifyTransportError, type Executed } from "@mcp-failover/domain";
+import { lookUp } from "@mcp-failover/service-kit";
 import { Agent, type Dispatcher, request } from "undici";
-import { lookUp } from "../upstream/names.ts";
 import { resolveHeaders } from "./endpoint-headers.ts";
 import type { LegacyResult } from "./port.ts";
 

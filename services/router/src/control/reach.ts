@@ -1,7 +1,7 @@
 import { request as httpRequest } from "node:http";
 import { request as httpsRequest } from "node:https";
 import { connect } from "node:net";
-import { lookUp } from "../upstream/names.ts";
+import { lookUp } from "@mcp-failover/service-kit";
 
 /**
  * Whether anybody listens at the URL's host and port: a TCP connect that is closed at once, with nothing sent. It proves absence (refused), never

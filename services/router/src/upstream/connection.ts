@@ -1,9 +1,9 @@
 import { connect as connectTcp, isIP, Socket, type TcpNetConnectOpts } from "node:net";
 import { type ConnectionOptions, connect as connectTls } from "node:tls";
 import type { EndpointTls } from "@mcp-failover/contracts";
+import { lookUp } from "@mcp-failover/service-kit";
 import { clientContext } from "../tls/client-tls.ts";
 import { writeTogether } from "../write-together.ts";
-import { lookUp } from "./names.ts";
 import { type AnswerHeaders, type AnswerTarget, ResponseParser } from "./response-parser.ts";
 
 /** Where connections of one kind go. */

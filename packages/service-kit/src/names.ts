@@ -5,8 +5,9 @@ type Told = (error: NodeJS.ErrnoException | null, address: string | LookupAddres
 export type LookUp = (hostname: string, options: LookupOptions, told: Told) => void;
 
 /**
- * Looks up the names of all that a prober connects to. The system's resolver keeps a thread for as long as a name server is silent, ten seconds and more, and
- * Node has two for it (half of `UV_THREADPOOL_SIZE`): probes of one name that hangs would soon have both, and every endpoint with a name be down.
+ * Looks up the names of all that a service connects to beside the bus. The system's resolver keeps a thread for as long as a name server is silent, ten seconds
+ * and more, and Node has two for it (half of `UV_THREADPOOL_SIZE`): what waits for one name that hangs would soon have both, and every endpoint with a name be
+ * out of reach.
  *
  * N1  A name is looked up once at a time, and who asks meanwhile hears the same. Nothing is kept: a name may mean another address now.
  * N2  Names of which it is not known that they are answered at once (the last time they were not, or there was none) have half of the places at most. Those that
