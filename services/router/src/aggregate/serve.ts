@@ -1,9 +1,11 @@
 import type { ClientRequest, ClientResponse } from "../client-exchange.ts";
 import { RefusedRequest, sendJson } from "../errors.ts";
 import type { Principal } from "../identity/principal.ts";
+import { type BatchInbound, readBatch, serveBatch } from "../mcp/batch.ts";
 import { checkDepth, type Envelope, readEnvelope } from "../mcp/envelope.ts";
 import { comeBack, lastEventIdOf } from "../mcp/get.ts";
 import { checkGetHeaders, checkPostHeaders, type McpContext, sessionNotFound } from "../mcp/inbound.ts";
+import { versionOf } from "../mcp/post.ts";
 import { lasting } from "../mcp/rights.ts";
 import { newSessionKey, nowhere, SessionTooLargeError } from "../mcp/seal.ts";
 import { SseWriter } from "../mcp/sse.ts";
@@ -165,9 +167,24 @@ export function createAggregate(mcp: McpContext, beginTrace: Observing["trace"],
     principal: Principal,
     settings: AggregateSettings,
     given: Buffer,
-  ) => {
+  ): Promise<void> => {
     checkPostHeaders(request.headers);
     checkDepth(given);
+    const batch = readBatch(given, () => versionOf(mcp, request.headers, ownName, principal));
+    if (batch === null) return postOne(request, response, principal, settings, given);
+    const id = request.headers["mcp-session-id"];
+    if (typeof id !== "string") throw withoutSession();
+    const whole: BatchInbound = { request, response, operationId: newOperationId() };
+    return serveBatch(mcp, whole, batch, id, (part, one) => postOne(part.request, part.response, principal, settings, one));
+  };
+
+  const postOne = async (
+    request: ClientRequest,
+    response: ClientResponse,
+    principal: Principal,
+    settings: AggregateSettings,
+    given: Buffer,
+  ): Promise<void> => {
     const read = readEnvelope(given);
     const trace = read.kind === "request" ? beginTrace?.(request.headers) : undefined;
     const body = trace === undefined || read.kind !== "request" ? given : trace.enterMessage(read.params["_meta"], given);
@@ -181,7 +198,7 @@ export function createAggregate(mcp: McpContext, beginTrace: Observing["trace"],
     }
     if (envelope.kind === "request" && envelope.method === "initialize") return begin(response, envelope, principal);
     const id = request.headers["mcp-session-id"];
-    if (id === undefined) throw new RefusedRequest(400, -32000, "Bad Request: no session; send initialize first");
+    if (id === undefined) throw withoutSession();
     const session = await sessionOf(id, principal);
     const context: AggregateContext = { mcp, settings, lists, session, passed: passedOf(request) };
     if (envelope.kind === "request")
@@ -284,6 +301,10 @@ export function createAggregate(mcp: McpContext, beginTrace: Observing["trace"],
       sessions.clear();
     },
   };
+}
+
+function withoutSession(): RefusedRequest {
+  return new RefusedRequest(400, -32000, "Bad Request: no session; send initialize first");
 }
 
 /** A notification of the client, or its answer to a server: to the upstream that it belongs to, whichever router process asked there. */

@@ -37,13 +37,16 @@ export function readBatch(body: Buffer, version: () => string | undefined): read
   return messages;
 }
 
+/** The request that brought a batch, or one of its messages; of `/mcp` too, which has no endpoints. */
+export type BatchInbound = Pick<Inbound, "request" | "response" | "operationId" | "trace">;
+
 /** Serves each message by `serveOne`, as if it had come alone. */
-export async function serveBatch(
-  context: McpContext,
-  inbound: Inbound,
+export async function serveBatch<Whole extends BatchInbound>(
+  context: Pick<McpContext, "log" | "nowMs">,
+  inbound: Whole,
   messages: readonly unknown[],
   sessionId: string | null,
-  serveOne: (part: Inbound, body: Buffer) => Promise<void>,
+  serveOne: (part: Whole, body: Buffer) => Promise<void>,
 ): Promise<void> {
   const { response } = inbound;
   const hasRequests = messages.some((message) => isObject(message) && "method" in message && "id" in message);
@@ -103,9 +106,11 @@ class PartResponse extends EventEmitter implements ClientResponse {
   get writableFinished(): boolean {
     return this.writableEnded;
   }
+  /** Its message is done with, as a response is that closes. */
   leave(): void {
     this.#whole.off("drain", this.#drain);
     this.#whole.off("close", this.#close);
+    this.emit("close");
   }
   writeHead(_status: number, headers: Readonly<Record<string, unknown>> = {}): this {
     this.headersSent = true;

@@ -1,4 +1,5 @@
 import { RefusedRequest, type RouterError, rpcCodes, rpcErrorMessage, sendJson } from "../errors.ts";
+import type { Principal } from "../identity/principal.ts";
 import { forbiddenTool } from "../identity/tool-access.ts";
 import { readBatch, serveBatch } from "./batch.ts";
 import { serveCall } from "./call.ts";
@@ -15,7 +16,7 @@ export function servePost(context: McpContext, inbound: Inbound, body: Buffer): 
   const { request } = inbound;
   checkPostHeaders(request.headers);
   checkDepth(body);
-  const batch = readBatch(body, () => versionOf(context, inbound));
+  const batch = readBatch(body, () => versionOf(context, request.headers, inbound.view.name, inbound.principal));
   if (batch === null) return serveOne(context, inbound, body);
   const id = request.headers["mcp-session-id"];
   return serveBatch(context, inbound, batch, typeof id === "string" ? id : null, async (part, one) => {
@@ -24,11 +25,16 @@ export function servePost(context: McpContext, inbound: Inbound, body: Buffer): 
 }
 
 /** The negotiated protocol version, or what the client says where there is no session (requirement R6). */
-function versionOf({ sessions }: McpContext, { request, view, principal }: Inbound): string | undefined {
-  const id = request.headers["mcp-session-id"];
-  const said = request.headers["mcp-protocol-version"];
+export function versionOf(
+  { sessions }: McpContext,
+  headers: Inbound["request"]["headers"],
+  upstream: string,
+  principal: Principal,
+): string | undefined {
+  const id = headers["mcp-session-id"];
+  const said = headers["mcp-protocol-version"];
   if (typeof id !== "string") return typeof said === "string" ? said : "2025-03-26";
-  return sessions.open(id, view.name, principal)?.sealed.version;
+  return sessions.open(id, upstream, principal)?.sealed.version;
 }
 
 /** No promise of its own: most of what is done for a call waits for nothing. */
