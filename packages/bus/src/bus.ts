@@ -176,7 +176,8 @@ export interface ServiceDefinition {
 }
 
 export interface Bucket {
-  get(key: string): Promise<{ readonly value: string; readonly revision: number } | null>;
+  /** `storedMs`: the store's timestamp. */
+  get(key: string): Promise<{ readonly value: string; readonly revision: number; readonly storedMs: number } | null>;
   /** Null when the key is taken. */
   create(key: string, value: string): Promise<number | null>;
   /** Null when `revision` is not the last one any more. */

@@ -213,6 +213,7 @@ const usageCodes = new Set([
   "unknown_scope",
   "unknown_scenario",
   "unknown_incident",
+  "unknown_target",
   "until_over",
   "bad_request",
   "invalid_request",

@@ -184,6 +184,24 @@ function addCommands(program: Command, action: Action): void {
     .option(...reason)
     .option("--yes", "nothing is asked anyway; taken so that every change can be written alike")
     .action(action(async (context, incident: string, options: object) => (await changes()).acknowledge(context, incident, options)));
+  const silences = () => import("./commands/silence.ts");
+  program
+    .command("silence [target]")
+    .description(
+      "tell nobody what happens to <upstream> with its tools, or to <incident key>, until a time; what is still wrong then is told",
+    )
+    .option("--for <duration>", "90s, 30m, 2h; at most 30d")
+    .option("--until <time>", "2026-03-01T02:00:00Z")
+    .option("--list", "show what is silenced, until when, by whom and why")
+    .option(...reason)
+    .option(...yes)
+    .action(action(async (context, target: string | undefined, options: object) => (await silences()).silence(context, target, options)));
+  program
+    .command("unsilence <target>")
+    .description("end a silence before its time; what is still wrong is told")
+    .option(...reason)
+    .option(...yes)
+    .action(action(async (context, target: string, options: object) => (await silences()).unsilence(context, target, options)));
 
   const events = program.command("events").description("the log: read it, replay it, verify it");
   const log = () => import("./commands/events.ts");

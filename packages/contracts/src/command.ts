@@ -1,5 +1,6 @@
 import { z } from "zod";
 import { actor, rollbackScope } from "./primitives.ts";
+import { silenceMsMax } from "./silence.ts";
 
 /** In every command: who, why, and the idempotency key under which a repeat gives the first answer instead of a second action. */
 const base = {
@@ -84,6 +85,19 @@ export const chaosCommand = z.looseObject({
 export type ChaosCommand = z.infer<typeof chaosCommand>;
 export const acknowledgeCommand = z.looseObject({ ...base, incidentId: z.string() });
 export type AcknowledgeCommand = z.infer<typeof acknowledgeCommand>;
+
+/** Mutes what is about an upstream, its tools included, or about one key of incidents; replaces the silence that the target has. */
+export const silenceCommand = z.looseObject({
+  ...base,
+  target: z.string().min(1).max(200),
+  /** From when it is carried out, by the store's clock; null where `untilMs` says it. */
+  forMs: z.number().int().min(1000, "give at least a second").max(silenceMsMax, "at most 30 days; give it again then").nullable(),
+  /** When it ends, by the store's clock; wins over `forMs`. */
+  untilMs: z.number().int().positive().optional(),
+});
+export type SilenceCommand = z.infer<typeof silenceCommand>;
+export const unsilenceCommand = z.looseObject({ ...base, target: z.string().min(1).max(200) });
+export type UnsilenceCommand = z.infer<typeof unsilenceCommand>;
 
 /** Reply to every request on the bus. `code` is stable; `message` tells the reader what to do. */
 export const reply = z.discriminatedUnion("ok", [

@@ -18,6 +18,7 @@ import { configApplied, logStarted } from "./log.ts";
 import { endpointReported, probeObserved, probeRequested, proberHeartbeat } from "./probe.ts";
 import { rollbackDecided, rollbackNotice, rollbackRejected } from "./rollback.ts";
 import { sessionCancelled, sessionChanged, sessionClaimed, sessionReleased } from "./session.ts";
+import { notifySilenced } from "./silence.ts";
 import type { StreamName } from "./streams.ts";
 import { keysOf, subjectOf } from "./tokens.ts";
 import { trafficObserved } from "./traffic.ts";
@@ -89,6 +90,7 @@ export const events = {
   "incident.changed": define(incidentChanged, "AUDIT", ["id"], true, ["notifier"]),
   "notify.sent": define(notifyResult, "AUDIT", ["channel"], false, ["notifier"]),
   "notify.failed": define(notifyResult, "AUDIT", ["channel"], false, ["notifier"]),
+  "notify.silenced": define(notifySilenced, "AUDIT", ["target"], true, ["notifier"]),
   "chaos.started": define(chaosStarted, "AUDIT", ["experiment"], true, ["chaos-runner"]),
   "chaos.injected": define(chaosStep, "AUDIT", ["experiment"], true, ["chaos-runner"]),
   "chaos.reverted": define(chaosStep, "AUDIT", ["experiment"], true, ["chaos-runner"]),
@@ -100,9 +102,9 @@ export const events = {
   "prober.heartbeat": define(proberHeartbeat, null, [], false, ["prober"]),
   "endpoint.reported": define(endpointReported, null, [], false, ["prober"]),
   "session.claimed": define(sessionClaimed, null, [], false, ["router"]),
+  "session.changed": define(sessionChanged, null, [], false, ["router"]),
   "session.cancelled": define(sessionCancelled, null, [], false, ["router"]),
   "session.released": define(sessionReleased, null, [], false, ["router"]),
-  "session.changed": define(sessionChanged, null, [], false, ["router"]),
 } as const satisfies Record<string, EventDefinition>;
 
 export type EventType = keyof typeof events;

@@ -69,7 +69,8 @@ export const notification = z.looseObject({
   id: z.string(),
   channel: z.string(),
   incidentId: z.string(),
-  kind: z.enum(["opened", "escalated", "resolved", "test"]),
+  /** `silenced`, `unsilenced`: of a silence, whose id is the `incidentId` then. */
+  kind: z.enum(["opened", "escalated", "resolved", "silenced", "unsilenced", "test"]),
   severity,
   title: z.string(),
   text: z.string(),

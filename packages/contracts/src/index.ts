@@ -60,6 +60,10 @@ export {
   releaseCommand,
   reply,
   rollbackCommand,
+  type SilenceCommand,
+  silenceCommand,
+  type UnsilenceCommand,
+  unsilenceCommand,
 } from "./command.ts";
 export { type ConsumerWish, consumerClosed, consumerWish } from "./consumer-wish.ts";
 export type { EndpointTls } from "./endpoint-tls.ts";
@@ -240,11 +244,12 @@ export {
   type SessionClaimed,
   type SessionReleased,
   sessionCancelled,
+  sessionChanged,
   sessionClaimed,
   sessionReleased,
 } from "./session.ts";
+export { type NotifySilenced, notifySilenced, silenceMsMax } from "./silence.ts";
 export {
-  sessionChanged,
   type StatusPage,
   type StatusPageRequest,
   type StatusView,

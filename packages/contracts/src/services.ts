@@ -11,6 +11,8 @@ import {
   recoverCommand,
   releaseCommand,
   rollbackCommand,
+  silenceCommand,
+  unsilenceCommand,
 } from "./command.ts";
 import { statusPageRequest } from "./status.ts";
 
@@ -29,6 +31,8 @@ export const requests = {
   "command.recover": { service: "rollback-controller", schema: recoverCommand },
   "command.chaos.run": { service: "chaos-runner", schema: chaosCommand },
   "command.acknowledge": { service: "notifier", schema: acknowledgeCommand },
+  "command.silence": { service: "notifier", schema: silenceCommand },
+  "command.unsilence": { service: "notifier", schema: unsilenceCommand },
   "state.status": { service: "state-store", schema: z.looseObject({ page: statusPageRequest.optional() }), paged: true },
   "state.health_report": { service: "state-store", schema: z.looseObject({}) },
   "state.get": { service: "state-store", schema: z.looseObject({ upstream: z.string() }) },

@@ -29,6 +29,7 @@ const pinned: Record<EventType, readonly [subject: string, stream: string | null
   "incident.changed": ["incident.changed.inc-1", "AUDIT"],
   "notify.sent": ["notify.sent.ops", "AUDIT"],
   "notify.failed": ["notify.failed.ops", "AUDIT"],
+  "notify.silenced": ["notify.silenced.pinecone", "AUDIT"],
   "chaos.started": ["chaos.started.exp-1", "AUDIT"],
   "chaos.injected": ["chaos.injected.exp-1", "AUDIT"],
   "chaos.reverted": ["chaos.reverted.exp-1", "AUDIT"],
@@ -40,8 +41,8 @@ const pinned: Record<EventType, readonly [subject: string, stream: string | null
   "prober.heartbeat": ["prober.heartbeat", null],
   "endpoint.reported": ["endpoint.reported", null],
   "session.claimed": ["session.claimed", null],
-  "session.cancelled": ["session.cancelled", null],
   "session.changed": ["session.changed", null],
+  "session.cancelled": ["session.cancelled", null],
   "session.released": ["session.released", null],
 };
 
@@ -167,8 +168,8 @@ test("what is decided is fenced, and what is only counted is not", () => {
     "prober.heartbeat",
     "endpoint.reported",
     "session.claimed",
-    "session.cancelled",
     "session.changed",
+    "session.cancelled",
     "session.released",
   ]);
 });
@@ -183,6 +184,8 @@ test("the requests and the services that answer them are these", () => {
     "command.recover": "rollback-controller",
     "command.chaos.run": "chaos-runner",
     "command.acknowledge": "notifier",
+    "command.silence": "notifier",
+    "command.unsilence": "notifier",
     "command.breaker": "breaker-state",
     "state.status": "state-store",
     "state.health_report": "state-store",

@@ -100,7 +100,7 @@ export function incidentContextOf(model: ReadModel, key: string): IncidentContex
 const after = (prefix: string, key: string): string | null => (key.startsWith(prefix) ? key.slice(prefix.length) : null);
 
 /** Key of what was found out about the log itself. */
-const logKey = "log/rollbacks";
+export const logKey = "log/rollbacks";
 
 const contactCharsMax = 200;
 const contactsMax = 10;
@@ -279,7 +279,8 @@ function severityOf({ severity, told, outage }: Incident, kind: NotificationKind
 function openIncident(key: string, placed: Placed, finding: Finding, context: IncidentContext): Incident {
   const over = finding.passing === true && (isWell(context) || !key.startsWith("upstream/"));
   return {
-    id: `${key.replaceAll("/", "-")}-${placed.seq}`,
+    // The time, because places of a log come again in the next one where it was lost.
+    id: `${key.replaceAll("/", "-")}-${placed.seq}-${placed.timeMs.toString(36)}`,
     dedupKey: key,
     upstream: after("upstream/", key),
     severity: finding.severity,

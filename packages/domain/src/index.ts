@@ -145,7 +145,7 @@ export {
   settleIncident,
   tellIncident,
 } from "./incidents.ts";
-export { inhibitIncident } from "./inhibition.ts";
+export { inhibitIncident, leftWhileMuted } from "./inhibition.ts";
 export { hasAmbiguousKeys, isDeeperThan } from "./json-keys.ts";
 export { type LegacyFace, legacyFaceOf } from "./legacy-face.ts";
 export {
@@ -242,6 +242,18 @@ export {
   whyNot,
 } from "./routing.ts";
 export type { SafetyFacts } from "./safety-rules.ts";
+export {
+  confirmSilenceTold,
+  endSilence,
+  isAbout,
+  isMuting,
+  type Silence,
+  type SilenceOrder,
+  type SilenceVerdict,
+  silence,
+  silenceProblem,
+  unsilence,
+} from "./silence.ts";
 export { type StandIns, standInsOf } from "./stand-ins.ts";
 export {
   emptyReadModel,

@@ -15,7 +15,11 @@ import type { Incident } from "./incidents.ts";
  * put on record, where nothing of it is to be told any more. Pure.
  */
 export function inhibitIncident(incident: Incident, cause: Incident | null): Incident | null {
-  if (!follows(incident, cause)) return incident;
+  return follows(incident, cause) ? leftWhileMuted(incident) : incident;
+}
+
+/** The same of an incident that nothing is told of now, because of its cause or because of a silence. */
+export function leftWhileMuted(incident: Incident): Incident | null {
   if (incident.status !== "resolved") return null;
   return incident.notified.includes("opened") || incident.notifyAtMs === null ? incident : { ...incident, notifyAtMs: null };
 }

@@ -1,5 +1,13 @@
-import { BusError, RefusedError, StoreClock, type Stored } from "@mcp-failover/bus";
-import type { AcknowledgeCommand, ChannelConfig, Event, Notification } from "@mcp-failover/contracts";
+import { BusError, RefusedError, type Stored } from "@mcp-failover/bus";
+import type {
+  AcknowledgeCommand,
+  ChannelConfig,
+  Event,
+  Notification,
+  SilenceCommand,
+  Topology,
+  UnsilenceCommand,
+} from "@mcp-failover/contracts";
 import {
   acknowledgeIncident,
   confirmTold,
@@ -13,6 +21,7 @@ import {
   incidentKeyOf,
   inhibitIncident,
   isClosed,
+  leftWhileMuted,
   type Placed,
   type ReadModel,
   settleIncident,
@@ -20,7 +29,10 @@ import {
   timeOfThisClock,
 } from "@mcp-failover/domain";
 import type { Kit } from "@mcp-failover/service-kit";
+import { accept } from "./accept.ts";
 import { giveUpMs } from "./outbox.ts";
+import { type SilenceAnswer, SilenceDesk } from "./silence-desk.ts";
+import type { StoreTime } from "./store-time.ts";
 
 /** Events that wait to be taken in while the log cannot be written. */
 const pendingMax = 50_000;
@@ -53,13 +65,15 @@ export class IncidentDesk {
   #pending: Placed[] = [];
   /** Incidents whose telling this instance has decided. */
   readonly #mine = new Set<string>();
-  #lastSeq = 0;
   /** Waits are counted from times of the store: a machine with a slow clock would page late, one with a fast clock end incidents at once. */
-  readonly #storeClock = new StoreClock(() => performance.now());
+  readonly #time: StoreTime;
+  readonly #silences: SilenceDesk;
   #settling: Promise<void> | null = null;
 
-  constructor(kit: Kit) {
+  constructor(kit: Kit, time: StoreTime) {
     this.#kit = kit;
+    this.#time = time;
+    this.#silences = new SilenceDesk(kit, time);
   }
 
   /** Null until a configuration was read. */
@@ -67,20 +81,12 @@ export class IncidentDesk {
     return this.#model.topology?.notifications.channels ?? null;
   }
 
-  /** The store's time; null until anything was heard live. */
-  get storeNowMs(): number | null {
-    return this.#storeClock.nowMs();
-  }
-
-  /** Notes one event of AUDIT; {@link settle} takes it in. `isLive`: it was stored just now. */
-  note(stored: Stored, isLive: boolean): void {
-    if (isLive) this.#storeClock.hear(stored.timeMs);
-    // A log goes forward: this is another one, and nothing known is of it.
-    if (stored.seq <= this.#lastSeq) this.#forgetLog();
-    this.#lastSeq = stored.seq;
+  /** Notes one event of AUDIT; {@link settle} takes it in. */
+  note(stored: Stored): void {
     if (stored.content.kind !== "event") return;
     const { event } = stored.content;
     if (event.type === "incident.changed") this.#learn(event.data, stored.seq);
+    else if (event.type === "notify.silenced") this.#silences.learn(event.data, stored.seq);
     else if (matters(event)) this.#pending.push({ seq: stored.seq, subject: stored.subject, timeMs: stored.timeMs, event });
     if (this.#pending.length > pendingMax) {
       this.#pending.shift();
@@ -89,11 +95,6 @@ export class IncidentDesk {
         "more events wait for incidents than are kept; the oldest was dropped, see that the log can be written",
       );
     }
-  }
-
-  /** The connection is back: what comes at first may have been stored long ago. */
-  reconnected(): void {
-    this.#storeClock.reconnected();
   }
 
   /** Takes in what waits, in the log's order, then tells what is due. One run at a time; what the log does not take now waits for the next. */
@@ -111,32 +112,46 @@ export class IncidentDesk {
     const find = (): Known | undefined => this.#incidents.get(incidentId);
     const unknown = `no incident ${JSON.stringify(incidentId.slice(0, 100))}; \`mcpf events tail\` shows incident.changed with the ids`;
     if (find() === undefined) throw new RefusedError("unknown_incident", unknown);
-    const timestamp = new Date(this.#kit.nowMs()).toISOString();
-    const accepted = { commandId, command: "acknowledge", by, reason, timestamp, parameters: { incidentId } };
-    await this.#kit.bus.append(this.#kit.event("command.accepted", ["acknowledge"], accepted, { id: `command-${commandId}` }));
+    await accept(this.#kit, "acknowledge", { commandId, by, reason }, { incidentId });
+    const nowMs = await this.#time.known();
     for (let race = 0; race < racesMax; race += 1) {
       const known = find();
       if (known === undefined) throw new RefusedError("unknown_incident", unknown);
-      const after = acknowledgeIncident(known.incident, by, this.#nowMs());
+      const after = acknowledgeIncident(known.incident, by, nowMs);
       if (after === null || (await this.#publish(after))) return { incident: incidentId, status: (after ?? known.incident).status };
     }
     throw new RefusedError("conflict", `${incidentId} changes too fast; ask again`, true);
   }
 
-  /** The store's clock once anything was heard live, this machine's until then. */
-  #nowMs(): number {
-    return Math.floor(this.storeNowMs ?? this.#kit.nowMs());
+  /** Throws {@link RefusedError} and {@link BusError}. */
+  async silence(command: SilenceCommand): Promise<SilenceAnswer> {
+    return this.#silences.silence(command, await this.#topology(), (key) => this.#latest.has(key));
+  }
+
+  /** Throws {@link RefusedError} and {@link BusError}. */
+  async unsilence(command: UnsilenceCommand): Promise<SilenceAnswer> {
+    return this.#silences.unsilence(command, await this.#topology());
+  }
+
+  async #topology(): Promise<Topology> {
+    // Right after a start it is heard of, and not taken in yet.
+    if (this.#model.topology === null) await this.settle();
+    const { topology } = this.#model;
+    if (topology !== null) return topology;
+    throw new RefusedError("not_ready", "no configuration has been applied yet, or it is not read yet: ask again", true);
   }
 
   async #run(): Promise<void> {
     if (this.#kit.bus.status.kind !== "connected") return;
     try {
+      await this.#time.known();
       do {
         this.#configure();
         for (let next = this.#pending[0]; next !== undefined; next = this.#pending[0]) {
           await this.#takeIn(next);
           if (this.#pending[0] === next) this.#pending.shift();
         }
+        if (this.channels !== null) await this.#silences.settle(this.channels, await this.#time.known());
         for (const id of [...this.#incidents.keys()]) await this.#tryTelling(id);
       } while (this.#pending.length > 0);
     } catch (error) {
@@ -162,7 +177,7 @@ export class IncidentDesk {
       for (let race = 0; race < racesMax; race += 1) {
         const incident = this.#latestOf(key);
         // Nobody is told of a day-old event, as after the first start on an old log.
-        const old = this.#nowMs() - placed.timeMs > giveUpMs;
+        const old = (await this.#time.known()) - placed.timeMs > giveUpMs;
         if (old && (incident === null || incident.status === "resolved")) return;
         const after = foldIncident(incident, placed, this.#contextOf(key));
         if (after === null || (await this.#publish(after))) return;
@@ -194,7 +209,7 @@ export class IncidentDesk {
   async #tell(id: string): Promise<void> {
     const { channels } = this;
     if (channels === null) return;
-    const nowMs = this.#nowMs();
+    const nowMs = await this.#time.known();
     const before = this.#incidents.get(id)?.incident;
     if (before === undefined) return;
     const context = this.#contextOf(before.dedupKey);
@@ -208,7 +223,9 @@ export class IncidentDesk {
         await this.#enqueue(incident, telling);
       return;
     }
-    const left = inhibitIncident(incident, this.#latestOf(`upstream/${context.upstream}`));
+    const left = this.#silences.isMuted(incident.dedupKey, context.upstream, nowMs)
+      ? leftWhileMuted(incident)
+      : inhibitIncident(incident, this.#latestOf(`upstream/${context.upstream}`));
     if (left !== null && left !== incident) await this.#publish(left);
     if (left !== incident) return;
     const due = tellIncident(incident, channels, nowMs);
@@ -281,8 +298,10 @@ export class IncidentDesk {
     return incidentContextOf(this.#model, key);
   }
 
-  #forgetLog(): void {
-    this.#kit.log.warn({ lastSeq: this.#lastSeq }, "this is another log than before; incidents begin anew");
+  /** The log is another one than before. */
+  forgetLog(): void {
+    this.#kit.log.warn({}, "this is another log than before; incidents and silences begin anew");
+    this.#silences.forgetLog();
     this.#model = emptyReadModel;
     this.#incidents.clear();
     this.#latest.clear();

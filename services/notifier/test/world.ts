@@ -2,7 +2,7 @@ import { randomUUID } from "node:crypto";
 import { createServer, type Server } from "node:http";
 import type { AddressInfo } from "node:net";
 import type { TestContext } from "node:test";
-import { type Bus, type MemoryBroker, memoryBroker } from "@mcp-failover/bus";
+import { type Bus, memoryBroker } from "@mcp-failover/bus";
 import { type Event, type EventType, type HealthStatus, makeEvent, type NewEvent } from "@mcp-failover/contracts";
 import type { Kit } from "@mcp-failover/service-kit";
 import { testKit } from "@mcp-failover/service-kit/testing";
@@ -33,10 +33,15 @@ interface Received {
   readonly path: string;
 }
 
+const ofMemory = (): (() => Bus) => {
+  const broker = memoryBroker();
+  return () => broker.connect();
+};
+
 /** A webhook receiver, AUDIT to write to, and notifiers that a test starts and stops. */
 export class World {
-  readonly broker: MemoryBroker = memoryBroker();
-  readonly bus: Bus = this.broker.connect();
+  readonly #connect: () => Bus;
+  readonly bus: Bus;
   readonly received: Received[] = [];
   /** Statuses of the next answers; 200 when there are none. */
   statuses: number[] = [];
@@ -49,6 +54,12 @@ export class World {
   readonly logged: string[] = [];
   #http: Server | null = null;
   url = "";
+
+  /** `connect`: to where the streams are; by itself to a broker of its own. */
+  constructor(connect: () => Bus = ofMemory()) {
+    this.#connect = connect;
+    this.bus = connect();
+  }
 
   get taken(): string[] {
     return this.received.filter(({ status }) => status === 200).map(({ kind, title }) => `${kind} ${title}`);
@@ -90,7 +101,7 @@ export class World {
 
   /** `clockAheadMs`: by how much its machine's clock is wrong. */
   async start(t: TestContext, instance = "notifier-1", clockAheadMs = 0): Promise<{ bus: Bus; stop(): Promise<void> }> {
-    const bus = this.broker.connect();
+    const bus = this.#connect();
     const note =
       (level: string) =>
       (...words: unknown[]): void =>

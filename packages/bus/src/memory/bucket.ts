@@ -32,7 +32,9 @@ export class MemoryBucket {
       get: (key) =>
         through(key, () => {
           const entry = this.#live(key);
-          return entry === undefined || entry.value === null ? null : { value: entry.value, revision: entry.revision };
+          return entry === undefined || entry.value === null
+            ? null
+            : { value: entry.value, revision: entry.revision, storedMs: entry.atMs };
         }),
       create: (key, value) => through(key, () => ((this.#live(key)?.value ?? null) === null ? this.#set(key, value) : null)),
       update: (key, value, revision) => through(key, () => ((this.#live(key)?.revision ?? 0) === revision ? this.#set(key, value) : null)),
@@ -44,7 +46,7 @@ export class MemoryBucket {
     };
   }
 
-  #live(key: string): { value: string | null; revision: number } | undefined {
+  #live(key: string): { value: string | null; revision: number; atMs: number } | undefined {
     const entry = this.#entries.get(key);
     if (entry !== undefined && this.#limits.ttlMs !== undefined && entry.atMs + this.#limits.ttlMs <= this.#nowMs()) {
       this.#entries.delete(key);

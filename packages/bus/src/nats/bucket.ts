@@ -105,7 +105,8 @@ export function openBucket(link: NatsLink, name: string, limits: BucketLimits): 
     get: (key) =>
       through(key, async (kv) => {
         const entry = await kv.get(key);
-        return entry === null || entry.operation !== "PUT" ? null : { value: entry.string(), revision: entry.revision };
+        if (entry === null || entry.operation !== "PUT") return null;
+        return { value: entry.string(), revision: entry.revision, storedMs: entry.created.getTime() };
       }),
     create: (key, value) => through(key, (kv) => fenced(kv.create(key, value))),
     update: (key, value, revision) => through(key, (kv) => fenced(kv.update(key, value, revision))),

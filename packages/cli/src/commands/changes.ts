@@ -21,7 +21,7 @@ export async function begin(context: Context, options: ChangeOptions, question: 
 }
 
 /** Beside that, what was known when the order was given: one that comes through late must not undo what was decided since. */
-async function give(context: Context, options: ChangeOptions, question: string) {
+export async function give(context: Context, options: ChangeOptions, question: string) {
   const base = await begin(context, options, question);
   const bus = await context.bus();
   const known = await bus.info("AUDIT").catch((error: unknown) => {
@@ -38,7 +38,8 @@ const againMs = 500;
 /** Of errors after which nobody knows whether an order was done. */
 const unknownCodes: ReadonlySet<string> = new Set(["timeout", "unreachable"]);
 
-async function order<S extends RequestSubject>(context: Context, subject: S, body: RequestInput<S>): Promise<unknown> {
+/** Gives an order, and again where no answer came. Throws {@link CliError}. */
+export async function order<S extends RequestSubject>(context: Context, subject: S, body: RequestInput<S>): Promise<unknown> {
   for (let time = 1; ; time += 1) {
     try {
       return await ask(context, subject, body, commandMsMax);
@@ -120,7 +121,7 @@ export async function hold(
 }
 
 /** `2026-03-01T02:00:00Z` as a time. */
-function timeOf(text: string): number {
+export function timeOf(text: string): number {
   const timeMs = /^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}/.test(text) ? Date.parse(text) : Number.NaN;
   if (Number.isNaN(timeMs)) throw usageError(`${JSON.stringify(text)} is no time: write it as 2026-03-01T02:00:00Z`);
   return timeMs;
