@@ -80,6 +80,16 @@ describe("notifier", { concurrency: 8 }, () => {
     assert.equal((await taken(waiting, 1))[0], failedOver);
   });
 
+  test("what happened while nobody told it is told by a notifier whose clock is two days fast, while the log is silent, and waits as ever", async (t) => {
+    const one = await world(t);
+    await (await one.start(t)).stop();
+    await one.health("secondary", "unhealthy");
+    await one.start(t, "notifier-2", 2 * 24 * 3_600_000);
+    await sleep(3000);
+    assert.deepEqual(one.received, [], "what joins it may still come");
+    assert.deepEqual(await taken(one, 1), ["opened shop: the standby secondary is unhealthy"]);
+  });
+
   test("what a receiver refuses is sent again, once, and first refusal and success are on record", async (t) => {
     const one = await world(t);
     one.statuses = [503];
