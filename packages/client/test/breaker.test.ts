@@ -161,6 +161,25 @@ for (const options of ["timeoutMs: 60_000", "timeoutMs: null, slowMs: 60_000", "
   });
 }
 
+test("a function that ignores its signal holds no process up once its call has ended, though its place is kept for it", async () => {
+  // Its fallback goes on, too: both would be given up after 30 s.
+  const script = `
+    import { createBreaker } from "@mcp-failover/client";
+    const never = () => new Promise(() => undefined);
+    const breaker = createBreaker({ timeoutMs: 20, fallback: never });
+    await breaker.execute(never).catch(() => undefined);
+    const endedMs = performance.now();
+    process.on("exit", () => console.log(breaker.stats().running, performance.now() - endedMs));
+  `;
+  const { stdout } = await promisify(execFile)(process.execPath, ["--input-type=module-typescript", "-e", script], {
+    cwd: import.meta.dirname,
+    timeout: patientMs(30_000),
+  });
+  const [running, livedMs] = stdout.trim().split(" ").map(Number);
+  assert.equal(running, 1);
+  assert.ok((livedMs ?? Number.NaN) < 10_000, `it lived ${livedMs} ms after its last call`);
+});
+
 test("S2: waiting for a place takes nothing of the fallback's time, and the error tells the whole time", async (t) => {
   const { pass } = mockedTime(t);
   const breaker = createBreaker({ timeoutMs: 400, concurrencyMax: 1, queueMax: 1 });
@@ -712,8 +731,10 @@ test("a signal that is none is refused before its function is called, in the que
         { name: "TypeError", message: /^signal is no AbortSignal/ },
       );
     await refused();
-    const holds = breaker.execute(() => sleep(10));
+    const gate = Promise.withResolvers<void>();
+    const holds = breaker.execute(() => gate.promise, { timeoutMs: null });
     await refused();
+    gate.resolve();
     await holds;
     // Longer than its time: what was to end the call would find a signal that it cannot leave.
     await sleep(100);
