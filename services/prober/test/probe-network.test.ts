@@ -4,9 +4,12 @@ import { createSocket } from "node:dgram";
 import { createServer as createHttp } from "node:http";
 import { type AddressInfo, createServer as createTcp, type Server, type Socket } from "node:net";
 import { type TestContext, test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
 import { createServer as createTls } from "node:tls";
 import { eventually, patientMs, selfSigned, startRedis } from "@mcp-failover/testkit";
 import { WebSocketServer } from "ws";
+import type { CheckContext } from "../src/probes/check.ts";
+import { probeDns } from "../src/probes/dns.ts";
 import { resultOf, runnerFor, silentPort, targetOf } from "./probe-kit.ts";
 
 const dayMs = 86_400_000;
@@ -134,6 +137,30 @@ test("dns: a name server on loopback that answers is well; no record, a wrong on
   // Without a name, that of the endpoint's host.
   const own = await resultOf(runner, targetOf({ type: "dns", dns: { server } }, "https://known.example/api"));
   assert.deepEqual([own.outcome, asked.at(-1)], ["ok", "known.example"]);
+});
+
+test("dns: a probe that is over asks no more: whom it had asked for ten minutes is let go", async (t) => {
+  const responder = createSocket("udp4");
+  await new Promise<void>((resolve) => responder.bind(0, "127.0.0.1", resolve));
+  const ending = new AbortController();
+  const asked = new Promise<() => void>((resolve) => {
+    responder.once("message", (query, peer) =>
+      // There is no such name: what still waits for an answer has one then.
+      resolve(() =>
+        responder.send(Buffer.from(query).fill(Buffer.from([0x81, 0x83]), 2, 4), peer.port, peer.address, () => responder.close()),
+      ),
+    );
+  });
+  const { checks } = targetOf({ type: "dns", dns: { name: "silent.example", server: `127.0.0.1:${responder.address().port}` } });
+  const probe = probeDns({ check: checks[0], signal: ending.signal } as CheckContext);
+  const ended = probe.then(
+    () => "answered",
+    (error: NodeJS.ErrnoException) => error.code,
+  );
+  const answer = await asked;
+  t.after(answer);
+  ending.abort();
+  assert.equal(await Promise.race([ended, sleep(patientMs(2000), "it still asks", { ref: false })]), "ECANCELLED");
 });
 
 test("websocket: the upgrade and a ping, or the first message; what refuses the upgrade is judged by its status", async (t) => {
