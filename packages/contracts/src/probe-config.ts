@@ -167,6 +167,8 @@ const checkShape = {
       /** The share of the limit above which it counts; 0.8, as the reference's `memory_usage`, where it is not given. */
       ratio_max: z.number().gt(0).max(1).optional(),
       severity: probeSeverity.optional(),
+      /** What a value, or a limit, makes of the endpoint that is not there, or no number: it answers, and nobody knows how much it uses. `degraded` where it is not given. */
+      missing: z.enum(["ok", ...probeSeverity.options]).optional(),
     })
     .optional(),
   exec: z

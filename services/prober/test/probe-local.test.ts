@@ -162,8 +162,48 @@ test("resource: a metric of a real registry, a share of another, a JSON value, o
   const hard = await probe({ metric, limit_metric: "memory_limit_bytes", ratio_max: 0.6, severity: "hard" });
   assert.deepEqual([hard.outcome, hard.error], ["hard", "process_resident_memory_bytes: expected at most 60 % of 1000; saw 700 (70 %)"]);
   assert.equal((await probe({ json: "$.memory.rss", limit: 1000 }, "/json")).degraded?.code, "resource");
-  const none = await probe({ metric: "no_such_metric", limit: 1 });
-  assert.deepEqual([none.outcome, none.code], ["hard", "malformed"]);
+});
+
+test("resource: a number that is not there says that the endpoint answers: degraded with what is missing, or what the configuration calls it; a page of something else is malformed", async (t) => {
+  const pages: Record<string, string> = {
+    "/metrics": 'used{pod="a"} NaN\nopen 3\nmost NaN\nboth +Inf\nboth{of="other"} -Inf\n',
+    "/none": "# EOF\n",
+    "/empty": "",
+    "/json": JSON.stringify({ memory: { rss: "900" } }),
+    "/html": "<html><body>used 5</body></html>",
+  };
+  const server = await fakeServer((request, response) => response.end(pages[request.url ?? ""]));
+  t.after(() => server.kill());
+  const runner = runnerFor(t);
+  const probe = (resource: object, path = "/metrics", more: object = {}) =>
+    resultOf(runner, targetOf({ type: "resource", path, resource, ...more }, server.url));
+  const told = (what: string) => ({ code: "resource", detail: `expected a number to compare; saw ${what} at the metrics URL` });
+  for (const [resource, path, what] of [
+    [{ metric: "gone", limit: 1 }, "/metrics", "no sample of gone"],
+    [{ metric: "gone", limit: 1, severity: "hard" }, "/metrics", "no sample of gone"],
+    [{ metric: "used", limit: 1 }, "/metrics", "no sample of used"],
+    [{ metric: "both", limit: 1 }, "/metrics", "no sample of both"],
+    [{ metric: "open", limit_metric: "most" }, "/metrics", "no sample of most"],
+    [{ metric: "used", limit: 1 }, "/none", "no sample of used"],
+    [{ metric: "used", limit: 1 }, "/empty", "no sample of used"],
+    [{ json: "$.memory.rss", limit: 1 }, "/json", "no number at $.memory.rss"],
+  ] as const) {
+    const found = await probe(resource, path);
+    assert.deepEqual([found.outcome, found.degraded], ["ok", told(what)], JSON.stringify([resource, path]));
+    assert.equal((await probe({ ...resource, missing: "ok" }, path)).degraded, undefined);
+    const hard = await probe({ ...resource, missing: "hard" }, path);
+    assert.deepEqual([hard.outcome, hard.code, hard.error], ["hard", "other", told(what).detail]);
+  }
+  for (const [resource, path] of [
+    [{ metric: "used", limit: 1 }, "/html"],
+    [{ metric: "used", limit: 1 }, "/json"],
+    [{ json: "$.memory.rss", limit: 1 }, "/html"],
+  ] as const) {
+    const { outcome, code } = await probe({ ...resource, missing: "ok" }, path);
+    assert.deepEqual([outcome, code], ["hard", "malformed"], path);
+  }
+  const asked = await probe({ metric: "gone", limit: 1, missing: "ok" }, "/metrics", { expect: [{ of: "json", path: "$.value", min: 0 }] });
+  assert.equal(asked.outcome, "hard", "what the configuration expects of the number is another matter");
 });
 
 test("resource: a limit that is none, as a container's without one is told, is not exceeded, whatever is used", async (t) => {
@@ -182,6 +222,7 @@ test("resource: a limit that is none, as a container's without one is told, is n
     [0, 0],
     [123_456, -1],
     [123_456, "+Inf"],
+    ["+Inf", "+Inf"],
   ]) {
     text = `used ${used}\nmost ${most}\n`;
     const { outcome, degraded, error } = await probe();

@@ -1,5 +1,5 @@
 /**
- * The sum of the samples of one metric in a Prometheus text (or OpenMetrics) that have at least these labels; null: there is none.
+ * The sum of the samples of one metric in a Prometheus text (or OpenMetrics) that have at least these labels; null: there is none, or none that is a number.
  * https://prometheus.io/docs/instrumenting/exposition_formats/
  */
 export function metricSum(text: string, metric: string, labels: Readonly<Record<string, string>>): number | null {
@@ -15,7 +15,12 @@ export function metricSum(text: string, metric: string, labels: Readonly<Record<
     const value = numberOf(sample[2] ?? "");
     if (!Number.isNaN(value)) sum = (sum ?? 0) + value;
   }
-  return sum;
+  return Number.isNaN(sum) ? null : sum;
+}
+
+/** Whether a text is one of metrics, be there any or none: an error page, which servers give with 200 too, is not. */
+export function isMetrics(text: string): boolean {
+  return text.split("\n").every((line) => /^\s*(?:#.*|[a-zA-Z_:][a-zA-Z0-9_:]*(?:\{.*\})?[ \t]+\S.*)?$/.test(line));
 }
 
 function labelsOf(text: string): Map<string, string> {

@@ -4,7 +4,7 @@ import { findJson } from "@mcp-failover/contracts";
 import { probeCheckPolicy } from "@mcp-failover/domain";
 import { type CheckContext, type CheckFound, MalformedError, NotMadeError } from "./check.ts";
 import { probeHttp } from "./http.ts";
-import { metricSum } from "./metrics-text.ts";
+import { isMetrics, metricSum } from "./metrics-text.ts";
 import { hardResult } from "./result.ts";
 import type { Wire } from "./wire.ts";
 
@@ -12,7 +12,8 @@ type Resource = NonNullable<CheckContext["check"]["resource"]>;
 
 /**
  * Probes how much of its limit an endpoint uses: a metric or a JSON value at a URL, or the resident memory of a process on this machine.
- * A share above the permitted one is `degraded`, or `hard` where the configuration says so.
+ * A share above the permitted one is `degraded`, or `hard` where the configuration says so. What is not there to be read is that by a word of its own
+ * (`missing`): an exporter that calls a metric something else now, or has counted nothing yet, shows that the endpoint answers, and not that it is down.
  */
 export async function probeResource(wire: Wire, context: CheckContext): Promise<CheckFound> {
   const resource = context.check.resource as Resource;
@@ -30,38 +31,44 @@ export async function probeResource(wire: Wire, context: CheckContext): Promise<
     throw new NotMadeError("too_large", more);
   }
   const text = found.seen.body ?? "";
-  const read = (metric: string, labels: Resource["labels"] = {}): number => {
-    const value = metricSum(text, metric, labels);
-    if (value === null) throw new MalformedError(`no sample of ${metric} at the metrics URL`);
-    return value;
-  };
-  const value = resource.json === undefined ? read(resource.metric ?? "", resource.labels) : numberAt(resource.json, found.seen.json);
+  const { json, metric = "", labels, limit_metric = "" } = resource;
+  const value = json === undefined ? metricSum(text, metric, labels ?? {}) : numberAt(json, found.seen.json);
+  if (value === null && (json === undefined ? !isMetrics(text) : found.seen.json === undefined))
+    throw new MalformedError(`no ${json === undefined ? "metrics" : "JSON"} at the metrics URL`);
+  if (value === null) return missing(resource, json === undefined ? `no sample of ${metric}` : `no number at ${json}`, found);
   // A limit for each, by the same labels, is not the sum of all of them; one for all has none.
-  const ownLimit = (of: string): number => metricSum(text, of, resource.labels ?? {}) ?? read(of);
-  const limit = resource.limit ?? ownLimit(resource.limit_metric ?? "");
-  return judge(resource, value, limit, found);
+  const limit = resource.limit ?? metricSum(text, limit_metric, labels ?? {}) ?? metricSum(text, limit_metric, {});
+  return limit === null ? missing(resource, `no sample of ${limit_metric}`, found) : judge(resource, value, limit, found);
+}
+
+function missing(resource: Resource, what: string, found: CheckFound): CheckFound {
+  const seen = { ...found.seen, json: { value: null, limit: null, ratio: null }, jsonProblem: null };
+  if (resource.missing === "ok") return { ...found, seen };
+  return failing(`expected a number to compare; saw ${what} at the metrics URL`, resource.missing, found, seen);
 }
 
 function judge(resource: Resource, value: number, limit: number, found: CheckFound): CheckFound {
   // A limit that is told as 0 is none, and there is nothing to exceed.
-  const ratio = limit > 0 ? value / limit : 0;
+  const ratio = limit > 0 && limit < Number.POSITIVE_INFINITY ? value / limit : 0;
   const ratioMax = resource.ratio_max ?? probeCheckPolicy.resourceRatioMax;
   const seen = { ...found.seen, json: { value, limit, ratio }, jsonProblem: null };
   if (ratio <= ratioMax) return { result: found.result, seen };
   const what = resource.metric ?? resource.json ?? "resident memory";
   const detail = `${what}: expected at most ${percent(ratioMax)} of ${limit}; saw ${value} (${percent(ratio)})`;
-  if (resource.severity === "hard")
-    return { result: { ...hardResult("other", detail), responseTimeMs: found.result.responseTimeMs }, seen };
-  return { result: { ...found.result, degraded: { code: "resource", detail } }, seen };
+  return failing(detail, resource.severity, found, seen);
+}
+
+function failing(detail: string, severity: "hard" | "degraded" = "degraded", { result }: CheckFound, seen: CheckFound["seen"]): CheckFound {
+  if (severity === "hard") return { result: { ...hardResult("other", detail), responseTimeMs: result.responseTimeMs }, seen };
+  return { result: { ...result, degraded: { code: "resource", detail } }, seen };
 }
 
 const percent = (ratio: number): string => `${Math.round(ratio * 1000) / 10} %`;
 const okOf = () => ({ outcome: "ok", code: null, error: null, httpStatus: null, era: null, retryAfterMs: null }) as const;
 
-function numberAt(path: string, document: unknown): number {
+function numberAt(path: string, document: unknown): number | null {
   const [value] = document === undefined ? [] : findJson(path, document);
-  if (typeof value !== "number") throw new MalformedError(`no number at ${path} of the metrics URL`);
-  return value;
+  return typeof value === "number" ? value : null;
 }
 
 /** What Linux says of a process; null: there is none. Throws {@link NotMadeError} where this machine cannot say. */
