@@ -125,6 +125,21 @@ test("S2: a time-out ends the call, aborts the signal, read before or after, and
   assert.deepEqual([safe.outcomeUnknown, breaker.stats().timeouts], [false, 2]);
 });
 
+test("S2: a call that began after one that has ended meanwhile, within one tick, ends in time", async (t) => {
+  const { pass } = mockedTime(t);
+  const breaker = createBreaker({ timeoutMs: 1000 });
+  const first = rejection(breaker.execute(never));
+  const gate = Promise.withResolvers<void>();
+  const between = breaker.execute(() => gate.promise);
+  const last = rejection(breaker.execute(never));
+  gate.resolve();
+  await between;
+  for (let ms = 0; ms < 1100; ms += 10) await pass(10);
+  assert.equal(breaker.stats().timeouts, 2);
+  assert.ok((await first) instanceof CallTimeoutError);
+  assert.ok((await last) instanceof CallTimeoutError);
+});
+
 test("S2: of many calls with one time-out none ends early, and none later than a tick beside what the event loop is late", async (t) => {
   const { now, pass } = mockedTime(t);
   for (const stallMs of [1, 50]) {
@@ -385,6 +400,19 @@ for (const timeoutMs of [30_000, null]) {
     await Promise.all(calls);
   });
 }
+
+test("a call that was slow while it was out, and then succeeds, is one slow call", async (t) => {
+  const { pass } = mockedTime(t);
+  const breaker = createBreaker({ slowMs: 100, slowRatio: 0.5, ratioRule: "plain", minimumCalls: 4, timeoutMs: 1000 });
+  const gate = Promise.withResolvers<void>();
+  const slow = breaker.execute(() => gate.promise);
+  for (let ms = 0; ms < 200; ms += 10) await pass(10);
+  gate.resolve();
+  await slow;
+  assert.equal(breaker.stats().slow, 1);
+  for (let count = 0; count < 2; count += 1) await breaker.execute(async () => count);
+  assert.equal(breaker.state, "closed", "one of three, and not two of four");
+});
 
 test("calls that are slow and then time out, one after the other, open it as failures in a row, and each is one call of the ratios", async () => {
   const timeouts = { timeoutMs: 12, slowMs: 3 };
@@ -690,6 +718,12 @@ test("what a breaker knows goes over a restart: what is left of the open time, a
   assert.deepEqual([later.state, later.allows], ["open", true]);
 });
 
+test("an open time over the longest by default is the longest then", () => {
+  const breaker = createBreaker({ openMs: 900_000, openJitter: 0, nowMs: () => 0 });
+  breaker.open();
+  assert.equal(breaker.stats().openForMs, 900_000);
+});
+
 test("options that make no sense are refused with their name", () => {
   for (const [options, name] of [
     [{ timeoutMs: 0 }, /timeoutMs/],
@@ -802,6 +836,60 @@ test("retries stay within the call's time and their budget, and say so", async (
     );
   }
   assert.ok(calls < 150 + 150, `the budget holds retries down: ${calls} calls of 150`);
+});
+
+test("the waits between attempts double up to the longest, and are spread over their later half", async (t) => {
+  for (const [chance, waits] of [
+    [0, [100, 200, 250, 250]],
+    [1, [50, 100, 125, 125]],
+  ] as const) {
+    await t.test(`at ${chance}`, async (inner) => {
+      const { now, pass } = mockedTime(inner);
+      const retry = { attemptsMax: 5, delayMs: 100, delayMsMax: 250 };
+      const breaker = createBreaker({ idempotent: true, consecutiveFailures: null, timeoutMs: 60_000, random: () => chance, retry });
+      const atMs: number[] = [];
+      const ended = rejection(
+        breaker.execute(() => {
+          atMs.push(now());
+          return fails();
+        }),
+      );
+      await pass(0);
+      for (let ms = 0; ms < 1000; ms += 1) await pass(1);
+      assert.equal(await ended, boom);
+      assert.deepEqual(
+        atMs.slice(1).map((one, index) => one - (atMs[index] ?? 0)),
+        waits,
+      );
+    });
+  }
+});
+
+test("a refusal of the breaker itself is told at once, also where the call might be repeated", async () => {
+  const breaker = createBreaker({ idempotent: true, retry: { delayMs: 60_000 } });
+  breaker.forceOpen();
+  assert.ok((await rejection(breaker.execute(() => assert.fail("called")))) instanceof BreakerOpenError);
+  assert.equal(breaker.stats().retries, 0);
+});
+
+test("for a caller that left while its function failed nothing is done any more: no other attempt, no fallback", async () => {
+  const user = new AbortController();
+  const breaker = createBreaker({ idempotent: true, retry: { delayMs: 1 }, fallback: () => assert.fail("the fallback was called") });
+  breaker.on("failure", () => user.abort());
+  assert.equal(await rejection(breaker.execute(fails, { signal: user.signal })), boom);
+  const { retries, fallbacks } = breaker.stats();
+  assert.deepEqual([retries, fallbacks], [0, 0]);
+});
+
+test("of several addresses that failed only all together prove that a call did not run", () => {
+  const failed = (...codes: string[]): AggregateError =>
+    new AggregateError(
+      codes.map((code) => Object.assign(new Error(code), { code })),
+      "all failed",
+    );
+  assert.equal(failureOf(failed("ECONNREFUSED", "ECONNREFUSED")).executed, "no");
+  assert.equal(failureOf(failed("ECONNREFUSED", "ECONNRESET")).executed, "unknown");
+  assert.equal(failureOf(failed("ECONNREFUSED", "its own")).executed, "unknown");
 });
 
 test("S1, S3: whatever calls do, each ends in one count and gives back its place", async () => {

@@ -153,6 +153,23 @@ test("a read-only call whose endpoint fails goes to the next one within the same
   assert.deepEqual(tried, ["primary", "secondary"]);
 });
 
+test("A3: a call whose time is over when it gets its place is not begun", async () => {
+  let nowMs = Date.now();
+  const { client } = await fleet.client({ concurrencyMax: 1, queueMax: 1, nowMs: () => nowMs });
+  const gate = Promise.withResolvers<void>();
+  const first = client.execute("docs", () => gate.promise);
+  const second = rejection(client.execute("docs", () => assert.fail("called"), { timeoutMs: 20_000 }));
+  nowMs += 20_000;
+  gate.resolve();
+  await first;
+  assert.ok((await second) instanceof CallTimeoutError);
+});
+
+test("attemptTimeoutMs is not for a write, which has one attempt after which nothing may follow", async () => {
+  const { client } = await fleet.client();
+  assert.equal(await client.execute("docs", () => sleep(50, "written"), { attemptTimeoutMs: 1, timeoutMs: 20_000 }), "written");
+});
+
 test("with attemptTimeoutMs a read that hangs on one endpoint is answered by the next, and the first is aborted", async () => {
   const { client } = await fleet.client();
   const answer = await client.execute("docs", (context) => (where(context) === "primary" ? hang(context) : where(context)), {
