@@ -2,7 +2,7 @@ import { Ending } from "../ending.ts";
 import { sendJson } from "../errors.ts";
 import { isObject } from "../mcp/envelope.ts";
 import { lasting } from "../mcp/rights.ts";
-import { SseWriter } from "../mcp/sse.ts";
+import { isQuiet, SseWriter } from "../mcp/sse.ts";
 import { AbortedByRouter, UpstreamError } from "../upstream-client.ts";
 import { ChangeStream } from "./change-stream.ts";
 import { isStream, readMessages } from "./inner-answer.ts";
@@ -88,7 +88,7 @@ export async function serveModernListen(
       end("client_gone");
       return;
     }
-    if (mcp.nowMs() - writer.lastWriteAtMs >= mcp.heartbeatMs) said.comment("alive");
+    if (isQuiet(writer, mcp.heartbeatMs, mcp.nowMs())) said.comment("alive");
     const settings = settingsNow();
     // That it was switched off ends the stream as a server does that stops.
     if (settings === null) {

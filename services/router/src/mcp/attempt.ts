@@ -4,6 +4,7 @@ import { type RouterError, rpcErrorBody, rpcErrorMessage } from "../errors.ts";
 import { type AnyLane, alone } from "../hedge.ts";
 import { retryAfterMsOf, UpstreamError, type UpstreamResponse } from "../upstream-client.ts";
 import type { CallAnswer, Failed, Relayed } from "./call-answer.ts";
+import type { CallClock } from "./call-clock.ts";
 import { type Cursor, endpointTag } from "./cursor.ts";
 import type { Envelope } from "./envelope.ts";
 import { forwardedHeaders, type Inbound, type McpContext, sessionNotFound } from "./inbound.ts";
@@ -26,6 +27,7 @@ export interface CallParts {
   readonly body: Buffer;
   readonly session: Session | null;
   readonly call: CallControl;
+  readonly clock: CallClock;
   readonly answer: CallAnswer;
   readonly relay: RelayAnswer | null;
   /** Of a list that one endpoint began. */
@@ -130,8 +132,8 @@ export class AttemptRun {
   }
 
   #hold(session: Session, lost: Hold | null): Promise<Hold> {
-    const { context, inbound, call } = this.#parts;
-    const how = { lost, connectMs: this.#attempt.connectMs, deadlineMs: call.deadlineMs, initialized: true };
+    const { context, inbound, clock } = this.#parts;
+    const how = { lost, connectMs: this.#attempt.connectMs, dueAtMs: clock.dueAtMs, initialized: true };
     return beforeAbort(context.replay.holdOn(session, inbound.view, this.#attempt.endpoint, how), this.#signal);
   }
 

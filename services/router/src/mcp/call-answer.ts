@@ -8,7 +8,7 @@ import { UpstreamError, type UpstreamResponse } from "../upstream-client.ts";
 import { isObject, isTooDeep, outlinedAnswer, readServerMessage, type ServerMessage, serverMessageOf } from "./envelope.ts";
 import { rewriteEvent, tagRequestId } from "./rewrite.ts";
 import type { Hold } from "./session.ts";
-import { readEvents, type SseEvent, SseWriter } from "./sse.ts";
+import { isQuiet, readEvents, type SseEvent, SseWriter } from "./sse.ts";
 import type { EventSink, StreamLog, StreamLogs } from "./stream-log.ts";
 
 /** An answer in one piece (JSON) may be this long. */
@@ -107,7 +107,7 @@ export class CallAnswer {
   heartbeat(everyMs: number): void {
     const nowMs = this.#nowMs();
     const sink = this.#sink;
-    if (this.#writer.open && sink !== null && nowMs - sink.lastWriteAtMs >= everyMs) sink.comment("alive", nowMs);
+    if (this.#writer.open && sink !== null && isQuiet(sink, everyMs, nowMs)) sink.comment("alive", nowMs);
   }
 
   /** Relays a successful answer (2xx with a body). */

@@ -12,6 +12,12 @@ export interface TimedCall {
   onHeartbeat(): void;
 }
 
+export interface CallClock {
+  /** The deadline, by `performance.now()`. */
+  readonly dueAtMs: number;
+  stop(): void;
+}
+
 const tickMs = 50;
 /** A deadline this near is kept to the millisecond. */
 const nearMs = 1000;
@@ -21,20 +27,20 @@ const nearMs = 1000;
  * Deadlines that are further away than a second are kept to within {@link tickMs}, and by a clock that does not jump: where the machine's is set, no
  * call is ended before its time, and none is waited for beyond it.
  */
-export function watchCall(call: TimedCall): { stop(): void } {
+export function watchCall(call: TimedCall): CallClock {
   const watched = new Watched(call);
   all.add(watched);
   ticker ??= setInterval(tick, tickMs);
   return watched;
 }
 
-class Watched implements Linked<Watched> {
+class Watched implements Linked<Watched>, CallClock {
   before: Watched | null = null;
   after: Watched | null = null;
   within: object | null = null;
   readonly call: TimedCall;
-  /** Both by `performance.now()`. */
-  readonly #dueAtMs: number;
+  readonly dueAtMs: number;
+  /** `performance.now()`. */
   #heartbeatAtMs: number;
   late = false;
   readonly #near: NodeJS.Timeout | null;
@@ -43,13 +49,13 @@ class Watched implements Linked<Watched> {
     const nowMs = performance.now();
     const leftMs = call.deadlineMs - call.nowMs();
     this.call = call;
-    this.#dueAtMs = nowMs + leftMs;
+    this.dueAtMs = nowMs + leftMs;
     this.#heartbeatAtMs = nowMs + call.heartbeatMs;
     this.#near = leftMs > nearMs ? null : setTimeout(() => this.#expire(), Math.max(0, leftMs));
   }
 
   tick(nowMs: number): void {
-    if (nowMs >= this.#dueAtMs && this.#near === null) this.#expire();
+    if (nowMs >= this.dueAtMs && this.#near === null) this.#expire();
     if (nowMs < this.#heartbeatAtMs) return;
     this.#heartbeatAtMs = nowMs + this.call.heartbeatMs;
     this.call.onHeartbeat();

@@ -153,6 +153,7 @@ function serveCallAt(
     body: issued?.body ?? given,
     session,
     call,
+    clock,
     answer,
     cursor,
     runsOn,

@@ -58,14 +58,14 @@ export async function serveListen(
         await pass(answer, opened, envelope.id, place);
       } else {
         current = opened;
-        const openedAtMs = nowMs();
+        const openedAtMs = performance.now();
         const relayed = answer.relay(opened.response, null, opened.endpoint);
         // Whom the routes name now is heard from now on, though this one took a while to answer.
         if (active() !== before && active() !== opened.endpoint) opened.response.cancel(movedAway);
         await relayed;
         current = null;
         // One that always breaks at once is not to be heard of, each time, by all who listen.
-        if (nowMs() - openedAtMs >= lastingMs) waitMs = waitMsMin;
+        if (performance.now() - openedAtMs >= lastingMs) waitMs = waitMsMin;
       }
       // Not all at once, when the server of many listeners has died.
       if (!answer.done) await new Promise((resolve) => setTimeout(resolve, restMs + waitMs * (0.5 + Math.random())));

@@ -151,7 +151,9 @@ async function deliver(
     operationId: inbound.operationId,
     trace: inbound.trace,
   });
-  const late = AbortSignal.timeout(Math.max(1, Math.min(call.deadlineMs - nowMs(), 60_000)));
+  const leftMs = Math.max(1, Math.min(call.deadlineMs - nowMs(), 60_000));
+  const late = AbortSignal.timeout(leftMs);
+  const dueAtMs = performance.now() + leftMs;
   for (let attempt = await call.next(); attempt !== null; attempt = await call.next()) {
     const { endpoint, connectMs, givenUp } = attempt;
     const signal = givenUp === null ? late : eitherOf(late, givenUp);
@@ -161,7 +163,7 @@ async function deliver(
       let response: UpstreamResponse | "session_lost" = "session_lost";
       for (let tries = 0; tries < 2 && response === "session_lost"; tries++) {
         if (session !== null) {
-          const how = { lost: hold, connectMs, deadlineMs: call.deadlineMs, initialized: method !== "notifications/initialized" };
+          const how = { lost: hold, connectMs, dueAtMs, initialized: method !== "notifications/initialized" };
           hold = await context.replay.holdOn(session, inbound.view, endpoint, how);
         }
         const headers = session === null || hold === null ? forwardedHeaders(inbound.request.headers) : headersFor(inbound, session, hold);

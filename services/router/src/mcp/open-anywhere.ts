@@ -25,11 +25,12 @@ export async function openAnywhere(
     deadlineMs: Number.POSITIVE_INFINITY,
     startedAtMs,
   });
+  const dueAtMs = performance.now() + (call.deadlineMs - startedAtMs);
   let outcome: StreamOutcome = { kind: "refused", status: 503 };
   for (let attempt = await call.next(); attempt !== null; attempt = await call.next()) {
     const { endpoint, connectMs } = attempt;
     try {
-      const how = { lost: null, connectMs, deadlineMs: Math.min(call.deadlineMs, nowMs() + 10_000), initialized: true };
+      const how = { lost: null, connectMs, dueAtMs: Math.min(dueAtMs, performance.now() + 10_000), initialized: true };
       let hold = await replay.holdOn(session, view, endpoint, how);
       outcome = await connect(hold, endpoint, connectMs);
       if (outcome.kind === "session_lost") {

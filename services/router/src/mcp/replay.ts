@@ -30,7 +30,8 @@ export interface Replay {
 interface ReplayOptions {
   readonly lost: Hold | null;
   readonly connectMs: number;
-  readonly deadlineMs: number;
+  /** By when whoever asks has to have it (`performance.now()`: the time that is left is that of no clock that can be set). */
+  readonly dueAtMs: number;
   /** False while the client itself is about to say `notifications/initialized`. */
   readonly initialized: boolean;
 }
@@ -83,20 +84,20 @@ export function createReplay(deps: ReplayDeps): Replay {
 
   const move = async (session: Session, view: UpstreamView, endpoint: EndpointView, how: ReplayOptions): Promise<Hold> => {
     if (session.ended) throw new ReplayError("ended", "the client has ended this session");
-    const startedAtMs = nowMs();
+    const startedAtMs = performance.now();
     if (view.sessions === "stateless" && session.sealed.upstreamSession === null) return settle(session, endpoint, null);
     const record = await directory.read(session.sealed.key);
     if (record?.ended) throw new ReplayError("ended", "the client has ended this session");
     const adopted = record?.holds[endpoint.name];
     if (adopted !== undefined && (how.lost === null || adopted !== how.lost.upstreamSession)) {
-      deps.onReplay(session, endpoint.name, "adopted", nowMs() - startedAtMs);
+      deps.onReplay(session, endpoint.name, "adopted", performance.now() - startedAtMs);
       return settle(session, endpoint, adopted);
     }
     const isSticky = view.sessions === "sticky";
     const lives = isSticky ? (session.place ?? [...session.holds.keys(), ...Object.keys(record?.holds ?? {})][0]) : undefined;
     if (lives !== undefined) throw stuck(session, lives, endpoint);
     if (record !== null) remember(session, record.level, record.subscriptions);
-    const signal = AbortSignal.timeout(Math.max(1, Math.min(replayMsMax, how.deadlineMs - nowMs())));
+    const signal = AbortSignal.timeout(Math.max(1, Math.round(Math.min(replayMsMax, how.dueAtMs - performance.now()))));
     try {
       const { upstreamSession, refused } = await introduce(session, endpoint, how, signal);
       await askForTools(session, view, endpoint, upstreamSession, how, signal);
@@ -115,10 +116,10 @@ export function createReplay(deps: ReplayDeps): Replay {
       const hold = settle(session, endpoint, winner);
       await session.stream?.follow(hold, endpoint, view);
       session.stream?.tellUpdated(refused);
-      deps.onReplay(session, endpoint.name, "replayed", nowMs() - startedAtMs);
+      deps.onReplay(session, endpoint.name, "replayed", performance.now() - startedAtMs);
       return hold;
     } catch (error) {
-      deps.onReplay(session, endpoint.name, "failed", nowMs() - startedAtMs);
+      deps.onReplay(session, endpoint.name, "failed", performance.now() - startedAtMs);
       throw error;
     }
   };

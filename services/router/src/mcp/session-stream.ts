@@ -7,7 +7,7 @@ import type { Replay } from "./replay.ts";
 import { isToBeRead, rewriteEvent } from "./rewrite.ts";
 import type { Hold, Session } from "./session.ts";
 import { isSessionUnknown } from "./session-unknown.ts";
-import { eventsIn, readEvents, type SseEvent, type SseWriter } from "./sse.ts";
+import { eventsIn, isQuiet, readEvents, type SseEvent, type SseWriter } from "./sse.ts";
 import type { EventId, Logged, StreamLog } from "./stream-log.ts";
 import type { ToolBook } from "./tool-book.ts";
 
@@ -84,8 +84,9 @@ export class SessionStream {
   #reopening = false;
   /** The upstream has ended it, and nobody has asked for it again. */
   #isGone = false;
+  /** `performance.now()`. */
   #openedAtMs = Number.NEGATIVE_INFINITY;
-  /** When the upstream gave its last id. */
+  /** When the upstream gave its last id (`performance.now()`). */
   #idAtMs = Number.NEGATIVE_INFINITY;
   /** Before it is asked for again; 0: at once. */
   #pauseMs = 0;
@@ -155,7 +156,7 @@ export class SessionStream {
   }
 
   async #open(connection: number, hold: Hold, endpoint: EndpointView, connectMs: number, signal: AbortSignal): Promise<StreamOutcome> {
-    const lastId = this.#deps.nowMs() - this.#idAtMs < idMsMax ? this.#log.lastIdOf(hold) : null;
+    const lastId = performance.now() - this.#idAtMs < idMsMax ? this.#log.lastIdOf(hold) : null;
     let response: UpstreamResponse;
     try {
       response = await this.#deps.client.send({
@@ -183,7 +184,7 @@ export class SessionStream {
       return { kind: "refused", status: 410 };
     }
     this.#upstream = response;
-    this.#openedAtMs = this.#deps.nowMs();
+    this.#openedAtMs = performance.now();
     this.#tellChangedTools(endpoint.name);
     readEvents(response, {
       event: (event) => this.#event(connection, event, hold),
@@ -284,9 +285,9 @@ export class SessionStream {
     // One that is just being borrowed stands with neither process.
     if (this.#closed || !((isBack && !this.#borrowed && this.takeOver()) || this.take())) return false;
     const isWhole = isBack && this.#log.covers(from.seq);
-    const untilMs = this.#deps.nowMs() + handOverMsMax;
+    const untilMs = performance.now() + handOverMsMax;
     const look = (): void => {
-      if (this.#session.running.size > 0 && this.#deps.nowMs() < untilMs) quiet.refresh();
+      if (this.#session.running.size > 0 && performance.now() < untilMs) quiet.refresh();
       else this.close();
     };
     const quiet = setTimeout(look, quietMs);
@@ -328,7 +329,7 @@ export class SessionStream {
       return;
     }
     const nowMs = this.#deps.nowMs();
-    if (nowMs - this.#writer.lastWriteAtMs >= this.#deps.heartbeatMs) this.#writer.comment("alive", nowMs);
+    if (isQuiet(this.#writer, this.#deps.heartbeatMs, nowMs)) this.#writer.comment("alive", nowMs);
     const movable = view !== null && !this.#borrowed && view.mode === "active_standby" && view.sessions !== "sticky";
     if (movable && this.#endpoint !== view.active && !this.#reopening) this.#reopen();
   }
@@ -352,7 +353,7 @@ export class SessionStream {
 
   #event(connection: number, event: SseEvent, hold: Hold): boolean {
     if (connection !== this.#connection || this.#closed) return true;
-    if (event.id !== undefined && event.id !== "") this.#idAtMs = this.#deps.nowMs();
+    if (event.id !== undefined && event.id !== "") this.#idAtMs = performance.now();
     const own = isToBeRead(event.data) ? rewriteEvent(event, readServerMessage(event.data), hold) : event;
     const logged = this.#log.add(own, hold);
     if (this.#writer !== null) {
@@ -375,7 +376,7 @@ export class SessionStream {
     this.#upstream = null;
     this.#abort = null;
     this.#isGone = true;
-    const isLasting = this.#deps.nowMs() - this.#openedAtMs >= lastingMs;
+    const isLasting = performance.now() - this.#openedAtMs >= lastingMs;
     this.#pauseMs = isLasting ? 0 : Math.min(Math.max(reopenMsMin, 2 * this.#pauseMs), reopenMsMax);
     if (this.#writer !== null) this.#reopen();
     // Nobody listens: whoever comes will open it anew. One who is just coming finds it gone (`attach`).

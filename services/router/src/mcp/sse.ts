@@ -108,6 +108,12 @@ function socketOf(response: ClientResponse): Socket | null {
   return response.writableLength === response.socket.writableLength ? response.socket : null;
 }
 
+/** Whether it is time for a heartbeat; where the clock was set back since the last word, nobody knows, and it is. */
+export function isQuiet({ lastWriteAtMs }: Pick<SseWriter, "lastWriteAtMs">, everyMs: number, nowMs: number): boolean {
+  const quietMs = nowMs - lastWriteAtMs;
+  return quietMs >= everyMs || quietMs < 0;
+}
+
 /** The client's side of a stream. Writes are dropped after the client went away. */
 export class SseWriter {
   readonly #response: ClientResponse;
