@@ -1,5 +1,13 @@
 import { defaultPolicy } from "@mcp-failover/domain";
-import { type FencedDecider, type Kit, oneAtATime, openCommandDesk, type Running, startFencedDecider } from "@mcp-failover/service-kit";
+import {
+  type FencedDecider,
+  type Kit,
+  oneAtATime,
+  openCommandDesk,
+  type Running,
+  readTopology,
+  startFencedDecider,
+} from "@mcp-failover/service-kit";
 import { Attention } from "./attention.ts";
 import { decideByItself } from "./automatic.ts";
 import { Commands } from "./commands.ts";
@@ -29,7 +37,11 @@ export async function startFailoverController(kit: Kit<unknown>): Promise<Runnin
     clockGapMs,
     tiltMs,
     foldAudit(event, at) {
+      const { config } = knowledge.audit;
       knowledge.foldAudit(event, at);
+      // One that does not parse changes nothing; this says so, and why.
+      if (event.type === "config.applied" && knowledge.audit.config === config)
+        readTopology({ seq: at.seq, content: { kind: "event", event } }, kit.log);
       // Nobody is asked about what comes now: it is all looked at as soon as anything may be decided.
       if (!decider.settled) attention.reset();
       notices.fold(event, at);

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { test } from "node:test";
+import { mock, test } from "node:test";
 import { memorySeams } from "@mcp-failover/bus/internal";
 import { makeEvent } from "@mcp-failover/contracts";
 import { decideFailover, type FailoverInput } from "@mcp-failover/domain";
@@ -410,4 +410,19 @@ test("of two orders that do not say when they were given, the one recorded first
   resultOf(await move({ to: "primary", force: true }));
   assert.equal(codeOf(await move({ ...late, to: "secondary", force: true })), "overtaken");
   assert.equal((await fleet.said("failover.decided")).length, 2);
+});
+
+test("a configuration that does not parse changes nothing, and is told", async () => {
+  const { fleet, controllers, move } = await stack();
+  const told = mock.method((controllers[0] as (typeof controllers)[number]).kit.log, "error");
+  const applied = { version: 99, hash: "h", fileHash: null, timestamp: new Date().toISOString(), by: operator, reason: "test" };
+  const topology = { upstreams: { shop: { kind: "unheard-of" } } } as never;
+  await fleet.bus.append(fleet.event("config.applied", [], { ...applied, environment: "development", topology }));
+  const [call] = await until(
+    () => told.mock.calls,
+    (calls) => calls.length > 0,
+  );
+  assert.match(String(call?.arguments.at(1)), /does not parse; the last good one stays in force/);
+  assert.match(JSON.stringify(call?.arguments[0]), /"version":99.*upstreams.shop/);
+  assert.equal(codeOf(await move({ to: "secondary" })), "ok");
 });

@@ -1,5 +1,13 @@
 import { defaultPolicy, rollbackBackMs } from "@mcp-failover/domain";
-import { type FencedDecider, type Kit, oneAtATime, openCommandDesk, type Running, startFencedDecider } from "@mcp-failover/service-kit";
+import {
+  type FencedDecider,
+  type Kit,
+  oneAtATime,
+  openCommandDesk,
+  type Running,
+  readTopology,
+  startFencedDecider,
+} from "@mcp-failover/service-kit";
 import { Counter } from "prom-client";
 import { decideByItself } from "./automatic.ts";
 import { Commands } from "./commands.ts";
@@ -36,7 +44,11 @@ export async function startRollbackController(kit: Kit<unknown>): Promise<Runnin
     clockGapMs,
     tiltMs,
     foldAudit(event, at) {
+      const { config } = knowledge.audit;
       knowledge.foldAudit(event, at);
+      // One that does not parse changes nothing; this says so, and why.
+      if (event.type === "config.applied" && knowledge.audit.config === config)
+        readTopology({ seq: at.seq, content: { kind: "event", event } }, kit.log);
       notices.fold(event, at);
       desk.fold(event, at);
       if (event.type === "config.applied") kit.ready("configuration", knowledge.scopes.size > 0);

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { randomUUID } from "node:crypto";
-import { after, test } from "node:test";
+import { after, mock, test } from "node:test";
 import { type Bus, memoryBroker, type Stored } from "@mcp-failover/bus";
 import { type DataOf, type Event, type EventType, makeEvent, type NewEvent, type Reply, topology } from "@mcp-failover/contracts";
 import { callerPairsMax, decideRollback, initialRollbackState, type RollbackInput } from "@mcp-failover/domain";
@@ -83,6 +83,7 @@ async function stack(
     bus.request(subject, { commandId: randomUUID(), by: operator, reason: "test", ...body } as never, { timeoutMs: 60_000 });
   return {
     bus,
+    kits,
     metric,
     rollback: (scope: string, name: string, more: object = {}) => command("command.rollback", { scope, name, force: false, ...more }),
     recover: (scope: string, name: string, percent: number | null = 100, more: object = {}) =>
@@ -471,4 +472,19 @@ test("an operator's order that comes through late is refused, and undoes nothing
   assert.equal((await said(bus, "rollback.decided")).length, 2);
   resultOf(await rollback("tool", "get_inventory", { givenAtSeq: before }));
   resultOf(await rollback("tool", "get_orders", { givenAtSeq: await lastSeq() }));
+});
+
+test("a configuration that does not parse changes nothing, and is told", async () => {
+  const { bus, kits, rollback } = await stack();
+  const told = mock.method((kits[0] as (typeof kits)[number]).log, "error");
+  const timestamp = new Date().toISOString();
+  const applied = { version: 2, hash: "h2", fileHash: null, timestamp, by: service, reason: "test", environment: "development" as const };
+  await bus.append(event("config.applied", [], { ...applied, topology: { ...config, agents: { picker: { tools: "all" } } } as never }));
+  const [call] = await until(
+    () => told.mock.calls,
+    (calls) => calls.length > 0,
+  );
+  assert.match(String(call?.arguments.at(1)), /does not parse; the last good one stays in force/);
+  assert.match(JSON.stringify(call?.arguments[0]), /"version":2.*agents.picker.tools/);
+  assert.equal(codeOf(await rollback("tool", "get_inventory")), "ok");
 });
