@@ -38,7 +38,7 @@ export function proberMetrics(registry: Registry) {
     }),
     skipped: new Counter({
       name: "mcpf_prober_skipped_total",
-      help: "Probes that were due and not made: overrun, fleet_limit, host_limit, secret, late, isolated, internal",
+      help: "Probes that were due and not made: overrun, fleet_limit, host_limit, secret, late, isolated, exhausted, internal",
       labelNames: ["reason"] as const,
       registers,
     }),

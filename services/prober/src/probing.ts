@@ -118,6 +118,8 @@ export function createProbing(options: ProbingOptions): Probing {
       const probe = await runner.probe(target, { fresh: purpose !== "scheduled", timeoutMs });
       if (probe.kind === "not_made") {
         skip(probe.reason);
+        // As good as without a place: it is this prober that cannot.
+        if (probe.reason === "exhausted") self.due(true);
         options.onNotMade(target, probe);
         return null;
       }

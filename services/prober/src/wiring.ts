@@ -170,7 +170,8 @@ export async function startProber(
     metrics.overloaded.set(overloaded ? 1 : 0);
     fleet.setIsolated(isolated);
     const cutOff = `none of ${references.join(", ")} can be reached from here, and no target answers: failures are not told, others probe what was ours`;
-    const late = "this prober cannot keep to its schedule: start more of them, or give it more CPU";
+    const late =
+      "this prober cannot keep to its schedule: start more of them, or give it more CPU, or of what its log says that it has run out of";
     kit.ready("network", !isolated, isolated ? cutOff : "", { required: false });
     kit.ready("load", !overloaded, overloaded ? late : "", { required: false });
     if (isolated) log.warn({ references }, cutOff);

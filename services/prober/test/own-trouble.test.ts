@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import dns from "node:dns";
 import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fleetFor, http, server, statusOf, until } from "./fleet-of-memory.ts";
@@ -202,6 +203,19 @@ test("a prober whose probes begin too late says that it cannot keep to its sched
   await until("overloaded", async () => (await late.metric("mcpf_prober_overloaded")) === 1);
   const condition = late.kit.readiness().conditions["load"];
   assert.deepEqual([condition?.ok, condition?.required], [false, false]);
+});
+
+test("a prober whose machine has run out of ports or files says that it is overloaded, and nothing of its endpoints", async (t) => {
+  const fleet = await fleetFor(t);
+  t.mock.method(dns, "lookup", (_name: string, _options: object, told: (error: Error) => void) =>
+    told(Object.assign(new Error("EADDRNOTAVAIL"), { code: "EADDRNOTAVAIL" })),
+  );
+  await fleet.configure({ api: http({ one: "http://endpoint.test:1" }) });
+  const out = await fleet.start("p1", { policy: { lagMsMax: 60_000, lateMsMax: 60_000, conditionSamples: 1 } });
+  await until("overloaded", async () => (await out.metric("mcpf_prober_overloaded")) === 1);
+  assert.equal(out.kit.readiness().conditions["load"]?.ok, false);
+  assert.ok((await out.metric("mcpf_prober_skipped_total")) > 0);
+  assert.deepEqual([await fleet.observations(), await fleet.health("api", "one")], [[], []]);
 });
 
 test("a prober whose clock is set back an hour notices what dies afterwards: the grace after its start does not come back for that hour", async (t) => {

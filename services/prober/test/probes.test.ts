@@ -1,12 +1,15 @@
 import assert from "node:assert/strict";
 import dns from "node:dns";
 import { syncBuiltinESMExports } from "node:module";
+import os from "node:os";
 import { after, test } from "node:test";
 import { joinPath, topology } from "@mcp-failover/contracts";
 import { proberPolicy } from "@mcp-failover/domain";
 import { openSecrets } from "@mcp-failover/service-kit";
 import { eventually, patientMs } from "@mcp-failover/testkit";
+import { exhaustedBy } from "../src/probes/exhausted.ts";
 import { openProbeRunner, type ProbeMade, type ProbeRunner } from "../src/probes/run-probe.ts";
+import { errorCodeOf } from "../src/probes/wire.ts";
 import { type Target, targetsOf } from "../src/targets.ts";
 import { answers, fakeServer, type Handler, legacyServer, modernServer } from "./servers.ts";
 
@@ -366,12 +369,33 @@ test("a time-out that fires late, because this process stood still, says nothing
   assert.deepEqual([late.kind, late.kind === "not_made" && late.reason], ["not_made", "late"]);
 });
 
+const fails = (code: string, more: { readonly address?: string; readonly cause?: Error } = {}): Error =>
+  Object.assign(new Error(code), { code, ...more });
+
+test("of several addresses, one that was tried tells of the endpoint; one that this machine has no address for is out of reach, and nothing has run out", (t) => {
+  const noPort = fails("EADDRNOTAVAIL", { address: "2001:db8::1" });
+  const refused = fails("ECONNREFUSED", { address: "127.0.0.1" });
+  const both = Object.assign(new AggregateError([noPort, refused]), { code: "EADDRNOTAVAIL" });
+  assert.deepEqual([exhaustedBy(both), errorCodeOf(both), errorCodeOf(fails("X", { cause: both }))], [null, "ECONNREFUSED", "X"]);
+  const loopback = { address: "::1", family: "IPv6", internal: true } as os.NetworkInterfaceInfo;
+  const local = { address: "fe80::1", family: "IPv6", internal: false } as os.NetworkInterfaceInfo;
+  const global = { address: "2001:db8::2", family: "IPv6", internal: false } as os.NetworkInterfaceInfo;
+  const of = (address: string, own: os.NetworkInterfaceInfo[]) => {
+    t.mock.method(os, "networkInterfaces", () => ({ eth0: own }));
+    return exhaustedBy(fails("EADDRNOTAVAIL", { address }));
+  };
+  assert.deepEqual([of("2001:db8::1", [loopback, local]), of("::1", [global])], [null, null]);
+  for (const told of [of("2001:db8::1", [global]), of("::1", [loopback]), of("10.0.0.1", [])])
+    assert.match(told ?? "", /^ports .*EADDRNOTAVAIL/);
+  const all = new AggregateError([fails("EMFILE"), fails("EMFILE")]);
+  assert.match(exhaustedBy(new Error("outer", { cause: all })) ?? "", /^files .*EMFILE/);
+});
+
 test("what this process or its machine has run out of says nothing of the endpoint, whatever its type", async (t) => {
   const opened = runner();
   const real = dns.lookup;
   let code = "";
-  dns.lookup = ((_name: string, _options: unknown, told: (error: Error) => void) =>
-    told(Object.assign(new Error(code), { code }))) as unknown as typeof dns.lookup;
+  dns.lookup = ((_name: string, _options: unknown, told: (error: Error) => void) => told(fails(code))) as unknown as typeof dns.lookup;
   syncBuiltinESMExports();
   t.after(() => {
     dns.lookup = real;
@@ -382,10 +406,10 @@ test("what this process or its machine has run out of says nothing of the endpoi
     targetOf("mcp", "https://endpoint.test/mcp"),
     targetOf("http", "http://endpoint.test", {}, { type: "tcp", url: "tcp://endpoint.test:1" }),
   ];
-  for (code of ["EMFILE", "ENFILE", "ENOMEM", "ENOBUFS"]) {
+  for (code of ["EMFILE", "ENFILE", "ENOMEM", "ENOBUFS", "EADDRNOTAVAIL", "EAI_MEMORY"]) {
     for (const target of targets) {
       const probe = await opened.probe(target, { fresh: true, timeoutMs: 1000 });
-      assert.deepEqual([probe.kind, probe.kind === "not_made" && probe.reason], ["not_made", "internal"], `${code} ${target.type}`);
+      assert.deepEqual([probe.kind, probe.kind === "not_made" && probe.reason], ["not_made", "exhausted"], `${code} ${target.type}`);
     }
   }
   code = "ENOTFOUND";

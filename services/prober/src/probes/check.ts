@@ -37,7 +37,7 @@ export class NotMadeError extends Error {
   override readonly name = "NotMadeError";
   readonly code = "probe_not_made";
   readonly retriable = true;
-  readonly reason: "waiting" | "not_allowed" | "too_large";
+  readonly reason: "waiting" | "not_allowed" | "too_large" | "exhausted";
   constructor(reason: NotMadeError["reason"], message: string) {
     super(message);
     this.reason = reason;

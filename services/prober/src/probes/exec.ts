@@ -2,6 +2,7 @@ import { spawn } from "node:child_process";
 import type { Readable } from "node:stream";
 import { StringDecoder } from "node:string_decoder";
 import { type CheckContext, type CheckFound, documentOf, NotMadeError } from "./check.ts";
+import { exhaustedBy } from "./exhausted.ts";
 import { hardResult, okResult } from "./result.ts";
 
 /** Command lines by name, from the prober's own environment: the configuration, which travels, can only name one. */
@@ -29,7 +30,7 @@ export async function probeExec(context: CheckContext, allow: ExecAllow, path: s
   // Always heard, also where nobody waits any more: an error that nobody hears ends this process.
   child.on("error", () => undefined);
   // Without a free file descriptor there are no pipes either.
-  if (!(child.stdout as Readable | null | undefined)) throw notStarted(name, "EMFILE");
+  if (!(child.stdout as Readable | null | undefined)) throw notStarted(name, Object.assign(new Error("no pipe"), { code: "EMFILE" }));
   const killGroup = (): void => {
     if (child.pid === undefined) return;
     try {
@@ -75,7 +76,7 @@ export async function probeExec(context: CheckContext, allow: ExecAllow, path: s
     return { result: hardResult("other", `the command ${name} ${how}; expected 0`), seen };
   } catch (error) {
     // Whatever kept it from starting is on this machine, and says nothing of the endpoint.
-    if (child.pid === undefined && !signal.aborted) throw notStarted(name, (error as NodeJS.ErrnoException).code ?? "unknown");
+    if (child.pid === undefined && !signal.aborted) throw notStarted(name, error);
     throw error;
   } finally {
     signal.removeEventListener("abort", abort);
@@ -83,8 +84,11 @@ export async function probeExec(context: CheckContext, allow: ExecAllow, path: s
   }
 }
 
-function notStarted(name: string, code: string): NotMadeError {
-  return new NotMadeError("not_allowed", `the command ${name} of MCPF_EXEC_ALLOW cannot be started: ${code}`);
+function notStarted(name: string, error: unknown): NotMadeError {
+  const { code = "unknown" } = error as NodeJS.ErrnoException;
+  // EAGAIN: no more processes.
+  const reason = exhaustedBy(error) !== null || code === "EAGAIN" ? "exhausted" : "not_allowed";
+  return new NotMadeError(reason, `the command ${name} of MCPF_EXEC_ALLOW cannot be started: ${code}`);
 }
 
 /** Some reasons not to start are thrown, others are told later. */
@@ -92,6 +96,6 @@ function started<T>(name: string, start: () => T): T {
   try {
     return start();
   } catch (error) {
-    throw notStarted(name, (error as NodeJS.ErrnoException).code ?? "unknown");
+    throw notStarted(name, error);
   }
 }

@@ -8,6 +8,7 @@ import { type CheckContext, type CheckFound, MalformedError, NotMadeError } from
 import { Deadline, type Ending } from "./deadline.ts";
 import { probeDns } from "./dns.ts";
 import { type ExecAllow, probeExec } from "./exec.ts";
+import { exhaustedBy } from "./exhausted.ts";
 import { openReports, probeHeartbeat, type Reports } from "./heartbeat.ts";
 import { probeHttp } from "./http.ts";
 import { withExpectations, worstOf } from "./judge.ts";
@@ -28,7 +29,7 @@ export interface ProbeMade {
 /** Nothing was learned about the endpoint, and nothing is said about it. */
 export interface ProbeNotMade {
   readonly kind: "not_made";
-  readonly reason: "secret" | "late" | "stopped" | "internal" | "waiting" | "not_allowed" | "too_large";
+  readonly reason: "secret" | "late" | "stopped" | "internal" | "waiting" | "not_allowed" | "too_large" | "exhausted";
   readonly detail: string;
 }
 
@@ -272,16 +273,15 @@ class OwnFaultError extends Error {
   override readonly name = "OwnFaultError";
 }
 
-/** A wrong argument, and what this process or its machine has run out of: files, memory. */
-const ownFaultCodes: ReadonlySet<string> = new Set(["UND_ERR_INVALID_ARG", "EMFILE", "ENFILE", "ENOMEM", "ENOBUFS"]);
-
 /** What a thrown error says of the endpoint. Throws what says nothing of it. */
 function resultOfError(error: unknown, deadline: Deadline): ProbeResult {
   if (error instanceof NotMadeError || error instanceof MissingSecretError) throw error;
   if (deadline.firedAfterMs !== null) return hardResult("timeout", `no answer within ${deadline.timeoutMs} ms`);
   if (error instanceof MalformedError) return hardResult("malformed", `expected an answer of the protocol; saw ${error.message}`);
+  const exhausted = exhaustedBy(error);
+  if (exhausted !== null) throw new NotMadeError("exhausted", `this machine has run out of ${exhausted}`);
   const errorCode = errorCodeOf(error);
-  if (error instanceof TypeError || error instanceof RangeError || ownFaultCodes.has(errorCode ?? "")) {
+  if (error instanceof TypeError || error instanceof RangeError || errorCode === "UND_ERR_INVALID_ARG") {
     throw new OwnFaultError(error instanceof Error ? `${error.name}: ${error.message}` : "unknown", { cause: error });
   }
   const name = error instanceof Error ? error.name : "unknown";

@@ -1,6 +1,7 @@
 import type { EndpointTls } from "@mcp-failover/contracts";
 import { lookUp, tlsKey } from "@mcp-failover/service-kit";
 import { Agent, buildConnector, Client, type Dispatcher } from "undici";
+import { exhaustedBy } from "./exhausted.ts";
 import { type AnswerLimits, coding, type HttpRequest, openHttpConnections, userAgent } from "./http-connections.ts";
 import { secured } from "./secured.ts";
 
@@ -220,7 +221,9 @@ export function isCoded(answer: { header(name: string): string | null }): boolea
 /** The code of a transport error, wherever undici or Node put it. */
 export function errorCodeOf(error: unknown): string | undefined {
   for (let inner = error, depth = 0; inner instanceof Error && depth < 4; inner = inner.cause, depth += 1) {
-    const { code } = inner as NodeJS.ErrnoException;
+    // Of several addresses, the one that this machine could try.
+    const tried = inner instanceof AggregateError ? inner.errors.find((one) => exhaustedBy(one) === null) : undefined;
+    const { code } = (tried ?? inner) as NodeJS.ErrnoException;
     if (typeof code === "string") return code;
   }
   return undefined;
