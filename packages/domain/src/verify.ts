@@ -139,7 +139,7 @@ export function verifyNext(
     if (expected === undefined && events[event.type].fenced) report("fence", "it was published without a fence, as no service does");
     const after = stateOf(event);
     const epochs = epochOf(event);
-    if (epochs !== null && before?.epoch != null && epochs.epoch !== before.epoch + 1 && !epochMayJump(event, epochs, before.generation)) {
+    if (epochs !== null && before?.epoch != null && epochs.epoch !== before.epoch + 1 && !epochMayJump(event, epochs, before)) {
       report("epoch", `epoch ${epochs.epoch} follows epoch ${before.epoch}`);
     }
     if (epochs !== null && before === undefined && context.complete && epochs.epoch !== 1 && epochs.epoch !== seenEpochOf(event) + 1) {
@@ -294,14 +294,14 @@ function epochOf(event: Event): { epoch: number; generation: number | null } | n
   return null;
 }
 
-/** After the log was lost, the next epoch is above all that routers hold (design, "When the log is lost or restored"). */
+/** After the log was lost, the next epoch is above all that routers hold (design, "When the log is lost or restored"), and above the last one as ever. */
 function epochMayJump(
   event: Event,
   { epoch, generation }: { epoch: number; generation: number | null },
-  generationBefore: number | null,
+  before: { epoch: number | null; generation: number | null },
 ): boolean {
-  if (generation !== generationBefore) return true;
-  return epoch === seenEpochOf(event) + 1;
+  if (generation !== before.generation) return true;
+  return epoch > (before.epoch ?? 0) && epoch === seenEpochOf(event) + 1;
 }
 
 /** The highest epoch that a router held when it was decided; NaN where that was not looked at. */

@@ -431,3 +431,28 @@ test("V5: a decision about one upstream on the subject of another is found", () 
   });
   assert.deepEqual(named(verifyAll(log)), [[1, "decision"]]);
 });
+
+test("V4: an epoch that is left out, or told again, between two decisions is found; one above all that routers hold is none", () => {
+  const hold = { kind: "hold", commandId: "c-1", by: { kind: "operator", id: "ann" }, reason: "work", forMs: null } as const;
+  /** A move at epoch 1, and a hold that was decided at this epoch, while routers held that one. */
+  const holdAfter = (epoch: number, seenEpoch = 0): LogMessage[] => {
+    const [first] = failoverLog() as [LogMessage];
+    const { state } = (JSON.parse(new TextDecoder().decode(first.bytes)) as { data: { state: FailoverInput["state"] } }).data;
+    const [second] = failoverLog((input) => {
+      Object.assign(input, { state: { ...state, epoch }, command: hold, seenEpoch });
+    }) as [LogMessage];
+    return [first, forge({ ...second, seq: 2 }, () => undefined, { ...second.headers, "Nats-Expected-Last-Subject-Sequence": "1" })];
+  };
+  const epochs = (log: LogMessage[]) =>
+    verifyAll(log).problems.flatMap(({ seq, check, message: text }) => (check === "epoch" ? [[seq, text]] : []));
+  assert.deepEqual(named(verifyAll(holdAfter(1))), []);
+  assert.deepEqual(epochs(holdAfter(4)), [[2, "epoch 5 follows epoch 1"]]);
+  assert.deepEqual(epochs(holdAfter(0)), [[2, "epoch 1 follows epoch 1"]]);
+  assert.deepEqual(named(verifyAll(holdAfter(1, 16))), [], "routers held epoch 16 of a log that was lost");
+});
+
+test("V5: a decision that names another rule than the one by which it is taken is found", () => {
+  const [first] = healthLog() as [LogMessage];
+  const other = forge(first, ({ data }) => ((data["certificate"] as { rule: string }).rule = "silence"));
+  assert.deepEqual(named(verifyAll([other])), [[1, "decision"]]);
+});
