@@ -85,6 +85,38 @@ test("what a prober says of a time is taken from its clock to the store's: one t
   }
 });
 
+test("since when a breaker is open reaches the decision, and only while it is", () => {
+  const breaker = (status: string) =>
+    event("breaker.changed", ["shop", "first"], { service: "shop", endpoint: "first", status, state: { status, sinceMs: 7 } });
+  const before = [configured({ endpoints: [endpoint("first", 0), endpoint("second", 1)] })];
+  const shown = (...events: Event[]) => {
+    const { breakers, opened } = failoverInput(fold(...before, ...events), noEvidence, "shop", moment);
+    return [breakers, opened];
+  };
+  assert.deepEqual(shown(), [{}, undefined]);
+  assert.deepEqual(shown(breaker("open")), [{ first: "open" }, { first: 7 }]);
+  for (const status of ["half_open", "closed", "forced_open"]) {
+    assert.deepEqual(shown(breaker("open"), breaker(status)), [{ first: status }, undefined]);
+  }
+});
+
+test("a rehearsal is known to the decisions on its upstream alone, until it has ended, or for five minutes after it should have", () => {
+  const rehearsal = (type: "chaos.started" | "chaos.finished", experiment: string, target: string) =>
+    event(type, [experiment], { experiment, target, plan: { expiresAtMs: nowMs + 1000 } });
+  const upstreams = { shop: { kind: "mcp", endpoints: [endpoint("one", 0)] }, docs: { kind: "mcp", endpoints: [endpoint("one", 0)] } };
+  const config = event("config.applied", [], { version: 1, environment: "development", topology: topology.parse({ upstreams }) });
+  const known = (events: readonly Event[], atMs = nowMs) =>
+    ["shop", "docs"].map((name) => failoverInput(fold(config, ...events), noEvidence, name, { ...moment, nowMs: atMs }).rehearsal);
+  for (const target of ["shop", "shop/one"]) {
+    const begun = [rehearsal("chaos.started", "x-1", target)];
+    assert.deepEqual(known(begun), ["x-1", undefined], target);
+    assert.deepEqual(known(begun, nowMs + 300_999), ["x-1", undefined], "its runner may have died");
+    assert.deepEqual(known(begun, nowMs + 301_000), [undefined, undefined]);
+    assert.deepEqual(known([...begun, rehearsal("chaos.finished", "x-0", target)]), ["x-1", undefined], "another one has ended");
+    assert.deepEqual(known([...begun, rehearsal("chaos.finished", "x-1", target)]), [undefined, undefined]);
+  }
+});
+
 test("a configuration that does not parse leaves the last good one in force", () => {
   const good = fold(configured({ endpoints: [endpoint("a", 0)] }));
   const bad = event("config.applied", [], { version: 2, environment: "development", topology: { upstreams: {} } });

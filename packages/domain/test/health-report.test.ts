@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { healthReport as schema } from "@mcp-failover/contracts";
+import { healthReport as schema, type Topology } from "@mcp-failover/contracts";
 import { emptyReadModel, foldReadModel, healthReport, type Placed, type ReadModel } from "@mcp-failover/domain";
 import { configApplied, decided, healthChanged, startMs, topologyOf } from "./audit-events.ts";
 
@@ -56,6 +56,26 @@ test("HR2: a service is as well as the endpoint that serves it, and its other un
   const after = reportOf(fold(...events, (seq) => decided(seq, "shop", "secondary", 1)));
   assert.deepEqual([after.services[0]?.status, after.services[0]?.endpoint, after.overall], ["healthy", "secondary", "healthy"]);
   assert.deepEqual(after.services[0]?.unhealthy, ["primary"]);
+});
+
+test("HR2: a pool is as well as the best endpoint of its active tier, and what is well in another tier serves nobody", () => {
+  const pool: Make = (seq) => {
+    const { shop } = (topologyOf({ shop: ["a", "b", "spare"] }) as Topology).upstreams;
+    const endpoints = shop!.endpoints.map((endpoint) => ({ ...endpoint, tier: endpoint.name === "spare" ? 1 : 0 }));
+    return configApplied(seq, seq, { upstreams: { shop: { ...shop, mode: "pool", endpoints } } });
+  };
+  const shown = (...events: Make[]) => {
+    const [shop] = reportOf(fold(pool, ...events)).services;
+    return [shop?.status, shop?.endpoint];
+  };
+  const half = [health("shop", "a", "unhealthy"), health("shop", "b", "healthy"), health("shop", "spare", "healthy")];
+  assert.deepEqual(shown(...half), ["healthy", "b"]);
+  const gone = [...half, health("shop", "b", "unhealthy")];
+  assert.equal(shown(...gone)[0], "unhealthy");
+  assert.deepEqual(
+    shown(...gone, (seq) => decided(seq, "shop", "spare", 1)),
+    ["healthy", "spare"],
+  );
 });
 
 test("HR3: only a critical service that is unhealthy makes all unhealthy", () => {
