@@ -25,6 +25,8 @@ interface Stack {
   readonly redisUrl: string | null;
   /** The folder of our own credentials; null: a bus without permissions. */
   readonly credentials: string | null;
+  /** `MCPF_PORT_<NAME>` of the stack's local processes, for `${...}` in a configuration. */
+  readonly ports: Readonly<Record<string, string>>;
 }
 
 /** What a command is given. */
@@ -118,7 +120,7 @@ function proof(folder: string | null): { readonly credentials?: BusCredentials }
 
 async function readStack(dataDir: string, env: Readonly<Record<string, string | undefined>>): Promise<Stack> {
   const file = join(dataDir, "stack.json");
-  let found: Partial<Record<keyof Stack | "credentialsDir", string>> = {};
+  let found: Partial<Record<Exclude<keyof Stack, "ports"> | "credentialsDir", string>> & { readonly ports?: Record<string, number> } = {};
   try {
     found = JSON.parse(await readFile(file, "utf8")) as typeof found;
   } catch (error) {
@@ -139,14 +141,16 @@ async function readStack(dataDir: string, env: Readonly<Record<string, string | 
   if (natsUrl === undefined)
     throw new CliError(1, "no_stack", `${file} does not say where NATS is: start the stack anew with \`npm start\``);
   const given = env["MCPF_CREDENTIALS_DIR"];
-  // Those of the stack are for its own server.
-  const own = found.credentialsDir === undefined || natsUrl !== found.natsUrl ? null : join(found.credentialsDir, "cli");
+  // Those of the stack are for its own server, and so are its ports.
+  const isOwn = natsUrl === found.natsUrl;
+  const own = found.credentialsDir === undefined || !isOwn ? null : join(found.credentialsDir, "cli");
   return {
     natsUrl,
     routerUrl: found.routerUrl ?? null,
     consoleUrl: found.consoleUrl ?? null,
     redisUrl: found.redisUrl ?? null,
     credentials: given ?? own,
+    ports: isOwn ? Object.fromEntries(Object.entries(found.ports ?? {}).map(([name, port]) => [name, String(port)])) : {},
   };
 }
 

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
@@ -326,4 +326,27 @@ test("without a stack the sentence says how to start or name one", async () => {
   const away = await mcpf(null, ["status"], { NATS_URL: "nats://ann:s3cret" + "@127.0.0.1:1,127.0.0.1:2" });
   assert.equal(away.code, 1);
   assert.match(away.stderr, /NATS does not answer at 127\.0\.0\.1:1, 127\.0\.0\.1:2: see that/);
+});
+
+test("config apply with the file that the stack was started with gives its local processes the ports that they have, and finds secrets in its folder", async (t) => {
+  const dataDir = join(folder, "stack");
+  await mkdir(join(dataDir, "secrets"), { recursive: true });
+  await writeFile(join(dataDir, "secrets", "UPSTREAM_KEY"), "s");
+  const ports = { MCPF_PORT_UP: 8910 };
+  await writeFile(join(dataDir, "stack.json"), JSON.stringify({ natsUrl: "nats://127.0.0.1:8902", ports }));
+  const file = join(folder, "ports.yaml");
+  const key = "headers: { key: { secret: UPSTREAM_KEY } }";
+  await writeFile(file, yaml.replace('127.0.0.1:9001/mcp",', `127.0.0.1:$\{MCPF_PORT_UP:-7310}/mcp", ${key},`));
+  const { bus, close } = await stack();
+  t.after(close);
+  const urlAfter = async (env: Record<string, string>): Promise<unknown> => {
+    const ran = await mcpf(bus, ["config", "apply", file, "--reason", "r", "--yes"], { MCPF_DATA_DIR: dataDir, ...env });
+    assert.deepEqual([ran.code, ran.stderr], [0, ""]);
+    const last = await bus.lastOf("AUDIT", "config.applied");
+    const event = last?.content.kind === "event" ? last.content.event : null;
+    return event?.type === "config.applied" ? event.data.topology : null;
+  };
+  assert.match(JSON.stringify(await urlAfter({})), /127\.0\.0\.1:8910/);
+  // The ports of the stack in this folder say nothing of another one.
+  assert.match(JSON.stringify(await urlAfter({ NATS_URL: "nats://127.0.0.1:1" })), /127\.0\.0\.1:7310/);
 });

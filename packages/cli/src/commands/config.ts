@@ -1,10 +1,10 @@
-import { existsSync, readFileSync } from "node:fs";
-import { join } from "node:path";
+import { readFileSync } from "node:fs";
 import { applyConfiguration, ConfigTooLargeError, configurationInForce } from "@mcp-failover/client";
 import { ConfigError, configurationLimits, type ParsedTopology, parseTopology } from "@mcp-failover/contracts";
 import type { Context } from "../context.ts";
 import { CliError, type ExitCode, usageError } from "../errors.ts";
 import type { ChangeOptions } from "./changes.ts";
+import { secretsFor } from "./env.ts";
 
 const defaultFile = "failover.yaml";
 
@@ -71,16 +71,14 @@ async function load(context: Context, file: string): Promise<ParsedTopology> {
     if (error instanceof CliError) throw error;
     throw usageError(`${file} cannot be read (${(error as NodeJS.ErrnoException).code}): give the path of a failover.yaml`, "no_file");
   }
-  const folder = context.env["MCPF_SECRETS_DIR"];
-  const routerUrl = await context.stack().then(
-    (stack) => stack.routerUrl,
-    () => context.env["MCPF_ROUTER_URL"] ?? null,
-  );
+  const secrets = secretsFor(context);
+  const { routerUrl, ports } = await context.stack().catch(() => ({ routerUrl: context.env["MCPF_ROUTER_URL"] ?? null, ports: {} }));
   try {
     return parseTopology(text, {
       file,
-      env: context.env,
-      hasSecret: (name) => Boolean(context.env[name]) || (folder !== undefined && existsSync(join(folder, name))),
+      // As the launcher does: the file that the stack was started with means the same processes here.
+      env: { ...context.env, ...ports },
+      hasSecret: (name) => secrets.has(name),
       routerUrls: routerUrl === null ? ["http://127.0.0.1:7300"] : [routerUrl],
     });
   } catch (error) {
