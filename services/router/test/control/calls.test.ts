@@ -258,6 +258,18 @@ test("a write does not wait in vain: nobody listens at the standby, the controll
   assert.equal(await alone, null);
 });
 
+test("C3: no more calls wait for the fleet than may: the next one is told at once", async (t) => {
+  const fixture = await start(t);
+  await play(fixture.control.begin(describe(fixture)), (name) => (name === "primary" ? refused : ok));
+  const begin = () => fixture.control.begin(describe(fixture, write)).next();
+  const waiting = Array.from({ length: 1000 }, begin);
+  assert.ok(waiting.every((next) => next instanceof Promise));
+  assert.ok(!(begin() instanceof Promise));
+  await fixture.move("warehouse", "secondary", 1);
+  for (const next of waiting) assert.equal((await next)?.endpoint.name, "secondary");
+  assert.equal((await begin())?.endpoint.name, "secondary");
+});
+
 test("a write that waited in vain tries the active endpoint once more, so that a quick restart is survived", async (t) => {
   const fixture = await start(t);
   (await attemptOf(fixture.control.begin(describe(fixture)))).done(refused);
@@ -320,6 +332,17 @@ test("retries after results that prove nothing stay within the budget, however m
   assert.ok(retries <= 0.2 * calls + 101, `${retries} retries of ${calls} calls`);
   assert.ok(retries >= 0.2 * calls, `${retries}: the budget is used`);
   assert.ok(overBudget > 0);
+});
+
+test("retries after 429 are within the budget, too: who sheds load is not the reason for more of it elsewhere", async (t) => {
+  const fixture = await start(t, { frozen: true });
+  let attempts = 0;
+  const calls = 1000;
+  const shed: AttemptResult = { outcome: "soft", httpStatus: 429, toolError: false };
+  for (let count = 0; count < calls; count += 1)
+    attempts += (await play(fixture.control.begin(describe(fixture)), (name) => (name === "primary" ? shed : ok))).length;
+  const retries = attempts - calls;
+  assert.ok(retries > 0.1 * calls && retries <= 0.2 * calls + 101, `${retries} retries of ${calls} calls`);
 });
 
 test("retries after a refusal are not charged: with a dead primary every one of many calls at once reaches the standby", async (t) => {
@@ -400,11 +423,12 @@ test("annotations are believed of a trusted upstream alone, and forgotten when t
 });
 
 test("a sticky session whose endpoint is not the active one any more is said to be lost for writes", async (t) => {
-  const fixture = await start(t, { yaml: warehouse.replace("trusted: true", "sessions: sticky") });
+  const fixture = await start(t, { yaml: legacyToo.replace("trusted: true", "sessions: sticky") });
   await fixture.move("warehouse", "secondary", 1);
   const call = fixture.control.begin(describe(fixture, { ...write, sessionEndpoint: "primary" }));
   assert.equal(await call.next(), null);
   assert.deepEqual([call.problem().code, call.problem().retriable], ["session_lost", false]);
+  assert.equal(call.legacy, null, "nor does its legacy API stand in for the session");
   assert.deepEqual(await play(fixture.control.begin(describe(fixture, { sessionEndpoint: "primary" })), () => ok), ["primary"]);
 });
 

@@ -196,6 +196,31 @@ test("fallback is off where the configuration says so, by scope", async (t) => {
   assert.equal(await offered("tool_fallback: false, system_fallback: false", "picker"), true);
   assert.equal(await offered("tool_fallback: false, system_fallback: false", null), false);
   assert.equal(await offered("tool_fallback: false, agent_fallback: false", null), true, "the whole upstream is down");
+  const fixture = await withLegacy(t, "http://127.0.0.1:9", "fallback: { tool_fallback: false, agent_fallback: false }\n");
+  const call = fixture.control.begin(describe(fixture, { tool: "ship_order" }));
+  await play(call, () => refused);
+  assert.deepEqual([call.problem().code, call.legacy], ["no_endpoint", null], "but not while a standby is up");
+});
+
+test("legacy gets no more time than the call has left, nor than it may take itself", async (t) => {
+  const given: number[] = [];
+  const fixture = await start(t, {
+    yaml: yamlOf("http://127.0.0.1:9"),
+    secrets,
+    callLegacy: async ({ timeoutMs }) => {
+      given.push(timeoutMs);
+      return { content: [] };
+    },
+  });
+  for (const tool of ["ship_order", "get_inventory"]) await fixture.rollback("tool", tool, 0, 1);
+  for (const [tool, ms] of [
+    ["ship_order", 200],
+    ["ship_order", 60_000],
+    ["get_inventory", 1000],
+  ] as const)
+    await run(fixture.control.begin(describe(fixture, { tool, deadlineMs: fixture.clock.nowMs + ms })), {});
+  const [short = 0, own, rest = 0] = given;
+  assert.ok(short > 0 && short <= 200 && own === 300 && rest > 300 && rest <= 1000, given.join(" "));
 });
 
 test("C4: an endpoint's secrets are in its own view alone, and in no event and no file", async (t) => {

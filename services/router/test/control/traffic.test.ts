@@ -298,6 +298,8 @@ test("the tool's window: one call for MCP whatever its attempts, errors by tool,
   await call("get_inventory", "picker", () => ({ outcome: "caller", httpStatus: 200, toolError: true }));
   await call("get_inventory", null, () => refused);
   await call("get_inventory", null, () => ({ outcome: "caller", httpStatus: 200, toolError: false }));
+  const late = fixture.control.begin(describe(fixture, { deadlineMs: fixture.clock.nowMs - 1 }));
+  assert.deepEqual([await late.next(), late.problem().code], [null, "deadline"], "which says nothing of the tool");
   const tools = () => fixture.traffic.flatMap((one) => one.tools);
   await until("both windows came", () => tools().reduce((total, { calls }) => total + calls, 0) === 5);
   const total = (agent: string | null, pick: (one: TrafficTool) => number) =>

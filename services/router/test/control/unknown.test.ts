@@ -21,6 +21,9 @@ test("R19: a call whose outcome is unknown is reported with its operation id, wh
   const gone = fixture.control.begin(describe(fixture, { tool: "ship_order", operationId: "op-gone" }));
   (await attemptOf(gone)).done({ outcome: "aborted" });
   gone.end("error");
+  const read = fixture.control.begin(describe(fixture, { operationId: "op-read-gone" }));
+  (await attemptOf(read)).done({ outcome: "aborted" });
+  read.end("error");
   const without = fixture.control.begin(describe(fixture, { tool: "ship_order" }));
   await play(without, () => reset);
   without.end("error");
