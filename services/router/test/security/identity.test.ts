@@ -234,7 +234,7 @@ describe("agents by static token", () => {
 async function startIssuer() {
   let keys: { kid: string; private: Awaited<ReturnType<typeof generateKeyPair>>["privateKey"]; jwk: object }[] = [];
   let fetches = 0;
-  let answer: "keys" | "error" | "redirect" | "endless" = "keys";
+  let answer: "keys" | "error" | "redirect" | "endless" | "large" = "keys";
   let held: Promise<void> | null = null;
   const metadata = new Map<string, object>();
   const asked: string[] = [];
@@ -248,7 +248,7 @@ async function startIssuer() {
     }
     fetches++;
     if (answer === "error") response.writeHead(500).end();
-    else if (answer === "redirect") response.writeHead(302, { location: "http://127.0.0.1:9/" }).end();
+    else if (answer === "redirect" && path !== "/moved") response.writeHead(302, { location: "/moved" }).end();
     else if (answer === "endless") {
       const pump = (): void => {
         while (!response.destroyed && response.write("x".repeat(65_536)));
@@ -258,7 +258,8 @@ async function startIssuer() {
       pump();
     } else {
       const give = (): void => {
-        response.writeHead(200, { "content-type": "application/json" }).end(JSON.stringify({ keys: keys.map(({ jwk }) => jwk) }));
+        const text = JSON.stringify({ keys: keys.map(({ jwk }) => jwk) });
+        response.writeHead(200, { "content-type": "application/json" }).end(answer === "large" ? text.padEnd(300 * 1024) : text);
       };
       if (held === null) give();
       else void held.then(give);
@@ -310,19 +311,19 @@ async function startIssuer() {
       return { keys: keys.map(({ jwk }) => jwk) } as JSONWebKeySet;
     },
     sign(
-      claims: { aud?: string | string[]; sub?: string; iss?: string; scope?: string; expiresInS?: number; kid?: string | null } = {},
+      claims: { aud?: string | string[]; sub?: string; iss?: string; scope?: string; expiresInS?: number | null; kid?: string | null } = {},
     ): Promise<string> {
       const [key] = keys;
       const { aud = "https://router.example/mcp/fake", sub = "alice-at-idp", iss = self.issuer, scope = "mcp", expiresInS = 300 } = claims;
       const nowS = Math.floor(nowMs / 1000);
-      return new SignJWT({ scope })
+      const token = new SignJWT({ scope })
         .setProtectedHeader({ alg: "ES256", ...(claims.kid === null ? {} : { kid: claims.kid ?? key?.kid ?? "" }) })
         .setIssuer(iss)
         .setSubject(sub)
         .setAudience(aud)
-        .setIssuedAt(nowS)
-        .setExpirationTime(nowS + expiresInS)
-        .sign(key?.private ?? new Uint8Array());
+        .setIssuedAt(nowS);
+      if (expiresInS !== null) token.setExpirationTime(nowS + expiresInS);
+      return token.sign(key?.private ?? new Uint8Array());
     },
   };
   await self.rotate("one");
@@ -355,6 +356,7 @@ describe("agents by OAuth 2.1 bearer token", () => {
       ["of another router", await issuer.sign({ aud: "https://other.example/mcp/fake" })],
       ["of another upstream", await issuer.sign({ aud: "https://router.example/mcp/other" })],
       ["expired", await issuer.sign({ expiresInS: -120 })],
+      ["without an end", await issuer.sign({ expiresInS: null })],
       ["of another issuer", await issuer.sign({ iss: "https://evil.example" })],
       ["signed by another issuer", await stranger.sign()],
       ["with a key that there is not", await issuer.sign({ kid: "two" })],
@@ -414,9 +416,20 @@ describe("agents by OAuth 2.1 bearer token", () => {
     const renewed = await issuer.sign({ expiresInS: 500 });
     assert.equal(textOf((await post(mcpUrl, toolCall(1, "whoami"), { ...headers, ...bearer(renewed) })).body.result), "a");
     assert.equal((await post(mcpUrl, toolCall(1, "write", { key: "1" }), { ...headers, ...bearer(token) })).body.error?.code, 1010);
-    nowMs += 60_000;
+    nowMs += 55_000;
     assert.equal((await post(mcpUrl, toolCall(2, "whoami"), { ...headers, ...bearer(token) })).status, 401, "it has expired meanwhile");
     assert.equal(issuer.fetches, 1);
+  });
+
+  test("I3: a token that was good is no longer worth more than the configuration in force says, nor good for another upstream", async () => {
+    const issuer = await startIssuer();
+    const config = configuration(issuer);
+    const { mcpUrl, url } = await routerWith(config);
+    const headers = bearer(await issuer.sign());
+    const ask = async (to: URL | string): Promise<number> => (await post(new URL(to), initializeBody, headers)).status;
+    assert.deepEqual([await ask(mcpUrl), await ask(`${url}/mcp/other`), await ask(mcpUrl)], [200, 401, 200]);
+    configure({ ...config, agents: { alice: { subjects: ["somebody-else"] } } });
+    assert.equal(await ask(mcpUrl), 403);
   });
 
   test("I3: a token that is looked at while the configuration changes is worth what the new one says, then and later", async () => {
@@ -477,6 +490,60 @@ describe("agents by OAuth 2.1 bearer token", () => {
     assert.equal(issuer.fetches, 3);
     for (let times = 0; times < 5; times++) assert.equal((await post(mcpUrl, initializeBody, bearer(gone))).status, 401);
     assert.equal(issuer.fetches, 3, "not for every token that is wrong");
+  });
+
+  test("K2: a token that names no key is tried with eight of the issuer's, and with no more", async () => {
+    const issuer = await startIssuer();
+    const tokens = [await issuer.sign({ kid: null })];
+    for (const kid of ["two", "three", "four", "five", "six", "seven", "eight", "nine"]) {
+      await issuer.rotate(kid, true);
+      tokens.push(await issuer.sign({ kid: null }));
+    }
+    const { mcpUrl } = await routerWith(configuration(issuer));
+    const [ninth = "", eighth = ""] = tokens;
+    assert.equal((await post(mcpUrl, initializeBody, bearer(eighth))).status, 200);
+    assert.equal((await post(mcpUrl, initializeBody, bearer(ninth))).status, 401);
+  });
+
+  test("K1: keys are fetched once for all that wait for them, and refused where they are too large, too many, or somewhere else", async () => {
+    const issuer = await startIssuer();
+    const ask = async ({ mcpUrl }: TestRouter): Promise<number> => (await post(mcpUrl, initializeBody, bearer(await issuer.sign()))).status;
+    const router = await routerWith(configuration(issuer));
+    const release = issuer.hold();
+    const asked = Array.from({ length: 5 }, () => ask(router));
+    await until(() => issuer.fetches > 0);
+    await new Promise((resolve) => setTimeout(resolve, 50));
+    release();
+    assert.deepEqual([...(await Promise.all(asked)), issuer.fetches], [200, 200, 200, 200, 200, 1]);
+    for (const answer of ["redirect", "large"] as const) {
+      issuer.answer = answer;
+      assert.equal(await ask(await routerWith(configuration(issuer))), 503, answer);
+    }
+    issuer.answer = "keys";
+    for (let key = 0; key < 200; key++) issuer.giveToo({ kty: "EC", kid: `more-${key}` });
+    assert.equal(await ask(await routerWith(configuration(issuer))), 503, "201 keys");
+  });
+
+  test("K3: keys that the disk does not take are used all the same, and a secret one is neither used nor kept", async () => {
+    const issuer = await startIssuer();
+    issuer.giveToo({ kty: "oct", kid: "shared", k: "c2VjcmV0" });
+    const saved: string[] = [];
+    const store: KeySetStore = {
+      load: async () => ({}),
+      save: async (sets) => {
+        saved.push(JSON.stringify(sets));
+        throw new Error("no space left on device");
+      },
+    };
+    const { mcpUrl } = await routerWith(configuration(issuer), { store, againMs: 30_000 });
+    assert.equal((await post(mcpUrl, initializeBody, bearer(await issuer.sign()))).status, 200);
+    await issuer.rotate("two");
+    nowMs += 31_000;
+    assert.equal((await post(mcpUrl, initializeBody, bearer(await issuer.sign()))).status, 200);
+    assert.deepEqual(
+      saved.map((text) => text.includes("c2VjcmV0")),
+      [false, false],
+    );
   });
 
   test("I1: a key of the issuer that cannot be used lets nobody in, keeps nobody out, and is no fault of the router", async () => {
