@@ -85,6 +85,27 @@ test("a server that compresses for whoever takes it answers us as it is; one tha
   }
 });
 
+test("a server that calls a body that is none of the codings something else is read, as callers read it", async (t) => {
+  let called = "";
+  const server = await serverFor(t, (_request, response, body) => {
+    const { id = null, method } = JSON.parse(body || "{}") as { id?: unknown; method?: string };
+    const result = method === "server/discover" ? { supportedVersions: ["2026-07-28"] } : {};
+    response.writeHead(200, { "content-type": "application/json", "content-encoding": called });
+    response.end(JSON.stringify({ jsonrpc: "2.0", id, result, status: "green" }));
+  });
+  const runner = runnerFor(t);
+  const json = targetOf({ type: "http", expect: [{ of: "json", path: "$.status", equals: "green" }] }, server.url);
+  const mcp = targetOf({ type: "mcp" }, `${server.url}/mcp`, { upstream: { kind: "mcp" } });
+  for (const target of [json, mcp]) {
+    for (called of ["utf-8", "UTF8", "none", "identity", ""]) {
+      const { outcome, error } = await resultOf(runner, target);
+      assert.deepEqual([outcome, error], ["ok", null], `${target.type} ${called}`);
+    }
+    for (called of ["GZIP", "utf-8, br", "x-gzip", "deflate", "zstd"])
+      assert.match((await resultOf(runner, target)).error ?? "", /is compressed, which was not asked for/, called);
+  }
+});
+
 test("a server that repeats our key in its answer does not get it into a reason", async (t) => {
   const server = await serverFor(t, (request, response) => response.end(JSON.stringify({ key: request.headers["api-key"] })));
   const runner = runnerFor(t, { secrets: { KEY: "planted-key-value" } });

@@ -212,10 +212,29 @@ function firstOf(value: string | string[] | undefined): string | null {
   return Array.isArray(value) ? (value[0] ?? null) : (value ?? null);
 }
 
-/** Whether a body is in a coding that nobody asked for, and so cannot be read. What the server calls it is not repeated. */
+/** https://www.iana.org/assignments/http-parameters, "HTTP Content Coding Registry" */
+const codings: ReadonlySet<string> = new Set([
+  "gzip",
+  "x-gzip",
+  "deflate",
+  "compress",
+  "x-compress",
+  "br",
+  "zstd",
+  "dcb",
+  "dcz",
+  "exi",
+  "pack200-gzip",
+  "aes128gcm",
+]);
+
+/**
+ * Whether a body is in a coding that nobody asked for, and so cannot be read. Some servers name their charset there; callers read what they have no coding for as
+ * it is (Fetch, "handle content codings"). What the server calls it is not repeated.
+ */
 export function isCoded(answer: { header(name: string): string | null }): boolean {
-  const said = answer.header("content-encoding")?.trim().toLowerCase() ?? "";
-  return said !== "" && said !== coding;
+  const said = answer.header("content-encoding");
+  return said?.split(",").some((one) => codings.has(one.trim().toLowerCase())) === true;
 }
 
 /** The code of a transport error, wherever undici or Node put it. */
