@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import type { Listener } from "../src/aggregate/inner-answer.ts";
 import type { InnerSession } from "../src/aggregate/inner-session.ts";
 import { Link, Links } from "../src/aggregate/links.ts";
 import { SessionCall, SessionCalls } from "../src/aggregate/session-call.ts";
@@ -77,6 +78,38 @@ test("K2, Q1: a session is kept for as long as a call in it waits for its client
   nowMs = 22 * 60_000;
   links.sweep();
   assert.notEqual(links.of(anybody, {}, {}), link);
+});
+
+test("Q5: a server that asks and asks while its client is away is told that it asks too much, and the call goes on", () => {
+  const refused: unknown[] = [];
+  let hear: Listener = () => undefined;
+  const inner = {
+    upstream: "u",
+    tell: async (message: { error?: unknown }) => void (message.error !== undefined && refused.push(message)),
+    request: (_message: object, _headers: object, listen: Listener) => {
+      hear = listen;
+      return new Promise<void>(() => undefined);
+    },
+  } as unknown as InnerSession;
+  const links = new Links({ nowMs: () => 0 } as never, undefined as never);
+  const calls = new SessionCalls();
+  const call = new SessionCall(links.of(anybody, {}, {}), "a tool", inner, calls);
+  const answers: { result?: { inputRequests?: object; requestState?: string; content?: string } }[] = [];
+  const listener = { notify: () => true, finish: (answer: object) => void answers.push(answer) };
+  call.begin("tools/call", {}, undefined, {}, listener);
+  for (let id = 0; id < 100; id += 1) {
+    const value = { jsonrpc: "2.0", id, method: "elicitation/create", params: {} };
+    hear({ kind: "request", id, method: "elicitation/create", value } as never, value, () => undefined);
+  }
+  assert.equal(refused.length, 100 - 32);
+  assert.match(JSON.stringify(refused[0]), /"id":32,"error":\{"code":-32000,"message":"[^"]*32/);
+  const handle = answers[0]?.result?.requestState ?? "";
+  const back = calls.take(handle, call.link.key, "a tool");
+  back?.goOn({ "question-1": { action: "accept" } }, listener);
+  assert.equal(Object.keys(answers[1]?.result?.inputRequests ?? {}).length, 31, "those that were taken");
+  hear({ kind: "answer", id: "x" } as never, { result: { content: "done" } }, () => undefined);
+  calls.take(answers[1]?.result?.requestState ?? "", call.link.key, "a tool")?.goOn({}, listener);
+  assert.equal(answers[2]?.result?.content, "done");
 });
 
 test("Q4: an agent with many questions open loses the oldest of its own, and another agent none", () => {

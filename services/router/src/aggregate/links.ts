@@ -1,7 +1,11 @@
+import { type RouterError, rpcCodes } from "../errors.ts";
 import type { Principal } from "../identity/principal.ts";
 import type { Era } from "../mcp/envelope.ts";
+import { DiscoverRefused } from "../mcp/era.ts";
 import type { McpContext } from "../mcp/inbound.ts";
+import { discoverRefused } from "../mcp/refusals.ts";
 import { UpstreamError } from "../upstream-client.ts";
+import { InnerError } from "./inner-answer.ts";
 import { InnerSession, urisOf } from "./inner-session.ts";
 import type { LocalCall } from "./local-request.ts";
 import { oldestOfMost } from "./shares.ts";
@@ -153,16 +157,27 @@ export class Link {
   }
 }
 
-/** The era of whatever serves the upstream now: its active endpoint, or the first other one that can be asked. */
-export async function eraOf({ control, eras }: McpContext, upstream: string): Promise<Era> {
+/**
+ * The era of whatever serves the upstream now: its active endpoint, or the first other one that can be asked. `otherwise`: where one of them takes no
+ * question. Throws {@link InnerError} without that.
+ */
+export async function eraOf({ control, eras }: McpContext, upstream: string, otherwise?: Era): Promise<Era> {
   const view = control.upstream(upstream);
   const endpoints = [...(view?.endpoints ?? [])].sort((a, b) => Number(b.name === view?.active) - Number(a.name === view?.active));
+  let refused: RouterError | null = null;
   for (const endpoint of endpoints.slice(0, endpointsMax)) {
     try {
       return eras.known(endpoint) ?? (await eras.ask(endpoint, connectMs, AbortSignal.timeout(askMs)));
     } catch (error) {
-      if (!(error instanceof UpstreamError)) throw error;
+      if (error instanceof DiscoverRefused) refused ??= discoverRefused(error, endpoint.name);
+      else if (!(error instanceof UpstreamError)) throw error;
     }
+  }
+  if (refused !== null) {
+    if (otherwise !== undefined) return otherwise;
+    const { code, message, retriable, retryAfterMs } = refused;
+    const data = { code, upstream, retriable, ...(retryAfterMs === undefined ? {} : { retryAfterMs }) };
+    throw new InnerError({ code: rpcCodes[code], message, data });
   }
   // Nobody is there: the call itself finds that out, and gets the typed error.
   return "modern";

@@ -243,7 +243,7 @@ class Followed {
         if (this.#over.aborted) break;
         // Its stream is opened again by itself, and a session that is lost is begun again here.
         await inner.listenAlways();
-        if (!(await isHere()) || (await eraOf(this.#context.mcp, this.#upstream)) !== "legacy") break;
+        if (!(await isHere()) || (await eraOf(this.#context.mcp, this.#upstream, "legacy")) !== "legacy") break;
       }
       return true;
     } finally {

@@ -139,7 +139,7 @@ async function pageOf(context: ModernContext, asked: ModernRequest, method: List
   const client = statelessClient(context, asked, new Ending());
   const parts = await Promise.all(
     settings.upstreams.map(async (name) => {
-      const era = await eraOf(context.mcp, name);
+      const era = await eraOf(context.mcp, name, "modern");
       const whom: Asked = era === "modern" ? new StatelessUpstream(name, client) : linkOf(context, asked).with(name);
       return context.lists.ask(method, whom, principal.id, settings);
     }),

@@ -20,6 +20,9 @@ export interface CallListener {
 /** A client answers within this time, or the call goes on without it. The call's own deadline at its server runs meanwhile. */
 const heldMs = 5 * 60_000;
 const heldMax = 1000;
+/** Of one call, all together; a server that asks more at once is told so. */
+const questionsMax = 32;
+const questionsCharsMax = 1024 * 1024;
 /** Questions of a server that a result can carry; what the client's answer to one looks like is the same in both eras. */
 const askable: ReadonlySet<string> = new Set(["elicitation/create", "sampling/createMessage", "roots/list"]);
 
@@ -30,6 +33,7 @@ const askable: ReadonlySet<string> = new Set(["elicitation/create", "sampling/cr
  * Q2  Only who made a call can come back to it, for the same tool, and once an answer.
  * Q3  Who comes back to a call that is not here gets an error that says that it may have run.
  * Q4  When too many wait, one is given up, of the agent that has the most.
+ * Q5  Of one call at most `questionsMax` questions wait, and `questionsCharsMax` characters; the server is told of each that is not taken.
  */
 export class SessionCalls {
   readonly #held = new Map<string, SessionCall>();
@@ -86,7 +90,8 @@ export class SessionCall {
   readonly #calls: SessionCalls;
   readonly #id: string;
   /** Questions that wait for the client, by the key that it knows them by. */
-  readonly #asked = new Map<string, { readonly id: string | number; readonly question: Value }>();
+  readonly #asked = new Map<string, { readonly id: string | number; readonly question: Value; readonly chars: number }>();
+  #askedChars = 0;
   #questions = 0;
   #listener: CallListener | null = null;
   #answer: Parameters<CallListener["finish"]>[0] | null = null;
@@ -121,10 +126,11 @@ export class SessionCall {
   /** The client has come back with what it was asked for. */
   goOn(responses: unknown, listener: CallListener): void {
     this.#listener = listener;
-    for (const [key, { id }] of [...this.#asked]) {
+    for (const [key, { id, chars }] of [...this.#asked]) {
       const given = isObject(responses) ? responses[key] : undefined;
       if (given === undefined) continue;
       this.#asked.delete(key);
+      this.#askedChars -= chars;
       this.#tell({ jsonrpc: "2.0", id, result: given });
     }
     if (this.#answer !== null) this.#deliver();
@@ -168,8 +174,16 @@ export class SessionCall {
       this.#tell({ jsonrpc: "2.0", id, error: { code: -32601, message } });
       return;
     }
+    const question = { method, params: value["params"] ?? {} };
+    const chars = JSON.stringify(question).length;
+    if (this.#asked.size >= questionsMax || this.#askedChars + chars > questionsCharsMax) {
+      const message = `too many questions wait for the client: at most ${questionsMax}, and ${questionsCharsMax} characters, of one call`;
+      this.#tell({ jsonrpc: "2.0", id, error: { code: -32000, message } });
+      return;
+    }
     this.#questions += 1;
-    this.#asked.set(`question-${this.#questions}`, { id, question: { method, params: value["params"] ?? {} } });
+    this.#askedChars += chars;
+    this.#asked.set(`question-${this.#questions}`, { id, question, chars });
     if (this.#listener !== null) this.#ask();
   }
 

@@ -7,6 +7,7 @@ import type { CallAnswer, Failed, Relayed } from "./call-answer.ts";
 import type { CallClock } from "./call-clock.ts";
 import { type Cursor, endpointTag } from "./cursor.ts";
 import type { Envelope } from "./envelope.ts";
+import { DiscoverRefused } from "./era.ts";
 import { forwardedHeaders, type Inbound, type McpContext, sessionNotFound } from "./inbound.ts";
 import { learnTools } from "./learn-tools.ts";
 import { credentialRefused, loadShed } from "./refusals.ts";
@@ -143,6 +144,9 @@ export class AttemptRun {
     if (error instanceof UpstreamError) {
       if (this.#clientGone()) return { kind: "answered", told: { outcome: "aborted" } };
       return notAnswered(hard(error.code, "no", error.message));
+    }
+    if (error instanceof DiscoverRefused) {
+      return error.httpStatus === 429 ? this.#loadShed(error.retryAfterMs) : this.#credentialRefused(error.httpStatus);
     }
     if (!(error instanceof ReplayError)) throw error;
     if (error.code === "ended") {
@@ -314,15 +318,7 @@ export class AttemptRun {
     }
     if (status === 429) {
       response.discard(250);
-      const retryAfterMs = retryAfterMsOf(response.headers, context.nowMs());
-      const error = loadShed(endpoint.name, retryAfterMs);
-      const told: AttemptResult = {
-        outcome: "soft",
-        httpStatus: status,
-        toolError: false,
-        ...(retryAfterMs === null ? {} : { retryAfterMs }),
-      };
-      return { kind: "not_answered", told, giveUp: () => this.#refuse(error) };
+      return this.#loadShed(retryAfterMsOf(response.headers, context.nowMs()));
     }
     if (status >= 500) {
       response.discard(250);
@@ -352,6 +348,12 @@ export class AttemptRun {
   #credentialRefused(httpStatus: number): Tried {
     const error = credentialRefused(this.#attempt.endpoint.name, httpStatus);
     return { kind: "not_answered", told: { outcome: "auth", httpStatus, toolError: false }, giveUp: () => this.#refuse(error) };
+  }
+  #loadShed(retryAfterMs: number | null): Tried {
+    const error = loadShed(this.#attempt.endpoint.name, retryAfterMs);
+    const rest = retryAfterMs === null ? {} : { retryAfterMs };
+    const told: AttemptResult = { outcome: "soft", httpStatus: 429, toolError: false, ...rest };
+    return { kind: "not_answered", told, giveUp: () => this.#refuse(error) };
   }
   #refuse(error: RouterError): void {
     const { answer, inbound } = this.#parts;

@@ -1,6 +1,6 @@
 import type { EndpointView } from "../control/port.ts";
 import type { EndSignal } from "../ending.ts";
-import type { UpstreamClient } from "../upstream-client.ts";
+import { retryAfterMsOf, type UpstreamClient } from "../upstream-client.ts";
 import { clientInfoKey, type Era, firstModernVersion, versionKey } from "./envelope.ts";
 import { firstAnswer } from "./replay.ts";
 
@@ -11,19 +11,35 @@ import { firstAnswer } from "./replay.ts";
 export interface EraBook {
   known(endpoint: EndpointView): Era | null;
   learn(endpoint: EndpointView, era: Era): void;
-  /** Asks the endpoint when nothing is known. Throws UpstreamError when it cannot be reached. */
+  /** Asks the endpoint when nothing is known. Throws UpstreamError when it cannot be reached, {@link DiscoverRefused} when it takes no question. */
   ask(endpoint: EndpointView, connectMs: number, signal: EndSignal): Promise<Era>;
 }
+
+/** The endpoint refuses the router's credential (401, 403) or sheds load (429): it would refuse the request as well, which was not sent. */
+export class DiscoverRefused extends Error {
+  override readonly name = "DiscoverRefused";
+  readonly code = "discover_refused";
+  readonly retriable: boolean;
+  readonly httpStatus: number;
+  readonly retryAfterMs: number | null;
+  constructor(endpoint: string, httpStatus: number, retryAfterMs: number | null) {
+    super(`${endpoint} answered ${httpStatus} when it was asked for its protocol`);
+    this.httpStatus = httpStatus;
+    this.retryAfterMs = retryAfterMs;
+    this.retriable = httpStatus === 429;
+  }
+}
+const refusing: ReadonlySet<number> = new Set([401, 403, 429]);
 
 const keptMs = 5 * 60_000;
 const endpointsMax = 10_000;
 
-/** A server that fails, sheds load, asks who one is or breaks off says nothing about its era. */
+/** A server that fails, is in the way of a proxy or breaks off says nothing about its era, nor does one that refuses. */
 function provesEra(status: number, answered: boolean): boolean {
   if (status === 200) return answered;
   return status >= 400 && status < 500 && !noWordOnEra.has(status);
 }
-const noWordOnEra: ReadonlySet<number> = new Set([401, 403, 407, 408, 425, 429]);
+const noWordOnEra: ReadonlySet<number> = new Set([407, 408, 425]);
 
 export function createEraBook(client: UpstreamClient, nowMs: () => number): EraBook {
   const eras = new Map<string, { era: Era; untilMs: number }>();
@@ -67,6 +83,10 @@ export function createEraBook(client: UpstreamClient, nowMs: () => number): EraB
         signal,
         lane: "call",
       });
+      if (refusing.has(response.status)) {
+        response.discard(250);
+        throw new DiscoverRefused(endpoint.name, response.status, retryAfterMsOf(response.headers, nowMs()));
+      }
       const answer = response.status < 500 ? await firstAnswer(response) : null;
       if (answer === null) response.discard(250);
       const era: Era = response.status === 200 && answer?.error === null ? "modern" : "legacy";

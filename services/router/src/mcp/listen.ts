@@ -4,6 +4,7 @@ import { statusTold } from "../http-proxy.ts";
 import { AbortedByRouter, UpstreamError, type UpstreamResponse } from "../upstream-client.ts";
 import { CallAnswer } from "./call-answer.ts";
 import { type Envelope, readServerMessage } from "./envelope.ts";
+import { DiscoverRefused } from "./era.ts";
 import { forwardedHeaders, type Inbound, type McpContext, operationHeader } from "./inbound.ts";
 import { changesPromised } from "./listen-changes.ts";
 import { redirected } from "./notify.ts";
@@ -154,6 +155,13 @@ async function open(
       refusal = refusalOf(told, endpoint.name);
       if (!attempt.done(told).retry) break;
     } catch (error) {
+      if (error instanceof DiscoverRefused) {
+        const told = statusTold({ status: error.httpStatus, headers: {} }, endpoint.name, context.nowMs());
+        const rest = error.retryAfterMs === null ? {} : { retryAfterMs: error.retryAfterMs };
+        refusal = refusalOf({ ...told, ...rest }, endpoint.name);
+        if (!attempt.done({ ...told, ...rest }).retry) break;
+        continue;
+      }
       if (!(error instanceof UpstreamError)) throw error;
       const told = signal.aborted
         ? ({ outcome: "aborted" } as const)
