@@ -8,6 +8,14 @@ export type Severity = z.infer<typeof severity>;
 /** Channels of a configuration, and so those that an incident is told to. */
 export const channelsMax = 100;
 
+/** What a message names of an upstream's contacts. */
+export const contactLimits = { countMax: 10, charsMax: 200 } as const;
+
+/** A contact as people are told of it. `how`: how to reach it, where the configuration says so. */
+export function contactText(contact: string, how: string | undefined): string {
+  return how === undefined ? contact : `${contact}: ${how}`;
+}
+
 /** `incident.changed.<id>`, fenced: the whole incident after the change. */
 export const incidentChanged = z.looseObject({
   id: z.string(),

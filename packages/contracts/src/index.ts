@@ -113,6 +113,8 @@ export { type HealthChanged, type HealthState, healthChanged, healthState } from
 export { type HealthReport, healthReport } from "./health-report.ts";
 export {
   channelsMax,
+  contactLimits,
+  contactText,
   type IncidentChanged,
   incidentChanged,
   type Notification,

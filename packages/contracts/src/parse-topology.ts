@@ -3,7 +3,7 @@ import { reportAgentProblems } from "./agent-config.ts";
 import { ambiguousWith, separatorDefault } from "./aggregate-names.ts";
 import { hashOf } from "./canonical.ts";
 import { isStdioUrl } from "./endpoint-transport.ts";
-import { channelsMax } from "./incident.ts";
+import { channelsMax, contactLimits, contactText } from "./incident.ts";
 import { configurationLimits } from "./log.ts";
 import { reportProbeProblems } from "./probe-plan.ts";
 import { type Topology, topology } from "./topology.ts";
@@ -141,7 +141,9 @@ function foundText(found: unknown, path: readonly PropertyKey[]): string {
   if (found === undefined) return "it is missing";
   if (Array.isArray(found)) return "found a list";
   if (found !== null && typeof found === "object") return `found a mapping of ${Object.keys(found).join(", ").slice(0, 120) || "nothing"}`;
-  if (typeof found === "string" && path.some((key) => secretPlaces.has(key))) return "found a text, which is not shown here";
+  // Of a webhook the address is.
+  const isHidden = path.some((key) => secretPlaces.has(key)) || (path[0] === "notifications" && path.at(-1) === "url");
+  if (typeof found === "string" && isHidden) return "found a text, which is not shown here";
   return `found ${JSON.stringify(found)?.slice(0, 120)}`;
 }
 
@@ -200,16 +202,8 @@ function checkMeaning(config: Topology, options: ParseTopologyOptions, report: R
     }
   }
   checkAggregate(config, report);
-  const channels = new Set<string>();
-  // Here, not in the schema: a log that holds more already is still a configuration for everything else.
-  const { length } = config.notifications.channels;
-  if (length > channelsMax)
-    report(["notifications", "channels"], `${length} channels are too many to tell; give at most ${channelsMax}, one may pass on to more`);
-  config.notifications.channels.forEach((channel, index) => {
-    if (channels.has(channel.name))
-      report(["notifications", "channels", index, "name"], `duplicate channel ${JSON.stringify(channel.name)}`);
-    channels.add(channel.name);
-  });
+  checkChannels(config, report);
+  checkContacts(config, report);
   config.local.processes.forEach((process, index) => {
     if (process.serves === undefined) return;
     if (!isEndpoint(config, process.serves)) {
@@ -265,6 +259,38 @@ function checkResponseTime({ rollback }: Topology, report: Report): void {
     ["rollback", "rollback_thresholds", "response_time"],
     `routers cannot tell which calls were slower than ${seconds} s; use one of ${bounds.join(", ")}`,
   );
+}
+
+/** Here, not in the schema: a log that holds such a one already is still a configuration for everything else. */
+function checkChannels({ notifications: { channels } }: Topology, report: Report): void {
+  const at = ["notifications", "channels"];
+  if (channels.length > channelsMax)
+    report(at, `${channels.length} channels are too many to tell; give at most ${channelsMax}, one may pass on to more`);
+  if (channels.length === 0) report(at, "nobody would be told of anything; name a channel, or leave the key out, and the log is told");
+  else if (channels.every(({ severities }) => severities.length > 0 && !severities.includes("page")))
+    report(at, "no channel takes pages, and nobody would be woken; add page to the severities of one, it may be the log");
+  const names = new Set<string>();
+  channels.forEach(({ name, severities }, index) => {
+    if (names.has(name)) report([...at, index, "name"], `duplicate channel ${JSON.stringify(name)}`);
+    names.add(name);
+    if (severities.length === 0)
+      report([...at, index, "severities"], "it would be told nothing; write page, notify or both, or leave the key out for both");
+  });
+}
+
+/** Nobody notices whom a message does not name. */
+function checkContacts(config: Topology, report: Report): void {
+  for (const [upstream, { contacts }] of Object.entries(config.upstreams)) {
+    const at = ["upstreams", upstream, "contacts"];
+    if (contacts.length > contactLimits.countMax)
+      report(at, `${contacts.length} contacts are more than a message names; give at most ${contactLimits.countMax}`);
+    contacts.forEach((contact, index) => {
+      const how = Object.hasOwn(config.contacts, contact) ? config.contacts[contact] : undefined;
+      const { length } = contactText(contact, how);
+      if (length > contactLimits.charsMax)
+        report([...at, index], `with how to reach it it has ${length} characters, and a message takes at most ${contactLimits.charsMax}`);
+    });
+  }
 }
 
 /**

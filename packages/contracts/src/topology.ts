@@ -122,11 +122,13 @@ const upstreamConfig = z.strictObject({
 });
 export type UpstreamConfig = z.infer<typeof upstreamConfig>;
 
+const webhookProblem = "give a URL that begins with http:// or https://, or { secret: NAME }";
 const channelConfig = z.discriminatedUnion("type", [
   z.strictObject({
     name,
     type: z.literal("webhook"),
-    url: httpUrl,
+    /** Of many receivers it is all that they ask for, and so a secret. */
+    url: z.union([z.url({ protocol: /^https?$/, error: webhookProblem }), secretRef], { error: webhookProblem }),
     headers: headers.default({}),
     severities: z.array(z.enum(["page", "notify"])).default(["page", "notify"]),
   }),

@@ -273,6 +273,43 @@ test("more than 100 channels are refused with where and why", () => {
   problem(text(101), "notifications.channels", 10, /101 channels.*at most 100/);
 });
 
+test("channels that tell nobody, or no page, are refused with where and what to write", () => {
+  const channels = (yaml: string) => `${minimal}notifications: { channels: ${yaml} }\n`;
+  problem(channels("[]"), "notifications.channels", 9, /nobody would be told.*leave the key out/);
+  problem(
+    channels("[{ name: a, type: log, severities: [] }, { name: b, type: log }]"),
+    "notifications.channels.0.severities",
+    9,
+    /page, notify/,
+  );
+  problem(channels("[{ name: a, type: log, severities: [notify] }]"), "notifications.channels", 9, /no channel takes pages/);
+  const split = channels("[{ name: a, type: log, severities: [notify] }, { name: b, type: log, severities: [page] }]");
+  assert.equal(parseTopology(split, { file: "f", env: {} }).topology.notifications.channels.length, 2);
+});
+
+test("the address of a webhook may be a secret, and is never shown where it is wrong", () => {
+  const hook = (url: string) => `${minimal}notifications: { channels: [{ name: a, type: webhook, url: ${url} }] }\n`;
+  const { topology } = parseTopology(hook('{ secret: HOOK_URL, prefix: "https://hooks.example/" }'), { file: "f", env: {} });
+  assert.deepEqual(topology.notifications.channels[0]?.type === "webhook" && topology.notifications.channels[0].url, {
+    secret: "HOOK_URL",
+    prefix: "https://hooks.example/",
+  });
+  assert.doesNotThrow(() => parseTopology(hook('"https://hooks.example/T000"'), { file: "f", env: {} }));
+  for (const url of ["hooks.example/T000-hidden", "{ name: T000-hidden }", "[T000-hidden]"]) {
+    problem(hook(url), "notifications.channels.0.url", 9, /begins with http:\/\/ or https:\/\/, or \{ secret: NAME \}/);
+    assert.doesNotMatch(JSON.stringify(problemsOf(hook(url))), /hidden/);
+  }
+  problem(hook("{ secret: t000-hidden }"), "notifications.channels.0.url.secret", 9, /name the environment variable.*not shown here/);
+});
+
+test("more contacts of an upstream than a message names, or longer ones, are refused, and none is left out or cut off", () => {
+  const named = (count: number, how = "x") =>
+    `${minimal}    contacts: [${Array.from({ length: count }, (_, index) => `c${index}`).join(", ")}]\ncontacts: { c0: "${how}" }\n`;
+  for (const fit of [named(10), named(1, "x".repeat(196))]) assert.doesNotThrow(() => parseTopology(fit, { file: "f", env: {} }));
+  problem(named(11), "upstreams.pinecone.contacts", 9, /11 contacts.*at most 10/);
+  problem(named(1, "x".repeat(197)), "upstreams.pinecone.contacts.0", 9, /201 characters.*at most 200/);
+});
+
 test("a response_time that the routers' histogram cannot tell is refused, with those that it can", () => {
   const text = (seconds: number) => `${minimal}rollback:\n  rollback_thresholds: { response_time: ${seconds} }\n`;
   for (const ms of latencyBucketsMs) {

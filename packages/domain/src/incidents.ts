@@ -1,6 +1,8 @@
 import {
   type Actor,
   channelsMax,
+  contactLimits,
+  contactText,
   type Event,
   endpointKey,
   type HealthStatus,
@@ -102,16 +104,12 @@ const after = (prefix: string, key: string): string | null => (key.startsWith(pr
 /** Key of what was found out about the log itself. */
 export const logKey = "log/rollbacks";
 
-const contactCharsMax = 200;
-const contactsMax = 10;
-
-/** Whom the configuration names for an upstream, each with how to reach them where it says so. */
+/** Whom the configuration names for an upstream, each with how to reach them where it says so; bounded as `parseTopology` is, for a log of before that. */
 export function contactsOf(topology: Topology | null, upstream: string | null): string[] {
   const named = upstream === null ? undefined : own(topology?.upstreams ?? {}, upstream)?.contacts;
-  return (named ?? []).slice(0, contactsMax).map((contact) => {
-    const how = own(topology?.contacts ?? {}, contact);
-    return (how === undefined ? contact : `${contact}: ${how}`).slice(0, contactCharsMax);
-  });
+  return (named ?? [])
+    .slice(0, contactLimits.countMax)
+    .map((contact) => contactText(contact, own(topology?.contacts ?? {}, contact)).slice(0, contactLimits.charsMax));
 }
 
 interface Finding {

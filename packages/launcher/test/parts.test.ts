@@ -280,18 +280,19 @@ upstreams:
     probe: { type: heartbeat, heartbeat: { max_age_ms: 1000, token: { secret: BEAT } } }
     tools: { t: { legacy: { url: "http://l", headers: { k: { secret: LEGACY_KEY } } } } }
 agents: { a: { tokens: [{ secret: AGENT_TOKEN }] } }
-notifications: { channels: [{ name: w, type: webhook, url: "http://w", headers: { k: { secret: HOOK_KEY } } }] }
+notifications: { channels: [{ name: w, type: webhook, url: { secret: HOOK_URL }, headers: { k: { secret: HOOK_KEY } } }] }
 `,
     { file: "f", env: {} },
   );
   assert.deepEqual(secretsOf("prober", topology), ["ENDPOINT_KEY", "MCPF_PASSWORD", "PROBE_KEY", "BEAT"]);
   assert.deepEqual(secretsOf("router", topology), ["ENDPOINT_KEY", "MCPF_PASSWORD", "LEGACY_KEY", "AGENT_TOKEN"]);
-  assert.deepEqual(secretsOf("notifier", topology), ["HOOK_KEY"]);
+  assert.deepEqual(secretsOf("notifier", topology), ["HOOK_URL", "HOOK_KEY"]);
   assert.deepEqual(secretsOf("bootstrap", topology).sort(), [
     "AGENT_TOKEN",
     "BEAT",
     "ENDPOINT_KEY",
     "HOOK_KEY",
+    "HOOK_URL",
     "LEGACY_KEY",
     "MCPF_PASSWORD",
     "PROBE_KEY",

@@ -27,8 +27,13 @@ export async function deliver(
     return { kind: "sent" };
   }
   try {
+    const url = kit.secrets.resolve(channel.url);
+    if (typeof channel.url !== "string" && !isHttp(url)) {
+      const error = `${channel.name}: the secret ${channel.url.secret} is no URL that begins with http:// or https://: correct it`;
+      return { kind: "refused", error, retryAfterMs: null, answered: true };
+    }
     const headers = Object.fromEntries(Object.entries(channel.headers).map(([key, value]) => [key, kit.secrets.resolve(value)]));
-    const response = await axios.post<{ destroy(): void }>(channel.url, body(notification), {
+    const response = await axios.post<{ destroy(): void }>(url, body(notification), {
       headers: { "content-type": "application/json", "idempotency-key": notification.id, ...headers },
       timeout: requestMsMax,
       signal: AbortSignal.timeout(requestMsMax),
@@ -59,6 +64,10 @@ export async function deliver(
       answered: false,
     };
   }
+}
+
+function isHttp(url: string): boolean {
+  return URL.canParse(url) && /^https?:$/.test(new URL(url).protocol);
 }
 
 function body(notification: Notification): object {

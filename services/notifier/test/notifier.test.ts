@@ -453,6 +453,33 @@ describe("notifier", { concurrency: 8 }, () => {
     for (const line of one.logged) assert.ok(!line.includes(token) && !line.includes("very-secret-path"), line);
   });
 
+  test("the address of a webhook may be a secret: it is sent to, and stands in no event and no line of the log", async (t) => {
+    const one = await new World().open(t);
+    const hidden = "/services/T000/very-secret-path";
+    Object.assign(one.secrets, { HOOK_URL: `${one.url}${hidden}`, HOOK_PATH: `${hidden}?2`, HOOK_WRONG: `ftp:/${hidden}` });
+    await one.configure([
+      one.webhook({ name: "whole", url: { secret: "HOOK_URL" } }),
+      one.webhook({ name: "path", url: { secret: "HOOK_PATH", prefix: one.url } }),
+      one.webhook({ name: "wrong", url: { secret: "HOOK_WRONG" } }),
+      one.webhook({ name: "missing", url: { secret: "NOT_THERE" } }),
+    ]);
+    await one.healthy();
+    await one.start(t);
+    await one.executed("secondary", false);
+    await taken(one, 2);
+    assert.deepEqual(one.received.map(({ path }) => path).sort(), [hidden, `${hidden}?2`]);
+    const failed = await until(
+      () => one.events("notify.failed"),
+      ({ length }) => length === 2,
+    );
+    const errors = failed.map(({ data }) => String((data as { error?: unknown }).error)).sort();
+    assert.match(errors[0] ?? "", /^missing: the secret NOT_THERE is missing/);
+    assert.equal(errors[1], "wrong: the secret HOOK_WRONG is no URL that begins with http:// or https://: correct it");
+    for (const stream of ["AUDIT", "OUTBOX"] as const)
+      for await (const { bytes } of one.bus.read(stream)) assert.doesNotMatch(new TextDecoder().decode(bytes), /very-secret-path/);
+    for (const line of one.logged) assert.doesNotMatch(line, /very-secret-path/);
+  });
+
   test("a receiver that takes a message and answers at length is not sent it again", async (t) => {
     const one = await world(t);
     one.answerBytes = 1024 * 1024;

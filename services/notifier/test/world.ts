@@ -49,6 +49,8 @@ export class World {
   limitedUntilMs = 0;
   /** Requests to the path `/silent`: it takes them and never answers. */
   unanswered = 0;
+  /** What its notifiers find by name. */
+  readonly secrets: Record<string, string> = { HOOK_TOKEN: token };
   /** Bytes in the body of each answer. */
   answerBytes = 2;
   readonly logged: string[] = [];
@@ -108,7 +110,7 @@ export class World {
         void this.logged.push(`${level} ${JSON.stringify(words)}`);
     const log = { debug: note("debug"), info: note("info"), warn: note("warn"), error: note("error") } as unknown as Kit["log"];
     const kit: Kit = {
-      ...testKit({ service: "notifier", bus, instance, secrets: { HOOK_TOKEN: token }, nowMs: () => Date.now() + clockAheadMs }),
+      ...testKit({ service: "notifier", bus, instance, secrets: this.secrets, nowMs: () => Date.now() + clockAheadMs }),
       log,
     };
     const running = await startNotifier(kit as Kit);
