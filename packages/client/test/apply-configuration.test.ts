@@ -1,7 +1,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { memoryBroker } from "@mcp-failover/bus";
-import { type ApplyConfigurationOptions, applyConfiguration, ConfigTooLargeError } from "@mcp-failover/client";
+import { publishRawToMemory } from "@mcp-failover/bus/internal";
+import { type ApplyConfigurationOptions, applyConfiguration, ConfigTooLargeError, configurationInForce } from "@mcp-failover/client";
 import { hashOf, parseTopology } from "@mcp-failover/contracts";
 
 function parsed(url: string) {
@@ -45,6 +46,16 @@ test("versions count from 1, and the same configuration makes no new one", async
     3,
     "another environment is another version",
   );
+  await bus.close();
+});
+
+test("behind a malformed one the version before it is in force, and the next one goes on from there", async () => {
+  const broker = memoryBroker();
+  const bus = broker.connect();
+  await applyConfiguration(bus, from(fileA));
+  publishRawToMemory(broker, "config.applied", "no event");
+  assert.equal((await configurationInForce(bus))?.version, 1);
+  assert.deepEqual(await applyConfiguration(bus, from(fileB)), { applied: true, version: 2, hash: fileB.hash });
   await bus.close();
 });
 

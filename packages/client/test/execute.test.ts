@@ -15,7 +15,7 @@ import {
 } from "@mcp-failover/client";
 import { defaultPolicy } from "@mcp-failover/domain";
 import { becomes, patientMs } from "@mcp-failover/testkit";
-import { Fleet, fetchError, systemError, until } from "./fleet.ts";
+import { Fleet, fetchError, systemError, until, yaml } from "./fleet.ts";
 
 let fleet: Fleet;
 beforeEach(async () => {
@@ -236,6 +236,65 @@ test("a refused write does not wait where the fleet has nowhere to move it", asy
   const startedMs = Date.now();
   assert.ok((await rejection(client.execute("docs", fails(systemError("ECONNREFUSED"))))) instanceof NoEndpointError);
   assert.ok(Date.now() - startedMs < patientMs(1200));
+});
+
+test("a refused write waits neither while an operator holds the upstream, nor while the controller has nowhere to move it, and does once it was moved", async () => {
+  // A client for each, because one that has met refusals makes no call any more.
+  const refused = async (): Promise<number> => {
+    const { client } = await fleet.client();
+    const startedMs = Date.now();
+    assert.ok((await rejection(client.execute("docs", fails(systemError("ECONNREFUSED"))))) instanceof NoEndpointError);
+    return Date.now() - startedMs;
+  };
+  const waitMs = defaultPolicy.router.epochWaitMs;
+  const by = { kind: "operator", id: "ann" } as const;
+  await fleet.moveTo("docs", "primary", 1, 0, { by, reason: "test", sinceMs: Date.now(), untilMs: null });
+  assert.ok((await refused()) < waitMs - 300, "held");
+  await fleet.moveTo("docs", "primary", 2);
+  await fleet.failing("docs");
+  assert.ok((await refused()) < waitMs - 300, "nowhere to go");
+  await fleet.moveTo("docs", "primary", 3);
+  assert.ok((await refused()) >= waitMs - 10, "moved since");
+});
+
+test("however often the fleet says something meanwhile, a refused write waits no longer for its move", async () => {
+  let nowMs = Date.now();
+  const { client } = await fleet.client({ nowMs: () => nowMs });
+  let ended = false;
+  const write = rejection(client.execute("docs", fails(systemError("ECONNREFUSED")), { timeoutMs: 600_000 })).then((error) => {
+    ended = true;
+    return error;
+  });
+  for (let past = 0; past < 4 && !ended; past += 1) {
+    nowMs += defaultPolicy.router.epochWaitMs / 2;
+    const status = past % 2 === 0 ? "healthy" : "degraded";
+    await fleet.health("docs", "secondary", status);
+    const read = () => client.status().upstreams.find(({ name }) => name === "docs")?.endpoints[1]?.health === status;
+    await until("what was said is read", read);
+    await sleep(10);
+  }
+  assert.ok(ended, "it waits on");
+  assert.ok((await write) instanceof NoEndpointError);
+});
+
+test("an endpoint with another address is called there, and what the old one had earned is forgotten", async () => {
+  const { client } = await fleet.client();
+  const url = ({ endpoint }: CallContext): string => endpoint.url;
+  for (let count = 0; count < defaultPolicy.localBreaker.failures; count += 1)
+    await rejection(client.execute("solo", fails(fetchError("ECONNRESET"))));
+  assert.ok((await rejection(client.execute("solo", url))) instanceof BreakerOpenError);
+  await fleet.configure(yaml.replace("http://127.0.0.1:2001", "http://127.0.0.1:2002"));
+  await until("the new address is known", () => client.configuration("solo").endpoints[0]?.url.endsWith(":2002") === true);
+  assert.equal(await client.execute("solo", url), "http://127.0.0.1:2002");
+});
+
+test("no fallback for a caller that left, also with a reason that looks like a refusal, as that of a breaker around the call does", async () => {
+  const { client } = await fleet.client();
+  const user = new AbortController();
+  const running = client.execute("docs", hang, { readOnly: true, signal: user.signal, fallback: () => assert.fail("called") });
+  const reason = new CallTimeoutError("around it", 1, false);
+  user.abort(reason);
+  assert.equal(await rejection(running), reason);
 });
 
 test("a write never goes to the standby of active_standby, not even an idempotent one", async () => {

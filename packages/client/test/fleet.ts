@@ -5,6 +5,7 @@ import {
   type BreakerState,
   type DataOf,
   type EventType,
+  type FailoverState,
   type HealthStatus,
   makeEvent,
   parseTopology,
@@ -86,7 +87,7 @@ export class Fleet {
     assert.equal((await this.bus.appendFenced(event, last?.seq ?? 0)).outcome, "won");
   }
 
-  async moveTo(upstream: string, active: string, epoch: number, generation = 0): Promise<void> {
+  async moveTo(upstream: string, active: string, epoch: number, generation = 0, held: FailoverState["held"] = null): Promise<void> {
     const data = {
       service: upstream,
       action: "moved" as const,
@@ -98,10 +99,23 @@ export class Fleet {
       reason: "test",
       commandId: null,
       overrode: [],
-      state: { generation, epoch, active, tier: active === "primary" ? 0 : 1, sinceMs: Date.now(), held: null, moves: [] },
+      state: { generation, epoch, active, tier: active === "primary" ? 0 : 1, sinceMs: Date.now(), held, moves: [] },
       certificate,
     };
     await this.say("failover.decided", [upstream], data, "failover-controller");
+  }
+
+  /** The controller has nowhere to go. */
+  async failing(upstream: string): Promise<void> {
+    const data = {
+      service: upstream,
+      timestamp: new Date().toISOString(),
+      rule: "no_candidate",
+      reason: "test",
+      failing: true,
+      certificate,
+    };
+    await this.say("failover.failed", [upstream], data, "failover-controller");
   }
 
   async health(upstream: string, endpoint: string, status: HealthStatus): Promise<void> {

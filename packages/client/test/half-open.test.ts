@@ -74,6 +74,21 @@ test("A6: calls that hang since before the breaker opened do not use up the tria
   assert.deepEqual([await before, await trial], ["old", "late"]);
 });
 
+test("A6: a trial is not over because a call that began before it has ended, and one that hangs makes way also where reads have a standby", async () => {
+  const old = Promise.withResolvers<string>();
+  const before = outcome(client.execute("docs", () => old.promise, { readOnly: true }));
+  await halfOpen("docs", "primary", 2);
+  const hung = Promise.withResolvers<string>();
+  const trial = outcome(client.execute("docs", () => hung.promise, { readOnly: true }));
+  old.resolve("old");
+  assert.equal(await before, "old");
+  assert.equal(await client.execute("docs", where, { readOnly: true }), "secondary");
+  nowMs += policy.trialMs;
+  assert.equal(await client.execute("docs", where, { readOnly: true }), "primary");
+  hung.resolve("late");
+  assert.equal(await trial, "late");
+});
+
 test("A6: a trial whose caller goes away makes way for the next call at once", async () => {
   await halfOpen("solo", "only", 2);
   const controller = new AbortController();

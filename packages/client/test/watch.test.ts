@@ -3,6 +3,7 @@ import { existsSync } from "node:fs";
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { afterEach, beforeEach, test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
 import { connectBus, memoryBroker } from "@mcp-failover/bus";
 import { jetStreamApi, memorySeams } from "@mcp-failover/bus/internal";
 import { BreakerOpenError, ClientClosedError, connect, NoEndpointError, NotReadyError, type RouteChange } from "@mcp-failover/client";
@@ -134,6 +135,21 @@ test("before the log was ever read calls fail with a typed error, and ready() sa
   await bus.close();
 });
 
+test("a cache file that is read later than the log replaces nothing", async () => {
+  const dir = await tempDir("mcpf-client-");
+  const cacheFile = join(dir.path, "routes.json");
+  const first = await fleet.client({ cacheFile });
+  await first.client.close();
+  await fleet.moveTo("docs", "secondary", 1);
+  const { client } = await fleet.client({ cacheFile });
+  await until("epoch 1", () => client.route("docs").epoch === 1);
+  // The file's turn has come by then.
+  await sleep(200);
+  assert.equal(client.route("docs").epoch, 1);
+  await client.close();
+  await dir.remove();
+});
+
 test("with a cache file a client starts without NATS on the routes of the last run, and a damaged file is none", async () => {
   const dir = await tempDir("mcpf-client-");
   const cacheFile = join(dir.path, "kept", "routes.json");
@@ -157,6 +173,13 @@ test("with a cache file a client starts without NATS on the routes of the last r
     ["docs 3", "solo 0", "docs 4"],
   );
   await later.client.close();
+
+  const foreign = { type: "config.applied", data: { version: 9, environment: "production" } };
+  await writeFile(cacheFile, JSON.stringify({ format: 1, events: [{ seq: 9, subject: "config.applied", timeMs: 1, event: foreign }] }));
+  const misled = fleet.newClient({ cacheFile });
+  memorySeams(misled.bus).cut();
+  await assert.rejects(misled.client.ready(100), NotReadyError, "what is no event of ours is nothing to go by");
+  await misled.client.close();
 
   await writeFile(cacheFile, "{ torn");
   const errors: unknown[] = [];

@@ -159,6 +159,39 @@ test("P1 and P4: megabytes pass unchanged while the latency changes, and a reade
   assert.equal(received, total);
 });
 
+test("P4: an upstream that reads no more stops the client that sends, and gets all of it later", async (t) => {
+  const port = await freePort();
+  const total = 24 * 1024 * 1024;
+  let received = 0;
+  const upstream = await listen(t, port, (socket) => {
+    socket.pause();
+    socket.on("data", (chunk: Buffer) => {
+      received += chunk.length;
+    });
+  });
+  const proxy = await proxied(t, port);
+  await until(() => proxy.view().upstream === "accepting");
+  const socket = dial(t, proxy);
+  const part = Buffer.alloc(64 * 1024, "x");
+  let written = 0;
+  const write = (): void => {
+    while (written < total) {
+      written += part.length;
+      if (socket.write(part)) continue;
+      socket.once("drain", write);
+      return;
+    }
+  };
+  write();
+  await sleep(400);
+  const stalledAt = written;
+  assert.ok(stalledAt < total, "the kernel's and the proxy's buffers are full before all is sent");
+  await sleep(200);
+  assert.equal(written, stalledAt, "nothing more is taken while the upstream stands still");
+  for (const one of upstream.sockets) one.resume();
+  await until(() => received === total, 20_000);
+});
+
 test("P1: whatever the latencies and pauses, a delay line hands over what it was given, in order, and its end last", () => {
   fc.assert(
     fc.property(
