@@ -56,7 +56,7 @@ test("Q4: whose time is over is not let in, and a call without time does not beg
 test("Q1, Q2, Q5: whatever comes, ends and gives up, the limits hold, and everybody leaves an empty house", () => {
   const step = fc.record({ kind: fc.constantFrom("come", "come_critical", "end", "give_up"), at: fc.nat(20), pick: fc.nat() });
   fc.assert(
-    fc.property(fc.array(step, { maxLength: 60 }), fc.nat(4), fc.nat(4), (steps, more, queueMax) => {
+    fc.property(fc.array(step, { maxLength: 60, size: "max" }), fc.nat(4), fc.nat(4), (steps, more, queueMax) => {
       const limits = { ...policy, concurrencyMax: more + 1, queueMax };
       let state: Admission = nobodyAdmitted;
       let nowMs = 0;
@@ -105,7 +105,7 @@ test("Q6: an agent makes at most `burst` + rate x T calls in any time, and the t
   assert.deepEqual(ratePolicyOf({ calls_per_second: 5 }), { perSecond: 5, burst: 10 });
   fc.assert(
     fc.property(
-      fc.array(fc.integer({ min: -50, max: 500 }), { maxLength: 80 }),
+      fc.array(fc.integer({ min: -50, max: 500 }), { maxLength: 80, size: "max" }),
       fc.integer({ min: 1, max: 20 }),
       fc.integer({ min: 1, max: 9 }),
       (gaps, perSecond, burst) => {

@@ -165,7 +165,7 @@ test("B3: it is given up exactly when the last calls that have a result, by thei
   const { abortAfterCalls } = experimentPolicy;
   fc.assert(
     fc.property(
-      fc.array(fc.constantFrom("fine", "failed", "under way"), { maxLength: 60 }),
+      fc.array(fc.constantFrom("fine", "failed", "under way"), { maxLength: 60, size: "max" }),
       fc.integer({ min: 0, max: 60 }),
       (results, failedAtEnd) => {
         const all = [...results, ...Array.from({ length: failedAtEnd }, () => "failed")];

@@ -305,7 +305,7 @@ const signalArb = fc.oneof(
 
 test("E1, E2, E3, E7: each observer's vote is what its own last words amount to, whatever else is folded between", () => {
   fc.assert(
-    fc.property(fc.array(signalArb, { maxLength: 40 }), (drawn) => {
+    fc.property(fc.array(signalArb, { maxLength: 40, size: "max" }), (drawn) => {
       let evidence = noEvidence;
       const own = openEvidence();
       let timeMs = startMs;

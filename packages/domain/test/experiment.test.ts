@@ -70,7 +70,7 @@ const anyCalls = fc.array(
     answer,
     error: null,
   })),
-  { maxLength: 40 },
+  { maxLength: 40, size: "max" },
 );
 const anySights = fc
   .array(
@@ -83,7 +83,7 @@ const anySights = fc
         secondary: fc.constantFrom("healthy" as const, "unhealthy" as const),
       }),
     }),
-    { maxLength: 20 },
+    { maxLength: 20, size: "max" },
   )
   .map((sights) => sights.sort((a, b) => a.atMs - b.atMs));
 const anyFacts: fc.Arbitrary<ExperimentFacts> = fc.record({

@@ -114,7 +114,7 @@ test("L1, L2, L4: over any course of asking, moving and waiting, never more move
   let granted = 0;
   let refused = 0;
   fc.assert(
-    fc.property(fc.array(stepArb, { maxLength: 60 }), fc.integer({ min: 1, max: 3 }), (steps, fleetMoves) => {
+    fc.property(fc.array(stepArb, { maxLength: 60, size: "max" }), fc.integer({ min: 1, max: 3 }), (steps, fleetMoves) => {
       let timeMs = nowMs;
       let state: ReservationInput["state"] = { reservations: [] };
       const epochs = new Map<string, number>();
@@ -231,31 +231,34 @@ test("L6: the last places are kept for critical upstreams, though others ask fir
 test("L1, L8: deciders that are a little behind each other keep the limit too, by the times of the places themselves", () => {
   const aheadMs = fc.integer({ min: -700, max: 700 });
   fc.assert(
-    fc.property(fc.array(fc.record({ afterMs: fc.integer({ min: 0, max: 900 }), aheadMs }), { minLength: 5, maxLength: 60 }), (steps) => {
-      const short = { ...policy, fleetMoves: 5, fleetWindowMs: 1500 };
-      let state: ReservationInput["state"] = { reservations: [] };
-      const moved: ReservationInput["moved"] = [];
-      const times: number[] = [];
-      let timeMs = nowMs;
-      for (const [index, step] of steps.entries()) {
-        timeMs += step.afterMs;
-        const wants = [want(`a${index}`), want(`b${index}`), want(`c${index}`)];
-        const decision = decideReservation(ask(wants, { policy: short, state, moved: [...moved], nowMs: timeMs + step.aheadMs }));
-        if (!decision.publish) continue;
-        const granted = decision.answers.filter((one) => one.granted).map(({ upstream }) => upstream);
-        for (const one of decision.state.reservations) if (granted.includes(one.upstream)) times.push(one.atMs);
-        moved.push(...granted.map((upstream) => ({ upstream, epoch: 1 })));
-        state = decision.state;
-      }
-      assert.deepEqual(
-        times,
-        [...times].sort((a, b) => a - b),
-        "L8",
-      );
-      for (const [index, atMs] of times.entries()) {
-        assert.ok(times.slice(index).filter((later) => later - atMs < short.fleetWindowMs).length <= short.fleetMoves, "L1");
-      }
-    }),
+    fc.property(
+      fc.array(fc.record({ afterMs: fc.integer({ min: 0, max: 900 }), aheadMs }), { minLength: 5, maxLength: 60, size: "max" }),
+      (steps) => {
+        const short = { ...policy, fleetMoves: 5, fleetWindowMs: 1500 };
+        let state: ReservationInput["state"] = { reservations: [] };
+        const moved: ReservationInput["moved"] = [];
+        const times: number[] = [];
+        let timeMs = nowMs;
+        for (const [index, step] of steps.entries()) {
+          timeMs += step.afterMs;
+          const wants = [want(`a${index}`), want(`b${index}`), want(`c${index}`)];
+          const decision = decideReservation(ask(wants, { policy: short, state, moved: [...moved], nowMs: timeMs + step.aheadMs }));
+          if (!decision.publish) continue;
+          const granted = decision.answers.filter((one) => one.granted).map(({ upstream }) => upstream);
+          for (const one of decision.state.reservations) if (granted.includes(one.upstream)) times.push(one.atMs);
+          moved.push(...granted.map((upstream) => ({ upstream, epoch: 1 })));
+          state = decision.state;
+        }
+        assert.deepEqual(
+          times,
+          [...times].sort((a, b) => a - b),
+          "L8",
+        );
+        for (const [index, atMs] of times.entries()) {
+          assert.ok(times.slice(index).filter((later) => later - atMs < short.fleetWindowMs).length <= short.fleetMoves, "L1");
+        }
+      },
+    ),
   );
   const future = { reservations: [place("a", { atMs: nowMs + 3_600_000, expiresAtMs: nowMs + 3_605_000 })] };
   const [answer] = decideReservation(ask("b", { state: future })).answers;
@@ -265,23 +268,27 @@ test("L1, L8: deciders that are a little behind each other keep the limit too, b
 test("within the bound that the policy promises every upstream of a failed fleet has its place, and no critical one is passed over", () => {
   const shared = { ...policy, fleetMoves: 20, fleetCriticalShare: 0.25 };
   fc.assert(
-    fc.property(fc.integer({ min: 1, max: 150 }), fc.array(fc.boolean(), { minLength: 150, maxLength: 150 }), (count, critical) => {
-      let left = Array.from({ length: count }, (_, index) => want(`u${index}`, { critical: critical[index] === true }));
-      let state: ReservationInput["state"] = { reservations: [] };
-      const moved: ReservationInput["moved"] = [];
-      let timeMs = nowMs;
-      for (; left.length > 0; timeMs += shared.fleetWindowMs) {
-        assert.ok(timeMs - nowMs <= settledWithinMs(count, { ...shared, proofWaitMs: 0 }), "later than was promised");
-        const decision = decideReservation(ask(left, { policy: shared, state, moved: [...moved], nowMs: timeMs }));
-        state = decision.state;
-        const granted = new Set(decision.answers.filter((answer) => answer.granted).map(({ upstream }) => upstream));
-        const waits = left.filter(({ upstream }) => !granted.has(upstream));
-        const passed = waits.some((one) => one.critical) && left.some((one) => granted.has(one.upstream) && !one.critical);
-        assert.ok(!passed, "L5: a critical one waits while another was let through");
-        for (const upstream of granted) moved.push({ upstream, epoch: 1 });
-        left = waits;
-      }
-    }),
+    fc.property(
+      fc.integer({ min: 1, max: 150 }),
+      fc.array(fc.boolean(), { minLength: 150, maxLength: 150, size: "max" }),
+      (count, critical) => {
+        let left = Array.from({ length: count }, (_, index) => want(`u${index}`, { critical: critical[index] === true }));
+        let state: ReservationInput["state"] = { reservations: [] };
+        const moved: ReservationInput["moved"] = [];
+        let timeMs = nowMs;
+        for (; left.length > 0; timeMs += shared.fleetWindowMs) {
+          assert.ok(timeMs - nowMs <= settledWithinMs(count, { ...shared, proofWaitMs: 0 }), "later than was promised");
+          const decision = decideReservation(ask(left, { policy: shared, state, moved: [...moved], nowMs: timeMs }));
+          state = decision.state;
+          const granted = new Set(decision.answers.filter((answer) => answer.granted).map(({ upstream }) => upstream));
+          const waits = left.filter(({ upstream }) => !granted.has(upstream));
+          const passed = waits.some((one) => one.critical) && left.some((one) => granted.has(one.upstream) && !one.critical);
+          assert.ok(!passed, "L5: a critical one waits while another was let through");
+          for (const upstream of granted) moved.push({ upstream, epoch: 1 });
+          left = waits;
+        }
+      },
+    ),
     { numRuns: 200 },
   );
 });

@@ -134,7 +134,7 @@ const anyStep = fc.oneof(
   })),
   fc.constantFrom(100, 2500, 11_000, 61_000).map((ms) => ({ ms })),
 );
-const anyHistory = fc.array(anyStep, { maxLength: 40 }).map((steps) => {
+const anyHistory = fc.array(anyStep, { maxLength: 40, size: "max" }).map((steps) => {
   const desk = new Desk();
   for (const step of steps) {
     if ("ms" in step) desk.waits(step.ms);

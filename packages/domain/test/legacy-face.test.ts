@@ -23,7 +23,7 @@ test("V1, V2: it agrees with where each call goes", () => {
     fc.property(
       fc.array(percents, { maxLength: 4 }),
       fc.boolean(),
-      fc.array(fc.string(), { minLength: 20, maxLength: 20 }),
+      fc.array(fc.string(), { minLength: 20, maxLength: 20, size: "max" }),
       (all, legacyMode, keys) => {
         const tools = all.map((mcpPercents, index) => tool(`t${index}`, ...mcpPercents));
         const face = legacyFaceOf({ tools, legacyMode, fallback: false });

@@ -130,7 +130,7 @@ const outcome: fc.Arbitrary<LocalOutcome> = fc.oneof(
 /** Calls that overlap: each begins, and reports (or never does) some time later. */
 const script = fc.array(
   fc.record({ waitMs: fc.integer({ min: 0, max: 9000 }), takesMs: fc.integer({ min: 0, max: 12_000 }), outcome: fc.option(outcome) }),
-  { maxLength: 80 },
+  { maxLength: 80, size: "max" },
 );
 
 interface Step {

@@ -49,7 +49,10 @@ test("R2: the very moment of the deadline is too late", () => {
 test("R3: over any run of calls, charged retries stay within 20 % of the calls, 10 a second and the first reserve", () => {
   fc.assert(
     fc.property(
-      fc.array(fc.record({ waitMs: fc.integer({ min: 0, max: 400 }), calls: fc.integer({ min: 0, max: 40 }) }), { maxLength: 60 }),
+      fc.array(fc.record({ waitMs: fc.integer({ min: 0, max: 400 }), calls: fc.integer({ min: 0, max: 40 }) }), {
+        maxLength: 60,
+        size: "max",
+      }),
       (steps) => {
         let budget = initialRetryBudget(0);
         const reserve = budget.tokens;

@@ -133,7 +133,7 @@ test("R2: an outage that was over within seven seconds condemns nothing, however
 test("R2: failures that ended before the newest sample condemn nothing", () => {
   const second = fc.record({ calls: fc.integer({ min: 0, max: 30 }), share: fc.double({ min: 0, max: 1, noNaN: true }) });
   fc.assert(
-    fc.property(fc.array(second, { minLength: 24, maxLength: 60 }), fc.integer({ min: 0, max: 30 }), (before, calls) => {
+    fc.property(fc.array(second, { minLength: 24, maxLength: 60, size: "max" }), fc.integer({ min: 0, max: 30 }), (before, calls) => {
       const rows = before.map(({ calls, share }) => [{ calls, errors: Math.round(calls * share), ms: share > 0.5 ? 8000 : 1 }]);
       const decision = decideRollback(join(heard([...rows, ...repeated(6, [{ calls, errors: 0 }])]), "tool", "buy"));
       assert.equal(decision.rule, "sound");
@@ -155,7 +155,7 @@ test("R2: a tool all of whose calls fail is rolled back within 14 s, one of whic
 test("R9: what happened before the upstream moved is no evidence", () => {
   const second = fc.record({ calls: fc.integer({ min: 1, max: 30 }), bad: fc.boolean() });
   fc.assert(
-    fc.property(fc.array(second, { minLength: 31, maxLength: 31 }), fc.integer({ min: 1, max: 30 }), (all, movedAgoS) => {
+    fc.property(fc.array(second, { minLength: 31, maxLength: 31, size: "max" }), fc.integer({ min: 1, max: 30 }), (all, movedAgoS) => {
       const rows = all.map(({ calls, bad }) => [{ calls, errors: bad ? calls : 0 }]);
       const of = moved("shop", nowMs - movedAgoS * 1000);
       // Since when it was ill elsewhere already says only whether people were told.
@@ -320,7 +320,7 @@ test("R5: a step is judged alike by whoever was there from its beginning and who
     legacy: fc.boolean(),
   });
   fc.assert(
-    fc.property(fc.array(second, { minLength: 1, maxLength: 40 }), fc.integer({ min: 0, max: 900 }), (windows, stepAgeS) => {
+    fc.property(fc.array(second, { minLength: 1, maxLength: 40, size: "max" }), fc.integer({ min: 0, max: 900 }), (windows, stepAgeS) => {
       const state = { ...initialRollbackState, epoch: 2, mcpPercent: 5, sinceMs: nowMs - stepAgeS * 1000 };
       const ramp = { stepSinceMs: state.sinceMs, paused: false };
       const decided = { type: "rollback.decided", data: { scope: "tool", name: "buy", state: { ...state, ramp } } } as unknown as Event;
@@ -379,7 +379,7 @@ test("R2, R3: a scope that is quiet has nothing that a decision could be taken o
     slow: fc.boolean(),
   });
   fc.assert(
-    fc.property(fc.array(row, { maxLength: 12 }), fc.constantFrom(0, 50, 100), (rows, mcpPercent) => {
+    fc.property(fc.array(row, { maxLength: 12, size: "max" }), fc.constantFrom(0, 50, 100), (rows, mcpPercent) => {
       const traffic = rows
         .toSorted((a, b) => b.agoMs - a.agoMs)
         .reduce((sum, { agoMs, calls, bad, slow }) => {

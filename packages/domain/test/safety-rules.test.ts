@@ -192,7 +192,7 @@ test("S1 to S3 hold whatever is asked, in whatever order and by however many dec
   let granted = 0;
   fc.assert(
     fc.property(
-      fc.array(stepArb, { minLength: 2, maxLength: 12 }),
+      fc.array(stepArb, { minLength: 2, maxLength: 12, size: "max" }),
       fc.integer({ min: 1, max: 3 }),
       fc.subarray(["a", "b", "c"]),
       (steps, count, down) => {

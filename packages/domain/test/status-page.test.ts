@@ -41,13 +41,13 @@ function allPages(models: readonly ReadModel[], limit?: number): Page[] {
   return pages;
 }
 const name = fc.stringMatching(/^[A-Za-z0-9][A-Za-z0-9_-]{0,3}$/);
-const names = fc.uniqueArray(name, { minLength: 1, maxLength: 12 });
+const names = fc.uniqueArray(name, { minLength: 1, maxLength: 12, size: "max" });
 
 test("SP2: all pages of one model are its whole view, nothing twice, in the order of the names, with the places of the configuration", () => {
   fc.assert(
     fc.property(
       names,
-      fc.uniqueArray(name, { maxLength: 12 }),
+      fc.uniqueArray(name, { maxLength: 12, size: "max" }),
       fc.option(fc.integer({ min: 1, max: 5 }), { nil: undefined }),
       (upstreams, agents, limit) => {
         const model = fold([configApplied(1, 1, fleet(upstreams, agents)), rollbackDecided(2, "stock", "legacy")]);

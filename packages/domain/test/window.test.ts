@@ -25,7 +25,11 @@ const outcome = fc.constantFrom<OutcomeClass>("ok", "hard", "hard", "hard", "sof
 test("W2, W4: whatever windows a router cuts its calls into, run and counts are those of the single calls", () => {
   fc.assert(
     fc.property(
-      fc.array(fc.tuple(fc.array(outcome, { maxLength: 8 }), fc.integer({ min: 0, max: 900 })), { minLength: 1, maxLength: 30 }),
+      fc.array(fc.tuple(fc.array(outcome, { maxLength: 8 }), fc.integer({ min: 0, max: 900 })), {
+        minLength: 1,
+        maxLength: 30,
+        size: "max",
+      }),
       (cuts) => {
         let window = openWindow();
         let atMs = t0;

@@ -12,7 +12,7 @@ class Member implements Linked<Member> {
 
 test("members come and go as in a Set, in the order in which they came", () => {
   fc.assert(
-    fc.property(fc.array(fc.tuple(fc.boolean(), fc.nat(7)), { maxLength: 60 }), (steps) => {
+    fc.property(fc.array(fc.tuple(fc.boolean(), fc.nat(7)), { maxLength: 60, size: "max" }), (steps) => {
       const members = Array.from({ length: 8 }, () => new Member());
       const list = new InOrder<Member>();
       const set = new Set<Member>();
@@ -62,7 +62,7 @@ test("the running requests of a session are found by their ids as in a Map", () 
   const holds = ["a", "b", "c"].map((endpoint) => newHold(endpoint, null, 0));
   const id = fc.oneof(fc.nat(3), fc.constantFrom("0", "1", "x"));
   fc.assert(
-    fc.property(fc.array(fc.tuple(fc.boolean(), id, fc.nat(2)), { maxLength: 40 }), (steps) => {
+    fc.property(fc.array(fc.tuple(fc.boolean(), id, fc.nat(2)), { maxLength: 40, size: "max" }), (steps) => {
       const running = new RunningCalls();
       const map = new Map<string | number, unknown>();
       for (const [isSet, key, index] of steps) {

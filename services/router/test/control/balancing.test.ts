@@ -52,7 +52,7 @@ const steps = fc.array(
     call: fc.nat(5),
     does: fc.constantFrom<Step["does"]>("next", "ok", "refused", "reset", "aborted", "ineligible", "twice", "end", "answering"),
   }),
-  { maxLength: 60 },
+  { maxLength: 60, size: "max" },
 );
 
 test("A3: whatever order attempts begin, end, break off and are told twice in, nothing is left in flight", async (t) => {
