@@ -141,3 +141,39 @@ test("C7: a second in which permits were renewed is left out whole: what came be
   window = withTraffic(window, trafficOf(calls("ok", 1), { breakerGeneration: 3 }), { router: "r", atMs: start + 31_800, spanMs: 250 });
   assert.equal(evidenceOf(window, cut, policy, start + 33_000)[0]?.answered, 1, "another generation is apart, also in the same second");
 });
+
+test("C1: evaluations are of whole seconds that are over, one each, and only of those with something in them", () => {
+  let window = openWindow();
+  const say = (atMs: number, generation: number, count: number): void => {
+    const item = trafficOf(calls("hard", count), { breakerGeneration: generation });
+    window = withTraffic(window, item, { router: "r", atMs, spanMs: 250 });
+  };
+  const evaluated = (nowMs: number, generation = 0) =>
+    (evidenceOf(window, { ...initialBreakerState, generation }, policy, nowMs)[0]?.evaluations ?? []).map((one) => [
+      one.atMs - start,
+      one.calls,
+    ]);
+  say(start + 100, 0, 10);
+  say(start + 300, 0, 10);
+  assert.deepEqual(evaluated(start + 999), [], "the first second is not over");
+  assert.deepEqual(evaluated(start + 1000), [[1000, 20]]);
+  say(start + 1500, 0, 0);
+  say(start + 2500, 0, 10);
+  assert.deepEqual(
+    evaluated(start + 3000),
+    [
+      [1000, 20],
+      [3000, 30],
+    ],
+    "nothing was said in the second one",
+  );
+  const renewed = { ...initialBreakerState, generation: 1, renewed: { times: 1, atMs: 0, successes: 0 } };
+  say(start + 2700, 1, 10);
+  const both = evidenceOf(window, renewed, policy, start + 3000)[0]?.evaluations ?? [];
+  assert.deepEqual(
+    both.map(({ atMs }) => atMs - start).filter((atMs) => atMs === 3000).length,
+    1,
+    "two generations in a second are one look",
+  );
+  assert.deepEqual(evaluated(start + 3000).at(-1), [3000, 30], "C4: a newer generation's calls are not of this one");
+});

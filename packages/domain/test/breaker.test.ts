@@ -378,3 +378,28 @@ test("2 % random errors do not open it in any of 60 runs of 2,000 calls; 30 % op
     assert.ok(elapsedMs !== null && elapsedMs <= 8000, `seed ${seed}: ${elapsedMs}`);
   }
 });
+
+test("C3: a ratio is contradicted by as many observers with calls enough of their own, and by none who says that the endpoint hangs", () => {
+  const ill = [ratio("router-1", 100, 60), ratio("router-2", 100, 60)];
+  const well = [ratio("router-3", 100, 2), ratio("router-4", 20, 0)];
+  assert.equal(decide([...ill, ...well]).changed, false);
+  assert.equal(
+    decide([...ill, ratio("router-3", 100, 2), ratio("router-4", 19, 0)]).rule,
+    "failure_ratio",
+    "too few calls to state a ratio",
+  );
+  const hung = { ...answering("router-2", t0 - 900), hungSinceMs: t0 - 400 };
+  assert.equal(decide([failingRun("router-1", 5, t0 - 500), hung]).rule, "consecutive_failures");
+});
+
+test("C8: all the calls of half-open are given out, and one where the policy says none", () => {
+  const given = (halfOpenCalls: number) =>
+    decide([], { state: open, routers: ["a", "b", "c"], policy: { ...policy, halfOpenCalls } }).state.permits.map(({ calls }) => calls);
+  assert.deepEqual(given(5), [2, 2, 1]);
+  assert.deepEqual(given(0), [1]);
+});
+
+test("C6: a breaker that closes keeps what it had to wait, so that one that opens again at once waits longer", () => {
+  const { state } = decide([{ ...answering("router-1"), answered: 3 }], { state: { ...halfOpen, openings: 3 } });
+  assert.deepEqual([state.status, state.openings], ["closed", 3]);
+});

@@ -14,6 +14,7 @@ import {
   noFailoverAudit,
   reservationInput,
 } from "@mcp-failover/domain";
+import { calls, trafficOf } from "./signals.ts";
 
 const nowMs = 1_000_000_000;
 const by = { kind: "service", id: "test" } as const;
@@ -232,4 +233,68 @@ test("a reservation's input says which places were used, from the moves of the u
   const input = reservationInput(audit, [{ ...want, failback: false, operator: false, force: false }], nowMs);
   assert.deepEqual(input.moved, [{ upstream: "shop", epoch: 4 }]);
   assert.deepEqual([input.policy.fleetMoves, input.policy.fleetWindowMs], [7, 5000]);
+});
+
+test("a rehearsal is over by its own end or by the time, and no other one with it", () => {
+  const started = (upstream: string, experiment: string) =>
+    event("chaos.started", [experiment], { experiment, target: `${upstream}/primary`, plan: { expiresAtMs: nowMs } });
+  const finished = (experiment: string) => event("chaos.finished", [experiment], { experiment });
+  const config = configured({ endpoints: [endpoint("primary", 0)] });
+  const under = (atMs: number, ...events: Event[]) =>
+    failoverInput(fold(config, ...events), noEvidence, "shop", { ...moment, nowMs: atMs }).rehearsal;
+  assert.equal(under(nowMs, started("shop", "x1"), started("bank", "x2"), finished("x2")), "x1");
+  assert.equal(under(nowMs, started("shop", "x1"), finished("x1")), undefined);
+  assert.equal(under(nowMs + 299_999, started("shop", "x1")), "x1", "it waits for recovery");
+  assert.equal(under(nowMs + 300_000, started("shop", "x1")), undefined);
+});
+
+test("ST2: what another clock said of an endpoint holds it down no more, and counts as no change of it", () => {
+  const config = configured({ endpoints: [endpoint("primary", 0)] });
+  const told = health("primary", "unhealthy", { heldDownUntilMs: nowMs + 600_000, changesAtMs: [nowMs - 2000, nowMs - 1000] });
+  const seen = (atMs: number) => failoverInput(fold(config, told), noEvidence, "shop", { ...moment, nowMs: atMs }).health["primary"];
+  assert.deepEqual([seen(nowMs)?.heldDownUntilMs, seen(nowMs)?.flaps], [nowMs + 600_000, 2]);
+  const hourBefore = seen(nowMs - 3_600_000);
+  assert.deepEqual([hourBefore?.heldDownUntilMs, hourBefore?.flaps], [null, undefined]);
+});
+
+test("traffic at the active endpoint is read where a move is verified, from the epoch that led there on, and where a failback may come", () => {
+  const endpoints = [endpoint("a", 0), endpoint("b", 1)];
+  const trial = {
+    epoch: 1,
+    kind: "failover",
+    atMs: nowMs - 2000,
+    untilMs: nowMs + 8000,
+    round: 0,
+    tried: [],
+    before: { ok: 0, hard: 0 },
+    failed: false,
+  };
+  const state = { generation: 1, epoch: 2, active: "b", tier: 1, sinceMs: nowMs - 2000, held: null, moves: [] };
+  const window = (epoch: number) => ({
+    seq: 1,
+    timeMs: nowMs - 500,
+    event: event("traffic.observed", ["r1"], {
+      router: "r1",
+      fromMs: nowMs - 750,
+      toMs: nowMs - 500,
+      endpoints: [{ ...trafficOf(calls("ok", 3)), upstream: "shop", endpoint: "b" }],
+      tools: [],
+      routes: { shop: { generation: 1, epoch } },
+      rollbacks: {},
+    }),
+  });
+  const read = (state: object, failback = "manual", epoch = 1) => {
+    const decided = event("failover.decided", ["shop"], { service: "shop", state });
+    const started = event("log.started", [], { generation: 1 });
+    const audit = fold(started, configured({ endpoints }, { failback }), decided);
+    return failoverInput(audit, foldSignal(noEvidence, window(epoch) as never), "shop", moment).traffic;
+  };
+  // Epoch 2 is a hold's: it changed no endpoint.
+  assert.deepEqual(
+    read({ ...state, trial })?.after.map(({ router, ok }) => [router, ok]),
+    [["r1", 3]],
+  );
+  assert.equal(read(state), undefined, "nobody asks");
+  assert.deepEqual(read(state, "automatic")?.before, { ok: 3, hard: 0 });
+  assert.equal(read({ ...state, trial: { ...trial, untilMs: nowMs } }), undefined, "it is over");
 });

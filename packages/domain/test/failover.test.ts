@@ -73,6 +73,8 @@ test("F4: silence, stale words and answers that prove nothing move nothing", () 
 test("F4: what was seen before the decision in force moves nothing, nor does a decider that is behind it", () => {
   assert.equal(decide({ state: stateWith({ sinceMs: nowMs - 100 }) }), "none no_evidence");
   assert.equal(decide({ state: stateWith({ signalsSeq: 1_000_001, decidedAtMs: nowMs }) }), "none evidence_behind");
+  const begunAnew = { signalsSeq: 2_000_000, decidedAtMs: nowMs - 1 };
+  assert.equal(decide({ state: stateWith(begunAnew) }), "decided majority_unhealthy", "SIGNALS was lost, and what is in it now came later");
   assert.equal(decide({ clock: { tilted: false, freshAfterSeq: 1_000_000 } }), "none no_evidence");
 });
 
