@@ -12,7 +12,7 @@ export const envelope = z.looseObject({
   subject: z.string().min(1).max(512).optional(),
   time: z.iso.datetime({ offset: true }),
   datacontenttype: z.literal("application/json"),
-  /** `urn:mcp-failover:<type>:<version>` */
+  /** `urn:mcp-failover:<type>:<version>`; an event of a later version than the reader knows is refused by that. */
   dataschema: z.string(),
   /** W3C trace context. */
   traceparent: z.string().optional(),

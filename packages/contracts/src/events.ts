@@ -142,10 +142,26 @@ export function makeEvent<T extends EventType>(from: NewEvent<T>): Event<T> {
     ...(from.keys.length > 0 ? { subject: from.keys.join("/") } : {}),
     time: new Date(from.timeMs).toISOString(),
     datacontenttype: "application/json",
-    dataschema: `urn:mcp-failover:${from.type}:${definition.version}`,
+    dataschema: schemaOf(from.type),
     ...(from.traceparent === undefined ? {} : { traceparent: from.traceparent }),
     data: from.data,
   } as unknown as Event<T>;
+}
+
+function schemaOf(type: EventType): string {
+  return `urn:mcp-failover:${type}:${events[type].version}`;
+}
+
+/** Why an event of this schema cannot be read here; null: it can. What another minor version adds passes through. */
+function schemaProblem(type: EventType, dataschema: string): string | null {
+  const own = schemaOf(type);
+  if (dataschema === own) return null;
+  const prefix = `urn:mcp-failover:${type}:`;
+  const version = dataschema.startsWith(prefix) ? dataschema.slice(prefix.length) : "";
+  if (!/^[1-9]\d{0,8}(\.\d{1,9})?$/.test(version)) return `dataschema: ${JSON.stringify(dataschema.slice(0, 120))} is not ${own}`;
+  const known = events[type].version;
+  if (Number.parseInt(version, 10) <= known) return null;
+  return `version ${version} of ${type} is not known here, which reads up to ${known}: update this service`;
 }
 
 /** The subject that an event of this type with these keys is published on. */
@@ -174,6 +190,8 @@ export function parseEvent(subject: string, bytes: Uint8Array): Parsed {
   if (keysOf(type, subject)?.length !== definition.keys.length) {
     return { ok: false, reason: `the event type ${type} does not belong on the subject ${subject.slice(0, 120)}` };
   }
+  const problem = schemaProblem(type, outer.data.dataschema);
+  if (problem !== null) return { ok: false, reason: problem };
   const inner = definition.schema.safeParse(outer.data.data);
   if (!inner.success) return { ok: false, reason: `data of ${type}: ${sayIssues(inner.error)}` };
   return { ok: true, event: { ...outer.data, type, data: inner.data } as Event };

@@ -29,6 +29,28 @@ test("what is not UTF-8 JSON is refused", () => {
   for (const value of [null, 1, "text", [], true]) assert.match(refused(subject, JSON.stringify(value)), /envelope/);
 });
 
+test("an event of a version that is not known here is refused by that version, however well it reads, and so is one of no version", () => {
+  const urn = (rest: string): object => ({ ...valid, dataschema: `urn:mcp-failover:${rest}` });
+  for (const version of ["2", "2.1", "10"])
+    assert.match(
+      refused(subject, urn(`health.changed:${version}`)),
+      new RegExp(
+        `^version ${version.replace(".", "\\.")} of health\\.changed is not known here, which reads up to 1: update this service$`,
+      ),
+    );
+  for (const minor of ["1", "1.0", "1.7"])
+    assert.ok(parseEvent(subject, Buffer.from(JSON.stringify(urn(`health.changed:${minor}`)))).ok, minor);
+  for (const wrong of [
+    "health.changed",
+    "health.changed:",
+    "health.changed:0",
+    "health.changed:x",
+    "breaker.changed:1",
+    "health.changed:1:2",
+  ])
+    assert.match(refused(subject, urn(wrong)), /^dataschema: .* is not urn:mcp-failover:health\.changed:1$/, wrong);
+});
+
 test("each missing or wrong field of the envelope is named", () => {
   for (const field of ["specversion", "id", "source", "type", "time", "datacontenttype", "dataschema"]) {
     const { [field]: _gone, ...rest } = valid;

@@ -1,4 +1,4 @@
-import { mkdir, open, readFile, rename } from "node:fs/promises";
+import { mkdir, open, readFile, rename, rm } from "node:fs/promises";
 import { dirname } from "node:path";
 import type { Bus } from "@mcp-failover/bus";
 import { hashOf, topology } from "@mcp-failover/contracts";
@@ -64,7 +64,7 @@ export function encodeBucketBackup(model: ReadModel): string {
 /** Replaces the file at once or not at all: written beside it, synced, renamed. `writer` keeps instances on one folder apart. */
 export async function writeDiskBackup(path: string, text: string, writer: string): Promise<void> {
   await mkdir(dirname(path), { recursive: true });
-  const draft = `${path}.${writer}.new`;
+  const draft = draftOf(path, writer);
   const file = await open(draft, "w", 0o600);
   try {
     await file.writeFile(text);
@@ -73,6 +73,15 @@ export async function writeDiskBackup(path: string, text: string, writer: string
     await file.close();
   }
   await rename(draft, path);
+}
+
+/** Removes what a crash of this writer left of a backup. Throws what the file system throws, but for a file that is not there. */
+export async function removeDraft(path: string, writer: string): Promise<void> {
+  await rm(draftOf(path, writer), { force: true });
+}
+
+function draftOf(path: string, writer: string): string {
+  return `${path}.${writer}.new`;
 }
 
 /** Throws what the file system throws, but for a file that is not there. */

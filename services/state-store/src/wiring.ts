@@ -18,6 +18,7 @@ import {
   encodeBucketBackup,
   readBucketBackup,
   readDiskBackup,
+  removeDraft,
   writeBucketBackup,
   writeDiskBackup,
 } from "./backup.ts";
@@ -262,6 +263,8 @@ export async function startStateStore(kit: Kit<StateStoreConfig>): Promise<Runni
     following = kit.bus.follow("AUDIT", { from: { seq: from.seq }, onCaughtUp, onAnotherLog }, onStored);
   };
 
+  // Where that fails the next backup cannot be written either, which is told.
+  await removeDraft(backupPath, kit.instance).catch(() => undefined);
   show(await fromDisk());
   const { seq } = own.model;
   const showing = seq > 0 ? `showing the backup up to event ${seq} until the log is in reach` : "the log has not been read yet";

@@ -1,11 +1,11 @@
 import assert from "node:assert/strict";
-import { readFile } from "node:fs/promises";
+import { readdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { test } from "node:test";
 import { emptyReadModel, type ReadModel } from "@mcp-failover/domain";
 import { tempDir } from "@mcp-failover/testkit";
 import fc from "fast-check";
-import { decodeBackup, encodeBackup, readDiskBackup, writeDiskBackup } from "../src/backup.ts";
+import { decodeBackup, encodeBackup, readDiskBackup, removeDraft, writeDiskBackup } from "../src/backup.ts";
 import { paced } from "../src/task.ts";
 
 const model: ReadModel = { ...emptyReadModel, seq: 42, generation: 1, log: { id: "log-1", atMs: 7, seq: 1 }, configHash: "abc" };
@@ -30,6 +30,19 @@ test("a backup comes back as it was; any altered, missing or added byte is refus
   );
   for (const length of [0, 1, bytes.length - 1]) assert.equal(decodeBackup(bytes.subarray(0, length).toString("utf8")).kind, "refused");
   assert.equal(decodeBackup(`${bytes.toString("utf8")}}`).kind, "refused");
+});
+
+test("what a crash left of a backup that was being written is gone after the next start of its instance, and nothing of another's", async (t) => {
+  const dir = await tempDir("mcpf-backup-");
+  t.after(() => dir.remove());
+  const path = join(dir.path, "read-model.json");
+  await writeDiskBackup(path, encodeBackup(model), "state-store-1");
+  for (const name of ["read-model.json.state-store-1.new", "read-model.json.state-store-2.new"]) await writeFile(join(dir.path, name), "{");
+  await removeDraft(path, "state-store-1");
+  assert.deepEqual((await readdir(dir.path)).sort(), ["read-model.json", "read-model.json.state-store-2.new"]);
+  assert.deepEqual(await readDiskBackup(path), { kind: "found", model });
+  await removeDraft(path, "state-store-1");
+  await removeDraft(join(dir.path, "gone", "read-model.json"), "state-store-1");
 });
 
 test("work that holds everything else up has a twentieth of the time at most, however long it takes", () => {

@@ -263,6 +263,16 @@ test("a backup with one altered byte is refused, said, and the log is folded ins
   await activeInRedis("shop", "secondary");
 });
 
+test("what a crash left of a backup that was being written is gone once its instance starts again", async (t) => {
+  const { start } = await world(t);
+  const dataDir = await folder(t);
+  const draft = join(dataDir, "state-store", "read-model.json.state-store-1.new");
+  await mkdir(join(dataDir, "state-store"), { recursive: true });
+  await writeFile(draft, "{");
+  await start({ dataDir, cut: true });
+  await assert.rejects(readFile(draft), { code: "ENOENT" });
+});
+
 test("a backup that cannot be read, as on a disk that fails, is said, and the log is folded instead", async (t) => {
   const { start } = await world(t);
   const dataDir = await folder(t);
