@@ -1,5 +1,6 @@
 import { once } from "node:events";
 import { createReadStream } from "node:fs";
+import { stat } from "node:fs/promises";
 import { createInterface } from "node:readline";
 import type { Bus } from "@mcp-failover/bus";
 import type { LogMessage } from "@mcp-failover/domain";
@@ -47,10 +48,14 @@ function payloadOf(bytes: Uint8Array): { payload: string } | { payloadBase64: st
 
 /** Events of a file of {@link exportLines}; `onEnd` is told its last line. Throws a {@link CliError} for what is no such file. */
 export async function* readExport(file: string, onEnd: (end: LogEnd) => void): AsyncGenerator<LogMessage> {
+  const unreadable = ({ code }: NodeJS.ErrnoException): CliError =>
+    usageError(`${file} cannot be read (${code}): give the file that \`mcpf events export --file\` wrote`, "no_file");
   const input = createReadStream(file);
   await once(input, "open").catch((error: NodeJS.ErrnoException) => {
-    throw usageError(`${file} cannot be read (${error.code}): give the file that \`mcpf events export --file\` wrote`, "no_file");
+    throw unreadable(error);
   });
+  // A folder is opened well, and cannot be read.
+  if ((await stat(file)).isDirectory()) throw unreadable(Object.assign(new Error(), { code: "EISDIR" }));
   let number = 0;
   let hasEnded = false;
   for await (const line of createInterface({ input, crlfDelay: Number.POSITIVE_INFINITY })) {

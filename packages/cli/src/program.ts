@@ -1,7 +1,7 @@
 import { type Bus, BusError } from "@mcp-failover/bus";
 import { Command, CommanderError, Option } from "commander";
 import { type Context, openContext } from "./context.ts";
-import { CliError } from "./errors.ts";
+import { CliError, usageError } from "./errors.ts";
 import { type Format, openOutput } from "./output.ts";
 
 export interface CliEnvironment {
@@ -25,7 +25,12 @@ export async function runCli(argv: readonly string[], environment: CliEnvironmen
     .addOption(new Option("--data-dir <dir>", "data directory of the stack").default(environment.env["MCPF_DATA_DIR"] ?? ".mcpf"))
     .addOption(new Option("-o, --output <format>", "how to print").choices(["table", "json", "ndjson"]).default("table"))
     .exitOverride()
-    .configureOutput({ writeOut: environment.write, writeErr: environment.writeError })
+    .configureOutput({
+      writeOut: environment.write,
+      writeErr: (text) => {
+        if (!asksForJson(argv)) environment.writeError(text);
+      },
+    })
     .showHelpAfterError("(mcpf --help lists the commands)");
 
   /** Wraps a command: context, exit code, closing. */
@@ -56,7 +61,8 @@ export async function runCli(argv: readonly string[], environment: CliEnvironmen
     await program.parseAsync([...hoistGlobals(argv)], { from: "user" });
     return exitCode;
   } catch (error) {
-    if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : 2;
+    // In words commander has said it by itself.
+    if (error instanceof CommanderError && (error.exitCode === 0 || !asksForJson(argv))) return error.exitCode === 0 ? 0 : 2;
     const failed = asCliError(error);
     const wanted = asksForJson(argv) ? "json" : format;
     environment.writeError(
@@ -78,6 +84,10 @@ function asksForJson(argv: readonly string[]): boolean {
 /** Whatever ends a command is told in one sentence, and in JSON where that was asked for; a defect with its stack, to be reported. */
 function asCliError(error: unknown): CliError {
   if (error instanceof CliError) return error;
+  if (error instanceof CommanderError) {
+    const text = error.code === "commander.help" ? "a command is missing" : error.message.replace(/^error: /, "").replaceAll("\n", " ");
+    return usageError(`${text} (mcpf --help lists the commands)`);
+  }
   if (error instanceof BusError) return new CliError(1, error.code, error.message, error.retriable);
   const what = error instanceof Error ? (error.stack ?? error.message) : String(error);
   return new CliError(1, "internal", `this is a defect of mcpf or of the service that answered; report it with this: ${what}`);

@@ -66,6 +66,15 @@ test("an unknown upstream, scenario, scope, command or flag is wrong usage (2), 
     [["status", "--nope"], /unknown option/],
     [["status", "-o", "xml"], /table, json, ndjson/],
     [["hold", "everything", "--for", "soon", "--reason", "r", "--yes"], /30m/],
+    [["hold", "everything", "--for", "0s", "--reason", "r", "--yes"], /mcpf release everything/],
+    [["rollback", "system", "echo", "--reason", "r", "--yes"], /use tool echo or agent echo/],
+    [["recover", "system", "echo", "--reason", "r", "--yes"], /use tool echo or agent echo/],
+    [["events", "tail", "failover"], /write for example 'failover\.>'/],
+    [["events", "tail", "nope.>"], /known: log\.> config\.>/],
+    [["events", "tail", "health..x"], /health\.changed\.UPSTREAM/],
+    [["events", "tail", "a b"], /write for example/],
+    [["events", "replay", "--to", "1.5"], /a sequence of AUDIT/],
+    [["events", "verify", "--file", folder], /EISDIR/],
   ];
   for (const [argv, expected] of cases) {
     const ran = await mcpf(bus, argv);
@@ -73,6 +82,21 @@ test("an unknown upstream, scenario, scope, command or flag is wrong usage (2), 
     assert.match(ran.stderr, expected, argv.join(" "));
   }
   await close();
+});
+
+test("wrong usage is one JSON document on standard error where JSON was asked for, and nothing on standard output", async () => {
+  for (const argv of [
+    ["why", "-o", "json"],
+    ["status", "--nope", "-o", "json"],
+    ["frobnicate", "-ojson"],
+    ["events", "--output=ndjson"],
+  ]) {
+    const ran = await mcpf(null, argv);
+    assert.deepEqual([ran.code, ran.stdout], [2, ""], argv.join(" "));
+    const { error } = JSON.parse(ran.stderr);
+    assert.deepEqual([error.code, error.retriable], ["usage", false], argv.join(" "));
+    assert.match(error.message, /^(?!error:)\w.*\(mcpf --help lists the commands\)$/, argv.join(" "));
+  }
 });
 
 test("a change without a reason, or without --yes where there is no terminal, changes nothing and is wrong usage", async () => {
@@ -96,7 +120,7 @@ test("a change without a reason, or without --yes where there is no terminal, ch
   const ran = await mcpf(bus, ["failover", "everything", "--reason", "r", "--yes"]);
   assert.deepEqual([ran.code, asked], [0, 1]);
   assert.match(ran.stdout, /^everything: primary -> secondary \(epoch 1; overrode cooldown\)$/m);
-  const rehearsed = await mcpf(bus, ["failover", "everything", "--reason", "r", "--dry-run"]);
+  const rehearsed = await mcpf(bus, ["failover", "everything", "--dry-run"]);
   assert.deepEqual([rehearsed.code, rehearsed.stdout], [0, "would move everything: primary -> secondary (epoch 1; overrode cooldown)\n"]);
   await service.stop();
   await close();
@@ -266,7 +290,10 @@ test("config apply keeps the environment of the version before one that cannot b
 test("events: tail shows, replay folds, verify passes on a whole log, and finds one altered byte in an export", async () => {
   const { bus, close } = await stack();
   assert.match((await mcpf(bus, ["events", "tail"])).stdout, /config\.applied/);
-  assert.match((await mcpf(bus, ["events", "tail", "failover.>"])).stdout, /^$/);
+  assert.match((await mcpf(bus, ["events", "tail", "*.applied"])).stdout, /config\.applied/);
+  const none = await mcpf(bus, ["events", "tail", "failover.>"]);
+  assert.deepEqual([none.code, none.stdout], [0, ""]);
+  assert.match(none.stderr, /no event with a subject like "failover\.>" since .*; look further back with --since/);
   assert.equal(JSON.parse((await mcpf(bus, ["events", "replay", "-o", "json"])).stdout).messages, 1);
   const whole = await mcpf(bus, ["events", "verify", "-o", "json"]);
   assert.deepEqual([whole.code, JSON.parse(whole.stdout).wrong], [0, 0]);

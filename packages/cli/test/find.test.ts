@@ -81,3 +81,11 @@ test("whoever watches the log is told when NATS is out of reach and when it is b
   assert.equal(await ended, 1);
   assert.match(said, /the connection to NATS has ended/);
 });
+
+test("events tail and find go back by the store's clock, whatever this machine's clock says", async () => {
+  const broker = memoryBroker({ nowMs: () => Date.now() - 7_200_000 });
+  const { bus } = await configured(undefined, broker);
+  assert.match((await runMcpf(bus, ["events", "tail", "--since", "1m"])).stdout, /config\.applied/);
+  assert.match((await runMcpf(bus, ["events", "find", "127.0.0.1:9001", "--since", "1m"])).stdout, /config\.applied/);
+  await bus.close();
+});

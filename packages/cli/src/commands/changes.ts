@@ -65,12 +65,15 @@ export async function failover(
   upstream: string,
   options: ChangeOptions & { to?: string; force?: boolean; dryRun?: boolean },
 ): Promise<ExitCode> {
-  // A dry run changes nothing, so nobody has to agree to it.
-  const yes = options.yes ?? options.dryRun ?? false;
-  const base = await give(context, { ...options, yes }, `Fail ${upstream} over${options.to ? ` to ${options.to}` : ""}?`);
+  const base = await give(context, ofDryRun(options), `Fail ${upstream} over${options.to ? ` to ${options.to}` : ""}?`);
   const parameters = { ...base, upstream, to: options.to ?? null, force: options.force ?? false, dryRun: options.dryRun ?? false };
   const result = await order(context, "command.failover", parameters);
   return done(context, result, (answer) => sayMove(upstream, answer, options.dryRun ?? false));
+}
+
+/** A dry run changes nothing, so nobody has to agree to it, or to say why. */
+function ofDryRun<Options extends ChangeOptions & { dryRun?: boolean }>(options: Options): Options {
+  return options.dryRun ? { ...options, yes: true, reason: options.reason ?? "a dry run" } : options;
 }
 
 /** Back to the best proven endpoint of a better tier. */
@@ -79,8 +82,7 @@ export async function failback(
   upstream: string,
   options: ChangeOptions & { force?: boolean; dryRun?: boolean },
 ): Promise<ExitCode> {
-  const yes = options.yes ?? options.dryRun ?? false;
-  const base = await give(context, { ...options, yes }, `Fail ${upstream} back to its preferred endpoint?`);
+  const base = await give(context, ofDryRun(options), `Fail ${upstream} back to its preferred endpoint?`);
   const parameters = { ...base, upstream, force: options.force ?? false, dryRun: options.dryRun ?? false };
   const result = await order(context, "command.failback", parameters);
   return done(context, result, (answer) => sayMove(upstream, answer, options.dryRun ?? false));
@@ -112,6 +114,7 @@ export async function hold(
   const untilMs = options.until === undefined ? null : timeOf(options.until);
   // The controller goes by `untilMs`, whether it is over too: this machine's clock may be wrong. One of an older version knows `forMs` alone.
   const forMs = untilMs !== null ? Math.max(1, untilMs - context.nowMs()) : options.for === undefined ? null : parseDuration(options.for);
+  if (forMs === 0) throw usageError(`--for is a time to come, not ${options.for}: to end a hold use \`mcpf release ${upstream}\``);
   const base = await give(context, options, `Hold ${upstream}? Nothing will move it by itself.`);
   const result = await order(context, "command.hold", { ...base, upstream, forMs, ...(untilMs === null ? {} : { untilMs }) });
   return done(context, result, (answer) => {
@@ -177,7 +180,12 @@ function sayImplementation(target: { scope: string; name: string }, answer: Reco
 }
 
 function scopeOf(scope: string, name: string | undefined): { scope: RollbackScope; name: string } {
-  if (scope === "system") return { scope, name: "system" };
+  if (scope === "system") {
+    // Who names a tool here means that tool, and would get the whole system.
+    if (name !== undefined && name !== "system")
+      throw usageError(`system has no name: use tool ${name} or agent ${name} for that alone, or system for everything`);
+    return { scope, name: "system" };
+  }
   if (scope !== "tool" && scope !== "agent")
     throw usageError(`unknown scope ${JSON.stringify(scope)}: use tool NAME, agent NAME or system`, "unknown_scope");
   if (name === undefined) throw usageError(`name the ${scope}: mcpf rollback ${scope} NAME --reason TEXT`);

@@ -1,27 +1,63 @@
 import { createWriteStream } from "node:fs";
 import { pipeline } from "node:stream/promises";
 import { type Bus, BusError, type FollowOptions, RefusedError, readFleetStatus, type Stored } from "@mcp-failover/bus";
-import { canonicalJson, type Event, parseEvent, type StatusView } from "@mcp-failover/contracts";
+import { canonicalJson, type Event, parseEvent, type StatusView, streams } from "@mcp-failover/contracts";
 import { evidenceRefs, type LogMessage, nothingVerified, problemsMax, verifyEnd, verifyNext, viewStatus } from "@mcp-failover/domain";
 import type { Context } from "../context.ts";
 import { deciders } from "../deciders.ts";
 import { CliError, type ExitCode, usageError } from "../errors.ts";
 import { exportLines, type LogEnd, readExport } from "../log-export.ts";
 import { table } from "../output.ts";
-import { foldLog, readToEnd, sayStored, silenceMsMax } from "../read-log.ts";
+import { foldLog, readToEnd, sayStored, silenceMsMax, storedMs } from "../read-log.ts";
 import { parseDuration } from "./changes.ts";
 
 const defaultSinceMs = 600_000;
 
-/** `mcpf events tail`: what happened lately, and with `--follow` what happens from now on. */
+/** `mcpf events tail`: what happened lately, by the store's clock, and with `--follow` what happens from now on. */
 export async function tail(context: Context, filter: string | undefined, options: { since?: string; follow?: boolean }): Promise<ExitCode> {
+  const backMs = options.since === undefined ? defaultSinceMs : parseDuration(options.since);
+  if (filter !== undefined) checkFilter(filter);
   const bus = await context.bus();
-  const sinceMs = context.nowMs() - (options.since === undefined ? defaultSinceMs : parseDuration(options.since));
-  const show = (stored: Stored): void => context.out.line(lineOf(stored), sayStored(stored));
-  const wanted = { from: { timeMs: sinceMs }, ...(filter === undefined ? {} : { filter }) };
+  const sinceMs = ((await storedMs(bus)) ?? context.nowMs()) - backMs;
+  let shown = 0;
+  const show = (stored: Stored): void => {
+    if (filter !== undefined && !meet(filter.split("."), stored.subject.split("."))) return;
+    shown += 1;
+    context.out.line(lineOf(stored), sayStored(stored));
+  };
+  // The server takes a filter only within one of the stream's own subjects: `*.*.everything` is for us to apply.
+  const isWithinOne = filter !== undefined && auditSubjects.some((subject) => filter.startsWith(subject.slice(0, -1)));
+  const wanted = { from: { timeMs: sinceMs }, ...(isWithinOne ? { filter } : {}) };
   if (options.follow) await followLog(context, bus, wanted, show);
   else await readToEnd(bus, "AUDIT", wanted, show);
+  if (!options.follow && shown === 0) {
+    const what = filter === undefined ? "nothing happened" : `no event with a subject like ${JSON.stringify(filter)}`;
+    context.out.note(`${what} since ${new Date(sinceMs).toISOString()}; look further back with --since`);
+  }
   return 0;
+}
+
+const auditSubjects = streams.find(({ name }) => name === "AUDIT")?.subjects ?? [];
+
+/** Throws for a filter that no event of the log can ever match: following one is refused by the server, for ever. */
+function checkFilter(filter: string): void {
+  const words = filter.split(".");
+  const isFilter = words.every((word, index) => /^[^\s>]+$/.test(word) || (word === ">" && index === words.length - 1));
+  if (isFilter && auditSubjects.some((subject) => meet(words, subject.split(".")))) return;
+  throw usageError(
+    `no event of the log has a subject like ${JSON.stringify(filter)}: write for example 'failover.>' or 'health.changed.UPSTREAM.*'; known: ${auditSubjects.join(" ")}`,
+    "unknown_subject",
+  );
+}
+
+/** Whether there is a subject that both filters match; of a subject itself: whether the filter matches it. */
+function meet(mine: readonly string[], theirs: readonly string[]): boolean {
+  for (let index = 0; ; index += 1) {
+    const [a, b] = [mine[index], theirs[index]];
+    if (a === undefined || b === undefined) return a === b;
+    if (a === ">" || b === ">") return true;
+    if (a !== b && a !== "*" && b !== "*") return false;
+  }
 }
 
 /** Until SIGINT. Whoever watches must not take a log that is out of reach for one in which nothing happens. */
@@ -60,7 +96,8 @@ function lineOf(stored: Stored): object {
 export async function replay(context: Context, options: { to?: string }): Promise<ExitCode> {
   const bus = await context.bus();
   const toSeq = options.to === undefined ? undefined : Number(options.to);
-  if (toSeq !== undefined && !(toSeq >= 1)) throw usageError(`--to is a sequence of AUDIT, not ${options.to}`);
+  if (toSeq !== undefined && !(Number.isSafeInteger(toSeq) && toSeq >= 1))
+    throw usageError(`--to is a sequence of AUDIT, not ${options.to}`);
   const { model, messages, decisions, malformed } = await foldLog(bus, toSeq);
   const view = viewStatus(model, [], context.nowMs());
   // A replay up to an earlier event shows the past; only a whole one can be compared.

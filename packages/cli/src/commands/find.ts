@@ -2,7 +2,7 @@ import type { Stored } from "@mcp-failover/bus";
 import type { TrafficUnknown } from "@mcp-failover/contracts";
 import type { Context } from "../context.ts";
 import { type ExitCode, usageError } from "../errors.ts";
-import { readToEnd, sayStored } from "../read-log.ts";
+import { readToEnd, sayStored, storedMs } from "../read-log.ts";
 import { parseDuration } from "./changes.ts";
 
 const foundMax = 1000;
@@ -10,8 +10,9 @@ const foundMax = 1000;
 /** `mcpf events find`: 0 with every event that has the text in it, of decisions and of traffic; 1 when there is none. */
 export async function find(context: Context, text: string, options: { since?: string }): Promise<ExitCode> {
   if (text.length < 3) throw usageError("give at least 3 characters to look for");
+  const backMs = parseDuration(options.since ?? "1h");
   const bus = await context.bus();
-  const sinceMs = context.nowMs() - parseDuration(options.since ?? "1h");
+  const sinceMs = ((await storedMs(bus)) ?? context.nowMs()) - backMs;
   let found = 0;
   for (const stream of ["AUDIT", "SIGNALS"] as const) {
     await readToEnd(bus, stream, { from: { timeMs: sinceMs } }, (stored) => {
