@@ -13,8 +13,8 @@ const hasAsked = (stack: StackDouble, first: string) =>
   );
 
 /** What a runner left that was killed right after its injection. */
-async function leaveExperiment(stack: StackDouble, forMs: number): Promise<void> {
-  const fault = { kind: "slow", process: "shop-secondary", proxy: "shop-secondary", delayMs: 400 };
+async function leaveExperiment(stack: StackDouble, forMs: number, kind = "slow"): Promise<void> {
+  const fault = { kind, process: "shop-secondary", proxy: "shop-secondary", delayMs: 400 };
   const by = { kind: "operator", id: "bob" } as const;
   const plan = { process: "shop-secondary", inject: "-", revert: "-", expiresAtMs: Date.now() + forMs, fault };
   const timestamp = new Date().toISOString();
@@ -70,5 +70,32 @@ describe("how long a fault lasts", { concurrency: 3 }, () => {
     assert.deepEqual(stack.asked.slice(0, 2), ["clear shop-secondary", "kill shop-primary 3000"]);
     const ended = await stack.said("chaos.finished");
     assert.equal(ended[0]?.type === "chaos.finished" && ended[0].data.experiment, "left");
+  });
+
+  test("what a runner left and nobody knows how to take back is waited for until its lease is over, and never said to be reverted", async (t) => {
+    const { stack, ask } = await world(t);
+    await leaveExperiment(stack, 4000, "of a later version");
+    const reply = await until(
+      () => ask({}),
+      (answer) => !answer.ok && answer.error.message.includes("is not seen to be gone yet"),
+      3500,
+    );
+    assert.equal(codeOf(reply), "experiment_running");
+    assert.deepEqual([stack.asked, await stack.said("chaos.finished")], [[], []]);
+    const [ended] = await until(
+      () => stack.said("chaos.finished"),
+      ({ length }) => length === 1,
+    );
+    assert.ok(ended?.type === "chaos.finished");
+    assert.ok(failedChecks(ended.data).includes("reverted"), String(ended.data.error));
+    assert.deepEqual(await stack.said("chaos.reverted"), []);
+  });
+
+  test("a fault whose answer is lost may have begun: it is taken back", async (t) => {
+    const { stack, run } = await world(t);
+    stack.losesKill = true;
+    const { error } = await run({});
+    assert.match(error ?? "", /the fault could not be injected/);
+    assert.deepEqual([stack.asked, stack.down.size], [["kill shop-primary 22000", "start shop-primary"], 0]);
   });
 });

@@ -13,7 +13,7 @@ const withoutEnds = (away: () => boolean) => ({
   },
 });
 
-const dataOf = ({ data }: Event) => data;
+const dataOf = ({ data }: Event): Record<string, unknown> => data;
 
 /** Whoever judges anew has seen nothing. How fast it was afterwards is the machine's to say. */
 const hasRecovered = ({ validation }: ChaosFinished): boolean =>
@@ -57,5 +57,45 @@ describe("the record of an end", { concurrency: 2 }, () => {
     const { unrecorded: _, ...judged } = result;
     assert.deepEqual(said.map(dataOf), [judged]);
     assert.equal(stack.asked.filter((what) => what.startsWith("kill")).length, 1);
+  });
+
+  test("an experiment that fails at a step of its record is taken back all the same, and a revert that cannot be recorded changes no verdict", async (t) => {
+    const { stack, run } = await world(t, {
+      onFence: ({ type }) => {
+        if (type === "chaos.injected") throw new TypeError("a fault of the runner's own");
+        if (type === "chaos.reverted") throw new BusError("timeout", "no answer from AUDIT", { retriable: true });
+      },
+    });
+    const { success, error, validation } = await run({});
+    assert.equal(success, false);
+    assert.match(error ?? "", /the runner failed: a fault of the runner's own/);
+    assert.equal(validation.checks.find(({ name }) => name === "reverted")?.passed, true);
+    assert.deepEqual(stack.asked, ["kill shop-primary 22000", "start shop-primary"]);
+  });
+
+  test("an experiment that somebody else began meanwhile is not begun again, and one that somebody else ended is answered as it is on record", async (t) => {
+    let first: string | null = "chaos.started";
+    const { stack, ask, run } = await world(t, {
+      onFence: async (event, bus) => {
+        if (event.type !== first) return;
+        first = null;
+        const other = event as Event;
+        const data = event.type === "chaos.finished" ? { ...dataOf(other), success: false, error: "as the other saw it" } : dataOf(other);
+        await bus.appendFenced({ ...other, id: `${other.id}-other`, data } as Event, 0);
+      },
+    });
+    assert.equal(codeOf(await ask({})), "experiment_running");
+    assert.deepEqual(stack.asked, [], "nothing was broken twice");
+    first = "chaos.finished";
+    const again = () => ask({ options: { durationMs: 1000 } });
+    // What the other began is recovered first: its end is the one that the other writes before.
+    const reply = await until(again, (answer) => codeOf(answer) !== "experiment_running", 30_000);
+    assert.equal(codeOf(reply), "ok");
+    assert.equal((await stack.said("chaos.finished")).filter((event) => dataOf(event)["error"] === "as the other saw it").length, 1);
+    first = "chaos.finished";
+    assert.equal(
+      (await run({ scenario: "slowResponse", options: { durationMs: 1000, delayMs: 100, endpoint: "secondary" } })).error,
+      "as the other saw it",
+    );
   });
 });

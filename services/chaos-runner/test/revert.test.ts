@@ -30,7 +30,10 @@ test("a kill that takes effect after the first start is taken back by the next, 
         state = starts === 1 ? "backing_off" : "running";
         return info();
       },
-      "launcher.processes": async () => ({ processes: [info()] }),
+      // Another one that runs proves nothing.
+      "launcher.processes": async () => ({
+        processes: [{ ...info(), name: "shop-secondary", state: "running" as const, pid: 2 }, info()],
+      }),
     },
   });
   t.after(() => Promise.all([launcher.close(), bus.close()]));

@@ -35,6 +35,8 @@ export class StackDouble {
   noticeMs = 150;
   /** Called by the tool; throws or answers otherwise where a test wants that. */
   answer: (served: Endpoint) => string = () => "stock: 7";
+  /** The launcher kills and says that it did not. */
+  losesKill = false;
   /** The next so many requests of the runner to the launcher are refused. */
   launcherRefuses = 0;
   routerUrl = "";
@@ -185,6 +187,7 @@ export class StackDouble {
     this.asked.push(`kill ${process} ${restartAfterMs}`);
     this.down.add(endpoint);
     this.#lease(process, restartAfterMs, () => this.down.delete(endpoint));
+    if (this.losesKill) throw new RefusedError("internal", "something failed after it", true);
     return { killed: process };
   }
 
