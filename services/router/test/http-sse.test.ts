@@ -8,7 +8,7 @@ import { CreateMessageRequestSchema, CreateMessageResultSchema } from "@modelcon
 import { z } from "zod";
 import { createSseBridge } from "../src/http-sse/bridge.ts";
 import { createUpstreamClient } from "../src/upstream-client.ts";
-import { connectV1, connectV2, openSession, post, textOf, toolCall, until } from "./support/clients.ts";
+import { connectV1, connectV2, initializeBody, openSession, post, textOf, toolCall, until } from "./support/clients.ts";
 import { type FakeControl, fakeControl } from "./support/fake-control.ts";
 import { startTestRouter, type TestRouter } from "./support/router.ts";
 
@@ -196,6 +196,43 @@ describe("servers with the transport of protocol 2024-11-05", () => {
       }
     } finally {
       await narrow.close(0);
+    }
+  });
+
+  test("whose endpoint is taken out of the configuration while its stream is opened has no stream afterwards, and has not begun", async () => {
+    const named = Promise.withResolvers<void>();
+    let streams = 0;
+    const slow = createServer((request, response) => {
+      streams += 1;
+      request.once("close", () => {
+        streams -= 1;
+      });
+      response.writeHead(200, { "content-type": "text/event-stream" }).flushHeaders();
+      named.promise.then(() => response.write("event: endpoint\ndata: /message\n\n"));
+    });
+    await new Promise<void>((resolve) => slow.listen(0, "127.0.0.1", resolve));
+    const client = createUpstreamClient({ connectionsMax: 9, headerBytesMax: 64 * 1024, idleMs: 4000 });
+    const bridge = createSseBridge(client, () => Date.now());
+    const url = `http://127.0.0.1:${(slow.address() as AddressInfo).port}/sse`;
+    try {
+      const begun = bridge.send({
+        endpoint: { name: "old", url, role: "write", headers: {}, via: { kind: "sse" } },
+        method: "POST",
+        headers: {},
+        body: Buffer.from(JSON.stringify(initializeBody)),
+        connectMs: 2000,
+        lane: "call",
+      });
+      await until(() => streams === 1);
+      bridge.configure([]);
+      named.resolve();
+      await assert.rejects(begun, { code: "closed", written: false });
+      await until(() => streams === 0);
+    } finally {
+      await bridge.close();
+      await client.close();
+      slow.closeAllConnections();
+      slow.close();
     }
   });
 

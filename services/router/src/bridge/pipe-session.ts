@@ -73,13 +73,15 @@ export class PipeSession implements PipeListener {
     return this.#dropped;
   }
 
-  /** Gives the session its line; to be called once, before the first request. */
+  /** Gives the session its line; to be called once, before the first request. One that was ended meanwhile has no use for it. */
   attach(pipe: MessagePipe): void {
     this.#pipe = pipe;
+    if (this.#closed) pipe.close();
   }
 
   /** The `initialize` of the session. Without an answer nobody learns of the session, so it ends with its line. */
   async begin(request: UpstreamRequest): Promise<UpstreamResponse> {
+    if (this.#closed) throw new UpstreamError("closed", "the session was ended before it had begun", false);
     try {
       return await this.handle(request);
     } catch (error) {
