@@ -93,8 +93,7 @@ function shortOf(
     const key = endpointKey(upstream, endpoint);
     return rule.together?.find((keys) => keys.includes(key)) ?? [key];
   };
-  const stays = allOf(change.upstream, change.to);
-  const leaves = allOf(change.upstream, change.from).filter((key) => !stays.includes(key));
+  const leaves = allOf(change.upstream, change.from);
   if (!rule.endpoints.some(({ key }) => leaves.includes(key))) return null;
   const offAfter = (moves: readonly SafetyChange[]): string[] => {
     const left = new Set<string>();

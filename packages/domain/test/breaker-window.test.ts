@@ -155,6 +155,7 @@ test("C1: evaluations are of whole seconds that are over, one each, and only of 
     ]);
   say(start + 100, 0, 10);
   say(start + 300, 0, 10);
+  assert.deepEqual(evidenceOf(window, initialBreakerState, policy, start), [], "it is still to come");
   assert.deepEqual(evaluated(start + 999), [], "the first second is not over");
   assert.deepEqual(evaluated(start + 1000), [[1000, 20]]);
   say(start + 1500, 0, 0);
@@ -176,4 +177,20 @@ test("C1: evaluations are of whole seconds that are over, one each, and only of 
     "two generations in a second are one look",
   );
   assert.deepEqual(evaluated(start + 3000).at(-1), [3000, 30], "C4: a newer generation's calls are not of this one");
+});
+
+test("calls that come and go are not slow because others were in flight before them, nor those that take as long as is allowed", () => {
+  const seen = (latencyMs: number, oldestInFlightMs: number) => {
+    let window = openWindow();
+    for (let second = 0; second < 40; second += 1) {
+      const usual = second < 30 ? 20 : latencyMs;
+      const item = trafficOf(calls("ok", 30, usual), { inFlight: 10, oldestInFlightMs });
+      window = withTraffic(window, item, { router: "r", atMs: start + second * 1000 + 500, spanMs: 1000 });
+    }
+    const [one] = evidenceOf(window, initialBreakerState, { ...policy, windowMs: 10_000 }, start + 40_000);
+    return [one?.slowMs, one?.evaluations.at(-1)?.slow];
+  };
+  assert.deepEqual(seen(20, 15), [policy.slowMsMin, 0]);
+  assert.deepEqual(seen(policy.slowMsMin, 15), [policy.slowMsMin, 0]);
+  assert.deepEqual(seen(20, policy.slowMsMin + 1), [policy.slowMsMin, 1], "the oldest one is");
 });

@@ -298,3 +298,42 @@ test("traffic at the active endpoint is read where a move is verified, from the 
   assert.deepEqual(read(state, "automatic")?.before, { ok: 3, hard: 0 });
   assert.equal(read({ ...state, trial: { ...trial, untilMs: nowMs } }), undefined, "it is over");
 });
+
+test("since when an observer says that an endpoint fails is when its run of failures began, of probes as of calls", () => {
+  const probed = (seq: number, outcome: "ok" | "hard") => ({ ...probes("p1", seq, ["a"], outcome), timeMs: nowMs - 1000 + seq });
+  const called = (seq: number, ok: number, hard: number) => ({
+    seq,
+    timeMs: nowMs - 1000 + seq,
+    event: event("traffic.observed", ["r1"], {
+      router: "r1",
+      fromMs: nowMs - 1000,
+      toMs: nowMs,
+      endpoints: [{ ...trafficOf([...calls("ok", ok), ...calls("hard", hard)]), upstream: "shop", endpoint: "a" }],
+      tools: [],
+      routes: {},
+      rollbacks: {},
+    }),
+  });
+  const audit = fold(configured({ endpoints: [endpoint("a", 0)] }));
+  const since = (...signals: object[]) => {
+    const evidence = signals.reduce<typeof noEvidence>((all, signal) => foldSignal(all, signal as never), noEvidence);
+    const [vote] = failoverInput(audit, evidence, "shop", moment).evidence["a"]?.votes ?? [];
+    return [(vote?.hardSinceMs ?? 0) - nowMs + 1000, vote?.hardRun];
+  };
+  assert.deepEqual(since(probed(1, "hard"), probed(2, "ok"), probed(3, "hard"), probed(4, "hard")), [3, 2]);
+  assert.deepEqual(since(called(1, 0, 2), called(2, 1, 1), called(3, 0, 2)), [2, 3]);
+});
+
+test("what is read at a replica says nothing of the pool's active tier", () => {
+  const endpoints = [endpoint("a", 0), endpoint("reader", 0, "read")];
+  const ended = { ...trafficOf(calls("hard", 3)), upstream: "shop", endpoint: "reader" };
+  const data = { router: "r1", fromMs: nowMs - 750, toMs: nowMs - 500, endpoints: [ended], tools: [], rollbacks: {} };
+  const signal = {
+    seq: 1,
+    timeMs: nowMs - 500,
+    event: event("traffic.observed", ["r1"], { ...data, routes: { shop: { generation: 0, epoch: 0 } } }),
+  };
+  const hold: FailoverMoment = { ...moment, command: { kind: "hold", commandId: "c", by, reason: "test", forMs: null } };
+  const { traffic } = failoverInput(fold(configured({ mode: "pool", endpoints })), foldSignal(noEvidence, signal as never), "shop", hold);
+  assert.deepEqual(traffic, { after: [], before: { ok: 0, hard: 0 } });
+});

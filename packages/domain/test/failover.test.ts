@@ -349,3 +349,31 @@ test("a hold that says when it ends does so by the store's clock, whatever its l
   assert.equal(decide({ command: { ...hold, untilMs: nowMs } }), "rejected until_over");
   assert.equal(decide({ command: hold }), "decided operator");
 });
+
+test("F4, F5: neither a word nor a proof from before a gap of the clock counts, up to the last message that was read late", () => {
+  const after = (freshAfterSeq: number, proofAgeMs = 100) =>
+    decide({
+      clock: { tilted: false, freshAfterSeq },
+      evidence: { primary: dead({ ageMs: 50 }), secondary: allSay({ ageMs: 50, proofAgeMs }) },
+    });
+  assert.equal(after(999_899), "decided majority_unhealthy");
+  assert.match(after(999_900), /^gather/, "the proof is that very message");
+  assert.equal(after(999_950, 50), "none no_evidence");
+});
+
+test("F5: of an endpoint behind an open breaker a router's call from before the failure proves nothing", () => {
+  const secondary = (ageMs: number) => {
+    const observers = ["prober:p1", "router:r1"];
+    return { observers, votes: [vote("prober:p1"), vote("router:r1", { ageMs })] };
+  };
+  const moved = (ageMs: number) =>
+    decide({ evidence: { primary: dead(), secondary: secondary(ageMs) }, breakers: { secondary: "open" }, gatherSinceMs: nowMs - 60_000 });
+  assert.equal(moved(400), "decided majority_unhealthy");
+  assert.equal(moved(600), "failing no_candidate");
+});
+
+test("an operator's target that no prober has been heard of is asked for, not refused at once", () => {
+  const evidence = { primary: dead(), secondary: { observers: [], votes: [] } };
+  assert.match(decide({ evidence, command: order() }), /^gather/);
+  assert.equal(decide({ evidence, command: order({ gatherOver: true }) }), "rejected candidate_unknown");
+});

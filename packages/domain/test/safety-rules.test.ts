@@ -85,7 +85,11 @@ function inPool(count: number, endpoints: string[], maintained: string[] = []): 
   const endpoint = (name: string, tier: number) => ({ name, tier, url: `http://${name}.internal` });
   const config = topology.parse({
     upstreams: {
-      shop: { kind: "http", mode: "pool", endpoints: [endpoint("a", 0), endpoint("b", 0), endpoint("c", 1)] },
+      shop: {
+        kind: "http",
+        mode: "pool",
+        endpoints: [endpoint("a", 0), endpoint("b", 0), endpoint("c", 1), { ...endpoint("reader", 0), role: "read" }],
+      },
       search: { kind: "http", endpoints: [endpoint("x", 0), endpoint("y", 0)] },
     },
     safety_rules: [{ name: "keep-on", at_least: { count, endpoints } }],
@@ -134,6 +138,7 @@ test("S2: a move leaves the whole tier of a pool, whichever of its endpoints is 
   const rules = inPool(1, ["shop/b", "search/x"], ["x"]);
   for (const from of ["a", "b"]) assert.deepEqual(outcome(rules, [want("shop", { from, to: "c" })]), { shop: false }, from);
   assert.deepEqual(outcome(inPool(1, ["shop/a", "shop/b"]), [want("shop", { from: "a", to: "c" })]), { shop: false }, "both are left");
+  assert.deepEqual(outcome(inPool(1, ["shop/reader"]), [want("shop", { from: "a", to: "c" })]), { shop: true }, "a replica is read on");
   assert.deepEqual(outcome(inPool(1, ["search/x", "search/y"]), [want("search", { from: "x", to: "y" })]), { search: true }, "no pool");
   const [answer] = decide(rules, [want("shop", { from: "a", to: "c" })]).answers;
   assert.match(answer?.reason ?? "", /shop\/b: left, search\/x: in maintenance/);
