@@ -355,6 +355,36 @@ test("what names and reasons hold is text on the page, and an upstream with one 
   assert.equal(await page.locator('article[data-upstream="shop"] button').isDisabled(), true);
 });
 
+test("on a phone nothing is wider than the screen, the form and its buttons neither, and why an endpoint is as it is can be read", {
+  skip,
+}, async (t) => {
+  const { url } = await startWorld(t, { upstreams: ["shop", `an-upstream-of-a-long-name-${"x".repeat(30)}`] });
+  const page = await openPage(t, url);
+  await page.locator("article tbody tr").first().waitFor();
+  for (const [width, scheme] of [
+    [390, "light"],
+    [320, "dark"],
+  ] as const) {
+    await page.setViewportSize({ width, height: 844 });
+    await page.emulateMedia({ colorScheme: scheme });
+    const button = page.getByRole("button", { name: "Fail over shop…" });
+    await button.focus();
+    await page.keyboard.press("Enter");
+    await page.locator("#dialog[open]").waitFor();
+    const widest = await page.evaluate(() =>
+      Math.max(
+        ...[...document.querySelectorAll("article *, #dialog, #dialog button, header *")].map((e) => e.getBoundingClientRect().right),
+      ),
+    );
+    assert.ok(widest <= width, `${widest} of ${width} px`);
+    assert.ok((await page.evaluate(() => document.documentElement.scrollWidth)) <= width, `the page scrolls sideways at ${width} px`);
+    const why = await page.locator("tbody td:last-child").first().boundingBox();
+    assert.ok((why?.width ?? 0) > width / 2, "the last column has a row of its own");
+    await page.keyboard.press("Escape");
+    await page.locator("#dialog:not([open])").waitFor({ state: "hidden" });
+  }
+});
+
 test("a thousand upstreams, one of which changes ten times a second, leave the page free for whoever uses it", { skip }, async (t) => {
   const upstreams = Array.from({ length: 1000 }, (_, index) => `shop-${index}`);
   const { url, health } = await startWorld(t, { upstreams });

@@ -155,10 +155,13 @@ function sayEvent(data: Record<string, unknown>): string {
       : "";
   const status = word("status") && `${word("previousStatus") ? `${word("previousStatus")} → ` : ""}${word("status")}`;
   return [
-    word("service") || word("name") || word("target"),
+    word("service") || word("name") || word("target") || word("channel"),
     word("endpoint"),
-    move || status || word("title") || word("what"),
+    move || status || word("what") || word("kind"),
+    word("title") || word("incidentId"),
     word("reason") || word("error"),
+    // Of an incident: what `mcpf ack` takes.
+    word("title") && word("id"),
   ]
     .filter(Boolean)
     .join(" · ");

@@ -275,6 +275,25 @@ test("a configuration of a newer version, which this console cannot read, is sai
   assert.equal((await ask("/api/status")).json["stale"], null);
 });
 
+test("the live list says what an incident is and which id acknowledges it, and to whom what was told", async (t) => {
+  const { url, say } = await world(t);
+  const nowMs = Date.now();
+  const incident = {
+    ...{ id: "upstream-shop-7", dedupKey: "upstream:shop", upstream: "shop", severity: "page", status: "open" },
+    ...{ title: "shop has no healthy endpoint to go to", causes: [], openedAtMs: nowMs, changedAtMs: nowMs },
+    ...{ notifyAtMs: null, notified: [], acknowledgedBy: null },
+  };
+  await say("incident.changed", [incident.id], incident);
+  const told = { notificationId: "n", channel: "pager", incidentId: incident.id, kind: "opened", attempt: 1, error: "", willRetry: false };
+  await say("notify.sent", ["pager"], { ...told, timestamp: new Date(nowMs).toISOString() });
+  const browser = await watch(t, url);
+  const hello = await browser.until(({ event }) => event === "hello");
+  assert.deepEqual(
+    (hello["items"] as { text: string }[]).slice(-2).map(({ text }) => text),
+    ["open · shop has no healthy endpoint to go to · upstream-shop-7", "pager · opened · upstream-shop-7"],
+  );
+});
+
 test("what one event says at length is cut short in the live list, for every browser and for the memory", async (t) => {
   const { url, say } = await world(t);
   const told = { notificationId: "n", channel: "pager", incidentId: "i", kind: "opened", attempt: 1, willRetry: false };
