@@ -301,6 +301,97 @@ describe("the router's HTTP face for any API", () => {
     assert.deepEqual(await post(), [503, "stale"]);
   });
 
+  test("strips what an agent or an upstream says to the next one on its way alone, and what is of a page or a credential", async () => {
+    behaviour = (_request, response) => {
+      response.writeHead(200, { connection: "keep-alive, x-inner", "x-inner": "1", "www-authenticate": "Basic", "x-answer": "1" }).end();
+    };
+    const headers = {
+      connection: "keep-alive, x-hop",
+      "x-hop": "1",
+      te: "trailers",
+      "proxy-authorization": "Basic dGhlaXJz",
+      origin: "http://localhost",
+      "x-ask": "1",
+    };
+    const answer = await new Promise<IncomingMessage>((resolve, reject) => {
+      httpRequest(`${router.url}/http/fake/x`, { headers }, resolve).on("error", reject).end();
+    });
+    answer.resume();
+    const names = ["x-answer", "x-inner", "www-authenticate"];
+    assert.deepEqual([answer.statusCode, ...names.map((name) => answer.headers[name])], [200, "1", undefined, undefined]);
+    const got = seen[0]?.headers ?? {};
+    assert.deepEqual(
+      ["x-ask", "x-hop", "te", "proxy-authorization", "origin"].map((name) => got[name]),
+      ["1", undefined, undefined, undefined, undefined],
+    );
+  });
+
+  test("lets go of an answer that it does not pass on, and of its connection", async () => {
+    let closed = 0;
+    let status = 503;
+    behaviour = (request, response, by) => {
+      if (by === "b") return void response.end("from b");
+      request.socket.once("close", () => {
+        closed += 1;
+      });
+      response.writeHead(status).write("and then no more");
+    };
+    assert.equal(await (await fetch(`${router.url}/http/fake/x`)).text(), "from b");
+    await until(() => closed === 1);
+    status = 401;
+    assert.equal((await fetch(`${router.url}/http/fake/x`, { method: "POST" })).status, 502);
+    await until(() => closed === 2);
+  });
+
+  test("R26: the deadline ends with the headers of an answer, also of one that is an error", async () => {
+    behaviour = (_request, response) => {
+      response.writeHead(503).write("begun");
+      setTimeout(() => response.end(", and whole"), patientMs(1500));
+    };
+    const answer = await fetch(`${router.url}/http/fake/x`, { method: "POST", headers: { "mcpf-timeout-ms": String(patientMs(1000)) } });
+    assert.deepEqual([answer.status, await answer.text()], [503, "begun, and whole"]);
+  });
+
+  test("R26: a client that reads nothing of its answer for a minute is hung up on, and its endpoint is not judged by it", async (t) => {
+    let closed = false;
+    let isBlocked = false;
+    let written = 0;
+    behaviour = (request, response) => {
+      request.socket.on("close", () => {
+        closed = true;
+      });
+      const chunk = Buffer.alloc(1024 * 1024);
+      const pump = (): void => {
+        isBlocked = false;
+        while (!response.destroyed && response.write(chunk)) written += 1;
+        isBlocked = true;
+        response.once("drain", pump);
+      };
+      pump();
+    };
+    t.mock.timers.enable({ apis: ["setTimeout"] });
+    const socket = connect(router.port, "127.0.0.1");
+    t.after(() => socket.destroy());
+    socket.pause().write("GET /http/fake/big HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n");
+    // Until nothing moves any more between the three.
+    for (let [rest, before] = [0, -1]; rest < 30; rest = isBlocked && written === before ? rest + 1 : 0) {
+      before = written;
+      await new Promise<void>((resolve) => {
+        const turn = setInterval(() => {
+          clearInterval(turn);
+          resolve();
+        }, 10);
+      });
+    }
+    t.mock.timers.tick(60_000);
+    t.mock.timers.reset();
+    await until(() => closed && control.told.length === 1);
+    assert.deepEqual(
+      control.told.map(({ result }) => result.outcome),
+      ["aborted"],
+    );
+  });
+
   test("tells no length of an answer that has no body, whatever the upstream says of it", async () => {
     behaviour = (request) => request.socket.write("HTTP/1.1 204 No Content\r\ncontent-length: 5\r\nx-answer: 1\r\n\r\n");
     const answer = await fetch(`${router.url}/http/fake/x`);

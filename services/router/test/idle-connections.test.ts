@@ -17,9 +17,10 @@ test("S4, R26: closes a connection that idles for too long, and none with a requ
   server.listen(0, "127.0.0.1");
   await once(server, "listening");
   const { port } = server.address() as AddressInfo;
-  const [busy, quiet] = [connect(port, "127.0.0.1"), connect(port, "127.0.0.1")];
+  const [busy, quiet, one] = [connect(port, "127.0.0.1"), connect(port, "127.0.0.1"), connect(port, "127.0.0.1")];
   t.after(() => {
     busy.destroy();
+    one.destroy();
     server.closeAllConnections();
     server.close();
   });
@@ -30,6 +31,8 @@ test("S4, R26: closes a connection that idles for too long, and none with a requ
   const closed = once(quiet.resume(), "close");
   busy.write("GET / HTTP/1.1\r\nhost: x\r\n\r\nGET / HTTP/1.1\r\nhost: x\r\n\r\n");
   while (overs.length < 2) await sleep(5);
+  one.write("GET / HTTP/1.1\r\nhost: x\r\n\r\n");
+  while (overs.length < 3) await sleep(5);
   overs[0]?.();
   await sleep(60);
   idle.sweep();
@@ -37,4 +40,6 @@ test("S4, R26: closes a connection that idles for too long, and none with a requ
   overs[1]?.();
   while (came.split("done").length < 3) await sleep(5);
   assert.equal(busy.destroyed, false);
+  overs[2]?.();
+  assert.match(String((await once(one, "data"))[0]), /done/);
 });

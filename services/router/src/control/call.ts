@@ -164,7 +164,7 @@ export class Call implements CallControl {
     if (this.#ended || (outcome === "given_up" && this.#legacyRuns)) return;
     if (outcome === "given_up" && this.#tried.length > 0 && !this.#answered && this.#problem === null)
       this.#countSlow("mcp", this.#begunMs);
-    if (this.#hedge?.both) this.#hedge.second.done({ outcome: "cancelled" });
+    // Of two it ends the other one, too.
     this.#open?.done({ outcome: "aborted" });
     this.#noteUnknown();
     this.#ended = true;
