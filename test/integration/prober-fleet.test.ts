@@ -8,7 +8,7 @@ import { patientMs } from "@mcp-failover/testkit";
 import { until } from "../harness/wait.ts";
 import { proberWorld } from "./prober-world.ts";
 
-test("of three probers one is killed: its endpoints are probed again within 3 seconds, by the right heir, and nothing was said to be down", {
+test("of three probers one is killed: its endpoints are probed again within 3 seconds, by the right heir, nothing is unprobed for over two intervals or probed by two for over one, and nothing was said to be down", {
   timeout: 60_000,
 }, async (t) => {
   const world = await proberWorld();
@@ -64,6 +64,17 @@ test("of three probers one is killed: its endpoints are probed again within 3 se
   });
   t.diagnostic(`${owned.length} endpoints probed again after ${Math.min(...gapsMs)} to ${Math.max(...gapsMs)} ms`);
   assert.ok(Math.max(...gapsMs) < patientMs(3000), gapsMs.join());
+  // One interval after the death each has one prober, which has come round by the end of the third.
+  await sleep(killedMs + 3 * interval_ms - Date.now());
+  for (const name of endpoints) {
+    const seen = world.observations.filter(({ endpoint, startedAtMs }) => endpoint === name && startedAtMs > settledMs);
+    const times = [settledMs, ...seen.map(({ startedAtMs }) => startedAtMs), Date.now()].sort((a, b) => a - b);
+    const gapMs = Math.max(...times.slice(1).map((atMs, index) => atMs - (times[index] ?? 0)));
+    assert.ok(gapMs <= patientMs(2 * interval_ms), `${name} was not probed for ${gapMs} ms`);
+    const later = seen.filter(({ startedAtMs }) => startedAtMs > killedMs + interval_ms);
+    assert.ok(later.length > 0, `${name} is probed on`);
+    assert.deepEqual([...new Set(later.map(({ observer }) => observer))], [ownerOf(`api/${name}`, left)], `${name} has one prober`);
+  }
   assert.equal(world.said.length, endpoints.length, "each was said to be healthy, once");
   assert.deepEqual(await Promise.all(left.map((name) => probers[names.indexOf(name)]?.stop())), [0, 0], "the others stop in good order");
 });
