@@ -23,6 +23,7 @@ test("a window in calls holds the last N in whole seconds, however long they too
     {
       minLength: 1,
       maxLength: 40,
+      size: "max",
     },
   );
   fc.assert(

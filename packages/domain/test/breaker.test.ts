@@ -249,7 +249,7 @@ const someState: fc.Arbitrary<BreakerState> = fc.record({
 });
 const routers = fc.uniqueArray(
   fc.integer({ min: 1, max: 40 }).map((n) => `router-${n}`),
-  { maxLength: 30 },
+  { maxLength: 30, size: "max" },
 );
 
 /** The one-sided 95 % Wilson bound, written another way than in the code: the root of the quadratic in p. */
@@ -312,6 +312,7 @@ test("C2: no number of soft, auth and caller results ever opens it", () => {
         {
           minLength: 1,
           maxLength: 40,
+          size: "max",
         },
       ),
       (script) => {

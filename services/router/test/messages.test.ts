@@ -34,7 +34,7 @@ test("R9: an event id of the router is read as it was written, whatever the upst
   fc.assert(
     fc.property(
       fc.constantFrom(hold.tag, ""),
-      fc.oneof(fc.string({ maxLength: 20 }), fc.integer()),
+      fc.oneof(fc.string({ maxLength: 20, size: "max" }), fc.integer()),
       fc.nat(),
       upstreamId,
       fc.boolean(),
