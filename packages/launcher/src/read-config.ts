@@ -47,11 +47,21 @@ function readText(file: string): string {
 function namedProcesses(text: string): Pick<LocalProcess, "name" | "port_offset">[] {
   const document = parseDocument(text);
   if (document.errors.length > 0) return [];
-  const raw = document.toJS({ maxAliasCount: 100 }) as { local?: { processes?: unknown } } | null;
+  const raw = plain(document) as { local?: { processes?: unknown } } | null;
   const found = raw?.local?.processes;
   if (!Array.isArray(found)) return [];
   return found.flatMap((entry) => {
     const { name, port_offset } = (entry ?? {}) as { name?: unknown; port_offset?: unknown };
     return typeof name === "string" && typeof port_offset === "number" ? [{ name, port_offset }] : [];
   });
+}
+
+/** Null where its aliases cannot be written out: the full check names them. */
+function plain(document: ReturnType<typeof parseDocument>): unknown {
+  try {
+    return document.toJS({ maxAliasCount: 100 });
+  } catch (error) {
+    if (error instanceof ReferenceError) return null;
+    throw error;
+  }
 }

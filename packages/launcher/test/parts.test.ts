@@ -6,14 +6,15 @@ import { join } from "node:path";
 import { type TestContext, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
-import { type LocalProcess, parseTopology } from "@mcp-failover/contracts";
+import { ConfigError, type LocalProcess, parseTopology } from "@mcp-failover/contracts";
 import { eventually } from "@mcp-failover/testkit";
 import fc from "fast-check";
 import { secretsOf, serviceEnvironment, variablesIn } from "../src/child-environment.ts";
 import { lockDataDir, sessionKey } from "../src/data-dir.ts";
 import { lineCutter, openLogFile, summaryOf } from "../src/log-file.ts";
 import { parseOptions, UsageError } from "../src/options.ts";
-import { portProblems } from "../src/ports.ts";
+import { planPorts, portProblems } from "../src/ports.ts";
+import { readConfig } from "../src/read-config.ts";
 import { backoffMs, type Supervised, type SupervisionEvents, supervise } from "../src/supervised.ts";
 import { withoutPasswords } from "../src/without-passwords.ts";
 
@@ -326,4 +327,23 @@ notifications: { channels: [{ name: w, type: webhook, url: { secret: HOOK_URL },
   assert.deepEqual(serviceEnvironment(env, topology, "console"), { PATH: "/bin", MCPF_LOG_LEVEL: "debug", MCPF_CONSOLE_TOKEN: "c" });
   // biome-ignore lint/suspicious/noTemplateCurlyInString: it is the configuration's own syntax
   assert.deepEqual(variablesIn("url: ${HOST:-x}/${PATH}/$PATH/${UNSET}", { HOST: "h", PATH: "p", OTHER: "o" }), { HOST: "h", PATH: "p" });
+});
+
+test("a configuration that grows without bound by its aliases, or has one of nothing, is refused as any other that is wrong: with its file and a sentence", (t) => {
+  const file = join(folder(t), "failover.yaml");
+  const ten = (name: string): string => `[${Array(10).fill(`*${name}`).join(",")}]`;
+  const bomb = ["a: &a [1]", ...["ab", "bc", "cd", "de"].map(([from = "", to]) => `${to}: &${to} ${ten(from)}`)].join("\n");
+  for (const [text, said] of [
+    [bomb, /alias/i],
+    ["local: *nothing", /nothing/],
+  ] as const) {
+    writeFileSync(file, text);
+    const read = (): unknown => readConfig(file, { ports: planPorts(7300), env: {}, hasSecret: () => true });
+    assert.throws(read, (error) => {
+      assert.ok(error instanceof ConfigError, String(error));
+      assert.ok(error.message.includes(file), error.message);
+      assert.match(error.message, said);
+      return true;
+    });
+  }
 });
