@@ -336,4 +336,6 @@ test("what is read at a replica says nothing of the pool's active tier", () => {
   const hold: FailoverMoment = { ...moment, command: { kind: "hold", commandId: "c", by, reason: "test", forMs: null } };
   const { traffic } = failoverInput(fold(configured({ mode: "pool", endpoints })), foldSignal(noEvidence, signal as never), "shop", hold);
   assert.deepEqual(traffic, { after: [], before: { ok: 0, hard: 0 } });
+  const ordered = failoverInput(fold(configured({ endpoints })), noEvidence, "shop", hold);
+  assert.notEqual(ordered.traffic, undefined, "an order is compared with it afterwards");
 });

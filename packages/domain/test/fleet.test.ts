@@ -292,3 +292,14 @@ test("within the bound that the policy promises every upstream of a failed fleet
     { numRuns: 200 },
   );
 });
+
+test("L1, ST2: who is refused is told when the first place ends that could be theirs; a place of another clock is none", () => {
+  const used = (upstream: string, agoMs: number, critical = true) => place(upstream, { atMs: nowMs - agoMs, used: true, critical });
+  const retry = (reservations: Reservation[], more: Partial<ReservationInput["policy"]> = {}, critical = true) =>
+    decideReservation(ask([want("c", { critical })], { state: { reservations }, policy: { ...policy, ...more } })).answers[0]?.retryAtMs;
+  assert.equal(retry([used("a", 50_000), used("b", 10_000)]), nowMs + 10_000);
+  // Of four places two are kept for critical ones: an ordinary one waits for an ordinary one's.
+  const two = [used("a", 59_000), used("b", 20_000, false), used("d", 30_000, false)];
+  assert.equal(retry(two, { fleetMoves: 4, fleetCriticalShare: 0.5 }, false), nowMs + 30_000);
+  assert.equal(retry([used("a", -3_600_000), used("b", 10_000)]), null, "granted");
+});
