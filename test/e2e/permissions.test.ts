@@ -107,6 +107,19 @@ describe("a stack has permissions on the bus where nothing is said of them", { c
     }
   });
 
+  test("an operator silences an upstream and ends it, and the notifier may say so", async () => {
+    const silenced = await stack.mcpf(["silence", "warehouse", "--for", "10m", "--reason", "a test", "--yes"], { timeoutMs: 60_000 });
+    assert.equal(silenced.code, 0, `${silenced.stdout}\n${silenced.stderr}`);
+    const listed = async (): Promise<unknown[]> => (await stack.mcpf(["silence", "--list", "-o", "json"])).json() as unknown as unknown[];
+    assert.deepEqual(
+      (await listed()).map((row) => (row as { target: string; reason: string }).target),
+      ["warehouse"],
+    );
+    const ended = await stack.mcpf(["unsilence", "warehouse", "--reason", "it was one", "--yes"], { timeoutMs: 60_000 });
+    assert.equal(ended.code, 0, `${ended.stdout}\n${ended.stderr}`);
+    assert.deepEqual(await listed(), []);
+  });
+
   test("SIGKILL to nats-server: everybody comes back as who they were, and an operator can fail over again", async () => {
     const killed = await stack.pidOf("nats");
     await stack.killProcess("nats");
