@@ -19,6 +19,14 @@ else { ${worker} }
 const good = `createServer((_, response) => response.end(String(process.pid))).listen(Number(process.env.MCPF_ROUTER_PORT), "127.0.0.1");
 process.on("SIGTERM", () => process.exit(0));`;
 
+function isAlive(pid: number): boolean {
+  try {
+    return process.kill(pid, 0);
+  } catch {
+    return false;
+  }
+}
+
 interface Parent {
   readonly process: ChildProcess;
   readonly said: () => string;
@@ -113,6 +121,44 @@ test("K3: a stop in the midst of a replacement lets end what is in flight at the
   await sleep(patientMs(1500));
   parent.process.kill("SIGTERM");
   assert.ok(before.includes((await outstanding) ?? 0), "the call was cut off");
+});
+
+test("K4: a replaced worker has listened before the old one is stopped, no call is refused, and there are as many workers as before", async (t) => {
+  const late = `createServer().listen(0, "127.0.0.1").unref();
+  setTimeout(() => {
+    const server = createServer((_, response) => response.end(String(process.pid)));
+    server.listen(Number(process.env.MCPF_ROUTER_PORT), "127.0.0.1");
+    process.on("SIGTERM", () => server.close(() => process.exit(0)));
+  }, ${patientMs(800)});`;
+  const parent = await startParent(t, program(late));
+  const before = await parent.answering(2);
+  parent.process.kill("SIGHUP");
+  const seen = new Set<number | null>();
+  for (let asked = 0; before.some((pid) => isAlive(pid)) || asked < 10; asked += 1) {
+    assert.ok(asked < 2000, "the old ones are still there");
+    seen.add(await parent.ask("/late"));
+    await sleep(10);
+  }
+  assert.ok(!seen.has(null), "a call was refused");
+  // As long as one that had ended by itself would wait for the next one.
+  await sleep(patientMs(1500));
+  const after = new Set<number | null>();
+  for (let asked = 0; asked < 30; asked += 1) after.add(await parent.ask());
+  assert.deepEqual([after.size, before.some((pid) => after.has(pid)), parent.said()], [2, false, ""]);
+});
+
+test("K2, K4: a worker that ends while its replacement fails has another one in its place", async (t) => {
+  const parent = await startParent(t, program(good));
+  const [first, second] = (await parent.answering(2)) as [number, number];
+  const failing = `setTimeout(() => process.exit(1), ${patientMs(1500)});`;
+  await parent.write(program(failing));
+  parent.process.kill("SIGHUP");
+  await sleep(patientMs(700));
+  process.kill(first, "SIGKILL");
+  process.kill(second, "SIGKILL");
+  await parent.write(program(good));
+  const after = await parent.answering(2);
+  assert.ok(!after.includes(first) && !after.includes(second), "both are new");
 });
 
 test("K4: new code on disk that refuses the environment ends none of the workers that serve, at a replacement as after a crash", async (t) => {
