@@ -40,6 +40,17 @@ test("with nowhere else to go, a call beyond the permit waits, and goes on at on
   }
 });
 
+test("C3: no more calls wait for a verdict than may: the next one is told at once", async (t) => {
+  const fixture = await start(t, { yaml: alone });
+  await half(fixture, 2, 1);
+  await attemptOf(begin(fixture));
+  const waiting = Array.from({ length: 1000 }, () => begin(fixture).next());
+  assert.ok(waiting.every((next) => next instanceof Promise));
+  assert.ok(!(begin(fixture).next() instanceof Promise));
+  await fixture.breaker("warehouse", "primary", { status: "closed", generation: 3 });
+  for (const next of waiting) assert.equal((await next)?.endpoint.name, "primary");
+});
+
 test("where no verdict comes, it ends after the wait with a reason that says so; after a failed trial it is panic again", async (t) => {
   const fixture = await start(t, { yaml: alone });
   await half(fixture, 2, 1);
