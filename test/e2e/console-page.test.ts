@@ -371,13 +371,10 @@ test("on a phone nothing is wider than the screen, the form and its buttons neit
     await button.focus();
     await page.keyboard.press("Enter");
     await page.locator("#dialog[open]").waitFor();
-    const widest = await page.evaluate(() =>
-      Math.max(
-        ...[...document.querySelectorAll("article *, #dialog, #dialog button, header *")].map((e) => e.getBoundingClientRect().right),
-      ),
-    );
+    const all = '[...document.querySelectorAll("article *, #dialog, #dialog button, header *")]';
+    const widest = await page.evaluate<number>(`Math.max(...${all}.map((e) => e.getBoundingClientRect().right))`);
     assert.ok(widest <= width, `${widest} of ${width} px`);
-    assert.ok((await page.evaluate(() => document.documentElement.scrollWidth)) <= width, `the page scrolls sideways at ${width} px`);
+    assert.ok((await page.evaluate<number>("document.documentElement.scrollWidth")) <= width, `the page scrolls sideways at ${width} px`);
     const why = await page.locator("tbody td:last-child").first().boundingBox();
     assert.ok((why?.width ?? 0) > width / 2, "the last column has a row of its own");
     await page.keyboard.press("Escape");

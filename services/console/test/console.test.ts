@@ -89,7 +89,7 @@ async function world(t: TestContext, { hosts = "", secret = token, credentialsDi
   });
   const { port } = new URL(url);
   const say = async (
-    type: "config.applied" | "failover.decided" | "failover.executed" | "notify.failed",
+    type: "config.applied" | "failover.decided" | "failover.executed" | "incident.changed" | "notify.failed" | "notify.sent",
     keys: string[],
     data: object,
   ): Promise<number> => {
