@@ -881,6 +881,20 @@ test("for a caller that left while its function failed nothing is done any more:
   assert.deepEqual([retries, fallbacks], [0, 0]);
 });
 
+test("an error of a later attempt that does not count ends the call, and retries leave no listener behind", async () => {
+  const user = new AbortController();
+  const breaker = createBreaker({ idempotent: true, retry: { delayMs: 1 }, fallback: () => assert.fail("the fallback was called") });
+  const none = Object.assign(new Error("there is none"), { status: 404 });
+  const attempts: number[] = [];
+  const work = ({ attempt }: { attempt: number }) => {
+    attempts.push(attempt);
+    return Promise.reject(attempt === 1 ? boom : none);
+  };
+  assert.equal(await rejection(breaker.execute(work, { signal: user.signal })), none);
+  assert.deepEqual(attempts, [1, 2]);
+  assert.equal(getEventListeners(user.signal, "abort").length, 0);
+});
+
 test("of several addresses that failed only all together prove that a call did not run", () => {
   const failed = (...codes: string[]): AggregateError =>
     new AggregateError(

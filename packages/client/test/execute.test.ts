@@ -257,26 +257,6 @@ test("a refused write waits neither while an operator holds the upstream, nor wh
   assert.ok((await refused()) >= waitMs - 10, "moved since");
 });
 
-test("however often the fleet says something meanwhile, a refused write waits no longer for its move", async () => {
-  let nowMs = Date.now();
-  const { client } = await fleet.client({ nowMs: () => nowMs });
-  let ended = false;
-  const write = rejection(client.execute("docs", fails(systemError("ECONNREFUSED")), { timeoutMs: 600_000 })).then((error) => {
-    ended = true;
-    return error;
-  });
-  for (let past = 0; past < 4 && !ended; past += 1) {
-    nowMs += defaultPolicy.router.epochWaitMs / 2;
-    const status = past % 2 === 0 ? "healthy" : "degraded";
-    await fleet.health("docs", "secondary", status);
-    const read = () => client.status().upstreams.find(({ name }) => name === "docs")?.endpoints[1]?.health === status;
-    await until("what was said is read", read);
-    await sleep(10);
-  }
-  assert.ok(ended, "it waits on");
-  assert.ok((await write) instanceof NoEndpointError);
-});
-
 test("an endpoint with another address is called there, and what the old one had earned is forgotten", async () => {
   const { client } = await fleet.client();
   const url = ({ endpoint }: CallContext): string => endpoint.url;
@@ -295,6 +275,19 @@ test("no fallback for a caller that left, also with a reason that looks like a r
   const reason = new CallTimeoutError("around it", 1, false);
   user.abort(reason);
   assert.equal(await rejection(running), reason);
+});
+
+test("only a part of the calls is repeated, so that what is overloaded is not called twice as often", async () => {
+  const startMs = Date.now();
+  const { client } = await fleet.client({ nowMs: () => startMs });
+  let called = 0;
+  const busy = () => {
+    called += 1;
+    throw Object.assign(new Error("busy"), { status: 429 });
+  };
+  for (let call = 0; call < 200; call += 1) await rejection(client.execute("docs", busy, { readOnly: true }));
+  // A fifth of them, and what ten a second have saved up in ten seconds at most.
+  assert.ok(called > 200 && called <= 200 + 40 + 100, `${called} for 200 calls`);
 });
 
 test("a write never goes to the standby of active_standby, not even an idempotent one", async () => {

@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { memoryBroker } from "@mcp-failover/bus";
+import { experimentPolicy } from "@mcp-failover/domain";
 import { acquireLease, type Lease, recovery } from "../src/lease.ts";
 
 const nothing = new Set<string>();
@@ -38,4 +39,17 @@ test("a lease that a former life left is taken over for a recovery, of experimen
   await next.release();
   await sweep.release();
   await bus.close();
+});
+
+test("a lease that ran out unnoticed, and is somebody else's now, is not given back by whoever had it", async () => {
+  const bus = memoryBroker().connect();
+  const first = await acquired(acquireLease(bus, holder("chaos-1"), nothing));
+  // As its time-to-live does.
+  await (await bus.bucket("chaos-lease", { ttlMs: experimentPolicy.leaseMs, maxValueBytes: 1024 })).delete("active");
+  const second = await acquired(acquireLease(bus, { ...holder("chaos-2"), instance: "chaos-runner-2" }, nothing));
+  await first.release();
+  const kept = await second.renew();
+  await second.release();
+  await bus.close();
+  assert.equal(kept, true);
 });
