@@ -39,7 +39,6 @@ export const sessionChanged = z.looseObject({
   /** As in `session.claimed`; null: no client came. */
   sealed: z.string().nullable(),
 });
-export type SessionChanged = z.infer<typeof sessionChanged>;
 
 export const sessionReleased = z.looseObject({
   router: z.string(),

@@ -10,6 +10,7 @@ export {
 export { type Applied, type Notice, type NoticeDesk, openNoticeDesk, type ToldDecision } from "./decider/notices.ts";
 export { type OneAtATime, oneAtATime } from "./decider/one-at-a-time.ts";
 export { type BaseEnvironment, baseEnvironment, EnvironmentError, parseEnvironment } from "./environment.ts";
+export { exhaustedBy } from "./exhausted.ts";
 export { type AppliedTopology, followTopology, readTopology } from "./follow-topology.ts";
 export { type HealthServer, healthAnswer, type Readiness, startHealthServer } from "./health-server.ts";
 export type { Kit, KitService, Running } from "./kit.ts";

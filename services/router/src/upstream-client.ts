@@ -1,6 +1,7 @@
 import type { FailureCode } from "@mcp-failover/contracts";
 import { classifyTransportError } from "@mcp-failover/domain";
-import type { EndpointView } from "./control/port.ts";
+import { exhaustedBy } from "@mcp-failover/service-kit";
+import type { EndpointView, ExchangeFailure } from "./control/port.ts";
 import type { EndSignal } from "./ending.ts";
 import type { Connection } from "./upstream/connection.ts";
 import { Pool, type Waiting } from "./upstream/pool.ts";
@@ -77,11 +78,11 @@ export interface UpstreamResponse {
 /** An exchange with an endpoint failed. `written: false` is proof that the endpoint saw nothing of it (U2). */
 export class UpstreamError extends Error {
   override readonly name = "UpstreamError";
-  readonly code: FailureCode;
+  readonly code: ExchangeFailure;
   readonly written: boolean;
   /** A later attempt may succeed; whether it is safe depends on `written`. */
   readonly retriable = true;
-  constructor(code: FailureCode, message: string, written: boolean, cause?: unknown) {
+  constructor(code: ExchangeFailure, message: string, written: boolean, cause?: unknown) {
     super(message, cause === undefined ? undefined : { cause });
     this.code = code;
     this.written = written;
@@ -371,6 +372,8 @@ function failureOf(cause: Error, where: string, written: boolean): UpstreamError
   const own = (cause as { code?: unknown }).code;
   const inner = (cause as { cause?: { code?: unknown } }).cause?.code;
   const errorCode = typeof own === "string" ? own : typeof inner === "string" ? inner : undefined;
+  const lacking = written ? null : exhaustedBy(cause);
+  if (lacking !== null) return new UpstreamError("exhausted", `${where}: this router has run out of ${lacking}`, false, cause);
   // Whether it was written is known here for sure; a system may say "refused" of a connection that stood.
   const code = cause instanceof MalformedAnswer ? "malformed" : classifyTransportError(errorCode, written ? "written" : "connecting").code;
   return new UpstreamError(code, `${where}: ${sayFailure[code]}`, written, cause);

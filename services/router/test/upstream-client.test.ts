@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import dns from "node:dns";
 import { writeFile } from "node:fs/promises";
 import type { AddressInfo } from "node:net";
 import { createServer, type Server, type Socket } from "node:net";
@@ -68,6 +69,18 @@ describe("the upstream client", () => {
     // TEST-NET-1: packets to it go nowhere; where they are refused at once, the class is another but the proof the same.
     const late = await failure(client.send(request("http://192.0.2.1:9/mcp", { connectMs: 100 })));
     assert.equal(late.written, false);
+  });
+
+  test("U2: says that this machine has run out of files or ports, which is no word on the endpoint, and that nothing was written", async (t) => {
+    let code = "";
+    t.mock.method(dns, "lookup", (_name: string, _options: object, told: (error: Error) => void) =>
+      told(Object.assign(new Error(code), { code })),
+    );
+    for (code of ["EMFILE", "ENFILE", "ENOMEM", "ENOBUFS", "EADDRNOTAVAIL"]) {
+      const error = await failure(client.send(request("http://endpoint.test/mcp")));
+      assert.deepEqual([error.code, error.written], ["exhausted", false], code);
+      assert.match(error.message, new RegExp(`this router has run out of .*${code}`));
+    }
   });
 
   test("U2: says that it may have run when the connection breaks after the first byte", async () => {

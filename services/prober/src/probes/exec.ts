@@ -1,8 +1,8 @@
 import { spawn } from "node:child_process";
 import type { Readable } from "node:stream";
 import { StringDecoder } from "node:string_decoder";
+import { exhaustedBy } from "@mcp-failover/service-kit";
 import { type CheckContext, type CheckFound, documentOf, NotMadeError } from "./check.ts";
-import { exhaustedBy } from "./exhausted.ts";
 import { hardResult, okResult } from "./result.ts";
 
 /** Command lines by name, from the prober's own environment: the configuration, which travels, can only name one. */

@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { classifyTransportError, type ProberPolicy } from "@mcp-failover/domain";
-import { MissingSecretError, type Secrets } from "@mcp-failover/service-kit";
+import { exhaustedBy, MissingSecretError, type Secrets } from "@mcp-failover/service-kit";
 import type { Target } from "../targets.ts";
 import { probeBolt } from "./bolt.ts";
 import { openCertificates } from "./certificates.ts";
@@ -8,7 +8,6 @@ import { type CheckContext, type CheckFound, MalformedError, NotMadeError } from
 import { Deadline, type Ending } from "./deadline.ts";
 import { probeDns } from "./dns.ts";
 import { type ExecAllow, probeExec } from "./exec.ts";
-import { exhaustedBy } from "./exhausted.ts";
 import { openReports, probeHeartbeat, type Reports } from "./heartbeat.ts";
 import { probeHttp } from "./http.ts";
 import { withExpectations, worstOf } from "./judge.ts";

@@ -1,7 +1,6 @@
 import type { EndpointTls } from "@mcp-failover/contracts";
-import { lookUp, tlsKey } from "@mcp-failover/service-kit";
+import { exhaustedBy, lookUp, tlsKey } from "@mcp-failover/service-kit";
 import { Agent, buildConnector, Client, type Dispatcher } from "undici";
-import { exhaustedBy } from "./exhausted.ts";
 import { type AnswerLimits, coding, type HttpRequest, openHttpConnections, userAgent } from "./http-connections.ts";
 import { secured } from "./secured.ts";
 

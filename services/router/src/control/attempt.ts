@@ -1,4 +1,3 @@
-import type { FailureCode } from "@mcp-failover/contracts";
 import { Ending, type EndSignal } from "../ending.ts";
 import type { Linked } from "../in-order.ts";
 import type { CallWorld } from "./call-world.ts";
@@ -95,7 +94,9 @@ export class CallAttempt implements Attempt, Linked<CallAttempt> {
     this.#rest();
     const { state, permit, inFlight, begunMs, hedgeKey } = this.#parts;
     const { report } = this.#world;
-    if (result.outcome === "aborted" || result.outcome === "ineligible" || result.outcome === "cancelled") {
+    const code = result.outcome === "hard" ? result.code : null;
+    // None of these is a word on the endpoint.
+    if (result.outcome === "aborted" || result.outcome === "ineligible" || result.outcome === "cancelled" || code === "exhausted") {
       state.release(permit);
       report.end(inFlight, null);
       return this.#owner.settle(this, result);
@@ -103,7 +104,6 @@ export class CallAttempt implements Attempt, Linked<CallAttempt> {
     const endMs = this.#world.monotonicMs();
     const latencyMs = Math.max(0, endMs - begunMs);
     if (hedgeKey !== null && result.outcome !== "hard") state.learnUsual(hedgeKey, latencyMs, endMs);
-    const code: FailureCode | null = result.outcome === "hard" ? result.code : null;
     const asked = result.outcome === "soft" || result.outcome === "hard" ? result.retryAfterMs : undefined;
     const retryAfterMs = asked ?? null;
     const ejected = state.record(

@@ -38,6 +38,7 @@ export interface CallWorld {
   lookAtCandidates(upstream: UpstreamState): void;
   refusedRetry(upstream: string, rule: string): void;
   panicked(upstream: string): void;
+  exhausted(upstream: string): void;
   hedged(upstream: string): void;
   hedgeWon(upstream: string): void;
   /** How often an agent may call; null: as often as it likes. */

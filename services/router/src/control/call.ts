@@ -210,8 +210,9 @@ export class Call implements CallControl {
       case "hard":
         if (this.#executed(result) === "unknown") this.#mayHaveRun = true;
         this.#again = true;
-        this.#lastCode = result.code;
-        this.#failures.push(`${endpoint.name}: ${result.code}`);
+        this.#lastCode = result.code === "exhausted" ? "other" : result.code;
+        this.#failures.push(result.code === "exhausted" ? result.message : `${endpoint.name}: ${result.code}`);
+        if (result.code === "exhausted") this.#world.exhausted(this.#upstream.name);
         return this.#retryWhere({ executed: this.#executed(result), message: `${endpoint.name}: ${result.code}` });
     }
   }

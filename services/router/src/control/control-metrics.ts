@@ -3,6 +3,7 @@ import { Counter, Gauge, type Registry } from "prom-client";
 export interface ControlMetrics {
   refusedRetry(upstream: string, rule: string): void;
   panicked(upstream: string): void;
+  exhausted(upstream: string): void;
   hedged(upstream: string): void;
   hedgeWon(upstream: string): void;
   shed(upstream: string, why: string): void;
@@ -23,6 +24,12 @@ export function controlMetrics(registry: Registry): ControlMetrics {
   const panics = new Counter({
     name: "mcpf_router_panic_attempts_total",
     help: "Attempts at an endpoint that was believed to be down, because no other was left.",
+    labelNames: ["upstream"],
+    registers,
+  });
+  const exhausted = new Counter({
+    name: "mcpf_router_exhausted_total",
+    help: "Attempts that sent nothing, because this router's machine had no file, memory or port left for a connection. They count against no endpoint.",
     labelNames: ["upstream"],
     registers,
   });
@@ -64,6 +71,7 @@ export function controlMetrics(registry: Registry): ControlMetrics {
   return {
     refusedRetry: (upstream, rule) => refused.inc({ upstream, rule }),
     panicked: (upstream) => panics.inc({ upstream }),
+    exhausted: (upstream) => exhausted.inc({ upstream }),
     hedged: (upstream) => hedged.inc({ upstream }),
     hedgeWon: (upstream) => hedgeWon.inc({ upstream }),
     shed: (upstream, why) => shed.inc({ upstream, why }),

@@ -413,6 +413,7 @@ class Control implements RunningControl {
       }),
       refusedRetry: (upstream, rule) => this.#metrics.refusedRetry(upstream, rule),
       panicked: (upstream) => this.#metrics.panicked(upstream),
+      exhausted: (upstream) => this.#metrics.exhausted(upstream),
       hedged: (upstream) => this.#metrics.hedged(upstream),
       hedgeWon: (upstream) => this.#metrics.hedgeWon(upstream),
       rateOf: (agent) => rateOf(this.#table.config?.topology.router.agent_rates, agent),

@@ -164,6 +164,9 @@ export interface Attempt {
   done(result: AttemptResult): { readonly retry: boolean };
 }
 
+/** Why an exchange failed. `exhausted`: this router's own machine had no file, memory or port left, and nothing was sent; it says nothing of the endpoint. */
+export type ExchangeFailure = FailureCode | "exhausted";
+
 export type AttemptResult =
   | {
       readonly outcome: "ok" | "caller" | "soft" | "auth";
@@ -175,7 +178,7 @@ export type AttemptResult =
     }
   | {
       readonly outcome: "hard";
-      readonly code: FailureCode;
+      readonly code: ExchangeFailure;
       readonly executed: "no" | "unknown";
       readonly message: string;
       /** Of an answer that is a failure by its status. */

@@ -1,7 +1,6 @@
-import type { FailureCode } from "@mcp-failover/contracts";
 import { classifyMcpAnswer } from "@mcp-failover/domain";
 import type { ClientResponse } from "../client-exchange.ts";
-import type { AttemptResult } from "../control/port.ts";
+import type { AttemptResult, ExchangeFailure } from "../control/port.ts";
 import { type RefusedRequest, type RouterError, rpcErrorBody, rpcErrorMessage, sendJson, sendRefusal } from "../errors.ts";
 import { type AnyLane, alone } from "../hedge.ts";
 import { UpstreamError, type UpstreamResponse } from "../upstream-client.ts";
@@ -433,7 +432,7 @@ function kindOf(message: ServerMessage, { isSecond }: AnyLane): "answer" | "erro
 
 export type Failed = Extract<Relayed, { kind: "failed" }>;
 
-export function failed(code: FailureCode, message: string): Failed {
+export function failed(code: ExchangeFailure, message: string): Failed {
   return { kind: "failed", told: { outcome: "hard", code, executed: "unknown", message }, lastEventId: null };
 }
 function failedBy(error: unknown, where: string): Failed {

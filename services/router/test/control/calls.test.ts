@@ -51,6 +51,27 @@ test("both endpoints dead: a typed error at once; one back: the very next call r
   }
 });
 
+test("what the router's own machine has run out of counts against no endpoint, and is told to the client", async (t) => {
+  const fixture = await start(t);
+  const lacking: AttemptResult = {
+    outcome: "hard",
+    code: "exhausted",
+    executed: "no",
+    message: "primary: this router has run out of files",
+  };
+  for (let time = 0; time < 20; time += 1) {
+    const call = fixture.control.begin(describe(fixture, write));
+    const went = await play(call, () => lacking);
+    if (time === 0) assert.deepEqual(went, ["primary", "primary"], "nothing was sent, so a write is tried again");
+    assert.match(call.problem().message, /this router has run out of files/);
+  }
+  assert.deepEqual(await play(fixture.control.begin(describe(fixture)), () => ok), ["primary"], "its local breaker is closed");
+  fixture.clock.nowMs += 1000;
+  await until("the good call is told", () => fixture.traffic.some(({ endpoints }) => endpoints.some((one) => one.ok > 0)));
+  const hard = fixture.traffic.flatMap(({ endpoints }) => endpoints).reduce((sum, one) => sum + one.hard, 0);
+  assert.equal(hard, 0, "and the fleet hears nothing against it");
+});
+
 test("both endpoints unhealthy by the fleet's word, and their breakers open: all are tried all the same", async (t) => {
   const fixture = await start(t);
   for (const endpoint of ["primary", "secondary"]) {
