@@ -42,7 +42,12 @@ describe("a router that runs stdio servers", { skip: process.platform === "linux
         everything: {
           kind: "mcp",
           endpoints: [
-            { name: "process", stdio: { command: "everything", args: ["stdio"], env }, tier: 0 },
+            {
+              name: "process",
+              stdio: { command: "everything", args: ["stdio"], env },
+              tier: 0,
+              probe: { checks: [{ type: "resource", resource: { stdio: "largest", limit: 10e9 } }] },
+            },
             { name: "server", url: http.url, tier: 1 },
           ],
           tools: { echo: { read_only: true } },
@@ -80,6 +85,10 @@ describe("a router that runs stdio servers", { skip: process.platform === "linux
     await until(async () => (await look("process")) === 200, 8000);
     assert.equal(await look("server"), 404);
     assert.equal(await look("process", {}), 401, "who is no prober has no process asked");
+    const memory = await fetch(`${world.url}/probe/everything/process/memory`, { headers: { authorization: `Bearer ${token}` } });
+    const { processes, largestBytes } = (await memory.json()) as { processes: number; largestBytes: number };
+    assert.ok(processes > 0 && largestBytes > 2e7 && largestBytes < 8e9, `${processes} with up to ${largestBytes}`);
+    assert.equal(await look("process/memory", {}), 401);
     await world.startService("prober", "prober-1", { MCPF_ROUTER_URL: world.url, MCPF_PROBE_TOKEN: token });
     const subject = subjectOf("health.changed", "everything", "process");
     const statusOf = async (): Promise<unknown> => {

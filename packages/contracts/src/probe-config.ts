@@ -158,6 +158,11 @@ const checkShape = {
       json: z.string().min(1).max(500).optional(),
       /** The resident memory of a process on the prober's machine, in bytes. */
       pid_file: z.string().min(1).max(1000).optional(),
+      /**
+       * The resident memory of the processes of a `stdio:` endpoint, each with what it started, in bytes: of the largest one (each session of the legacy era has
+       * one), or of all together. The router is asked for it.
+       */
+      stdio: z.enum(["largest", "all"]).optional(),
       /** What the value may come to in all, or the metric that says so. */
       limit: z.number().positive().optional(),
       limit_metric: z

@@ -220,8 +220,17 @@ export function reportProbeProblems(config: Topology, report: Report): void {
 
 function reportCheck(check: ProbeCheck, given: Layer, upstream: UpstreamConfig, wrong: (key: string, message: string) => void): void {
   const { type } = check;
-  if (type !== "mcp" && type !== "http" && isStdioUrl(check.url))
-    wrong("type", `a probe of type ${type} needs an address, and stdio has none; leave the type out (the router is asked), or give a url`);
+  const measuresProcess = type === "resource" && check.resource?.stdio !== undefined;
+  if (type !== "mcp" && type !== "http" && !measuresProcess && isStdioUrl(check.url))
+    wrong(
+      "type",
+      `a probe of type ${type} needs an address, and stdio has none; ${type === "resource" ? "measure the process with resource: { stdio: largest, limit: 1000000000 }" : "leave the type out (the router is asked)"}, or give a url`,
+    );
+  if (measuresProcess && !isStdioUrl(check.url))
+    wrong(
+      "resource",
+      "stdio measures processes that the router starts, and this address is none of them; measure one of metric, json and pid_file",
+    );
   if (given.url !== undefined) {
     const allowed = schemes[type];
     if (allowed === undefined) wrong("url", `a probe of type ${type} has no address; remove it`);
@@ -287,11 +296,11 @@ function neverHolds({ of, equals, in: oneOf, min, max }: Expectation): string | 
 }
 
 function reportResource({ resource }: ProbeCheck, wrong: (key: string, message: string) => void): void {
-  const sources = [resource?.metric, resource?.json, resource?.pid_file].filter((source) => source !== undefined);
+  const sources = [resource?.metric, resource?.json, resource?.pid_file, resource?.stdio].filter((source) => source !== undefined);
   if (resource === undefined || sources.length !== 1) {
     wrong(
       "resource",
-      "say what is measured, one of metric, json and pid_file, and its limit: resource: { metric: process_resident_memory_bytes, limit: 1000000000 }",
+      "say what is measured, one of metric, json, pid_file and stdio, and its limit: resource: { metric: process_resident_memory_bytes, limit: 1000000000 }",
     );
   } else if ((resource.limit === undefined) === (resource.limit_metric === undefined)) {
     wrong("resource", "give either limit or limit_metric");

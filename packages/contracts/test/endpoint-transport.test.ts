@@ -54,6 +54,16 @@ test("a process of the router has no address of its own for a probe, and none of
   assert.doesNotMatch(JSON.stringify(check), /FILES_TOKEN/);
 });
 
+test("the memory of a process of the router is measured where the router starts one, and nowhere else", () => {
+  const url = "http://127.0.0.1:1/mcp";
+  const probe = (resource: object) => ({ checks: [{ type: "resource", resource: { limit: 1e9, ...resource } }] });
+  const said = (endpoint: object): string => problemsOf(endpoint).join("\n");
+  for (const which of ["largest", "all"]) assert.equal(said({ stdio, probe: probe({ stdio: which }) }), "");
+  assert.match(said({ url, probe: probe({ stdio: "largest" }) }), /checks\.0\.resource: .*the router starts.*metric, json and pid_file/);
+  assert.match(said({ stdio, probe: probe({ json: "$.rss" }) }), /checks\.0\.type: .*measure the process with resource: \{ stdio: largest/);
+  assert.match(said({ stdio, probe: probe({ stdio: "largest", pid_file: "/run/it" }) }), /checks\.0\.resource: say what is measured/);
+});
+
 test("/mcp is told of upstreams that there are, whose tools cannot be taken for one another's", () => {
   const endpoints = (port: number) => [{ name: "one", tier: 0, url: `http://127.0.0.1:${port}/` }];
   const said = (aggregate: object): string => {

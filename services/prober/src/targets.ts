@@ -107,7 +107,10 @@ function targetOf(
   };
 }
 
-/** Only the router reaches its processes: it sends one a ping for whoever asks, and answers 200 or 503. */
+/** Only the router reaches its processes: it sends one a ping for whoever asks, and answers 200 or 503; and it says what they use. */
 function askingRouter(check: ProbeCheck, url: string): TargetCheck {
-  return { ...check, asksRouter: true, type: "http", url, method: "GET", headers: {}, auth: null, tls: null, body: null };
+  const asked = { ...check, asksRouter: true, url, method: "GET", headers: {}, auth: null, tls: null, body: null } as const;
+  const { resource } = check;
+  if (check.type !== "resource" || resource?.stdio === undefined) return { ...asked, type: "http" };
+  return { ...asked, url: joinPath(url, "memory"), resource: { ...resource, json: `$.${resource.stdio}Bytes` } };
 }

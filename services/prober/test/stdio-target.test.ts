@@ -42,6 +42,30 @@ test("a router that asks for a token is shown the newest one, and nobody else is
   assert.equal(await look(), undefined, "without one the router lets in who is on its machine");
 });
 
+test("the memory of a process is asked of its router with the token, and is degraded over its share of the limit", async (t) => {
+  const router = await fakeServer(answers.status(200));
+  t.after(() => router.kill());
+  const opened = runnerFor(t, { routerToken: () => "a-token-of-probers-that-is-long-enough" });
+  const look = async (of: "largest" | "all") => {
+    const checks = [{ type: "resource", resource: { stdio: of, limit: 1000, ratio_max: 0.5 } }];
+    const local = { name: "local", stdio, tier: 0, probe: { checks } };
+    const parsed = topology.parse({ upstreams: { files: { kind: "mcp", endpoints: [local] } } });
+    return resultOf(opened, [...targetsOf(parsed, "development", router.url).values()][0] as Target);
+  };
+  router.handler = (request, response) =>
+    response.end(request.url?.endsWith("/memory") ? JSON.stringify({ processes: 2, largestBytes: 400, allBytes: 700 }) : "{}");
+  const largest = await look("largest");
+  assert.deepEqual([largest.outcome, largest.degraded ?? null], ["ok", null]);
+  const all = await look("all");
+  assert.equal(all.degraded?.detail, "resource check: resident memory: expected at most 50 % of 1000; saw 700 (70 %)");
+  assert.deepEqual(
+    [...new Set(router.requests.map(({ path, headers }) => `${path} ${headers.authorization}`))].sort(),
+    ["", "/memory"].map((path) => `/probe/files/local${path} Bearer a-token-of-probers-that-is-long-enough`),
+  );
+  router.handler = (_, response) => response.end(JSON.stringify({ processes: 2, largestBytes: null, allBytes: null }));
+  assert.match((await look("all")).degraded?.detail ?? "", /no number at/, "a machine that cannot say");
+});
+
 test("a router that refuses the token says nothing of its process, neither good nor bad: the reason is told instead", async (t) => {
   const router = await fakeServer(answers.status(401));
   t.after(() => router.kill());

@@ -11,7 +11,8 @@ import type { Wire } from "./wire.ts";
 type Resource = NonNullable<CheckContext["check"]["resource"]>;
 
 /**
- * Probes how much of its limit an endpoint uses: a metric or a JSON value at a URL, or the resident memory of a process on this machine.
+ * Probes how much of its limit an endpoint uses: a metric or a JSON value at a URL, or the resident memory of a process on this machine or, by its word, of
+ * those of a router.
  * A share above the permitted one is `degraded`, or `hard` where the configuration says so. What is not there to be read is that by a word of its own
  * (`missing`): an exporter that calls a metric something else now, or has counted nothing yet, shows that the endpoint answers, and not that it is down.
  */
@@ -53,7 +54,7 @@ function judge(resource: Resource, value: number, limit: number, found: CheckFou
   const ratioMax = resource.ratio_max ?? probeCheckPolicy.resourceRatioMax;
   const seen = { ...found.seen, json: { value, limit, ratio }, jsonProblem: null };
   if (ratio <= ratioMax) return { result: found.result, seen };
-  const what = resource.metric ?? resource.json ?? "resident memory";
+  const what = resource.metric ?? (resource.stdio === undefined ? resource.json : undefined) ?? "resident memory";
   const detail = `${what}: expected at most ${percent(ratioMax)} of ${limit}; saw ${value} (${percent(ratio)})`;
   return failing(detail, resource.severity, found, seen);
 }

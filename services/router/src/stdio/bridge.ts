@@ -3,6 +3,7 @@ import type { DataPlaneLog } from "../mcp/inbound.ts";
 import { UpstreamError, type UpstreamRequest, type UpstreamResponse } from "../upstream-client.ts";
 import { createGuard } from "./guard.ts";
 import { type StdioLimits, stdioLimits } from "./limits.ts";
+import { memoryOf, type StdioMemory } from "./memory.ts";
 import { type StdioAllow, type StdioDeps, StdioServer } from "./server.ts";
 
 /** All stdio endpoints of this router process, by the URL that stands for each. */
@@ -12,6 +13,8 @@ export interface StdioBridge {
   configure(endpoints: readonly EndpointView[]): void;
   /** Null: no process of this router. */
   probe(url: string, timeoutMs: number): Promise<{ readonly ok: boolean; readonly reason: string; readonly tookMs: number }> | null;
+  /** What the processes of the endpoint use now. */
+  memory(url: string): Promise<StdioMemory>;
   look(url: string, timeoutMs: number): Promise<"answers" | "silent" | "unclear">;
   reach(url: string): "listens" | "refused";
   pids(): number[];
@@ -70,6 +73,7 @@ export function createStdioBridge(options: StdioBridgeOptions): StdioBridge {
       }
     },
     probe: (url, timeoutMs) => servers.get(url)?.probe(timeoutMs) ?? null,
+    memory: (url) => memoryOf(servers.get(url)?.pids ?? []),
     look: async (url, timeoutMs) => servers.get(url)?.look(timeoutMs) ?? "unclear",
     reach: (url) => servers.get(url)?.reach() ?? "refused",
     pids: () => [...servers.values()].flatMap((server) => server.pids),
