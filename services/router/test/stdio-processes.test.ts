@@ -1,7 +1,10 @@
 import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
+import { once } from "node:events";
 import { connect } from "node:net";
 import { describe, test } from "node:test";
 import { eventually } from "@mcp-failover/testkit";
+import { memoryOf } from "../src/stdio/memory.ts";
 import { probeAnswer } from "../src/stdio/probe-answer.ts";
 import { initializeBody, openSession, post, toolCall, until } from "./support/clients.ts";
 import { dead, StdioWorld, stdio } from "./support/stdio-world.ts";
@@ -59,6 +62,31 @@ describe("processes of stdio servers", () => {
     const { body, status } = (await probeAnswer("/probe/fake/one", world.control, world.bridge)) ?? { body: "", status: 0 };
     assert.equal(status, 503);
     assert.match(body, /rests before|does not answer|ended/);
+  });
+
+  test("what the processes of an endpoint use is told, of the largest and of all, with what they started", async () => {
+    await world.start([stdio("one")]);
+    const memory = async () => JSON.parse((await probeAnswer("/probe/fake/one/memory", world.control, world.bridge))?.body ?? "{}");
+    await until(() => world.bridge.pids().length === 1);
+    await openSession(world.url);
+    await until(() => world.bridge.pids().length === 2);
+    const { upstream, endpoint, processes, largestBytes, allBytes } = await memory();
+    assert.deepEqual([upstream, endpoint, processes], ["fake", "one", 2]);
+    assert.ok(largestBytes > 5e6 && allBytes > largestBytes && allBytes <= 2 * largestBytes, `${largestBytes} of ${allBytes}`);
+    for (const path of ["/probe/fake/two/memory", "/probe/fake/one/memory/more"])
+      assert.equal(await probeAnswer(path, world.control, world.bridge), null, path);
+  });
+
+  test("what a wrapper started counts as the server, and one that has ended for nothing", async (t) => {
+    const wrapper = spawn("sh", ["-c", `"${process.execPath}" -e 'setInterval(() => {}, 1000)'; true`], {
+      stdio: "ignore",
+      detached: true,
+    });
+    t.after(() => process.kill(-(wrapper.pid as number), "SIGKILL"));
+    await eventually(async () => ((await memoryOf([wrapper.pid as number])).largestBytes ?? 0) > 2e7);
+    const ended = spawn(process.execPath, ["-e", ""]);
+    await once(ended, "exit");
+    assert.deepEqual(await memoryOf([ended.pid as number]), { processes: 0, largestBytes: 0, allBytes: 0 });
   });
 
   test("probes are answered by a process itself, and by nothing that is none of this router", async () => {
@@ -142,7 +170,7 @@ describe("processes of stdio servers", () => {
     const id = await openSession(world.url);
     const call = toolCall(2, "slow", { steps: 3000 }) as { params: object };
     const body = JSON.stringify({ ...call, params: { ...call.params, _meta: { progressToken: "p".repeat(60_000) } } });
-    const client = connect(Number(world.url.port), "127.0.0.1").pause();
+    const client = connect(Number(world.url.port), "127.0.0.1");
     try {
       const head = ["content-type: application/json", "accept: application/json, text/event-stream", `mcp-session-id: ${id}`];
       client.write(
@@ -150,7 +178,8 @@ describe("processes of stdio servers", () => {
       );
       const look = (): Promise<string> => world.bridge.look("stdio://one/server", 2000);
       // Before it begins there is nothing to look at, and while sockets between them take something it comes and goes.
-      await eventually(async () => (await look()) === "answers", { withinMs: 15_000 });
+      await once(client, "data");
+      client.pause();
       const pids = world.bridge.pids();
       const seen = new Set<string>();
       const isHeldForLong = async (): Promise<boolean> => {

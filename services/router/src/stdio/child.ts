@@ -31,6 +31,7 @@ export class StdioChild implements MessagePipe {
   #closing = false;
   #heard = false;
   #isHeld = false;
+  #holds = 0;
   /** It was given something since it last said anything. */
   #isSilent = false;
   /** When it was first asked by the router itself since then. */
@@ -116,6 +117,10 @@ export class StdioChild implements MessagePipe {
   get isHeld(): boolean {
     return this.#isHeld;
   }
+  /** How often its output was held so far: what it said meanwhile may not have been read yet. */
+  get holds(): number {
+    return this.#holds;
+  }
   /** Whether its end was asked for. */
   get closing(): boolean {
     return this.#closing;
@@ -164,6 +169,7 @@ export class StdioChild implements MessagePipe {
   }
 
   pause(): void {
+    if (!this.#isHeld) this.#holds += 1;
     this.#isHeld = true;
     this.#process?.stdout.pause();
   }

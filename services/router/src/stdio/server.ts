@@ -100,11 +100,10 @@ export class StdioServer {
   /** Whether those processes that owe an answer answer at all. */
   async look(timeoutMs: number): Promise<"answers" | "silent" | "unclear"> {
     const busy = [...this.#sessions.values()].filter(({ session, child }) => session.inFlight > 0 && !child.isHeld).slice(0, looksMax);
-    const looks = busy.map(({ child }) => child.answers("ping", timeoutMs));
-    if (this.#shared !== null && this.#shared.pipe.inFlight > 0) looks.push(this.#shared.child.answers("discover", timeoutMs));
-    if (looks.length === 0) return "unclear";
-    const answers = await Promise.all(looks);
-    return answers.some((answer) => answer) ? "answers" : "silent";
+    const looks = busy.map(({ child }) => lookAt(child, "ping", timeoutMs));
+    if (this.#shared !== null && this.#shared.pipe.inFlight > 0) looks.push(lookAt(this.#shared.child, "discover", timeoutMs));
+    const found = await Promise.all(looks);
+    return found.find((one) => one === "answers") ?? found.find((one) => one === "silent") ?? "unclear";
   }
 
   /** Whether a new process could be had now. */
@@ -300,3 +299,10 @@ export class StdioServer {
 }
 
 const looksMax = 8;
+
+/** Its answer may wait behind what a slow client does not read: then its silence is not its own. */
+async function lookAt(child: StdioChild, by: "ping" | "discover", timeoutMs: number): Promise<"answers" | "silent" | "unclear"> {
+  const { holds } = child;
+  if (await child.answers(by, timeoutMs)) return "answers";
+  return child.isHeld || child.holds !== holds ? "unclear" : "silent";
+}
