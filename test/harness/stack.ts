@@ -253,8 +253,8 @@ async function listening(portBase: number, options: Pick<StackOptions, "natsUrl"
 }
 
 const blockPorts = 600;
-/** Below the ports that systems hand out to outgoing connections (Linux: from 32768). */
-const blocks = { first: 10_000, last: 31_400 } as const;
+/** Below the ports that `freePort` gives, and that systems hand out to outgoing connections (Linux: from 32768). */
+const blocks = { first: 10_000, last: 24_400 } as const;
 
 /**
  * A port base whose whole block is free, and stays ours until `release`: whoever listens on the block's last port has it, so that

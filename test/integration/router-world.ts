@@ -34,7 +34,7 @@ export interface RouterWorld {
  */
 async function freePair(): Promise<number> {
   for (let attempt = 0; attempt < 100; attempt += 1) {
-    const port = 10_000 + 2 * Math.floor(Math.random() * 10_000);
+    const port = 10_000 + 2 * Math.floor(Math.random() * 7800);
     if ((await isFree(port)) && (await isFree(port + 1))) return port;
   }
   throw new Error("no two free ports side by side on 127.0.0.1 after 100 tries");

@@ -123,7 +123,7 @@ export async function until(condition: () => boolean | Promise<boolean>, withinM
 /** A port base whose block is free. Whoever listens on the block's last port has it; the operating system lets go of it with this process. */
 async function freeBlock(): Promise<number> {
   for (let attempt = 0; attempt < 200; attempt += 1) {
-    const base = 10_000 + Math.floor(Math.random() * 35) * 600;
+    const base = 10_000 + Math.floor(Math.random() * 25) * 600;
     const holder = createServer().unref();
     const held = await new Promise<boolean>((resolve) => {
       holder.once("error", () => resolve(false));

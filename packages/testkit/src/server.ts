@@ -57,6 +57,7 @@ export async function runServer(spec: ServerSpec): Promise<RunningServer> {
     started.once("error", (error) => {
       failure = error;
     });
+    const closed = new Promise((resolve) => started.once("close", resolve));
     alive.add(started);
     started.once("exit", () => alive.delete(started));
     for (const stream of [started.stdout, started.stderr]) {
@@ -69,7 +70,8 @@ export async function runServer(spec: ServerSpec): Promise<RunningServer> {
       const ended = failure !== undefined || started.exitCode !== null || started.signalCode !== null;
       if (ended || Date.now() > endMs) {
         started.kill("SIGKILL");
-        if (!ended) await new Promise((resolve) => started.once("exit", resolve)); // It writes into its folder until then.
+        // It writes into its folder until its end, and what it said of that is the last to be read.
+        if (failure === undefined) await closed;
         throw new ServerStartError(`${spec.program} did not come up: ${failure?.message ?? output.slice(-2000)}`);
       }
       try {

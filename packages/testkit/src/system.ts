@@ -13,23 +13,30 @@ process.once("exit", () => {
   for (const path of folders) rmSync(path, { recursive: true, force: true, maxRetries: 5, retryDelay: 100 });
 });
 
+/**
+ * Below the ports that systems give to connections and to who listens at port 0 (from 32768 on Linux, 49152 elsewhere): one of those may be taken
+ * between the moment in which it was free and that in which a server takes it.
+ */
+const firstPort = 25_600;
+const portCount = 7_000;
+
 /** A TCP port of 127.0.0.1 that was free just now, and that this process has not been given before. */
 export async function freePort(): Promise<number> {
   for (let attempt = 0; attempt < 100; attempt += 1) {
-    const port = await new Promise<number>((resolve, reject) => {
-      const server = createServer();
-      server.once("error", reject);
-      server.listen(0, "127.0.0.1", () => {
-        const address = server.address();
-        server.close(() => resolve(typeof address === "object" && address !== null ? address.port : 0));
-      });
-    });
-    if (port > 0 && !given.has(port)) {
-      given.add(port);
-      return port;
-    }
+    const port = firstPort + Math.floor(Math.random() * portCount);
+    if (given.has(port) || !(await isFree(port))) continue;
+    given.add(port);
+    return port;
   }
   throw new Error("no free port on 127.0.0.1 after 100 tries");
+}
+
+function isFree(port: number): Promise<boolean> {
+  return new Promise((resolve, reject) => {
+    const server = createServer();
+    server.once("error", (error: NodeJS.ErrnoException) => (error.code === "EADDRINUSE" ? resolve(false) : reject(error)));
+    server.listen(port, "127.0.0.1", () => server.close(() => resolve(true)));
+  });
 }
 
 /** A new folder, and how to remove it with all that is in it; the end of the process removes it at the latest. */
