@@ -70,7 +70,7 @@ test("what is wrong with a probe is said with its path, its value and what to do
       /^upstreams\.api\.probe\.mcp_canary: the tool "look" is not known to be harmless; write read_only: true/,
     ],
     ["{ type: mcp_tools, mcp_tools: { hash: abc } }", /^upstreams\.api\.probe\.mcp_tools\.hash: give sha256: and 64 hexadecimal digits/],
-    ["{ type: resource }", /^upstreams\.api\.probe\.resource: say what is measured, one of metric, json and pid_file/],
+    ["{ type: resource }", /^upstreams\.api\.probe\.resource: say what is measured, one of metric, json, pid_file and stdio/],
     ["{ type: resource, resource: { metric: m } }", /^upstreams\.api\.probe\.resource: give either limit or limit_metric$/],
     [
       "{ type: resource, resource: { json: $.a, limit_metric: m } }",
