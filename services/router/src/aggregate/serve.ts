@@ -14,6 +14,7 @@ import { spanNameOf } from "../observe/observed-control.ts";
 import type { Observing } from "../observe/start-observing.ts";
 import type { RequestTrace } from "../observe/trace.ts";
 import type { InnerSession } from "./inner-session.ts";
+import { KeptSessions } from "./kept-sessions.ts";
 import type { LastLists } from "./last-lists.ts";
 import { Links } from "./links.ts";
 import { type LocalCall, localCaller, newOperationId } from "./local-request.ts";
@@ -25,7 +26,6 @@ import { AggregateSession } from "./session.ts";
 import { SessionCalls } from "./session-call.ts";
 import { type AggregateSettings, aggregateSettings } from "./settings.ts";
 import { SharedLists } from "./shared-lists.ts";
-import { oldestOfMost } from "./shares.ts";
 
 /** `/mcp`: the tools, prompts and resources of several upstreams as one MCP server, built on `/mcp/<upstream>`. */
 export interface Aggregate {
@@ -60,16 +60,16 @@ const looksAtOnce = 20;
 export function createAggregate(mcp: McpContext, beginTrace: Observing["trace"], last: LastLists | null): Aggregate {
   const call: LocalCall = localCaller(mcp, beginTrace);
   const lists = new SharedLists(mcp.nowMs, last);
-  const sessions = new Map<string, AggregateSession>();
+  const sessions = new KeptSessions<AggregateSession>(sessionsMax);
   const links = new Links(mcp, call);
   const calls = new SessionCalls();
   const ticker = setInterval(() => {
     links.sweep();
     const beforeMs = mcp.nowMs() - idleMs;
-    for (const [id, session] of sessions) {
+    for (const session of sessions.all()) {
       if (session.busy || session.usedAtMs > beforeMs) continue;
       session.close();
-      sessions.delete(id);
+      sessions.forget(session);
     }
     look().catch((error: unknown) => mcp.log.error({ err: error }, "the lists of /mcp could not be looked at"));
   }, lookMs);
@@ -79,7 +79,7 @@ export function createAggregate(mcp: McpContext, beginTrace: Observing["trace"],
     if (looking) return;
     looking = true;
     try {
-      const all = [...sessions.values()];
+      const all = [...sessions.all()];
       for (let from = 0; from < all.length; from += looksAtOnce) {
         await Promise.all(
           all.slice(from, from + looksAtOnce).map((session) => {
@@ -95,7 +95,7 @@ export function createAggregate(mcp: McpContext, beginTrace: Observing["trace"],
 
   /** Its client has ended it, here or at another router process. */
   const drop = (session: AggregateSession): void => {
-    sessions.delete(session.session.id);
+    sessions.forget(session);
     mcp.sessions.end(session.session);
     session.close();
   };
@@ -113,32 +113,20 @@ export function createAggregate(mcp: McpContext, beginTrace: Observing["trace"],
   const sessionOf = async (id: string | string[] | undefined, principal: Principal): Promise<AggregateSession> => {
     const session = typeof id === "string" ? mcp.sessions.open(id, ownName, principal) : null;
     if (session === null) throw sessionNotFound();
-    let known = sessions.get(session.id);
+    let known = sessions.use(session.id);
     // It has left the memory while nobody used it here.
     if (known !== undefined && known.session !== session && !known.busy) {
       known.close();
-      sessions.delete(session.id);
+      sessions.forget(known);
       known = undefined;
     }
     if (known === undefined) {
       if ((await mcp.directory.read(session.sealed.key))?.ended) throw sessionNotFound();
-      known = sessions.get(session.id) ?? new AggregateSession(mcp, call, session, principal);
-      sessions.set(session.id, known);
-      if (sessions.size > sessionsMax) dropOldest(known);
+      known = sessions.use(session.id) ?? sessions.keep(new AggregateSession(mcp, call, session, principal));
     }
     known.usedAtMs = mcp.nowMs();
     known.principal = principal;
     return known;
-  };
-  const dropOldest = (kept: AggregateSession): void => {
-    const oldest = oldestOfMost(
-      sessions.values(),
-      ({ principal }) => principal.holder,
-      (one) => one !== kept && !one.busy,
-    );
-    if (oldest === undefined) return;
-    oldest.close();
-    sessions.delete(oldest.session.id);
   };
 
   const begin = (response: ClientResponse, envelope: Extract<Envelope, { kind: "request" }>, principal: Principal): void => {
@@ -273,7 +261,7 @@ export function createAggregate(mcp: McpContext, beginTrace: Observing["trace"],
           return get(request, response, await sessionOf(request.headers["mcp-session-id"], principal), settings);
         case "DELETE": {
           const session = await sessionOf(request.headers["mcp-session-id"], principal);
-          sessions.delete(session.session.id);
+          sessions.forget(session);
           mcp.sessions.end(session.session);
           // First of all, so that no session with an upstream that is just being begun stays behind.
           await mcp.directory.change(session.session.sealed.key, (record) => ({ ...record, ended: true }));
@@ -288,7 +276,7 @@ export function createAggregate(mcp: McpContext, beginTrace: Observing["trace"],
     },
     changed(key, from) {
       const known = mcp.sessions.byKey(key);
-      const session = known === null ? undefined : sessions.get(known.id);
+      const session = known === null ? undefined : sessions.use(known.id);
       if (session === undefined) return;
       follow(session, from).catch((error: unknown) => mcp.log.error({ err: error }, "a session of /mcp could not be looked at"));
     },
@@ -297,8 +285,10 @@ export function createAggregate(mcp: McpContext, beginTrace: Observing["trace"],
       clearInterval(ticker);
       calls.close();
       links.close();
-      for (const session of sessions.values()) session.close();
-      sessions.clear();
+      for (const session of sessions.all()) {
+        session.close();
+        sessions.forget(session);
+      }
     },
   };
 }
