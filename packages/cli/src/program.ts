@@ -1,5 +1,6 @@
 import { type Bus, BusError } from "@mcp-failover/bus";
 import { Command, CommanderError, Option } from "commander";
+import manifest from "../package.json" with { type: "json" };
 import { type Context, openContext } from "./context.ts";
 import { CliError, usageError } from "./errors.ts";
 import { type Format, openOutput } from "./output.ts";
@@ -22,6 +23,7 @@ export async function runCli(argv: readonly string[], environment: CliEnvironmen
   let format: Format = "table";
   const program = new Command("mcpf")
     .description("See and steer the failover of MCP servers and APIs. Exit codes: 0 done, 1 failed, 2 wrong usage, 3 unhealthy.")
+    .version(manifest.version)
     .addOption(new Option("--data-dir <dir>", "data directory of the stack").default(environment.env["MCPF_DATA_DIR"] ?? ".mcpf"))
     .addOption(new Option("-o, --output <format>", "how to print").choices(["table", "json", "ndjson"]).default("table"))
     .exitOverride()

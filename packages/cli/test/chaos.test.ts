@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { readFile } from "node:fs/promises";
 import { test } from "node:test";
+import { RefusedError } from "@mcp-failover/bus";
 import { type ChaosFinished, chaosFinished } from "@mcp-failover/contracts";
 import { configured, runMcpf } from "./support.ts";
 
@@ -27,4 +28,19 @@ test("the report of a rehearsal says where it left the upstream, and how it is m
     finalState = other;
     assert.doesNotMatch((await run()).stdout, /left at/);
   }
+});
+
+test("a tool that the upstream does not have is wrong usage (2), and those that it has are named", async (t) => {
+  const { bus } = await configured();
+  const refuse = async () => {
+    throw new RefusedError("unknown_tool", 'api has no tool "nope"; known: echo, add');
+  };
+  const handlers = { "command.chaos.run": refuse };
+  const served = await bus.serve({ name: "chaos-runner", instance: "c", version: "0.1.0", description: "rehearses", handlers });
+  t.after(async () => {
+    await served.stop();
+    await bus.close();
+  });
+  const ran = await runMcpf(bus, ["chaos", "run", "killService", "api", "--tool", "nope", "--yes"]);
+  assert.deepEqual([ran.code, ran.stderr], [2, 'mcpf: api has no tool "nope"; known: echo, add\n']);
 });

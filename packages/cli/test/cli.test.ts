@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
+import { mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
@@ -52,6 +52,11 @@ test("status without a state-store is folded from the log, says so, has the pinn
     "reason",
   ]);
   await close();
+});
+
+test("mcpf --version says the version of its package, with no stack at all", async () => {
+  const { version } = JSON.parse(await readFile(new URL("../package.json", import.meta.url), "utf8")) as { version: string };
+  for (const flag of ["--version", "-V"]) assert.deepEqual(await mcpf(null, [flag]), { code: 0, stdout: `${version}\n`, stderr: "" });
 });
 
 test("an unknown upstream, scenario, scope, command or flag is wrong usage (2), and the sentence names what is known", async () => {

@@ -133,7 +133,8 @@ async function findFault(bus: Bus, scenario: ChaosScenario, serves: string, dela
 
 /**
  * The tool that the canary calls, with its arguments: the named one, else the first of the configuration with `read_only: true` whose
- * required arguments can be made up (see {@link fillArguments}). Throws {@link RefusedError} `no_canary_tool`.
+ * required arguments can be made up (see {@link fillArguments}). Throws {@link RefusedError} `unknown_tool` where
+ * there is none of the name, `no_canary_tool` where none can be called.
  */
 export function chooseTool(
   target: Pick<Target, "upstream" | "config">,
@@ -146,7 +147,7 @@ export function chooseTool(
     const tool = tools.find(({ name }) => name === wanted);
     if (tool === undefined)
       throw refusal(
-        "no_canary_tool",
+        "unknown_tool",
         `${upstream} has no tool ${quote(wanted)}`,
         tools.map(({ name }) => name),
       );

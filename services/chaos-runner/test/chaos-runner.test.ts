@@ -184,7 +184,7 @@ test("what cannot be done is refused by name, before anything is touched or writ
   assert.match(await refusal({ target: "constructor" }), /^unknown_upstream/);
   assert.match(await refusal({ scenario: "killAll" }), /^unknown_scenario: no scenario "killAll"; known: killService, slowResponse$/);
   assert.match(await refusal({ options: { endpoint: "third" } }), /^unknown_endpoint: .*known: primary, secondary$/);
-  assert.match(await refusal({ options: { tool: "nope" } }), /^no_canary_tool: shop has no tool "nope"; known: write, stock, objects$/);
+  assert.match(await refusal({ options: { tool: "nope" } }), /^unknown_tool: shop has no tool "nope"; known: write, stock, objects$/);
   assert.match(await refusal({ options: { tool: "write" } }), /^no_canary_tool: write is not known to be read-only.*known: stock$/);
   assert.match(await refusal({ options: { tool: "objects" } }), /^no_canary_tool: the required arguments of objects cannot be made up/);
   assert.match(await refusal({ reason: " " }), /^bad_request: .*say why/);
