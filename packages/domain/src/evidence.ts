@@ -9,7 +9,7 @@ import {
 } from "@mcp-failover/contracts";
 import { secondsAfter, type TrafficSecond } from "./evidence-traffic.ts";
 import type { FailoverPolicy } from "./policy.ts";
-import { isOfAnotherClock } from "./store-time.ts";
+import { isOfAnotherClock, type SetBack } from "./store-time.ts";
 
 /**
  * What the observers say of the endpoints: SIGNALS folded, AUDIT never read.
@@ -43,6 +43,8 @@ export interface Evidence {
   readonly firstSeq: number;
   readonly lastSeq: number;
   readonly lastTimeMs: number;
+  /** The last time that the store's clock was set back (ST3); null: it was not, since this began. */
+  readonly setBack: SetBack | null;
 }
 
 interface ProberSeen {
@@ -134,6 +136,7 @@ export const noEvidence: Evidence = {
   firstSeq: 0,
   lastSeq: 0,
   lastTimeMs: 0,
+  setBack: null,
 };
 
 interface OwnEvidence extends Evidence {
@@ -143,6 +146,7 @@ interface OwnEvidence extends Evidence {
   firstSeq: number;
   lastSeq: number;
   lastTimeMs: number;
+  setBack: SetBack | null;
 }
 
 /** No evidence yet, to be changed by {@link takeSignal} alone. */
@@ -166,8 +170,10 @@ function copyOf(evidence: Evidence): OwnEvidence {
 export function takeSignal(into: Evidence, signal: Signal): void {
   const evidence = into as OwnEvidence;
   const { event, seq, timeMs } = signal;
-  if (isOfAnotherClock(evidence.lastTimeMs, timeMs))
+  if (isOfAnotherClock(evidence.lastTimeMs, timeMs)) {
     for (const known of [evidence.words, evidence.probers, evidence.routers]) known.clear();
+    evidence.setBack = { fromMs: Math.max(evidence.lastTimeMs, evidence.setBack?.fromMs ?? 0), toMs: timeMs };
+  }
   if (event.type === "probe.observed") {
     const { observer, observations } = event.data;
     bounded(

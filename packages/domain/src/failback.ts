@@ -2,6 +2,7 @@ import { coolingFrom, decideReserved, movesCounted } from "./failover-move.ts";
 import { type FailoverDecision, type FailoverInput, gather } from "./failover-outcome.ts";
 import { type EndpointSlice, weighCandidate } from "./failover-proof.ts";
 import { failbackWaitMs, trialInForce } from "./failover-verify.ts";
+import { timeSinceSetBack } from "./store-time.ts";
 
 /** Whether an upstream whose active endpoint answers goes back to a preferred one by itself (F12). `proven`: the active endpoint is. */
 export function decideFailback(input: FailoverInput, proven: boolean): FailoverDecision {
@@ -45,8 +46,9 @@ function preferredOf(input: FailoverInput): EndpointSlice[] {
 }
 
 /** A time before the last move, or before a failback that failed, is none of health. */
-function wellSinceMs({ health, state, nowMs }: FailoverInput, { name }: EndpointSlice): number {
-  return Math.max(health[name]?.sinceMs ?? nowMs, state.moves.at(-1)?.atMs ?? 0, state.failbackFailedAtMs ?? 0);
+function wellSinceMs({ health, state, nowMs, setBack }: FailoverInput, { name }: EndpointSlice): number {
+  const times = [health[name]?.sinceMs ?? nowMs, state.moves.at(-1)?.atMs ?? 0, state.failbackFailedAtMs ?? 0];
+  return Math.max(...times.map((atMs) => timeSinceSetBack(atMs, nowMs, setBack)));
 }
 
 export function activeTierOf({ endpoints, state }: FailoverInput): number {

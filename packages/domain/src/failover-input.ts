@@ -194,6 +194,7 @@ export function failoverInput(audit: FailoverAudit, evidence: Evidence, upstream
     ...(verified ? { traffic: trafficOn(evidence, upstream, groupNames, since, nowMs) } : {}),
     ...(rehearsal !== undefined && nowMs < rehearsal.untilMs ? { rehearsal: rehearsal.experiment } : {}),
     ...(isRuled(config, upstream) ? { ruled: true } : {}),
+    ...(evidence.setBack === null ? {} : { setBack: evidence.setBack }),
     suspects: doubted ? suspectObservers(evidence, policy, nowMs).filter(isHeard) : [],
     signals: { seq: evidence.lastSeq, atMs: evidence.lastTimeMs },
     ...moment,

@@ -1,6 +1,7 @@
 import type { Actor, FailoverState, Trial } from "@mcp-failover/contracts";
 import { type Candidate, type EndpointSlice, type ProofContext, weighCandidate } from "./failover-proof.ts";
 import { failbackRecord, type TrafficSlice, trialAfterMove } from "./failover-verify.ts";
+import type { SetBack } from "./store-time.ts";
 
 /** Input and outcome of `decideFailover`, and how each outcome is built. The invariants are numbered in `failover.ts`. */
 export type FailoverInput = ProofContext & {
@@ -24,6 +25,8 @@ export type FailoverInput = ProofContext & {
   graceUntilMs?: number | null;
   /** A rehearsal that is under way on this upstream. */
   rehearsal?: string | null;
+  /** Absent: the store's clock was not set back, as far as is known, or the input is of a time that did not ask. */
+  setBack?: SetBack;
   /** A safety rule names this upstream, so that an operator's move has to be reserved too. */
   ruled?: boolean;
 };

@@ -4,7 +4,17 @@
  *
  * ST1  What is folded of SIGNALS is forgotten when its times go back so far: evidence begins anew, as after a start.
  * ST2  A stamp in a state that lies so far ahead of now was given by another clock: nothing is waited for because of it.
+ * ST3  What has to have lasted since such a stamp has lasted since the clock was set back, as far as is known: not for less time than that, and
+ *      only where the stamp was given before it, not by a clock that still runs ahead.
  */
+
+/** That the store's clock was set back, as whoever folds SIGNALS saw it. */
+export type SetBack = {
+  /** The latest time before it. */
+  fromMs: number;
+  /** The first time after it. */
+  toMs: number;
+};
 
 /** Less is what leaders of two streams, or two readers, differ by; it is caught up with before it matters. */
 const setBackMsMin = 10_000;
@@ -17,4 +27,10 @@ export function isOfAnotherClock(atMs: number, nowMs: number): boolean {
 /** The time, or 0 (long ago) where it is none of this clock. */
 export function timeOfThisClock(atMs: number, nowMs: number): number {
   return isOfAnotherClock(atMs, nowMs) ? 0 : atMs;
+}
+
+/** The time; or that of the set-back, where it was stamped before that (ST3). `setBack`: undefined where none is known of. */
+export function timeSinceSetBack(atMs: number, nowMs: number, setBack: SetBack | undefined): number {
+  if (setBack === undefined || !isOfAnotherClock(atMs, nowMs) || isOfAnotherClock(atMs, setBack.fromMs)) return atMs;
+  return setBack.toMs;
 }

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import type { BreakerState, Event } from "@mcp-failover/contracts";
+import { type BreakerState, type Event, topology } from "@mcp-failover/contracts";
 import {
   breakerGate,
   decideBreaker,
@@ -8,9 +8,13 @@ import {
   defaultPolicy,
   EvidenceStart,
   evidenceOf,
+  failbackDueMs,
+  failoverInput,
   foldBreakerSignal,
+  foldFailoverAudit,
   isBreakerDue,
   liveRouters,
+  noFailoverAudit,
   openBreakerSignals,
   openEvidence,
   openWindow,
@@ -18,7 +22,7 @@ import {
   testimonyOn,
 } from "@mcp-failover/domain";
 import { halfOpen, open, policy } from "./breaker-fixture.ts";
-import { allSay, dead, nowMs, three, world } from "./failover-world.ts";
+import { allSay, dead, policy as failoverPolicy, nowMs, ruleOf, stateWith, three, world } from "./failover-world.ts";
 import { calls, probeOf, trafficOf } from "./signals.ts";
 
 const hourMs = 3_600_000;
@@ -147,4 +151,75 @@ test("evidence begins with the first signal of a clock that was set back, and be
   start.hear({ seq: 4, timeMs: t0 + 250 }, 5);
   start.hear({ seq: 6, timeMs: t0 + 500 }, 5);
   assert.equal(start.fromMs(5), t0 + 251);
+});
+
+const waitMs = failoverPolicy.failbackAfterMs;
+/** Away from the primary, which was well, by these times. `wellMs`, `movedMs` and `failedMs`: when, by the clock that gave them. */
+function awayFrom({ wellMs, movedMs, failedMs, setBack }: { wellMs: number; movedMs: number; failedMs?: number; setBack?: object }) {
+  const moves = [{ atMs: movedMs, epoch: 1, from: "primary", to: "secondary", automatic: true }];
+  const failed = failedMs === undefined ? {} : { failbackFailedAtMs: failedMs };
+  return world({
+    state: stateWith({ active: "secondary", tier: 1, epoch: 1, moves, ...failed }),
+    evidence: { primary: allSay(), secondary: allSay() },
+    health: { primary: { status: "healthy", sinceMs: wellMs, heldDownUntilMs: null } },
+    policy: { ...failoverPolicy, failback: "automatic" },
+    gatherSinceMs: nowMs - 200,
+    ...(setBack === undefined ? {} : { setBack: setBack as never }),
+  });
+}
+
+test("ST3, F12: a failback waits from when the store's clock was set back, and not for as long as it was, whichever time is of the clock before", () => {
+  const setBack = (agoMs: number) => ({ fromMs: nowMs - agoMs + hourMs, toMs: nowMs - agoMs });
+  const before = (agoMs: number) => nowMs - agoMs + hourMs - 60_000;
+  const asks = (agoMs: number) => [
+    { wellMs: before(agoMs), movedMs: before(agoMs), setBack: setBack(agoMs) },
+    { wellMs: nowMs - hourMs, movedMs: before(agoMs), setBack: setBack(agoMs) },
+    { wellMs: before(agoMs), movedMs: nowMs - hourMs, setBack: setBack(agoMs) },
+    { wellMs: 0, movedMs: 0, failedMs: before(agoMs), setBack: setBack(agoMs) },
+  ];
+  for (const times of asks(waitMs)) assert.equal(ruleOf(decideFailover(awayFrom(times))), "decided failback");
+  for (const times of asks(waitMs - 1)) {
+    const input = awayFrom(times);
+    assert.equal(ruleOf(decideFailover(input)), "none active_healthy");
+    assert.equal(failbackDueMs(input), nowMs + 1);
+  }
+});
+
+test("ST3: what was stamped after the set-back by a clock that runs ahead, or where nobody knows of a set-back, is waited for as it is", () => {
+  const wellMs = nowMs + hourMs;
+  const none = "none active_healthy";
+  assert.equal(ruleOf(decideFailover(awayFrom({ wellMs, movedMs: 0 }))), none, "as decisions of before were taken, and are recomputed");
+  const setBack = { fromMs: nowMs + hourMs - 20_000, toMs: nowMs - 2 * hourMs };
+  assert.equal(ruleOf(decideFailover(awayFrom({ wellMs, movedMs: 0, setBack }))), none);
+  assert.equal(
+    ruleOf(decideFailover(awayFrom({ wellMs: nowMs + 5000, movedMs: 0, setBack }))),
+    none,
+    "leaders of two streams differ by so much",
+  );
+});
+
+test("ST3: the input of a decision says since when the store's clock runs as it does, where it was set back as this was folded", () => {
+  const shop = { kind: "mcp", endpoints: [{ name: "primary", url: "http://127.0.0.1:1/a", tier: 0 }] };
+  const config = { version: 1, environment: "development", topology: topology.parse({ upstreams: { shop } }) };
+  const audit = foldFailoverAudit(noFailoverAudit, { type: "config.applied", data: config } as unknown as Event, t0);
+  const evidence = openEvidence();
+  const moment = { command: null, fleet: null, clock: { tilted: false, freshAfterSeq: 0 }, gatherSinceMs: null };
+  const said = (atMs: number) => failoverInput(audit, evidence, "shop", { ...moment, nowMs: atMs }).setBack;
+  let seq = 0;
+  const hear = (timeMs: number): void => {
+    seq += 1;
+    takeSignal(evidence, { seq, timeMs, event: probed("p1", "ok") });
+  };
+  hear(t0 + hourMs);
+  hear(t0 + hourMs - 1000);
+  assert.equal(said(t0 + hourMs), undefined, "what leaders differ by is no set-back");
+  hear(t0);
+  hear(t0 + 1000);
+  assert.deepEqual(said(t0 + 1000), { fromMs: t0 + hourMs - 1000, toMs: t0 });
+  hear(t0 - hourMs);
+  assert.deepEqual(
+    said(t0),
+    { fromMs: t0 + hourMs - 1000, toMs: t0 - hourMs },
+    "set back twice: what was stamped before the first was too",
+  );
 });
