@@ -6,6 +6,7 @@ import { type FakeControl, fakeControl } from "./support/fake-control.ts";
 import { startMcpServer, type TestMcpServer } from "./support/mcp-server.ts";
 import { type ModernServer, startModernServer } from "./support/modern-server.ts";
 import { startTestRouter, type TestRouter } from "./support/router.ts";
+import { startScriptedServer } from "./support/scripted-server.ts";
 import { controlOf } from "./support/several.ts";
 
 const waitMs = 30_000;
@@ -240,5 +241,49 @@ describe("several upstreams of both eras as one server, for a client without ses
     assert.deepEqual([unknown.status, unknown.body.error?.code], [400, -32022]);
     const none = await raw("resources/subscribe", { uri: "mcpf+modern+note://one" });
     assert.deepEqual([none.status, none.body.error?.code], [404, -32601]);
+  });
+
+  test("R6: a name that no header can hold comes encoded, is compared with the message as what it says, and goes on encoded; a plain one goes on as it is", async () => {
+    const server = await startScriptedServer("s", { modern: true });
+    const second = await startTestRouter(controlOf({ up: fakeControl([server]) }));
+    try {
+      let heard: unknown;
+      server.answer = ({ method, request }) => {
+        if (method === "tools/call") heard = request.headers["mcp-name"];
+        return false;
+      };
+      const encoded = (text: string): string => `=?base64?${Buffer.from(text).toString("base64")}?=`;
+      const call = (name: string, header: string) =>
+        post(
+          `${second.url}/mcp`,
+          { jsonrpc: "2.0", id: 1, method: "tools/call", params: { name, arguments: {}, _meta: meta } },
+          { "mcp-protocol-version": "2026-07-28", "mcp-method": "tools/call", "mcp-name": header },
+        );
+      const ofUpstream: readonly (readonly [name: string, header: string])[] = [
+        ["plain name", "plain name"],
+        ["größe", encoded("größe")],
+        ["two\nlines", encoded("two\nlines")],
+        ["ends in a space ", encoded("ends in a space ")],
+        ["tab\there", encoded("tab\there")],
+        // What looks encoded would be read as what it is not.
+        ["=?base64?eA==?=", encoded("=?base64?eA==?=")],
+      ];
+      for (const [name, header] of ofUpstream) {
+        heard = undefined;
+        const answer = await call(`up__${name}`, encoded(`up__${name}`));
+        assert.equal(answer.body.result?.content?.[0]?.text, "s", `${name}: ${answer.text}`);
+        assert.equal(heard, header, JSON.stringify(name));
+      }
+      heard = undefined;
+      for (const header of [encoded("up__other"), encoded(encoded("up__größe")), "=?base64?not base64?=", "=?base64??="]) {
+        const { status, body } = await call("up__größe", header);
+        assert.deepEqual([status, body.error?.code], [400, -32020], header);
+      }
+      assert.equal(heard, undefined, "nothing that is refused is sent");
+    } finally {
+      await second.close(0);
+      await server.kill();
+    }
+    assert.deepEqual(second.problems, []);
   });
 });

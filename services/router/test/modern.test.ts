@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { afterEach, beforeEach, describe, test } from "node:test";
 import { endpointTag } from "../src/mcp/cursor.ts";
 import { readIssuedState } from "../src/mcp/issued-state.ts";
-import { connectV1, connectV2, post, textOf, toolCall, until } from "./support/clients.ts";
+import { connectV1, connectV2, openSession, post, textOf, toolCall, until } from "./support/clients.ts";
 import { type FakeControl, fakeControl } from "./support/fake-control.ts";
 import { startMcpServer } from "./support/mcp-server.ts";
 import { type ModernServer, startModernServer } from "./support/modern-server.ts";
@@ -407,5 +407,80 @@ describe("a client of the modern era", () => {
     await Promise.all([a.kill(), b.kill()]);
     assert.equal((await post(router.mcpUrl, call, headers)).body.error?.code, 1002);
     await client.close();
+  });
+
+  describe("that says where it was, as sessions let clients do (R9)", () => {
+    const lastEventId = "aaaaaaaa.BBBBs.1.";
+    const meta = {
+      "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+      "io.modelcontextprotocol/clientInfo": { name: "raw", version: "1" },
+      "io.modelcontextprotocol/clientCapabilities": {},
+    };
+    const asked = { "mcp-protocol-version": "2026-07-28", "mcp-method": "tools/call", "mcp-name": "write", "last-event-id": lastEventId };
+    const call = toolCall(7, "write", { key: "k" });
+    const modernCall = { ...call, params: { ...(call as { params: object }).params, _meta: meta } };
+
+    for (const path of ["/mcp/fake", "/mcp"]) {
+      test(`is told at ${path} that this era has no stream to come back to, and its servers are not asked`, async () => {
+        for (const headers of [{ "last-event-id": lastEventId }, {}]) {
+          const answer = await fetch(router.url + path, {
+            headers: { accept: "text/event-stream", "mcp-protocol-version": "2026-07-28", ...headers },
+          });
+          const { error } = (await answer.json()) as { error: { message: string } };
+          assert.deepEqual([answer.status, answer.headers.get("allow")], [405, "POST"]);
+          assert.match(error.message, /2026-07-28/);
+        }
+        assert.deepEqual(a.methods, []);
+      });
+    }
+
+    test("and has a session after all, is served as one", async () => {
+      const session = { "mcp-session-id": await openSession(router.mcpUrl) };
+      const stop = new AbortController();
+      const headers = { accept: "text/event-stream", "mcp-protocol-version": "2026-07-28", ...session };
+      const answer = await fetch(router.mcpUrl, { headers, signal: stop.signal });
+      assert.notEqual(answer.headers.get("allow"), "POST");
+      stop.abort();
+    });
+
+    test("makes a new call with it, of which its server is told nothing else", async () => {
+      const server = await startScriptedServer("s", { modern: true });
+      const second = await startTestRouter(fakeControl([server]));
+      others.push(
+        () => second.close(0),
+        () => server.kill(),
+      );
+      const seen: unknown[] = [];
+      server.answer = ({ method, request }) => {
+        if (method === "tools/call") seen.push(request.headers["last-event-id"]);
+        return false;
+      };
+      assert.equal((await post(second.mcpUrl, modernCall, asked)).body.result?.content?.[0]?.text, "s");
+      assert.deepEqual(seen, [undefined]);
+    });
+
+    test("has its answer, which is that its outcome is unknown, where a server sends it away to come back; the server's own event ids reach nobody", async () => {
+      const server = await startScriptedServer("s", { modern: true });
+      const second = await startTestRouter(fakeControl([server]));
+      others.push(
+        () => second.close(0),
+        () => server.kill(),
+      );
+      server.answer = (one) => {
+        if (one.method !== "tools/call") return false;
+        one.response.writeHead(200, { "content-type": "text/event-stream" });
+        const progress = { jsonrpc: "2.0", method: "notifications/progress", params: { progressToken: "p", progress: 1 } };
+        one.response.end(`id: of-the-server\nretry: 10\ndata: ${JSON.stringify(progress)}\n\n`);
+        return true;
+      };
+      const answer = await post(second.mcpUrl, modernCall, asked);
+      const last = JSON.parse(answer.text.trim().split("data: ").at(-1) ?? "") as { id: unknown; error?: { code: number } };
+      assert.deepEqual([last.id, last.error?.code], [7, 1001], answer.text);
+      assert.ok(answer.text.includes("notifications/progress") && !/^(id|retry):/m.test(answer.text), answer.text);
+      assert.deepEqual(
+        server.heard.filter((one) => one.startsWith("GET")),
+        [],
+      );
+    });
   });
 });

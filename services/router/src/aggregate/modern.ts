@@ -3,6 +3,7 @@ import { Ending } from "../ending.ts";
 import { rpcCodes, sendJson } from "../errors.ts";
 import type { Principal } from "../identity/principal.ts";
 import { clientInfoKey, type Envelope, firstModernVersion, isObject, serverMessageOf, versionKey } from "../mcp/envelope.ts";
+import { plainText } from "../mcp/header-text.ts";
 import type { McpContext } from "../mcp/inbound.ts";
 import { SseWriter } from "../mcp/sse.ts";
 import { AbortedByRouter, UpstreamError } from "../upstream-client.ts";
@@ -14,7 +15,7 @@ import { bindState, readState } from "./request-state.ts";
 import { type CallListener, SessionCall, type SessionCalls } from "./session-call.ts";
 import type { AggregateSettings } from "./settings.ts";
 import type { SharedLists } from "./shared-lists.ts";
-import { namedBy, plainText, type StatelessClient, StatelessUpstream } from "./stateless.ts";
+import { namedBy, type StatelessClient, StatelessUpstream } from "./stateless.ts";
 import { fromUpstream, isListMethod, type ListMethod } from "./translate.ts";
 
 type Value = Record<string, unknown>;

@@ -1,6 +1,7 @@
 import type { EndSignal } from "../ending.ts";
 import type { Principal } from "../identity/principal.ts";
 import { firstModernVersion } from "../mcp/envelope.ts";
+import { headerText } from "../mcp/header-text.ts";
 import type { UpstreamResponse } from "../upstream-client.ts";
 import { type Asked, InnerError, isStream, type Listener, lostError, readMessages, wholeAnswer } from "./inner-answer.ts";
 import type { LocalCall } from "./local-request.ts";
@@ -57,16 +58,4 @@ export class StatelessUpstream implements Asked {
       signal,
     });
   }
-}
-
-const encoded = /^=\?base64\?([A-Za-z0-9+/=]*)\?=$/;
-
-/** What no header can hold travels as `=?base64?...?=`. */
-function headerText(text: string): string {
-  const isPlain = /^[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?$/.test(text) && !encoded.test(text);
-  return isPlain ? text : `=?base64?${Buffer.from(text).toString("base64")}?=`;
-}
-export function plainText(header: string): string {
-  const inside = encoded.exec(header)?.[1];
-  return inside === undefined ? header : Buffer.from(inside, "base64").toString("utf8");
 }

@@ -1,5 +1,6 @@
 import { allowedTools, hasAmbiguousKeys } from "@mcp-failover/domain";
 import type { RouterError } from "../errors.ts";
+import { plainText } from "../mcp/header-text.ts";
 import type { Principal } from "./principal.ts";
 
 /** A message as far as the check needs it. */
@@ -35,17 +36,11 @@ export function forbiddenTool(
   if (message.method !== "tools/call") return null;
   const tool = message.params?.["name"];
   if (typeof tool !== "string") return refuse("called a tool without a name");
-  if (typeof name === "string" && plainName(name) !== tool) return refuse("named one tool in Mcp-Name and another one in the message");
+  if (typeof name === "string" && plainText(name) !== tool) return refuse("named one tool in Mcp-Name and another one in the message");
   if (principal.mayCall(upstream, tool)) return null;
   return refuse(
     `may not call ${JSON.stringify(tool.slice(0, 128))} of ${upstream}; it was not sent. An operator can allow it in agents.${principal.agent}.allow`,
   );
-}
-
-/** `=?base64?...?=` holds a name that no header could (MCP 2026-07-28). */
-function plainName(value: string): string {
-  const encoded = /^=\?base64\?([A-Za-z0-9+/=]*)\?=$/.exec(value)?.[1];
-  return encoded === undefined ? value : Buffer.from(encoded, "base64").toString("utf8");
 }
 
 /** The answer to a `tools/list` as the agent may see it, which is for nobody else to keep (requirement R16); null: as it is. */

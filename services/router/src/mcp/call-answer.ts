@@ -49,7 +49,8 @@ export type Relayed =
  * A2  Events are written as they come, in order; a client that reads slowly slows the reading of the upstream.
  * A3  After a retry the client sees no progress value twice or falling (R12).
  * A4  A request that the server made on this stream is withdrawn when its server is gone (R14).
- * A5  The stream outlives the client's connection: in a session every event has an id, with which the client gets the rest (R9).
+ * A5  The stream outlives the client's connection: in a session every event has an id, with which the client gets the rest (R9). Without one no
+ *     event has an id, and a server that ends its stream for the client to come back has given no answer.
  * A6  A client that has cancelled its request gets no answer to it, whatever the upstream still says.
  */
 export class CallAnswer {
@@ -330,8 +331,8 @@ export class CallAnswer {
         end: () => {
           clearTimeout(silent);
           if (answered) return;
-          // With an event id the client can come back for the answer; without one it never could.
-          if (lastEventId !== null && told)
+          // With an event id a session's client can come back for the answer; without one, or without a session, it never could.
+          if (lastEventId !== null && told && this.#resumable !== null)
             resolve({ kind: "parked", told: { outcome: "ok", httpStatus: response.status, toolError: false } });
           else resolve({ ...failed("closed", `${where} ended its stream without an answer`), lastEventId });
         },
@@ -376,7 +377,11 @@ export class CallAnswer {
   }
 
   #write(event: SseEvent, hold: Hold | null, resume: (() => void) | null = null, isAnswer = false): boolean {
-    const more = this.#log === null ? this.#writer.write(event, this.#nowMs()) : this.#log.write(event, hold, this.#nowMs(), isAnswer);
+    // Without a session there is nothing to come back to, and so no id to do it with (R9).
+    const more =
+      this.#log === null
+        ? this.#writer.write({ event: event.event, data: event.data }, this.#nowMs())
+        : this.#log.write(event, hold, this.#nowMs(), isAnswer);
     if (!more && resume !== null) this.#sink?.whenDrained(resume);
     return more;
   }

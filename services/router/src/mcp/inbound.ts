@@ -6,6 +6,7 @@ import type { Principal } from "../identity/principal.ts";
 import type { RequestTrace } from "../observe/trace.ts";
 import type { UpstreamClient } from "../upstream-client.ts";
 import type { SessionDirectory } from "./directory.ts";
+import { firstModernVersion } from "./envelope.ts";
 import type { EraBook } from "./era.ts";
 import type { FaceBook } from "./face.ts";
 import type { OfferBook } from "./offer-book.ts";
@@ -128,7 +129,11 @@ export function checkPostHeaders(headers: IncomingHttpHeaders): void {
   if (type !== "application/json") throw new RefusedRequest(415, -32000, "Unsupported Media Type: Content-Type must be application/json");
 }
 
+/** A client of 2026-07-28 is told what servers of that era tell it: each stream belongs to a request, and none is gone on with (R9). */
 export function checkGetHeaders(headers: IncomingHttpHeaders): void {
+  if (headers["mcp-protocol-version"] === firstModernVersion && headers["mcp-session-id"] === undefined) {
+    throw new RefusedRequest(405, -32000, `Method Not Allowed: in protocol ${firstModernVersion} there is only POST`, { allow: "POST" });
+  }
   const accept = headers.accept ?? "";
   if (!accept.includes("text/event-stream")) {
     throw new RefusedRequest(406, -32000, "Not Acceptable: Client must accept text/event-stream");

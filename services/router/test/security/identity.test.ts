@@ -220,6 +220,16 @@ describe("agents by static token", () => {
     assert.deepEqual(a.writes, []);
   });
 
+  test("R24: a tool that is allowed is called by whatever name says it in the header: plain, or encoded as what no header can hold is", async () => {
+    const { mcpUrl } = await routerWith({ agents });
+    const begun = await post(mcpUrl, initializeBody, bearer("token-of-alice"));
+    const headers = { ...bearer("token-of-alice"), "mcp-session-id": begun.headers.get("mcp-session-id") ?? "" };
+    for (const name of ["whoami", "=?base64?d2hvYW1p?="]) {
+      const answer = await post(mcpUrl, toolCall(1, "whoami"), { ...headers, "mcp-name": name });
+      assert.equal(answer.body.result?.content?.[0]?.text, "a", name);
+    }
+  });
+
   test("R24: an upstream that the agent may not use is refused like one that there is not", async () => {
     const { mcpUrl, url } = await routerWith({ agents });
     const known = await post(mcpUrl, initializeBody, bearer("token-of-carol"));
