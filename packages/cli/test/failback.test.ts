@@ -195,6 +195,28 @@ test("an order whose answer is lost is given again under its own id, and never t
   assert.match(error.message, /Look at `mcpf status` before you give the order again/);
 });
 
+test("an order that reached nobody at any try is told as not given, and a try that reached nobody says nothing of one before it", async (t) => {
+  const { mcpf, bus } = await world(t);
+  const lost = new BusError("timeout", "no answer to it; it may have been done all the same", { retriable: true });
+  const unsent = new BusError("unreachable", "NATS cannot be reached", { retriable: true });
+  const nobody = new BusError("no_responders", "no instance answers", { retriable: true });
+  for (const [tries, told] of [
+    [[unsent, unsent, unsent], { code: "unreachable", retriable: true, isUnknown: false }],
+    [[unsent, nobody, nobody], { code: "no_responders", retriable: true, isUnknown: false }],
+    [[lost, unsent, unsent], { code: "unreachable", retriable: false, isUnknown: true }],
+    [[unsent, lost, nobody], { code: "no_responders", retriable: false, isUnknown: true }],
+  ] as const) {
+    const left = [...tries];
+    bus.request = (async () => {
+      throw left.shift();
+    }) as typeof bus.request;
+    const ran = await mcpf("failback", "api", "--reason", "r", "--yes", "-o", "json");
+    const { error } = JSON.parse(ran.stderr);
+    const isUnknown = /may have been done by a try before\. Look at `mcpf status` before you give the order again/.test(error.message);
+    assert.deepEqual({ code: error.code, retriable: error.retriable, isUnknown }, told, error.message);
+  }
+});
+
 test("mcpf why prints the certificate of a move, who applied it, what it overrode, and what was refused or failed since; as JSON the same", async (t) => {
   const { mcpf, say, bus } = await world(t);
   const vote = {

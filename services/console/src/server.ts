@@ -150,11 +150,11 @@ async function failover(kit: Kit<ConsoleConfig>, access: Access, request: Incomi
   if (body === null) return;
   const { upstream, to, reason, force, commandId, givenAtSeq } = body;
   try {
-    const { lastSeq } = await kit.bus.info("AUDIT");
+    const seenSeq = givenAtSeq ?? (await kit.bus.info("AUDIT")).lastSeq;
     const by = { kind: "operator", id: "console" } as const;
     const reply = await kit.bus.request(
       "command.failover",
-      { commandId: commandId ?? randomUUID(), by, reason, givenAtSeq: givenAtSeq ?? lastSeq, upstream, to, force, dryRun: false },
+      { commandId: commandId ?? randomUUID(), by, reason, givenAtSeq: seenSeq, upstream, to, force, dryRun: false },
       { timeoutMs: commandTimeoutMs },
     );
     return sendJson(response, reply.ok ? 200 : 409, reply);

@@ -35,20 +35,25 @@ export async function give(context: Context, options: ChangeOptions, question: s
 /** An order without an answer is given so often in all, under its own id: however often it comes it is done once. */
 const timesMax = 3;
 const againMs = 500;
-/** Of errors after which nobody knows whether an order was done. */
-const unknownCodes: ReadonlySet<string> = new Set(["timeout", "unreachable"]);
+/** Errors after which nobody knows whether an order was done. After `unreachable` and `no_responders` it is known: nothing was sent. */
+const unknownCodes: ReadonlySet<string> = new Set(["timeout", "log_unreachable"]);
 
 /** Gives an order, and again where no answer came. Throws {@link CliError}. */
 export async function order<S extends RequestSubject>(context: Context, subject: S, body: RequestInput<S>): Promise<unknown> {
+  let isUnknown = false;
   for (let time = 1; ; time += 1) {
     try {
       return await ask(context, subject, body, commandMsMax);
     } catch (error) {
       if (!(error instanceof CliError && error.retriable)) throw error;
+      // That one try came to nothing says nothing of one before it.
+      const isLost = unknownCodes.has(error.code);
+      isUnknown ||= isLost;
       if (time < timesMax) await sleep(againMs);
-      else if (unknownCodes.has(error.code)) {
+      else if (isUnknown) {
         // The same line again would be another order, which may undo this one.
-        throw new CliError(1, error.code, `${error.message}. Look at \`mcpf status\` before you give the order again`);
+        const message = isLost ? error.message : `${error.message}; but it may have been done by a try before`;
+        throw new CliError(1, error.code, `${message}. Look at \`mcpf status\` before you give the order again`);
       } else throw error;
     }
   }

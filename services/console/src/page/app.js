@@ -151,21 +151,22 @@ function showItem(item) {
   while (byId("events").children.length > eventsMax) byId("events").lastChild.remove();
 }
 
+/** Errors of the console's bus after which nothing is on its way to anybody. */
+const unsentCodes = new Set(["unreachable", "no_responders"]);
 /**
- * Posts JSON; throws an Error with the console's own words and its code. `known`: it was refused, and nothing was done; else it may have been
- * done, or be done yet.
+ * Posts JSON; throws an Error with the console's own words and its code. `fate`: "refused" by whoever carries it out; "unsent": it never came that
+ * far; "unknown": it may have been done, or be done yet.
  */
 async function post(path, body) {
   const request = { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body) };
   const response = await fetch(path, { ...request, signal: AbortSignal.timeout(answerMsMax) }).catch((cause) => {
-    throw new Error("the console did not answer", { cause });
+    throw Object.assign(new Error("the console did not answer", { cause }), { fate: "unknown" });
   });
   if (response.ok) return;
   const { error } = await response.json().catch(() => ({}));
-  throw Object.assign(new Error(error?.message ?? `the console answered ${response.status}`), {
-    code: error?.code,
-    known: error !== undefined && response.status < 500 && error.retriable !== true,
-  });
+  const isKnown = error !== undefined && (unsentCodes.has(error.code) || (response.status < 500 && error.retriable !== true));
+  const fate = !isKnown ? "unknown" : response.status === 409 ? "refused" : "unsent";
+  throw Object.assign(new Error(error?.message ?? `the console answered ${response.status}`), { code: error?.code, fate });
 }
 
 /** Asks for the token, or no longer. */
@@ -268,14 +269,15 @@ async function requestFailover(asked) {
     asked.sent = false;
     if (form === asked) byId("dialog").close();
   } catch (error) {
-    const wasSent = asked.sent;
+    if (asked.sent && error.fate === "unknown") asked.order.unknown = true;
     asked.sent = false;
-    const unknown =
-      wasSent && !error.known ? " Whether it was done is not known: see the events. The same order again is done once at most." : "";
+    // That this try came to nothing says nothing of one before it.
+    const isUnknown = error.fate !== "refused" && asked.order?.unknown === true;
+    const unknown = isUnknown ? " Whether it was done is not known: see the events. The same order again is done once at most." : "";
     if (form !== asked) return say("access", `Fail over ${asked.upstream}: ${error.message}.${unknown}`);
     // The session has ended meanwhile.
     if (error.code === "token_missing") askForToken(true);
-    if (error.known) {
+    if (error.fate !== "unknown" && !isUnknown) {
       asked.order = null;
       describe(asked);
     }
