@@ -48,6 +48,11 @@ export function routerErrorOf({ code, message, retriable, retryAfterMs, httpStat
   };
 }
 
+/** The header that says so, in whole seconds and at least one (RFC 9110, 10.2.3). */
+export function retryAfter(ms: number): { readonly "retry-after": string } {
+  return { "retry-after": String(Math.max(1, Math.ceil(ms / 1000))) };
+}
+
 export interface ErrorPlace {
   readonly upstream: string;
   readonly operationId: string;

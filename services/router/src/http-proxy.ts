@@ -3,7 +3,7 @@ import { classifyHttpStatus } from "@mcp-failover/domain";
 import type { ClientRequest, ClientResponse } from "./client-exchange.ts";
 import type { Attempt, AttemptResult, CallControl, RouterControl, UpstreamView } from "./control/port.ts";
 import { eitherOf } from "./ending.ts";
-import { httpStatusOf, type RouterError, routerErrorOf, sendJson } from "./errors.ts";
+import { httpStatusOf, type RouterError, retryAfter, routerErrorOf, sendJson } from "./errors.ts";
 import { type AnyLane, alone, runHedged } from "./hedge.ts";
 import type { Principal } from "./identity/principal.ts";
 import { clientDeadlineMs, type DataPlaneLog, type DataPlaneMetrics, operationHeader } from "./mcp/inbound.ts";
@@ -220,7 +220,7 @@ function fail(inbound: HttpInbound, error: RouterError, stale: boolean): void {
     { error: { code: error.code, message: error.message, operationId, upstream: view.name, retriable: error.retriable } },
     {
       ...ownHeaders(inbound, stale),
-      ...(error.retriable ? { "retry-after": String(Math.max(1, Math.ceil((error.retryAfterMs ?? 0) / 1000))) } : {}),
+      ...(error.retriable ? retryAfter(error.retryAfterMs ?? 0) : {}),
     },
   );
 }

@@ -390,4 +390,48 @@ describe("a session", () => {
     await fetch(router.mcpUrl, { method: "DELETE", headers: { "mcp-session-id": id } });
     assert.equal((await post(router.mcpUrl, ping, { "mcp-session-id": id })).status, 404);
   });
+
+  test("R22: that a server refuses to take over with 429 says that it sheds load, and until when, to its calls, messages and streams; nothing was sent", async () => {
+    const s = await startScriptedServer("s");
+    const first = await startScriptedServer("first");
+    const own = fakeControl([s]);
+    const begins = await startTestRouter(fakeControl([first]));
+    const second = await startTestRouter(own);
+    others.push(
+      () => begins.close(0),
+      () => second.close(0),
+      () => first.kill(),
+      () => s.kill(),
+    );
+    for (const refused of ["initialize", "notifications/initialized"]) {
+      s.answer = ({ method, response }) => {
+        if (method === refused) response.writeHead(429, { "retry-after": "7" }).end();
+        return method === refused;
+      };
+      // Begun at a server that the second router does not have.
+      const session = { "mcp-session-id": await openSession(begins.mcpUrl) };
+      const before = own.told.length;
+      const sent = await post(second.mcpUrl, toolCall(1, "write", { key: "k" }), session);
+      const { operationId: _operation, ...data } = sent.body.error?.data ?? {};
+      assert.deepEqual(
+        [sent.status, data],
+        [200, { code: "overloaded", upstream: "fake", retriable: true, retryAfterMs: 7000 }],
+        sent.text,
+      );
+      assert.deepEqual(own.told[before]?.result, {
+        outcome: "soft",
+        httpStatus: 429,
+        toolError: false,
+        executed: "no",
+        retryAfterMs: 7000,
+      });
+      const headers = { accept: "application/json, text/event-stream", ...session };
+      const body = JSON.stringify({ jsonrpc: "2.0", method: "notifications/roots/list_changed" });
+      const message = await fetch(second.mcpUrl, { method: "POST", headers: { ...headers, "content-type": "application/json" }, body });
+      const stream = await fetch(second.mcpUrl, { headers });
+      for (const answer of [message, stream])
+        assert.deepEqual([answer.status, answer.headers.get("retry-after")], [429, "7"], await answer.text());
+    }
+    assert.ok(!s.heard.some((one) => /^(tools|notifications\/roots)/.test(one)), s.heard.join(", "));
+  });
 });

@@ -206,7 +206,7 @@ export class Call implements CallControl {
         return this.#retryWhere({ executed: "no", message: result.message });
       case "soft":
       case "auth":
-        return this.#settleRefused(endpoint, result.outcome, result.httpStatus);
+        return this.#settleRefused(endpoint, result);
       case "hard":
         if (this.#executed(result) === "unknown") this.#mayHaveRun = true;
         this.#again = true;
@@ -254,7 +254,7 @@ export class Call implements CallControl {
   }
 
   /** A status is proof only where the operator says so. */
-  #executed({ executed, httpStatus }: Extract<AttemptResult, { outcome: "hard" }>): "no" | "unknown" {
+  #executed({ executed, httpStatus }: Pick<Extract<AttemptResult, { outcome: "hard" }>, "executed" | "httpStatus">): "no" | "unknown" {
     return httpStatus !== undefined && this.#upstream.policy.router.notExecutedStatuses.includes(httpStatus) ? "no" : executed;
   }
 
@@ -280,12 +280,12 @@ export class Call implements CallControl {
     return { retry: true };
   }
 
-  /** 429, 401, 403: the endpoint answered. Another one may do better, but the same one will not, and a write may have been done. */
-  #settleRefused(endpoint: EndpointView, outcome: "soft" | "auth", httpStatus: number): { readonly retry: boolean } {
-    const executed = this.#upstream.policy.router.notExecutedStatuses.includes(httpStatus) ? "no" : "unknown";
+  /** 429, 401, 403: the endpoint answered. Another one may do better, but the same one will not, and a write that was sent may have been done. */
+  #settleRefused(endpoint: EndpointView, result: Refused): { readonly retry: boolean } {
+    const executed = this.#executed({ ...result, executed: result.executed ?? "unknown" });
     if (executed === "unknown") this.#mayHaveRun = true;
     this.#again = false;
-    const why = outcome === "soft" ? "it sheds load (429)" : "it refused the router's credential";
+    const why = result.outcome === "soft" ? "it sheds load (429)" : "it refused the router's credential";
     this.#failures.push(`${endpoint.name}: ${why}`);
     const { attemptsMax } = this.#upstream.policy.router;
     const known = this.#mayHaveRun ? "unknown" : executed;
@@ -553,6 +553,9 @@ export class Call implements CallControl {
     this.#world.report.tool({ upstream: this.#upstream.name, tool, agent, implementation, error, latencyMs });
   }
 }
+
+/** 429, 401, 403. */
+type Refused = Extract<AttemptResult, { toolError: boolean }>;
 
 const legacyMsUsual = 5000;
 const reasonsMax = 8;

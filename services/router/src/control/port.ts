@@ -175,6 +175,8 @@ export type AttemptResult =
       readonly toolError: boolean;
       /** Of a 429 that said so. */
       readonly retryAfterMs?: number;
+      /** What has to come before the call was refused (the question for its era, the replay of its session): the call itself was not sent. */
+      readonly executed?: "no";
     }
   | {
       readonly outcome: "hard";

@@ -11,7 +11,7 @@ import { DiscoverRefused } from "./era.ts";
 import { forwardedHeaders, type Inbound, type McpContext, sessionNotFound } from "./inbound.ts";
 import { learnTools } from "./learn-tools.ts";
 import { credentialRefused, loadShed } from "./refusals.ts";
-import { ReplayError } from "./replay.ts";
+import { ReplayError, replayTold } from "./replay.ts";
 import { type Hold, parkedMax, runningMax, type Session } from "./session.ts";
 import { streamHeaders, streamOutcome } from "./session-stream.ts";
 import { isSessionUnknown } from "./session-unknown.ts";
@@ -41,6 +41,8 @@ export interface CallParts {
   readonly gone: Ending;
 }
 
+/** What had to come before the call was refused. */
+const notSent = { executed: "no" } as const;
 const resumesMax = 3;
 const resumeConnectMs = 500;
 
@@ -146,7 +148,7 @@ export class AttemptRun {
       return notAnswered(hard(error.code, "no", error.message));
     }
     if (error instanceof DiscoverRefused) {
-      return error.httpStatus === 429 ? this.#loadShed(error.retryAfterMs) : this.#credentialRefused(error.httpStatus);
+      return error.httpStatus === 429 ? this.#loadShed(error.retryAfterMs, notSent) : this.#credentialRefused(error.httpStatus, notSent);
     }
     if (!(error instanceof ReplayError)) throw error;
     if (error.code === "ended") {
@@ -163,8 +165,9 @@ export class AttemptRun {
         giveUp: () => this.#refuse({ code: "session_lost", message: error.message, retriable: false }),
       };
     }
-    if (error.status === 401 || error.status === 403) return this.#credentialRefused(error.status);
-    return notAnswered({ outcome: "ineligible", message: error.message });
+    if (error.status === 401 || error.status === 403) return this.#credentialRefused(error.status, notSent);
+    if (error.status === 429) return this.#loadShed(error.retryAfterMs, notSent);
+    return notAnswered(replayTold(error));
   }
 
   /** Once more in a new session, where the server does not know the one that it was sent in: then it did not run. */
@@ -345,14 +348,14 @@ export class AttemptRun {
   }
 
   /** The upstream's 401 names another resource than the client asked: it is not passed on (requirement R24). */
-  #credentialRefused(httpStatus: number): Tried {
+  #credentialRefused(httpStatus: number, sent: typeof notSent | null = null): Tried {
     const error = credentialRefused(this.#attempt.endpoint.name, httpStatus);
-    return { kind: "not_answered", told: { outcome: "auth", httpStatus, toolError: false }, giveUp: () => this.#refuse(error) };
+    return { kind: "not_answered", told: { outcome: "auth", httpStatus, toolError: false, ...sent }, giveUp: () => this.#refuse(error) };
   }
-  #loadShed(retryAfterMs: number | null): Tried {
+  #loadShed(retryAfterMs: number | null, sent: typeof notSent | null = null): Tried {
     const error = loadShed(this.#attempt.endpoint.name, retryAfterMs);
     const rest = retryAfterMs === null ? {} : { retryAfterMs };
-    const told: AttemptResult = { outcome: "soft", httpStatus: 429, toolError: false, ...rest };
+    const told: AttemptResult = { outcome: "soft", httpStatus: 429, toolError: false, ...rest, ...sent };
     return { kind: "not_answered", told, giveUp: () => this.#refuse(error) };
   }
   #refuse(error: RouterError): void {

@@ -1,5 +1,5 @@
 import type { UpstreamView } from "../control/port.ts";
-import { RefusedRequest, type RouterError, rpcErrorMessage } from "../errors.ts";
+import { RefusedRequest, type RouterError, retryAfter, rpcErrorMessage } from "../errors.ts";
 import { visibleAnswer } from "../identity/tool-access.ts";
 import { AbortedByRouter, UpstreamError, type UpstreamResponse } from "../upstream-client.ts";
 import { firstPrimedVersion } from "./call-answer.ts";
@@ -199,6 +199,7 @@ function refuse(outcome: StreamOutcome, upstream: string): void {
         outcome.status >= 400 && outcome.status < 500 ? outcome.status : 503,
         -32000,
         `${upstream} refused the stream`,
+        outcome.retryAfterMs == null ? {} : retryAfter(outcome.retryAfterMs),
       );
     case "failed":
       throw new RefusedRequest(503, -32000, `no endpoint of ${upstream} can open the stream now; try again`, { "retry-after": "1" });

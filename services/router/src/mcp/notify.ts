@@ -1,12 +1,13 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import type { AttemptResult } from "../control/port.ts";
 import { eitherOf } from "../ending.ts";
-import { httpStatusOf, RefusedRequest, routerErrorOf } from "../errors.ts";
+import { httpStatusOf, RefusedRequest, type RouterError, retryAfter, routerErrorOf } from "../errors.ts";
 import { statusTold } from "../http-proxy.ts";
 import { UpstreamError, type UpstreamResponse } from "../upstream-client.ts";
 import type { Envelope } from "./envelope.ts";
 import { forwardedHeaders, type Inbound, type McpContext } from "./inbound.ts";
-import { ReplayError } from "./replay.ts";
+import { loadShed } from "./refusals.ts";
+import { ReplayError, replayTold } from "./replay.ts";
 import { splitRequestId } from "./rewrite.ts";
 import type { Hold, Session } from "./session.ts";
 import { SessionStream } from "./session-stream.ts";
@@ -154,6 +155,7 @@ async function deliver(
   const leftMs = Math.max(1, Math.min(call.deadlineMs - nowMs(), 60_000));
   const late = AbortSignal.timeout(leftMs);
   const dueAtMs = performance.now() + leftMs;
+  let shed: RouterError | null = null;
   for (let attempt = await call.next(); attempt !== null; attempt = await call.next()) {
     const { endpoint, connectMs, givenUp } = attempt;
     const signal = givenUp === null ? late : eitherOf(late, givenUp);
@@ -198,14 +200,15 @@ async function deliver(
           call.end("error");
           throw new RefusedRequest(404, -32001, error.message);
         }
-        told = { outcome: "ineligible", message: error.message };
+        told = replayTold(error);
       } else throw error;
     }
+    shed = told.outcome === "soft" ? loadShed(endpoint.name, told.retryAfterMs ?? null) : null;
     if (!attempt.done(told).retry) break;
   }
-  const error = routerErrorOf(call.problem());
+  const error = shed ?? routerErrorOf(call.problem());
   call.end("error");
-  throw new RefusedRequest(httpStatusOf(error.code), -32000, error.message, { "retry-after": "1" });
+  throw new RefusedRequest(httpStatusOf(error.code), -32000, error.message, retryAfter(error.retryAfterMs ?? 0));
 }
 
 /** A redirect is not followed, because the credential is for this endpoint alone (R24): the message was not delivered. */

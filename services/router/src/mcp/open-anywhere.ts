@@ -1,6 +1,6 @@
 import type { EndpointView } from "../control/port.ts";
 import { UpstreamError } from "../upstream-client.ts";
-import { ReplayError } from "./replay.ts";
+import { ReplayError, replayTold } from "./replay.ts";
 import type { Hold, Session } from "./session.ts";
 import type { StreamDeps, StreamOutcome } from "./session-stream.ts";
 
@@ -39,8 +39,12 @@ export async function openAnywhere(
       }
     } catch (error) {
       if (error instanceof ReplayError) {
-        const { retry } = attempt.done({ outcome: "ineligible", message: error.message });
-        outcome = { kind: "refused", status: error.code === "ended" || error.code === "sticky" ? 404 : 503 };
+        const told = replayTold(error);
+        const { retry } = attempt.done(told);
+        outcome =
+          told.outcome === "soft"
+            ? { kind: "refused", status: told.httpStatus, retryAfterMs: error.retryAfterMs }
+            : { kind: "refused", status: error.code === "ended" || error.code === "sticky" ? 404 : 503 };
         if (retry) continue;
         break;
       }

@@ -1,5 +1,5 @@
-import type { EndpointView, UpstreamView } from "../control/port.ts";
-import { type UpstreamClient, UpstreamError, type UpstreamResponse } from "../upstream-client.ts";
+import type { AttemptResult, EndpointView, UpstreamView } from "../control/port.ts";
+import { retryAfterMsOf, type UpstreamClient, UpstreamError, type UpstreamResponse } from "../upstream-client.ts";
 import type { SessionDirectory, SessionRecord } from "./directory.ts";
 import { isObject, readServerMessage, type ServerMessage } from "./envelope.ts";
 import type { DataPlaneLog } from "./inbound.ts";
@@ -43,12 +43,21 @@ export class ReplayError extends Error {
   readonly retriable: boolean;
   /** HTTP status of a refusal. */
   readonly status: number;
-  constructor(code: ReplayError["code"], message: string, status = 0) {
+  /** Of a refusal that said so. */
+  readonly retryAfterMs: number | null;
+  constructor(code: ReplayError["code"], message: string, status = 0, retryAfterMs: number | null = null) {
     super(message);
     this.code = code;
     this.retriable = code === "ineligible" || code === "refused";
     this.status = status;
+    this.retryAfterMs = retryAfterMs;
   }
+}
+
+/** What an endpoint that cannot have the session is told as (`sticky` and `ended` are no word on it): nothing was sent there but the replay. */
+export function replayTold({ message, status, retryAfterMs }: ReplayError): AttemptResult {
+  if (status !== 429) return { outcome: "ineligible", message };
+  return { outcome: "soft", httpStatus: status, toolError: false, executed: "no", ...(retryAfterMs === null ? {} : { retryAfterMs }) };
 }
 
 export interface ReplayDeps {
@@ -171,7 +180,7 @@ export function createReplay(deps: ReplayDeps): Replay {
     say: (method: string, params: unknown, id: string | null) => Promise<UpstreamResponse>,
   ): Promise<readonly string[]> => {
     const { sealed } = session;
-    const { result } = await readAnswer(answer, endpoint);
+    const { result } = await readAnswer(answer, endpoint, nowMs());
     deps.offers.learn(sealed.upstream, endpoint.name, sealed.version, result);
     if (result["protocolVersion"] !== sealed.version) {
       throw new ReplayError("ineligible", `${endpoint.name} speaks ${String(result["protocolVersion"])}, the session ${sealed.version}`);
@@ -183,12 +192,12 @@ export function createReplay(deps: ReplayDeps): Replay {
     if (how.initialized) {
       const accepted = await say("notifications/initialized", undefined, null);
       accepted.discard(1000);
-      if (accepted.status >= 400) throw new ReplayError("refused", `${endpoint.name} refused notifications/initialized`, accepted.status);
+      if (accepted.status >= 400) throw refusedBy(accepted, `${endpoint.name} refused notifications/initialized`, nowMs());
     }
-    if (session.level !== undefined) await answerTo(await say("logging/setLevel", session.level, "mcpf-level"), endpoint);
+    if (session.level !== undefined) await answerTo(await say("logging/setLevel", session.level, "mcpf-level"), endpoint, nowMs());
     const refused: string[] = [];
     for (const uri of session.subscriptions) {
-      const { error } = await answerTo(await say("resources/subscribe", { uri }, "mcpf-subscribe"), endpoint);
+      const { error } = await answerTo(await say("resources/subscribe", { uri }, "mcpf-subscribe"), endpoint, nowMs());
       // It stays remembered: another endpoint, or this one when it is started again, may have the resource.
       if (error !== null) refused.push(uri);
     }
@@ -220,7 +229,7 @@ export function createReplay(deps: ReplayDeps): Replay {
         signal: AbortSignal.any([signal, AbortSignal.timeout(toolsMsMax)]),
         lane: "call",
       });
-      deps.tools.learn(view.name, endpoint.name, (await readAnswer(answer, endpoint)).result);
+      deps.tools.learn(view.name, endpoint.name, (await readAnswer(answer, endpoint, nowMs())).result);
     } catch (error) {
       if (!(error instanceof UpstreamError || error instanceof ReplayError)) throw error;
       deps.log.debug({ upstream: view.name, endpoint: endpoint.name, err: error }, "the tool list of an endpoint could not be had");
@@ -280,8 +289,8 @@ interface Introduced {
 }
 
 /** The result of a request of ours; an error of the server makes the endpoint ineligible. */
-async function readAnswer(response: UpstreamResponse, endpoint: EndpointView): Promise<{ result: Record<string, unknown> }> {
-  const message = await answerTo(response, endpoint);
+async function readAnswer(response: UpstreamResponse, endpoint: EndpointView, nowMs: number): Promise<{ result: Record<string, unknown> }> {
+  const message = await answerTo(response, endpoint, nowMs);
   if (message.error !== null) {
     throw new ReplayError("ineligible", `${endpoint.name} answered the replay of a session with error ${message.error}`);
   }
@@ -289,18 +298,22 @@ async function readAnswer(response: UpstreamResponse, endpoint: EndpointView): P
 }
 
 /** The answer to a request of ours, a result or an error of the server. */
-async function answerTo(response: UpstreamResponse, endpoint: EndpointView): Promise<Answered> {
+async function answerTo(response: UpstreamResponse, endpoint: EndpointView, nowMs: number): Promise<Answered> {
   if (response.status >= 500) {
     response.discard(1000);
     throw new UpstreamError("http_5xx", `${endpoint.name} answered ${response.status} to the replay of a session`, false);
   }
   if (response.status >= 300) {
     response.discard(1000);
-    throw new ReplayError("refused", `${endpoint.name} answered ${response.status} to the replay of a session`, response.status);
+    throw refusedBy(response, `${endpoint.name} answered ${response.status} to the replay of a session`, nowMs);
   }
   const message = await firstAnswer(response);
   if (message === null) throw new UpstreamError("malformed", `${endpoint.name} gave no answer to the replay of a session`, false);
   return message;
+}
+
+function refusedBy({ status, headers }: UpstreamResponse, message: string, nowMs: number): ReplayError {
+  return new ReplayError("refused", message, status, retryAfterMsOf(headers, nowMs));
 }
 
 type Answered = Extract<ServerMessage, { kind: "answer" }> & { readonly text: string };

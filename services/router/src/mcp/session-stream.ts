@@ -44,7 +44,7 @@ export type StreamOutcome =
   /** 409: another has it, most likely another router process. */
   | { readonly kind: "conflict" }
   | { readonly kind: "session_lost" }
-  | { readonly kind: "refused"; readonly status: number }
+  | { readonly kind: "refused"; readonly status: number; readonly retryAfterMs?: number | null }
   | { readonly kind: "failed"; readonly error: UpstreamError };
 
 /** Fits into one NATS message, compressed or not, when another router process claims it. */

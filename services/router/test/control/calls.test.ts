@@ -410,6 +410,24 @@ test("429 and 401 send a read to another good endpoint, never a write, and never
   assert.deepEqual(await play(fixture.control.begin(describe(fixture)), () => ok), ["primary"], "an answer never ejects");
 });
 
+test("429 and 401 to what has to come before a call send a write on too, which was not sent, to another endpoint that may take it", async (t) => {
+  const pool = warehouse.replace("kind: mcp\n", "kind: mcp\n    mode: pool\n").replace("tier: 1", "tier: 0");
+  const fixture = await start(t, { yaml: pool });
+  for (const endpoint of ["primary", "secondary"]) await fixture.health("warehouse", endpoint, {});
+  const before = { executed: "no", toolError: false } as const;
+  for (const result of [
+    { outcome: "soft", httpStatus: 429, ...before },
+    { outcome: "auth", httpStatus: 401, ...before },
+  ] as const) {
+    const { executed: _sent, ...sent } = result;
+    let refusals = 0;
+    const once = (refusal: AttemptResult) => (): AttemptResult => (refusals++ === 0 ? refusal : ok);
+    assert.equal((await play(fixture.control.begin(describe(fixture, write)), once(result))).length, 2);
+    refusals = 0;
+    assert.equal((await play(fixture.control.begin(describe(fixture, write)), once(sent))).length, 1, "one that was sent may have run");
+  }
+});
+
 test("an endpoint that cannot serve a call costs nothing: another is tried, and its health is not touched", async (t) => {
   const fixture = await start(t);
   const went = await play(fixture.control.begin(describe(fixture, write)), () => ({ outcome: "ineligible", message: "other era" }));

@@ -113,7 +113,7 @@ export function fakeControl(
               const retry =
                 result.outcome === "ineligible" ||
                 (result.outcome === "hard" && (result.executed === "no" || safe)) ||
-                (result.outcome === "soft" && safe);
+                (result.outcome === "soft" && (safe || (result.executed === "no" && order.length > 0)));
               refused = !retry;
               return { retry };
             },
