@@ -102,7 +102,15 @@ test("K5: time in which the parent stood still itself is not counted against its
   await sleep(patientMs(1000) * 2);
   parent.process.kill("SIGCONT");
   await sleep(patientMs(500));
-  assert.deepEqual((await parent.answering(2)).sort(), before.sort());
+  // Again and again, for more often than questions may be left without an answer: it runs for no longer than one of them takes.
+  for (let times = 0; times < 20; times++) {
+    parent.process.kill("SIGSTOP");
+    await sleep(patientMs(150));
+    parent.process.kill("SIGCONT");
+    await sleep(5);
+  }
+  await sleep(patientMs(500));
+  assert.deepEqual([(await parent.answering(2)).sort(), parent.said()], [before.sort(), ""]);
 });
 
 test("K3: a stop in the midst of a replacement lets end what is in flight at the worker that is being replaced", async (t) => {
