@@ -3,6 +3,7 @@ import { createReadStream } from "node:fs";
 import { stat } from "node:fs/promises";
 import { createInterface } from "node:readline";
 import type { Bus } from "@mcp-failover/bus";
+import type { StreamName } from "@mcp-failover/contracts";
 import type { LogMessage } from "@mcp-failover/domain";
 import { z } from "zod";
 import { CliError, usageError } from "./errors.ts";
@@ -28,12 +29,12 @@ export interface LogEnd {
   readonly count?: number;
 }
 
-/** AUDIT line by line, and at last the line that says that it is whole. Throws a BusError where the log is out of reach. */
-export async function* exportLines(bus: Bus): AsyncGenerator<string> {
+/** A stream line by line, and at last the line that says that it is whole. Throws a BusError where the log is out of reach. */
+export async function* exportLines(bus: Bus, stream: StreamName): AsyncGenerator<string> {
   // Before reading: where the newest events were taken out of the log, it goes further than what is read.
-  let { lastSeq } = await bus.info("AUDIT");
+  let { lastSeq } = await bus.info(stream);
   let count = 0;
-  for await (const { seq, subject, timeMs, headers, bytes } of bus.read("AUDIT")) {
+  for await (const { seq, subject, timeMs, headers, bytes } of bus.read(stream)) {
     yield `${JSON.stringify({ seq, subject, timeMs, headers, ...payloadOf(bytes) })}\n`;
     lastSeq = Math.max(lastSeq, seq);
     count += 1;

@@ -242,7 +242,19 @@ function addCommands(program: Command, action: Action): void {
     .command("export")
     .description("the log as NDJSON, byte for byte")
     .option("--file <file>", "write to a file")
+    .option("--signals", "what probers and routers saw (kept for three days) instead of what was decided")
     .action(action(async (context, options: object) => (await log()).exportLog(context, options)));
+  events
+    .command("backtest <file>")
+    .description("try the policy of a configuration file on what the log recorded: what would it have moved, when, and was that needed")
+    .option("--since <duration>", "how far back", "24h")
+    .option("--from <time>", "from this time on instead, for example 2026-11-01T08:00:00Z")
+    .option("--to <time>", "up to this time")
+    .option("--env <environment>", "development or production; otherwise the one in force")
+    .option("--export <file...>", "files of `mcpf events export`, of the log and of --signals, instead of the live log")
+    .action(
+      action(async (context, file: string, options: object) => (await import("./commands/backtest.ts")).backtest(context, file, options)),
+    );
 
   const state = program.command("state").description("read models");
   state

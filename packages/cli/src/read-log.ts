@@ -58,6 +58,26 @@ export async function storedMs(bus: Bus): Promise<number | null> {
   return times.length === 0 ? null : Math.max(...times);
 }
 
+/** The sequence of the first message that a stream stored at this time or later; behind its last one where there is none. Throws a BusError. */
+export async function seqAt(bus: Bus, stream: StreamName, timeMs: number): Promise<number> {
+  const { firstSeq, lastSeq } = await bus.info(stream);
+  let low = Math.max(1, firstSeq);
+  let high = lastSeq + 1;
+  while (low < high) {
+    const middle = Math.floor((low + high) / 2);
+    // Where one was taken out, the next one tells.
+    let known = middle;
+    let stored = await bus.at(stream, known);
+    while (stored === null && known + 1 < high) {
+      known += 1;
+      stored = await bus.at(stream, known);
+    }
+    if (stored !== null && stored.timeMs < timeMs) low = known + 1;
+    else high = middle;
+  }
+  return low;
+}
+
 /** Folds AUDIT into the read model, from its start. */
 export async function foldLog(
   bus: Bus,

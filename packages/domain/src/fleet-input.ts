@@ -1,5 +1,6 @@
 import { endpointKey } from "@mcp-failover/contracts";
 import { type FailoverAudit, failoverPolicyOf, failoverStateOf, heldDownUntil } from "./failover-input.ts";
+import type { FailoverDecision, FailoverInput } from "./failover-outcome.ts";
 import type { ReservationInput, Want } from "./fleet.ts";
 import { maintenanceAt } from "./maintenance.ts";
 import { safetyFacts } from "./safety-rules.ts";
@@ -24,6 +25,25 @@ export function reservationInput(audit: FailoverAudit, wants: readonly Want[], n
     }),
     policy: { fleetMoves, fleetWindowMs, fleetCriticalShare, reservationMs },
     nowMs,
+  };
+}
+
+/** What is asked of the fleet for a decision that has to be reserved. */
+export function wantOf(input: FailoverInput, decision: Extract<FailoverDecision, { kind: "reserve" }>, critical: boolean): Want {
+  const { upstream, state, command } = input;
+  const { epoch, to, toBackup, sinceMs, rule } = decision;
+  const force = command?.kind === "failover" || command?.kind === "failback" ? command.force : false;
+  return {
+    upstream,
+    epoch,
+    critical,
+    sinceMs,
+    from: state.active,
+    to,
+    toBackup,
+    failback: rule === "failback",
+    operator: command !== null,
+    force,
   };
 }
 

@@ -23,6 +23,15 @@ export {
   openGrant,
 } from "./agent-access.ts";
 export {
+  Backtest,
+  type BacktestCounts,
+  type BacktestMessage,
+  type BacktestResult,
+  type BacktestSide,
+  backtestWarmUpMs,
+  type JudgedMove,
+} from "./backtest.ts";
+export {
   type BalancingCandidate,
   type BalancingQuestion,
   type BalancingStrategy,
@@ -101,7 +110,7 @@ export {
   type Want,
   wantsMax,
 } from "./fleet.ts";
-export { reservationInput } from "./fleet-input.ts";
+export { reservationInput, wantOf } from "./fleet-input.ts";
 export {
   decideHealth,
   evidenceMax,

@@ -1,4 +1,4 @@
-import type { FailoverDecision, FailoverInput, FailoverMoment, Want } from "@mcp-failover/domain";
+import { type FailoverDecision, type FailoverMoment, wantOf } from "@mcp-failover/domain";
 import type { FencedDecider } from "@mcp-failover/service-kit";
 import type { Attention } from "./attention.ts";
 import type { Gatherer } from "./gatherer.ts";
@@ -103,23 +103,4 @@ const isFull = (decision: FailoverDecision): boolean => decision.kind === "rejec
 /** Whether an upstream keeps its place in the waiting room after this. */
 function mayWait(decision: FailoverDecision): boolean {
   return decision.kind === "gather" || decision.kind === "reserve" || isFull(decision);
-}
-
-/** What is asked of the fleet for a decision that has to be reserved. */
-export function wantOf(input: FailoverInput, decision: Extract<FailoverDecision, { kind: "reserve" }>, critical: boolean): Want {
-  const { upstream, state, command } = input;
-  const { epoch, to, toBackup, sinceMs, rule } = decision;
-  const force = command?.kind === "failover" || command?.kind === "failback" ? command.force : false;
-  return {
-    upstream,
-    epoch,
-    critical,
-    sinceMs,
-    from: state.active,
-    to,
-    toBackup,
-    failback: rule === "failback",
-    operator: command !== null,
-    force,
-  };
 }

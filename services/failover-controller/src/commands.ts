@@ -1,9 +1,8 @@
 import { RefusedError } from "@mcp-failover/bus";
 import type { Event, FailbackCommand, FailoverCommand, HoldCommand, ReleaseCommand } from "@mcp-failover/contracts";
 import { subjectFor } from "@mcp-failover/contracts";
-import { type FailoverDecision, type FailoverInput, type FailoverOrder, failoverPolicyOf } from "@mcp-failover/domain";
+import { type FailoverDecision, type FailoverInput, type FailoverOrder, failoverPolicyOf, wantOf } from "@mcp-failover/domain";
 import type { Command, CommandDesk, FencedDecider, NoticeDesk } from "@mcp-failover/service-kit";
-import { wantOf } from "./automatic.ts";
 import type { Gatherer } from "./gatherer.ts";
 import type { Knowledge } from "./knowledge.ts";
 import type { Performer } from "./perform.ts";

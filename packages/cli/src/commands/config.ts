@@ -60,7 +60,8 @@ export async function apply(context: Context, file: string, options: ChangeOptio
   }
 }
 
-async function load(context: Context, file: string): Promise<ParsedTopology> {
+/** A configuration file, read as `mcpf config apply` reads it. Throws a {@link CliError} of wrong usage that says what to mend. */
+export async function load(context: Context, file: string): Promise<ParsedTopology> {
   let text: string;
   try {
     const bytes = readFileSync(file);

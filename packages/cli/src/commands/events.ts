@@ -166,13 +166,13 @@ function differences(
   return [...differs, ...shown.filter(({ name }) => !known.has(name)).map(({ name }) => `${name} is shown, and is not in the log`)];
 }
 
-/** `mcpf events export --file F`: AUDIT as it is stored, byte for byte. */
-export async function exportLog(context: Context, options: { file?: string }): Promise<ExitCode> {
+/** `mcpf events export --file F`: AUDIT as it is stored, byte for byte; with `--signals` SIGNALS, which forgets after three days. */
+export async function exportLog(context: Context, options: { file?: string; signals?: boolean }): Promise<ExitCode> {
   const { file } = options;
   const bus = await context.bus();
   let lines = 0;
   async function* counted(): AsyncGenerator<string> {
-    for await (const line of exportLines(bus)) {
+    for await (const line of exportLines(bus, options.signals ? "SIGNALS" : "AUDIT")) {
       yield line;
       lines += 1;
     }
