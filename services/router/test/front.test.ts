@@ -491,6 +491,8 @@ test("S3: a connection that was taken just before a stop has its first request a
     socket.write(`POST /mcp/nobody HTTP/1.1\r\n${head}\r\ncontent-length: ${Buffer.byteLength(body)}\r\n\r\n${body}`);
     await until(closed);
     assert.match(came(), /^HTTP\/1\.1 404 /, `front: ${front}`);
+    // Else its client would send the next request on a connection that is about to be closed.
+    assert.match(came(), /\r\nconnection: close\r\n/i, `front: ${front}`);
     await stopped;
   }
 });
