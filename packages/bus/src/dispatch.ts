@@ -1,4 +1,4 @@
-import { type Reply, type RequestSubject, requests, sayIssues } from "@mcp-failover/contracts";
+import { type Reply, type RequestSubject, requestFixOf, requests, sayIssues } from "@mcp-failover/contracts";
 import { RefusedError, type ServiceDefinition } from "./bus.ts";
 
 /** Requests that one instance works on at a time; more are refused, and may be asked again. */
@@ -31,7 +31,7 @@ async function dispatch(
   } catch {
     return refusal("bad_request", `${subject} takes a JSON body`, false); // The parser's own words could quote a secret.
   }
-  const body = requests[subject].schema.safeParse(json);
+  const body = requests[subject].schema.safeParse(json, { error: requestFixOf });
   if (!body.success) return refusal("bad_request", `${subject}: ${sayIssues(body.error)}`, false);
   const handler = service.handlers[subject] as ((body: unknown) => Promise<unknown>) | undefined;
   if (handler === undefined) return refusal("not_served", `${service.name} does not answer ${subject}`, false);

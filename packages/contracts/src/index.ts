@@ -124,6 +124,7 @@ export {
   type Severity,
   severity,
 } from "./incident.ts";
+export { requestFixOf } from "./issue-words.ts";
 export { findJson, jsonPathProblem } from "./json-path.ts";
 export {
   type ConfigApplied,

@@ -1,9 +1,10 @@
-import { isMap, isScalar, LineCounter, parseDocument } from "yaml";
+import { isMap, isScalar, LineCounter, parseDocument, visit, type YAMLParseError } from "yaml";
 import { reportAgentProblems } from "./agent-config.ts";
 import { ambiguousWith, separatorDefault } from "./aggregate-names.ts";
 import { hashOf } from "./canonical.ts";
 import { isStdioUrl } from "./endpoint-transport.ts";
 import { channelsMax, contactLimits, contactText } from "./incident.ts";
+import { fixOf } from "./issue-words.ts";
 import { configurationLimits } from "./log.ts";
 import { reportProbeProblems } from "./probe-plan.ts";
 import { type Topology, topology } from "./topology.ts";
@@ -60,7 +61,7 @@ export function parseTopology(text: string, options: ParseTopologyOptions): Pars
   >[1]);
   if (document.errors.length > 0) {
     throw new ConfigError(
-      document.errors.map((error) => ({ path: "(yaml)", line: error.linePos?.[0].line ?? null, message: firstLine(error.message) })),
+      document.errors.map((error) => ({ path: "(yaml)", line: error.linePos?.[0].line ?? null, message: sayYaml(error) })),
       options.file,
     );
   }
@@ -83,8 +84,8 @@ export function parseTopology(text: string, options: ParseTopologyOptions): Pars
     });
   };
 
-  const raw = withHttpUrls(interpolate(plain(document, options.file), options.env, report));
-  const parsed = topology.safeParse(raw);
+  const raw = withHttpUrls(interpolate(plain(document, lines, options.file), options.env, report));
+  const parsed = topology.safeParse(raw, { error: fixOf });
   if (!parsed.success) {
     for (const issue of parsed.error.issues) {
       if (issue.code === "unrecognized_keys") {
@@ -121,14 +122,53 @@ function isSameKey(a: unknown, b: unknown): boolean {
   return a === b || (isScalar(a) && isScalar(b) && String(a.value) === String(b.value));
 }
 
+const yamlFixes: Readonly<Record<string, string>> = {
+  TAB_AS_INDENT: "a tab indents this line, and YAML takes spaces alone; write spaces",
+  MULTIPLE_DOCS: "another document begins here, and only one is read; take this line and what follows out",
+};
+
+/** A mistake of YAML itself; its line is said beside it. */
+function sayYaml({ code, message }: YAMLParseError): string {
+  return yamlFixes[code] ?? firstLine(message).replace(/ at line \d+, column \d+:?$/, "");
+}
+
 /** The YAML as values. Too many aliases (a "billion laughs") and aliases of nothing are thrown by the library only here. */
-function plain(document: ReturnType<typeof parseDocument>, file: string): unknown {
+function plain(document: ReturnType<typeof parseDocument>, lines: LineCounter, file: string): unknown {
   try {
     return document.toJS({ maxAliasCount: 100 });
   } catch (error) {
-    const message = `${firstLine(error instanceof Error ? error.message : String(error))}; write the values out`;
-    throw new ConfigError([{ path: "(yaml)", line: null, message }], file);
+    const said = firstLine(error instanceof Error ? error.message : String(error));
+    const isBomb = said.startsWith("Excessive alias count");
+    const at = suspectAlias(document, isBomb);
+    const message = isBomb ? "the aliases (*name) of this file stand for too many values" : said;
+    const line = at === null ? null : lines.linePos(at).line;
+    throw new ConfigError([{ path: "(yaml)", line, message: `${message}; write the values out` }], file);
   }
+}
+
+/** Where to look: the first alias without an anchor; of too many, the first of something that has aliases itself, else the last one of all. */
+function suspectAlias(document: ReturnType<typeof parseDocument>, isBomb: boolean): number | null {
+  let found: number | null = null;
+  visit(document, {
+    Alias(_key, alias) {
+      const source = alias.resolve(document);
+      const at = alias.range?.[0] ?? null;
+      let isSuspect = source === undefined;
+      if (isBomb && source !== undefined) {
+        found = at;
+        visit(source, {
+          Alias() {
+            isSuspect = true;
+            return visit.BREAK;
+          },
+        });
+      }
+      if (!isSuspect) return undefined;
+      found = at;
+      return visit.BREAK;
+    },
+  });
+  return found;
 }
 
 type Report = (path: readonly PropertyKey[], message: string) => void;

@@ -1,7 +1,16 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
-import { ConfigError, latencyBucketsMs, type ParseTopologyOptions, parseTopology, secretsIn } from "../src/index.ts";
+import {
+  ConfigError,
+  latencyBucketsMs,
+  type ParseTopologyOptions,
+  parseTopology,
+  requestFixOf,
+  requests,
+  sayIssues,
+  secretsIn,
+} from "../src/index.ts";
 
 const minimal = `
 upstreams:
@@ -198,6 +207,41 @@ test("a YAML bomb is refused before it is unfolded", () => {
   const startMs = Date.now();
   assert.ok(problemsOf(`l0: &l0 [x]\n${levels.join("\n")}\n`).length > 0);
   assert.ok(Date.now() - startMs < 2000);
+});
+
+test("what is wrong is said in words that name the fix, never in those of the libraries that read it", () => {
+  const levels = Array.from({ length: 9 }, (_, n) => `l${n + 1}: &l${n + 1} [${Array.from({ length: 9 }, () => `*l${n}`).join(", ")}]`);
+  const at = "upstreams.pinecone";
+  const cases: [string, string, number | null, RegExp][] = [
+    [minimal.replace("tier: 0", "tier: first"), `${at}.endpoints.0.tier`, 7, /^give a number \(found "first"\)$/],
+    [minimal.replace("tier: 0", "tier: 0.5"), `${at}.endpoints.0.tier`, 7, /^give a whole number \(found 0\.5\)$/],
+    [minimal.replace("        tier: 0\n", ""), `${at}.endpoints.0.tier`, 6, /^give a number \(it is missing\)$/],
+    [minimal.replace("kind: http", "kind: grpc"), `${at}.kind`, 4, /^give one of mcp, http \(found "grpc"\)$/],
+    [`${minimal}    call_timeout_ms: -5\n`, `${at}.call_timeout_ms`, 9, /^give at least 100 \(found -5\)$/],
+    [`${minimal}    call_timeout_ms: 700000\n`, `${at}.call_timeout_ms`, 9, /^give at most 600000 /],
+    [minimal.replace("tier: 0", "tier: 0\n        weight: 0"), `${at}.endpoints.0.weight`, 8, /^give more than 0 /],
+    [`${minimal}    critical: yes\n`, `${at}.critical`, 9, /^give true or false /],
+    [`${minimal}    contacts: ann\n`, `${at}.contacts`, 9, /^give a list /],
+    [
+      minimal.replace("tier: 0", "tier: 0\n        headers: { X: 5 }"),
+      `${at}.endpoints.0.headers.X`,
+      8,
+      /^give text, or write \{ secret: NAME \}/,
+    ],
+    [
+      `${minimal}notifications: { channels: [{ name: a, type: slack }] }\n`,
+      "notifications.channels.0.type",
+      9,
+      /^give one of webhook, log /,
+    ],
+    ["upstreams:\n", "upstreams", 1, /^give a mapping \(key: value\) \(found null\)$/],
+    ["- a\n", "(file)", null, /^give a mapping \(key: value\) \(found a list\)$/],
+    ["upstreams:\n\tshop: {}\n", "(yaml)", 2, /^a tab indents this line.*write spaces$/],
+    [`${minimal}---\na: 1\n`, "(yaml)", 9, /^another document begins here/],
+    [`l0: &l0 [x]\n${levels.join("\n")}\n`, "(yaml)", 3, /^the aliases .* too many values; write the values out$/],
+    [minimal.replace("tier: 0", "tier: *zero"), "(yaml)", 7, /alias.*zero; write the values out$/],
+  ];
+  for (const [text, path, line, words] of cases) problem(text, path, line, words);
 });
 
 test("variables are filled in, with their defaults, and one without is named at its place", () => {
@@ -449,9 +493,9 @@ test("a number or a switch that a variable should give says what to do, and two 
     text(`call_timeout_ms: \${T:-5000}`),
     "upstreams.pinecone.call_timeout_ms",
     5,
-    /expected number.*a variable gives text, write the value/,
+    /give a number.*a variable gives text, write the value/,
   );
-  problem(text(`critical: \${T:-true}`), "upstreams.pinecone.critical", 5, /expected boolean.*a variable gives text/);
+  problem(text(`critical: \${T:-true}`), "upstreams.pinecone.critical", 5, /give true or false.*a variable gives text/);
   const [one] = problemsOf(`${minimal}  1: {}\n  "1": {}\n`);
   assert.deepEqual([one?.path, one?.line], ["(yaml)", 10]);
   assert.match(one?.message ?? "", /unique/);
@@ -480,4 +524,19 @@ test("a host or an origin that no request names is refused, with how it is writt
     assert.ok(parseTopology(allowed("allowed_hosts", host), { file: "f", env: {} }));
   for (const origin of ["https://a.example", "http://a.example:8080", "*", "null"])
     assert.ok(parseTopology(allowed("allowed_origins", origin), { file: "f", env: {} }));
+});
+
+test("what is wrong in a request is said in the same words, with the place, and nothing of what was found", () => {
+  const said = (body: unknown): string => {
+    const { error } = requests["command.failover"].schema.safeParse(body, { error: requestFixOf });
+    return error === undefined ? "taken" : sayIssues(error);
+  };
+  const by = { kind: "operator", id: "ann" };
+  const given = { commandId: "c-12345678", by, reason: "r", upstream: "shop", to: null, force: false, dryRun: false };
+  assert.equal(said(given), "taken");
+  const { upstream: _, ...nameless } = given;
+  assert.match(said(nameless), /^upstream: it is missing; give text$/);
+  assert.match(said({ ...given, force: "hunter2" }), /^force: give true or false$/);
+  assert.match(said({ ...given, reason: "" }), /^reason: /);
+  assert.doesNotMatch(said([]) + said({ ...given, reason: "", by: { kind: "x" } }), /Invalid|expected|received|Too small/);
 });

@@ -48,7 +48,7 @@ upstreams:
 
 test("what is wrong with a probe is said with its path, its value and what to do", () => {
   const cases: [string, RegExp][] = [
-    ["{ preset: pinecon }", /^upstreams\.api\.probe\.preset: .*"pinecone".*\(found "pinecon"\)$/],
+    ["{ preset: pinecon }", /^upstreams\.api\.probe\.preset: .*\bpinecone\b.*\(found "pinecon"\)$/],
     ["{ type: htpp }", /^upstreams\.api\.probe\.type: .*\(found "htpp"\)$/],
     ["{ tipe: http }", /^upstreams\.api\.probe\.tipe: unknown key, did you mean "type"\?; remove it or correct its spelling$/],
     [

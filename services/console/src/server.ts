@@ -3,6 +3,7 @@ import { readFile } from "node:fs/promises";
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
 import { BusError } from "@mcp-failover/bus";
+import { requestFixOf } from "@mcp-failover/contracts";
 import { healthAnswer, type Kit } from "@mcp-failover/service-kit";
 import { z } from "zod";
 import { type Access, type Refusal, sessionMs } from "./access.ts";
@@ -226,7 +227,7 @@ async function readBodyAs<S extends z.ZodType>(schema: S, request: IncomingMessa
     }, drainMs).unref();
     sendJson(response, 413, { error: { code: "too_large", message: `at most ${bodyBytesMax} bytes` } });
   } else {
-    const body = schema.safeParse(parseJson(text.body));
+    const body = schema.safeParse(parseJson(text.body), { error: requestFixOf });
     if (body.success) return body.data;
     const message = body.error.issues.map((issue) => `${issue.path.join(".") || "body"}: ${issue.message}`).join("; ");
     sendJson(response, 400, { error: { code: "bad_request", message } });
