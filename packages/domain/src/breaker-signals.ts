@@ -15,17 +15,20 @@ export interface BreakerSignals {
   readonly windows: ReadonlyMap<string, EndpointWindow>;
   /** When each router last reported, longest ago first; routers report at least every 2 s, also without traffic. */
   readonly routers: ReadonlyMap<string, number>;
+  /** How often an endpoint was forgotten for others though it was heard of lately. */
+  readonly displaced: number;
 }
 interface OwnSignals extends BreakerSignals {
   readonly windows: Map<string, EndpointWindow>;
   readonly routers: Map<string, number>;
   readonly heardMs: Map<string, number>;
+  displaced: number;
   lastMs: number;
 }
 
 /** An empty store, to be changed by {@link foldBreakerSignal} and {@link expireBreakerSignals} alone. */
 export function openBreakerSignals(): BreakerSignals {
-  const signals: OwnSignals = { windows: new Map(), routers: new Map(), heardMs: new Map(), lastMs: 0 };
+  const signals: OwnSignals = { windows: new Map(), routers: new Map(), heardMs: new Map(), displaced: 0, lastMs: 0 };
   return signals;
 }
 
@@ -83,7 +86,8 @@ export function liveRouters(signals: BreakerSignals, nowMs: number, liveMs: numb
 }
 
 /** The window of an endpoint that is heard of now. The order in which they were is kept once: to move a key costs more than all else here. */
-function windowOf({ windows, heardMs }: OwnSignals, key: string, timeMs: number): EndpointWindow {
+function windowOf(signals: OwnSignals, key: string, timeMs: number): EndpointWindow {
+  const { windows, heardMs } = signals;
   heardMs.delete(key);
   heardMs.set(key, timeMs);
   let window = windows.get(key);
@@ -95,6 +99,7 @@ function windowOf({ windows, heardMs }: OwnSignals, key: string, timeMs: number)
     const oldest = heardMs.keys().next().value as string;
     heardMs.delete(oldest);
     windows.delete(oldest);
+    signals.displaced += 1;
   }
   return window;
 }

@@ -8,7 +8,7 @@ import {
   type TrafficEndpoint,
 } from "@mcp-failover/contracts";
 import { secondsAfter, type TrafficSecond } from "./evidence-traffic.ts";
-import type { FailoverPolicy } from "./policy.ts";
+import { defaultPolicy, type FailoverPolicy } from "./policy.ts";
 import { isOfAnotherClock, type SetBack } from "./store-time.ts";
 
 /**
@@ -24,7 +24,8 @@ import { isOfAnotherClock, type SetBack } from "./store-time.ts";
  *     side of a partition.
  * E5  An observer whose every fresh word, on two endpoints or more, is against them, is suspect itself when another has reached one of
  *     them after it began to say so.
- * E6  Whatever is folded, the state stays within its limits; the words heard longest ago go first.
+ * E6  Whatever is folded, the state stays within its limits; the words heard longest ago go first. Endpoints that are forgotten though somebody
+ *     has spoken on them lately are counted: nothing moves by itself any more where votes go missing.
  * E7  Folding reads nothing but its arguments. {@link foldSignal} alters none of them; {@link takeSignal} alters only the evidence that it
  *     is given, at the cost of the signal's items, however many endpoints there are.
  * E8  Of a window with calls of two generations of the breaker the newer one is the word.
@@ -45,6 +46,8 @@ export interface Evidence {
   readonly lastTimeMs: number;
   /** The last time that the store's clock was set back (ST3); null: it was not, since this began. */
   readonly setBack: SetBack | null;
+  /** How often an endpoint was forgotten for others though somebody had spoken on it within `observerWindowMs` (E6). */
+  readonly displaced: number;
 }
 
 interface ProberSeen {
@@ -119,7 +122,8 @@ export type Signal = {
 };
 export type EvidenceTimes = Pick<FailoverPolicy, "evidenceFreshMs" | "observerWindowMs" | "routerLiveMs" | "slowInFlightMs">;
 
-const endpointsMax = 10_000;
+/** Twice the fleet that is planned for, because AUDIT is not asked which endpoints are configured still. As `breaker-signals.ts`. */
+const endpointsMax = 20_000;
 const observersMax = 500;
 /** So many calls that take too long are no slow tool. */
 const stuckCallsMin = 2;
@@ -137,6 +141,7 @@ export const noEvidence: Evidence = {
   lastSeq: 0,
   lastTimeMs: 0,
   setBack: null,
+  displaced: 0,
 };
 
 interface OwnEvidence extends Evidence {
@@ -147,6 +152,7 @@ interface OwnEvidence extends Evidence {
   lastSeq: number;
   lastTimeMs: number;
   setBack: SetBack | null;
+  displaced: number;
 }
 
 /** No evidence yet, to be changed by {@link takeSignal} alone. */
@@ -198,7 +204,7 @@ export function takeSignal(into: Evidence, signal: Signal): void {
       bounded(spoken, observersMax, (word) => word.atMs);
     }
   }
-  while (evidence.words.size > endpointsMax) evidence.words.delete(evidence.words.keys().next().value as string);
+  while (evidence.words.size > endpointsMax) displaceOne(evidence, timeMs);
   if (evidence.firstSeq === 0) evidence.firstSeq = seq;
   evidence.lastSeq = seq;
   evidence.lastTimeMs = timeMs;
@@ -222,6 +228,20 @@ function spokenOn({ words }: OwnEvidence, key: string): Map<string, Word> {
   words.delete(key);
   words.set(key, spoken);
   return spoken;
+}
+
+/** Forgets the endpoint that was spoken on longest ago. */
+function displaceOne(evidence: OwnEvidence, timeMs: number): void {
+  const [oldest] = evidence.words;
+  if (oldest === undefined) return;
+  const [key, spoken] = oldest;
+  evidence.words.delete(key);
+  const fromMs = timeMs - defaultPolicy.failover.observerWindowMs;
+  for (const { atMs, trafficAtMs } of spoken.values()) {
+    if (Math.max(atMs, trafficAtMs ?? 0) < fromMs) continue;
+    evidence.displaced += 1;
+    return;
+  }
 }
 
 function olderGenerationFirst(a: TrafficEndpoint, b: TrafficEndpoint): number {

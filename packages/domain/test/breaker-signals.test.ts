@@ -65,6 +65,19 @@ test("endpoints and routers are bounded: those heard of longest ago go first", (
   assert.equal(signals.routers.has("router-1199"), true);
 });
 
+test("of 20,000 endpoints all have their windows; of more those heard of longest ago are forgotten, and it is counted", () => {
+  const signals = openBreakerSignals();
+  const told = (from: number, to: number) =>
+    event("probe.observed", "a", {
+      observer: "a",
+      observations: Array.from({ length: to - from }, (_, index) => ({ ...probeOf("a", "ok"), endpoint: `e${from + index}` })),
+    });
+  for (let at = 0; at < 20_000; at += 1000) foldBreakerSignal(signals, told(at, at + 1000), t0);
+  assert.deepEqual([signals.windows.size, signals.displaced], [20_000, 0]);
+  foldBreakerSignal(signals, told(20_000, 20_003), t0 + 1);
+  assert.deepEqual([signals.windows.size, signals.windows.has("pinecone/e2"), signals.displaced], [20_000, false, 3]);
+});
+
 test("a signal touches the endpoint that it is about and no other, however many are known", () => {
   const told = (endpoint: number) => report("router-1", [{ ...trafficOf(calls("ok", 2)), endpoint: `e${endpoint}` }]);
   const signals = openBreakerSignals();

@@ -25,7 +25,7 @@ import {
   testimonyOn,
 } from "@mcp-failover/domain";
 import fc from "fast-check";
-import { calls, trafficOf } from "./signals.ts";
+import { calls, probeOf as observationOf, trafficOf } from "./signals.ts";
 
 const times = defaultPolicy.failover;
 const startMs = 1_000_000_000;
@@ -357,4 +357,26 @@ test("E6: the state stays within its limits, and the observers heard longest ago
   assert.equal(evidence.words.get("pinecone/primary")?.size, 500);
   assert.equal(evidence.probers.has("p19"), false);
   assert.equal(evidence.probers.has("p20"), true);
+});
+
+test("E6: of 20,000 endpoints all have their words; of more those heard of longest ago are forgotten, and it is counted where they are spoken of still", () => {
+  const evidence = openEvidence();
+  let seq = 0;
+  const hear = (from: number, to: number, timeMs: number): void => {
+    for (let at = from; at < to; at += 1000) {
+      const observations = Array.from({ length: Math.min(1000, to - at) }, (_, index) => ({
+        ...observationOf("p1", "ok"),
+        endpoint: `e${at + index}`,
+      }));
+      seq += 1;
+      takeSignal(evidence, { seq, timeMs, event: { type: "probe.observed", data: { observer: "p1", observations } } as never });
+    }
+  };
+  hear(0, 20_000, startMs);
+  assert.deepEqual([evidence.words.size, evidence.displaced], [20_000, 0]);
+  const windowMs = defaultPolicy.failover.observerWindowMs;
+  hear(20_000, 20_003, startMs + windowMs);
+  assert.deepEqual([evidence.words.size, evidence.words.has("pinecone/e2"), evidence.displaced], [20_000, false, 3]);
+  hear(20_003, 20_005, startMs + windowMs + 1);
+  assert.equal(evidence.displaced, 3, "of these nobody has spoken for so long that no word of theirs would count");
 });

@@ -14,6 +14,7 @@ export { exhaustedBy } from "./exhausted.ts";
 export { type AppliedTopology, followTopology, readTopology } from "./follow-topology.ts";
 export { type HealthServer, healthAnswer, type Readiness, startHealthServer } from "./health-server.ts";
 export type { Kit, KitService, Running } from "./kit.ts";
+export { openLeftOut } from "./left-out.ts";
 export { type LookUp, lookUp } from "./names.ts";
 export { runService, type ServiceOptions } from "./run-service.ts";
 export { MissingSecretError, openSecrets, type Secrets } from "./secrets.ts";

@@ -47,6 +47,7 @@ export class Breakers {
   readonly #heard = new Set<string>();
   readonly #trouble = new Trouble();
   readonly #start = new EvidenceStart();
+  #displaced = 0;
   #routers: { readonly nowMs: number; readonly liveMs: number; readonly seq: number; readonly live: readonly string[] } | null = null;
 
   constructor(log: Kit["log"]) {
@@ -148,6 +149,13 @@ export class Breakers {
       if (breaker !== undefined && isBreakerDue(this.known(key).state, breaker.policy, nowMs)) due.push(key);
     }
     return due;
+  }
+
+  /** Endpoints that were forgotten though they were heard of still, since this was asked last. */
+  takeDisplaced(): number {
+    const before = this.#displaced;
+    this.#displaced = this.#signals.displaced;
+    return this.#displaced - before;
   }
 
   /** Everything that the decision on one endpoint depends on; it goes into the certificate as it is. */

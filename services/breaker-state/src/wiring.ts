@@ -1,7 +1,7 @@
 import { BusError, RefusedError } from "@mcp-failover/bus";
 import { type BreakerChanged, endpointKey } from "@mcp-failover/contracts";
 import { type BreakerDecision, type BreakerInput, type BreakerOrder, decideBreaker, defaultPolicy, policyHash } from "@mcp-failover/domain";
-import { type FencedDecider, type Kit, openCommandDesk, type Running, startFencedDecider } from "@mcp-failover/service-kit";
+import { type FencedDecider, type Kit, openCommandDesk, openLeftOut, type Running, startFencedDecider } from "@mcp-failover/service-kit";
 import { Counter } from "prom-client";
 import { type Breaker, Breakers, forEachItem } from "./breakers.ts";
 import { BreakerCommands } from "./commands.ts";
@@ -29,6 +29,11 @@ export async function startBreakerState(kit: Kit<BreakerStateConfig>): Promise<R
     labelNames: ["upstream", "endpoint"],
     registers: [kit.registry],
   });
+  const tellDisplaced = openLeftOut(kit, {
+    metric: "mcpf_breaker_windows_displaced_total",
+    help: "Endpoints whose windows were forgotten for those of others: more are heard of than are kept",
+    line: "more endpoints are heard of than are kept: the breakers of some do not open",
+  });
   const breakers = new Breakers(kit.log);
   const deciding = new Set<string>();
   const desk = openCommandDesk(kit, () => decider);
@@ -42,7 +47,10 @@ export async function startBreakerState(kit: Kit<BreakerStateConfig>): Promise<R
     foldSignal: (event, at) => breakers.foldSignal(event, at, decider.clock.freshAfterSeq),
     prepare: () => desk.load(),
     evaluate(event) {
-      if (event === null) for (const key of breakers.takeDue(decider.decisionMs())) look(key);
+      if (event === null) {
+        tellDisplaced(breakers.takeDisplaced());
+        for (const key of breakers.takeDue(decider.decisionMs())) look(key);
+      }
       // A failure, and what a half-open breaker waits for, is looked at as it comes; everything else can wait for the next second.
       else {
         forEachItem(event, (upstream, endpoint, bad) => {

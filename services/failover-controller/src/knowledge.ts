@@ -26,6 +26,7 @@ export class Knowledge {
   readonly failed = new Map<string, { failing: boolean; rule: string }>();
   readonly grace = new Grace();
   upstreams: readonly string[] = [];
+  #displaced = 0;
 
   foldAudit(event: Event, { timeMs }: Folded): void {
     const { config } = this.audit;
@@ -44,6 +45,13 @@ export class Knowledge {
     if (event.type === "probe.observed" || event.type === "traffic.observed") {
       takeSignal(this.evidence, { seq, timeMs, event });
     }
+  }
+
+  /** Endpoints that were forgotten though somebody spoke on them still, since this was asked last. */
+  takeDisplaced(): number {
+    const before = this.#displaced;
+    this.#displaced = this.evidence.displaced;
+    return this.#displaced - before;
   }
 
   isConfigured(upstream: string): boolean {

@@ -4,6 +4,7 @@ import {
   type Kit,
   oneAtATime,
   openCommandDesk,
+  openLeftOut,
   type Running,
   readTopology,
   startFencedDecider,
@@ -26,6 +27,11 @@ export async function startFailoverController(kit: Kit<unknown>): Promise<Runnin
   const waiting = new WaitingRoom();
   const desk = openCommandDesk(kit, () => decider);
   const notices = openFailoverNotices(kit, () => decider, knowledge);
+  const tellDisplaced = openLeftOut(kit, {
+    metric: "mcpf_evidence_displaced_total",
+    help: "Endpoints whose words were forgotten for those of others: more are spoken on than are kept",
+    line: "more endpoints are spoken on than are kept: votes on some go missing, and nothing moves those by itself",
+  });
   let graceOver = true;
   const sayGrace = (): void => {
     if (graceOver === knowledge.grace.allOver) return;
@@ -60,6 +66,7 @@ export async function startFailoverController(kit: Kit<unknown>): Promise<Runnin
     },
     evaluate(event) {
       notices.pump();
+      if (event === null) tellDisplaced(knowledge.takeDisplaced());
       const known = knowledge.upstreams;
       const now = event === null ? attention.due(known, decider.decisionMs()) : attention.heard(event, known);
       // Where hundreds fail at once, the critical ones are decided on first.

@@ -426,3 +426,14 @@ test("a configuration that does not parse changes nothing, and is told", async (
   assert.match(JSON.stringify(call?.arguments[0]), /"version":99.*upstreams.shop/);
   assert.equal(codeOf(await move({ to: "secondary" })), "ok");
 });
+
+test("endpoints that are spoken on beyond those whose words are kept are counted", async () => {
+  const { fleet, controllers } = await stack();
+  const targets = Array.from({ length: 20_003 }, (_, index) => ({ upstream: "many", endpoint: `e${index}` }));
+  for (let from = 0; from < targets.length; from += 1000) await fleet.probe("p1", targets.slice(from, from + 1000));
+  // Those of the configuration, heard of before, are the first that are forgotten.
+  await until(
+    async () => (await controllers[0]?.kit.registry.getMetricsAsJSON())?.find(({ name }) => name === "mcpf_evidence_displaced_total"),
+    (metric) => metric?.values[0]?.value === 5,
+  );
+});

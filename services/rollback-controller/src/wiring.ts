@@ -4,37 +4,26 @@ import {
   type Kit,
   oneAtATime,
   openCommandDesk,
+  openLeftOut,
   type Running,
   readTopology,
   startFencedDecider,
 } from "@mcp-failover/service-kit";
-import { Counter } from "prom-client";
 import { decideByItself } from "./automatic.ts";
 import { Commands } from "./commands.ts";
 import { Knowledge } from "./knowledge.ts";
 import { openRollbackNotices } from "./notices.ts";
 import { Performer } from "./perform.ts";
 
-/** So seldom people are told again of callers that are not told apart. */
-const leftOutEveryMs = 60_000;
-
 /** Subjects -> folds -> decisions -> events; the whole service at a glance. */
 export async function startRollbackController(kit: Kit<unknown>): Promise<Running> {
   const { clockGapMs, tiltMs } = defaultPolicy.failover;
   const knowledge = new Knowledge();
-  const leftOut = new Counter({
-    name: "mcpf_tool_callers_left_out_total",
+  const tellLeftOut = openLeftOut(kit, {
+    metric: "mcpf_tool_callers_left_out_total",
     help: "Rows of traffic in nobody's name: more routers and agents call tools than are told apart",
-    registers: [kit.registry],
+    line: "more routers and agents call tools than are told apart: some have no word on rollbacks",
   });
-  let leftOutToldMs = Number.NEGATIVE_INFINITY;
-  const tellLeftOut = (nowMs: number): void => {
-    const rows = knowledge.takeLeftOut();
-    leftOut.inc(rows);
-    if (rows === 0 || nowMs - leftOutToldMs < leftOutEveryMs) return;
-    leftOutToldMs = nowMs;
-    kit.log.warn({ rows }, "more routers and agents call tools than are told apart: some have no word on rollbacks");
-  };
   const desk = openCommandDesk(kit, () => decider);
   const notices = openRollbackNotices(kit, () => decider, knowledge);
   const decider: FencedDecider = startFencedDecider(kit, {
@@ -63,7 +52,7 @@ export async function startRollbackController(kit: Kit<unknown>): Promise<Runnin
       // Windows move on with the second; nothing in between changes what they say.
       if (event !== null) return;
       const nowMs = decider.decisionMs();
-      tellLeftOut(nowMs);
+      tellLeftOut(knowledge.takeLeftOut());
       const ahead = knowledge.ahead();
       for (const [key, of] of knowledge.scopes) if (ahead.has(key) || !knowledge.isQuiet(of, nowMs)) scopes.evaluate(key);
     },
