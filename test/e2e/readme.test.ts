@@ -34,6 +34,11 @@ describe("the README", { concurrency: false }, () => {
       // Its one check of times is about the machine, too, which has other tests to run beside this one.
       const isSlow = ran.code === 1 && /FAILED \(the check performanceWithinThreshold failed: [^()]*\)/.test(ran.stdout);
       if (!isSlow) assert.equal(ran.code, 0, `${command}\n${ran.stdout}\n${ran.stderr}`);
+      if (command.includes("events backtest")) {
+        const { stdout } = await stack.mcpf([...words(command).slice(2), "-o", "json"]);
+        const { fidelity } = JSON.parse(stdout) as { fidelity: { recorded: number; again: number } };
+        assert.ok(fidelity.again >= 1, `the move that the rehearsal brought comes again: ${JSON.stringify(fidelity)}`);
+      }
       if (command.includes("chaos run")) {
         assert.equal(
           (await stack.status()).upstreams.find(({ name }) => name === "everything")?.active,
