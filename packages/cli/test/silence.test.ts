@@ -104,3 +104,19 @@ test("mcpf silence --list shows from the log what is silenced now, and nothing t
   assert.deepEqual(Object.keys(row ?? {}), ["target", "since", "until", "by", "reason"]);
   assert.deepEqual([row?.["until"], more], [new Date(untilMs).toISOString(), undefined]);
 });
+
+test("mcpf status says what is silenced, on standard error in every format, until it is over", async (t) => {
+  const { say, mcpf, close } = await stack();
+  t.after(close);
+  assert.doesNotMatch((await mcpf("status")).stderr, /silenced/);
+  const untilMs = Date.now() + 60_000;
+  await say({ untilMs });
+  const line = `api is silenced until ${new Date(untilMs).toISOString()} by ann (its provider moves house): nobody is told of what happens to it`;
+  for (const format of ["table", "json"]) {
+    const { stderr, stdout } = await mcpf("status", "-o", format);
+    assert.ok(stderr.split("\n").includes(line), stderr);
+    assert.doesNotMatch(stdout, /silenced/);
+  }
+  await say({ status: "ended" });
+  assert.doesNotMatch((await mcpf("status")).stderr, /silenced/);
+});

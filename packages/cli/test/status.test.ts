@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { memoryBroker, RefusedError } from "@mcp-failover/bus";
-import { streams } from "@mcp-failover/contracts";
+import { makeEvent, streams } from "@mcp-failover/contracts";
 import { configured, runMcpf, serveStatus } from "./support.ts";
 
 const empty = { upstreams: [], rollback: { system: "mcp", agents: {}, tools: {} }, services: [] };
@@ -52,4 +52,26 @@ test("a fleet without any upstream is not well: 3, and what to do is said", asyn
   const ran = await runMcpf(bus, ["status"]);
   assert.equal(ran.code, 3);
   assert.match(ran.stderr, /no upstream is configured: run `mcpf config apply/);
+});
+
+test("a configuration that this version does not understand is named, with its place in the log and what to do: what is shown is of the one before", async (t) => {
+  const { bus } = await configured();
+  t.after(() => bus.close());
+  assert.doesNotMatch((await runMcpf(bus, ["status"])).stderr, /not understood/);
+  const nowMs = Date.now();
+  const data = {
+    ...{ version: 2, hash: "h", fileHash: null, timestamp: new Date(nowMs).toISOString(), by: { kind: "operator", id: "ann" } as const },
+    ...{
+      reason: "a newer one",
+      environment: "development" as const,
+      topology: { upstreams: { api: { kind: "telepathy", endpoints: [] } } },
+    },
+  };
+  await bus.append(makeEvent({ type: "config.applied", keys: [], data, id: "c2", service: "cli", instance: "t", timeMs: nowMs }));
+  const ran = await runMcpf(bus, ["status"]);
+  assert.match(
+    ran.stderr,
+    /the configuration of event #2 is not understood here \(upstreams\.api\.kind: .+\): what is shown is of the one before; use the mcpf/,
+  );
+  assert.match(ran.stdout, /^api +0 +\* one/m);
 });

@@ -51,8 +51,8 @@ async function list(context: Context, target: string | undefined): Promise<ExitC
   return 0;
 }
 
-/** `ownMs`: this machine's clock, for a log that says no time. */
-async function activeSilences(bus: Bus, ownMs: number): Promise<Row[]> {
+/** What is silenced now, what ends first at the front. `ownMs`: this machine's clock, for a log that says no time. Throws as {@link readToEnd} does. */
+export async function activeSilences(bus: Bus, ownMs: number): Promise<Row[]> {
   const nowMs = (await storedMs(bus)) ?? ownMs;
   const rows = new Map<string, Row | null>();
   await readToEnd(bus, "AUDIT", { from: "last_per_subject", filter: "notify.silenced.>" }, ({ content }) => {
