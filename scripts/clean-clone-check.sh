@@ -2,7 +2,8 @@
 # Proves on this machine what a newcomer sees: from a clean clone, `npm start` says ready in under 3 minutes with the installation, and in
 # under 10 seconds the second time; Ctrl-C leaves no port behind. Uses the committed state of this checkout, and a free port base.
 #   sh scripts/clean-clone-check.sh [PORT_BASE [FOLDER]]
-# FOLDER gets what npm has installed into the clone, where it has no node_modules yet.
+# FOLDER gets what npm has installed into the clone, where it has no node_modules yet. MCPF_SECOND_START_S: another limit than those 10 seconds, for
+# a machine that is slow or busy; what it took is printed all the same.
 set -eu
 root=$(cd "$(dirname "$0")/.." && pwd)
 base=${1:-24300}
@@ -63,7 +64,7 @@ stop() {
 
 start 180 1
 stop
-start 10 3
+start "${MCPF_SECOND_START_S:-10}" 3
 stop
 if [ -n "$keep" ] && [ ! -e "$keep/node_modules" ]; then
   # What was compiled there was compiled under other paths.
