@@ -5,19 +5,10 @@ import { join } from "node:path";
 import { type TestContext, test } from "node:test";
 import type { Bus } from "@mcp-failover/bus";
 import { makeEvent, type Observation } from "@mcp-failover/contracts";
-import { configured, runMcpf } from "./support.ts";
-
-const policy = `
-upstreams:
-  api:
-    kind: http
-    endpoints:
-      - { name: one, url: "http://127.0.0.1:9001", tier: 0 }
-      - { name: two, url: "http://127.0.0.1:9002", tier: 1 }
-`;
+import { configured, runMcpf, twoEndpoints } from "./support.ts";
 
 /** A folder of this test's own with a configuration in it. */
-async function folder(t: TestContext, yaml = policy): Promise<{ dir: string; file: string }> {
+async function folder(t: TestContext, yaml = twoEndpoints): Promise<{ dir: string; file: string }> {
   const dir = await mkdtemp(join(tmpdir(), "mcpf-backtest-"));
   t.after(() => rm(dir, { recursive: true }));
   const file = join(dir, "wanted.yaml");

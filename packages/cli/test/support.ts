@@ -28,7 +28,7 @@ export async function runMcpf(bus: Bus | null, argv: readonly string[], env: Rec
   return { code, stdout, stderr };
 }
 
-const twoEndpoints = `
+export const twoEndpoints = `
 upstreams:
   api:
     kind: http

@@ -67,6 +67,69 @@ export class ProbeRecord {
   }
 }
 
+/** What a probe that was asked for heard, and when that is known. */
+export interface ProbeAnswer {
+  readonly atMs: number;
+  readonly observation: Observation;
+}
+
+/** Answers that are on their way at most; what is asked beyond it goes unanswered. */
+const answersMax = 100_000;
+
+/** Probes that are asked for, answered from the record (R1): after as long as the recorded one took, and by a time-out at the latest. */
+export class ProbeAnswers {
+  readonly #record: ProbeRecord;
+  /** What is known first at the front. */
+  #waiting: ProbeAnswer[] = [];
+
+  constructor(record: ProbeRecord) {
+    this.#record = record;
+  }
+
+  /** What these probers hear of an endpoint (`upstream/name`); {@link take} gives each when it is known. */
+  ask(
+    endpoint: string,
+    probers: readonly string[],
+    { nowMs, timeoutMs }: { readonly nowMs: number; readonly timeoutMs: number },
+  ): readonly Observation[] {
+    const found: Observation[] = [];
+    for (const prober of probers) {
+      const said = this.#record.answer(endpoint, prober, nowMs);
+      if (said === null) continue;
+      const late = said.responseTimeMs > timeoutMs;
+      const responseTimeMs = Math.min(said.responseTimeMs, timeoutMs);
+      const observation: Observation = {
+        ...said,
+        observer: prober,
+        purpose: "confirm",
+        requestId: null,
+        startedAtMs: nowMs,
+        responseTimeMs,
+        ...(late ? { outcome: "hard", code: "timeout", degraded: null } : {}),
+      };
+      found.push(observation);
+      const atMs = Math.ceil(nowMs + responseTimeMs);
+      if (this.#waiting.length >= answersMax) continue;
+      const index = this.#waiting.findLastIndex((answer) => answer.atMs <= atMs) + 1;
+      this.#waiting.splice(index, 0, { atMs, observation });
+    }
+    return found;
+  }
+
+  /** The next one that is known by now; null: there is none. */
+  take(nowMs: number): ProbeAnswer | null {
+    const [first] = this.#waiting;
+    if (first === undefined || first.atMs > nowMs) return null;
+    this.#waiting.shift();
+    return first;
+  }
+
+  /** None comes any more. */
+  clear(): void {
+    this.#waiting = [];
+  }
+}
+
 /** Which endpoints were down, when (R2). */
 export class GroundTruth {
   readonly #freshMs: number;

@@ -9,7 +9,8 @@ import {
   type TrafficEndpoint,
   type Vote,
 } from "@mcp-failover/contracts";
-import type { ProbeRecord } from "./backtest-record.ts";
+import { DeadEnds } from "./backtest-dead-ends.ts";
+import { type ProbeAnswer, ProbeAnswers, type ProbeRecord } from "./backtest-record.ts";
 import { type BreakerOrder, decideBreaker, initialBreakerState, isBreakerDue, waitsForItsTime } from "./breaker.ts";
 import { evidenceOf } from "./breaker-evidence.ts";
 import { expireBreakerSignals, foldBreakerSignal, liveRouters, openBreakerSignals } from "./breaker-signals.ts";
@@ -48,13 +49,6 @@ export interface BacktestMove {
   readonly reason: string;
   readonly automatic: boolean;
 }
-/** An upstream was held by a rule, or had nowhere to go. */
-export interface BacktestDeadEnd {
-  readonly atMs: number;
-  readonly upstream: string;
-  readonly rule: string;
-  readonly reason: string;
-}
 
 interface Health {
   state: HealthState | null;
@@ -63,10 +57,6 @@ interface Health {
   owner: string | null;
   lastMs: number;
   policy: Policy["health"];
-}
-interface Answer {
-  readonly atMs: number;
-  readonly observation: Observation;
 }
 /** A round of questions about one upstream. */
 interface Round {
@@ -82,15 +72,13 @@ const calmMsMax = 10_000;
 const intervalsAlive = 3;
 /** A suspicion this young is followed up as fast as the policy allows. */
 const urgentMs = 3000;
-/** Answers that are on their way; what is asked beyond it goes unanswered. */
-const answersMax = 100_000;
 const { slowMsMin } = defaultPolicy.breaker;
 const evenClock = { tilted: false, freshAfterSeq: 0 } as const;
 
 export class BacktestWorld {
   readonly moves: BacktestMove[] = [];
-  readonly deadEnds: BacktestDeadEnd[] = [];
-  readonly #record: ProbeRecord;
+  readonly deadEnds = new DeadEnds();
+  readonly #answers: ProbeAnswers;
   readonly #evidence: Evidence = openEvidence();
   readonly #signals = openBreakerSignals();
   readonly #health = new Map<string, Health>();
@@ -99,9 +87,6 @@ export class BacktestWorld {
   readonly #troubledUntilMs = new Map<string, number>();
   readonly #rounds = new Map<string, Round>();
   readonly #calmUntilMs = new Map<string, number>();
-  /** By upstream, the rule of the dead end that it is in. */
-  readonly #stuck = new Map<string, string>();
-  #answers: Answer[] = [];
   #endpoints = new Map<string, { readonly upstream: string; readonly endpoint: string }>();
   #audit: FailoverAudit = noFailoverAudit;
   #intervalMsMax = defaultPolicy.health.intervalMs;
@@ -110,7 +95,7 @@ export class BacktestWorld {
   #seq = 0;
 
   constructor(record: ProbeRecord) {
-    this.#record = record;
+    this.#answers = new ProbeAnswers(record);
   }
 
   get upstreams(): readonly string[] {
@@ -198,7 +183,7 @@ export class BacktestWorld {
   /** On to a moment: answers that come before it, and where `isSecond` all that is due at this boundary of a second. */
   advance(nowMs: number, isSecond: boolean): void {
     if (!this.#begun) return;
-    while (this.#answers[0] !== undefined && this.#answers[0].atMs <= nowMs) this.#hearAnswer(this.#answers.shift() as Answer);
+    for (let answer = this.#answers.take(nowMs); answer !== null; answer = this.#answers.take(nowMs)) this.#hearAnswer(answer);
     if (!isSecond) return;
     expireBreakerSignals(this.#signals, nowMs);
     const due = [...this.#heard];
@@ -213,7 +198,7 @@ export class BacktestWorld {
 
   /** Nothing was recorded for a while: who had been asked does not answer any more. */
   skip(): void {
-    this.#answers = [];
+    this.#answers.clear();
     for (const round of this.#rounds.values()) round.sinceMs = null;
     this.#calmUntilMs.clear();
   }
@@ -346,37 +331,11 @@ export class BacktestWorld {
     return [...this.#evidence.probers].filter(([, { atMs, left }]) => !left && nowMs - atMs <= withinMs).map(([prober]) => prober);
   }
 
-  /** W3. What comes back at once is what the votes of health are made of; as words it comes when it would have come. */
-  #ask(
-    upstream: string,
-    endpoint: string,
-    { nowMs, timeoutMs }: { readonly nowMs: number; readonly timeoutMs: number },
-  ): readonly Observation[] {
-    const found: Observation[] = [];
-    for (const prober of this.#alive(nowMs)) {
-      const said = this.#record.answer(endpointKey(upstream, endpoint), prober, nowMs);
-      if (said === null) continue;
-      const late = said.responseTimeMs > timeoutMs;
-      const responseTimeMs = Math.min(said.responseTimeMs, timeoutMs);
-      const observation: Observation = {
-        ...said,
-        observer: prober,
-        purpose: "confirm",
-        requestId: null,
-        startedAtMs: nowMs,
-        responseTimeMs,
-        ...(late ? { outcome: "hard", code: "timeout", degraded: null } : {}),
-      };
-      found.push(observation);
-      const atMs = Math.ceil(nowMs + responseTimeMs);
-      if (this.#answers.length >= answersMax) continue;
-      const index = this.#answers.findLastIndex((answer) => answer.atMs <= atMs) + 1;
-      this.#answers.splice(index, 0, { atMs, observation });
-    }
-    return found;
+  #ask(upstream: string, endpoint: string, asked: { readonly nowMs: number; readonly timeoutMs: number }): readonly Observation[] {
+    return this.#answers.ask(endpointKey(upstream, endpoint), this.#alive(asked.nowMs), asked);
   }
 
-  #hearAnswer({ atMs, observation }: Answer): void {
+  #hearAnswer({ atMs, observation }: ProbeAnswer): void {
     this.#seq += 1;
     const startedAtMs = this.#evidence.probers.get(observation.observer)?.startedAtMs ?? undefined;
     const data = { observer: observation.observer, observations: [observation], ...(startedAtMs === undefined ? {} : { startedAtMs }) };
@@ -428,7 +387,7 @@ export class BacktestWorld {
       switch (decision.kind) {
         case "none":
           this.#over(upstream);
-          if (decision.rule === "active_healthy") this.#stuck.delete(upstream);
+          if (decision.rule === "active_healthy") this.deadEnds.over(upstream);
           return;
         case "gather":
           this.#gather(input, decision.targets);
@@ -437,7 +396,7 @@ export class BacktestWorld {
         case "rejected":
           if (decision.targets.length === 0 || decision.rule === "fleet_limit") this.#over(upstream);
           else this.#gather(input, decision.targets);
-          this.#deadEnd(upstream, decision.rule, decision.reason, nowMs);
+          this.deadEnds.tell({ atMs: nowMs, upstream, rule: decision.rule, reason: decision.reason });
           return;
         case "reserve":
           fleet = this.#reserve(input, decision);
@@ -468,16 +427,9 @@ export class BacktestWorld {
     this.#calmUntilMs.delete(upstream);
     const { action, rule, reason, automatic, previousEndpoint: from, currentEndpoint: to } = decision;
     if (action === "moved") {
-      this.#stuck.delete(upstream);
+      this.deadEnds.over(upstream);
       this.moves.push({ atMs: nowMs, upstream, from, to, rule, reason, automatic });
-    } else if (action === "held" && automatic) this.#deadEnd(upstream, rule, reason, nowMs);
-  }
-
-  /** Said once, until the upstream is well again or has another reason. */
-  #deadEnd(upstream: string, rule: string, reason: string, atMs: number): void {
-    if (this.#stuck.get(upstream) === rule) return;
-    this.#stuck.set(upstream, rule);
-    this.deadEnds.push({ atMs, upstream, rule, reason });
+    } else if (action === "held" && automatic) this.deadEnds.tell({ atMs: nowMs, upstream, rule, reason });
   }
 
   #gather(input: FailoverInput, targets: readonly string[]): void {

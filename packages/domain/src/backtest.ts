@@ -1,6 +1,7 @@
 import { canonicalJson, type Event, endpointKey, type Topology, type TrafficEndpoint } from "@mcp-failover/contracts";
+import { type BacktestDeadEnd, DeadEnds } from "./backtest-dead-ends.ts";
 import { type Condition, GroundTruth, type Outage, ProbeRecord } from "./backtest-record.ts";
-import { type BacktestDeadEnd, type BacktestMove, BacktestWorld, servingOf } from "./backtest-world.ts";
+import { type BacktestMove, BacktestWorld, servingOf } from "./backtest-world.ts";
 import { type FailoverAudit, foldFailoverAudit, noFailoverAudit } from "./failover-input.ts";
 import { defaultPolicy, policyFor } from "./policy.ts";
 
@@ -52,6 +53,7 @@ export interface BacktestSide {
   readonly total: BacktestCounts;
   readonly upstreams: Readonly<Record<string, BacktestCounts>>;
   readonly moves: readonly JudgedMove[];
+  /** The first ones; `total.deadEnds` counts all. */
   readonly deadEnds: readonly BacktestDeadEnd[];
 }
 export interface BacktestResult {
@@ -101,9 +103,7 @@ export class Backtest {
     wanted: new Map(),
   };
   readonly #recordedMoves: BacktestMove[] = [];
-  readonly #recordedDeadEnds: BacktestDeadEnd[] = [];
-  /** By upstream, the rule of the dead end that it was in. */
-  readonly #stuck = new Map<string, string>();
+  readonly #recordedDeadEnds = new DeadEnds();
   readonly #untried = new Set<string>();
   /** What is read ahead, for answers to probes (R1). */
   #ahead: BacktestMessage[] = [];
@@ -208,16 +208,14 @@ export class Backtest {
     if (event.type === "failover.decided") {
       const { service: upstream, action, previousEndpoint: from, currentEndpoint: to, automatic, reason, certificate } = event.data;
       const { rule } = certificate;
-      this.#stuck.delete(upstream);
+      this.#recordedDeadEnds.over(upstream);
       if (action === "moved") this.#recordedMoves.push({ atMs: timeMs, upstream, from, to, rule, reason, automatic });
-      else if (action === "held" && automatic) this.#recordedDeadEnds.push({ atMs: timeMs, upstream, rule, reason });
+      else if (action === "held" && automatic) this.#recordedDeadEnds.tell({ atMs: timeMs, upstream, rule, reason });
     }
-    if (event.type === "failover.failed" && !event.data.failing) this.#stuck.delete(event.data.service);
+    if (event.type === "failover.failed" && !event.data.failing) this.#recordedDeadEnds.over(event.data.service);
     if ((event.type === "failover.failed" && event.data.failing) || (event.type === "failover.rejected" && event.data.automatic)) {
       const { service: upstream, rule, reason } = event.data;
-      if (this.#stuck.get(upstream) === rule) return;
-      this.#stuck.set(upstream, rule);
-      this.#recordedDeadEnds.push({ atMs: timeMs, upstream, rule, reason });
+      this.#recordedDeadEnds.tell({ atMs: timeMs, upstream, rule, reason });
     }
   }
 
@@ -343,18 +341,18 @@ export class Backtest {
     return known;
   }
 
-  #sideOf(side: SideName, moves: readonly BacktestMove[], deadEnds: readonly BacktestDeadEnd[], outages: readonly Outage[]): BacktestSide {
+  #sideOf(side: SideName, moves: readonly BacktestMove[], deadEnds: DeadEnds, outages: readonly Outage[]): BacktestSide {
     const judged = moves.map((move) => judge(move, outages));
     for (const { upstream, automatic, stillDownMs, rule } of judged) {
       const counts = this.#countsOf(side, upstream);
       counts.moves += 1;
       if (automatic && stillDownMs === 0 && !otherwiseNeeded.includes(rule)) counts.unneeded += 1;
     }
-    for (const { upstream } of deadEnds) this.#countsOf(side, upstream).deadEnds += 1;
+    for (const [upstream, count] of deadEnds.counts) this.#countsOf(side, upstream).deadEnds = count;
     const total = noCounts();
     for (const counts of this.#counts[side].values())
       for (const [field, count] of Object.entries(counts)) total[field as keyof BacktestCounts] += count;
-    return { total, upstreams: Object.fromEntries(this.#counts[side]), moves: judged, deadEnds };
+    return { total, upstreams: Object.fromEntries(this.#counts[side]), moves: judged, deadEnds: deadEnds.kept };
   }
 }
 

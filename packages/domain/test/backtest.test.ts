@@ -25,13 +25,13 @@ interface Happened {
   /** Seconds in which nothing at all was recorded. */
   readonly silent?: readonly [number, number];
   readonly seconds?: number;
-  /** Endpoints that are probed at all. */
-  readonly probed?: readonly string[];
+  /** The second after which nobody looks at the backup. */
+  readonly backupProbedTo?: number;
   readonly extra?: readonly BacktestMessage[];
 }
 
 /** Probes as a fleet of three makes them, the owner every 5 s and, while there is a failure, all three each second; and 20 calls a second at the active endpoint. */
-function recordOf({ down = {}, silent = [0, 0], seconds = 240, probed = ["primary", "backup"], extra = [] }: Happened): BacktestMessage[] {
+function recordOf({ down = {}, silent = [0, 0], seconds = 240, backupProbedTo = seconds, extra = [] }: Happened): BacktestMessage[] {
   const audit = [logStarted(1), configApplied(2, 1, configured())];
   const messages: BacktestMessage[] = audit.map(({ seq, event }) => ({ stream: "AUDIT", seq, timeMs: startMs - 3000 + seq, event }));
   let seq = 0;
@@ -42,7 +42,7 @@ function recordOf({ down = {}, silent = [0, 0], seconds = 240, probed = ["primar
   for (let at = 0; at < seconds; at += 1) {
     if (at >= silent[0] && at < silent[1]) continue;
     const timeMs = startMs + at * second;
-    for (const endpoint of probed) {
+    for (const endpoint of at < backupProbedTo ? ["primary", "backup"] : ["primary"]) {
       const [from, to] = down[endpoint] ?? [0, 0];
       const isDown = at >= from && at < to;
       for (const [index, observer] of probers.entries()) {
@@ -114,10 +114,10 @@ test("a call counts for what would have served it: answered where that was up, f
   assert.equal(up.wanted.total.calls, up.recorded.total.calls);
   const late = run(recordOf({ down: { primary: [100, 160], backup: [110, 160] } }), configured()).sides;
   assert.ok(late.wanted.total.failed >= 45 * 20, `${late.wanted.total.failed}: the backup died too`);
-  const forced = operatorMoves(90);
-  const blind = run(recordOf({ probed: ["primary"], extra: [forced] }), configured()).sides;
-  assert.equal(blind.wanted.moves[0]?.to, "backup");
+  const blind = run(recordOf({ down: { primary: [100, 200] }, backupProbedTo: 130 }), configured()).sides;
   assert.equal(blind.recorded.total.failedUnknown, 0, "what was recorded is known");
+  const unknown = blind.wanted.total.failedUnknown / 20;
+  assert.ok(unknown >= 50 && unknown <= 110, `of ${unknown} s nobody knows what the backup was like`);
 });
 
 /** An operator's order, as the log has it, `at` seconds after the start. */
