@@ -31,6 +31,9 @@ const MAY_IMPORT = {
 /** Seams that tests import, and nothing else: they are apart from what `src/index.ts` offers. */
 const TEST_SEAMS = new Set(["@mcp-failover/testkit", "@mcp-failover/bus/internal", "@mcp-failover/service-kit/testing"]);
 
+/** What a package offers beside its `src/index.ts`, because it has to be imported before all else. */
+const FIRST = new Set(["@mcp-failover/service-kit/threads"]);
+
 /** Libraries that have one owner, so that they can be replaced in one place. */
 /** @type {{ library: RegExp, owners: readonly string[], why: string }[]} */
 const OWNED = [
@@ -105,7 +108,7 @@ function checkImport(dir, file, specifier) {
       return "a package imports its own files by a relative path";
     }
     if (!allowed.includes(name)) return `${dir} may import ${allowed.length === 0 ? "none of our packages" : `only ${allowed.join(", ")}`}`;
-    return rest === undefined ? undefined : "what a package offers is what its src/index.ts exports";
+    return rest === undefined || FIRST.has(specifier) ? undefined : "what a package offers is what its src/index.ts exports";
   }
   for (const { library, owners, why } of OWNED) {
     if (library.test(specifier) && !owners.includes(dir)) return why;

@@ -1,4 +1,5 @@
-import "./threads.ts";
+// First: it is read once.
+import "@mcp-failover/service-kit/threads";
 import { runService } from "@mcp-failover/service-kit";
 import { proberEnvironment } from "./config.ts";
 import { startProber } from "./wiring.ts";

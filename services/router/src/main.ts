@@ -1,5 +1,5 @@
-// First: it is read once (threads.ts).
-import "./threads.ts";
+// First: it is read once.
+import "@mcp-failover/service-kit/threads";
 import cluster from "node:cluster";
 import { runService } from "@mcp-failover/service-kit";
 import { routerConfig } from "./config.ts";

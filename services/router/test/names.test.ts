@@ -1,14 +1,11 @@
-// First: it is read once (threads.ts).
-import "../src/threads.ts";
+// First: it is read once.
+import "@mcp-failover/service-kit/threads";
 import assert from "node:assert/strict";
-import { execFile } from "node:child_process";
 import dns from "node:dns";
 import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
-import { join } from "node:path";
 import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
-import { promisify } from "node:util";
 import type { LookUp } from "@mcp-failover/service-kit";
 import { legacyAgent } from "../src/control/legacy.ts";
 import type { EndpointView } from "../src/control/port.ts";
@@ -62,16 +59,4 @@ test("an endpoint whose name server is silent takes one place for names, however
   assert.equal((await agent.request({ origin: there.slice(0, -1), path: "/", method: "GET" })).statusCode, 200);
   for (const one of [...inVain, ...many, served]) await assert.rejects(one);
   assert.deepEqual(await Promise.all(looks), ["silent", "silent"]);
-});
-
-test("a router has more threads for names than Node's four, from its first moment on", async () => {
-  const source = join(import.meta.dirname, "..", "src");
-  const text = `await import(${JSON.stringify(join(source, "threads.ts"))});
-    const { lookup } = await import("node:dns");
-    const { readdirSync } = await import("node:fs");
-    await new Promise((done) => lookup("localhost", done));
-    console.log(process.platform === "linux" ? readdirSync("/proc/self/task").length : 64);`;
-  const { UV_THREADPOOL_SIZE: _, ...env } = process.env;
-  const { stdout } = await promisify(execFile)(process.execPath, ["--input-type=module", "-e", text], { env });
-  assert.ok(Number(stdout) >= 64, stdout);
 });

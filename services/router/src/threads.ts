@@ -1,5 +1,0 @@
-/**
- * Looking a name up keeps a thread for as long as its name server is silent; Node has four for all that it does beside, and two of them for names. It reads this
- * before it begins the first, so this is imported before all else. A thread that nobody uses costs some pages of memory.
- */
-process.env["UV_THREADPOOL_SIZE"] ??= "64";
