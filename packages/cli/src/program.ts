@@ -196,6 +196,14 @@ function addCommands(program: Command, action: Action): void {
     .option(...reason)
     .option("--yes", "nothing is asked anyway; taken so that every change can be written alike")
     .action(action(async (context, incident: string, options: object) => (await changes()).acknowledge(context, incident, options)));
+  program
+    .command("log")
+    .description("the log itself")
+    .command("adopt")
+    .description("this log is the right one, whatever routers hold of another: after it was lost or restored")
+    .option(...reason)
+    .option(...yes)
+    .action(action(async (context, options: object) => (await import("./commands/log.ts")).adopt(context, options)));
   const silences = () => import("./commands/silence.ts");
   program
     .command("silence [target]")

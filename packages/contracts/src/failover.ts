@@ -75,6 +75,8 @@ const notice = {
   decisionId: z.string(),
   timestamp: z.iso.datetime(),
   reason: z.string(),
+  /** Of the decision; absent in notices of before. */
+  rule: z.string().optional(),
   by: actor,
 };
 /** `failover.executed.<upstream>`: the reference's failover event, derived from the decision; says which routers had applied it. */

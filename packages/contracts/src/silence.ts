@@ -9,7 +9,7 @@ export const silenceMsMax = 30 * 86_400_000;
 export const notifySilenced = z.looseObject({
   /** Of this silence, until it ends; its messages' ids begin with it. */
   id: z.string(),
-  /** An upstream by its name, or one key of incidents: `upstream/<name>`, `rollback/<scope>/<name>`, `log/rollbacks`. */
+  /** An upstream by its name, or one key of incidents: `upstream/<name>`, `rollback/<scope>/<name>`, `log/rollbacks`, `log/routes`. */
   target: z.string(),
   status: z.enum(["active", "ended"]),
   /** Who gave it, or made it longer or shorter, and why. */

@@ -12,6 +12,7 @@ import { seenEpoch } from "./evidence-routers.ts";
 import { suspectObservers } from "./evidence-suspects.ts";
 import { trafficOn } from "./evidence-traffic.ts";
 import { initialFailoverState } from "./failover.ts";
+import { routeAhead } from "./failover-ahead.ts";
 import { type CallsHeard, callsOn } from "./failover-calls.ts";
 import type { FailoverInput } from "./failover-outcome.ts";
 import type { EndpointSlice, HealthSlice } from "./failover-proof.ts";
@@ -39,6 +40,8 @@ export interface FailoverAudit {
   /** Of the log; 0 before `log.started`. */
   readonly generation: number;
   readonly states: ShardedMap<FailoverState>;
+  /** Id of the event that each of these states is of. */
+  readonly decisionIds: ShardedMap<string>;
   readonly health: ShardedMap<KnownHealth>;
   readonly breakers: ShardedMap<BreakerStatus>;
   /** When each breaker changed last. */
@@ -52,6 +55,7 @@ export const noFailoverAudit: FailoverAudit = {
   config: null,
   generation: 0,
   states: emptyMap(),
+  decisionIds: emptyMap(),
   health: emptyMap(),
   breakers: emptyMap(),
   breakersSinceMs: emptyMap(),
@@ -73,7 +77,11 @@ export function foldFailoverAudit(audit: FailoverAudit, event: Event, timeMs: nu
       return { ...audit, config: { version: event.data.version, environment: event.data.environment, topology: parsed.data } };
     }
     case "failover.decided":
-      return { ...audit, states: audit.states.with(event.data.service, event.data.state) };
+      return {
+        ...audit,
+        states: audit.states.with(event.data.service, event.data.state),
+        decisionIds: audit.decisionIds.with(event.data.service, event.id),
+      };
     case "health.changed": {
       const key = endpointKey(event.data.service, event.data.endpoint);
       return { ...audit, health: audit.health.with(key, knownHealth(event.data, timeMs)) };
@@ -177,6 +185,8 @@ export function failoverInput(audit: FailoverAudit, evidence: Evidence, upstream
   const verified = doubted || moment.command !== null || policy.failback === "automatic" || trialInForce({ state, nowMs }) !== null;
   const since = { generation: audit.generation, epoch: state.trial?.epoch ?? state.epoch, windowMs: policy.verifyMs };
   const rehearsal = audit.rehearsals.get(upstream);
+  const newest = { generation: state.generation, epoch: state.epoch, id: audit.decisionIds.get(upstream) ?? null };
+  const ahead = routeAhead(evidence.routers, upstream, newest, { liveMs: policy.routerLiveMs, nowMs });
   return {
     upstream,
     mode,
@@ -184,6 +194,7 @@ export function failoverInput(audit: FailoverAudit, evidence: Evidence, upstream
     policy,
     generation: audit.generation,
     seenEpoch: seenEpoch(evidence, upstream, audit.generation),
+    ...(ahead === null ? {} : { ahead }),
     state,
     evidence: testimonies,
     health,

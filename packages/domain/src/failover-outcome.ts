@@ -1,4 +1,5 @@
 import type { Actor, FailoverState, Trial } from "@mcp-failover/contracts";
+import type { RouteAhead } from "./failover-ahead.ts";
 import { type Candidate, type EndpointSlice, type ProofContext, weighCandidate } from "./failover-proof.ts";
 import { failbackRecord, type TrafficSlice, trialAfterMove } from "./failover-verify.ts";
 import type { SetBack } from "./store-time.ts";
@@ -11,6 +12,8 @@ export type FailoverInput = ProofContext & {
   generation: number;
   /** The highest epoch of this generation that a router holds: above the log's own after a loss of the log. */
   seenEpoch: number;
+  /** Absent: routers hold nothing that the log does not know (F20). */
+  ahead?: RouteAhead;
   state: FailoverState;
   /** Null: not asked for yet. */
   fleet: FleetAnswer | null;

@@ -1,5 +1,6 @@
 import type { FailoverState, Topology } from "@mcp-failover/contracts";
 import { decideFailback } from "./failback.ts";
+import { decideAhead } from "./failover-ahead.ts";
 import { decideMove, type Failed, workingGroup } from "./failover-move.ts";
 import { obeyHold, obeyMove } from "./failover-order.ts";
 import { decided, type FailoverDecision, type FailoverInput, gather, refuse } from "./failover-outcome.ts";
@@ -41,6 +42,7 @@ import { timeOfThisClock } from "./store-time.ts";
  *     or failure, goes for all of the tier) there is a move off it, with all that holds an automatic move back.
  * F19 An endpoint that answers probes and fails calls is moved off when a strict majority of the routers that call it, and at least two, say so
  *     (`failover-calls.ts`); never on the word of one router, however many calls it made. During a verification F11 judges instead.
+ * F20 Where live routers hold a route that the log does not know, the next epoch is above it at once (`failover-ahead.ts`).
  */
 
 /** The route before the first decision: the first write endpoint of the lowest tier, at epoch 0. */
@@ -52,11 +54,13 @@ export function initialFailoverState(topology: Topology, upstreamName: string, g
   return { generation, epoch: 0, active: first.name, tier: first.tier, sinceMs: 0, held: null, moves: [] };
 }
 
-/** Decides about one upstream (F1 to F17). Pure. */
+/** Decides about one upstream (F1 to F20). Pure. */
 export function decideFailover(input: FailoverInput): FailoverDecision {
   const { command, state, nowMs, signals } = input;
   if (command?.kind === "failover" || command?.kind === "failback") return obeyMove(input, command);
   if (command !== null) return obeyHold(input, command);
+  const ahead = decideAhead(input);
+  if (ahead !== null) return ahead;
   if (state.held?.untilMs != null && state.held.untilMs <= nowMs) {
     return decided(input, "released", { rule: "hold_expired", reason: `the hold ended (${state.held.reason})` });
   }

@@ -5,12 +5,14 @@ import {
   contactText,
   type Event,
   endpointKey,
+  type FailoverReleased,
   type HealthStatus,
   type IncidentChanged,
   type RollbackNotice,
   type Severity,
   type Topology,
 } from "@mcp-failover/contracts";
+import { olderGenerationRule } from "./failover-ahead.ts";
 import { type Maintenance, maintenanceAt } from "./maintenance.ts";
 import { routersAheadRule } from "./rollback.ts";
 import { legacyOwner } from "./rollback-input.ts";
@@ -101,8 +103,10 @@ export function incidentContextOf(model: ReadModel, key: string): IncidentContex
 
 const after = (prefix: string, key: string): string | null => (key.startsWith(prefix) ? key.slice(prefix.length) : null);
 
-/** Key of what was found out about the log itself. */
-export const logKey = "log/rollbacks";
+/** Keys of what was found out about the log itself: that routers hold rollbacks, and routes, which it does not know. */
+const rollbacksKey = "log/rollbacks";
+const routesKey = "log/routes";
+export const logKeys: readonly string[] = [rollbacksKey, routesKey];
 
 /** Whom the configuration names for an upstream, each with how to reach them where it says so; bounded as `parseTopology` is, for a log of before that. */
 export function contactsOf(topology: Topology | null, upstream: string | null): string[] {
@@ -131,15 +135,19 @@ export function incidentKeyOf(event: Event): string | null {
     case "health.changed":
     case "breaker.changed":
     case "failover.executed":
+      return event.data.rule === routersAheadRule ? routesKey : `upstream/${event.data.service}`;
     case "failover.failed":
     case "failover.rejected":
       return `upstream/${event.data.service}`;
+    case "failover.held":
+    case "failover.released":
+      return event.data.rule === routersAheadRule ? routesKey : null;
     case "rollback.executed":
     case "rollback.advanced":
     case "rollback.paused":
     case "rollback.recovered":
       // One for all scopes: a log that was lost leaves routers ahead of it in many.
-      if (event.data.rule === routersAheadRule) return logKey;
+      if (event.data.rule === routersAheadRule) return rollbacksKey;
       return `rollback/${event.data.scope}/${event.data.name}`;
     case "rollback.rejected":
       return `rollback/${event.data.scope}/${event.data.name}`;
@@ -186,7 +194,7 @@ export function settleIncident(incident: Incident, context: IncidentContext, now
   const moved = followMaintenance(incident, context, nowMs);
   if (moved !== null) return moved;
   // Only its recovery says that a rollback is over.
-  if (incident.upstream === null && incident.dedupKey !== logKey) return null;
+  if (incident.upstream === null && !logKeys.includes(incident.dedupKey)) return null;
   const last = incident.causes.at(-1);
   const heardMs = Math.max(timeOfThisClock(last?.atMs ?? 0, nowMs), timeOfThisClock(incident.openedAtMs, nowMs));
   const quiet = (isWell(context) || incident.upstream === null) && nowMs - heardMs >= quietMs;
@@ -396,7 +404,17 @@ function minOf(a: number | null, b: number | null): number | null {
 
 function findingOf(event: Event, context: IncidentContext): Finding | null {
   const severity: Severity = context.critical ? "page" : "notify";
-  if (incidentKeyOf(event) === logKey) {
+  const key = incidentKeyOf(event);
+  if (key === routesKey) {
+    const { service, reason } = event.data as FailoverReleased;
+    return {
+      severity: "page",
+      title: "routers hold routes that this log does not know",
+      text: `${service}: ${reason}`,
+      waitMs: pageWaitMs,
+    };
+  }
+  if (key === rollbacksKey) {
     const { scope, name, reason } = event.data as RollbackNotice;
     return {
       severity: "page",
@@ -442,7 +460,10 @@ function findingOf(event: Event, context: IncidentContext): Finding | null {
       if (!event.data.failing) return null;
       return {
         severity,
-        title: `${event.data.service} has no healthy endpoint to go to`,
+        title:
+          event.data.rule === olderGenerationRule
+            ? `${event.data.service} cannot be moved: routers follow another log`
+            : `${event.data.service} has no healthy endpoint to go to`,
         text: event.data.reason,
         waitMs: 0,
         deadEnd: true,

@@ -88,6 +88,7 @@ export {
 } from "./experiment.ts";
 export { failbackDueMs } from "./failback.ts";
 export { decideFailover, initialFailoverState } from "./failover.ts";
+export { decideAhead, type RouteAhead, routeAhead } from "./failover-ahead.ts";
 export {
   type FailoverAudit,
   type FailoverMoment,

@@ -7,7 +7,7 @@ import {
   silenceMsMax,
   type Topology,
 } from "@mcp-failover/contracts";
-import { logKey } from "./incidents.ts";
+import { logKeys } from "./incidents.ts";
 import { legacyOwner } from "./rollback-input.ts";
 import { own } from "./status.ts";
 import { isOfAnotherClock } from "./store-time.ts";
@@ -53,14 +53,14 @@ export function isMuting({ status, sinceMs, untilMs }: Silence, nowMs: number): 
 export function silenceProblem(topology: Topology, target: string, isKnown: (key: string) => boolean): string | null {
   const [kind, first = "", ...more] = target.split("/");
   const isUpstream = (name: string): boolean => own(topology.upstreams, name) !== undefined;
-  if (!target.includes("/") ? isUpstream(target) : isKnown(target) || target === logKey) return null;
+  if (!target.includes("/") ? isUpstream(target) : isKnown(target) || logKeys.includes(target)) return null;
   if (kind === "upstream" && more.length === 0 && isUpstream(first)) return null;
   if (kind === "rollback" && rollbackScope.safeParse(first).success) {
     const name = more.join("/");
     if (first === "system" ? name === "system" : first === "agent" ? own(topology.agents, name) : legacyOwner(topology, name)) return null;
   }
   const known = Object.keys(topology.upstreams).join(", ").slice(0, 500);
-  return `nothing is named ${JSON.stringify(target)}; write an upstream (${known}), or a key of incidents: upstream/NAME, rollback/tool/NAME, rollback/agent/NAME, rollback/system/system or ${logKey}`;
+  return `nothing is named ${JSON.stringify(target)}; write an upstream (${known}), or a key of incidents: upstream/NAME, rollback/tool/NAME, rollback/agent/NAME, rollback/system/system, ${logKeys.join(" or ")}`;
 }
 
 /** The target's silence after an order to silence it. `known`: the last one of the target. Pure. */

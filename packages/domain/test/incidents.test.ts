@@ -501,6 +501,22 @@ test("I10: that routers are ahead of a log that was lost is one page for all sco
   assert.deepEqual(desk.waits(3000).messages.slice(1), ["resolved routers hold rollbacks that this log does not know"]);
 });
 
+test("I10: that routers are ahead of a log that was lost is one page for the routes of all upstreams, and none of their own incidents", () => {
+  const desk = new Desk();
+  const ahead = (upstream: string, type: "failover.executed" | "failover.held" | "failover.released") =>
+    desk.takes((seq) => {
+      const told = executed(seq, upstream, "secondary", 1);
+      return { ...told, event: { ...told.event, type, data: { ...told.event.data, rule: "routers_ahead" } } } as Placed;
+    });
+  ahead("shop", "failover.executed").waits(50);
+  ahead("other", "failover.released").waits(50);
+  ahead("third", "failover.held").waits(quietMs - 250);
+  assert.deepEqual(desk.messages, ["opened routers hold routes that this log does not know"]);
+  assert.equal(desk.told[0]?.incident.severity, "page");
+  assert.deepEqual([...desk.last.keys()], ["log/routes"]);
+  assert.deepEqual(desk.waits(3000).messages.slice(1), ["resolved routers hold routes that this log does not know"]);
+});
+
 test("I9: a ramp that is rolled back within minutes is told, and pages although its pause did not", () => {
   const desk = new Desk().takes(step("executed")).waits(5000).takes(step("advanced", operator)).waits(10_000);
   desk.takes(step("paused")).waits(10_000).takes(step("executed")).waits(1000);

@@ -76,7 +76,15 @@ test("Q1: what is not there cannot be silenced, and the sentence says what can",
     agents: { picker: {} },
   });
   const problem = (target: string, known = ""): string | null => silenceProblem(config, target, (key) => key === known);
-  const fit = ["shop", "upstream/shop", "rollback/tool/stock", "rollback/agent/picker", "rollback/system/system", "log/rollbacks"];
+  const fit = [
+    "shop",
+    "upstream/shop",
+    "rollback/tool/stock",
+    "rollback/agent/picker",
+    "rollback/system/system",
+    "log/rollbacks",
+    "log/routes",
+  ];
   assert.deepEqual(
     fit.filter((target) => problem(target) !== null),
     [],

@@ -35,13 +35,14 @@ function noticeFor(
   { event, epoch, timeMs }: ToldDecision<"failover.decided">,
   nowMs: number,
 ): Notice | null {
-  const { action, previousEndpoint, currentEndpoint, automatic, reason, by, state } = event.data;
+  const { action, previousEndpoint, currentEndpoint, automatic, reason, by, state, certificate } = event.data;
+  const { rule } = certificate;
   const { config } = audit;
   const configured = config !== null && Object.hasOwn(config.topology.upstreams, upstream);
   const policy = configured ? policyFor(config.topology, upstream, config.environment).failover : null;
   const applied = routersHolding(evidence, upstream, { generation: state.generation, epoch }, policy?.routerLiveMs ?? 0, nowMs);
   if (action === "moved" && applied.notAppliedBy.length > 0 && nowMs - timeMs < (policy?.applyWaitMs ?? 0)) return null;
-  const common = { service: upstream, epoch, decisionId: event.id, timestamp: new Date(nowMs).toISOString(), reason, by };
+  const common = { service: upstream, epoch, decisionId: event.id, timestamp: new Date(nowMs).toISOString(), reason, rule, by };
   const more =
     action === "moved"
       ? { previousEndpoint, currentEndpoint, automatic, ...applied }
