@@ -29,6 +29,8 @@ export interface DecisionPlace {
   readonly epoch: number;
   /** Of its event. */
   readonly id: string;
+  /** The log was adopted since: whatever else a router holds, at whatever epoch, is of another log. */
+  readonly adopted?: boolean;
 }
 
 /**
@@ -55,7 +57,8 @@ function holds({ rollbacks, rollbackIds }: RollbacksHeld, scopeAndName: string, 
 /** The epoch of a decision of one `scope/name` that a router holds, and that neither the log knows nor its next epoch would replace; null: none. */
 function unknownEpoch(held: RollbacksHeld, scopeAndName: string, newest: DecisionPlace | null): number | null {
   const epoch = held.rollbacks[scopeAndName];
-  if (epoch === undefined || epoch < (newest?.epoch ?? 1)) return null;
+  const from = newest === null || newest.adopted === true ? 1 : newest.epoch;
+  if (epoch === undefined || epoch < from) return null;
   return newest !== null && holds(held, scopeAndName, newest) ? null : epoch;
 }
 

@@ -35,6 +35,11 @@ export function foldRollbackAudit(audit: RollbackAudit, event: Event): RollbackA
     if (known?.active === active && known.sinceMs === sinceMs) return audit;
     return { ...audit, routes: new Map(audit.routes).set(service, { active, sinceMs }) };
   }
+  if (event.type === "log.started") {
+    // The first one has nothing before it.
+    const newest = new Map([...audit.newest].map(([key, place]) => [key, { ...place, adopted: true }]));
+    return newest.size === 0 ? audit : { ...audit, newest };
+  }
   if (event.type !== "rollback.decided") return audit;
   const { scope, name, state } = event.data;
   const key = `${scope}/${name}`;

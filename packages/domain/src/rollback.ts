@@ -21,7 +21,7 @@ import { wilsonLowerBound, wilsonUpperBound } from "./wilson.ts";
  * R6  An operator decides for any scope, and at once; what refuses them names the rule, and `force` overrides the judgement of data only.
  * R7  Equal inputs give equal decisions; the input is not altered.
  * R8  What a router holds of a log that was lost, at the log's epoch or above it, is decided again at once above that, as the log has it: no
- *     later order would be obeyed.
+ *     later order would be obeyed. So is what a router holds at any epoch and the log does not, once, where the log was adopted.
  * R9  Evidence on a tool begins with the newest move of its upstream: how calls ended elsewhere says nothing of the endpoint that serves
  *     now, and what a failover has healed needs no rollback.
  * R10 In maintenance of its upstream (of any that it falls back from, for agents and the system), or of the endpoint that serves there, nothing

@@ -119,6 +119,33 @@ test("F20: what the log does not know is a newer route, or another decision at t
   assert.deepEqual([even?.active, even?.others, even?.epoch], ["secondary", 1, 7]);
 });
 
+test("F20: the routers are named in order, some of many, and all are counted", () => {
+  const three = ahead({ c: held("secondary", 7), a: held("secondary", 6), b: held("primary", 8), d: held("primary", 3, "ours") });
+  assert.deepEqual(
+    three?.heldBy.map(({ router, active }) => `${router} ${active}`),
+    ["a secondary", "b primary", "c secondary"],
+  );
+  assert.deepEqual([three?.epoch, three?.active, three?.others], [8, "primary", 1], "two each, and the newest leads to primary");
+  const names = Array.from({ length: 30 }, (_, index) => `r${String(index).padStart(2, "0")}`);
+  const many = ahead(
+    Object.fromEntries([...names, "z"].map((name) => [name, name === "z" ? held("primary", 3, "ours") : held("secondary", 7)])),
+  );
+  assert.deepEqual([many?.heldBy.length, many?.heldBy[19]?.router, many?.others], [20, "r19", 1]);
+  const of = (heldBy: RouteAhead["heldBy"]): string => decidedBy({ ahead: seen({ heldBy }) }).reason;
+  assert.match(of([{ router: "r1", active: "secondary" }]), /^router r1 holds a route to secondary \(decision 7 of generation 1\)/);
+  assert.match(of(seen().heldBy), /^router r1 and 1 more hold a route to secondary/);
+});
+
+test("F20: a verification of the log's endpoint goes on where it stays, and the endpoint that was left is named first where it does not", () => {
+  const trial = { epoch: 3, kind: "failover", atMs: 1, untilMs: nowMs + 1, round: 0, tried: [], before: { ok: 0, hard: 0 }, failed: false };
+  const same = seen({ active: "primary", heldBy: [{ router: "r1", active: "primary" }] });
+  assert.deepEqual(decidedBy({ ahead: same, state: inForce({ trial }) }).state.trial, trial);
+  assert.equal("trial" in decidedBy({}).state, false, "where there was none");
+  const { previousEndpoint, rejected } = decidedBy({});
+  assert.deepEqual([previousEndpoint, rejected], ["primary", [{ option: "primary", why: "secondary is in force" }]]);
+  assert.deepEqual(decidedBy({ ahead: same }).rejected, []);
+});
+
 test("F20: whatever live routers hold, one decision is above all of it, and once they follow nothing is ahead any more", () => {
   const route = fc.record({
     generation: fc.integer({ min: 1, max: 2 }),

@@ -1,11 +1,13 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import type { RollbackState } from "@mcp-failover/contracts";
+import type { Event, RollbackState } from "@mcp-failover/contracts";
 import {
   type DecisionPlace,
   decideRollback,
   defaultPolicy,
+  foldRollbackAudit,
   initialRollbackState,
+  noRollbackAudit,
   type RollbackInput,
   rollbacksAhead,
   routersApplying,
@@ -14,6 +16,7 @@ import {
 import fc from "fast-check";
 
 const nowMs = 1_000_000_000;
+const ann = { kind: "operator", id: "ann" } as const;
 const none = { calls: 0, errors: 0, slow: 0 };
 const key = "tool/stock";
 const router = (epoch: number, id?: string) => ({
@@ -88,6 +91,22 @@ test("R8: what the log does not know is what stands at its epoch or above and is
       assert.equal(seenRollback(heard, key, { epoch, id: "new" }), null);
     }),
   );
+});
+
+test("R8: after an adoption whatever routers hold beside the log's decision is decided again, once", () => {
+  const at = (generation: number): Event =>
+    ({ type: "log.started", data: { generation, timestamp: new Date(nowMs).toISOString(), by: ann, reason: "r" } }) as Event;
+  const decision = (epoch: number, id: string): Event =>
+    ({ type: "rollback.decided", id, data: { scope: "tool", name: "stock", state: { ...initialRollbackState, epoch } } }) as Event;
+  const audit = [at(1), decision(4, "ours")].reduce(foldRollbackAudit, noRollbackAudit);
+  const newest = (of: typeof audit) => of.newest.get(key) ?? null;
+  assert.equal(seenRollback(fleet(router(3, "theirs")), key, newest(audit)), null, "it will be given the log's, which is later");
+  const adopted = foldRollbackAudit(audit, at(3));
+  assert.equal(seenRollback(fleet(router(3, "theirs")), key, newest(adopted)), 3, "of a later generation it would never take the log's");
+  assert.equal(seenRollback(fleet(router(4, "ours"), router(0)), key, newest(adopted)), null);
+  assert.deepEqual([...rollbacksAhead(fleet(router(3, "theirs")), adopted.newest)], [key]);
+  const again = foldRollbackAudit(adopted, decision(5, "again"));
+  assert.equal(seenRollback(fleet(router(3, "theirs")), key, newest(again)), null);
 });
 
 test("a router that holds another decision of a higher epoch has not applied this one; one that has gone on in this log has", () => {
