@@ -286,7 +286,7 @@ describe("several upstreams as one server", () => {
     const session = new AggregateSession(
       { nowMs: () => 0 } as never,
       null as never,
-      { logs: new StreamLogs(new LogBudget().of("")) } as never,
+      { logs: new StreamLogs(new LogBudget().of("")), sealed: { version: "2025-06-18" } } as never,
       anybody,
     );
     session.push({ number: -1 });

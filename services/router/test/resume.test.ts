@@ -535,7 +535,8 @@ describe("a client whose connection breaks", () => {
     ]);
     await shoutUntil(() => second.said.length > 3);
     const third = await open(after.mcpUrl, session, {});
-    assert.equal(third.status, 409, "one stream a session");
+    assert.equal(third.status, 200);
+    await until(() => second.ended);
   });
 
   test("R9: comes back to its session's own stream and gets what the server said meanwhile", async () => {
@@ -567,7 +568,6 @@ describe("a client whose connection breaks", () => {
     const from = first.events.at(-1)?.id ?? "";
     await a.shout("two");
     await until(() => first.said.length === 2);
-    assert.equal((await open(router.mcpUrl, session, {})).status, 409, "one that has heard nothing of it is another client");
     const second = await open(router.mcpUrl, session, { lastEventId: from });
     assert.equal(second.status, 200);
     await a.shout("three");

@@ -86,7 +86,8 @@ describe("a client that does not read its stream", () => {
     });
     const numbers: number[] = [];
     const parser = createParser({
-      onEvent: ({ data }) => numbers.push((JSON.parse(data) as { params: { data: { n: number } } }).params.data.n),
+      // The first one has an id alone.
+      onEvent: ({ data }) => data !== "" && numbers.push((JSON.parse(data) as { params: { data: { n: number } } }).params.data.n),
     });
     const reading = new Promise<Reading>((resolve, reject) => {
       asking.on("error", reject);

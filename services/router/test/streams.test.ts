@@ -206,12 +206,16 @@ describe("a stream", () => {
     await until(() => stream.text.includes("heard at once"));
   });
 
-  test("R7: of the session is one: a second gets 409, and a new one after the first left", async () => {
+  test("R7, T1: of the session is one, the newest: the one before ends, a third one right after it gets 409, and a new one gets it after the last left", async () => {
     const id = await openSession(router.mcpUrl);
     const first = await openStream(router.mcpUrl, id);
     assert.equal(first.status, 200);
+    const second = await openStream(router.mcpUrl, id);
+    assert.equal(second.status, 200);
+    await until(() => first.ended);
     assert.equal((await openStream(router.mcpUrl, id)).status, 409);
-    first.close();
+    assert.equal(second.ended, false);
+    second.close();
     await new Promise((resolve) => setTimeout(resolve, 50));
     assert.equal((await openStream(router.mcpUrl, id)).status, 200);
   });
@@ -288,9 +292,11 @@ describe("a stream", () => {
       let isEnded = true;
       server.answer = async (asked) => {
         if (asked.method !== "GET") return false;
-        stream(asked, ...(isEnded ? [] : [{ method: "notifications/resources/updated", params: { uri: "heard" } }]));
-        if (isEnded && afterMs > 0) await new Promise((resolve) => setTimeout(resolve, afterMs));
-        if (isEnded) asked.response.end();
+        // As it was asked: one that says nothing is ended, whatever the test wants by then.
+        const isSilent = isEnded;
+        stream(asked, ...(isSilent ? [] : [{ method: "notifications/resources/updated", params: { uri: "heard" } }]));
+        if (isSilent && afterMs > 0) await new Promise((resolve) => setTimeout(resolve, afterMs));
+        if (isSilent) asked.response.end();
         return true;
       };
       const other = await startTestRouter(fakeControl([server]), { limits: { heartbeatMs: 100 } });
@@ -360,7 +366,7 @@ describe("a stream", () => {
     const first = await openStream(one.mcpUrl, id);
     await a.shout("early");
     await until(() => first.text.includes("early"));
-    const lastId = /^id: (.*)$/m.exec(first.text)?.[1] ?? "";
+    const lastId = [...first.text.matchAll(/^id: (.*)$/gm)].at(-1)?.[1] ?? "";
     await a.shout("missed");
     await until(() => first.text.includes("missed"));
     assert.equal((await openStream(two.mcpUrl, id)).status, 409);

@@ -10,6 +10,7 @@ import { lasting } from "../mcp/rights.ts";
 import { newSessionKey, nowhere, SessionTooLargeError } from "../mcp/seal.ts";
 import { SseWriter } from "../mcp/sse.ts";
 import { type EventId, isOfSession } from "../mcp/stream-log.ts";
+import { streamInUse } from "../mcp/take-over.ts";
 import { spanNameOf } from "../observe/observed-control.ts";
 import type { Observing } from "../observe/start-observing.ts";
 import type { RequestTrace } from "../observe/trace.ts";
@@ -233,9 +234,10 @@ export function createAggregate(mcp: McpContext, beginTrace: Observing["trace"],
     const from = lastEventIdOf(request);
     const inbound = { response, principal: session.principal, operationId: newOperationId(), view: { name: "", endpoints: [] } };
     if (from !== null && !isOfSession(from.stream) && (await comeBack(mcp, inbound, session.session, from))) return;
+    // Whoever has left meanwhile takes it from nobody.
+    if (response.destroyed) return;
     const writer = new SseWriter(response);
-    if (!session.attach(writer, { "mcp-session-id": session.session.id }, from))
-      throw new RefusedRequest(409, -32000, "Conflict: Only one SSE stream is allowed per session");
+    if (!session.attach(writer, { "mcp-session-id": session.session.id }, from)) throw streamInUse();
     const stop = (): void => writer.end();
     const heartbeat = setInterval(() => writer.comment("alive", mcp.nowMs()), mcp.heartbeatMs);
     lasting(mcp, { response, principal: session.principal, upstream: "" }, stop);

@@ -1,10 +1,12 @@
 import type { Principal } from "../identity/principal.ts";
+import { firstPrimedVersion } from "../mcp/call-answer.ts";
 import type { SessionRecord } from "../mcp/directory.ts";
 import type { McpContext } from "../mcp/inbound.ts";
 import { type Session, subscriptionsMax } from "../mcp/session.ts";
 import { detachedMs } from "../mcp/session-stream.ts";
 import type { SseWriter } from "../mcp/sse.ts";
-import type { EventId, StreamLog } from "../mcp/stream-log.ts";
+import { type EventId, eventIdOf, type StreamLog } from "../mcp/stream-log.ts";
+import { takesOver } from "../mcp/take-over.ts";
 import { InnerSession, urisOf } from "./inner-session.ts";
 import type { LocalCall } from "./local-request.ts";
 import { prefixedUri } from "./names.ts";
@@ -32,7 +34,7 @@ const lasting = new Set(["mcpf-agent", "user-agent", "accept-language"]);
  *     `waitingCharsMax` characters; then the oldest are dropped.
  * G3  The client is told `list_changed` when a list is another than the one it was given: an upstream came back, or its grace is over.
  * G4  A client whose connection broke comes back with its last event id, to its stream or to a call, and gets what it has missed; of a stream of
- *     which that is not known any more it is told that all may have changed.
+ *     which that is not known any more it is told that all may have changed. Its newest connection here has its stream (`take-over.ts`).
  * G5  What other router processes do with it, begin with an upstream, end it or serve its client that came back there, is heard at once where they
  *     can be heard, and else seen within `followMs`.
  */
@@ -53,6 +55,8 @@ export class AggregateSession {
   #writer: SseWriter | null = null;
   /** What was said on its stream; null: it was never open here. */
   #log: StreamLog | null = null;
+  /** The last event that the client is known to have: its id came with it, or it was told before its connection began. */
+  #known: EventId | null = null;
   /** The client reads more slowly than it is told: what comes waits. */
   #isSlow = false;
   #waiting: string[] = [];
@@ -205,11 +209,11 @@ export class AggregateSession {
     return this.#inner.get(upstream) ?? null;
   }
 
-  /** False: another has the stream already. */
+  /** False: another connection has the stream, and keeps it (T3 of `take-over.ts`). */
   attach(writer: SseWriter, headers: Readonly<Record<string, string>>, from: EventId | null = null): boolean {
     const before = this.#writer;
     const isBack = from !== null && from.stream === this.#log?.name;
-    if (before !== null && !before.gone && !isBack) return false;
+    if (before !== null && !before.gone && !takesOver(this.session)) return false;
     // Its old connection may hang in another process, which holds the streams of its upstreams.
     if (from !== null && !isBack) this.#context.claims.changed?.(this.session.sealed.key, from);
     const isUnheard = before === null && this.#unheardSinceMs !== null && performance.now() - this.#unheardSinceMs > unheardMsMax;
@@ -219,10 +223,13 @@ export class AggregateSession {
     before?.end();
     writer.begin(headers);
     writer.flushHeaders();
-    const isWhole = isBack && this.#log.covers(from.seq);
-    if (isWhole) for (const text of this.#log.after(from.seq)) writer.writeText(text, this.#context.nowMs());
+    if (isBack || before === null || this.#known === null) this.#known = isBack ? from : this.#log.lastId;
+    const { seq } = this.#known;
+    const isKept = this.#log.covers(seq);
+    if (this.session.sealed.version >= firstPrimedVersion) writer.write({ id: eventIdOf(this.#known), data: "" }, this.#context.nowMs());
+    for (const text of this.#log.after(seq)) writer.writeText(text, this.#context.nowMs());
     this.#flush(writer);
-    if (from !== null && (!isWhole || isUnheard)) {
+    if (!isKept || (from !== null && (!isBack || isUnheard))) {
       this.#tellGap().catch((error: unknown) =>
         this.#context.log.warn({ err: error }, "a client of /mcp could not be told what it has missed"),
       );

@@ -198,6 +198,7 @@ export class PipeSession implements PipeListener {
   }
 
   #get(request: UpstreamRequest, pipe: MessagePipe): UpstreamResponse {
+    // Whoever has it is the data plane of this process, and is heard when it leaves: it never hangs, as a client's connection may.
     if (this.#stream !== null) return refusal(409, -32000, "Conflict: Only one SSE stream is allowed per session");
     const leave = (): void => {
       request.signal?.removeEventListener("abort", onAbort);

@@ -21,6 +21,7 @@ import type { Hold, Session } from "./session.ts";
 import { SessionStream, type StreamOutcome, streamHeaders, streamOutcome } from "./session-stream.ts";
 import { formatEvent, readEvents, SseWriter } from "./sse.ts";
 import { type EventId, eventIdOf, isOfSession, isStreamOf, readEventId, requestIdOf, type StreamLog } from "./stream-log.ts";
+import { streamInUse, takesOver } from "./take-over.ts";
 
 /** 2.5 s: longer than a stream that nobody claims stays open in another router process. */
 const conflictTries = 50;
@@ -125,13 +126,20 @@ function isOfCall(from: EventId): boolean {
 /** The session's own stream. */
 async function serveFresh(context: McpContext, inbound: Inbound, session: Session, from: EventId | null): Promise<void> {
   const { response, view } = inbound;
+  // Whoever has left meanwhile takes it from nobody.
+  if (response.destroyed) return;
   const writer = new SseWriter(response);
   let borrowed: Extract<ClaimedStream, { kind: "released" }> | null = null;
+  let hasTakenOver = false;
   let stream = session.stream;
+  let hasEndedRest = false;
   if (stream !== null) {
-    const isBack = from?.stream === stream.name && stream.takeOver();
-    if (!isBack && !stream.take()) throw new RefusedRequest(409, -32000, "Conflict: Only one SSE stream is allowed per session");
+    hasTakenOver = !stream.take();
+    if (hasTakenOver && !stream.takeOver()) throw streamInUse();
   } else {
+    // One that is gone on with at its server has its client's connection too (T1 of `take-over.ts`); what that one got is not known.
+    if (session.logs.isOwnRead && !takesOver(session)) throw streamInUse();
+    hasEndedRest = session.logs.takeOverOwn();
     stream = new SessionStream(context, session, view.name);
     stream.take();
     session.stream = stream;
@@ -144,15 +152,17 @@ async function serveFresh(context: McpContext, inbound: Inbound, session: Sessio
   }
   if (response.destroyed) return stream.close();
   const attached = stream;
-  lasting(context, streamOf(inbound), () => attached.close());
+  lasting(context, streamOf(inbound), () => attached.closeOf(writer));
   response.once("close", () => attached.detach(writer));
-  const lastSeq = from?.stream === attached.name ? from.seq : null;
+  const last = from?.stream === attached.name ? from : null;
   // The other router process had its stream and has told what it missed.
   const isWhole = borrowed?.isWhole ?? false;
   const before =
-    from === null || lastSeq !== null || isWhole || !isOfSession(from.stream) ? [] : (session.logs.get(from.stream)?.after(from.seq) ?? []);
-  attached.attach(writer, headersOf(inbound, session), [...before, ...(borrowed?.events ?? []).map(formatEvent)], lastSeq);
-  if (from !== null && !isWhole && (lastSeq === null || !attached.covers(lastSeq))) {
+    from === null || last !== null || isWhole || !isOfSession(from.stream) ? [] : (session.logs.get(from.stream)?.after(from.seq) ?? []);
+  const earlier = [...before, ...(borrowed?.events ?? []).map(formatEvent)];
+  const isKept = attached.attach(writer, headersOf(inbound, session), { earlier, last, hasTakenOver });
+  const isKnown = from === null || last !== null || isWhole;
+  if (!isKnown || hasEndedRest || ((last !== null || hasTakenOver) && !isKept)) {
     const known = await context.directory.read(session.sealed.key);
     attached.tellGap(new Set([...(known?.subscriptions ?? []), ...session.subscriptions]));
   }
@@ -190,7 +200,7 @@ function refuse(outcome: StreamOutcome, upstream: string): void {
     case "unsupported":
       throw new RefusedRequest(405, -32000, "Method Not Allowed: this upstream has no stream of its own", { allow: "POST, DELETE" });
     case "conflict":
-      throw new RefusedRequest(409, -32000, "Conflict: Only one SSE stream is allowed per session");
+      throw streamInUse();
     case "session_lost":
       throw sessionNotFound();
     case "refused":
@@ -213,7 +223,9 @@ function refuse(outcome: StreamOutcome, upstream: string): void {
 async function resume(context: McpContext, inbound: ComingBack, session: Session, hold: Hold, from: EventId): Promise<boolean> {
   const { response, view } = inbound;
   // It came back before, and that connection hangs: a server lets one at a time read the rest.
-  const isAgain = session.logs.get(from.stream)?.takeOver() ?? false;
+  const parked = session.logs.get(from.stream);
+  if (parked?.isRead && isOfSession(from.stream) && !takesOver(session)) throw streamInUse();
+  const isAgain = parked?.takeOver() ?? false;
   const log = session.logs.goOn(from, context.nowMs());
   // What this process has read of the parked stream is not asked for again.
   const missed = log.after(from.seq);
@@ -224,6 +236,7 @@ async function resume(context: McpContext, inbound: ComingBack, session: Session
   response.once("close", () => abort.abort(new AbortedByRouter("client_gone")));
   const isLeft = (): boolean => response.destroyed || abort.signal.aborted;
   const writer = new SseWriter(response);
+  log.reader = writer;
   log.onVoid = () => {
     abort.abort(new AbortedByRouter("given_up"));
     writer.begin(headersOf(inbound, session));
@@ -277,6 +290,8 @@ async function resume(context: McpContext, inbound: ComingBack, session: Session
     if (isSilent && session.sealed.version >= firstPrimedVersion) writer.write({ id: eventIdOf(from), data: "" }, context.nowMs());
     isSilent = false;
   };
+  // The answer to a call may be there already; the session's own stream may be silent for long.
+  if (!isOfCall(from)) prime();
   const heartbeat = setInterval(() => {
     prime();
     writer.comment("alive", context.nowMs());

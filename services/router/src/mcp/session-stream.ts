@@ -1,5 +1,6 @@
 import type { EndpointView, RouterControl, UpstreamView } from "../control/port.ts";
 import { AbortedByRouter, type UpstreamClient, UpstreamError, type UpstreamResponse } from "../upstream-client.ts";
+import { firstPrimedVersion } from "./call-answer.ts";
 import { readServerMessage } from "./envelope.ts";
 import type { DataPlaneLog } from "./inbound.ts";
 import { openAnywhere } from "./open-anywhere.ts";
@@ -8,7 +9,8 @@ import { isToBeRead, rewriteEvent } from "./rewrite.ts";
 import type { Hold, Session } from "./session.ts";
 import { isSessionUnknown } from "./session-unknown.ts";
 import { eventsIn, isQuiet, readEvents, type SseEvent, type SseWriter } from "./sse.ts";
-import type { EventId, Logged, StreamLog } from "./stream-log.ts";
+import { type EventId, eventIdOf, type Logged, type StreamLog } from "./stream-log.ts";
+import { takesOver } from "./take-over.ts";
 import type { ToolBook } from "./tool-book.ts";
 
 /**
@@ -20,8 +22,8 @@ import type { ToolBook } from "./tool-book.ts";
  * G3  The client's stream outlives its upstream: it is opened again on the endpoint that the routes name, until the client leaves. A server that
  *     ends it again and again is asked after pauses that grow. Where it broke off a moment after an event with an id, the same server is asked
  *     for what came after that, as the client would ask it.
- * G4  One stream a session. Who comes back with an id of it is the client that had it: its old connection is broken, seen or not, here or in
- *     another router process.
+ * G4  One stream a session. Its client's newest connection has it (`take-over.ts`); where another router process has it, the one that comes
+ *     with an id of it.
  * G6  A client that comes back after what it has missed is known no more is told so: by `list_changed`, and `updated` for what it subscribed to.
  * G5  Between router processes a stream changes hands in a quiet moment: what a server says while it has no stream is lost.
  */
@@ -65,6 +67,16 @@ const idMsMax = 60_000;
 /** A stream that did not last so long is not asked for again at once. */
 const lastingMs = 1000;
 
+/** A client that takes the stream. */
+interface Coming {
+  /** Of streams before this one. */
+  readonly earlier: readonly string[];
+  /** The event of this one with which it came back; null: with none. */
+  readonly last: EventId | null;
+  /** Its old connection was still open. */
+  readonly hasTakenOver: boolean;
+}
+
 /** What the router process gets where the client is now; `isWhole`: it is all that the client has missed. */
 type Send = (events: readonly SseEvent[], open: boolean, isWhole: boolean) => void;
 
@@ -78,6 +90,12 @@ export class SessionStream {
   #abort: AbortController | null = null;
   #endpoint: string | null = null;
   #writer: SseWriter | null = null;
+  /** The last event that the client is known to have: its id came with it, or it was told before its connection began. */
+  #known: EventId;
+  /** After which event something was told last that another process passed on, and that is not kept here. */
+  #unkeptSeq = -1;
+  /** Its client was told of streams before this one since the last that it is known to have. */
+  #hasToldEarlier = false;
   #waiting: Logged[] = [];
   #waitingChars = 0;
   #unclaimed: NodeJS.Timeout | undefined;
@@ -104,13 +122,14 @@ export class SessionStream {
     this.#session = session;
     this.#upstreamName = upstreamName;
     this.#log = session.logs.open(null);
+    this.#known = this.#log.lastId;
   }
 
   get name(): string {
     return this.#log.name;
   }
 
-  /** A client takes the stream; false when another has it (G4). */
+  /** A client takes the stream that nobody has; false when somebody has it (G4). */
   take(): boolean {
     if (this.#taken) return false;
     this.#taken = true;
@@ -118,13 +137,17 @@ export class SessionStream {
     return true;
   }
 
-  /** The client comes back while its old connection still hangs here (G4). False: it is in other hands. */
+  /** The client has a new connection while its old one is still open here (G4). False: it is too soon for that, or another process has the stream. */
   takeOver(): boolean {
-    if (this.#closed || this.#writer === null) return false;
+    if (this.#closed || this.#writer === null || !(this.#writer.gone || takesOver(this.#session))) return false;
+    return this.#letGo();
+  }
+  #letGo(): boolean {
     const before = this.#writer;
     this.#writer = null;
-    before.end();
-    return true;
+    // What the upstream says now, where it waited for the old connection, waits for the new one.
+    before?.end();
+    return before !== null;
   }
 
   /** Opens the stream upstream, in place of the one that it had. Waits for the first word of the upstream, but not long. */
@@ -195,23 +218,36 @@ export class SessionStream {
     return outcome;
   }
 
-  /** The client has come: what waited is written first. */
-  attach(
-    writer: SseWriter,
-    headers: Readonly<Record<string, string>>,
-    earlier: readonly string[] = [],
-    lastSeq: number | null = null,
-  ): void {
+  /** The client has come: what it has missed, or what waited, is written first. False: some of what it has missed is not kept. */
+  attach(writer: SseWriter, headers: Readonly<Record<string, string>>, { earlier, last, hasTakenOver }: Coming): boolean {
     this.#writer = writer;
     writer.begin(headers);
     writer.flushHeaders();
     const nowMs = this.#deps.nowMs();
-    const missed = lastSeq !== null && this.#log.covers(lastSeq) ? this.#log.after(lastSeq) : this.#waiting.map(({ text }) => text);
-    for (const text of [...earlier, ...missed]) writer.writeText(text, nowMs);
+    if (last !== null || !hasTakenOver) {
+      this.#known = last ?? this.#beforeWaiting();
+      this.#hasToldEarlier = false;
+    }
+    const { seq } = this.#known;
+    const isWhole = this.#covers(seq) && !this.#hasToldEarlier;
+    if (earlier.length > 0) this.#hasToldEarlier = true;
+    for (const text of earlier) writer.writeText(text, nowMs);
+    if (this.#session.sealed.version >= firstPrimedVersion) writer.write({ id: eventIdOf(this.#known), data: "" }, nowMs);
+    // What waits is kept too, unless others took the room.
+    const kept = this.#log.after(seq);
+    const missed = isWhole || kept.length > this.#waiting.length ? kept : this.#waiting.map(({ text }) => text);
+    for (const text of missed) writer.writeText(text, nowMs);
     this.#waiting = [];
     this.#waitingChars = 0;
     if (this.#isGone) this.#reopen();
     else this.#upstream?.resume();
+    return isWhole;
+  }
+  /** Before what waits; which id of the upstream's own was there is not known any more. */
+  #beforeWaiting(): EventId {
+    const { lastId } = this.#log;
+    const waiting = this.#waiting.length;
+    return waiting === 0 ? lastId : { ...lastId, tag: "", upstreamId: "", seq: lastId.seq - waiting };
   }
 
   /**
@@ -220,11 +256,8 @@ export class SessionStream {
    */
   tellGap(subscriptions: Iterable<string>): void {
     const { capabilities } = this.#session.sealed;
-    const tell = (method: string, params?: object): void => {
-      const data = JSON.stringify({ jsonrpc: "2.0", method, ...(params === undefined ? {} : { params }) });
-      const { text } = this.#log.add({ event: "message", data }, null);
-      this.#writer?.writeText(text, this.#deps.nowMs());
-    };
+    const tell = (method: string, params?: object): void =>
+      this.#say({ jsonrpc: "2.0", method, ...(params === undefined ? {} : { params }) });
     for (const list of ["tools", "prompts", "resources"]) {
       if (capabilities.includes(`${list}.listChanged`)) tell(`notifications/${list}/list_changed`);
     }
@@ -237,8 +270,8 @@ export class SessionStream {
   }
 
   /** Whether what came after an event of this stream is still here. */
-  covers(seq: number): boolean {
-    return this.#log.covers(seq);
+  #covers(seq: number): boolean {
+    return seq > this.#unkeptSeq && this.#log.covers(seq);
   }
 
   /** The client's connection is gone; the client may come back (G2). */
@@ -283,8 +316,8 @@ export class SessionStream {
   handOver(send: Send, from: EventId | null): boolean {
     const isBack = from?.stream === this.name;
     // One that is just being borrowed stands with neither process.
-    if (this.#closed || !((isBack && !this.#borrowed && this.takeOver()) || this.take())) return false;
-    const isWhole = isBack && this.#log.covers(from.seq);
+    if (this.#closed || !((isBack && !this.#borrowed && this.#letGo()) || this.take())) return false;
+    const isWhole = isBack && this.#covers(from.seq);
     const untilMs = performance.now() + handOverMsMax;
     const look = (): void => {
       if (this.#session.running.size > 0 && performance.now() < untilMs) quiet.refresh();
@@ -305,7 +338,10 @@ export class SessionStream {
     this.#borrowed = true;
     try {
       for await (const events of rest) {
-        for (const event of events) this.#writer?.write(event, this.#deps.nowMs());
+        for (const event of events) {
+          this.#unkeptSeq = this.#log.lastId.seq;
+          this.#writer?.write(event, this.#deps.nowMs());
+        }
       }
     } finally {
       this.#borrowed = false;
@@ -332,6 +368,12 @@ export class SessionStream {
     if (isQuiet(this.#writer, this.#deps.heartbeatMs, nowMs)) this.#writer.comment("alive", nowMs);
     const movable = view !== null && !this.#borrowed && view.mode === "active_standby" && view.sessions !== "sticky";
     if (movable && this.#endpoint !== view.active && !this.#reopening) this.#reopen();
+  }
+
+  /** The client's connection has to end, and its stream with it, unless the client has another connection by now. */
+  closeOf(writer: SseWriter): void {
+    if (this.#writer === writer) this.close();
+    else writer.end();
   }
 
   close(): void {

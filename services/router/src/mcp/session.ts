@@ -35,6 +35,8 @@ export class Session {
   /** Lost for good: `sticky` and its endpoint is gone. */
   lost = false;
   stream: SessionStream | null = null;
+  /** When a new connection took its stream from one that was open (`performance.now()`, T3 of `take-over.ts`). */
+  takenOverAtMs = Number.NEGATIVE_INFINITY;
   /** `/mcp` has the client's stream open, or a call under way: it stays in memory. */
   isPinned = false;
   lastUsedAtMs: number;

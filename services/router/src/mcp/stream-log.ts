@@ -64,6 +64,8 @@ export class StreamLog implements Kept {
   sink: EventSink | null = null;
   /** Ends what reads the rest of a parked stream for a client that came back: it has cancelled its request, or came back once more. */
   onVoid: (() => void) | null = null;
+  /** Who gets that rest, or got it last. */
+  reader: Pick<EventSink, "gone"> | null = null;
 
   constructor(name: string, share: LogShare, seq = 0) {
     this.name = name;
@@ -83,6 +85,10 @@ export class StreamLog implements Kept {
     return this.#upstreamId;
   }
 
+  /** Of what was said last; nothing yet: of the place before it. */
+  get lastId(): EventId {
+    return { tag: this.#tag, stream: this.name, seq: this.#seq, upstreamId: this.#upstreamId };
+  }
   /** What this upstream session said last; null: it gives no ids, or another one was heard since. */
   lastIdOf(hold: Hold): string | null {
     return hold.tag === this.#tag && this.#upstreamId !== "" ? this.#upstreamId : null;
@@ -133,6 +139,9 @@ export class StreamLog implements Kept {
     this.#isVoid = true;
     this.end(nowMs);
     this.takeOver();
+  }
+  get isRead(): boolean {
+    return this.onVoid !== null && this.reader !== null && !this.reader.gone;
   }
   /** False: nobody reads its rest. */
   takeOver(): boolean {
@@ -203,6 +212,16 @@ export class StreamLogs {
   }
   get(name: string): StreamLog | null {
     return this.#logs.get(name) ?? null;
+  }
+  /** Whether somebody gets the rest of one of the session's own now. */
+  get isOwnRead(): boolean {
+    return [...this.#logs.values()].some((log) => isOfSession(log.name) && log.isRead);
+  }
+  /** Nobody reads the rest of one of the session's own any more. False: nobody has. */
+  takeOverOwn(): boolean {
+    let wasRead = false;
+    for (const log of this.#logs.values()) if (isOfSession(log.name) && log.takeOver()) wasRead = true;
+    return wasRead;
   }
   /** The stream of a request that its client has cancelled. */
   cancel(requestId: string | number, nowMs: number): void {

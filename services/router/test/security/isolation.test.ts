@@ -1,11 +1,11 @@
 import assert from "node:assert/strict";
 import { connect } from "node:net";
 import { afterEach, beforeEach, describe, test } from "node:test";
-import { RefusedRequest } from "../../src/errors.ts";
 import type { Guard } from "../../src/identity/guard.ts";
 import { principalOf } from "../../src/identity/principal.ts";
 import { initializeBody, openSession, post, textOf, toolCall, until } from "../support/clients.ts";
 import { type FakeControl, fakeControl } from "../support/fake-control.ts";
+import { guardOf } from "../support/guard.ts";
 import { startMcpServer, type TestMcpServer } from "../support/mcp-server.ts";
 import { startTestRouter, type TestRouter } from "../support/router.ts";
 
@@ -118,14 +118,7 @@ describe("a session id in the hands of another agent", () => {
   const agents = new Map(
     ["alice", "bob"].map((name) => [`Bearer ${name}`, principalOf(`agent:${name}`, name, { upstreams: ["*"], tools: ["*"] })]),
   );
-  const guard: Guard = {
-    identify({ authorization }) {
-      const principal = agents.get(authorization ?? "");
-      if (principal === undefined) throw new RefusedRequest(401, -32000, "who are you?");
-      return principal;
-    },
-    metadata: () => null,
-  };
+  const guard = guardOf(agents);
 
   test("R2, R24: is answered like one that never was, by every method, in every router process, and the session goes on for its owner", async () => {
     const first = await router(guard);
