@@ -1,6 +1,6 @@
 import type { Actor, Implementation, RollbackScope, RollbackState } from "@mcp-failover/contracts";
 import type { RollbackPolicy } from "./policy.ts";
-import { timeOfThisClock } from "./store-time.ts";
+import { isOfAnotherClock, timeOfThisClock } from "./store-time.ts";
 import type { CallCounts } from "./tool-buckets.ts";
 import { wilsonLowerBound, wilsonUpperBound } from "./wilson.ts";
 
@@ -21,7 +21,8 @@ import { wilsonLowerBound, wilsonUpperBound } from "./wilson.ts";
  * R6  An operator decides for any scope, and at once; what refuses them names the rule, and `force` overrides the judgement of data only.
  * R7  Equal inputs give equal decisions; the input is not altered.
  * R8  What a router holds of a log that was lost, at the log's epoch or above it, is decided again at once above that, as the log has it: no
- *     later order would be obeyed. So is what a router holds at any epoch and the log does not, once, where the log was adopted.
+ *     later order would be obeyed. So is what a router holds at any epoch and the log does not, once, where the log was adopted. At most once in
+ *     ten seconds.
  * R9  Evidence on a tool begins with the newest move of its upstream: how calls ended elsewhere says nothing of the endpoint that serves
  *     now, and what a failover has healed needs no rollback.
  * R10 In maintenance of its upstream (of any that it falls back from, for agents and the system), or of the endpoint that serves there, nothing
@@ -97,6 +98,9 @@ export type RollbackDecision =
   | { kind: "rejected"; rule: string; reason: string; automatic: boolean; sinceMs: number; rejected: { option: string; why: string }[] };
 
 const service: Actor = { kind: "service", id: "rollback-controller" };
+/** R8: so long after a decision at the earliest. */
+const sayAgainMs = 10_000;
+
 /** Rule of a decision by R8. */
 export const routersAheadRule = "routers_ahead";
 const legacyGone = "no legacy implementation is configured any more, so MCP serves every call already";
@@ -119,7 +123,7 @@ export function decideRollback(input: RollbackInput): RollbackDecision {
   const { command, state, policy, scope } = input;
   if (command?.kind === "rollback") return obeyRollback(input, command.force);
   if (command?.kind === "recover") return obeyRecover(input, command.percent);
-  if (input.seenEpoch != null) return sayAgain(input, input.seenEpoch);
+  if (input.seenEpoch != null && mayBeSaidAgain(input)) return sayAgain(input, input.seenEpoch);
   if (input.clock.tilted) return { kind: "none", rule: "clock_gap", reason: "the clock jumped" };
   if (state.mcpPercent === 0) return { kind: "none", rule: "rolled_back", reason: "rolled back until an operator recovers it" };
   if (input.maintenance !== undefined) {
@@ -305,6 +309,11 @@ function obeyRecover(input: RollbackInput, to: number | null): RollbackDecision 
   if (state.ramp != null && !state.ramp.paused)
     return refuse("already_recovering", `${scope} ${name} recovers already (${state.mcpPercent} %)`);
   return advance(input, Math.max(state.mcpPercent, policy.rampPercent[0] ?? 100), "operator", reason);
+}
+
+/** A router that makes up its epochs would fill the log otherwise, which has no limit. */
+function mayBeSaidAgain({ state, nowMs }: RollbackInput): boolean {
+  return nowMs - state.sinceMs >= sayAgainMs || isOfAnotherClock(state.sinceMs, nowMs);
 }
 
 /** R8. A ramp begins its step anew: how calls ended while routers held something else says nothing. */

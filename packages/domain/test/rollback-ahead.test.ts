@@ -58,6 +58,11 @@ test("R8: a router that holds a higher epoch than the log gets a decision above 
   assert.deepEqual([going.action, going.state.ramp], ["advanced", { stepSinceMs: nowMs, paused: false }]);
 });
 
+test("R8: at most once in ten seconds after a decision, because a router that makes up its epochs would fill the log", () => {
+  const again = (agoMs: number) => decideRollback(world({ epoch: 2, sinceMs: nowMs - agoMs }, { seenEpoch: 7 })).rule;
+  assert.deepEqual([again(9999), again(10_000), again(-3_600_000)], ["sound", "routers_ahead", "routers_ahead"]);
+});
+
 test("R8: an operator's order is above what routers hold, too; where they hold nothing else there is nothing to say again", () => {
   const command = { kind: "rollback", commandId: "c", by: { kind: "operator", id: "ann" }, reason: "r", force: true } as const;
   const decision = decideRollback(world({ epoch: 0 }, { seenEpoch: 3, command }));
