@@ -15,6 +15,8 @@ describe("the log is lost, and an old one restored, under load", { concurrency: 
   let store: Awaited<ReturnType<typeof tempDir>>;
   let nats: RunningServer;
   let stack: RunningStack;
+  /** What the status said last, for messages. */
+  let seen: string | undefined;
   before(async () => {
     store = await tempDir("mcpf-store-");
     nats = await startNats({ storeDir: join(store.path, "store") });
@@ -66,10 +68,11 @@ describe("the log is lost, and an old one restored, under load", { concurrency: 
     await until(
       async () => {
         const now = await everything().catch(() => undefined);
+        seen = JSON.stringify(now);
         return now?.active === "secondary" && now.epoch >= 2;
       },
       60_000,
-      async () => `the log has what the routers hold: ${JSON.stringify(await everything().catch(String))}`,
+      () => `the log has what the routers hold: ${seen}`,
     );
     assert.equal(load.report().failed.length, 0, failuresOf(load.report()));
     const why = await stack.mcpf(["why", "everything"]);
@@ -102,11 +105,12 @@ describe("the log is lost, and an old one restored, under load", { concurrency: 
     await until(
       async () => {
         const now = await everything().catch(() => undefined);
+        seen = JSON.stringify(now);
         return now !== undefined && now.active === "secondary" && now.epoch > newest;
       },
       // The decision in force of the restored log may be younger than a cool-down.
       120_000,
-      async () => `the restored log has what the routers hold: ${JSON.stringify(await everything().catch(String))}`,
+      () => `the restored log has what the routers hold: ${seen}`,
     );
     const adopted = await stack.mcpf(["log", "adopt", "--reason", "a rehearsal", "--yes", "-o", "json"]);
     assert.equal(adopted.code, 0, adopted.stderr);
