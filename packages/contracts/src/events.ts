@@ -14,6 +14,7 @@ import {
 } from "./failover.ts";
 import { healthChanged } from "./health.ts";
 import { incidentChanged, notification, notifyResult } from "./incident.ts";
+import { requestFixOf } from "./issue-words.ts";
 import { configApplied, logStarted } from "./log.ts";
 import { endpointReported, probeObserved, probeRequested, proberHeartbeat } from "./probe.ts";
 import { rollbackDecided, rollbackNotice, rollbackRejected } from "./rollback.ts";
@@ -169,6 +170,8 @@ export function subjectFor(type: EventType, ...keys: string[]): string {
   return subjectOf(type, ...keys);
 }
 
+const inWords = { error: requestFixOf };
+
 export type Parsed = { readonly ok: true; readonly event: Event } | { readonly ok: false; readonly reason: string };
 
 /**
@@ -182,8 +185,8 @@ export function parseEvent(subject: string, bytes: Uint8Array): Parsed {
   } catch (cause) {
     return { ok: false, reason: `not UTF-8 JSON: ${cause instanceof Error ? cause.message.slice(0, 120) : "unreadable"}` };
   }
-  const outer = envelope.safeParse(json);
-  if (!outer.success) return { ok: false, reason: `not a ${contentType} envelope: ${sayIssues(outer.error)}` };
+  const outer = envelope.safeParse(json, inWords);
+  if (!outer.success) return { ok: false, reason: `not an ${contentType} envelope: ${sayIssues(outer.error)}` };
   const { type } = outer.data;
   if (!isEventType(type)) return { ok: false, reason: `unknown event type ${JSON.stringify(type).slice(0, 80)}` };
   const definition = events[type];
@@ -192,7 +195,7 @@ export function parseEvent(subject: string, bytes: Uint8Array): Parsed {
   }
   const problem = schemaProblem(type, outer.data.dataschema);
   if (problem !== null) return { ok: false, reason: problem };
-  const inner = definition.schema.safeParse(outer.data.data);
+  const inner = definition.schema.safeParse(outer.data.data, inWords);
   if (!inner.success) return { ok: false, reason: `data of ${type}: ${sayIssues(inner.error)}` };
   return { ok: true, event: { ...outer.data, type, data: inner.data } as Event };
 }

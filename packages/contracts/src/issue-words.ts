@@ -51,7 +51,7 @@ export function fixOf(issue: Issue): string {
   }
 }
 
-/** The same for the body of a request, which is not shown beside it. */
+/** The same for what is not shown beside it: the body of a request, an event, the environment. */
 export function requestFixOf(issue: Issue): string {
   const fix = fixOf(issue);
   return issue.input === undefined && issue.code !== "unrecognized_keys" ? `it is missing; ${fix}` : fix;

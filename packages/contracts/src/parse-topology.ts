@@ -65,6 +65,12 @@ export function parseTopology(text: string, options: ParseTopologyOptions): Pars
       options.file,
     );
   }
+  if (!isMap(document.contents)) {
+    const found = document.contents?.range;
+    const isEmpty = document.contents === null || (isScalar(document.contents) && document.contents.value === null);
+    const message = `${isEmpty ? "it is empty" : "it is no mapping (key: value)"}; write ${smallest}`;
+    throw new ConfigError([{ path: "(file)", line: isEmpty || !found ? 1 : lines.linePos(found[0]).line, message }], options.file);
+  }
   const problems: ConfigProblem[] = [];
   const lineOf = (path: readonly PropertyKey[]): number | null => {
     for (let length = path.length; length > 0; length -= 1) {
@@ -116,6 +122,9 @@ export function parseTopology(text: string, options: ParseTopologyOptions): Pars
   if (problems.length > 0) throw new ConfigError(problems, options.file);
   return { topology: parsed.data, hash: hashOf(parsed.data) };
 }
+
+/** What to write into an empty file. */
+const smallest = "upstreams: { NAME: { kind: mcp, endpoints: [{ name: primary, tier: 0, url: 'https://host.example/mcp' }] } }";
 
 /** `1` and `"1"` are one key of what is made of it, so that one of two would be lost. */
 function isSameKey(a: unknown, b: unknown): boolean {

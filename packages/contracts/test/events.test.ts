@@ -62,6 +62,18 @@ test("each missing or wrong field of the envelope is named", () => {
   assert.match(refused(subject, { ...valid, id: "" }), /id/);
 });
 
+test("what is wrong in an event is said by what belongs there, and quotes nothing of it", () => {
+  const said = (field: string, value: unknown): string => refused(subject, { ...valid, [field]: value });
+  const { id: _, ...nameless } = valid;
+  assert.match(refused(subject, nameless), /envelope: id: it is missing; give text$/);
+  assert.match(said("id", 7), /envelope: id: give text$/);
+  assert.match(said("time", "yesterday"), /envelope: time: give a time as 2026-/);
+  assert.match(said("data", { ...valid.data, responseTime: "hunter2" }), /^data of health\.changed: responseTime: give a number$/);
+  assert.match(said("data", { ...valid.data, status: "hunter2" }), /^data of health\.changed: status: give one of healthy, /);
+  const every = Object.keys(valid).map((field) => said(field, [{ hunter2: 1 }]));
+  assert.doesNotMatch([...every, refused(subject, [])].join("\n"), /Invalid|expected|received|Too small|hunter2/);
+});
+
 test("an unknown type, and a known one on a subject that is not its own, are refused", () => {
   assert.match(refused(subject, { ...valid, type: "health.exploded" }), /unknown event type "health.exploded"/);
   assert.match(refused(subject, { ...valid, type: "__proto__" }), /unknown event type/);

@@ -198,7 +198,18 @@ test("all that is wrong is said at once, each at its place", () => {
 test("broken YAML, an empty file and one that is no mapping are refused, with the line where there is one", () => {
   assert.equal(problemsOf("upstreams:\n  a: [1\n")[0]?.line, 3);
   assert.match(problemsOf("upstreams: {}\nupstreams: {}\n")[0]?.message ?? "", /unique/i);
-  for (const text of ["", "# only a comment\n", "just text", "- a\n- b\n", "upstreams: {}\n"]) assert.ok(problemsOf(text).length > 0);
+  for (const [text, line, what] of [
+    ["", 1, "it is empty"],
+    ["# only a comment\n\n", 1, "it is empty"],
+    ["---\n...\n", 1, "it is empty"],
+    ["# a comment\njust text", 2, "it is no mapping (key: value)"],
+    ["\n- a\n- b\n", 2, "it is no mapping (key: value)"],
+  ] as const) {
+    const [said] = problemsOf(text);
+    assert.deepEqual([said?.path, said?.line, said?.message.split("; write ")[0]], ["(file)", line, what], text);
+    // What it says to write is taken as it stands.
+    assert.ok(parseTopology(said?.message.split("; write ")[1] ?? "", { file: "f", env: {} }).topology.upstreams["NAME"]);
+  }
   assert.match(problemsOf("upstreams: {}\n")[0]?.message ?? "", /at least one upstream/);
 });
 
@@ -235,7 +246,7 @@ test("what is wrong is said in words that name the fix, never in those of the li
       /^give one of webhook, log /,
     ],
     ["upstreams:\n", "upstreams", 1, /^give a mapping \(key: value\) \(found null\)$/],
-    ["- a\n", "(file)", null, /^give a mapping \(key: value\) \(found a list\)$/],
+    ["- a\n", "(file)", 1, /^it is no mapping \(key: value\); write upstreams: /],
     ["upstreams:\n\tshop: {}\n", "(yaml)", 2, /^a tab indents this line.*write spaces$/],
     [`${minimal}---\na: 1\n`, "(yaml)", 9, /^another document begins here/],
     [`l0: &l0 [x]\n${levels.join("\n")}\n`, "(yaml)", 3, /^the aliases .* too many values; write the values out$/],

@@ -1,3 +1,4 @@
+import { requestFixOf } from "@mcp-failover/contracts";
 import { z } from "zod";
 
 /** What every service reads from its environment, once, at its start. */
@@ -30,7 +31,7 @@ export class EnvironmentError extends Error {
 
 /** Reads variables by a schema; throws {@link EnvironmentError} that names every wrong one, without its value. */
 export function parseEnvironment<S extends z.ZodType>(schema: S, env: Readonly<Record<string, string | undefined>>): z.infer<S> {
-  const parsed = schema.safeParse(env);
+  const parsed = schema.safeParse(env, { error: requestFixOf });
   const lines = parsed.success
     ? emptyNumbers(parsed.data, env).map((name) => `  ${name}: it is empty, which is no number: give it one, or leave it out`)
     : parsed.error.issues.map((issue) => `  ${issue.path.join(".")}: ${issue.message}`);

@@ -1,5 +1,5 @@
 import type { Following } from "@mcp-failover/bus";
-import { sayIssues, type Topology, topology } from "@mcp-failover/contracts";
+import { requestFixOf, sayIssues, type Topology, topology } from "@mcp-failover/contracts";
 import type { Kit } from "./kit.ts";
 
 /** A version of the configuration, as it is in the log. */
@@ -27,7 +27,7 @@ export function readTopology(
 ): AppliedTopology | null {
   if (stored.content.kind !== "event" || stored.content.event?.type !== "config.applied") return null;
   const data = stored.content.event.data as { version: number; hash: string; environment: "development" | "production"; topology: unknown };
-  const parsed = topology.safeParse(data.topology);
+  const parsed = topology.safeParse(data.topology, { error: requestFixOf });
   if (!parsed.success) {
     log.error(
       { version: data.version, seq: stored.seq, problem: sayIssues(parsed.error) },

@@ -84,7 +84,10 @@ const said = (service: Service, text: string) => until(`it says "${text}"`, () =
 test("a wrong environment ends with 2 and names each variable, of the kit and of the service, without its value", async (t) => {
   const base = await run(t, { MCPF_INSTANCE: "has spaces", MCPF_LOG_LEVEL: "shouting" });
   assert.equal(await base.exit(), 2);
-  assert.match(base.output(), /^notifier: the environment cannot be used:\n {2}MCPF_INSTANCE: .*\n {2}MCPF_LOG_LEVEL: .*\n$/);
+  assert.match(
+    base.output(),
+    /^notifier: the environment cannot be used:\n {2}MCPF_INSTANCE: use .*\n {2}MCPF_LOG_LEVEL: give one of trace, .*\n$/,
+  );
   const own = await run(t, { FIXTURE_LIMIT: "a-value-not-to-repeat" });
   assert.equal(await own.exit(), 2);
   assert.match(own.output(), /FIXTURE_LIMIT: /);
