@@ -17,16 +17,16 @@ export function decideFailback(input: FailoverInput, proven: boolean): FailoverD
     const share = (all: readonly EndpointSlice[]): number => all.filter((endpoint) => endpoint.tier === tier).length;
     return input.mode === "active_standby" || share(well) * 2 > share(preferred);
   });
-  const [first] = ready;
-  if (first === undefined) return none;
+  if (ready.length === 0) return none;
   // Proven by a probe that was asked for since; what a schedule found is not enough (F5).
   const askedMs = input.gatherSinceMs ?? nowMs;
   const candidates = ready.map((endpoint) => weighCandidate(endpoint, input, askedMs, 0)).sort((a, b) => a.tier - b.tier);
   const to = candidates.find((candidate) => candidate.refusal === null);
-  const reason = `${first.name} has been healthy for ${waitMs} ms and is preferred to ${state.active}`;
+  const named = (to ?? candidates[0])?.name ?? state.active;
+  const reason = `${named} has been healthy for ${waitMs} ms and is preferred to ${state.active}`;
   if (to === undefined) return candidates.some((candidate) => candidate.pending) ? gather(input, reason) : none;
   if (input.fleet !== null && !input.fleet.granted && input.fleet.rule !== "safety_rule" && !policy.dryRun) return none;
-  const sinceMs = wellSinceMs(input, first) + waitMs;
+  const sinceMs = wellSinceMs(input, to) + waitMs;
   return decideReserved(input, { sinceMs }, { rule: "failback", reason, to, overrode: [], candidates });
 }
 
@@ -46,7 +46,7 @@ function preferredOf(input: FailoverInput): EndpointSlice[] {
 }
 
 /** A time before the last move, or before a failback that failed, is none of health. */
-function wellSinceMs({ health, state, nowMs, setBack }: FailoverInput, { name }: EndpointSlice): number {
+function wellSinceMs({ health, state, nowMs, setBack }: FailoverInput, { name }: Pick<EndpointSlice, "name">): number {
   const times = [health[name]?.sinceMs ?? nowMs, state.moves.at(-1)?.atMs ?? 0, state.failbackFailedAtMs ?? 0];
   return Math.max(...times.map((atMs) => timeSinceSetBack(atMs, nowMs, setBack)));
 }

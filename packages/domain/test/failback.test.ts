@@ -74,6 +74,41 @@ test("F12: nothing else may be under way: a verification, a rehearsal, a hold, a
   );
 });
 
+test("F12: of several better tiers the best proven one is gone back to, in whatever order they are configured, and the reason names it", () => {
+  const endpoints = [
+    { name: "secondary", tier: 1, role: "write" },
+    { name: "primary", tier: 0, role: "write" },
+    { name: "third", tier: 2, role: "write" },
+  ] as const;
+  const well = { status: "healthy" as const, sinceMs: nowMs - waitMs, heldDownUntilMs: null };
+  const back = (evidence: FailoverInput["evidence"]) => {
+    const decision = decideFailover(
+      away(
+        { endpoints: [...endpoints], evidence, health: { primary: well, secondary: { ...well, sinceMs: 0 } } },
+        { active: "third", tier: 2 },
+      ),
+    );
+    assert.ok(decision.kind === "decided", ruleOf(decision));
+    return [decision.currentEndpoint, decision.reason.split(" ")[0]];
+  };
+  assert.deepEqual(back({ primary: allSay(), secondary: allSay(), third: allSay() }), ["primary", "primary"]);
+  assert.deepEqual(back({ primary: allSay({ outcome: "auth" }), secondary: allSay(), third: allSay() }), ["secondary", "secondary"]);
+});
+
+test("F12: in a pool more than half of the better tier has to be well", () => {
+  const tierOf = (well: number): string => {
+    const names = ["a", "b", "c", "d"];
+    const sick = { status: "unhealthy" as const, sinceMs: 0, heldDownUntilMs: null };
+    return decide({
+      mode: "pool",
+      endpoints: [...names.map((name) => ({ name, tier: 0, role: "write" as const })), { name: "secondary", tier: 1, role: "write" }],
+      evidence: Object.fromEntries([...names, "secondary"].map((name) => [name, allSay()])),
+      health: Object.fromEntries(names.map((name, index) => [name, index < well ? { ...sick, status: "healthy" as const } : sick])),
+    });
+  };
+  assert.deepEqual([2, 3].map(tierOf), ["none active_healthy", "decided failback"]);
+});
+
 test("F12: one more move stays possible within the hour, should the failback have to be undone", () => {
   const moves = (count: number) => ({
     moves: Array.from({ length: count }, (_, index) => ({
